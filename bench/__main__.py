@@ -14,14 +14,20 @@ from rich.console import Console
 from bench.backlog import backlog
 from bench.fairness import fairness
 from bench.fanout import fanout
+from bench.gateway import gateway
 from bench.isolation import isolation
 from bench.machine import cores, described
+from bench.peers.measure import PeerPlan
+from bench.peers.run import PEERS, missing_peers, peers
+from bench.peers.table import described as described_peers
+from bench.peers.table import peers_table
 from bench.remote import Failed
 from bench.resolution import resolution
 from bench.schemes import schemes
 from bench.stages import Bench, Plan
 from bench.system import has_sync
 from bench.table import table
+from bench.trace import trace, trace_tables
 
 STAGES: Final = (
     "gateway",
@@ -33,6 +39,8 @@ STAGES: Final = (
     "resolution",
     "fanout",
     "backlog",
+    "trace",
+    "peers",
 )
 
 
@@ -52,7 +60,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="interlink-bench-") as folder:
         bench = Bench(plan, cores(), Path(folder), lambda line: console.print(line, style="dim"))
         run: dict[str, Callable[[], Any]] = {
-            "gateway": lambda: bench.gateway().document(),
+            "gateway": lambda: gateway(bench),
             "schemes": lambda: schemes(bench),
             "delivery": bench.delivery,
             "flow": bench.end_to_end,
@@ -61,9 +69,15 @@ def main() -> int:
             "resolution": lambda: resolution(bench),
             "fanout": lambda: fanout(bench),
             "backlog": lambda: backlog(bench),
+            "trace": lambda: trace(bench),
+            "peers": lambda: peers(
+                Path(folder) / "peers",
+                PeerPlan.quick() if arguments.quick else PeerPlan(),
+                bench.say,
+            ),
         }
         try:
-            for stage in arguments.only or STAGES:
+            for stage in arguments.only or _whole_run(console):
                 measured[stage] = run[stage]()
         except (Failed, AssertionError) as error:
             console.print(f"bench: {stage}: {error}", style="red")
@@ -71,11 +85,29 @@ def main() -> int:
         finally:
             bench.close()
     console.print(table(measured))
+    for title, stage_table in trace_tables(measured.get("trace", {})):
+        console.print(f"\n{title}")
+        console.print(stage_table)
+    if result := measured.get("peers"):
+        for line in described_peers(result):
+            console.print(line, soft_wrap=True)
+        console.print(peers_table(result))
     if arguments.json:
         arguments.json.write_text(
             json.dumps({"machine": machine, **measured}, indent=1) + "\n", encoding="utf-8"
         )
     return 0
+
+
+def _whole_run(console: Console) -> list[str]:
+    """Return the stages of a run without `--only`: without `peers` if there is no other engine to measure."""
+    missing = missing_peers()
+    if len(missing) < len(PEERS):
+        return list(STAGES)
+    for name, reason in missing.items():
+        console.print(f"peers: {name} is left out: {reason}")
+    console.print("peers: left out; docs/how-to/compare-with-peers.md says how to build these engines")
+    return [stage for stage in STAGES if stage != "peers"]
 
 
 def _arguments() -> argparse.Namespace:

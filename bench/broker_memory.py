@@ -14,7 +14,7 @@ from typing import Final
 
 import psutil
 
-from interlink.embedded import BROKER_SETTINGS, EmbeddedServer, broker, kafka_bootstrap
+from interlink.embedded import EmbeddedServer, broker, broker_settings, kafka_bootstrap
 from interlink.supervise import ProcessGroup
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.admin import ensure_topics
@@ -64,7 +64,10 @@ def main(messages: int) -> None:
     group = ProcessGroup()
     with tempfile.TemporaryDirectory() as folder:
         server = broker(Path(folder), group)
-        os.environ |= {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(server.port), **BROKER_SETTINGS}
+        os.environ |= {
+            "KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(server.port),
+            **broker_settings(Path(folder)),
+        }
         server.start()
         try:
             asyncio.run(measure(server, messages))

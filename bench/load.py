@@ -1,17 +1,26 @@
-"""The load generator, a helper process: keep-alive connections and requests that are built in advance."""
+"""The load generator, a helper process: keep-alive connections, closed loop or at a steady rate.
+
+`run` sends webhooks whose requests are built in advance. `post` sends requests from a template, each with a
+body and a signature of its own.
+"""
 
 import asyncio
 import gc
-import re
+import hmac
 from array import array
 from collections import Counter, deque
+from collections.abc import Callable
 from time import monotonic, monotonic_ns
 from typing import Any, Final
 
+from bench.framing import message_ends
 from bench.remote import answer
 from bench.webhook import delivery_id
 
-_LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+Build = Callable[[int, int], bytes]
+"""Builds a request from its due time, in monotonic nanoseconds, and its number."""
+
+_KEYS: Final = 64
 _TICK_S: Final = 0.001
 _GRACE_S: Final = 5.0
 
@@ -36,11 +45,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        length = _LENGTH.search(self._buffer, 0, end)
-        if len(self._buffer) < end + 4 + (int(length[1]) if length else 0):
+        if message_ends(self._buffer) is None:
             return
         status = self._buffer[9:12]
         self._buffer = b""
@@ -52,11 +57,11 @@ class _Connection(asyncio.Protocol):
 
 
 class _LoadRun:
-    """One run: as fast as the responses arrive, or at a steady rate."""
+    """One run: as fast as the responses arrive, or at a steady rate. It ends after `total` or `seconds`."""
 
-    def __init__(self, heads: list[str], body: str, seconds: float, rate: float) -> None:
-        self._heads = [head.encode() for head in heads]
-        self._tail = b"\r\n\r\n" + body.encode()
+    def __init__(self, build: Build, *, total: int = 0, seconds: float = 0.0, rate: float = 0.0) -> None:
+        self._build = build
+        self._total = total or int(rate * seconds)
         self._seconds = seconds
         self._rate = rate
         self._number = 0
@@ -65,32 +70,38 @@ class _LoadRun:
         self._overdue: deque[int] = deque()
         self._until = 0.0
         self._finished = asyncio.Event()
+        self.started = 0.0
         self.lost_connections = 0
         self.statuses: Counter[bytes] = Counter()
         self.latencies = array("Q")
 
-    async def go(self, connections: list[_Connection]) -> float:
-        """Send for the given time; return the seconds until the last response."""
-        started = monotonic()
+    async def go(self, connections: list[_Connection], timeout_s: float) -> float:
+        """Send everything; return the seconds until the last response, or until the timeout."""
+        self.started = started = monotonic()
         self._until = started + self._seconds
         if self._rate:
             self._idle_connections.extend(connections)
             await self._send_steadily(started)
         else:
             for connection in connections:
-                self._send(connection, monotonic_ns())
+                if self._has_more:
+                    self._send(connection, monotonic_ns())
         try:
-            async with asyncio.timeout(self._seconds + _GRACE_S):
+            async with asyncio.timeout(timeout_s):
                 await self._finished.wait()
         except TimeoutError:
             pass
         return monotonic() - started
 
+    @property
+    def _has_more(self) -> bool:
+        return self._number < self._total if self._total else monotonic() < self._until
+
     async def _send_steadily(self, started: float) -> None:
-        sent, total = 0, int(self._rate * self._seconds)
+        sent = 0
         start_ns = int(started * 1e9)
-        while sent < total:
-            due = min(total, int((monotonic() - started) * self._rate))
+        while sent < self._total:
+            due = min(self._total, int((monotonic() - started) * self._rate) + 1)
             for number in range(sent, due):
                 due_at = start_ns + int(number * 1e9 / self._rate)
                 if self._idle_connections:
@@ -111,10 +122,10 @@ class _LoadRun:
                 self._send(connection, self._overdue.popleft())
                 return
             self._idle_connections.append(connection)
-        elif monotonic() < self._until:
+        elif self._has_more:
             self._send(connection, monotonic_ns())
             return
-        if not self._open and monotonic() >= self._until:
+        if not self._open and not self._has_more:
             self._finished.set()
 
     def lost(self) -> None:
@@ -124,21 +135,61 @@ class _LoadRun:
         number = self._number
         self._number += 1
         self._open += 1
-        head = self._heads[number % len(self._heads)]
-        connection.send(due, b"".join((head, delivery_id(due, number), self._tail)))
+        connection.send(due, self._build(due, number))
 
 
 async def run(
     port: int, heads: list[str], body: str, connections: int, seconds: float, rate: float = 0.0
 ) -> dict[str, Any]:
     """Send requests with these heads in turn. A `rate` of 0 sends as fast as they are answered."""
-    load_run = _LoadRun(heads, body, seconds, rate)
+    raw_heads = [head.encode() for head in heads]
+    tail = b"\r\n\r\n" + body.encode()
+
+    def build(due: int, number: int) -> bytes:
+        return b"".join((raw_heads[number % len(raw_heads)], delivery_id(due, number), tail))
+
+    load_run = _LoadRun(build, seconds=seconds, rate=rate)
+    return await _measured(load_run, port, connections, seconds + _GRACE_S)
+
+
+async def post(
+    port: int,
+    head: str,
+    body: str,
+    total: int,
+    connections: int,
+    timeout_s: float,
+    rate: float = 0.0,
+    sign: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Send `total` requests made from a template: `@ID@` and `@KEY@` in head and body are replaced.
+
+    The first by the delivery id, the second by one of 64 keys. `sign` has the name of a header, a prefix and
+    the secret for the HMAC-SHA256 of the body, in hex.
+    """
+    head_template, body_template = head.encode(), body.encode()
+    secret = sign["secret"].encode() if sign else b""
+    signature_head = f"\r\n{sign['header']}: {sign['prefix']}".encode() if sign else b""
+
+    def build(due: int, number: int) -> bytes:
+        event, key = delivery_id(due, number), b"%02d" % (number % _KEYS)
+        content = body_template.replace(b"@ID@", event).replace(b"@KEY@", key)
+        lines = [head_template.replace(b"@ID@", event).replace(b"@KEY@", key)]
+        if secret:
+            lines.append(signature_head + hmac.digest(secret, content, "sha256").hex().encode())
+        lines.append(b"\r\nContent-Length: %d\r\n\r\n" % len(content))
+        return b"".join((*lines, content))
+
+    return await _measured(_LoadRun(build, total=total, rate=rate), port, connections, timeout_s)
+
+
+async def _measured(load_run: _LoadRun, port: int, connections: int, timeout_s: float) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     opened = [
         (await loop.create_connection(lambda: _Connection(load_run), "127.0.0.1", port))[1]
         for _ in range(connections)
     ]
-    seconds_taken = await load_run.go(opened)
+    seconds_taken = await load_run.go(opened, timeout_s)
     lost = load_run.lost_connections
     for connection in opened:
         if connection.transport:
@@ -147,9 +198,10 @@ async def run(
     gc.collect()
     return {
         "answered": len(latencies),
-        "accepted": load_run.statuses[b"202"],
+        "accepted": sum(count for status, count in load_run.statuses.items() if status.startswith(b"2")),
         "statuses": {status.decode(): count for status, count in load_run.statuses.items()},
         "lost_connections": lost,
+        "started": load_run.started,
         "seconds": seconds_taken,
         "p50_ms": latencies[len(latencies) // 2] / 1e6 if latencies else None,
         "p99_ms": latencies[int(len(latencies) * 0.99)] / 1e6 if latencies else None,
@@ -159,4 +211,4 @@ async def run(
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(answer({"run": run}))
+    uvloop.run(answer({"run": run, "post": post}))

@@ -23,9 +23,9 @@ def main() -> int:
         folder = Path(name)
         out = folder / "profile.out"
         bench = Bench(Plan(arguments.bus), cores(), folder, lambda _line: None)
-        profiled = (arguments.service, arguments.how, str(out))
+        module = ("bench.profiled", arguments.service, arguments.how, str(out))
         try:
-            with bench.hub("profile", arguments.service, profiled=profiled) as hub:
+            with bench.hub("profile", arguments.service, modules={arguments.service: module}) as hub:
                 load = ServiceLoad(bench, hub, arguments.service, arguments.amount)
                 load.warm_up()
                 pid = hub.pid(arguments.service)

@@ -7,10 +7,10 @@ from array import array
 from time import monotonic
 from typing import Any, Final
 
+from bench.framing import message_ends
 from bench.remote import answer
-from bench.webhook import due_ns
+from bench.webhook import sent_event
 
-_LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _ID: Final = re.compile(rb"(?i)\r\nwebhook-id: *([^\r]+)")
 _RESPONSE: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
 
@@ -18,11 +18,13 @@ _RESPONSE: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-leng
 class _Received:
     """What arrived since the last reset.
 
-    With `ids` the delivery ids are stored. `upto_at` is the time at which request number `upto` arrived.
+    With `ids` the delivery ids of the headers are stored, with `events` the first arrival of each delivery id
+    that the load generator put into a body. `upto_at` is the time at which request number `upto` arrived.
     """
 
-    def __init__(self, *, ids: bool = False, upto: int = 0) -> None:
+    def __init__(self, *, ids: bool = False, upto: int = 0, events: bool = False) -> None:
         self.ids: set[bytes] | None = set() if ids else None
+        self.events: dict[bytes, int] | None = {} if events else None
         self.upto = upto
         self.upto_at = 0.0
         self.count = 0
@@ -47,16 +49,10 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        while True:
-            end = self._buffer.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            length = _LENGTH.search(self._buffer, 0, end)
-            whole = end + 4 + (int(length[1]) if length else 0)
-            if len(self._buffer) < whole:
-                return
-            head, body = self._buffer[:end], self._buffer[end + 4 : whole]
-            self._buffer = self._buffer[whole:]
+        while ends := message_ends(self._buffer):
+            head_end, end = ends
+            head, body = self._buffer[:head_end], self._buffer[head_end + 4 : end]
+            self._buffer = self._buffer[end:]
             self._transport.write(_RESPONSE)
             _record(head, body)
 
@@ -83,9 +79,12 @@ def _record(head: bytes, body: bytes) -> None:
         _received.upto_at = now
     if _received.ids is not None and (delivery_id := _ID.search(head)):
         _received.ids.add(delivery_id[1])
-    due = due_ns(body)
-    if due is not None:
-        _received.ages.append(int(now * 1e9) - due)
+    if (event := sent_event(body)) is not None:
+        event_id, due = event
+        now_ns = int(now * 1e9)
+        _received.ages.append(now_ns - due)
+        if _received.events is not None:
+            _received.events.setdefault(event_id, now_ns)
 
 
 async def listen() -> dict[str, Any]:
@@ -108,10 +107,15 @@ async def hanging() -> dict[str, Any]:
     return {"count": len(_hanging)}
 
 
-async def reset(*, ids: bool = False, upto: int = 0) -> dict[str, Any]:
-    """Forget what arrived. `ids` and `upto` say what to record from now on."""
-    globals()["_received"] = _Received(ids=ids, upto=upto)
+async def reset(*, ids: bool = False, upto: int = 0, events: bool = False) -> dict[str, Any]:
+    """Forget what arrived. `ids`, `upto` and `events` say what to record from now on."""
+    globals()["_received"] = _Received(ids=ids, upto=upto, events=events)
     return {}
+
+
+async def arrivals() -> dict[str, Any]:
+    """Return when each event arrived first, in monotonic nanoseconds."""
+    return {event.decode(): at for event, at in (_received.events or {}).items()}
 
 
 async def seen() -> dict[str, Any]:
@@ -123,6 +127,7 @@ async def seen() -> dict[str, Any]:
         "last": _received.last,
         "upto_at": _received.upto_at,
         "distinct": len(_received.ids) if _received.ids is not None else None,
+        "events": len(_received.events) if _received.events is not None else None,
         "p50_ms": ages[len(ages) // 2] / 1e6 if ages else None,
         "p99_ms": ages[int(len(ages) * 0.99)] / 1e6 if ages else None,
         "body": _received.body.decode(),
@@ -130,8 +135,8 @@ async def seen() -> dict[str, Any]:
 
 
 async def count() -> dict[str, Any]:
-    """Return the number of requests."""
-    return {"count": _received.count}
+    """Return the number of requests, and of the events in them if they are recorded."""
+    return {"count": _received.count, "events": len(_received.events or ())}
 
 
 if __name__ == "__main__":
@@ -139,6 +144,14 @@ if __name__ == "__main__":
 
     uvloop.run(
         answer(
-            {"listen": listen, "dead": dead, "hanging": hanging, "reset": reset, "seen": seen, "count": count}
+            {
+                "listen": listen,
+                "dead": dead,
+                "hanging": hanging,
+                "reset": reset,
+                "arrivals": arrivals,
+                "seen": seen,
+                "count": count,
+            }
         )
     )

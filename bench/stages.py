@@ -1,9 +1,9 @@
-"""The main stages: gateway, delivery, and end to end with memory. Each runs on a new broker and database.
+"""The main stages: delivery, and end to end with memory. Each runs on a new broker and database.
 
 The behaviour of delivery under adverse conditions is measured in `isolation`, `fanout` and `backlog`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Final
 from bench.machine import Cores, cpu_seconds, resident_mb
 from bench.remote import Failed, Remote
 from bench.system import CONCURRENCY, BusName, System, has_sync, system
-from bench.webhook import body, request_head
+from bench.webhook import body
 from bench.written import written
 from interlink.supervise import ProcessGroup
 
@@ -40,6 +40,7 @@ class Plan:
     ramp_s: float = 3.0
     ramp_max: int = 20_000
     half_s: float = 10.0
+    trace_s: float = 20.0
     dead_waiting: int = 100_000
     beside_rounds: int = 5
     beside_s: float = 8.0
@@ -67,6 +68,7 @@ class Plan:
             ramp_s=1.0,
             ramp_max=400,
             half_s=2.0,
+            trace_s=5.0,
             dead_waiting=5_000,
             beside_rounds=2,
             beside_s=3.0,
@@ -105,11 +107,12 @@ class Sides:
 
 @dataclass(frozen=True)
 class Target:
-    """A server to load: its process, its port, and the heads of requests up to the delivery id."""
+    """A server to load: its process and port, and its requests: heads up to the delivery id, one body."""
 
     pid: int
     port: int
     heads: list[str]
+    body: bytes = field(default_factory=body)
 
 
 class Bench:
@@ -118,14 +121,14 @@ class Bench:
     def __init__(self, plan: Plan, cores: Cores, folder: Path, say: Callable[[str], None]) -> None:
         self.plan = plan
         self._cores = cores
-        self._folder = folder
+        self.folder = folder
         self.say = say
         self._process_group = ProcessGroup()
         self._helpers: list[Remote] = []
         self._load = self._helper("bench.load", cores.rest)
         self.sink = self._helper("bench.sink", cores.rest)
         self.feed = self._helper("bench.feed", cores.rest)
-        self._bare = self._helper("bench.bare", cores.system)
+        self.bare = self._helper("bench.bare", cores.system)
         self.sink_port: int = self.sink.call("listen")["port"]
 
     def close(self) -> None:
@@ -138,37 +141,15 @@ class Bench:
         self,
         stage: str,
         *services: str,
-        profiled: tuple[str, ...] = (),
+        modules: Mapping[str, Sequence[str]] = MappingProxyType({}),
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> Iterator[System]:
         """Run a hub with these services for one stage."""
-        folder = self._folder / stage
+        folder = self.folder / stage
         with system(
-            folder, self.plan.bus, services, self._cores, self._process_group, profiled=profiled, env=env
+            folder, self.plan.bus, services, self._cores, self._process_group, modules=modules, env=env
         ) as hub:
             yield hub
-
-    def gateway(self) -> Sides:
-        """Measure CPU and rate of the gateway beside a bare app on the same server, under full load."""
-        sides = Sides()
-        port = self._bare.call("serve")["port"]
-        bare_head = [request_head("/", f"127.0.0.1:{port}", "secret", "push", body())]
-        with self.hub("gateway", "gateway") as hub:
-            heads = hub.heads(channels=False)
-            ours = Target(hub.pid("gateway"), hub.ports["gateway"], heads)
-            bare = Target(self._bare.pid, port, bare_head)
-            for target in (bare, ours):
-                self.load(target, min(1.5, self.plan.gateway_s))
-            for number in range(self.plan.rounds):
-                for target, us, per_s in (
-                    (bare, sides.bare_us, sides.bare_per_s),
-                    (ours, sides.ours_us, sides.ours_per_s),
-                ):
-                    cost, rate = self.load(target, self.plan.gateway_s)
-                    us.append(cost)
-                    per_s.append(rate)
-                self._round("gateway", number, sides)
-        return sides
 
     def subscribe(self, hub: System) -> None:
         """Create webhooks that deliver to the sink of this bench."""
@@ -181,7 +162,7 @@ class Bench:
             "run",
             port=target.port,
             heads=target.heads,
-            body=body().decode(),
+            body=target.body.decode(),
             connections=CONCURRENCY,
             seconds=seconds,
         )
@@ -213,7 +194,7 @@ class Bench:
                 database_us.append((cpu_seconds(hub.store_pid) - before) / self.plan.deliveries * 1e6)
                 sides.ours_us.append(cost)
                 sides.ours_per_s.append(rate)
-                self._round("delivery", number, sides)
+                self.round("delivery", number, sides)
             sleep(_STATISTICS_WAIT_S)
             total = warming + self.plan.rounds * self.plan.deliveries
             stored = written(hub.store_uri, hub.store_pid, total, cpu_us=median(database_us))
@@ -223,7 +204,7 @@ class Bench:
     def post(self, delivered: str) -> tuple[float, float]:
         total = self.plan.deliveries
         url = f"http://127.0.0.1:{self.sink_port}/hooks/bare"
-        result = self._bare.call("post", url=url, body=delivered, total=total, concurrency=CONCURRENCY)
+        result = self.bare.call("post", url=url, body=delivered, total=total, concurrency=CONCURRENCY)
         return result["cpu"] / total * 1e6, total / result["seconds"]
 
     def deliver(self, hub: System, pid: int, total: int) -> tuple[float, float]:
@@ -251,10 +232,10 @@ class Bench:
         with self.hub("flow", *services) as hub:
             heads = hub.heads(channels=True)
             self.subscribe(hub)
-            self._steady(hub, heads, plan.ramp_from, min(2.0, plan.ramp_s))
+            self.steady(hub, heads, plan.ramp_from, min(2.0, plan.ramp_s))
             rate, best, ramp = float(plan.ramp_from), 0.0, []
             while rate <= plan.ramp_max:
-                result = self._steady(hub, heads, rate, plan.ramp_s)
+                result = self.steady(hub, heads, rate, plan.ramp_s)
                 ramp.append(result)
                 ages = f"p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms"
                 self.say(f"end to end: {rate:.0f}/s in, {ages}")
@@ -264,14 +245,17 @@ class Bench:
                 rate *= plan.ramp_by
             half = max(best, float(plan.ramp_from)) / 2
             sleep(1.0)
-            result = self._steady(hub, heads, half, plan.half_s)
+            result = self.steady(hub, heads, half, plan.half_s)
             ages = f"p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms"
             self.say(f"end to end at half: {half:.0f}/s, {ages}")
             memory = {name: resident_mb(hub.pid(name)) for name in services}
         return {"most_per_s": best, "at_half": result, "ramp": ramp, "resident_mb": memory}
 
-    def _steady(self, hub: System, heads: list[str], rate: float, seconds: float) -> dict[str, Any]:
-        self.sink.call("reset")
+    def steady(
+        self, hub: System, heads: list[str], rate: float, seconds: float, *, events: bool = False
+    ) -> dict[str, Any]:
+        """Send webhooks at a steady rate; return their ages. With `events`, the sink stores each arrival."""
+        self.sink.call("reset", events=events)
         result = self._load.call(
             "run",
             port=hub.ports["gateway"],
@@ -316,7 +300,7 @@ class Bench:
         self._helpers.append(helper)
         return helper
 
-    def _round(self, what: str, number: int, sides: Sides) -> None:
+    def round(self, what: str, number: int, sides: Sides) -> None:
         ours, bare = sides.ours_us[-1], sides.bare_us[-1]
         self.say(
             f"{what}, round {number + 1}: {ours:.0f} us, bare {bare:.0f} us, {ours / bare:.1f} times; "

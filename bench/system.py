@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from bench.machine import Cores, pinned
 from bench.webhook import EVENTS, body, request_head
-from interlink.embedded import BROKER_SETTINGS, EmbeddedPair
+from interlink.embedded import EmbeddedPair, broker_settings
 from interlink.supervise import ProcessGroup
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as unavailable_reason
@@ -21,7 +21,7 @@ CONCURRENCY = 64
 
 
 class System(Hub):
-    """The services of one stage. `profiled` is a service to start under the profiler, and its arguments."""
+    """The services of one stage. `modules` runs a service from another module: its name and arguments."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class System(Hub):
         group: ProcessGroup,
         *,
         store_pid: int,
-        profiled: Sequence[str] = (),
+        modules: Mapping[str, Sequence[str]] = MappingProxyType({}),
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         env = {"INTERLINK_DRAIN_SECONDS": "2", **env}
@@ -43,14 +43,12 @@ class System(Hub):
         self.store_pid = store_pid
         self._cores = cores
         self._process_group = group
-        self._profiled = profiled
+        self._modules = modules
 
     def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
         """Start a service as a test does, but on its core. It ends with the bench."""
-        if self._profiled and name == self._profiled[0]:
-            module = ("bench.profiled", *self._profiled)
         with pinned(self._cores.system):
-            super().start_service(name, module=module, **env)
+            super().start_service(name, module=module or self._modules.get(name, ()), **env)
         self._process_group.add(self.pid(name))
 
     def kill(self, name: str) -> None:
@@ -96,7 +94,7 @@ def system(
     cores: Cores,
     group: ProcessGroup,
     *,
-    profiled: Sequence[str] = (),
+    modules: Mapping[str, Sequence[str]] = MappingProxyType({}),
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[System]:
     """Run a hub with these services on its own broker and database. It is ready inside the block."""
@@ -107,7 +105,7 @@ def system(
             if bus_name == "kafka":
                 if reason := unavailable_reason():
                     raise SystemExit(f"bench: {reason}")
-                kafka = ApacheKafka(folder / "kafka")
+                kafka = ApacheKafka(folder / "kafka", load=True)
                 stack.callback(kafka.stop)
                 kafka.start()
                 stack.callback(pair.database.stop)
@@ -118,7 +116,7 @@ def system(
         bus = (
             {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "KAFKA_SESSION_TIMEOUT_MS": "6000"}
             if kafka
-            else {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS}
+            else {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **broker_settings(pair.folder)}
         )
         store = Store("the embedded store", pair.mongodb_uri)
         hub = System(
@@ -129,7 +127,7 @@ def system(
             cores,
             group,
             store_pid=pair.database.child.pid or 0,
-            profiled=profiled,
+            modules=modules,
             env=env,
         )
         stack.callback(hub.stop)

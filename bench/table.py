@@ -6,6 +6,7 @@ from rich.box import MARKDOWN
 from rich.table import Table
 
 _MAX_GATEWAY_TIMES: Final = 4.0
+_MAX_EVENTS_TIMES: Final = 1.0
 _MAX_DELIVERY_TIMES: Final = 2.0
 _MAX_P50_MS: Final = 20.0
 _MAX_P99_MS: Final = 60.0
@@ -42,6 +43,10 @@ class _ResultTable:
     def gateway(self, result: dict[str, Any]) -> None:
         self._row(
             "gateway: CPU against bare ASGI", _MAX_GATEWAY_TIMES, "x", result["times_bare"], _sides(result)
+        )
+        beside = f"{result['events_cpu_us']:.0f} us; {result['events_per_s']:,.0f}/s"
+        self._row(
+            "POST /api/events: CPU against a webhook", _MAX_EVENTS_TIMES, "x", result["events_times"], beside
         )
 
     def schemes(self, result: dict[str, Any]) -> None:

@@ -75,10 +75,8 @@ def still_waiting(uri: str, webhooks: Sequence[str]) -> int:
 
 
 def _requests(workspace: str, webhooks: Sequence[str], count: int, first: int) -> Iterator[DeliveryRequest]:
-    all_partitions = range(DELIVERY_REQUESTED.partitions)
-    partitions = {
-        webhook: partition_of(webhook.encode(), all_partitions, all_partitions) for webhook in webhooks
-    }
+    count_of_partitions = DELIVERY_REQUESTED.partitions
+    partitions = {webhook: partition_of(webhook.encode(), count_of_partitions) for webhook in webhooks}
     occurred_at = now()
     for number in range(first, first + count):
         webhook = WebhookId(webhooks[number % len(webhooks)])

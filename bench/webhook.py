@@ -7,12 +7,13 @@ time from the received body, so that no list of sent webhooks is needed.
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 EVENTS: Final = ("push", "issues", "release", "pull_request")
 SIZE: Final = 1500
-MARK: Final = b'"delivery_id":"'
+_DELIVERY_ID: Final = re.compile(rb'"delivery_id": ?"(([0-9a-f]{16})-[0-9a-f]+)"')
 
 
 def body() -> bytes:
@@ -76,14 +77,41 @@ def request_head(path: str, host: str, secret: str, event: str, payload: bytes) 
     return "\r\n".join(lines)
 
 
+def event_head(host: str, key: str) -> str:
+    """Return the head of a `POST /api/events` up to the value of its last header, which the hub ignores."""
+    lines: Sequence[str] = (
+        "POST /api/events HTTP/1.1",
+        f"Host: {host}",
+        "Accept: */*",
+        "Content-Type: application/cloudevents+json",
+        f"Content-Length: {len(event_body())}",
+        "User-Agent: bench",
+        f"Authorization: Bearer {key}",
+        "X-Request-Id: ",
+    )
+    return "\r\n".join(lines)
+
+
+def event_body() -> bytes:
+    """Return a CloudEvent with the payload of `body` as its data."""
+    fields = {
+        "specversion": "1.0",
+        "id": "evt-1",
+        "type": "order.created",
+        "source": "/bench",
+        "subject": "order-1",
+        "time": "2026-05-04T10:20:30Z",
+        "data": json.loads(body()),
+    }
+    return json.dumps(fields).encode()
+
+
 def delivery_id(due_ns: int, number: int) -> bytes:
     """Return the delivery id of a webhook."""
     return b"%016x-%x" % (due_ns, number)
 
 
-def due_ns(delivered: bytes) -> int | None:
-    """Return the due time of the webhook in a delivered body, in monotonic nanoseconds, or None."""
-    position = delivered.find(MARK)
-    if position < 0:
-        return None
-    return int(delivered[position + len(MARK) : position + len(MARK) + 16], 16)
+def sent_event(delivered: bytes) -> tuple[bytes, int] | None:
+    """Return the delivery id in a delivered body and its due time in monotonic nanoseconds, or None."""
+    found = _DELIVERY_ID.search(delivered)
+    return None if found is None else (found[1], int(found[2], 16))

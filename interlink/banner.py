@@ -1,6 +1,7 @@
 """The text that `interlink up` prints once it is ready: addresses, and examples to try."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,10 +13,14 @@ _EXAMPLE_SECRET: Final = "try-it-secret"  # noqa: S105 -- of an example, on this
 
 @dataclass(frozen=True, slots=True)
 class HubAddresses:
-    """Addresses and paths to print. `chat` is None without the chat page."""
+    """Addresses and paths to print. `chat` is None without the chat page.
+
+    `services` are those behind the hub's address, each with its own, for its metrics.
+    """
 
     hub: str
     chat: str | None
+    services: Mapping[str, str]
     admin_key: str
     logs: str
     broker_in_memory: bool
@@ -26,7 +31,12 @@ def render_banner(addresses: HubAddresses) -> str:
     lines = [f"\nInterlink is ready: {addresses.hub}\n"]
     if addresses.chat:
         lines.append(f"  chat page   {addresses.chat}")
-    lines += [f"  admin key   {addresses.admin_key}", f"  logs        {addresses.logs}"]
+    behind = ", ".join(f"{name} {address}" for name, address in addresses.services.items())
+    lines += [
+        f"  behind it   {behind}",
+        f"  admin key   {addresses.admin_key}",
+        f"  logs        {addresses.logs}",
+    ]
     if addresses.broker_in_memory:
         lines.append(
             "  broker      embedded, in memory: a crash of the broker loses events that are not processed yet"

@@ -48,7 +48,7 @@ def up(
         typer.Option(
             min=1,
             max=65525,
-            help="The hub's port; those of the other services follow, and ten above is the chat page's.",
+            help="The hub's port. Ten above is the chat page's; other services take free ports.",
         ),
     ] = 8080,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -66,8 +66,13 @@ def up(
 
 
 @app.command()
-def serve(service: ServiceName) -> None:
-    """Run one service in this process. Environment variables configure it."""
+def serve(
+    service: ServiceName,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="The number of processes that serve together on its port.")
+    ] = 1,
+) -> None:
+    """Run one service. Environment variables configure it."""
     import gc  # noqa: PLC0415
     import importlib  # noqa: PLC0415
 
@@ -79,7 +84,12 @@ def serve(service: ServiceName) -> None:
 
         gc.freeze()
         gc.enable()
-        run(service.value, build)
+        worker = None
+        if workers > 1:
+            from shared.runtime.workers.fork import fork_workers  # noqa: PLC0415
+
+            worker = fork_workers(service.value, workers)
+        run(service.value, build, worker=worker)
 
 
 @app.command()

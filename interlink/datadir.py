@@ -5,13 +5,12 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from interlink.embedded import BROKER_SETTINGS, saved_addresses
+from interlink.embedded import broker_settings, saved_addresses
+from interlink.private_files import ENCRYPTION_KEY_FILE
 from shared.contracts.errors import Misconfigured
-from shared.runtime.encryption_keys import EMBEDDED_KEY_FILE
 
 FORMAT: Final = 1
 """Version of the folder's format. It rises when an older version could not read the data."""
@@ -27,7 +26,7 @@ class DataFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.admin_key = self.path / "admin.key"
-        self.encryption_key = self.path / EMBEDDED_KEY_FILE
+        self.encryption_key = self.path / ENCRYPTION_KEY_FILE
         """Exists unless the user sets a key of his own."""
         self.address = self.path / "address"
         """Holds the public URL of the hub that runs, or ran last."""
@@ -98,7 +97,7 @@ def join_running(path: Path, *, needs_it: bool = False) -> None:
     # What a service of that `up` has in its environment, as far as commands need it.
     settings = saved_addresses(path)
     if "KAFKA_BOOTSTRAP_SERVERS" in settings and not os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        settings |= BROKER_SETTINGS
+        settings |= broker_settings(path)
     folder = DataFolder(path)
     if folder.address.is_file():
         settings["INTERLINK_PUBLIC_URL"] = folder.address.read_text("utf-8").strip()
@@ -152,6 +151,8 @@ def _check_version(path: Path) -> None:
     if not file.exists():
         # Renamed when it is complete: a crash must not leave a file that a later start calls damaged.
         scratch = path / "version.new"
+        from importlib.metadata import version  # noqa: PLC0415 -- only for the first start
+
         scratch.write_text(json.dumps({"format": FORMAT, "interlink": version("interlink")}) + "\n", "utf-8")
         scratch.replace(file)
         return

@@ -7,33 +7,32 @@ operations log that nothing reads, and take half as many writes. It requires a l
 broker cannot require one: only a user who is logged in can create users, and it starts with none.
 """
 
+import contextlib
 import json
 import os
 import random
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
-from pymongo.errors import PyMongoError
-
-from interlink.store_login import USER, create_login, store_password
+from interlink.store_login import USER, LoginError, create_login, store_password
 from interlink.supervise import Child, ProcessGroup, ProcessSpec, describe_exit
 from shared.contracts.errors import InterlinkError
 
 HOST: Final = "127.0.0.1"
-BROKER_SETTINGS: Final = {
+_BROKER_SETTINGS: Final = {
     "KAFKA_ENABLE_IDEMPOTENCE": "false",
     "KAFKA_ANSWERS_HELD_FETCHES": "false",
-    "KAFKA_SESSION_TIMEOUT_MS": "4000",
+    "KAFKA_SESSION_TIMEOUT_MS": "2000",
 }
-"""Settings for clients of the embedded broker. It has no idempotent producers, and it answers a fetch
-only after the whole wait, even if a record arrives."""
+"""The broker has no idempotent producers, and it answers a fetch only after the whole wait, even if a record
+arrives."""
 
 _PORTS_FILE: Final = "embedded.json"
 _CACHE_SIZE: Final = "512M"
@@ -123,6 +122,7 @@ class EmbeddedPair:
     """Broker and database with data, logs and ports in one folder. The constructor starts nothing."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._process_group = ProcessGroup()
         self.broker = broker(folder, self._process_group)
         self.database = database(folder, self._process_group)
@@ -158,6 +158,11 @@ def kafka_bootstrap(port: int) -> str:
     return f"{HOST}:{port}"
 
 
+def broker_settings(folder: Path) -> dict[str, str]:
+    """Return the settings of clients of this folder's broker, without its address."""
+    return {**_BROKER_SETTINGS, "KAFKA_WAKE_FOLDER": str((folder / "wake").absolute())}
+
+
 def _mongodb_uri(folder: Path, port: int) -> str:
     """Return the address of the folder's database, with its login, for `MONGODB_URI`."""
     return f"mongodb://{USER}:{store_password(folder)}@{HOST}:{port}/interlink?authSource=admin"
@@ -176,7 +181,7 @@ def saved_addresses(folder: Path) -> dict[str, str]:
 
 def broker(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
     """Return the broker of this folder, not started. Raises `EmbeddedError` if it is not installed."""
-    binary, port = _broker_binary(), _port(folder, "broker")
+    binary, port = _broker_binary(), stored_port(folder, "broker")
     url = f"tcp://{HOST}:{port}"
     command = [
         *(binary, "broker", "--storage-engine", "memory://tansu/"),
@@ -190,7 +195,7 @@ def database(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
     """Return the database of this folder, not started. Raises `EmbeddedError` if it is not installed."""
     if find_spec("secantus") is None:
         raise EmbeddedError(_NOT_INSTALLED.format(what="database", variable="MONGODB_URI"))
-    port = _port(folder, "store")
+    port = stored_port(folder, "store")
     config = folder / "store.toml"  # without one, SecantusDB would read a file in the home folder
     config.write_text(_STORE_SETTINGS, encoding="utf-8")
     command = [
@@ -205,14 +210,15 @@ def database(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
         first = Child(_spec("store", [*command, *options], folder, _JOURNAL_ENVIRONMENT), process_group)
         first.start()
         try:
+            _wait_for_listener(first, port)
             callback()
-        except PyMongoError as error:
+        except LoginError as error:
             lines = "\n".join(first.last_lines())
             raise EmbeddedError(
                 f"the login of the embedded database could not be created ({error}):\n{lines}"
             ) from None
         finally:
-            first.stop()
+            first.kill()  # what it has acknowledged is with the operating system; a clean stop takes seconds
 
     return EmbeddedServer(
         Child(_spec("store", [*command, "--auth"], folder, _JOURNAL_ENVIRONMENT), process_group),
@@ -254,12 +260,12 @@ def _broker_binary() -> str:
         raise EmbeddedError(f"the embedded broker cannot be run: {error}") from None
 
 
-def _port(folder: Path, name: str) -> int:
-    """Return the port that the folder has for this server if it is free, else store another one."""
+def stored_port(folder: Path, name: str) -> int:
+    """Return the port that the folder has for this process if it is free, else store another one."""
     folder.mkdir(parents=True, exist_ok=True)
     ports = _read_ports(folder)
     if name not in ports or not is_free(HOST, ports[name]):
-        ports[name] = _free_port()
+        ports[name] = _free_port(ports.values())
         (folder / _PORTS_FILE).write_text(json.dumps(ports) + "\n", encoding="utf-8")
     return ports[name]
 
@@ -272,15 +278,18 @@ def _read_ports(folder: Path) -> dict[str, int]:
         return {}
 
 
-def _free_port() -> int:
-    """Return a free port below the range that the kernel uses for outgoing connections.
+def _free_port(chosen: Collection[int]) -> int:
+    """Return a free port that is not among the `chosen` ones.
+
+    It is below the range that the kernel uses for outgoing connections.
 
     From that range, a client that retries to reach a dead broker could get the broker's own port and connect
     to itself. The broker could then not be started again.
     """
-    while not is_free(HOST, port := random.randrange(20_000, 30_000)):  # noqa: S311 -- not a secret
-        pass
-    return port
+    while True:
+        port = random.randrange(20_000, 30_000)  # noqa: S311 -- not a secret
+        if port not in chosen and is_free(HOST, port):
+            return port
 
 
 def is_free(host: str, port: int) -> bool:
@@ -309,6 +318,18 @@ def _mongo_answers(port: int) -> bool:
     body = struct.pack("<ib", 0, 0) + document
     answer = _exchange(port, struct.pack("<iiii", len(body) + 16, 1, 0, 2013) + body, 16)
     return len(answer) == 16 and struct.unpack("<iiii", answer)[3] == 2013
+
+
+def _wait_for_listener(server: Child, port: int) -> None:
+    """Return when connections are accepted, when the server has ended, or after 30 s.
+
+    A client that comes earlier would wait for half a second before it tries again.
+    """
+    deadline = monotonic() + _START_TIMEOUT_S
+    while server.running() and monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=2):
+            return
+        sleep(_POLL_INTERVAL_S)
 
 
 def _exchange(port: int, request: bytes, length: int) -> bytes:

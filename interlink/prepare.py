@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from interlink.private_files import write_private
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.contracts.ids import derive
-from shared.runtime.encryption_keys import write_private
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.mongo import Index, Mongo
 from shared.runtime.settings import KafkaSettings, MongoSettings, load

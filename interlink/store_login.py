@@ -8,23 +8,19 @@ TLS and a client certificate that exists only for this purpose. Every later star
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any, Final
+from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
-from pymongo import MongoClient
+from shared.contracts.errors import InterlinkError
 
 USER: Final = "interlink"
 _PASSWORD: Final = "store.password"  # noqa: S105 -- the name of a file
 _PENDING_PASSWORD: Final = "store.password.new"  # noqa: S105 -- the name of a file
-_CONNECT_TIMEOUT_MS: Final = 30_000
+
+
+class LoginError(InterlinkError):
+    """The database refused to create the user."""
 
 
 def store_password(folder: Path) -> str:
@@ -45,53 +41,19 @@ def create_login(
     """Create the database's only user, unless an earlier call finished that.
 
     `run` starts the database with more options, calls back, and stops it. All other users are removed: an
-    earlier version required no login, so that anybody could create users.
+    earlier version required no login, so that anybody could create users. Raises `LoginError`.
     """
     if (folder / _PASSWORD).exists():
         return
+    from interlink.store_users import create_certificate, replace_users  # noqa: PLC0415 -- only here
+
     password = store_password(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix="store-tls-") as temporary:
         certificate = Path(temporary) / "certificate.pem"
-        certificate.write_bytes(_certificate(host))
+        certificate.write_bytes(create_certificate(host))
         options = (
             *("--tls-cert-file", str(certificate), "--tls-key-file", str(certificate)),
             *("--tls-ca-file", str(certificate), "--tls-require-client-cert"),
         )
-        run(options, lambda: _replace_users(host, port, certificate, password))
+        run(options, lambda: replace_users(host, port, certificate, USER, password))
     (folder / _PENDING_PASSWORD).replace(folder / _PASSWORD)
-
-
-def _replace_users(host: str, port: int, certificate: Path, password: str) -> None:
-    with MongoClient[dict[str, Any]](
-        host,
-        port,
-        directConnection=True,
-        tls=True,
-        tlsCAFile=str(certificate),
-        tlsCertificateKeyFile=str(certificate),
-        serverSelectionTimeoutMS=_CONNECT_TIMEOUT_MS,
-    ) as client:
-        for user in client.admin["system.users"].find():
-            client[user["db"]].command("dropUser", user["user"])
-        client.admin.command("createUser", USER, pwd=password, roles=["root"])
-
-
-def _certificate(host: str) -> bytes:
-    """Return a private key and a self-signed certificate, for server and client, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the embedded database's first start")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return pem + certificate.public_bytes(Encoding.PEM)

@@ -8,11 +8,11 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Final
+from typing import IO, Final, Protocol
 
 _MAX_LOG_BYTES: Final = 10 * 1024 * 1024
 _POLL_INTERVAL_S: Final = 0.02
@@ -79,7 +79,10 @@ class ProcessGroup:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run. `env` is the whole environment. `log` receives the output: two files of about 10 MB."""
+    """What to run. `env` is the whole environment. `log` receives the output: two files of about 10 MB.
+
+    `command` is a program and its arguments; for a process of the fork server, a module and its arguments.
+    """
 
     name: str
     command: Sequence[str]
@@ -88,14 +91,42 @@ class ProcessSpec:
     stop_timeout_s: float = 25.0
 
 
+class Process(Protocol):
+    """What supervision needs of a process, as `subprocess.Popen` has it."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
+
+
+Launch = Callable[[ProcessSpec, IO[bytes]], Process]
+"""Starts a process in a session of its own, with its output in this file. Raises `OSError`."""
+
+
+def run_program(spec: ProcessSpec, log: IO[bytes]) -> Process:
+    """Run `spec.command` as a program."""
+    return subprocess.Popen(  # noqa: S603 -- commands are ours
+        spec.command,
+        env=dict(spec.env),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
 class Child:
     """One process in a session of its own, so that Ctrl-C in the terminal reaches only its supervisor."""
 
-    def __init__(self, spec: ProcessSpec, process_group: ProcessGroup) -> None:
+    def __init__(self, spec: ProcessSpec, process_group: ProcessGroup, launch: Launch = run_program) -> None:
         self.spec = spec
         self.name = spec.name
         self._process_group = process_group
-        self._process: subprocess.Popen[bytes] | None = None
+        self._launch = launch
+        self._process: Process | None = None
         self._log_start = 0
         self.status: int | None = None
         """How the last run ended: its exit status, or the signal's number as a negative one."""
@@ -110,14 +141,7 @@ class Child:
         self.trim_log()
         with self.spec.log.open("ab") as log:
             self._log_start = log.tell()
-            self._process = subprocess.Popen(  # noqa: S603 -- commands are ours
-                self.spec.command,
-                env=dict(self.spec.env),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = self._launch(self.spec, log)
         self.status = None
         self._process_group.add(self._process.pid)
 

@@ -3,19 +3,24 @@
 import contextlib
 import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from interlink.datadir import DataFolder, display_path
-from interlink.embedded import BROKER_SETTINGS, HOST, EmbeddedServer, kafka_bootstrap, plain_environment
+from interlink.embedded import (
+    HOST,
+    EmbeddedServer,
+    broker_settings,
+    kafka_bootstrap,
+    plain_environment,
+    stored_port,
+)
+from interlink.private_files import embedded_key
 from interlink.supervise import ProcessSpec
 from shared.contracts.errors import Misconfigured
 from shared.contracts.routes import SERVICE_PATHS
-from shared.runtime.encryption_keys import embedded_key, load_keys, read_keys
-from shared.runtime.settings import HubSettings, load
 
 MINICHAT: Final = "minichat"
 _MINICHAT_PORT_OFFSET: Final = 10
@@ -31,16 +36,19 @@ _STOP_MARGIN_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The options of the command line. The first service is the entrance of the hub: it listens on `port`."""
+    """The options of the command line. The first service is the entrance of the hub: it listens on `port`.
+
+    The chat page listens ten above. The other services take free ports, which are stored in the data folder.
+    """
 
     port: int
     data_dir: Path
     minichat: bool
     services: Sequence[str]
 
-    def ports(self) -> dict[str, int]:
-        """Return the port of every process that people or the entrance connect to."""
-        ports = {name: self.port + offset for offset, name in enumerate(self.services)}
+    def fixed_ports(self) -> dict[str, int]:
+        """Return the ports that people connect to."""
+        ports = {self.services[0]: self.port}
         if self.minichat:
             ports[MINICHAT] = self.port + _MINICHAT_PORT_OFFSET
         return ports
@@ -61,6 +69,9 @@ class Topology:
         self._folder = folder
         self._broker = broker
         self._store = store
+        inner = {name: stored_port(folder.path, name) for name in plan.services[1:]}
+        self.ports: Mapping[str, int] = plan.fixed_ports() | inner
+        """The port of each service and of the chat page."""
         key = os.environ.get("INTERLINK_ENCRYPTION_KEY") or os.environ.get("INTERLINK_ENCRYPTION_KEY_FILE")
         self._own_key = "" if key else self._key()
         if key and store:
@@ -74,23 +85,19 @@ class Topology:
     def init(self) -> tuple[Sequence[str], dict[str, str]]:
         """Return command and environment of `interlink init`."""
         key_file = ("--key-file", display_path(self._folder.admin_key))
-        return _python_command("-m", "interlink", "init", "--quiet", *key_file), self._environment()
+        return ("interlink", "init", "--quiet", *key_file), self._environment()
 
     def services(self) -> Iterator[tuple[ProcessSpec, int, str]]:
-        """Yield how to run each service and the chat page, with port and path of its readiness check."""
-        for name, port in self._plan.ports().items():
+        """Yield how to run each service and the chat page, with port and path of its readiness check.
+
+        The commands are those of the fork server: a module and its arguments.
+        """
+        command: Sequence[str]
+        for name, port in self.ports.items():
             if name == MINICHAT:
-                command, env, ready = (
-                    _python_command("-m", "interlink.examples.minichat"),
-                    self._minichat(port),
-                    "/healthz",
-                )
+                command, env, ready = ("interlink.examples.minichat",), self._minichat(port), "/healthz"
             else:
-                command, env, ready = (
-                    _python_command("-m", "interlink", "serve", name),
-                    self._service(name),
-                    "/readyz",
-                )
+                command, env, ready = ("interlink", "serve", name), self._service(name), "/readyz"
             log = self._folder.logs / f"{name}.log"
             yield ProcessSpec(name, command, env, log, _stop_timeout_s()), port, ready
 
@@ -124,6 +131,10 @@ class Topology:
         own = self._folder.encryption_key
         if not own.is_file():
             return
+        # Imported late: they would be most of the supervisor's memory, and few installations need them.
+        from shared.runtime.encryption_keys import load_keys, read_keys  # noqa: PLC0415
+        from shared.runtime.settings import HubSettings, load  # noqa: PLC0415
+
         if not set(read_keys(own, display_path(own)).ids) <= set(load_keys(load(HubSettings)).ids):
             raise Misconfigured(
                 f"INTERLINK_ENCRYPTION_KEY (or _FILE) does not have the key in {display_path(own)}, which "
@@ -134,7 +145,7 @@ class Topology:
 
     def _service(self, name: str) -> dict[str, str]:
         """Return the environment of a service."""
-        env, ports = self._environment(), self._plan.ports()
+        env, ports = self._environment(), self.ports
         env.pop("INTERLINK_BOOTSTRAP_ADMIN_KEY", None)
         env["INTERLINK_HOST"] = self._plan.host(name)
         env["INTERLINK_PORT"] = str(ports[name])
@@ -152,12 +163,8 @@ class Topology:
     def _kafka(self) -> dict[str, str]:
         if self._broker is None:
             return {name: value for name, value in os.environ.items() if name.startswith("KAFKA_")}
-        return {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(self._broker.port), **BROKER_SETTINGS}
-
-
-def _python_command(*arguments: str) -> Sequence[str]:
-    # -P: the current folder may hold a package `services` of the user.
-    return (sys.executable, "-P", *arguments)
+        address = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(self._broker.port)}
+        return address | broker_settings(self._folder.path)
 
 
 def _stop_timeout_s() -> float:

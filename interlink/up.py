@@ -8,16 +8,18 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from tempfile import TemporaryFile
 from time import monotonic
-from typing import Final
+from typing import IO, Final
 
 from interlink import embedded
 from interlink.banner import HubAddresses, render_banner
 from interlink.datadir import DataFolder, display_path, open_data_folder
 from interlink.embedded import HOST, EmbeddedServer
+from interlink.fork_client import ForkServer
 from interlink.probe import consumer_lag, is_ready
 from interlink.supervise import Backoff, Child, ProcessGroup, describe_exit
 from interlink.topology import MINICHAT, Plan, Topology
@@ -25,12 +27,16 @@ from shared.contracts.errors import InterlinkError, Misconfigured
 
 _READY_TIMEOUT_S: Final = 90.0
 _POLL_INTERVAL_S: Final = 0.1
+_SUPERVISION_INTERVAL_S: Final = 0.5
+_START_POLL_INTERVAL_S: Final = 0.02
 _HOUSEKEEPING_INTERVAL_S: Final = 10.0
 _BROKER_WARNING_MB: Final = 1024
 _DRAIN_TIMEOUT_S: Final = 10.0
 _PREPARE_RETRY_INTERVAL_S: Final = 2.0
 _PORT_TIMEOUT_S: Final = 2.0
 _EXIT_KILLED: Final = 130
+_FORK_SERVER: Final = "fork-server"
+_PRELOAD: Final = "interlink.preload"
 
 PrintLine = Callable[[str], None]
 
@@ -76,10 +82,11 @@ async def _run_until_signal(hub: "Hub") -> int:
 
 @dataclass(slots=True)
 class _ManagedProcess:
-    """A child, its readiness check, and for an embedded server, what its end means for data."""
+    """A child, its readiness check, and for an embedded server, its preparation and what its end means."""
 
     child: Child
     is_ready: Callable[[], Awaitable[bool]]
+    prepare: Callable[[], None] | None = None
     exit_note: str = ""
 
 
@@ -91,20 +98,28 @@ class Hub:
         self._folder = folder
         self._print = print_line
         self._process_group = ProcessGroup()
+        self._fork_server = ForkServer([_PRELOAD], folder.logs / "fork-server.log", self._process_group)
         self._broker: EmbeddedServer | None = None
-        self._processes: dict[str, _ManagedProcess] = {}
+        self._ports: Mapping[str, int] = {}
+        self._processes = {_FORK_SERVER: _ManagedProcess(self._fork_server.child, self._fork_server_is_ready)}
         self._ready = False
         self._killed = False
 
     async def work(self) -> None:
         """Start all processes, print the banner, and restart what ends. Raises `InterlinkError`."""
+        _start_child(self._fork_server.child)  # first: its imports take longer than anything else
         await self._wait_for_ports()
         topology = self._create_topology()
+        self._ports = topology.ports
         self._folder.address.write_text(topology.public_url + "\n", encoding="utf-8")
-        await self._start(list(self._processes.values()))
+        fork_server = self._processes[_FORK_SERVER]
+        embedded_servers = [process for process in self._processes.values() if process is not fork_server]
+        await asyncio.gather(_wait_until_ready(fork_server), self._start(embedded_servers))
         await self._prepare(topology)
         services = {
-            spec.name: _ManagedProcess(Child(spec, self._process_group), partial(is_ready, port, path))
+            spec.name: _ManagedProcess(
+                Child(spec, self._process_group, self._fork_server.launch), partial(is_ready, port, path)
+            )
             for spec, port, path in topology.services()
         }
         self._processes |= services
@@ -131,7 +146,7 @@ class Hub:
         if self._broker and self._ready:
             await self._drain(handlers)
         await self._stop_processes(*handlers)
-        for name in (MINICHAT, "store", "broker"):
+        for name in (MINICHAT, "store", "broker", _FORK_SERVER):
             await self._stop_processes(name)
         self._process_group.close()
         if self._ready:
@@ -147,22 +162,24 @@ class Hub:
             self._add_embedded(self._broker, "it holds events in memory: those not processed yet are lost")
         if not os.environ.get("MONGODB_URI"):
             store = embedded.database(path, self._process_group)
-            store.prepare()
             self._add_embedded(store, "its data is on disk: nothing is lost")
         return Topology(self._plan, self._folder, self._broker, store)
 
     def _add_embedded(self, server: EmbeddedServer, exit_note: str) -> None:
         self._processes[server.child.name] = _ManagedProcess(
-            server.child, partial(asyncio.to_thread, server.answers), exit_note
+            server.child, partial(asyncio.to_thread, server.answers), server.prepare, exit_note
         )
 
+    async def _fork_server_is_ready(self) -> bool:
+        return self._fork_server.is_ready()
+
     async def _wait_for_ports(self) -> None:
-        """Wait up to 2 s until all ports are free: an `up` that was just killed may still hold them.
+        """Wait up to 2 s until the fixed ports are free: an `up` that was just killed may still hold them.
 
         Raises `Misconfigured`.
         """
         deadline = monotonic() + _PORT_TIMEOUT_S
-        for name, port in self._plan.ports().items():
+        for name, port in self._plan.fixed_ports().items():
             while not embedded.is_free(self._plan.host(name), port):
                 if monotonic() > deadline:
                     raise Misconfigured(
@@ -171,42 +188,43 @@ class Hub:
                 await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def _start(self, processes: Sequence[_ManagedProcess]) -> None:
-        for process in processes:
-            _start_child(process.child)
-        await asyncio.gather(*map(_wait_until_ready, processes))
+        """Start these together and return when all are ready. Raises `InterlinkError` if one fails."""
+        starts = [asyncio.create_task(_start_process(process)) for process in processes]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for start in starts:
+                start.cancel()
 
     async def _prepare(self, topology: Topology) -> None:
         """Run `interlink init` and print its notes. Raises `StartError` with its error message."""
         command, env = topology.init()
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env=env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._process_group.add(process.pid)
-        try:
-            output, errors = await process.communicate()
-        finally:
-            if process.returncode is None:
+        with TemporaryFile() as output, TemporaryFile() as errors:
+            try:
+                process = self._fork_server.fork(command, env, output, errors)
+            except OSError as error:
+                raise StartError(f"'interlink init' cannot be run: {error}") from None
+            self._process_group.add(process.pid)
+            try:
+                while (status := process.poll()) is None:  # noqa: ASYNC110 -- as in `_supervise`
+                    await asyncio.sleep(_START_POLL_INTERVAL_S)
+            finally:
                 process.kill()
-            self._process_group.remove(process.pid)
-        if process.returncode:
-            lines = errors.decode(errors="replace").strip().splitlines() or [
-                "'interlink init' failed without a message"
-            ]
-            raise StartError(lines[-1].removeprefix("interlink: "))
-        for note in output.decode(errors="replace").splitlines():
-            self._print(note)
+                self._process_group.remove(process.pid)
+            if status:
+                lines = _text(errors).strip().splitlines() or ["'interlink init' failed without a message"]
+                raise StartError(lines[-1].removeprefix("interlink: "))
+            for note in _text(output).splitlines():
+                self._print(note)
 
     def _banner(self) -> str:
-        ports = self._plan.ports()
+        addresses = {name: f"http://{HOST}:{port}" for name, port in self._ports.items()}
+        entrance, *inner = self._plan.services
         return render_banner(
             HubAddresses(
-                hub=f"http://{HOST}:{self._plan.port}",
-                chat=f"http://{HOST}:{ports[MINICHAT]}" if MINICHAT in ports else None,
+                hub=addresses[entrance],
+                chat=addresses.get(MINICHAT),
+                services={name: addresses[name] for name in inner},
                 admin_key=display_path(self._folder.admin_key),
                 logs=display_path(self._folder.logs),
                 broker_in_memory=self._broker is not None,
@@ -221,7 +239,7 @@ class Hub:
         while True:
             started = monotonic()
             while child.running():  # noqa: ASYNC110 -- there is no event for the end of a process
-                await asyncio.sleep(_POLL_INTERVAL_S)
+                await asyncio.sleep(_SUPERVISION_INTERVAL_S)
             pause = backoff.after(monotonic() - started)
             note = f" ({process.exit_note})" if process.exit_note else ""
             self._print(
@@ -281,11 +299,10 @@ class Hub:
 
     async def _drain(self, services: Sequence[str]) -> None:
         """Wait until every record is processed: the embedded broker loses its records when it stops."""
-        ports = self._plan.ports()
         # Twice in a row: a service may publish a record for another one that has just reported no lag.
         deadline, empty_in_a_row = monotonic() + _DRAIN_TIMEOUT_S, 0
         while empty_in_a_row < 2 and not self._killed:
-            lag = sum(await asyncio.gather(*(consumer_lag(ports[name]) for name in services)))
+            lag = sum(await asyncio.gather(*(consumer_lag(self._ports[name]) for name in services)))
             empty_in_a_row = empty_in_a_row + 1 if lag == 0 else 0
             if monotonic() > deadline:
                 self._print(f"{lag} events were not processed in time and are lost with the embedded broker")
@@ -293,11 +310,24 @@ class Hub:
             await asyncio.sleep(_POLL_INTERVAL_S)
 
 
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+async def _start_process(process: _ManagedProcess) -> None:
+    """Prepare and start the process, and return when it is ready. Raises `InterlinkError`."""
+    if process.prepare:
+        await asyncio.to_thread(process.prepare)
+    _start_child(process.child)
+    await _wait_until_ready(process)
+
+
 def _start_child(child: Child) -> None:
     try:
         child.start()
     except OSError as error:
-        raise StartError(f"{child.name} cannot be run: {error.strerror}") from None
+        raise StartError(f"{child.name} cannot be run: {error.strerror or error}") from None
 
 
 async def _wait_until_ready(process: _ManagedProcess) -> None:
@@ -308,7 +338,7 @@ async def _wait_until_ready(process: _ManagedProcess) -> None:
             raise StartError(_failure_detail(child, f"ended with {describe_exit(child.status)}"))
         if monotonic() > deadline:
             raise StartError(_failure_detail(child, f"was not ready within {_READY_TIMEOUT_S:.0f} s"))
-        await asyncio.sleep(_POLL_INTERVAL_S)
+        await asyncio.sleep(_START_POLL_INTERVAL_S)
 
 
 def _failure_detail(child: Child, problem: str) -> str:

@@ -74,6 +74,9 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 async def build(runtime: Runtime) -> Service:
     """Build the delivery service of this process. `runtime` has its connections and identity."""
     settings = load(DeliverySettings)
+    # The limit is that of all workers.
+    max_in_flight = max(1, settings.most_in_flight // runtime.workers)
+    settings = settings.model_copy(update={"most_in_flight": max_in_flight})
     providers = registry().providers
     client = create_egress_client(settings, max_connections=settings.most_in_flight)
     repository = WebhookRepository(runtime.mongo, per_workspace=settings.webhooks_per_workspace)

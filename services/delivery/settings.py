@@ -20,7 +20,10 @@ class DeliverySettings(EgressSettings):
         default=1_000,
         ge=1,
         le=10_000,
-        description="Attempts in flight at a time in this process, over all outgoing webhooks.",
+        description=(
+            "Attempts in flight at a time, over all outgoing webhooks and all workers of this replica; each "
+            "worker has an equal part."
+        ),
     )
     breaker_failures: int = Field(
         default=10,

@@ -27,6 +27,7 @@ from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.execution_records import ExecutionRepository
 from services.gateway.ingest.executions import Executions
 from services.gateway.ingest.public_keys import PublishedKeys
+from services.gateway.ingest.rate_limit import RateLimits
 from services.gateway.ingest.receive import Receiver
 from services.gateway.ingest.verify import Verifier
 from services.gateway.settings import GatewaySettings
@@ -62,32 +63,44 @@ async def build(runtime: Runtime) -> Service:
     public_base, log = runtime.hub.public_base, runtime.log
     known = registry()
     endpoints = EndpointRepository(runtime.mongo, settings)
+    limits = RateLimits(runtime.memory)
     inbound = InboundEndpoints(
-        endpoints, known.providers, runtime.configuration, runtime.vault, log, public_base=public_base
+        endpoints,
+        known.providers,
+        runtime.configuration,
+        runtime.vault,
+        log,
+        public_base=public_base,
+        limits=limits,
     )
     executions = ExecutionRepository(runtime.mongo)
-    recorder = Executions(executions, endpoints, log, retention_days=settings.executions_days)
+    recorder = Executions(
+        executions, endpoints, log, retention_days=settings.executions_days, workers=runtime.workers
+    )
     apps = Apps(
         AppRepository(runtime.mongo, runtime.vault, known.connectors, log),
         configured_apps(known),
         runtime.configuration,
     )
     routes = AccountRoutes(runtime.configuration, log)
-    accounts = ConnectedAccounts(routes)
+    accounts = ConnectedAccounts(routes, limits)
     receiver = Receiver(
         settings,
         runtime.configuration,
         inbound,
         AppWebhooks(known, apps, public_base),
         accounts,
-        Verifier(PublishedKeys(client, log)),
+        Verifier(PublishedKeys(client, log, limits)),
         recorder,
         runtime.producer,
         log,
+        limits=limits,
+        memory=runtime.memory,
     )
     event_types = EventTypeRepository(runtime.mongo)
     types = EventTypes(event_types, runtime.configuration, log)
     fixed_types = FixedEventTypes(known.providers)
+    publish_events = PublishEventsApi(types, fixed_types, runtime.keyring, runtime.producer)
     catalogue = Catalogue(known, public_base)
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
@@ -95,7 +108,7 @@ async def build(runtime: Runtime) -> Service:
         "Interlink gateway",
         [
             IncomingWebhooksApi(endpoints, inbound, public_base=public_base),
-            PublishEventsApi(types, fixed_types, runtime.producer),
+            publish_events,
             ApiKeysApi(
                 runtime.keyring, ApiKeys(runtime.mongo), per_workspace=settings.api_keys_per_workspace
             ),
@@ -108,8 +121,9 @@ async def build(runtime: Runtime) -> Service:
             EventTypesApi(event_types, types, fixed_types),
         ],
         max_body_bytes=MAX_BODY_BYTES,
-        # Events are no configuration, and two writes for each call would cost more than publishing them.
-        unaudited=["/api/events"],
+        # Not audited: events are no configuration, and two writes for each call would cost more than
+        # publishing them.
+        bare={"/api/events": publish_events.handle},
     )
     return Service(
         app=_dispatch(receiver, management, proxy),

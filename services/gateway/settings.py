@@ -22,8 +22,8 @@ class GatewaySettings(EgressSettings):
         ge=0,
         le=86_400,
         description=(
-            "The deduplication window of an endpoint that has none of its own. Each process has its own "
-            "memory."
+            "The deduplication window of an endpoint that has none of its own. Each replica has its own "
+            "memory, which its workers share."
         ),
     )
     executions_days: int = Field(

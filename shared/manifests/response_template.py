@@ -1,8 +1,7 @@
 """Responses and handshakes of a manifest's `webhook`, compiled."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -19,8 +18,7 @@ MAX_RESPONSE_BYTES: Final = 16 * 1024
 """Bytes of a response's body and header values together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """The HTTP response to a provider."""
 
     status: int

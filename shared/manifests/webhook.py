@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus
@@ -64,8 +63,7 @@ class AccountRef(NamedTuple):
     resource: str
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookEvent:
+class WebhookEvent(NamedTuple):
     """One event of a request, ready for its topic. `delivery_id` is '' if the request has none.
 
     `data` is the body as received. It is JSON for one event of a batch, and for bodies that are neither JSON
@@ -111,9 +109,10 @@ class WebhookDefinition:
             for name, event in webhook.handled.items()
             if event.triggers
         }
-        self._has_secret_in_body = any(
+        self.has_secret_in_body = any(
             isinstance(scheme, TokenVerifier) and scheme.is_in_body for scheme in self.schemes
         )
+        """Whether the provider sends the secret in the body, so that events have to be redacted."""
         self.rejection_status = webhook.refused.status if webhook.refused else None
         hash_passes = max((scheme.hash_passes for scheme in self.schemes), default=1)
         self.max_body = (MAX_HASHED_BYTES - _MAX_SIGNED_METADATA_BYTES) // hash_passes
@@ -144,7 +143,10 @@ class WebhookDefinition:
 
         Raises `Malformed` if a value that decides about it cannot be read.
         """
-        return next((scheme for scheme in self.schemes if scheme.applies(request)), None)
+        for scheme in self.schemes:
+            if scheme.applies(request):
+                return scheme
+        return None
 
     def accepts_secret(self, secret: bytes, *, generated: bool = False) -> bool:
         """Return whether a scheme can verify with this secret.
@@ -200,12 +202,14 @@ class WebhookDefinition:
 
     def answer(self, request: InboundRequest) -> Response | None:
         """Return the response to accepted events; None if the manifest does not define one."""
-        template = next((response for response in self._responses if response.matches(request)), None)
-        return template.response(request) if template else None
+        for template in self._responses:
+            if template.matches(request):
+                return template.response(request)
+        return None
 
     def redact(self, data: bytes, secrets: Sequence[bytes]) -> bytes:
         """Return data without the secrets, if the provider sends the secret in the body."""
-        return _redact(data, secrets) if self._has_secret_in_body else data
+        return _redact(data, secrets) if self.has_secret_in_body else data
 
     def redact_rejected(self, request: InboundRequest, secrets: Sequence[bytes], max_bytes: int) -> bytes:
         """Return the beginning of a rejected body, with every possible secret redacted.
@@ -247,7 +251,7 @@ class WebhookDefinition:
             _printable_id(delivery),
             _printable_id(_first_value(self._account, request) or ""),
             self._occurred_at(request),
-            tuple(trigger for trigger, rules in self._triggers.get(event, ()) if rules.holds(request)),
+            self._fired_triggers(event, request),
             data,
             content_type,
             AccountRef(
@@ -256,6 +260,12 @@ class WebhookDefinition:
             if with_accounts
             else None,
         )
+
+    def _fired_triggers(self, event: str, request: InboundRequest) -> tuple[str, ...]:
+        triggers = self._triggers.get(event)
+        if triggers is None:
+            return ()
+        return tuple(trigger for trigger, rules in triggers if rules.holds(request))
 
     def _name(self, name: str) -> str:
         # `names` applies to the provider's spelling first, and then to the name without its prefix.

@@ -30,8 +30,7 @@ class DeadlineQueue:
         """Return the context of one wait of the current task. Use it once."""
         return _Wait(self)
 
-    def enter(self, wait: "_Wait") -> None:
-        loop = asyncio.get_running_loop()
+    def enter(self, wait: "_Wait", loop: asyncio.AbstractEventLoop) -> None:
         self._waits[wait] = loop.time() + self._timeout_s
         if not self._check_scheduled:
             self._check_scheduled = True
@@ -91,8 +90,9 @@ class _Wait:
         self._task: asyncio.Task[object] | None = None
 
     def __enter__(self) -> None:
-        self._task = asyncio.current_task()
-        self._queue.enter(self)
+        loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task(loop)
+        self._queue.enter(self, loop)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -28,6 +28,8 @@ OPEN: Final[Mapping[str, Any]] = {"open": True}
 It is not the presence of `due_at`, so that the embedded database uses the partial index too.
 """
 _RENEWALS_PER_LEASE: Final = 3
+_MAX_RETRY_INTERVAL_S: Final = 1.0
+"""After a search that failed."""
 _MAX_COUNTED_FAILURES: Final = 10_000
 """Documents of which a process knows the failures in a row; beyond it, all are forgotten."""
 
@@ -254,6 +256,7 @@ class DueWorker(Generic[C]):
         self._log = log
         self._name = name
         self._poll_interval_s = poll_interval_s
+        self._retry_interval_s = min(poll_interval_s, _MAX_RETRY_INTERVAL_S)
         self._backoff = backoff
         self._max_concurrent = max_concurrent
         self._before_search = before_search
@@ -289,10 +292,10 @@ class DueWorker(Generic[C]):
                 pause_s = await self._start_due()
             except DatabaseUnavailable as error:
                 self._log.warning(f"{self._name}.database_unavailable", error=str(error))
-                pause_s = self._poll_interval_s
+                pause_s = self._retry_interval_s
             except Exception as error:  # noqa: BLE001 -- one failed search must not be the last
                 self._log.error(f"{self._name}.search_failed", exc_info=error)
-                pause_s = self._poll_interval_s
+                pause_s = self._retry_interval_s
             if not self._stopping:
                 try:
                     async with asyncio.timeout(pause_s):

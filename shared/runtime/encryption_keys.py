@@ -1,19 +1,14 @@
-"""The installation's encryption keys: from a setting, from a file, or made for the embedded default."""
+"""The installation's encryption keys, from a setting or a file."""
 
 import base64
 import binascii
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
 from shared.contracts.errors import Misconfigured
 from shared.runtime.secrets import KEY_BYTES, KEY_FILE_VARIABLE, KEY_VARIABLE, LocalKeyProvider, Vault
 from shared.runtime.settings import HubSettings
-
-EMBEDDED_KEY_FILE: Final = "encryption.key"
-"""The name of the embedded default's key file, in its data folder."""
 
 
 def open_vault(settings: HubSettings) -> Vault:
@@ -72,20 +67,3 @@ def _decode_keys(about: str, texts: Iterable[str]) -> list[bytes]:
     if not keys:
         raise Misconfigured(f"{about}: there is no key in it")
     return keys
-
-
-def embedded_key(folder: Path) -> str:
-    """Return the embedded default's key from its file in the data folder, which is created if missing."""
-    path = folder / EMBEDDED_KEY_FILE
-    if not path.exists():
-        write_private(path, base64.b64encode(os.urandom(KEY_BYTES)).decode())
-    return path.read_text().strip()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read (mode 0600), in one step: a reader never sees half of it."""
-    scratch = path.with_suffix(".new")
-    scratch.unlink(missing_ok=True)
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text + "\n")
-    scratch.replace(path)

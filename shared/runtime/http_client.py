@@ -1,6 +1,7 @@
 """HTTP calls to the hub's own services (httpx). For URLs that others chose see `egress.client`."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
@@ -25,9 +26,14 @@ class ApiClient:
     """
 
     def __init__(self, *, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+
+    @cached_property
+    def _client(self) -> httpx.AsyncClient:
+        """The client, created for the first request: it loads all certificates of the authorities."""
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        self._client = httpx.AsyncClient(
-            timeout=timeout_s, trust_env=False, follow_redirects=False, cookies=no_cookies
+        return httpx.AsyncClient(
+            timeout=self._timeout_s, trust_env=False, follow_redirects=False, cookies=no_cookies
         )
 
     async def call(
@@ -60,4 +66,5 @@ class ApiClient:
         return httpx.Response(200, content=body).json()
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if "_client" in vars(self):
+            await self._client.aclose()

@@ -34,7 +34,8 @@ JOB_INDEXES: Final = (
 LEASE: Final = timedelta(seconds=10)
 JOB_TTL: Final = timedelta(days=30)
 """The time after its end for which a job is stored."""
-_POLL_INTERVAL_S: Final = 1.0
+_POLL_INTERVAL_S: Final = 5.0
+"""At most a lease: then each search finds the leases that end before the next one."""
 _WAIT: Final = Backoff(first_s=1.0, max_s=1.0)
 """A job that waits, for example for a setting, looks again each second."""
 _MAX_ERROR_LENGTH: Final = 500

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from time import monotonic
+from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
 
 import uvicorn
@@ -33,6 +34,7 @@ from starlette.types import ASGIApp
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.contracts.topics import Topic
+from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.kafka.batch import BatchHandler
@@ -48,17 +50,22 @@ from shared.runtime.web import problems
 from shared.runtime.web.access import Keyring
 from shared.runtime.web.audit import Audit, audited_routes
 from shared.runtime.web.audit_entries import AuditEntries
+from shared.runtime.web.bare_route import BareHandler, BareRoute
 from shared.runtime.web.body_limit import BodyLimit
 from shared.runtime.web.idempotency import Idempotency
 from shared.runtime.web.idempotency_keys import IdempotencyKeys
 from shared.runtime.web.openapi import OpenApiApp, operation_id
-from shared.runtime.web.service_app import ServiceApp
+from shared.runtime.web.service_app import ReadinessChecks, ServiceApp
 from shared.runtime.web.uvicorn_protocol import BoundedHeadProtocol
+from shared.runtime.workers.fork import Worker, bind
+from shared.runtime.workers.memory import SharedMemory
+from shared.runtime.workers.siblings import Siblings
 
 _REMOVED_VARIABLE: Final = "FORWARDED_ALLOW_IPS"
 """A variable of uvicorn. If it were silently ignored, the proxy would count as the client of all requests."""
 _DATABASE_TIMEOUT_S: Final = 30.0
 _PING_INTERVAL_S: Final = 2.0
+_DATE_INTERVAL_S: Final = 1.0
 _PING_TIMEOUT_S: Final = 2.0
 
 
@@ -95,11 +102,28 @@ class Runtime:
     producer: Producer
     keyring: Keyring
     vault: Vault
+    worker: Worker | None = None
+    """None if this process is the whole service."""
 
     @property
     def instance(self) -> str:
         """The name of this process: host name and listening address. After a restart it is the same."""
-        return f"{socket.gethostname()}-{self.hub.host}-{self.hub.port}"
+        name = f"{socket.gethostname()}-{self.hub.host}-{self.hub.port}"
+        return f"{name}-w{self.worker.number}" if self.worker and self.worker.number else name
+
+    @property
+    def workers(self) -> int:
+        """The number of processes that serve together on one port, this one included."""
+        return self.worker.count if self.worker else 1
+
+    @property
+    def memory(self) -> SharedMemory | None:
+        """The memory that these processes share; None if there is only this one.
+
+        Take parts of it only while the service is built: all workers must take the same parts in the same
+        order.
+        """
+        return self.worker.memory if self.worker else None
 
     def consumer(
         self,
@@ -128,14 +152,16 @@ class Runtime:
         *,
         max_body_bytes: int = 1024 * 1024,
         unaudited: Collection[str] = (),
+        bare: Mapping[str, BareHandler] = MappingProxyType({}),
     ) -> FastAPI:
         """Return the management API of this service, composed of the routes of `apis`.
 
         Whatever the routes are, the app answers errors as problem details, bounds bodies, gives repeats with
         an `Idempotency-Key` the first response, and stores an audit entry for each call that changes
         something. `unaudited` are the paths of routes without entries: they change no configuration. Each
-        route names its scope with `requires`, which also rejects unknown parameters. The OpenAPI document is
-        at `/openapi/<service>.json`.
+        route names its scope with `requires`, which also rejects unknown parameters. `bare` has the handlers
+        of `POST` calls that the framework only documents, by path; they are not audited. The OpenAPI document
+        is at `/openapi/<service>.json`.
         """
         app = OpenApiApp(
             title=title,
@@ -155,12 +181,14 @@ class Runtime:
         # complete body; a repeat that `Idempotency` answers must not get to `Audit`.
         app.add_middleware(
             Audit,
-            routes=audited_routes(app.routes, unaudited),
+            routes=audited_routes(app.routes, {*unaudited, *bare}),
             entries=self.audit_entries,
             keyring=self.keyring,
             service=self.name,
             log=self.log,
         )
+        for path, handler in bare.items():
+            app.add_middleware(BareRoute, path=path, handler=handler, log=self.log)
         app.add_middleware(
             Idempotency,
             keys=IdempotencyKeys(self.mongo),
@@ -194,8 +222,8 @@ Build = Callable[[Runtime], Awaitable[Service]]
 
 
 @contextlib.asynccontextmanager
-async def runtime(name: str) -> AsyncIterator[Runtime]:
-    """Open the connections of one process for the time of the context.
+async def runtime(name: str, worker: Worker | None = None) -> AsyncIterator[Runtime]:
+    """Open the connections of one process, which may be one of several workers, for the time of the context.
 
     Waits up to 30 s for MongoDB. Raises `Misconfigured` if a setting is missing or wrong, or MongoDB does not
     answer.
@@ -207,6 +235,8 @@ async def runtime(name: str) -> AsyncIterator[Runtime]:
     hub, kafka, mongo_settings = load(HubSettings), load(KafkaSettings), load(MongoSettings)
     connection(kafka)  # so that a missing file or password fails here, not in a background task
     log = configure(name, hub.log_level)
+    if worker:
+        log = log.bind(worker=worker.number)
     vault = open_vault(hub)
     mongo = Mongo(mongo_settings, app=f"interlink-{name}")
     producer = Producer(kafka, log, client_id=f"interlink-{name}")
@@ -217,7 +247,7 @@ async def runtime(name: str) -> AsyncIterator[Runtime]:
         await configuration.start()
         await keyring.start()
         producer.start()
-        yield Runtime(name, hub, kafka, log, mongo, configuration, producer, keyring, vault)
+        yield Runtime(name, hub, kafka, log, mongo, configuration, producer, keyring, vault, worker)
     finally:
         await keyring.stop()
         await configuration.stop()
@@ -225,12 +255,19 @@ async def runtime(name: str) -> AsyncIterator[Runtime]:
         mongo.close()
 
 
-async def serve(name: str, build: Build) -> None:
+async def serve(name: str, build: Build, *, worker: Worker | None = None) -> None:
     """Run a service until SIGTERM or SIGINT. Raises `Misconfigured` if it cannot start."""
-    async with runtime(name) as context:
-        listener = _bind(context.hub.host, context.hub.port)
+    async with runtime(name, worker) as context:
+        listener = bind(context.hub.host, context.hub.port, shared=worker is not None)
         service = await build(context)
-        app = ServiceApp(service.app, context.hub.proxies, _ReadinessChecks(service, context))
+        checks: ReadinessChecks = _ReadinessChecks(service, context)
+        exposition = _own_exposition
+        parts = list(service.parts)
+        if worker:
+            siblings = Siblings(worker, checks, context.log)
+            checks, exposition = siblings.checks, siblings.exposition
+            parts.insert(0, siblings)
+        app = ServiceApp(service.app, context.hub.proxies, checks, exposition)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -247,7 +284,7 @@ async def serve(name: str, build: Build) -> None:
         )
         started: list[ServicePart] = []
         try:
-            for part in service.parts:
+            for part in parts:
                 if isinstance(part, RunningPart):
                     await part.start()
                 started.append(part)
@@ -257,7 +294,9 @@ async def serve(name: str, build: Build) -> None:
             gc.collect()
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)
-            with _drain_on_signal(app, server):
+            with _drain_on_signal(app, server, worker):
+                if worker:
+                    worker.started[worker.number] = 1
                 context.log.info("service.started", host=context.hub.host, port=context.hub.port)
                 await server.serve(sockets=[listener])
         finally:
@@ -269,25 +308,52 @@ async def serve(name: str, build: Build) -> None:
             context.log.info("service.stopped")
 
 
+async def _own_exposition() -> bytes:
+    return metrics.exposition()
+
+
 class _Server(uvicorn.Server):
-    """A server that leaves signals to `serve`: uvicorn would raise them again before the batches are done."""
+    """A server that leaves signals to `serve`, and waits for its end instead of asking ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._exit = asyncio.Event()
+
+    def stop(self) -> None:
+        """Finish running requests, and return from `serve`."""
+        self.should_exit = True
+        self._exit.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield
+        yield  # uvicorn would raise the signals again before the batches are done
+
+    async def main_loop(self) -> None:
+        # Each tick with a number divisible by ten sets the header `Date`.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_INTERVAL_S):
+                    await self._exit.wait()
 
 
 @contextlib.contextmanager
-def _drain_on_signal(app: ServiceApp, server: uvicorn.Server) -> Iterator[None]:
-    """Start the drain on SIGTERM or SIGINT; after the context, both signals are ignored."""
+def _drain_on_signal(app: ServiceApp, server: _Server, worker: Worker | None) -> Iterator[None]:
+    """Start the drain on SIGTERM or SIGINT, or when the parent of a worker has ended.
+
+    After the context, both signals are ignored.
+    """
     loop = asyncio.get_running_loop()
 
     def drain() -> None:
         app.draining = True
-        server.should_exit = True
+        server.stop()
+        if worker:
+            loop.remove_reader(worker.parent)  # it stays readable
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain)
+    if worker:
+        loop.add_reader(worker.parent, drain)
     try:
         yield
     finally:
@@ -337,22 +403,8 @@ async def _wait_for_database(mongo: Mongo) -> None:
             await asyncio.sleep(0.5)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """Return a bound socket. Raises `Misconfigured` if the address is in use or not this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise Misconfigured(f"cannot listen on {host}:{port}: {error.strerror}; set INTERLINK_PORT") from None
-    listener.set_inheritable(False)
-    return listener
-
-
-def run(name: str, build: Build) -> None:
-    """Run a service in this process on uvloop, until SIGTERM or SIGINT."""
+def run(name: str, build: Build, *, worker: Worker | None = None) -> None:
+    """Run a service in this process on uvloop, until SIGTERM or SIGINT; as one of several for a `worker`."""
     import uvloop  # noqa: PLC0415 -- not on every platform
 
-    uvloop.run(serve(name, build))
+    uvloop.run(serve(name, build, worker=worker))

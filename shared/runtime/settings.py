@@ -52,6 +52,14 @@ class KafkaSettings(BaseSettings):
             "does not: with it, a consumer fetches more often while there is traffic."
         ),
     )
+    wake_folder: Path | None = Field(
+        default=None,
+        description=(
+            "A folder of this machine in which producers wake the consumers, for the embedded broker; "
+            "`interlink up` sets it. Without it, a consumer that had nothing to do notices a record after up "
+            "to half a second."
+        ),
+    )
     replication_factor: Annotated[int, Field(ge=1, le=10)] | None = Field(
         default=None,
         description=(

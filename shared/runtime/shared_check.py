@@ -11,18 +11,26 @@ _STALL_THRESHOLD_S: Final = 0.1
 class SharedCheck:
     """Runs one check for many callers: each gets the result of a run that started after its call.
 
-    At most one run is under way, and all calls meanwhile share the next one. A caller that waits longer than
-    `wait_s` seconds gets False, and `late` is called. There is no task, timer or thread per caller, because
-    every hot path comes through here.
+    At most one run is under way, and all calls meanwhile share the next one, which starts `interval_s`
+    seconds after the one before at the earliest. A caller that waits longer than `wait_s` seconds gets False,
+    and `late` is called. There is no task, timer or thread per caller, because every hot path comes through
+    here.
     """
 
     def __init__(
-        self, run: Callable[[], Awaitable[bool]], *, wait_s: float, late: Callable[[], None]
+        self,
+        run: Callable[[], Awaitable[bool]],
+        *,
+        wait_s: float,
+        late: Callable[[], None],
+        interval_s: float = 0.0,
     ) -> None:
         """Set the check that `run` does. It returns its result and must not raise."""
         self._run = run
         self._wait_s = wait_s
         self._late = late
+        self._interval_s = interval_s
+        self._next_run = 0.0
         self._waiting: list[asyncio.Future[bool]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -43,8 +51,13 @@ class SharedCheck:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
+                pause = self._next_run - loop.time()
+                if pause > 0:
+                    await asyncio.sleep(pause)
+                self._next_run = loop.time() + self._interval_s
                 waiting, self._waiting = self._waiting, []
                 result = await self._run()
                 for waiter in waiting:

@@ -92,7 +92,10 @@ class HmacVerifier(NoFetchedKey):
         keys = self.key.keys(secrets)
         if not keys:
             return VerificationResult.NO_SECRET
-        if not any(self._is_signed(request, key, parsed.signatures) for key in keys):
+        for key in keys:
+            if self._is_signed(request, key, parsed.signatures):
+                break
+        else:
             return VerificationResult.MISMATCH
         if self.body_hash and not self.body_hash.holds(request):
             return VerificationResult.BODY_CHANGED
@@ -102,8 +105,11 @@ class HmacVerifier(NoFetchedKey):
         """Return whether one of the signatures was made with this key, of one of the contents."""
         for signed in self.signed:
             digest = self._digest(request, key, signed)
-            if digest is not None and any(hmac.compare_digest(digest, received) for received in signatures):
-                return True
+            if digest is None:
+                continue
+            for received in signatures:
+                if hmac.compare_digest(digest, received):
+                    return True
         return False
 
     def accepts_secret(self, secret: bytes) -> bool:

@@ -35,7 +35,7 @@ class Match:
 
         Raises `Malformed` if a query, form or payload that is asked for cannot be decoded.
         """
-        return all(rule(read(request), request) for read, rule in self._rules)
+        return not self._rules or all(rule(read(request), request) for read, rule in self._rules)
 
 
 MATCH_ALL: Final = Match({})

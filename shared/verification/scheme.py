@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from shared.verification.match import Match
 from shared.verification.request import InboundRequest
@@ -267,7 +267,7 @@ class SignatureFormat:
 
     def is_present(self, request: InboundRequest) -> bool:
         """Return whether the request has one of the headers."""
-        return any(name in request.headers for name in self.headers)
+        return not request.headers.keys().isdisjoint(self.headers)
 
     def add_to(self, request: InboundRequest, signature: bytes) -> InboundRequest:
         """Return a copy of the request with this signature in the first of the headers."""
@@ -284,8 +284,7 @@ class SignatureFormat:
         return self.separator.join(pairs)
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedSignatures:
+class ParsedSignatures(NamedTuple):
     """The signatures of a request. `result` is `VERIFIED`, or the reason why there are none to check.
 
     `sent_at` is the time in a header of pairs, as it is written; empty where there is none.

@@ -46,6 +46,8 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
 
 def media_type(content_type: str) -> str:
     """Return the media type of a `Content-Type`, in lower case and without parameters."""
+    if content_type == JSON_CONTENT_TYPE:  # the usual one, as it is
+        return content_type
     return content_type.partition(";")[0].strip().lower()
 
 

@@ -16,10 +16,11 @@ from unittest import mock
 
 import httpx
 import psutil
+import pytest
 from typer.testing import CliRunner
 
 from interlink.cli import app
-from interlink.embedded import BROKER_SETTINGS, HOST, EmbeddedPair, is_free
+from interlink.embedded import HOST, EmbeddedPair, broker_settings, is_free
 from tests.support.backends import in_database
 from tests.support.eventually import eventually
 
@@ -42,7 +43,7 @@ def settings_of(pair: EmbeddedPair, database: str) -> dict[str, str]:
     """The settings of a service for the embedded pair, with a database of its own."""
     return {
         "KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap,
-        **BROKER_SETTINGS,
+        **broker_settings(pair.folder),
         "MONGODB_URI": in_database(pair.mongodb_uri, database),
         "INTERLINK_ENCRYPTION_KEY": ENCRYPTION_KEY,
     }
@@ -79,8 +80,8 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0].removeprefix("interlink: ")
 
 
-PORTS = (0, 1, 2, 3, 10)
-"""Those of `interlink up`, above its own."""
+PORTS = (0, 10)
+"""Those that people connect to, above that of `interlink up`; the other services take free ones."""
 
 
 def port_block() -> int:
@@ -160,6 +161,22 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
+def memory(pid: int) -> Iterator[bytes]:
+    """The memory of a process that it can write to."""
+    with Path(f"/proc/{pid}/mem").open("rb") as mem:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
+            if span:
+                start, end = (int(part, 16) for part in span.groups())
+                mem.seek(start)
+                yield mem.read(end - start)
+
+
+readable_memory = pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="the memory of processes is not readable here"
+)
+
+
 def start_up(
     folder: Path, port: int, *arguments: str, command: Sequence[str] = COMMAND, **settings: Any
 ) -> Up:
@@ -215,4 +232,4 @@ def shown_in_chat(up: Up) -> dict[str, dict[str, Any]]:
 
 def environment_of(pair: EmbeddedPair) -> Mapping[str, str]:
     """The Kafka settings of a chat service."""
-    return {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS}
+    return {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **broker_settings(pair.folder)}

@@ -288,7 +288,7 @@ class TestProviderCheck:
 class TestUpRefuses:
     """What keeps `up` from starting: one line each, before anything runs."""
 
-    @pytest.mark.parametrize(("above", "name"), [(2, "sync"), (3, "oauth")])
+    @pytest.mark.parametrize(("above", "name"), [(0, "gateway"), (10, "minichat")])
     def test_a_taken_port(self, tmp_path: Path, above: int, name: str) -> None:
         port = port_block()
         with socket.create_server(("127.0.0.1", port + above)):

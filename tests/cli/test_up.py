@@ -1,15 +1,18 @@
 """`interlink up`, whole and real: from the first line to the last process."""
 
 import json
+import re
 import signal
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import httpx
 import psutil
+import pymongo
 import pytest
 
 from interlink.embedded import HOST, EmbeddedPair, is_free
@@ -20,7 +23,9 @@ from tests.cli.commands import (
     complaint,
     gone_within,
     interlink,
+    memory,
     port_block,
+    readable_memory,
     running,
     settings_of,
     shown_in_chat,
@@ -57,6 +62,10 @@ class TestRunning:
     def test_it_says_where_everything_is(self, up: Up) -> None:
         assert f"Interlink is ready: {up.url}\n" in up.text()
         assert up.chat in up.text()
+        line = up.text().partition("behind it")[2].partition("\n")[0]
+        behind = dict(re.findall(r"(\w+) (http://127\.0\.0\.1:[0-9]+)", line))
+        assert behind.keys() == {"delivery", "sync", "oauth"}
+        assert all("interlink_" in httpx.get(f"{url}/metrics").text for url in behind.values())
         assert up.key not in up.text()
         assert stat.S_IMODE((up.folder / "admin.key").stat().st_mode) == 0o600
         assert stat.S_IMODE(up.folder.stat().st_mode) == 0o700
@@ -100,9 +109,17 @@ class TestRunning:
         message = complaint(interlink("up", "--data-dir", str(up.folder), cwd=tmp_path))
         assert f"in use by another 'interlink up' (process {up.process.pid})" in message
 
+    @readable_memory
     def test_the_chat_has_none_of_the_hubs_secrets(self, up: Up) -> None:
-        environment = up.child("interlink.examples.minichat").environ()
-        assert not [name for name in environment if name.startswith(("INTERLINK_", "MONGODB_"))]
+        secrets = [(up.folder / name).read_bytes().strip() for name in ("store.password", "encryption.key")]
+
+        def known_to(*words: str) -> list[bytes]:
+            parts = list(memory(up.child(*words).pid))
+            return [secret for secret in secrets if any(secret in part for part in parts)]
+
+        assert known_to("serve delivery") == secrets
+        assert known_to("interlink.examples.minichat") == []
+        assert known_to("interlink fork-server") == []
 
     def test_a_service_that_dies_is_started_again(self, up: Up) -> None:
         up.child("serve sync").kill()
@@ -125,6 +142,19 @@ class TestRunning:
         eventually(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
         message = incoming(up, "after the broker")
         assert eventually(lambda: shown_in_chat(up).get(message), within_s=30)
+
+    def test_a_fork_server_that_dies_is_replaced_and_services_go_on(self, up: Up) -> None:
+        sync, delivery = up.child("serve sync"), up.child("serve delivery")
+        up.child("fork-server").kill()
+        up.wait_for_text("fork-server ended with signal SIGKILL: it is started again")
+        up.wait_for_text("fork-server is back")
+        assert sync.is_running()
+        delivery.kill()
+        up.wait_for_text("delivery ended with status 255: it is started again")
+        up.wait_for_text("delivery is back")
+        message = incoming(up, "after the fork server")
+        assert eventually(lambda: shown_in_chat(up).get(message))
+        assert sync.is_running()
 
     def test_ctrl_c_ends_it_all(self, up: Up) -> None:
         assert up.end(signal.SIGINT, STOP_S) == 0
@@ -198,9 +228,14 @@ def test_with_a_bus_and_a_store_of_ones_own(tmp_path: Path, pair: EmbeddedPair) 
     with running(tmp_path / "data", "--no-minichat", **settings) as up:
         commands = [" ".join(child.cmdline()) for child in up.children()]
         assert not [command for command in commands if "tansu" in command or "secantus" in command]
-        assert up.child("serve delivery").environ()["MONGODB_URI"] == settings["MONGODB_URI"]
-        assert "INTERLINK_ALLOW_PRIVATE_NETWORKS" not in up.child("serve delivery").environ()
         assert call(up, "GET", "/api/outgoing-webhooks")["items"] == []
+        hook = {"name": "t", "url": "https://127.0.0.1/", "events": ["*"]}
+        headers = {"authorization": f"Bearer {up.key}"}
+        refused = httpx.post(f"{up.url}/api/outgoing-webhooks", json=hook, headers=headers, timeout=10)
+        assert refused.status_code == 422, refused.text  # private networks are not allowed
+        made = call(up, "POST", "/api/outgoing-webhooks?force=true", hook | {"url": "https://example.com/"})
+        with pymongo.MongoClient[Any](settings["MONGODB_URI"]) as client:
+            assert client.get_default_database().outgoing_webhooks.find_one(made["id"])
         assert up.end(signal.SIGTERM, STOP_S) == 0
     assert pair.broker.answers()
     assert pair.database.answers()

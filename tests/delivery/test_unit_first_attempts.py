@@ -1,4 +1,4 @@
-"""Batches of first attempts side by side: order of a strict webhook, repeats, and what stays in memory."""
+"""Polls beside each other: order of a strict webhook, repeats, and what stays in memory."""
 
 import asyncio
 import gc
@@ -9,10 +9,11 @@ from typing import Any, cast
 import structlog
 from aiokafka import TopicPartition
 
-from services.delivery.engine.batches import WebhookBatch
+from services.delivery.engine.endpoint_queue import OpenDelivery
 from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.first_attempts import FirstAttemptHandler
+from services.delivery.engine.results import ResultWriter
 from services.delivery.model.delivery import request_event
 from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import Event
@@ -33,27 +34,30 @@ class Log:
     def __init__(self) -> None:
         self.sent: list[str] = []
         self.entries: list[tuple[str, str]] = []
+        self.bulks: list[list[str]] = []
         self.answer = asyncio.Event()
         self.answer.set()
         self.write = asyncio.Event()
         self.write.set()
-        self.wake = asyncio.Event()
-        self.unwritable = ""
+        self.unwritable = self.dead = ""
 
     async def attempt(self, _webhook: Any, claimed: Any) -> tuple[Any, Any]:
         self.sent.append(claimed.request.delivery_id)
         await self.answer.wait()
         failed = claimed.request.delivery_id == FAILS
-        return None, SimpleNamespace(due_at=utcnow() if failed else None)
+        status = "dead_letter" if claimed.request.delivery_id == self.dead else "delivered"
+        due_at = utcnow() if failed else None
+        return None, SimpleNamespace(due_at=due_at, status="retrying" if failed else status)
 
-    async def write_with_retry(self, entries: Sequence[tuple[str, str]]) -> None:
+    async def write_entries(self, entries: Sequence[tuple[str, str]]) -> None:
         await self.write.wait()
         if any(delivery_id == self.unwritable for _, delivery_id in entries):
             raise ValueError("the document is too large")
         self.entries += entries
+        self.bulks.append([delivery_id for _, delivery_id in entries])
 
 
-def handler(log: Log) -> FirstAttemptHandler:
+async def handler(log: Log) -> FirstAttemptHandler:
     """Return a handler for one strict webhook whose collaborators are `log`."""
     webhook = SimpleNamespace(
         id="wh_1",
@@ -84,9 +88,15 @@ def handler(log: Log) -> FirstAttemptHandler:
         attempted_entry=entry("attempted"),
         leased_entry=entry("leased"),
         waiting_entry=entry("waiting"),
+        result_update=lambda claimed, *_: ("result", claimed.request.delivery_id),
+        write=log.write_entries,
     )
     states = EndpointStates(deliveries, cast("Any", None), DeliverySettings())
-    webhooks: Any = SimpleNamespace(ensure_current=nothing, find=find, may_send=lambda _: True)
+    webhooks: Any = SimpleNamespace(
+        ensure_current=nothing, find=find, loaded=lambda _: webhook, may_send=lambda _: True
+    )
+    results = ResultWriter(deliveries, structlog.get_logger())
+    await results.start()
     return FirstAttemptHandler(
         webhooks,
         deliveries,
@@ -94,7 +104,7 @@ def handler(log: Log) -> FirstAttemptHandler:
         states,
         cast("Any", log),
         cast("Any", SimpleNamespace(record_attempt=lambda *_, **__: None)),
-        cast("Any", log),
+        results,
         structlog.get_logger(),
         assignment=lambda: (0, []),
         shares=FairShares(),
@@ -148,7 +158,7 @@ class DeadLetters:
 async def test_batches_beside_each_other_keep_a_strict_webhook_in_order() -> None:
     log = Log()
     log.answer.clear()
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     for number in range(3):
         await partition.poll(number)
         await asyncio.sleep(0)
@@ -162,7 +172,7 @@ async def test_batches_beside_each_other_keep_a_strict_webhook_in_order() -> Non
 
 async def test_what_follows_a_failure_waits_in_the_log() -> None:
     log = Log()
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     log.answer.clear()
     for number in range(3, 6):
         await partition.poll(number)
@@ -171,12 +181,59 @@ async def test_what_follows_a_failure_waits_in_the_log() -> None:
     await partition.saved()
     assert log.sent == [FAILS]
     assert log.entries == [("attempted", FAILS), ("waiting", "dlv_4"), ("waiting", "dlv_5")]
+    assert log.bulks == [[FAILS], ["dlv_4", "dlv_5"]], "not open in the log before what it waits for"
+
+
+async def test_what_follows_a_slow_attempt_waits_in_the_log_behind_its_lease() -> None:
+    log = Log()
+    partition = Partition(await handler(log))
+    log.answer.clear()
+    for number in range(2):
+        await partition.poll(number)
+    await partition.saved()
+    assert log.bulks == [["dlv_0"], ["dlv_1"]]
+    assert log.entries == [("leased", "dlv_0"), ("waiting", "dlv_1")]
+    log.answer.set()
+    async with asyncio.timeout(10):
+        while len(log.entries) < 3:  # noqa: ASYNC110 -- it looks at what came out
+            await asyncio.sleep(0)
+    assert log.entries[2] == ("result", "dlv_0")
+    assert log.sent == ["dlv_0"]
+
+
+async def test_a_dead_head_is_in_the_log_before_the_next_is_attempted() -> None:
+    log = Log()
+    log.write.clear()
+    log.dead = "dlv_0"
+    partition = Partition(await handler(log))
+    for number in range(2):
+        await partition.poll(number)
+    await asyncio.sleep(0.05)
+    assert log.sent == ["dlv_0"]
+    log.write.set()
+    await partition.saved()
+    assert log.sent == ["dlv_0", "dlv_1"]
+
+
+async def test_a_revoked_partition_gets_no_open_entry_and_no_further_attempt() -> None:
+    log = Log()
+    log.write.clear()
+    partition = Partition(await handler(log))
+    for number in (3, 4):
+        await partition.poll(number)
+    await asyncio.sleep(0.05)
+    await partition.poll(5)
+    partition.tracker.revoke()
+    log.write.set()
+    await asyncio.sleep(0.05)
+    assert log.sent == [FAILS]
+    assert log.bulks == [[FAILS]], "only the write that was under way"
 
 
 async def test_a_repeat_of_what_is_not_saved_is_not_sent_again() -> None:
     log = Log()
     log.write.clear()
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     for _ in range(2):
         await partition.poll(0)
         await asyncio.sleep(0.01)
@@ -193,7 +250,7 @@ async def test_a_repeat_of_what_is_not_saved_is_not_sent_again() -> None:
 async def test_a_result_that_cannot_be_written_is_dead_lettered_alone() -> None:
     log = Log()
     log.unwritable = "dlv_1"
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     for number in range(3):
         await partition.poll(number)
     await partition.poll(1)
@@ -202,18 +259,16 @@ async def test_a_result_that_cannot_be_written_is_dead_lettered_alone() -> None:
     assert log.entries == [("attempted", "dlv_0"), ("attempted", "dlv_2")]
 
 
-async def test_steady_traffic_leaves_no_batches_in_memory() -> None:
-    """Each batch comes before the one before it is saved, so there is always a batch to wait for."""
+async def test_steady_traffic_leaves_no_deliveries_in_memory() -> None:
     log = Log()
-    partition = Partition(handler(log))
+    partition = Partition(await handler(log))
     for number in range(100, 300):
         log.write.clear()
         await partition.poll(number)
         await asyncio.sleep(0)
         log.write.set()
-        await asyncio.sleep(0)
+        await partition.saved()
     # By type: `isinstance` would ask a weak proxy of another test for its class, and its object may be gone.
-    held = sum(type(thing) is WebhookBatch for thing in gc.get_objects())
-    await partition.saved()
+    held = sum(type(thing) is OpenDelivery for thing in gc.get_objects())
     assert len(log.entries) == 200
     assert held < 20

@@ -14,7 +14,7 @@ from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 
 EVENTS, WEBHOOKS = 40, 20
-CONVERSATIONS, EACH = 10, 15
+CONVERSATIONS, EACH = 10, 10
 DELIVERY = "delivery"
 
 

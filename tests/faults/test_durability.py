@@ -36,6 +36,7 @@ REACHED = {
     "attempt.sent": 40,
     "attempt.before_write": 2,
     "attempt.written": 2,
+    "attempt.head_written": 1,
     "schedule.claimed": 5,
     "schedule.sent": 5,
     "schedule.written": 5,

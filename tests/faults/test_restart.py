@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from interlink.embedded import BROKER_SETTINGS, broker, database, kafka_bootstrap
+from interlink.embedded import broker, broker_settings, database, kafka_bootstrap
 from interlink.supervise import ProcessGroup
 from tests.faults.durability import DELIVERY
 from tests.support.apache_kafka import ApacheKafka, available
@@ -46,7 +46,10 @@ def own(
             embedded = broker(folder / "broker", processes)
             stack.callback(embedded.stop)
             embedded.start()
-            env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(embedded.port), **BROKER_SETTINGS}
+            env = {
+                "KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(embedded.port),
+                **broker_settings(folder / "broker"),
+            }
             bus = Bus("the embedded broker", env, embedded)
         else:
             if reason := available():

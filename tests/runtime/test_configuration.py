@@ -4,10 +4,12 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 from secrets import token_hex
 from time import monotonic, sleep
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import structlog
@@ -123,6 +125,28 @@ async def test_callers_share_a_run_that_started_after_their_call() -> None:
     await shared.stop()
 
 
+async def test_runs_have_an_interval_between_their_starts() -> None:
+    """However many callers there are: each run costs CPU in the database too."""
+    starts: list[float] = []
+
+    async def run() -> bool:
+        starts.append(asyncio.get_running_loop().time())
+        return True
+
+    shared = SharedCheck(run, wait_s=5, late=lambda: None, interval_s=0.02)
+
+    async def ask(pause: float) -> None:
+        await asyncio.sleep(pause)
+        before = len(starts)
+        assert await shared()
+        assert len(starts) > before
+
+    await asyncio.gather(*(ask(number / 1000) for number in range(100)))
+    intervals = [after - before for before, after in pairwise(starts)]
+    assert len(intervals) >= 2
+    assert min(intervals) > 0.018
+
+
 async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
     async def run() -> bool:
         await asyncio.sleep(0.02)
@@ -148,6 +172,34 @@ async def test_a_process_that_was_stopped_waits_for_the_answer() -> None:
 
     shared = SharedCheck(run, wait_s=0.1, late=lambda: pytest.fail("given up"))
     assert await shared()
+
+
+async def test_connections_that_were_closed_do_not_make_the_configuration_stale(store: Store) -> None:
+    """A firewall or a restarted MongoDB closes connections that stood idle."""
+    uri = urlsplit(store.uri())
+    closing: list[asyncio.StreamWriter] = []
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_store, to_store = await asyncio.open_connection(uri.hostname, uri.port)
+        closing.extend((writer, to_store))
+        await asyncio.gather(_copy(reader, to_store), _copy(from_store, writer))
+
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    through = store.uri().replace(f"{uri.hostname}:{uri.port}", f"127.0.0.1:{port}")
+    async with processes(through, 1) as [process]:
+        for _ in range(3):
+            assert await process.configuration.current()
+            while closing:
+                closing.pop().transport.abort()
+            assert await process.configuration.current()
+    server.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65_536):
+            writer.write(data)
 
 
 async def test_configuration_is_read_from_the_primary(store: Store) -> None:

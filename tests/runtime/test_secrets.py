@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interlink.private_files import embedded_key, write_private
 from shared.contracts.errors import Conflict, Misconfigured
-from shared.runtime.encryption_keys import embedded_key, open_vault, write_private
+from shared.runtime.encryption_keys import open_vault
 from shared.runtime.record_secrets import decrypt_all, rotate_secret, store_secret
 from shared.runtime.secrets import LocalKeyProvider, Sealed, UnknownKey, Vault, is_sealed
 from shared.runtime.settings import HubSettings

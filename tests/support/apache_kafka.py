@@ -15,8 +15,9 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.support.ports import free_port, is_free
@@ -30,6 +31,8 @@ _FETCH_SECONDS = 600.0
 
 # The serial collector and a small heap: the broker shares two cores with what is being tested.
 _JVM = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+# Half of a short life would be spent on optimising the code.
+_SHORT_LIFE = ("-XX:TieredStopAtLevel=1",)
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -83,9 +86,10 @@ class ApacheKafka:
 
     All that it writes is in `folder`: the data, `server.properties` (with `settings` added to it) and
     `broker.log`. `{controller}` in a setting is the controller's port; `answers` says whether it is up, where
-    it wants a login. Every `start` uses the same data and the same port, also when another object is made for
-    the same folder without a port. The methods block (call them through `asyncio.to_thread` from a test that
-    has to keep its loop going). The broker dies with the process that started it, however that one ends.
+    it wants a login. A broker for `load` starts more slowly, and needs less CPU per record. Every `start`
+    uses the same data and the same port, also when another object is made for the same folder without a
+    port. The methods block (call them through `asyncio.to_thread` from a test that has to keep its loop
+    going). The broker dies with the process that started it, however that one ends.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class ApacheKafka:
         *,
         settings: Mapping[str, str] | None = None,
         answers: Callable[[], bool] | None = None,
+        load: bool = False,
     ) -> None:
         self._folder = folder.absolute()
         self._properties = self._folder / "server.properties"
@@ -102,6 +107,7 @@ class ApacheKafka:
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._settings = dict(settings or {})
+        self._jvm = _JVM if load else (*_JVM, *_SHORT_LIFE)
         self._answers = answers or functools.partial(_answers, self._port)
         self.bootstrap = f"127.0.0.1:{self._port}"
 
@@ -135,10 +141,10 @@ class ApacheKafka:
         self._properties.write_text(properties, encoding="utf-8")
         deadline = time.monotonic() + _START_SECONDS
         if not (data / "meta.properties").exists():
-            self._format(jars)
+            shutil.copytree(_formatted(jars), data, dirs_exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                _command(jars, "kafka.Kafka", str(self._properties)),
+                _command(self._jvm, jars, "kafka.Kafka", str(self._properties)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -180,21 +186,6 @@ class ApacheKafka:
         found = re.search(r"^listeners=PLAINTEXT://127\.0\.0\.1:(\d+)", text, re.MULTILINE)
         return int(found[1]) if found else None
 
-    def _format(self, jars: Path) -> None:
-        arguments = ("format", "-t", _CLUSTER_ID, "-c", str(self._properties))
-        done = subprocess.run(
-            _command(jars, "kafka.tools.StorageTool", *arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_START_SECONDS,
-            check=False,
-        )
-        with self.log.open("ab") as log:
-            log.write(done.stdout)
-        if done.returncode != 0:
-            raise RuntimeError(f"the broker's storage was not formatted:\n{self._last_lines()}")
-
     def _wait_until_it_answers(self, deadline: float) -> None:
         assert self._process is not None
         while not self._answers():
@@ -213,9 +204,9 @@ def _java() -> str:
     return str(Path(home, "bin", "java")) if home else "java"
 
 
-def _command(jars: Path, main: str, *arguments: str) -> list[str]:
+def _command(jvm: Sequence[str], jars: Path, main: str, *arguments: str) -> list[str]:
     logging = "-Dorg.apache.logging.log4j.level=INFO"
-    return [_java(), *_JVM, logging, "-cp", f"{jars}/*", main, *arguments]
+    return [_java(), *jvm, logging, "-cp", f"{jars}/*", main, *arguments]
 
 
 def _guard(pid: int) -> subprocess.Popen[bytes]:
@@ -276,6 +267,32 @@ def _jars() -> Path:
         if not _is_fetched():  # another process may have been faster
             _fetch(jars)
     return jars
+
+
+def _formatted(jars: Path) -> Path:
+    """Return a folder with the storage of a new broker: the same for every one, and made by the first."""
+    formatted = jars / "formatted"
+    if formatted.exists():
+        return formatted
+    with _locked(_CACHE), tempfile.TemporaryDirectory(dir=jars) as folder:
+        if not formatted.exists():  # another process may have been faster
+            properties, data = Path(folder, "server.properties"), Path(folder, "data")
+            data.mkdir()
+            properties.write_text(_PROPERTIES.format(port=1, controller=2, data=data), encoding="utf-8")
+            arguments = ("format", "-t", _CLUSTER_ID, "-c", str(properties))
+            done = subprocess.run(
+                _command((*_JVM, *_SHORT_LIFE), jars, "kafka.tools.StorageTool", *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=_START_SECONDS,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise RuntimeError(f"the broker's storage was not formatted:\n{done.stdout[-3000:]}")
+            data.rename(formatted)
+    return formatted
 
 
 def _fetch(jars: Path) -> None:

@@ -15,7 +15,7 @@ from secrets import token_hex
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from interlink.embedded import BROKER_SETTINGS, EmbeddedPair, EmbeddedServer, broker, kafka_bootstrap
+from interlink.embedded import EmbeddedPair, EmbeddedServer, broker, broker_settings, kafka_bootstrap
 from interlink.supervise import ProcessGroup
 from tests.support import capture
 from tests.support.apache_kafka import ApacheKafka
@@ -104,7 +104,7 @@ def embedded(folder: Path) -> EmbeddedPair:
 def embedded_bus(pair: EmbeddedPair) -> Bus:
     return Bus(
         "the embedded broker (Tansu)",
-        {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **BROKER_SETTINGS},
+        {"KAFKA_BOOTSTRAP_SERVERS": pair.kafka_bootstrap, **broker_settings(pair.folder)},
         pair.broker,
     )
 
@@ -114,7 +114,7 @@ def embedded_broker(folder: Path) -> Bus:
     processes = ProcessGroup()
     half = broker(folder, processes)
     half.start()
-    env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **BROKER_SETTINGS}
+    env = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(half.port), **broker_settings(folder)}
     bus = Bus("the embedded broker (Tansu)", env, half)
 
     def close() -> None:

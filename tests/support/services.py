@@ -1,67 +1,67 @@
-"""Services as processes of their own, forked off one that has imported them all.
+"""Services as processes of their own, forked off the fork server of `interlink up`.
 
 What a service imports and reads of the catalogue is most of its start, and a run starts hundreds of them.
 How an operator starts them, `interlink up` and `interlink serve`, is what `tests/cli` is about.
 """
 
-import multiprocessing
+import atexit
 import os
-import runpy
-import signal
-import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from multiprocessing.context import ForkServerProcess
+from functools import cache
 from pathlib import Path
-from subprocess import TimeoutExpired
+from time import sleep
 from typing import Final
+from unittest import mock
 
-from shared.runtime.failpoints import FAILPOINT_VARIABLE, failpoint, failpoint_for
+from interlink.fork_client import ForkServer
+from interlink.supervise import ProcessGroup
+from shared.runtime.failpoints import FAILPOINT_VARIABLE
 
-_FORKED: Final = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["tests.support.preloaded"])
+_ROOT: Final = Path(__file__).parents[2]
 
 
 class Child:
     """A process that runs a module as `python -m` does; what it writes goes to the end of a file."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
-        self._command = command
-        self._process: ForkServerProcess = _FORKED.Process(
-            target=_run, args=(list(command), dict(env), str(log)), daemon=True
-        )
-        self._process.start()
-        assert self._process.pid is not None
+        server, self._process_group = _fork_server()
+        if env.get(FAILPOINT_VARIABLE):
+            command = ("tests.support.at_failpoint", *command)
+        with log.open("ab") as output:
+            self._process = server.fork(command, env, output, output)
         self.pid: int = self._process.pid
+        self._process_group.add(self.pid)
 
     def poll(self) -> int | None:
         """Its exit status, or minus the signal that ended it; None while it runs."""
-        return self._process.exitcode
+        status = self._process.poll()
+        if status is not None:
+            self._process_group.remove(self.pid)
+        return status
 
     def wait(self, within_s: float) -> int:
         """Until it has ended: its exit status. Raises `TimeoutExpired`."""
-        self._process.join(within_s)
-        status = self.poll()
-        if status is None:
-            raise TimeoutExpired(list(self._command), within_s)
-        return status
+        return self._process.wait(within_s)
 
     def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
+        self._process.send_signal(number)
 
     def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
+        self._process.kill()
 
 
-def _run(command: list[str], env: dict[str, str], log: str) -> None:
-    os.environ.clear()
-    os.environ.update(env)
-    with open(log, "ab") as file:  # noqa: PTH123
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    if crash_at := env.get(FAILPOINT_VARIABLE):  # it was read when it was imported
-        for module in list(sys.modules.values()):
-            if vars(module).get("failpoint") is failpoint:
-                vars(module)["failpoint"] = failpoint_for(crash_at)
-    sys.argv = command
-    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+@cache
+def _fork_server() -> tuple[ForkServer, ProcessGroup]:
+    """The fork server of this process, and the group that ends with it."""
+    process_group = ProcessGroup()
+    log = Path(tempfile.mkdtemp(prefix="interlink-fork-server-")) / "log"
+    modules = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    with mock.patch.dict(os.environ, {"PYTHONPATH": modules}):  # modules of tests run in it too
+        server = ForkServer(["interlink.preload"], log, process_group)
+    server.child.start()
+    atexit.register(server.child.kill)
+    while not server.is_ready():
+        assert server.child.running(), log.read_text("utf-8")
+        sleep(0.02)
+    return server, process_group

@@ -64,7 +64,8 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -
             },
         )
         hub.admin_key = known["admin_key"]
-        _load(hub, document)
+        # The killed hub's leases, of 35 s, are about to end.
+        _load(hub, document, ago=timedelta(seconds=33))
         hub.init(hub.workspace)
         client: MongoClient[Any] = MongoClient(hub.env["MONGODB_URI"], tz_aware=True)
         try:

@@ -11,7 +11,7 @@ import hmac
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
 from time import time
@@ -85,9 +85,9 @@ def upgraded(
             hub.stop()
 
 
-def _load(hub: Hub, document: dict[str, Any]) -> None:
-    """Store the records with their times moved to now, each with a field of a later release."""
-    passed = datetime.now(UTC) - document["written_at"]
+def _load(hub: Hub, document: dict[str, Any], *, ago: timedelta = timedelta()) -> None:
+    """Store the records as if written `ago` before now, each with a field of a later release."""
+    passed = datetime.now(UTC) - ago - document["written_at"]
     client: MongoClient[Any] = MongoClient(hub.env["MONGODB_URI"], tz_aware=True)
     with client:
         database = client.get_default_database()

@@ -72,7 +72,6 @@ inbound = broker.subscriber(
     auto_offset_reset="earliest",  # the default, latest, skips what was published before the group joined
     ack_policy=AckPolicy.ACK,  # commit after the handler: store first, then return
     parser=parse_readable,
-    fetch_max_wait_ms=50,  # unlike Kafka, the embedded broker answers a fetch only after the whole wait
     session_timeout_ms=int(environ.get("KAFKA_SESSION_TIMEOUT_MS", "10000")),
 )
 

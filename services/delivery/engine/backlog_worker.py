@@ -42,7 +42,7 @@ _MIN_PAUSE_AGE_S: Final = 300.0
 """The age of a deferred event at which pauses are shortest."""
 _LOOP_SLICE: Final = 1_000.0
 """Microseconds of processing after which other tasks run."""
-_MAX_IN_FLIGHT: Final = 16
+_MAX_IN_FLIGHT: Final = 64
 """Requests that may wait for their first attempt."""
 _PROGRESS_INTERVAL_S: Final = 1.0
 """The interval at which progress in a chunk is stored. After a crash, work since then is repeated."""

@@ -1,7 +1,7 @@
 """Endpoint state: what this process knows of an outgoing webhook whose partition it owns.
 
 A partition has one owner. So permits, rate limit, circuit breaker, strict order and the next due time need no
-lock across processes. Batches do not wait for an endpoint that was slow.
+lock across processes.
 """
 
 from datetime import datetime
@@ -15,8 +15,6 @@ from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.rate_limiter import RateLimiter
 from shared.runtime.mongo import utcnow
 
-SLOW_THRESHOLD_S: Final = 0.2
-"""An endpoint whose last response took longer is slow."""
 _POLL_INTERVAL_S: Final = 1.0
 _MAX_MANUAL: Final = 100
 """Manual requests of one webhook that are remembered; further ones wait like other deliveries."""
@@ -34,7 +32,6 @@ class EndpointState:
         "draining",
         "due_cursor",
         "failing_since",
-        "finished_attempts",
         "held_until",
         "in_flight",
         "limited_until",
@@ -64,10 +61,8 @@ class EndpointState:
         self.rate_limiter = RateLimiter()
         self.due_cursor = DueCursor()
         self.in_flight = 0
-        self.finished_attempts = 0
-        """First attempts that ended in this process."""
         self.slow = False
-        """Whether the last response was slow."""
+        """Whether first attempts take long: their requests are handed over to the log without a wait."""
         self.draining = False
         """Whether a task of the scheduler works on the due deliveries."""
         self.lost = False

@@ -13,6 +13,7 @@ from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.settings import DeliverySettings
 from shared.runtime.mongo import utcnow
 
+_BUSY_INTERVAL_S: Final = 0.25
 _RESERVED_DIVISOR: Final = 10
 """One permit in so many is reserved for workspaces without attempts in flight."""
 
@@ -124,11 +125,16 @@ class EndpointStates:
         return sorted(due, key=lambda state: state.next_due or now)
 
     def seconds_until_next_poll(self, max_s: float) -> float:
-        """Return the seconds until a paused state may continue, at most `max_s`."""
-        loop_now = loop_time()
-        waits = (
-            state.not_before - loop_now
-            for state in self._states.values()
-            if state.not_before > loop_now and state.next_due is not None
-        )
-        return min(max_s, min(waits, default=max_s))
+        """Return the seconds until a delivery is due or a paused state may continue, at most `max_s`."""
+        now, loop_now = utcnow(), loop_time()
+        wait_s = max_s
+        for state in self._states.values():
+            if state.next_due is None:
+                continue
+            state_wait_s = max((state.next_due - now).total_seconds(), state.not_before - loop_now)
+            # A search that is in progress changes these times. After one, what is overdue is not searched
+            # again at once.
+            if state.draining or state_wait_s <= 0:
+                state_wait_s = _BUSY_INTERVAL_S
+            wait_s = min(wait_s, state_wait_s)
+        return wait_s

@@ -1,6 +1,6 @@
 """Failure monitor: what follows from an attempt for its endpoint and its webhook.
 
-The endpoint's state learns whether it was slow, asked for a hold, or failed, which may open its circuit.
+The endpoint's state learns whether it asked for a hold or failed, which may open its circuit.
 
 An endpoint that answers 410, or that only failed for `disable_after_days`, is disabled. An event on
 `integration.events` reports it; another event warns when four fifths of that time are over. A webhook whose
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import orjson
 
-from services.delivery.engine.endpoint_state import SLOW_THRESHOLD_S, EndpointState
+from services.delivery.engine.endpoint_state import EndpointState
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.recurrence import Recurrence
@@ -77,7 +77,6 @@ class FailureMonitor:
         manual: bool = False,
     ) -> None:
         """Record an attempt. The success of a manual one also ends the hold."""
-        endpoint_state.slow = attempt.response.seconds > SLOW_THRESHOLD_S
         # Failures that say nothing about the endpoint only free the probe.
         if attempt.is_hub_failure:
             endpoint_state.breaker.release()

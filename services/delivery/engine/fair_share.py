@@ -10,10 +10,10 @@ from typing import Final
 BUDGET_PER_S: Final = 500_000.0
 """What all workspaces together may spend at once per second: half a process. The backlog gets the rest."""
 BURST: Final = 50_000.0
-"""What one workspace may spend at once after a pause: 50 requests."""
+"""What one workspace may spend at once after a pause: about 100 requests."""
 MAX_IMMEDIATE_COST: Final = 16_000.0
 """The highest cost of an event that is handled at once."""
-REQUEST_COST: Final = 1_000.0
+REQUEST_COST: Final = 500.0
 """The fixed price of a request."""
 _BYTES_PER_MICROSECOND: Final = 100
 

@@ -1,42 +1,48 @@
-"""First attempts, straight from Kafka: one read per batch, concurrent attempts, one write, commit.
+"""First attempts, straight from Kafka: each request goes to its endpoint's queue at once.
 
-The attempts of a batch start as soon as the batch is read, concurrently with earlier batches. Batches are
-written to the log in order; consecutive batches that are ready share one write. The records of requests are
-taken out of the consumer's batch, and completed when the log has their results. When a batch's time is up,
-attempts still in flight are logged with a lease, and requests that could not start are logged as waiting.
-So a slow endpoint delays neither attempts at others nor, for long, a commit.
+An attempt starts as soon as the limits of its endpoint allow it. Its result goes to the log with others of
+the same moment (`results`), and its record is complete when the log has it. A request that cannot be finished
+soon is handed over: an attempt in flight is logged with a lease, and what waits is logged as waiting. The
+scheduler makes its attempts then. So a slow endpoint delays neither attempts at others nor, for long, a
+commit.
+
+Strict order: a delivered request releases the next one at once. After any other result, and after a lease,
+the next one is neither attempted nor logged before the log has the result or the lease.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
-from itertools import takewhile
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from services.delivery.engine.attempt import Attempter
-from services.delivery.engine.batches import RecordBatch, WebhookBatch
 from services.delivery.engine.clock import loop_time
-from services.delivery.engine.endpoint_state import EndpointState
+from services.delivery.engine.endpoint_queue import EndpointQueue, OpenDelivery, PatienceClock
 from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.failure_monitor import FailureMonitor
 from services.delivery.engine.fair_share import FairShares
-from services.delivery.engine.results import ResultWriter
-from services.delivery.log.deliveries import ClaimedDelivery, Deliveries
+from services.delivery.engine.results import LostPartition, ResultWriter
+from services.delivery.log.deliveries import ClaimedDelivery, Deliveries, attempt_lease
 from services.delivery.log.erasures import Erasures
 from services.delivery.model.delivery import DUE_TYPE, DeliveryRequest, read_request
+from services.delivery.model.outgoing_webhook import OutgoingWebhook
+from services.delivery.model.retry_policy import Attempt, AttemptOutcome
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Write, utcnow
+from shared.runtime.mongo import utcnow
 
+_TICK_S: Final = 0.1
 _STALL_TIMEOUT_S: Final = 0.2
-"""A batch stops waiting for an endpoint that finishes no attempt in this time."""
-_BATCH_TIMEOUT_S: Final = 0.6
-"""A batch waits for attempts no longer than this."""
+"""An endpoint is slow if it finishes no attempt in this time, or takes longer for one."""
+_MAX_OPEN_S: Final = 1.8
+"""A request that is open for longer is handed over to the log. This bounds what a killed process repeats."""
+_MAX_WAITING: Final = 1_000
+"""Requests of one webhook that wait in memory: those of others in its partition need room, too."""
 _SHUTDOWN_TIMEOUT_S: Final = 10.0
 
 
@@ -67,13 +73,13 @@ class FirstAttemptHandler:
         self._results = results
         self._log = log
         self._assignment = assignment
-        self._workers: set[asyncio.Task[None]] = set()
-        self._record_batches: deque[RecordBatch] = deque()
-        self._unsaved: dict[str, RecordBatch] = {}
-        """The unsaved batches by delivery id."""
-        self._last_batches: dict[str, WebhookBatch] = {}
-        """The last unsaved webhook batch of each strict webhook."""
-        self._save_task: asyncio.Task[None] | None = None
+        self._open: dict[str, OpenDelivery] = {}
+        """By delivery id: the requests that are not in the log."""
+        self._queues: dict[str, EndpointQueue] = {}
+        """By webhook id."""
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._clock = PatienceClock(_TICK_S)
+        self._timer: asyncio.TimerHandle | None = None
         self._last_order: dict[int, int] = {}
         """The order of the last request of each partition."""
 
@@ -84,45 +90,48 @@ class FirstAttemptHandler:
         """
         requests: dict[str, DeliveryRequest] = {}
         received: list[tuple[str, ConsumedEvent]] = []
+        now = loop_time()
         for record in batch:
-            self._shares.mark_active(record.event.workspace, loop_time())
+            self._shares.mark_active(record.event.workspace, now)
             if record.event.type != DUE_TYPE:
                 request = self._with_increasing_order(read_request(record))
                 received.append((request.delivery_id, record))
-                if request.delivery_id not in self._unsaved:  # keep the position of the first one
+                if request.delivery_id not in self._open:  # keep the position of the first one
                     requests.setdefault(request.delivery_id, request)
         # Before anything is sent: what the previous owners of gained partitions left open comes first.
         await self._endpoint_states.follow_assignment(*self._assignment())
         self._handle_due_events(
             [record for record in batch if record.event.type == DUE_TYPE and record.event.subject]
         )
-        record_batch = RecordBatch()
-        for webhook_id, group in (await self._unlogged_requests(requests)).items():
-            webhook = await self._webhooks.find(webhook_id)
-            if webhook is None:
+        unlogged = await self._unlogged_requests(requests)
+        webhooks = {webhook_id: await self._webhooks.find(webhook_id) for webhook_id in unlogged}
+        # Nothing awaits from here on: an attempt must not end before its records are taken.
+        queues: list[EndpointQueue] = []
+        for webhook_id, group in unlogged.items():
+            if webhook := webhooks[webhook_id]:
+                queues.append(self._enqueue(webhook, group, now))
+            else:
                 self._log.info(
-                    "delivery.dropped",
-                    reason="webhook_deleted",
-                    webhook_id=webhook_id,
-                    count=len(group),
+                    "delivery.dropped", reason="webhook_deleted", webhook_id=webhook_id, count=len(group)
                 )
-                continue
-            record_batch.batches.append(
-                WebhookBatch(
-                    webhook,
-                    self._endpoint_states.state(webhook_id, group[0].partition),
-                    group,
-                )
-            )
-            record_batch.completions |= {request.delivery_id: [] for request in group}
-        self._unsaved |= dict.fromkeys(record_batch.completions, record_batch)
         for delivery_id, record in received:
-            # Others need no attempt, or were saved meanwhile: they are complete when this returns.
-            if (unsaved := self._unsaved.get(delivery_id)) is not None:
-                unsaved.completions[delivery_id].append(batch.take(record))
-        if record_batch.batches:
+            # Others need no attempt, or were logged meanwhile: they are complete when this returns.
+            if delivery := self._open.get(delivery_id):
+                delivery.completions.append(batch.take(record))
+        if queues:
             failpoint("attempt.read")
-            self._start_batch(record_batch)
+            for queue in queues:
+                self._advance(queue)
+
+    async def stop(self) -> None:
+        """Wait for attempts in flight; a lease covers those that take longer.
+
+        Offsets of what the log does not have are not committed: the partition's next owner repeats it.
+        """
+        if self._attempts:
+            await asyncio.wait(set(self._attempts), timeout=_SHUTDOWN_TIMEOUT_S)
+        if self._timer:
+            self._timer.cancel()
 
     def _handle_due_events(self, records: Sequence[ConsumedEvent]) -> None:
         """Search the log again for webhooks for which another process made deliveries due."""
@@ -155,19 +164,6 @@ class FirstAttemptHandler:
             by_webhook.setdefault(request.webhook_id, []).append(request)
         return by_webhook
 
-    def _start_batch(self, record_batch: RecordBatch) -> None:
-        """Start the attempts of a batch, and the task that saves it when they have ended."""
-        self._record_batches.append(record_batch)
-        workers_by_batch = {
-            batch: workers
-            for batch in record_batch.batches
-            if (workers := self._start_workers(batch, record_batch.saved))
-        }
-        if workers_by_batch:
-            record_batch.workers_done = asyncio.create_task(self._wait_for_workers(workers_by_batch))
-        if self._save_task is None or self._save_task.done():
-            self._save_task = asyncio.create_task(self._save_batches())
-
     def _with_increasing_order(self, request: DeliveryRequest) -> DeliveryRequest:
         """Return the request with an order above the previous one of its partition.
 
@@ -177,195 +173,218 @@ class FirstAttemptHandler:
         self._last_order[request.partition] = order
         return request if order == request.order else replace(request, order=order)
 
-    async def stop(self) -> None:
-        """Wait for attempts in flight; a lease covers those that take longer.
+    # The queues: none of this awaits, because permits are shared
 
-        Offsets of unsaved batches are not committed: the next owner of the partition repeats them.
-        """
-        if self._workers:
-            await asyncio.wait(set(self._workers), timeout=_SHUTDOWN_TIMEOUT_S)
-        if self._save_task:
-            await asyncio.wait({self._save_task}, timeout=_SHUTDOWN_TIMEOUT_S)
-            self._save_task.cancel()
-            await asyncio.gather(self._save_task, return_exceptions=True)
+    def _enqueue(
+        self, webhook: OutgoingWebhook, requests: Sequence[DeliveryRequest], now: float
+    ) -> EndpointQueue:
+        queue = self._queues.get(webhook.id)
+        if queue is None or queue.state.lost:
+            state = self._endpoint_states.state(webhook.id, requests[0].partition)
+            queue = self._queues[webhook.id] = EndpointQueue(webhook, state)
+        queue.webhook = webhook
+        for request in requests:
+            delivery = self._open[request.delivery_id] = OpenDelivery(request, now)
+            queue.waiting.append(delivery)
+        if self._timer is None:
+            self._clock.start()
+            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+        return queue
 
-    async def _wait_for_workers(self, workers_by_batch: dict[WebhookBatch, list[asyncio.Task[None]]]) -> None:
-        """Wait for the workers: 0.2 s for one that finishes no attempt, 0.6 s for all."""
-        deadline = loop_time() + _BATCH_TIMEOUT_S
-        while workers_by_batch and loop_time() < deadline:
-            finished_before = {batch: batch.endpoint_state.finished_attempts for batch in workers_by_batch}
-            await asyncio.wait(
-                [worker for workers in workers_by_batch.values() for worker in workers],
-                timeout=_STALL_TIMEOUT_S,
-            )
-            for batch, workers in list(workers_by_batch.items()):
-                if all(worker.done() for worker in workers):
-                    del workers_by_batch[batch]
-                elif batch.endpoint_state.finished_attempts == finished_before[batch]:  # no progress
-                    batch.endpoint_state.slow = True
-                    batch.close()
-                    del workers_by_batch[batch]
+    def _advance(self, queue: EndpointQueue) -> None:
+        """Start what may start now, and hand over what has to wait for long."""
+        state = queue.state
+        webhook = queue.webhook = self._webhooks.loaded(queue.webhook.id) or queue.webhook
+        state.update_webhook(webhook)
+        if queue.waiting and self._must_wait_in_log(queue):
+            self._hand_over(queue)
+        while queue.waiting and not (webhook.strict and (queue.in_flight or queue.unacknowledged)):
+            if not self._endpoint_states.available_permits(webhook.workspace):
+                break  # any attempt's end can free one: the next tick looks again
+            if not state.available_permits(webhook):
+                if not queue.in_flight:
+                    # A hold, a limit or attempts of the scheduler: no attempt of this queue ends it.
+                    self._hand_over(queue)
+                break
+            self._start(queue, queue.waiting.popleft())
+        if state.slow or len(queue.waiting) > _MAX_WAITING:
+            self._hand_over(queue)
+        if queue.is_empty and self._queues.get(webhook.id) is queue:
+            del self._queues[webhook.id]
 
-    def _start_workers(self, batch: WebhookBatch, saved: asyncio.Event) -> list[asyncio.Task[None]]:
-        """Start the workers of a webhook batch; return those that the batch waits for."""
-        endpoint_state, webhook = batch.endpoint_state, batch.webhook
-        endpoint_state.update_webhook(webhook)
-        if webhook.strict:
-            batch.previous = self._last_batches.get(webhook.id)
-            self._last_batches[webhook.id] = batch
-        count = self._worker_count(batch)
-        if count == 0:
-            batch.ended.set()
-        workers = [asyncio.create_task(self._work(batch, saved)) for _ in range(count)]
-        for worker in workers:
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
-        return [] if endpoint_state.slow else workers
-
-    def _worker_count(self, batch: WebhookBatch) -> int:
-        """Return how many attempts may start now. The other requests wait in the log."""
-        endpoint_state, webhook = batch.endpoint_state, batch.webhook
-        if webhook.strict and endpoint_state.next_due is not None:
-            return 0  # an earlier delivery is open in the log
-        if webhook.policy.schedule[0] > 0:
-            return 0  # the schedule delays the first attempt
-        if not self._webhooks.may_send(webhook):
-            return 0  # disabled or paused after fan-out
-        if batch.previous is not None and not batch.previous.is_complete:
-            return 0 if batch.previous.ended.is_set() else 1  # the worker waits for it
-        return min(
-            len(batch.queue),
-            endpoint_state.available_permits(webhook),
-            self._endpoint_states.available_permits(webhook.workspace),
+    def _must_wait_in_log(self, queue: EndpointQueue) -> bool:
+        """Return whether nothing may start before an earlier delivery ends or the webhook changes."""
+        return (
+            (queue.webhook.strict and queue.goes_to_log)
+            or queue.webhook.policy.schedule[0] > 0
+            or not self._webhooks.may_send(queue.webhook)  # disabled or paused after fan-out
         )
 
-    async def _work(self, batch: WebhookBatch, saved: asyncio.Event) -> None:
-        endpoint_state, webhook = batch.endpoint_state, batch.webhook
+    def _start(self, queue: EndpointQueue, delivery: OpenDelivery) -> None:
+        request = delivery.request
+        if delivery.is_lost():
+            del self._open[request.delivery_id]
+            return
+        if self._erasures.is_erased(request.workspace, request.event_id):  # while it waited
+            self._close(delivery)
+            return
+        if all(other.lease is not None for other in queue.in_flight.values()):
+            queue.progress_at = self._clock.now
+        delivery.started_at = self._clock.now
+        queue.in_flight[request.delivery_id] = delivery
+        self._endpoint_states.acquire(queue.state, queue.webhook)
+        task = asyncio.create_task(self._attempt(queue, delivery))
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
+
+    async def _attempt(self, queue: EndpointQueue, delivery: OpenDelivery) -> None:
+        """Attempt one request and record the result."""
+        claimed, webhook = ClaimedDelivery(delivery.request, manual=delivery.request.manual), queue.webhook
+        is_logged = False
         try:
-            if (previous := batch.previous) is not None:
-                await previous.ended.wait()
-                if not previous.is_complete:
-                    return
-            while (
-                batch.queue
-                and not batch.closed
-                and endpoint_state.available_permits(webhook)
-                and self._endpoint_states.available_permits(webhook.workspace)
-            ):
-                # No await between the checks above and `acquire`: the permits are shared.
-                request = batch.queue.popleft()
-                batch.in_flight[request.delivery_id] = request
-                self._endpoint_states.acquire(endpoint_state, webhook)
-                finished = False
-                try:
-                    finished = await self._attempt(
-                        batch, ClaimedDelivery(request, manual=request.manual), saved
-                    )
-                finally:
-                    self._endpoint_states.finish(endpoint_state)
-                    if endpoint_state.next_due is not None:
-                        self._results.wake.set()
-                del batch.in_flight[request.delivery_id]
-                if webhook.strict and not finished:
-                    return
+            failpoint("attempt.before_send")
+            attempt, outcome = await self._attempter.attempt(webhook, claimed)
+            failpoint("attempt.sent")
+            self._failure_monitor.record_attempt(
+                queue.state, webhook, attempt, outcome, manual=claimed.manual
+            )
+            queue.progress_at = self._clock.now
+            queue.state.slow = self._clock.now - delivery.started_at > _STALL_TIMEOUT_S
+            if delivery.lease is None:
+                self._log_result(queue, delivery, attempt, outcome)
+            else:
+                await self._write_leased(queue, delivery, claimed, attempt, outcome)
+            is_logged = True
         finally:
-            if webhook.strict:
-                batch.ended.set()
+            if not is_logged and delivery.lease is None:
+                # The attempt broke off: it is made again when the lease ends.
+                self._lease(queue, delivery, due_at=utcnow() + attempt_lease(webhook.timeout_s))
+            self._endpoint_states.finish(queue.state)
+            del queue.in_flight[delivery.request.delivery_id]
+            if queue.state.next_due is not None:
+                self._results.wake.set()
+            self._advance(queue)
 
-    async def _attempt(self, batch: WebhookBatch, claimed: ClaimedDelivery, saved: asyncio.Event) -> bool:
-        """Attempt one request and record the result; return whether the delivery is finished."""
-        failpoint("attempt.before_send")
-        attempt, outcome = await self._attempter.attempt(batch.webhook, claimed)
-        failpoint("attempt.sent")
-        self._failure_monitor.record_attempt(
-            batch.endpoint_state, batch.webhook, attempt, outcome, manual=claimed.manual
+    def _log_result(
+        self, queue: EndpointQueue, delivery: OpenDelivery, attempt: Attempt, outcome: AttemptOutcome
+    ) -> None:
+        delivered = outcome.status == "delivered"
+        blocks = queue.webhook.strict and not delivered
+        queue.unacknowledged += blocks
+        self._results.put(
+            self._deliveries.attempted_entry(delivery.request, attempt, outcome),
+            partial(self._after_entry, queue, delivery, outcome.due_at, blocks),
+            # What was delivered is worth an entry in any case: it prevents a repeat.
+            is_lost=_never if delivered else delivery.is_lost,
         )
-        batch.endpoint_state.finished_attempts += 1
-        if batch.closed:
-            # The lease of this delivery must be in the log before its result.
-            await saved.wait()
-            await self._results.write(self._deliveries.result_update(claimed, attempt, outcome))
-            if outcome.due_at is not None:
-                batch.endpoint_state.note_due(outcome.due_at)
+
+    async def _write_leased(
+        self,
+        queue: EndpointQueue,
+        delivery: OpenDelivery,
+        claimed: ClaimedDelivery,
+        attempt: Attempt,
+        outcome: AttemptOutcome,
+    ) -> None:
+        """Write the result of an attempt that took longer than its request may be open."""
+        assert delivery.lease is not None  # noqa: S101 -- the caller's condition
+        # The lease of this delivery must be in the log before its result.
+        if not await delivery.lease:
+            return
+        await self._results.write(self._deliveries.result_update(claimed, attempt, outcome))
+        if outcome.due_at is not None:
+            queue.state.note_due(outcome.due_at)
+
+    def _lease(self, queue: EndpointQueue, delivery: OpenDelivery, *, due_at: datetime | None = None) -> None:
+        """Log an attempt in flight with a lease. `due_at` is its end if the attempt writes no result."""
+        delivery.lease = asyncio.get_running_loop().create_future()
+        queue.unacknowledged += queue.webhook.strict
+        self._results.put(
+            self._deliveries.leased_entry(delivery.request, queue.webhook.timeout_s),
+            partial(self._after_entry, queue, delivery, due_at, queue.webhook.strict),
+            is_lost=delivery.is_lost,
+        )
+
+    def _hand_over(self, queue: EndpointQueue) -> None:
+        """Log what waits, for the scheduler. What waits in strict order needs its head in the log first."""
+        webhook = queue.webhook
+        if webhook.strict:
+            for delivery in queue.in_flight.values():
+                if delivery.lease is None:
+                    self._lease(queue, delivery)
+            if queue.unacknowledged:
+                return  # `_after_entry` comes back
+        due_at = utcnow() + timedelta(seconds=webhook.policy.schedule[0])
+        for delivery in queue.waiting:
+            queue.unacknowledged += webhook.strict
+            self._results.put(
+                self._deliveries.waiting_entry(delivery.request, due_at),
+                partial(self._after_hand_over, queue, delivery, due_at, webhook.strict),
+                is_lost=delivery.is_lost,
+            )
+        queue.waiting.clear()
+
+    def _after_hand_over(
+        self,
+        queue: EndpointQueue,
+        delivery: OpenDelivery,
+        due_at: datetime,
+        blocks: bool,
+        error: Exception | None,
+    ) -> None:
+        if error is None and delivery.request.manual:
+            queue.state.request_manual(delivery.request.delivery_id)
+        self._after_entry(queue, delivery, due_at, blocks, error)
+
+    def _after_entry(
+        self,
+        queue: EndpointQueue,
+        delivery: OpenDelivery,
+        due_at: datetime | None,
+        blocks: bool,
+        error: Exception | None,
+    ) -> None:
+        """Complete a request that is in the log. `blocks` says that later requests wait for its entry."""
+        if isinstance(error, (LostPartition, DatabaseUnavailable)):
+            del self._open[delivery.request.delivery_id]  # not complete: it is handled again
         else:
-            batch.writes.append(
-                (claimed.request, self._deliveries.attempted_entry(claimed.request, attempt, outcome))
-            )
-            if outcome.due_at is not None:
-                batch.note_due(outcome.due_at)
-        return outcome.due_at is None
+            if error is not None:
+                delivery_id = delivery.request.delivery_id
+                self._log.error("delivery.not_logged", delivery_id=delivery_id, exc_info=error)
+            elif due_at is not None:
+                # After the write: a search before it finds nothing.
+                queue.state.note_due(due_at)
+                self._results.wake.set()
+            self._close(delivery, error)
+        if delivery.lease is not None:
+            delivery.lease.set_result(error is None)
+        if blocks and not isinstance(error, DatabaseUnavailable):
+            failpoint("attempt.head_written")
+            queue.unacknowledged -= 1
+            self._advance(queue)
 
-    async def _save_batches(self) -> None:
-        """Save batches in order until none is left; consecutive batches that are ready share a write."""
-        while self._record_batches:
-            first = self._record_batches[0]
-            if first.workers_done:
-                await asyncio.wait({first.workers_done})
-            ready = list(takewhile(lambda record_batch: record_batch.is_ready, self._record_batches))
-            failpoint("attempt.before_write")
-            rejected = await self._save_webhook_batches(
-                [batch for record_batch in ready for batch in record_batch.batches]
-            )
-            for record_batch in ready:
-                self._record_batches.popleft()
-                for delivery_id in record_batch.completions:
-                    del self._unsaved[delivery_id]
-                record_batch.complete(rejected)
-            self._results.wake.set()
-            failpoint("attempt.written")
+    def _close(self, delivery: OpenDelivery, error: Exception | None = None) -> None:
+        del self._open[delivery.request.delivery_id]
+        delivery.complete(error)
 
-    async def _save_webhook_batches(self, batches: Sequence[WebhookBatch]) -> dict[str, Exception]:
-        """End these webhook batches: when this returns, all their requests are in the log.
+    def _tick(self) -> None:
+        """Hand over what is open for too long, and start what waits for permits that all endpoints share."""
+        self._clock.tick()
+        now = loop_time()
+        for queue in list(self._queues.values()):
+            stalled = self._clock.now - queue.progress_at > _STALL_TIMEOUT_S
+            if queue.in_flight and stalled:
+                queue.state.slow = True
+            for delivery in queue.in_flight.values():
+                if delivery.lease is None and (queue.state.slow or now - delivery.since > _MAX_OPEN_S):
+                    self._lease(queue, delivery)
+            if queue.waiting and now - queue.waiting[0].since > _MAX_OPEN_S:
+                self._hand_over(queue)
+            self._advance(queue)
+        self._timer = None
+        if self._queues:
+            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
-        Return the errors of the deliveries that MongoDB rejected, by id.
-        """
-        writes: list[tuple[DeliveryRequest, Write]] = []
-        manual: list[tuple[EndpointState, str]] = []
-        if any(batch.endpoint_state.slow for batch in batches):
-            await asyncio.sleep(0)  # let the workers of slow endpoints take their first request
-        for batch in batches:
-            batch.close()
-            writes += batch.writes
-            for request in batch.in_flight.values():
-                writes.append((request, self._deliveries.leased_entry(request, batch.webhook.timeout_s)))
-            manual += [
-                (batch.endpoint_state, request.delivery_id) for request in batch.queue if request.manual
-            ]
-            if batch.queue:
-                due_at = utcnow() + timedelta(seconds=batch.webhook.policy.schedule[0])
-                writes += [
-                    (request, self._deliveries.waiting_entry(request, due_at)) for request in batch.queue
-                ]
-                batch.note_due(due_at)
-            batch.queue.clear()
-        rejected = await self._write_entries(writes)
-        # After the write: a search before it finds nothing.
-        for endpoint_state, delivery_id in manual:
-            endpoint_state.request_manual(delivery_id)
-        for batch in batches:
-            if batch.next_due is not None:
-                batch.endpoint_state.note_due(batch.next_due)
-            batch.previous = None  # else every batch of steady traffic would keep all earlier ones in memory
-            if self._last_batches.get(batch.webhook.id) is batch:
-                del self._last_batches[batch.webhook.id]  # from now on the log has what is open
-        return rejected
 
-    async def _write_entries(self, writes: Sequence[tuple[DeliveryRequest, Write]]) -> dict[str, Exception]:
-        """Write entries, however long MongoDB is unavailable; return the errors of those that it rejects.
-
-        Raises `DatabaseUnavailable` only while the service stops.
-        """
-        try:
-            await self._results.write_with_retry([write for _, write in writes])
-        except DatabaseUnavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 -- one bad entry must not block the others
-            if len(writes) > 1:
-                rejected: dict[str, Exception] = {}
-                for item in writes:
-                    rejected |= await self._write_entries([item])
-                return rejected
-            delivery_id = writes[0][0].delivery_id
-            self._log.error("delivery.not_logged", delivery_id=delivery_id, exc_info=error)
-            return {delivery_id: error}
-        return {}
+def _never() -> bool:
+    return False

@@ -1,21 +1,42 @@
-"""Results of attempts, written together: many attempts end within a few milliseconds."""
+"""Group commit of the delivery log: one bulk write is in flight, and the next has what came meanwhile."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from services.delivery.log.deliveries import Deliveries
 from shared.contracts.errors import DatabaseUnavailable
+from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Write
 from shared.runtime.retry import Backoff
 
-_GATHER_DELAY_S: Final = 0.005
+_GATHER_DELAY_S: Final = 0.01
+_MAX_BULK: Final = 200
+"""Writes of one bulk: encoding them holds up the event loop."""
 _RETRY: Final = Backoff(first_s=0.2, max_s=5.0)
 
 
+class LostPartition(Exception):
+    """Another process owns the partition by now, and writes the log entry of this request."""
+
+
+OnWritten = Callable[[Exception | None], None]
+"""Called when a write is in the log. Otherwise with the error: `LostPartition`; `DatabaseUnavailable` if the
+service stops first; any other if MongoDB or its driver rejects this write."""
+
+
+@dataclass(slots=True)
+class _PendingWrite:
+    write: Write
+    on_written: OnWritten
+    is_lost: Callable[[], bool] | None
+
+
 class ResultWriter:
-    """Writes results in bulk, and retries while MongoDB is unavailable.
+    """Writes log entries and results in the order in which they came, and retries without a limit.
 
     Without the retries, a delivery that was sent would be sent again.
     """
@@ -23,7 +44,7 @@ class ResultWriter:
     def __init__(self, deliveries: Deliveries, log: Log) -> None:
         self._deliveries = deliveries
         self._log = log
-        self._pending: list[tuple[Write, asyncio.Future[None]]] = []
+        self._pending: deque[_PendingWrite] = deque()
         self._has_pending = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -31,24 +52,77 @@ class ResultWriter:
         """Set when the log may have due deliveries."""
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._flush())
+        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Write the pending results once, and end."""
+        """Write what is pending once, and end."""
         self._stopping.set()
         self._has_pending.set()
         if self._task:
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def write(self, result: Write) -> None:
-        """Write one result together with others of this moment; return when it is in the log."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending.append((result, done))
-        self._has_pending.set()
-        await done
+    def put(self, write: Write, on_written: OnWritten, *, is_lost: Callable[[], bool] | None = None) -> None:
+        """Write this with others of this moment, then call `on_written`.
 
-    async def write_with_retry(self, writes: Sequence[Write]) -> None:
-        """Write the entries of a batch, however long MongoDB is unavailable.
+        If `is_lost` returns True when the write's turn comes, it is left out.
+        """
+        self._pending.append(_PendingWrite(write, on_written, is_lost))
+        self._has_pending.set()
+
+    async def write(self, result: Write) -> None:
+        """Write one result with others of this moment; return when it is in the log."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_written(error: Exception | None) -> None:
+            if written.done():
+                return
+            if error is None:
+                written.set_result(None)
+            else:
+                written.set_exception(error)
+
+        self.put(result, on_written)
+        await written
+
+    async def _run(self) -> None:
+        while not (self._stopping.is_set() and not self._pending):
+            await self._has_pending.wait()
+            if not self._stopping.is_set() and len(self._pending) < _MAX_BULK:
+                await asyncio.sleep(_GATHER_DELAY_S)
+            bulk = [self._pending.popleft() for _ in range(min(_MAX_BULK, len(self._pending)))]
+            if not self._pending and not self._stopping.is_set():
+                self._has_pending.clear()
+            current: list[_PendingWrite] = []
+            for item in bulk:
+                if item.is_lost is not None and item.is_lost():
+                    item.on_written(LostPartition("another process owns the partition"))
+                else:
+                    current.append(item)
+            has_first_results = any(item.is_lost is not None for item in current)
+            if has_first_results:
+                failpoint("attempt.before_write")
+            if current:
+                await self._write(current)
+            if has_first_results:
+                failpoint("attempt.written")
+
+    async def _write(self, bulk: Sequence[_PendingWrite]) -> None:
+        """Write these. One that the driver rejects fails alone."""
+        try:
+            await self._write_with_retry([item.write for item in bulk])
+        except Exception as error:  # noqa: BLE001 -- passed on
+            if len(bulk) > 1 and not isinstance(error, DatabaseUnavailable):
+                for item in bulk:
+                    await self._write([item])
+            else:
+                for item in bulk:
+                    item.on_written(error)
+        else:
+            for item in bulk:
+                item.on_written(None)
+
+    async def _write_with_retry(self, writes: Sequence[Write]) -> None:
+        """Write, however long MongoDB is unavailable.
 
         Raises `DatabaseUnavailable` only while the service stops.
         """
@@ -62,30 +136,3 @@ class ResultWriter:
                     raise
                 self._log.warning("delivery.write_retried", error=str(error))
                 await asyncio.sleep(_RETRY.pause_s(attempts))
-
-    async def _flush(self) -> None:
-        while not (self._stopping.is_set() and not self._pending):
-            await self._has_pending.wait()
-            if not self._stopping.is_set():
-                await asyncio.sleep(_GATHER_DELAY_S)
-            self._has_pending.clear()
-            pending, self._pending = self._pending, []
-            if pending:
-                await self._write_batch(pending)
-            if self._stopping.is_set():
-                self._has_pending.set()
-
-    async def _write_batch(self, pending: Sequence[tuple[Write, asyncio.Future[None]]]) -> None:
-        """Write these results. A result that the driver rejects fails alone."""
-        try:
-            await self.write_with_retry([result for result, _ in pending])
-        except Exception as error:  # noqa: BLE001 -- passed on to the caller of `write`
-            if len(pending) > 1:
-                for item in pending:
-                    await self._write_batch([item])
-            elif not pending[0][1].done():
-                pending[0][1].set_exception(error)
-        else:
-            for _, done in pending:
-                if not done.done():
-                    done.set_result(None)

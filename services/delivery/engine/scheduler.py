@@ -22,7 +22,8 @@ from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 
-_POLL_INTERVAL_S: Final = 0.25
+_POLL_INTERVAL_S: Final = 0.5
+"""The longest time until a change of the assignment is noticed."""
 _GATHER_TIMEOUT_S: Final = 0.01
 """Wait this long for attempts to end, so that one claim takes several permits."""
 _MAX_CLAIMED: Final = 50

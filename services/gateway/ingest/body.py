@@ -1,6 +1,7 @@
 """Read headers, body and caller address of a request under limits, before it is verified."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NoReturn
 
@@ -87,8 +88,13 @@ def client_address(scope: Scope) -> str:
 
     It is the IPv4 address, or the /64 network of an IPv6 address: one caller can use all addresses of a /64.
     """
+    return _caller_name(scope["client"][0]) if scope.get("client") else ""
+
+
+@lru_cache(maxsize=4096)
+def _caller_name(text: str) -> str:
     try:
-        address = ip_address(scope["client"][0] if scope.get("client") else "")
+        address = ip_address(text)
     except ValueError:
         return ""
     if isinstance(address, IPv6Address):
@@ -111,8 +117,8 @@ class BodyReader:
         Raises `TooLarge` as soon as the declared or received size is over the limit, `TooSlow` after the
         timeout, and `Malformed` if the caller disconnects.
         """
-        declared = first_header(headers, b"content-length")
-        if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+        declared = headers.get(b"content-length")
+        if declared and declared[0].isdigit() and int(declared[0][:20]) > limit:
             _too_large(limit)
         try:
             with self._deadlines.deadline():

@@ -12,7 +12,7 @@ from typing import Final
 from services.gateway.ingest.app_webhooks import AppSecret, AppWebhookTarget
 from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
 from services.gateway.ingest.endpoints import RECORDED_REJECTIONS_PER_MINUTE
-from services.gateway.ingest.rate_limit import TokenBucket, TokenBuckets
+from services.gateway.ingest.rate_limit import RateLimits, TokenBuckets
 from shared.connections.account_routes import AccountRoute, AccountRoutes, AppKey
 from shared.connections.provider_app import INSTALLATION
 from shared.contracts.ids import EndpointId, WorkspaceId
@@ -26,10 +26,10 @@ _NO_EVENTS: Final = EventSelection(())
 class ConnectedAccounts:
     """Finds the integrations of accounts, and stands for each of them as an endpoint."""
 
-    def __init__(self, routes: AccountRoutes) -> None:
+    def __init__(self, routes: AccountRoutes, limits: RateLimits) -> None:
         self._routes = routes
-        self._accepted = TokenBuckets(_EVENTS_PER_MINUTE)
-        self._recorded_rejections = TokenBucket(RECORDED_REJECTIONS_PER_MINUTE)
+        self._accepted = TokenBuckets(_EVENTS_PER_MINUTE, limits=limits, kind="accepted")
+        self._recorded_rejections = limits.bucket("recorded", "accounts", RECORDED_REJECTIONS_PER_MINUTE)
 
     async def of(
         self, provider: str, app: AppSecret, accounts: Collection[AccountRef]

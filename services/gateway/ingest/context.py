@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from services.gateway.ingest.body import Headers, first_header
 from services.gateway.ingest.diagnostics import SignatureFailure
@@ -28,6 +29,8 @@ class RequestContext:
     test: bool = False
     """Whether the hub made this request itself, to test an endpoint."""
     headers: Headers = field(default_factory=dict)
+    caller: str = ""
+    """The caller's name for limits: see `body.client_address`."""
     body: bytes = b""
     """After decompression."""
     request: InboundRequest | None = None
@@ -61,8 +64,7 @@ class RequestContext:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RequestOutcome:
+class RequestOutcome(NamedTuple):
     """The response to the caller, and the outcome for metrics and executions."""
 
     response: Response

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
@@ -68,10 +68,11 @@ class InboundEndpoint:
     mass_mentions: bool = False
     """Whether messages of an incoming webhook may mention everybody."""
 
-    @property
-    def provider_id(self) -> str:
-        """The provider's id; `incoming` for an incoming webhook."""
-        return self.provider.id if self.provider else INCOMING_PROVIDER
+    provider_id: str = field(init=False)
+    """The provider's id; `incoming` for an incoming webhook."""
+
+    def __post_init__(self) -> None:
+        self.provider_id = self.provider.id if self.provider else INCOMING_PROVIDER
 
     def valid_keys(self) -> list[bytes]:
         """Return the secrets that verify now: the newest one, and rotated ones that have not expired."""
@@ -79,7 +80,10 @@ class InboundEndpoint:
 
     def redact(self, data: bytes) -> bytes:
         """Return event data without the endpoint's secrets, which some providers put into the body."""
-        return self.definition.redact(data, self.valid_keys()) if self.definition else data
+        definition = self.definition
+        if definition is None or not definition.has_secret_in_body:
+            return data
+        return definition.redact(data, self.valid_keys())
 
 
 def token_digest(token: str) -> str:

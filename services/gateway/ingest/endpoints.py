@@ -14,7 +14,7 @@ from services.gateway.ingest.endpoint_records import (
     ProviderEndpoint,
     R,
 )
-from services.gateway.ingest.rate_limit import TokenBucket
+from services.gateway.ingest.rate_limit import RateLimits, TokenBucket
 from shared.contracts.errors import Invalid, Misconfigured
 from shared.manifests.registry import Provider
 from shared.manifests.sender_description import apply_description
@@ -47,13 +47,15 @@ class InboundEndpoints:
         log: Log,
         *,
         public_base: str,
+        limits: RateLimits | None = None,
     ) -> None:
-        """Set the providers, by id, and the public URL of the hub as `public_base`."""
+        """Set the providers, by id, the public URL of the hub as `public_base`, and where buckets are."""
         self._repository = repository
         self._providers = providers
         self._vault = vault
         self._log = log
         self._base = public_base
+        self._rate_limits = limits or RateLimits()
         self._limits: dict[str, tuple[int, TokenBucket, TokenBucket]] = {}
         self.by_token: dict[str, InboundEndpoint] = {}
         self._snapshot: Snapshot[_SnapshotItem] = repository.snapshot(
@@ -210,7 +212,11 @@ class InboundEndpoints:
         """
         limits = self._limits.get(endpoint_id)
         if limits is None or limits[0] != per_minute:
-            limits = (per_minute, TokenBucket(per_minute), TokenBucket(RECORDED_REJECTIONS_PER_MINUTE))
+            limits = (
+                per_minute,
+                self._rate_limits.bucket("accepted", endpoint_id, per_minute),
+                self._rate_limits.bucket("recorded", endpoint_id, RECORDED_REJECTIONS_PER_MINUTE),
+            )
             self._limits[endpoint_id] = limits
         return limits[1:]
 

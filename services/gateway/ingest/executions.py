@@ -88,11 +88,16 @@ class Executions:
         log: Log,
         *,
         retention_days: int,
+        workers: int = 1,
     ) -> None:
-        """Set where executions are written, and as `endpoints` where counts are."""
+        """Set where executions are written, and as `endpoints` where counts are.
+
+        Each of the service's `workers` stores an equal part of the executions of a flood.
+        """
         self._repository = repository
         self._endpoints = endpoints
         self._retention_days = retention_days
+        self._max_accepted = max(1, _MAX_ACCEPTED_PER_FLUSH // workers)
         self._log = log
         self._pending: list[Execution] = []
         self._rejected_pending = 0
@@ -123,15 +128,12 @@ class Executions:
                 counts.streak, counts.is_streak_reset = 0, True
                 counts.last_accepted = monotonic()
             counts.stored += 1
-            return counts.stored <= _MAX_ACCEPTED_PER_FLUSH
+            return counts.stored <= self._max_accepted
         if outcome in _HUB_OUTCOMES:
             return False
         counts.rejected += 1
         counts.streak += authenticated
-        if endpoint.recorded_rejections.wait() > 0:
-            return False
-        endpoint.recorded_rejections.take()
-        return True
+        return endpoint.recorded_rejections.try_take() == 0
 
     def add(self, execution: Execution) -> None:
         """Store an execution at the next flush; drop it if too many are pending."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from services.gateway.ingest.rate_limit import TokenBuckets
+from services.gateway.ingest.rate_limit import RateLimits, TokenBuckets
 from shared.contracts.errors import RetryLater
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.logs import Log
@@ -62,12 +62,12 @@ _CacheKey = tuple[str, str]
 class PublishedKeys:
     """Fetches and caches documents with public keys."""
 
-    def __init__(self, client: EgressClient, log: Log) -> None:
+    def __init__(self, client: EgressClient, log: Log, limits: RateLimits | None = None) -> None:
         self._client = client
         self._log = log
         self._cache: dict[_CacheKey, _CachedDocument] = {}
         self._fetching: dict[_CacheKey, asyncio.Task[None]] = {}
-        self._fetch_limits = TokenBuckets(_FETCHES_PER_MINUTE)
+        self._fetch_limits = TokenBuckets(_FETCHES_PER_MINUTE, limits=limits, kind="key fetches")
         self._fetches_by_caller: Counter[str] = Counter()
 
     async def get(self, url: str, *, workspace: str = "", refresh: bool = False) -> FetchedKey:
@@ -94,10 +94,10 @@ class PublishedKeys:
     def _start_fetch(self, key: _CacheKey) -> "asyncio.Task[None] | None":
         """Start a fetch on behalf of the current caller; return None if it is over its limits."""
         caller = CALLER.get()
-        limit = self._fetch_limits.of(caller)
-        if limit.wait() > 0 or self._fetches_by_caller[caller] >= _MAX_CONCURRENT_FETCHES:
+        if self._fetches_by_caller[caller] >= _MAX_CONCURRENT_FETCHES:
             return None
-        limit.take()
+        if self._fetch_limits.of(caller).try_take() > 0:
+            return None
         self._fetches_by_caller[caller] += 1
         task = self._fetching[key] = asyncio.create_task(self._fetch(key))
 

@@ -1,14 +1,16 @@
 """Publication of webhook events: each once within its deduplication window, and acknowledged by Kafka."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Final
 
 from services.gateway.ingest.body import content_type, first_header
 from services.gateway.ingest.context import RequestContext
-from services.gateway.ingest.deduplication import RecentDeliveries
+from services.gateway.ingest.deduplication import RecentDeliveries, SharedRecentDeliveries
 from services.gateway.ingest.endpoint import InboundEndpoint
-from services.gateway.ingest.rate_limit import check_rate
+from services.gateway.ingest.errors import TooManyRequests
+from services.gateway.ingest.rate_limit import charge
 from shared.contracts.envelope import Event, now
 from shared.contracts.ids import EventId, event_id_for, new_event_id
 from shared.contracts.topics import WEBHOOKS_RECEIVED
@@ -16,6 +18,7 @@ from shared.manifests.webhook import WebhookEvent
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer, Record, event_record
 from shared.runtime.logs import Log
+from shared.runtime.workers.memory import SharedMemory
 from shared.webhooks.incoming import MASS_MENTIONS_ATTRIBUTE
 from shared.wire.tracing import child_traceparent
 
@@ -31,14 +34,20 @@ class EventPublisher:
     """Publishes the events of requests on `webhooks.received`."""
 
     def __init__(
-        self, producer: Producer, configuration: Configuration, log: Log, *, dedupe_window_s: float
+        self,
+        producer: Producer,
+        configuration: Configuration,
+        log: Log,
+        *,
+        dedupe_window_s: float,
+        memory: SharedMemory | None = None,
     ) -> None:
-        """`dedupe_window_s` is the window of endpoints that have none of their own."""
+        """Set the window of endpoints that have none of their own, and the memory that workers share."""
         self._producer = producer
         self._configuration = configuration
         self._log = log
         self._dedupe_window_s = dedupe_window_s
-        self._recent = RecentDeliveries()
+        self._recent = SharedRecentDeliveries(memory) if memory else RecentDeliveries()
 
     @property
     def ack_timeout_s(self) -> float:
@@ -69,13 +78,11 @@ class EventPublisher:
         traceparent = child_traceparent(first_header(context.headers, b"traceparent"))
 
         async def publish_fresh(fresh: Sequence[int]) -> None:
-            for endpoint in _unique_endpoints(endpoints):
-                # Checked before, too. Other requests may have used up the limit while this body was received.
-                check_rate(endpoint.accepted)
+            # Checked before, too. Other requests may have used up the limit while this body was received.
+            _charge_endpoints(endpoints, fresh)
             records: list[Record] = []
             for index in fresh:
                 endpoint = endpoints[index]
-                endpoint.accepted.take()
                 event = _new_event(endpoint, events[index], ids[index], traceparent, test=context.test)
                 records.append(event_record(WEBHOOKS_RECEIVED, endpoint.id, event))
             if len(records) == 1:
@@ -103,8 +110,24 @@ class EventPublisher:
         return fresh
 
 
-def _unique_endpoints(endpoints: Sequence[InboundEndpoint]) -> Iterable[InboundEndpoint]:
-    return endpoints if len(endpoints) == 1 else {item.id: item for item in endpoints}.values()
+def _charge_endpoints(endpoints: Sequence[InboundEndpoint], fresh: Sequence[int]) -> None:
+    """Take a token for each fresh event from the limit of its endpoint.
+
+    Raises `TooManyRequests`, and takes none, if an endpoint has no token at all.
+    """
+    if len(endpoints) == 1:
+        return charge(endpoints[0].accepted, 1)
+    counts = Counter(endpoints[index].id for index in fresh)
+    charged: list[InboundEndpoint] = []
+    try:
+        for endpoint in {item.id: item for item in endpoints}.values():
+            charge(endpoint.accepted, counts[endpoint.id])
+            charged.append(endpoint)
+    except TooManyRequests:
+        for endpoint in charged:
+            endpoint.accepted.take(-counts[endpoint.id])
+        raise
+    return None
 
 
 def _new_event(

@@ -24,7 +24,7 @@ from services.gateway.ingest.errors import MethodNotAllowed, TooManyRequests
 from services.gateway.ingest.executions import Executions
 from services.gateway.ingest.public_keys import CALLER
 from services.gateway.ingest.publisher import EventPublisher
-from services.gateway.ingest.rate_limit import TokenBucket, TokenBuckets, charge_work, check_rate
+from services.gateway.ingest.rate_limit import ChargedWork, RateLimits, TokenBucket, TokenBuckets, check_rate
 from services.gateway.ingest.responses import asgi_messages, rejection_response, retryable_response
 from services.gateway.ingest.targets import AppTarget, EndpointTarget, Target, TargetServices
 from services.gateway.ingest.verify import BadSignature, Verifier, hashed_bytes
@@ -36,6 +36,7 @@ from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
+from shared.runtime.workers.memory import SharedMemory
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
 from shared.webhooks.incoming import INCOMING_PROVIDER
@@ -62,14 +63,20 @@ class Receiver:
         executions: Executions,
         producer: Producer,
         log: Log,
+        *,
+        limits: RateLimits,
+        memory: SharedMemory | None,
     ) -> None:
-        publisher = EventPublisher(producer, configuration, log, dedupe_window_s=settings.dedupe_window_s)
+        """Set the parts; `memory` is what the workers of this service share, None without workers."""
+        publisher = EventPublisher(
+            producer, configuration, log, dedupe_window_s=settings.dedupe_window_s, memory=memory
+        )
         self._services = TargetServices(endpoints, accounts, verifier, publisher, log)
         self._max_body_bytes = settings.max_body_bytes
         self._configuration = configuration
         self._endpoints = endpoints
         self._app_webhooks = app_webhooks
-        self._callers = TokenBuckets(_REJECTED_PER_MINUTE)
+        self._callers = TokenBuckets(_REJECTED_PER_MINUTE, limits=limits, kind="rejected")
         self._executions = executions
         self._log = log
         self._in_flight = 0
@@ -167,9 +174,11 @@ class Receiver:
         target.check_caller(scope)
         # The limit of rejections is per caller: anybody who knows the address can send requests that are
         # rejected, and must not block the provider with them.
-        rejected = self._callers.of(f"{target.name} {client_address(scope)}")
-        for bucket in (*target.rate_limits(), rejected):
+        context.caller = client_address(scope)
+        rejected = self._callers.of(f"{target.name} {context.caller}")
+        for bucket in target.rate_limits():
             check_rate(bucket)
+        check_rate(rejected)
         try:
             return await self._accept_body(target, context, scope, receive, rejected)
         except Rejected as error:
@@ -204,7 +213,7 @@ class Receiver:
             body,
             target.settings,
         )
-        CALLER.set(client_address(scope))
+        CALLER.set(context.caller)
         handshake = definition.handshake(request)
         if handshake:
             rejected.take()  # unsigned requests that are answered with 200: anybody can send them
@@ -228,7 +237,7 @@ class Receiver:
     ) -> RequestOutcome:
         """Verify the request and publish its events. `raw` is the body before decompression."""
         try:
-            with charge_work(rejected, hashed_bytes(request, raw) * max(1, target.secret_count())):
+            with ChargedWork(rejected, hashed_bytes(request, raw) * max(1, target.secret_count())):
                 context.verdict = await target.verify(definition, request, raw)
         except BadSignature as error:
             context.verdict = error.verdict

@@ -271,7 +271,7 @@ class AppTarget(Target):
     __slots__ = ("_app", "_services", "_webhook")
 
     counts_rejections = False
-    """A provider sends webhooks of other installations' apps from the same addresses: see `charge_work`."""
+    """A provider sends webhooks of other installations' apps from the same addresses: see `ChargedWork`."""
 
     def __init__(self, webhook: AppWebhookTarget, services: TargetServices) -> None:
         self._webhook = webhook

@@ -55,6 +55,11 @@ class Completion:
     def __init__(self, record: OpenRecord) -> None:
         self._record: OpenRecord | None = record
 
+    @property
+    def is_revoked(self) -> bool:
+        """Whether the partition was revoked, so that its next owner handles the record again."""
+        return self._record is None or self._record.tracker.is_revoked
+
     def done(self) -> None:
         """Complete the record: its effects are durable. Raises `RuntimeError` at the second completion."""
         self._finish(None)

@@ -26,19 +26,15 @@ from shared.runtime import metrics
 from shared.runtime.kafka.batch import BatchHandler, ConsumedEvent, OpenRecord
 from shared.runtime.kafka.connection import broker_connection
 from shared.runtime.kafka.dead_letters import DeadLetterQueue, DeadLetterWriter, RecordCopy, reason_and_error
+from shared.runtime.kafka.fetch_pacing import FetchPacing
 from shared.runtime.kafka.handling import RecordHandling
 from shared.runtime.kafka.membership import consumer_client_id, remove_predecessor
 from shared.runtime.kafka.producer import Producer
+from shared.runtime.kafka.wake_ups import WakeUpReceiver
 from shared.runtime.kafka.watermark import PartitionTracker
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
 
-# How long the broker may hold a fetch that finds no records.
-_FETCH_WAIT_MS: Final = 500
-# The same for the embedded broker, which answers a held fetch only at its end: see `_adjust_fetch_wait`.
-_IDLE_FETCH_WAIT_MS: Final = 40
-_BUSY_FETCH_WAIT_MS: Final = 8
-_BUSY_PERIOD_S: Final = 5.0
 _MAX_POLL_INTERVAL_MS: Final = 300_000
 _POLL_TIMEOUT_S: Final = 0.5
 _OFFSET_TIMEOUT_S: Final = 10.0
@@ -78,6 +74,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._max_records = max_records
         self._client_id = consumer_client_id(self.group, instance)
         self._has_predecessor = bool(instance)
+        self._wake_ups = WakeUpReceiver(
+            settings.wake_folder, [topic.name for topic in topics], self._client_id, self._log
+        )
+        self._fetch_pacing = FetchPacing(
+            answers_held_fetches=settings.answers_held_fetches, wake_up=self._wake_ups.event
+        )
         self._dead_letters = DeadLetterWriter(producer, group, self._log)
         self._dead_letter_queue = DeadLetterQueue(self._dead_letters, self._log)
         self._handling = RecordHandling(
@@ -93,7 +95,6 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._client: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
-        self._traffic_at = 0.0
         self.assigned: set[TopicPartition] = set()
         self.ready = False
 
@@ -157,15 +158,19 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 tracker.revoke()
 
     async def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                await self._session()
-            except (KafkaError, ConsumerStoppedError, TimeoutError, OSError) as error:
-                self._log.warning("consumer.restarted", error=str(error) or type(error).__name__)
-                await _wait(self._stopping, 1.0)
-            except Exception as error:  # noqa: BLE001 -- a consumer that ends silently would stall its partitions
-                self._log.error("consumer.failed", exc_info=error)
-                await _wait(self._stopping, 5.0)
+        self._wake_ups.start()
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._session()
+                except (KafkaError, ConsumerStoppedError, TimeoutError, OSError) as error:
+                    self._log.warning("consumer.restarted", error=str(error) or type(error).__name__)
+                    await _wait(self._stopping, 1.0)
+                except Exception as error:  # noqa: BLE001 -- an end without notice would stall its partitions
+                    self._log.error("consumer.failed", exc_info=error)
+                    await _wait(self._stopping, 5.0)
+        finally:
+            self._wake_ups.stop()
 
     async def _session(self) -> None:
         """Join the group, poll until `stop` or until the client fails, and leave the group."""
@@ -183,7 +188,6 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             ack_policy=AckPolicy.MANUAL,
             auto_offset_reset="earliest",
             listener=self,
-            fetch_max_wait_ms=_FETCH_WAIT_MS if self._settings.answers_held_fetches else _IDLE_FETCH_WAIT_MS,
             fetch_max_bytes=32 * 1024 * 1024,
             max_partition_fetch_bytes=8 * 1024 * 1024,
             session_timeout_ms=self._settings.session_timeout_ms,
@@ -194,6 +198,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await self._join(broker)
             self._client = subscriber.consumer
+            self._fetch_pacing.install(subscriber.consumer)
             await self._poll_loop(subscriber.consumer)
         finally:
             await self._commit_all()
@@ -223,26 +228,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         while not self._stopping.is_set():
             timeout_ms = int(self._handling.next_due_s(_POLL_TIMEOUT_S) * 1000)
             polled = await client.getmany(timeout_ms=timeout_ms, max_records=self._max_records)
-            if not self._settings.answers_held_fetches:
-                self._adjust_fetch_wait(client, traffic=bool(polled))
             if polled:
                 await self._process_polled(polled)
             await self._handling.handle_due()
             self._progress.set()  # `_commit_all` does not wait for what is held by now
             for tracker in self._trackers.values():
                 self._pause_or_resume(client, tracker)
-
-    def _adjust_fetch_wait(self, client: AIOKafkaConsumer, *, traffic: bool) -> None:
-        """Set a short fetch wait while there is traffic, a longer one when there is none.
-
-        For the embedded broker, which answers a held fetch only when its wait is over.
-        """
-        # aiokafka has no setter for the wait, but it reads this private attribute for each fetch.
-        now = asyncio.get_running_loop().time()
-        if traffic:
-            self._traffic_at = now
-        busy = now - self._traffic_at < _BUSY_PERIOD_S
-        client._fetcher._fetch_max_wait_ms = _BUSY_FETCH_WAIT_MS if busy else _IDLE_FETCH_WAIT_MS
 
     async def _process_polled(self, polled: Mapping[TopicPartition, Sequence[ConsumerRecord]]) -> None:
         """Track polled records from here on, and handle them."""

@@ -8,14 +8,14 @@ still be written later: consumers recognise the repeat by its event id.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
+from aiokafka.structs import RecordMetadata
 
 from shared.contracts.envelope import Event
 from shared.contracts.errors import BrokerUnavailable, InterlinkError, TooLarge
@@ -23,6 +23,7 @@ from shared.contracts.topics import Topic
 from shared.runtime import metrics
 from shared.runtime.deadlines import DeadlineQueues
 from shared.runtime.kafka.connection import connection
+from shared.runtime.kafka.wake_ups import WakeUpSender
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
 
@@ -30,8 +31,7 @@ _MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 _RECONNECT_INTERVAL_S: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record to publish. Records of one topic with equal keys stay in order."""
 
     topic: Topic
@@ -61,6 +61,7 @@ class Producer:
         self._retiring: set[asyncio.Task[None]] = set()
         self._connected = asyncio.Event()
         self._deadlines = DeadlineQueues()
+        self._wake_ups = WakeUpSender(settings.wake_folder) if settings.wake_folder else None
 
     @property
     def ready(self) -> bool:
@@ -90,6 +91,8 @@ class Producer:
             await _retire(self._client)
             self._client = None
         await asyncio.gather(*self._retiring, return_exceptions=True)
+        if self._wake_ups:
+            self._wake_ups.close()
 
     async def publish(self, record: Record, *, timeout_s: float) -> RecordPosition:
         """Publish one record, wait for the acknowledgement, and return the record's position.
@@ -104,11 +107,12 @@ class Producer:
         topic = record.topic.name
         try:
             with self._deadlines.deadline(timeout_s):
-                ack = await client.send(topic, record.value, key=record.key, headers=record.headers)
-                metadata = await ack
+                metadata = await (await _send(client, record))
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             raise self._failure(client, error, (topic,), timeout_s) from error
         metrics.produce_seconds(topic).observe(perf_counter() - started)
+        if self._wake_ups:
+            self._wake_ups.send(topic)
         return metadata.partition, metadata.offset
 
     async def publish_all(self, records: Sequence[Record], *, timeout_s: float) -> list[RecordPosition]:
@@ -122,10 +126,7 @@ class Producer:
         started = perf_counter()
         try:
             with self._deadlines.deadline(timeout_s):
-                acks = [
-                    await client.send(record.topic.name, record.value, key=record.key, headers=record.headers)
-                    for record in records
-                ]
+                acks = [await _send(client, record) for record in records]
                 positions = [await ack for ack in acks]
         except (MessageSizeTooLargeError, TimeoutError, KafkaError) as error:
             topics = {record.topic.name for record in records}
@@ -133,6 +134,8 @@ class Producer:
         elapsed = perf_counter() - started
         for topic in {record.topic.name for record in records}:
             metrics.produce_seconds(topic).observe(elapsed)
+            if self._wake_ups:
+                self._wake_ups.send(topic)
         return [(metadata.partition, metadata.offset) for metadata in positions]
 
     def _failure(
@@ -165,7 +168,6 @@ class Producer:
             client = AIOKafkaProducer(
                 client_id=self._client_id,
                 acks="all",
-                partitioner=partition_of,
                 enable_idempotence=self._settings.enable_idempotence,
                 max_request_size=_MAX_RECORD_BYTES,
                 max_batch_size=256 * 1024,
@@ -194,12 +196,26 @@ def _hash(key: bytes) -> int:
     return int(murmur2(key)) & 0x7FFFFFFF
 
 
-def partition_of(key: bytes, partitions: Sequence[int], _available: Sequence[int]) -> int:
+def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of a key, the same as every Kafka client's default partitioner.
 
     Hashes are cached, because aiokafka's murmur2 is pure Python.
     """
-    return partitions[_hash(key) % len(partitions)]
+    return _hash(key) % partitions
+
+
+async def _send(client: AIOKafkaProducer, record: Record) -> "asyncio.Future[RecordMetadata]":
+    """Queue a record, and return its acknowledgement.
+
+    The partition is given, because for its partitioner aiokafka lists the topic's partitions twice.
+    """
+    topic = record.topic.name
+    partitions = await client.partitions_for(topic)  # from memory, once it is known
+    partition = partition_of(record.key, len(partitions))
+    ack: asyncio.Future[RecordMetadata] = await client.send(
+        topic, record.value, key=record.key, headers=record.headers, partition=partition
+    )
+    return ack
 
 
 async def _retire(client: AIOKafkaProducer) -> None:

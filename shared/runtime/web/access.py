@@ -143,6 +143,14 @@ async def caller_of(scope: AsgiScope, keyring: Keyring) -> ApiKey:
     return key
 
 
+async def authorize(scope: AsgiScope, keyring: Keyring, required: Scope) -> ApiKey:
+    """Return the key of a call as `caller_of` does. Raises `Forbidden` if it lacks the scope `required`."""
+    key = await caller_of(scope, keyring)
+    if not key.allows(required):
+        raise Forbidden(f"this API key lacks the scope {required}")
+    return key
+
+
 _BEARER: Final = HTTPBearer(scheme_name="ApiKey", description="An API key of a workspace.", auto_error=False)
 """For the OpenAPI document only: the keyring reads the header itself."""
 
@@ -157,9 +165,7 @@ def requires(scope: Scope) -> Callable[..., Awaitable[ApiKey]]:
 
     async def check(request: Request, _: Annotated[object, Security(_BEARER, scopes=[scope])]) -> ApiKey:
         keyring: Keyring = request.app.state.keyring
-        key = await caller_of(request.scope, keyring)
-        if not key.allows(scope):
-            raise Forbidden(f"this API key lacks the scope {scope}")
+        key = await authorize(request.scope, keyring, scope)
         reject_unknown_parameters(request)
         return key
 

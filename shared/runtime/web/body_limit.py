@@ -1,11 +1,11 @@
 """Limits on the bodies of management calls, in size and time."""
 
-import asyncio
 from typing import Final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.runtime.deadlines import DeadlineQueue
 from shared.runtime.web.problems import problem_response
 
 _BODY_TIMEOUT_S: Final = 15.0
@@ -20,13 +20,14 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._deadlines = DeadlineQueue(_BODY_TIMEOUT_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
         try:
-            async with asyncio.timeout(_BODY_TIMEOUT_S):
+            with self._deadlines.deadline():
                 body = await self._read(receive)
         except ClientDisconnect:
             return  # nobody waits for an answer, and half a body is no request

@@ -119,23 +119,28 @@ def to_utc(moment: datetime) -> datetime:
         raise ValueError("must be a time between the years 1 and 9999 in UTC") from None
 
 
+KNOWN_ERRORS: Final = (Rejected, RetryLater, Misconfigured)
+"""The errors that `error_response` answers; any other one is unexpected."""
+
+
+def error_response(error: Rejected | RetryLater | Misconfigured, path: str, log: Log) -> Response:
+    """Return the answer to a call that failed, as problem details. `path` is for the log."""
+    if isinstance(error, Rejected):
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+        return problem_response(error.status, error.detail, errors=error.errors, headers=headers)
+    if isinstance(error, RetryLater):
+        retry_after = str(max(1, round(error.retry_after)))
+        return problem_response(503, str(error), headers={"Retry-After": retry_after})
+    log.error("request.failed", route=path, error=str(error))
+    return problem_response(503, str(error))
+
+
 def install_handlers(app: FastAPI, log: Log) -> None:
     """Answer all errors of an app as problem details, and never with a traceback."""
 
-    async def rejected(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, Rejected)  # noqa: S101 -- registered for this class only
-        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-        return problem_response(error.status, error.detail, errors=error.errors, headers=headers)
-
-    async def retry_later(_request: Request, error: Exception) -> Response:
-        assert isinstance(error, RetryLater)  # noqa: S101
-        return problem_response(
-            503, str(error), headers={"Retry-After": str(max(1, round(error.retry_after)))}
-        )
-
-    async def misconfigured(request: Request, error: Exception) -> Response:
-        log.error("request.failed", route=request.url.path, error=str(error))
-        return problem_response(503, str(error))
+    async def known(request: Request, error: Exception) -> Response:
+        assert isinstance(error, KNOWN_ERRORS)  # noqa: S101 -- registered for these classes only
+        return error_response(error, request.url.path, log)
 
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
@@ -152,9 +157,8 @@ def install_handlers(app: FastAPI, log: Log) -> None:
         log.error("request.failed", route=request.url.path, exc_info=error)
         return problem_response(500, "an unexpected error: see the log of the service")
 
-    app.add_exception_handler(Rejected, rejected)
-    app.add_exception_handler(RetryLater, retry_later)
-    app.add_exception_handler(Misconfigured, misconfigured)
+    for error_class in KNOWN_ERRORS:
+        app.add_exception_handler(error_class, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)

@@ -1,11 +1,13 @@
 """Rejection of unknown query parameters, as of unknown fields in a body."""
 
+from collections.abc import Collection
 from typing import Final
 
 from fastapi import Request
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.params import Query
 from fastapi.routing import APIRoute
+from starlette.datastructures import QueryParams
 
 from shared.contracts.errors import FieldError, Invalid
 
@@ -26,7 +28,12 @@ def reject_unknown_parameters(request: Request) -> None:
         raise TypeError("not a FastAPI route")
     fields = get_flat_params(route.dependant)
     known = [field.alias for field in fields if isinstance(field.field_info, Query)]
-    unknown = [name for name in request.query_params if name not in known]
+    reject_parameters(request.scope["query_string"], known)
+
+
+def reject_parameters(query_string: bytes, known: Collection[str] = ()) -> None:
+    """Raise `Invalid` if a query string has a parameter that is not in `known`."""
+    unknown = [name for name in QueryParams(query_string) if name not in known]
     if unknown:
         message = (
             f"no such parameter: there are {', '.join(known)}" if known else "this call has no parameters"

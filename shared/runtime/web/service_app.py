@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.runtime import metrics
 from shared.runtime.web.problems import SANDBOX_HEADERS, problem_response
 from shared.wire.forwarded import TrustedProxies
 from shared.wire.paths import AMBIGUOUS_PATH_ERROR, is_ambiguous
 
 ReadinessChecks = Callable[[], Awaitable[Mapping[str, bool]]]
 """Returns the result of each check; a service is ready if all are True."""
+Exposition = Callable[[], Awaitable[bytes]]
+"""Returns the response body of `/metrics`."""
 
 
 class ServiceApp:
@@ -23,10 +24,13 @@ class ServiceApp:
     status 503.
     """
 
-    def __init__(self, app: ASGIApp, proxies: TrustedProxies, checks: ReadinessChecks) -> None:
+    def __init__(
+        self, app: ASGIApp, proxies: TrustedProxies, checks: ReadinessChecks, exposition: Exposition
+    ) -> None:
         self._app = app
         self._proxies = proxies
         self._checks = checks
+        self._exposition = exposition
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,9 +49,8 @@ class ServiceApp:
                 body = orjson.dumps({"ready": ready, "checks": checks})
                 return await _send_response(send, 200 if ready else 503, body)
             if path == "/metrics":
-                return await _send_response(
-                    send, 200, metrics.exposition(), b"text/plain; version=0.0.4; charset=utf-8"
-                )
+                body = await self._exposition()
+                return await _send_response(send, 200, body, b"text/plain; version=0.0.4; charset=utf-8")
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:

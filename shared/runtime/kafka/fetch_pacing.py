@@ -1,0 +1,105 @@
+"""When a consumer fetches, and how long the broker may hold a fetch that finds no records.
+
+Apache Kafka answers a held fetch as soon as a record arrives: an idle consumer needs one every few seconds.
+The embedded broker answers it only when its wait is over. There, fetches are hardly held, and after one that
+found nothing the consumer pauses until a producer on this machine wakes it (`wake_ups`), at most for half a
+second. Not every producer does: while records come without a wake-up, the pause is a tenth of the time since
+the last of them, at least 8 ms.
+"""
+
+import asyncio
+from typing import Any, Final, Literal
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.client import ConnectionGroup
+
+_MAX_WAIT_MS: Final = 2_000
+"""How long the broker may hold a fetch of all partitions. Also an answer to other requests of the connection,
+such as the one for metadata, waits that long."""
+_PARTIAL_WAIT_MS: Final = 20
+"""The same for a fetch that lacks partitions, because their records wait for the handler. They are not
+fetched until it is answered."""
+_SHORT_WAIT_MS: Final = 5
+"""The same for the embedded broker, which returns no records if it has not found them within the wait."""
+_MIN_PAUSE_S: Final = 0.008
+_MAX_PAUSE_S: Final = 0.5
+_PAUSE_SHARE: Final = 0.1
+_FETCHER_INTERVAL_S: Final = 2.0
+"""How often aiokafka looks for partitions to fetch without a reason to do so; by default every 0.2 s."""
+
+_Reason = Literal["more", "wake-up", "timeout"]
+"""Why there may be records: more of them, a wake-up, or the end of the pause."""
+
+
+class FetchPacing:
+    """Paces the fetches of one consumer."""
+
+    def __init__(self, *, answers_held_fetches: bool, wake_up: asyncio.Event) -> None:
+        """Set whether the broker answers a held fetch when a record arrives, and what ends a pause."""
+        self._answers_held_fetches = answers_held_fetches
+        self._wake_up = wake_up
+        self._has_more = True
+        """Whether to fetch at once: the last fetch found records, or lacked partitions."""
+        self._unannounced_at = 0.0
+        """The loop time of the start, or at which wake-ups and records last did not match."""
+
+    def install(self, client: AIOKafkaConsumer) -> None:
+        """Pace the fetches of a started client."""
+        # aiokafka has no setting for any of this. It sends each fetch through this method of its fetcher, and
+        # sends no other one to the node until the method returns.
+        fetcher = client._fetcher
+        send = fetcher._proc_fetch_request
+        self._has_more, self._unannounced_at = True, asyncio.get_running_loop().time()
+        fetcher._fetcher_timeout = _FETCHER_INTERVAL_S
+
+        async def paced(assignment: Any, node_id: int, request: Any) -> bool:
+            is_complete = _is_complete(fetcher, assignment, node_id, request)
+            if self._answers_held_fetches:
+                request._max_wait_ms = _MAX_WAIT_MS if is_complete else _PARTIAL_WAIT_MS
+                found = bool(await send(assignment, node_id, request))
+                if not assignment.active:  # a rebalance, which aiokafka has cancelled the fetch for
+                    _close_connection(fetcher, node_id)
+                return found
+            request._max_wait_ms = _SHORT_WAIT_MS
+            try:
+                reason = await self._pause(is_complete=is_complete)
+            except asyncio.CancelledError:
+                return False  # as aiokafka's own: it awaits what it has cancelled
+            found = bool(await send(assignment, node_id, request))
+            # A busy broker may not have found the record that the wake-up was for.
+            if (reason == "timeout" and found) or (reason == "wake-up" and not found):
+                self._unannounced_at = asyncio.get_running_loop().time()
+            self._has_more = found or not is_complete
+            return found
+
+        fetcher._proc_fetch_request = paced
+
+    async def _pause(self, *, is_complete: bool) -> _Reason:
+        """Wait until there may be records, and return why."""
+        reason: _Reason = "more"
+        if not is_complete:
+            await asyncio.sleep(_MIN_PAUSE_S)
+        elif not self._has_more:
+            quiet_s = asyncio.get_running_loop().time() - self._unannounced_at
+            try:
+                async with asyncio.timeout(min(max(_MIN_PAUSE_S, quiet_s * _PAUSE_SHARE), _MAX_PAUSE_S)):
+                    await self._wake_up.wait()
+            except TimeoutError:
+                reason = "timeout"
+        if self._wake_up.is_set():
+            reason = "wake-up"
+            # Before the fetch: a wake-up during it may be for a record that it does not find.
+            self._wake_up.clear()
+        return reason
+
+
+def _close_connection(fetcher: Any, node_id: int) -> None:
+    """Close the connection of a fetch that the broker may still hold: the next one would wait behind it."""
+    if connection := fetcher._client._conns.get((node_id, ConnectionGroup.DEFAULT)):
+        connection.close()
+
+
+def _is_complete(fetcher: Any, assignment: Any, node_id: int, request: Any) -> bool:
+    """Return whether a fetch has all partitions of this node that are assigned."""
+    requested = sum(len(partitions) for _, partitions in request.topics)
+    return requested == sum(1 for tp in assignment.tps if fetcher._select_read_replica(tp) == node_id)
