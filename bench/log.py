@@ -337,7 +337,8 @@ async def measure(uri: str, rows: int, limit: int, console: Console) -> Table:
 
 
 def _database(uri: str, name: str) -> str:
-    return f"{uri.rsplit('/', 1)[0]}/bench_{name}"
+    address, mark, options = uri.partition("?")
+    return f"{address.rpartition('/')[0]}/bench_{name}{mark}{options}"
 
 
 def main() -> int:

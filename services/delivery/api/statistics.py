@@ -52,7 +52,8 @@ class StatisticsApi:
         """Count deliveries by state, for the workspace or one webhook.
 
         Open deliveries and dead letters are counted in the log. `completed` comes from the hourly statistics,
-        about a second late, over the time for which the log keeps successful deliveries.
+        about a second late (later if hundreds of webhooks are active), over the time for which the log keeps
+        successful deliveries.
         """
         count_by_status = await self._deliveries.count_by_status(
             key.workspace, webhook_id, tuple(_STATUS_BY_COUNT.values())

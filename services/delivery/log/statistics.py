@@ -1,15 +1,16 @@
 """Hourly statistics: outcomes and durations of attempts, per outgoing webhook and per workspace.
 
-There is one document for each webhook and UTC hour, and one for each workspace and hour, for 90 days. The
-counts are approximate: a killed process loses its last second, and a lost response of MongoDB may count a
-second twice.
+There is one document for each webhook and UTC hour, and one for each workspace and hour, for 90 days. They
+are written from memory: each second, those of the 100 webhooks that have waited the longest. The counts are
+approximate: a killed process loses its last second, or `n / 100` seconds while it attempts at `n` webhooks,
+and a lost response of MongoDB may count them twice.
 """
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Final, Literal, Self
 
 from pydantic import Field
@@ -39,6 +40,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 }
 
 _FLUSH_INTERVAL_S: Final = 1.0
+_FLUSHED_TALLIES: Final = 100
+"""Tallies of one write: with more webhooks, their rows would cost the database as much as the log."""
 _MAX_TALLIES: Final = 100_000
 """Tallies that are kept in memory while MongoDB is unavailable."""
 _HOUR: Final = timedelta(hours=1)
@@ -138,7 +141,7 @@ class Statistics:
         self._tallies: dict[tuple[str, str, datetime], Tally] = {}
         self._hour = datetime.min.replace(tzinfo=UTC)
         self._next_hour = self._hour
-        self._flush_task = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
+        self._flush_task = PeriodicTask(self._flush_oldest, _FLUSH_INTERVAL_S, log)
 
     async def start(self) -> None:
         await self._flush_task.start()
@@ -146,6 +149,7 @@ class Statistics:
     async def stop(self) -> None:
         """Write the pending counts once, and end."""
         await self._flush_task.stop()
+        await self.flush()
 
     def record(
         self, webhook_id: str, workspace: str, outcome: CountedOutcome, seconds: float, at: datetime
@@ -168,13 +172,13 @@ class Statistics:
                 tally[3] += 1
         tally[_FIRST_BUCKET + bisect_left(BOUNDS, seconds)] += 1
 
-    async def flush(self) -> None:
-        """Write the counts since the last call; keep those that MongoDB does not take.
+    async def flush(self, limit: int | None = None) -> None:
+        """Write the oldest `limit` tallies, or all; keep those that MongoDB does not take.
 
         At most 100,000 tallies, one per webhook and hour, are kept: the oldest are dropped.
         """
-        # Swap first: attempts are counted into the new dict while this one is written.
-        tallies, self._tallies = self._tallies, {}
+        # Removed first: attempts are counted into new tallies while these are written.
+        tallies = {key: self._tallies.pop(key) for key in list(islice(self._tallies, limit))}
         if not tallies:
             return
         try:
@@ -183,6 +187,9 @@ class Statistics:
         except (InterlinkError, Duplicate) as error:
             self._log.warning("statistics.write_failed", error=str(error))
             self._restore(tallies)
+
+    async def _flush_oldest(self) -> None:
+        await self.flush(_FLUSHED_TALLIES)
 
     async def webhook_hours(
         self, webhook_id: str, since: datetime, until: datetime | None = None
