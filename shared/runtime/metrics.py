@@ -76,6 +76,10 @@ CONFIGURATION_UNCHECKED: Final = Gauge(
     "1 while MongoDB does not answer whether the configuration in memory is up to date.",
 )
 IN_FLIGHT: Final = Gauge("interlink_attempts_in_flight", "Attempts under way.")
+UNACKNOWLEDGED_RESULTS: Final = Gauge(
+    "interlink_results_unacknowledged",
+    "Results and leases of attempts that MongoDB has not acknowledged. A killed process repeats them.",
+)
 UNREADABLE_WEBHOOKS: Final = Gauge(
     "interlink_webhooks_unreadable",
     "Outgoing webhooks whose secrets cannot be decrypted: their deliveries wait.",

@@ -19,6 +19,7 @@ from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import Event
 from shared.contracts.ids import DeliveryId, EventId, WebhookId, WorkspaceId
 from shared.contracts.topics import DELIVERY_REQUESTED
+from shared.runtime import metrics
 from shared.runtime.kafka.batch import ConsumedEvent, OpenRecord
 from shared.runtime.kafka.handling import RecordHandling
 from shared.runtime.kafka.watermark import PartitionTracker
@@ -255,8 +256,11 @@ async def test_a_repeat_of_what_is_not_saved_is_not_sent_again() -> None:
     assert (partition.tracker.watermark, partition.tracker.open_count) == (0, 2), (
         "the offset of the repeat waits for the first one too"
     )
+    assert metrics.UNACKNOWLEDGED_RESULTS._value.get() == 1
     log.write.set()
     await partition.saved()
+    await asyncio.sleep(0)
+    assert metrics.UNACKNOWLEDGED_RESULTS._value.get() == 0
     assert log.entries == [("attempted", "dlv_0")]
 
 

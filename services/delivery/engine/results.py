@@ -8,6 +8,7 @@ from typing import Final
 
 from services.delivery.log.deliveries import Deliveries
 from shared.contracts.errors import DatabaseUnavailable
+from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Write
@@ -101,8 +102,10 @@ class ResultWriter:
             has_first_results = any(item.is_lost is not None for item in current)
             if has_first_results:
                 failpoint("attempt.before_write")
+            metrics.UNACKNOWLEDGED_RESULTS.set(len(current) + len(self._pending))
             if current:
                 await self._write(current)
+            metrics.UNACKNOWLEDGED_RESULTS.set(len(self._pending))
             if has_first_results:
                 failpoint("attempt.written")
 
