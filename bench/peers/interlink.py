@@ -7,18 +7,16 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from bench.peers.engine import CONNECTIONS, SECRET, Engine, Started, Stopwatch, event, template
-from bench.peers.processes import Api, Processes, answers
+from bench.peers.processes import Api, Processes
 from bench.remote import Failed
 from bench.system import BusName
-from interlink.embedded import is_free
 from shared.runtime.version import VERSION
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.apache_kafka import available as missing_kafka
 from tests.support.ports import free_port
 
 _READY_TIMEOUT_S: Final = 120.0
-_PORTS: Final = 8
-"""The hub's port, and those after it that its other services listen on."""
+_READY: Final = "Interlink is ready"
 _SETTINGS: Final = {
     "INTERLINK_EGRESS_PORTS": "any",
     "INTERLINK_ALLOW_HTTP": "true",
@@ -56,19 +54,18 @@ class Interlink(Engine):
                 raise Failed(str(error)) from None
             processes.add_store(kafka.pid or 0)
             env["KAFKA_BOOTSTRAP_SERVERS"] = kafka.bootstrap
-        port = _free_ports()
+        port = free_port()
         data = processes.folder / "data"
         interlink = str(Path(sys.executable).with_name("interlink"))
         command = [interlink, "up", "--no-minichat", "--port", str(port), "--data-dir", str(data)]
         stopwatch = Stopwatch()
         processes.start("interlink", command, env, cwd=processes.folder)
-        base = f"http://127.0.0.1:{port}"
-        processes.wait(self.name, _READY_TIMEOUT_S, lambda: answers(f"{base}/readyz"))
+        log = processes.folder / "interlink.log"
+        # The entrance is ready before the services behind it: the hub is when it says so.
+        processes.wait(self.name, _READY_TIMEOUT_S, lambda: _READY in log.read_text(encoding="utf-8"))
         ready_s = stopwatch.seconds
-        key_file = data / "admin.key"
-        processes.wait("the admin key", 30, lambda: key_file.is_file() and bool(key_file.read_text()))
-        key = key_file.read_text(encoding="utf-8").strip()
-        api = Api(base, key)
+        key = (data / "admin.key").read_text(encoding="utf-8").strip()
+        api = Api(f"http://127.0.0.1:{port}", key)
         for name in ("message.created", "github.*"):
             webhook = {"name": name, "url": sink, "events": [name], "max_in_flight": CONNECTIONS}
             api.call("POST", "/api/outgoing-webhooks?force=true", webhook)
@@ -101,11 +98,3 @@ class Interlink(Engine):
                 {"header": "X-Hub-Signature-256", "prefix": "sha256=", "secret": SECRET},
             ),
         )
-
-
-def _free_ports() -> int:
-    """Return the first of several free ports."""
-    while True:
-        first = free_port()
-        if all(is_free("127.0.0.1", first + offset) for offset in range(_PORTS)):
-            return first

@@ -1,6 +1,7 @@
 """The part `peers` of the bench: every engine that is to be had here, in turn, several times."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,7 @@ def peers(folder: Path, plan: PeerPlan, say: Callable[[str], None]) -> dict[str,
             if engine.name in left_out:
                 continue
             try:
-                result = _run(folder / f"{number}-{engine.name.replace(' ', '-')}", plan, engine, say)
+                result = _run(folder / f"{number}-{_folder_name(engine)}", plan, engine, say)
             except Failed as error:
                 left_out[engine.name] = f"run {number + 1} failed: {error}"
                 say(f"{engine.name}: {left_out[engine.name]}")
@@ -68,6 +69,11 @@ def peers(folder: Path, plan: PeerPlan, say: Callable[[str], None]) -> dict[str,
             if runs[engine.name]
         },
     }
+
+
+def _folder_name(engine: Engine) -> str:
+    """Return the engine's name without what has a meaning in settings: Kafka's list of folders has commas."""
+    return re.sub(r"\W+", "-", engine.name)
 
 
 def _missing(engine: Engine) -> str | None:
