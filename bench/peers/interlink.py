@@ -46,7 +46,7 @@ class Interlink(Engine):
     def start(self, processes: Processes, sink: str) -> Started:
         env = dict(_SETTINGS)
         if self._bus == "kafka":
-            kafka = ApacheKafka(processes.folder / "kafka")
+            kafka = ApacheKafka(processes.folder / "kafka", load=True)
             processes.at_stop(kafka.stop)
             try:
                 kafka.start()
