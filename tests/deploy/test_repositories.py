@@ -10,6 +10,7 @@ DRIVER_NAMES = {"Document", "Collection"}
 WITHOUT_INDEXES = {
     "interlink/doctor.py": "checks indexes and write access",
     "interlink/keys.py": "seals the secrets of every collection again",
+    "services/delivery/log/delivery_ids.py": "reads ranges of delivery ids; indexes in deliveries.py",
     "services/delivery/log/delivery_changes.py": "changes of many deliveries; indexes in deliveries.py",
     "services/delivery/log/due_deliveries.py": "claims of due deliveries; indexes in deliveries.py",
     "services/delivery/log/key_search.py": "searches of the log's keys; indexes in deliveries.py",
