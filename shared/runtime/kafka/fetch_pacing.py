@@ -16,9 +16,12 @@ from aiokafka.client import ConnectionGroup
 _MAX_WAIT_MS: Final = 2_000
 """How long the broker may hold a fetch of all partitions. Also an answer to other requests of the connection,
 such as the one for metadata, waits that long."""
-_PARTIAL_WAIT_MS: Final = 20
+_PARTIAL_WAIT_MS: Final = 2
 """The same for a fetch that lacks partitions, because their records wait for the handler. They are not
-fetched until it is answered."""
+fetched until it is answered: a record of theirs arrives that much later."""
+_MAX_PARTIAL_WAIT_MS: Final = 20
+"""Each partial fetch that finds nothing doubles the wait of the next one up to this: a partition can be
+paused for long."""
 _SHORT_WAIT_MS: Final = 5
 """The same for the embedded broker, which returns no records if it has not found them within the wait."""
 _MIN_PAUSE_S: Final = 0.008
@@ -40,6 +43,7 @@ class FetchPacing:
         self._wake_up = wake_up
         self._has_more = True
         """Whether to fetch at once: the last fetch found records, or lacked partitions."""
+        self._partial_wait_ms = _PARTIAL_WAIT_MS
         self._unannounced_at = 0.0
         """The loop time of the start, or at which wake-ups and records last did not match."""
 
@@ -55,8 +59,10 @@ class FetchPacing:
         async def paced(assignment: Any, node_id: int, request: Any) -> bool:
             is_complete = _is_complete(fetcher, assignment, node_id, request)
             if self._answers_held_fetches:
-                request._max_wait_ms = _MAX_WAIT_MS if is_complete else _PARTIAL_WAIT_MS
+                request._max_wait_ms = _MAX_WAIT_MS if is_complete else self._partial_wait_ms
                 found = bool(await send(assignment, node_id, request))
+                longer = 1 if found or is_complete else 2 * self._partial_wait_ms
+                self._partial_wait_ms = min(max(_PARTIAL_WAIT_MS, longer), _MAX_PARTIAL_WAIT_MS)
                 if not assignment.active:  # a rebalance, which aiokafka has cancelled the fetch for
                     _close_connection(fetcher, node_id)
                 return found
