@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server can listen on the loopback port, for TCP and for UDP."""
+    """Return whether a server can listen on the loopback port, for TCP and for UDP."""
     with (
         socket.socket(type=socket.SOCK_STREAM) as stream,
         socket.socket(type=socket.SOCK_DGRAM) as datagrams,

@@ -23,7 +23,7 @@ _PAYLOAD: Final = {"body": "", "attempts.$[].response_body": ""}
 
 @dataclass(frozen=True, slots=True)
 class ErasureResult:
-    """The number of deliveries whose payload was erased, and of those among them that were cancelled."""
+    """Counts of one erasure: `erased` deliveries lost their payload, `cancelled` of them were still open."""
 
     erased: int
     cancelled: int

@@ -298,12 +298,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
 
     async def _commit_all(self) -> None:
         """Wait up to 3 s until nothing is open but what is held, and commit. The rest is handled again."""
+        self._commit_at_once.set()
         try:
             async with asyncio.timeout(_FINAL_COMMIT_TIMEOUT_S):
                 while any(map(self._handling.waits_for, self._trackers.values())):
                     self._progress.clear()
                     await self._progress.wait()
-                self._commit_at_once.set()
                 if self._committing:
                     await asyncio.wait({self._committing})
         except TimeoutError:
