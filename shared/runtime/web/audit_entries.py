@@ -24,8 +24,11 @@ INDEXES: Final = {
         Index((("expires_at", 1),), ttl_s=0),
     )
 }
-_TRIM_INTERVAL: Final = 100
-"""After how many entries of a workspace a process looks whether the workspace has too many."""
+_MIN_COUNT_INTERVAL: Final = 100
+"""After how many new entries of a workspace a process counts all of them at the earliest."""
+_COUNT_INTERVAL_SHARE: Final = 16
+"""It counts again after this part of what is left to the maximum: so many processes may add entries. A count
+reads a whole workspace in the embedded database, which answers nobody meanwhile."""
 _REJECTED: Final = "outcome:rejected"
 """The term of entries of rejected calls."""
 _REJECTED_SHARE: Final = 10
@@ -85,7 +88,8 @@ class AuditEntries:
         """Set how long entries are stored, and the maximum of one workspace."""
         self._collection = mongo.collection(COLLECTION)
         self._per_workspace = per_workspace
-        self._inserted: dict[str, int] = {}
+        self._uncounted: dict[str, int] = {}
+        """Entries of a workspace that this process may insert until it counts."""
         self.ttl = ttl
 
     async def insert(self, entry: AuditEntry) -> None:
@@ -96,10 +100,9 @@ class AuditEntries:
         """
         with translate_errors():
             await self._collection.insert_one(entry.document())
-        count = self._inserted.get(entry.workspace, 0)
-        self._inserted[entry.workspace] = count + 1
-        if count % _TRIM_INTERVAL == 0:
-            with suppress(DatabaseUnavailable):  # the entry is stored; the next search finds what is left
+        self._uncounted[entry.workspace] = self._uncounted.get(entry.workspace, 1) - 1
+        if self._uncounted[entry.workspace] <= 0:
+            with suppress(DatabaseUnavailable):  # the entry is stored; the next count finds what is left
                 await self._trim(entry.workspace)
 
     async def complete(self, entry: AuditEntry, status: int, created: str) -> None:
@@ -147,14 +150,23 @@ class AuditEntries:
     async def _trim(self, workspace: str) -> None:
         """Remove all entries of a workspace but the newest ones, rejected calls first."""
         rejected = {"workspace": workspace, "terms": _REJECTED}
-        await self._keep_newest(rejected, self._per_workspace // _REJECTED_SHARE)
-        await self._keep_newest({"workspace": workspace}, self._per_workspace)
+        room = min(
+            await self._keep_newest(rejected, self._per_workspace // _REJECTED_SHARE),
+            await self._keep_newest({"workspace": workspace}, self._per_workspace),
+        )
+        self._uncounted[workspace] = max(_MIN_COUNT_INTERVAL, room // _COUNT_INTERVAL_SHARE)
 
-    async def _keep_newest(self, query: Mapping[str, Any], maximum: int) -> None:
-        """Remove all entries that match, but the newest `maximum`."""
-        newest_first = self._collection.find(query, {"created_at": 1}).sort([("created_at", -1), ("_id", -1)])
+    async def _keep_newest(self, query: Mapping[str, Any], maximum: int) -> int:
+        """Remove all matching entries but the newest `maximum`; return how many more there may be."""
         with translate_errors():
+            count = await self._collection.count_documents(query)
+            if count <= maximum:
+                return maximum - count
+            newest_first = self._collection.find(query, {"created_at": 1}).sort(
+                [("created_at", -1), ("_id", -1)]
+            )
             surplus = await newest_first.skip(maximum).limit(1).to_list(1)
             if surplus:
                 oldest = {"created_at": {"$lte": surplus[0]["created_at"]}}
                 await self._collection.delete_many({**query, **oldest})
+        return 0
