@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.ready-run
 DEV_STAMP := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+# The checks that take half a minute.
+ANALYSIS := $(BIN)/mypy && $(BIN)/interlink provider check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: run setup test check docs audit bench lock clean
+.PHONY: run setup test check lint docs audit bench lock clean
 
 run: $(RUN_STAMP)
 	@exec $(BIN)/interlink up
@@ -26,18 +28,22 @@ $(DEV_STAMP): requirements-dev.lock $(RUN_STAMP)
 	$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# What a check of the whole program takes leaves a core idle, so the tests run beside it; its output comes after theirs.
 # Bytecode is cached even where the environment says otherwise: the hundreds of processes import the same modules.
 test: export PYTHONDONTWRITEBYTECODE =
-test: setup check
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: setup lint
+	@mkdir -p .cache; { $(ANALYSIS); } >.cache/analysis.log 2>&1 & analysis=$$!; \
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	wait $$analysis; analysis=$$?; cat .cache/analysis.log; exit $$((tests || analysis))
 
-check: setup
+check: lint
+	$(ANALYSIS)
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/vocabulary.py
-	$(BIN)/interlink provider check
 
 # The documentation site, in build/docs/site. It needs no network.
 docs: setup
