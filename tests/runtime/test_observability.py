@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -23,6 +22,7 @@ from tests.support.github import signed
 from tests.support.hub import Hub
 from tests.support.ports import free_port
 from tests.support.second_process import second_process
+from tests.support.services import completed
 from tests.support.subscriber import Subscriber
 from tests.support.tap import RawRecord, Tap, put
 
@@ -303,20 +303,14 @@ WRONG: tuple[tuple[dict[str, str | None], str], ...] = (
 
 @pytest.fixture(scope="module")
 def starts(hub: Hub) -> list[subprocess.CompletedProcess[bytes]]:
-    """The gateway, started once for every wrong setting, two at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda wrong: _start(hub, wrong[0]), WRONG))
+    """The gateway, started once for every wrong setting."""
+    return [_start(hub, wrong) for wrong, _ in WRONG]
 
 
 def _start(hub: Hub, changed: Mapping[str, str | None]) -> subprocess.CompletedProcess[bytes]:
     env = {**hub.env, "INTERLINK_PORT": str(free_port()), **changed}
-    return subprocess.run(
-        [sys.executable, "-m", "interlink", "serve", "gateway"],
-        env={name: value for name, value in env.items() if value is not None},
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
+    given = {name: value for name, value in env.items() if value is not None}
+    return completed(("interlink", "serve", "gateway"), given, within_s=60)
 
 
 @pytest.mark.parametrize("which", range(len(WRONG)), ids=lambda which: str(WRONG[which][0])[1:60])
