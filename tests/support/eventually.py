@@ -8,8 +8,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], within_s: float = 20, every_s: float = 0.1) -> T:
-    """What `look` returns once that is true; fails with what it returned last."""
+def eventually(look: Callable[[], T], within_s: float = 60, every_s: float = 0.1) -> T:
+    """What `look` returns once that is true; fails with what it returned last.
+
+    Give `within_s` where the time is the promise; otherwise there is room for any machine.
+    """
     deadline = monotonic() + within_s
     while not (seen := look()):
         assert monotonic() < deadline, f"not within {within_s} s: {look.__doc__ or look.__name__}: {seen!r}"
@@ -17,7 +20,7 @@ def eventually(look: Callable[[], T], within_s: float = 20, every_s: float = 0.1
     return seen
 
 
-async def until(look: Callable[[], object], within_s: float = 20, every_s: float = 0.02) -> None:
+async def until(look: Callable[[], object], within_s: float = 60, every_s: float = 0.02) -> None:
     """Wait until what `look` returns is true, while the loop goes on; raises `TimeoutError`."""
     async with asyncio.timeout(within_s):
         while not look():  # noqa: ASYNC110 -- it looks at what came out
