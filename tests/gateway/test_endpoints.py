@@ -49,7 +49,7 @@ def put(tap: Tap, event_id: str) -> TopicRecord:
         results[:] = [record for record in tap.look() if record.attributes["ce_id"] == event_id]
         return bool(results)
 
-    eventually(there, 20)
+    eventually(there)
     [execution] = results
     return execution
 
@@ -86,7 +86,7 @@ def executions(hub: Hub, endpoint: dict[str, Any], count: int = 1) -> list[dict[
         results[:] = hub.call("GET", path)["items"]
         return len(results) >= count
 
-    eventually(there, 10)
+    eventually(there)
     return results
 
 
@@ -191,10 +191,10 @@ def test_five_refused_in_a_row_are_an_error_until_one_is_accepted(hub: Hub) -> N
     endpoint, bad = make(hub), b"{no json"
     for _ in range(5):
         assert post(hub, endpoint, bad).status_code == 400
-    eventually(lambda: read(hub, endpoint)["status"] == "error", 10)
+    eventually(lambda: read(hub, endpoint)["status"] == "error")
     assert read(hub, endpoint)["error_count"] == 5
     post(hub, endpoint)
-    eventually(lambda: read(hub, endpoint)["status"] == "active", 10)
+    eventually(lambda: read(hub, endpoint)["status"] == "active")
     hub.call("POST", f"/api/inbound-endpoints/{endpoint['id']}/disable")
     assert read(hub, endpoint)["status"] == "inactive"
     assert post(hub, endpoint).status_code == 410
@@ -206,7 +206,7 @@ def test_what_strangers_send_is_counted_and_changes_no_status(hub: Hub) -> None:
     endpoint = make(hub)
     for _ in range(6):
         assert send(hub, endpoint, BODY).status_code == 401
-    eventually(lambda: read(hub, endpoint)["error_count"] == 6, 10)
+    eventually(lambda: read(hub, endpoint)["error_count"] == 6)
     assert read(hub, endpoint)["status"] == "active"
 
 
