@@ -71,7 +71,7 @@ def _slow_names_of_another_workspace(hub: Hub) -> None:
         for number in range(1, 6):
             _publish(hub, kind)
             # A slow name takes 20 s; on a shared pool of threads, this one would wait for several of them.
-            eventually(partial(_has, subscriber, number), 5)
+            eventually(partial(_has, subscriber, number), 15)
             _publish(hub, slow, hostile)
             sleep(0.2)
         assert server.max_concurrent <= _MAX_QUERIES + 1
