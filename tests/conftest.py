@@ -20,6 +20,8 @@ from tests.support.leaks import Searched, search
 
 _FACTS = pytest.StashKey[list[str]]()
 _SEARCHED = pytest.StashKey[Searched]()
+_LAST = frozenset({"contracts", "manifests", "providers", "verification", "webhooks", "wire"})
+"""Folders of modules that take seconds: they come last, so that all workers of a run end at the same time."""
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +70,10 @@ def pytest_configure(config: pytest.Config) -> None:
     patched = pytest.MonkeyPatch()
     patched.setattr("httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context))
     config.add_cleanup(patched.undo)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.parent.name in _LAST)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -263,10 +263,10 @@ def create_items(hub: Hub, key: str | None = None) -> Items:
     )
     httpx.post(f"{hub.url('gateway')}/api/webhooks/github/{items.endpoint}", content=b"{}")
     received = f"/api/inbound-endpoints/{items.endpoint}/events"
-    eventually(lambda: bool(hub.call("GET", received, key=key)["items"]), 20)
+    eventually(lambda: bool(hub.call("GET", received, key=key)["items"]))
     items.execution = hub.call("GET", received, key=key)["items"][0]["id"]
-    eventually(lambda: len(hub.call("GET", "/api/deliveries", key=key)["items"]) == 2, 20)
-    eventually(lambda: bool(hub.call("GET", "/api/dead-letters", key=key)["items"]), 20)
+    eventually(lambda: len(hub.call("GET", "/api/deliveries", key=key)["items"]) == 2)
+    eventually(lambda: bool(hub.call("GET", "/api/dead-letters", key=key)["items"]))
     return items
 
 

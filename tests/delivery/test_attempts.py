@@ -55,7 +55,7 @@ def n_of(got: WebhookRequest) -> int:
     return int(json.loads(got.body)["data"]["n"])
 
 
-def finished(hub: Hub, webhook_id: str, within_s: float = 20, count: int = 1) -> list[dict[str, Any]]:
+def finished(hub: Hub, webhook_id: str, within_s: float = 60, count: int = 1) -> list[dict[str, Any]]:
     """The webhook's deliveries with every attempt, oldest first, once `count` are finished."""
 
     def check() -> list[dict[str, Any]] | None:

@@ -62,10 +62,10 @@ def test_each_reason_is_shown(hub: Hub) -> None:
             "no_pattern": publish(hub, other, {"n": 1}, subject="one", key=key),
             "filtered": publish(hub, subscribed, {"n": 2}, subject="one", key=key),
         }
-        eventually(lambda: len(listed(hub, key) - sent) >= 2, 20)
+        eventually(lambda: len(listed(hub, key) - sent) >= 2)
         hub.call("POST", f"{path_of(webhook)}/disable", key=key)
         eventually(lambda: not hub.call("GET", path_of(webhook), key=key)["enabled"])
-        ids["disabled"] = eventually(lambda: disabled(hub, key, off), 20)
+        ids["disabled"] = eventually(lambda: disabled(hub, key, off))
     events = hub.call("GET", PATH, key=key)["events"]
     assert listed(hub, key) >= {event_id for (event_id,) in ids.values()}
     for reason, (event_id,) in ids.items():

@@ -31,8 +31,8 @@ from tests.support.outgoing import new_type
 from tests.support.recorded_secrets import record_secret
 from tests.support.subscriber import Subscriber
 
-TRIALS = 500
-"""Of each of the two kinds: a thousand together."""
+TRIALS = 300
+"""Of each of the two kinds."""
 AT_ONCE = 16
 _ROUND = 100
 BODY = b'{"zen":"x"}'

@@ -971,6 +971,7 @@ def test_a_flood_of_bad_signatures(stranger: Stranger, target: Target, hub: Hub)
     """Whoever guesses is slowed down, at this endpoint and no other."""
     flooded = _target(hub)
     statuses: list[int] = []
+    started = perf_counter()
     with httpx.Client(base_url=hub.url("gateway")) as client:
         while len(statuses) < 1500 and 429 not in statuses[-1:]:
             headers = flooded.headers(BODY, x_hub_signature_256="sha256=" + token_hex(32))
@@ -978,7 +979,8 @@ def test_a_flood_of_bad_signatures(stranger: Stranger, target: Target, hub: Hub)
             statuses.append(answer.status_code)
     assert statuses[-1] == 429
     assert set(statuses[:-1]) == {401}
-    assert 500 <= len(statuses) <= 1000
+    refilled = 10 * (perf_counter() - started)
+    assert 500 <= len(statuses) <= 1000 + refilled, "ten a second are looked at anyway"
     assert int(answer.headers["retry-after"]) >= 1
     assert stranger.request(target.path, _pairs(target.headers(BODY)), BODY).status == 202
 

@@ -66,7 +66,7 @@ def workspace(hub: Hub, client: httpx.Client) -> Iterator[httpx.Client]:
     """A client of another workspace, in which there is nothing yet."""
     headers = {"authorization": f"Bearer {hub.other_workspace()}"}
     with httpx.Client(base_url=client.base_url, headers=headers, timeout=30) as other:
-        eventually(lambda: other.get("/api/integration-webhooks").status_code == 200, 20)
+        eventually(lambda: other.get("/api/integration-webhooks").status_code == 200)
         yield other
 
 
@@ -361,7 +361,7 @@ def test_it_counts_what_came(workspace: httpx.Client) -> None:
         current = webhooks(workspace)[0]
         return (current["trigger_count"], current["error_count"]) == (1, 1)
 
-    eventually(counted, 20)
+    eventually(counted)
     current = webhooks(workspace)[0]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", current["last_triggered"])
     assert current["external_config"]["setup_required"] is False

@@ -173,7 +173,7 @@ def test_another_workspace_has_types_of_its_own(hub: Hub, client: httpx.Client, 
     client.post("/api/event-types", json={"name": name, "about": "Ours.", "schema": ORDER})
     key = hub.other_workspace()
     with hub.client("gateway", key) as theirs:
-        assert eventually(lambda: theirs.get("/api/event-types").status_code == 200, 10)
+        assert eventually(lambda: theirs.get("/api/event-types").status_code == 200)
         assert theirs.get(f"/api/event-types/{name}").status_code == 404
         assert _publish(theirs, name, {"anything": 1}).status_code == 202
         assert theirs.post("/api/event-types", json={"name": name, "about": "Theirs."}).status_code == 201
@@ -391,7 +391,7 @@ def test_most_types(client: httpx.Client, hub: Hub) -> None:
     """The 201st is refused, in a workspace of its own."""
     key = hub.other_workspace()
     with hub.client("gateway", key) as theirs:
-        assert eventually(lambda: theirs.get("/api/event-types").status_code == 200, 10)
+        assert eventually(lambda: theirs.get("/api/event-types").status_code == 200)
 
         def make(number: int) -> httpx.Response:
             return theirs.post("/api/event-types", json={"name": f"t{number}", "about": "x"})

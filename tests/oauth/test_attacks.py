@@ -83,7 +83,7 @@ class World:
 
     def set_up(self) -> None:
         """Tell the hub about the servers."""
-        eventually(lambda: self.knows(self.second) and self.knows(self.third), 10)
+        eventually(lambda: self.knows(self.second) and self.knows(self.third))
         self.register(self.a, "a", self.hub.admin_key)
         self.register(self.b, "b", self.second)
         self.register_mirror()
@@ -606,7 +606,7 @@ def test_an_integration_that_was_deleted_is_not_connected(world: World) -> None:
         authorization = zoe.connect("oidc")
         came = query_of(zoe.consent(authorization["authorization_url"]))
         before = world.a.stats()
-        world.a.slow(1)
+        world.a.slow(3)
         try:
             with ThreadPoolExecutor(1) as pool:
                 coming = pool.submit(world.callback, came, zoe)
@@ -634,7 +634,7 @@ def test_a_refresh_meanwhile_does_not_spoil_a_reconnection(world: World) -> None
         integration = kim.connected("oidc")
         authorization = kim.reconnect(integration)
         came = query_of(kim.consent(authorization["authorization_url"]))
-        world.a.slow(1)
+        world.a.slow(3)
         try:
             with ThreadPoolExecutor(1) as pool:
                 coming = pool.submit(world.callback, came, kim)

@@ -300,7 +300,7 @@ async def test_connecting_again_keeps_the_integration(world: World, chromium: Br
 
         assert await asyncio.to_thread(world.server.forget, "cleo") == 1
         world.use(cleo)
-        eventually(lambda: world.status(cleo)["status"] == "reauth_required", 10)
+        eventually(lambda: world.status(cleo)["status"] == "reauth_required")
         assert world.status(bob)["status"] == "connected"
 
         await world.press(tab, integration=cleo)

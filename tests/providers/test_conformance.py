@@ -517,7 +517,7 @@ def test_unavailable_keys_are_a_503_and_fetched_sparingly(caller: Caller, platfo
 def test_the_executions_record_each_outcome(caller: Caller, log: dict[str, Sent]) -> None:
     """For every endpoint of the tests above: nothing was lost, and nothing was added."""
     faults: list[str] = []
-    shown = eventually(lambda: _all_counted(caller, log), 20)
+    shown = eventually(lambda: _all_counted(caller, log))
     assert shown
     for endpoint, sent in log.items():
         events = sum(count for _, count, _, _ in sent.accepted)

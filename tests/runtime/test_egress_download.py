@@ -437,7 +437,7 @@ async def test_a_steady_server_still_ends_at_the_total(tmp_path: Path) -> None:
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    deadlines = TransferDeadlines(1, interval_s=0.5, interval_bytes=1000)
+    deadlines = TransferDeadlines(1, interval_s=0.9, interval_bytes=1000)
     async with raw_server(handle) as server, calling() as client:
         failed = await failure_of(client, server.url, tmp_path / "f", deadlines=deadlines, max_bytes=10**9)
     assert (failed.failure, failed.detail) == ("timeout", "not complete within 1 seconds")

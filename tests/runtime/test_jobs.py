@@ -149,13 +149,14 @@ async def test_a_step_that_takes_longer_than_its_lease_runs_once(store: Store) -
     """Two workers: without renewals, the other one would start the same step."""
     async with collection_of(store.uri()) as collection:
         runs: list[int] = []
+        lease = timedelta(seconds=2)  # a busy machine may stand still for the third that a renewal has
 
         async def step(job: Import) -> StepResult:
             runs.append(job.fence)
-            await asyncio.sleep(3 * SHORT.total_seconds())
+            await asyncio.sleep(1.3 * lease.total_seconds())
             return StepResult(finished=True, done=1)
 
-        jobs, others = jobs_of(collection), jobs_of(collection)
+        jobs, others = jobs_of(collection, lease=lease), jobs_of(collection, lease=lease)
         async with working(jobs, step), working(others, step):
             found = await ended(jobs, await jobs.start(new_job()))
         assert (found.done, len(runs)) == (1, 1)

@@ -28,9 +28,9 @@ async def test_a_host_that_does_not_answer_leaves_connections_for_others(max_per
     await client.start()
     slow, quick = await _serve(answer=False), await _serve(answer=True)
     try:
-        waiting = [asyncio.create_task(client.get(_url(slow), timeout_s=2)) for _ in range(40)]
+        waiting = [asyncio.create_task(client.get(_url(slow), timeout_s=5)) for _ in range(40)]
         await asyncio.sleep(0.2)
-        answer = await client.get(_url(quick), timeout_s=1)
+        answer = await client.get(_url(quick), timeout_s=4)
         assert answer.status == 200
         assert {response.failure for response in await asyncio.gather(*waiting)} == {"timeout"}
     finally:
@@ -45,16 +45,16 @@ async def test_a_workspace_whose_hosts_do_not_answer_leaves_connections_for_othe
     slow, quick = [await _serve(answer=False) for _ in range(8)], await _serve(answer=True)
     try:
         waiting = [
-            asyncio.create_task(client.get(_url(server), timeout_s=2, workspace="hostile"))
+            asyncio.create_task(client.get(_url(server), timeout_s=5, workspace="hostile"))
             for server in slow
             for _ in range(5)
         ]
         await asyncio.sleep(0.2)
         for workspace in ("other", ""):
-            answer = await client.get(_url(quick), timeout_s=1, workspace=workspace)
+            answer = await client.get(_url(quick), timeout_s=4, workspace=workspace)
             assert answer.status == 200
         assert {response.failure for response in await asyncio.gather(*waiting)} == {"timeout"}
-        answer = await client.get(_url(quick), timeout_s=1, workspace="hostile")
+        answer = await client.get(_url(quick), timeout_s=4, workspace="hostile")
         assert answer.status == 200, "its slots are released"
     finally:
         await client.stop()

@@ -138,7 +138,7 @@ def test_a_failure_is_cached(run: Run, server: DnsServer) -> None:
 def test_slow_names_of_one_workspace_do_not_delay_others(run: Run, server: DnsServer) -> None:
     server.replies["*.slow.example"] = Reply(["192.0.2.1"], delay_s=20)
     server.replies["quick.example"] = Reply(["192.0.2.2"], ttl=0)
-    resolver = names(server, timeout_s=1.5)
+    resolver = names(server, timeout_s=4)
 
     async def test() -> None:
         slow = [asyncio.create_task(resolver.lookup(f"{n}.slow.example", "hostile")) for n in range(40)]
@@ -147,7 +147,7 @@ def test_slow_names_of_one_workspace_do_not_delay_others(run: Run, server: DnsSe
         began = monotonic()
         for _ in range(20):
             assert await resolver.lookup("quick.example", "other") == ("192.0.2.2",)
-        assert monotonic() - began < 1.0, "less than any slow name takes"
+        assert monotonic() - began < 3.5, "less than any slow name takes"
         failures = await asyncio.gather(*slow, return_exceptions=True)
         assert {str(failure) for failure in failures} == {
             "the name was not resolved in time",
@@ -165,8 +165,8 @@ def test_a_name_that_was_too_slow_is_queried_in_the_background(
     run: Run, server: DnsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolver_module, "_FAILURE_TTL_S", 1.0)
-    server.replies["slow.example"] = Reply(["192.0.2.1"], delay_s=1.0)
-    resolver = names(server, timeout_s=0.3)
+    server.replies["slow.example"] = Reply(["192.0.2.1"], delay_s=2.5)
+    resolver = names(server, timeout_s=0.9)
 
     async def failed_after() -> float:
         began = monotonic()
@@ -175,10 +175,10 @@ def test_a_name_that_was_too_slow_is_queried_in_the_background(
         return monotonic() - began
 
     async def test() -> None:
-        assert await failed_after() >= 0.3
+        assert await failed_after() >= 0.9
         await asyncio.sleep(1.1)  # the failure is forgotten
         count = server.count("slow.example")
-        assert await failed_after() < 0.3
+        assert await failed_after() < 0.9
         async with asyncio.timeout(10):  # it is asked for all the same
             while server.count("slow.example") == count:  # noqa: ASYNC110 -- another thread counts
                 await asyncio.sleep(0.01)

@@ -19,6 +19,7 @@ from shared.runtime.service import _wait_for_database
 from shared.runtime.snapshot import Snapshot
 from shared.runtime.web import access
 from shared.runtime.web.access import Keyring
+from tests.support.eventually import until
 
 
 class Refusing:
@@ -70,14 +71,14 @@ async def test_a_refused_read_does_not_end_the_polling(monkeypatch: pytest.Monke
     await keys.start()
     try:
         store.refuses = True
-        await asyncio.sleep(0.05)
+        queries = len(store.queries)
+        await until(lambda: len(store.queries) > queries + 1)
         store.refuses = False
         store.documents = [
             {"_id": "old", "changed_at": now, "deleted_at": now},
             {"_id": "new", "changed_at": now},
         ]
-        await asyncio.sleep(0.05)
-        assert list(keys.items) == ["new"]
+        await until(lambda: list(keys.items) == ["new"])
     finally:
         await keys.stop()
 
@@ -88,7 +89,7 @@ async def test_a_wrong_clock_does_not_hide_later_changes(monkeypatch: pytest.Mon
     keys = _snapshot(store)
     store.documents = [{"_id": "early", "changed_at": now + timedelta(hours=1)}]
     await keys.start()
-    await asyncio.sleep(0.05)
+    await until(lambda: len(store.queries) > 2)
     await keys.stop()
     assert store.queries[-1]["changed_at"]["$gte"] <= datetime.now(UTC)
 

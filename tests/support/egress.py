@@ -122,13 +122,23 @@ class RawServer:
         return f"ws://127.0.0.1:{self.port}/socket"
 
 
+@contextmanager
+def _closed(writer: asyncio.StreamWriter) -> Iterator[None]:
+    """Suppress uvloop's error about a write to a connection that is closed; asyncio ignores such a write."""
+    try:
+        yield
+    except RuntimeError:
+        if not writer.is_closing():
+            raise
+
+
 @asynccontextmanager
 async def raw_server(handler: RawHandler, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
     """Serve each connection with `handler`, once its first request's head is there; then close it."""
     server = RawServer(0)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
+        with suppress(OSError, asyncio.IncompleteReadError), _closed(writer):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             first, *lines = head.strip().split("\r\n")
             method, path, _ = first.split(" ")

@@ -1,5 +1,6 @@
 """Waiting for a state that is on its way."""
 
+import asyncio
 from collections.abc import Callable
 from time import monotonic, sleep
 from typing import TypeVar
@@ -7,10 +8,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], within_s: float = 20, every_s: float = 0.1) -> T:
-    """What `look` returns once that is true; fails with what it returned last."""
+def eventually(look: Callable[[], T], within_s: float = 60, every_s: float = 0.1) -> T:
+    """What `look` returns once that is true; fails with what it returned last.
+
+    Give `within_s` where the time is the promise; otherwise there is room for any machine.
+    """
     deadline = monotonic() + within_s
     while not (seen := look()):
         assert monotonic() < deadline, f"not within {within_s} s: {look.__doc__ or look.__name__}: {seen!r}"
         sleep(every_s)
     return seen
+
+
+async def until(look: Callable[[], object], within_s: float = 60, every_s: float = 0.02) -> None:
+    """Wait until what `look` returns is true, while the loop goes on; raises `TimeoutError`."""
+    async with asyncio.timeout(within_s):
+        while not look():  # noqa: ASYNC110 -- it looks at what came out
+            await asyncio.sleep(every_s)

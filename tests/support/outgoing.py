@@ -50,7 +50,7 @@ def n_of(got: WebhookRequest) -> int:
     return int(json.loads(got.body)["data"]["n"])
 
 
-def finished(hub: Hub, webhook_id: str, count: int = 1, within_s: float = 20) -> list[dict[str, Any]]:
+def finished(hub: Hub, webhook_id: str, count: int = 1, within_s: float = 60) -> list[dict[str, Any]]:
     """The webhook's deliveries with every attempt, oldest first, once there are `count`, all ended."""
 
     def look() -> list[dict[str, Any]] | None:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from subprocess import CompletedProcess
 from time import sleep
 from typing import Final
 from unittest import mock
@@ -49,6 +50,20 @@ class Child:
 
     def kill(self) -> None:
         self._process.kill()
+
+
+def completed(command: Sequence[str], env: Mapping[str, str], within_s: float) -> CompletedProcess[bytes]:
+    """Run a module as `python -m` does, to its end; its exit status and outputs. Raises `TimeoutExpired`."""
+    server, _ = _fork_server()
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        process = server.fork(command, env, output, errors)
+        try:
+            status = process.wait(within_s)
+        finally:
+            process.kill()
+        output.seek(0)
+        errors.seek(0)
+        return CompletedProcess(command, status, output.read(), errors.read())
 
 
 @cache

@@ -69,7 +69,7 @@ class Subscriber:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
-    def wait_for(self, count: int, within_s: float = 30) -> list[WebhookRequest]:
+    def wait_for(self, count: int, within_s: float = 60) -> list[WebhookRequest]:
         """The requests, once there are `count`; fails when they do not come."""
         deadline = monotonic() + within_s
         while len(self.got) < count and monotonic() < deadline:

@@ -154,7 +154,7 @@ def _got(upgraded: Upgraded, path: str, event_id: str) -> WebhookRequest:
     def look() -> WebhookRequest | None:
         return next((got for got in upgraded.sent_to(path) if event_id.encode() in got.body), None)
 
-    found = eventually(look, 20)
+    found = eventually(look)
     assert found
     return found
 
