@@ -32,7 +32,7 @@ from tests.support.recorded_secrets import record_secret
 from tests.support.subscriber import Subscriber
 
 TRIALS = 300
-"""Of each of the two kinds."""
+"""Of each of the two kinds; with those of the other tests, more than a thousand."""
 AT_ONCE = 16
 _ROUND = 100
 BODY = b'{"zen":"x"}'
