@@ -1,7 +1,7 @@
 """Run the few tests that failed beside others once more, alone, and say which of them passed then.
 
-A test that passes alone waits too short for a machine that is busy with other tests, or it found a race: it is
-named, with the failure above, and has to be mended. More than a few failures are none of that.
+A test that passes only alone found a race, or waits too short for a machine that is busy with other tests: it
+is named, with its failure above, and has to be mended. More than a few failures are none of that.
 """
 
 import json
@@ -18,12 +18,11 @@ def main() -> int:
     failed = sorted(json.loads(_LAST_FAILED.read_text(encoding="utf-8"))) if _LAST_FAILED.is_file() else []
     if not 0 < len(failed) <= _MAX_TESTS or not all("::" in test for test in failed):
         return 1
-    print(f"{len(failed)} failed beside other tests, and run once more alone:", flush=True)
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", *failed]
-    if subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, check=False).returncode:  # noqa: S603 -- our own tests
         return 1
     for test in failed:
-        print(f"UNSTEADY {test}: passed only alone; mend it")
+        print(f"UNSTEADY {test}: passed only alone; mend it")  # noqa: T201 -- the result of the step
     return 0
 
 
