@@ -32,8 +32,8 @@ DeadLetter = Callable[[ConsumedEvent, Rejected], Awaitable[None]]
 HandledOffset = Callable[[int], Awaitable[int]]
 """Returns the offset before which every record of a partition of `delivery.requested` is handled."""
 
-_SLICE: Final = 16_000.0
-"""Microseconds of a slice while no other workspace is active."""
+_SLICE: Final = 32_000.0
+"""Microseconds of a slice while no other workspace is active: about 60 requests, published together."""
 _SHARED_SLICE: Final = 1_000.0
 """Microseconds of a slice while other workspaces are active."""
 _MAX_PAUSE_FACTOR: Final = 19.0
@@ -43,7 +43,7 @@ _MIN_PAUSE_AGE_S: Final = 300.0
 """The age of a deferred event at which pauses are shortest."""
 _LOOP_SLICE: Final = 1_000.0
 """Microseconds of processing after which other tasks run."""
-_MAX_IN_FLIGHT: Final = 64
+_MAX_IN_FLIGHT: Final = 128
 """Requests that may wait for their first attempt."""
 _PROGRESS_INTERVAL_S: Final = 1.0
 """The interval at which progress in a chunk is stored. After a crash, work since then is repeated."""
@@ -202,7 +202,9 @@ class BacklogWorker:
         max_cost = _SHARED_SLICE if others_active else _SLICE
         cost = 0.0
         while cost < max_cost:
-            chunk = self._open_chunks.get(workspace) or await self._open_next_chunk(workspace)
+            chunk = self._open_chunks.get(workspace)
+            if chunk is None or not self._backlog.is_first(chunk.queue, chunk.chunk):
+                chunk = await self._open_next_chunk(workspace)
             if chunk is None:
                 break
             cost += await self._expand_events(chunk, max_cost - cost)
