@@ -215,9 +215,9 @@ def _attempt(trace: Trace) -> Callable[[Any], Any]:
 
 def _append(trace: Trace) -> Callable[[Any], Any]:
     def wrap(append: Any) -> Any:
-        def traced(self: Any, events: Sequence[Any]) -> Any:
-            trace.count("events deferred to the backlog at once", len(events))
-            return append(self, events)
+        def traced(self: Any, deferred: Sequence[Any]) -> Any:
+            trace.count("events deferred to the backlog at once", len(deferred))
+            return append(self, deferred)
 
         return traced
 

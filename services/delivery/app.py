@@ -196,7 +196,6 @@ async def build(runtime: Runtime) -> Service:
             results,
             first_attempts,
             scheduler,
-            fanout,
             backlog_worker,
             JobWorker(jobs.jobs, steps.run, runtime.log),
         ],

@@ -20,7 +20,7 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "fanout.published": "the delivery requests are published, the offsets of the batch are not committed",
     "fanout.deferring": "events beyond a workspace's fair share are accepted, none of them is stored",
     "fanout.deferred": "events beyond a workspace's fair share are stored, the offsets are not committed",
-    "drain.published": "delivery requests of deferred events are published, the events are still stored",
+    "drain.published": "delivery requests of deferred events are published, their chunk is in the backlog",
     "attempt.read": "a batch of delivery requests is read, no attempt has started",
     "attempt.before_send": "one attempt of the batch is about to start, others may be under way",
     "attempt.sent": "a subscriber has responded, the outcome is not written",

@@ -49,7 +49,7 @@ UNMATCHED: Final = Counter(
 )
 DEFERRED: Final = Counter(
     "interlink_deferred_events_total",
-    "Events beyond their workspace's fair share, stored in the backlog.",
+    "Events beyond their workspace's fair share, put into the backlog.",
 )
 DELIVERIES: Final = Counter(
     "interlink_deliveries_total", "Delivery attempts, by the delivery's state after them.", ["outcome"]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from services.delivery.engine.backlog import Backlog, BacklogChunk
+from services.delivery.engine.backlog import Backlog
+from services.delivery.engine.backlog_queue import BacklogChunk
 from services.delivery.model.delivery import order_of
 from shared.contracts.envelope import Event
 from shared.contracts.ids import EventId, WorkspaceId
@@ -37,7 +38,7 @@ def received(offset: int, at_ms: int) -> ConsumedEvent:
 )
 def test_only_what_waits_is_taken_for_waiting(offset: int, at_ms: int, waits: bool) -> None:
     backlog = Backlog.__new__(Backlog)
-    backlog._queues, backlog._queued = {}, {}
+    backlog._queues = {}
     last = received(*WAITING)
-    backlog._append_chunk("w", SOURCE, BacklogChunk("c", order_of(last), last.offset, 1, 1))
+    backlog._queue("w", SOURCE).append_stored(BacklogChunk("c", order_of(last), last.offset, 1, 1))
     assert backlog.contains(received(offset, at_ms)) is waits

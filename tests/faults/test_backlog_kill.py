@@ -1,4 +1,4 @@
-"""kill -9 of delivery while it stores or works off what is beyond a workspace's share: nothing is lost."""
+"""What is beyond a workspace's share, and kill -9 of delivery that has it: nothing is lost."""
 
 import signal
 from pathlib import Path
@@ -15,14 +15,29 @@ from tests.support.subscriber import Subscriber
 
 EVENTS, WEBHOOKS = 40, 20
 CONVERSATIONS, EACH = 10, 10
+BURST = 300
+"""Events of one webhook: three times what a workspace may spend at once."""
 DELIVERY = "delivery"
 
 
 hub = hub_with(services=("gateway", DELIVERY), workspace="backlog")
 
 
-@pytest.mark.parametrize("point", ["fanout.deferring", "fanout.deferred", "drain.published:2"])
-def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str) -> None:
+LARGE = 100_000
+"""Bytes of an event of which a partition has no room for many in memory, so that they are stored at once."""
+
+
+@pytest.mark.parametrize(
+    ("point", "size"),
+    [
+        ("fanout.deferring", 0),
+        ("fanout.deferred", LARGE),
+        ("drain.published:2", 0),
+        ("drain.published:9", LARGE),
+    ],
+    ids=["in memory", "stored", "worked off from memory", "worked off while others are stored"],
+)
+def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str, size: int) -> None:
     kind = new_type()
     with Subscriber() as sink:
         webhooks = [
@@ -33,7 +48,7 @@ def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str
         ]
         hub.stop_service(DELIVERY)
         hub.start_service(DELIVERY, **{FAILPOINT_VARIABLE: point})
-        numbered(hub, kind, EVENTS)
+        publish(hub, kind, *({"n": n, "text": "x" * size} for n in range(EVENTS)))
         eventually(lambda: hub.ended(DELIVERY) is not None, 60)
         assert hub.ended(DELIVERY) == -signal.SIGKILL, hub.log_tail(DELIVERY)
         hub.start_service(DELIVERY)
@@ -48,6 +63,23 @@ def test_dying_with_a_backlog_loses_nothing_and_keeps_order(hub: Hub, point: str
         assert strict == list(range(EVENTS))
         for webhook in webhooks:
             hub.call("DELETE", path_of(webhook))
+
+
+def test_a_burst_beyond_the_share_is_delivered_without_storing_it(hub: Hub) -> None:
+    """The failpoint would end the process once events are stored."""
+    kind = new_type()
+    with Subscriber() as sink:
+        webhook = hub.outgoing_webhook(sink.url, events=[kind])
+        hub.stop_service(DELIVERY)
+        hub.start_service(DELIVERY, **{FAILPOINT_VARIABLE: "fanout.deferred"})
+        hub.wait_ready(DELIVERY)
+        numbered(hub, kind, BURST)
+        sink.wait_for(BURST, within_s=30)
+        assert _deferred(hub) > 0
+        assert hub.ended(DELIVERY) is None, hub.log_tail(DELIVERY)
+        hub.call("DELETE", path_of(webhook))
+        hub.stop_service(DELIVERY)
+        hub.start_service(DELIVERY)
 
 
 def test_killing_one_of_two_with_a_backlog_loses_nothing_and_keeps_order(

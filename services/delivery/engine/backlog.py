@@ -1,78 +1,43 @@
-"""Deferred events: what a workspace published beyond its fair share, stored in order until its turn.
+"""Deferred events: what a workspace published beyond its fair share, kept in order until its turn.
 
-An event is stored once, however many webhooks want it, in chunks. A queue holds the deferred events of one
-workspace from one source partition. The partition's owner appends to the queue and works it off, so no lock
-is needed to keep the order. While a workspace has a queue, its later events are deferred too.
+A queue holds the deferred events of one workspace from one source partition, in chunks. The partition's owner
+appends to the queue and works it off, so no lock is needed to keep the order. While a workspace has a queue,
+its later events are deferred too.
 
-Chunks are stored in the background, so that the events of other workspaces do not wait. Offsets are committed
-after `wait_stored`: events that a killed process had accepted but not stored are read from Kafka again.
+A chunk is in memory at first, and usually it is worked off there. Until then the offsets of its events are
+not committed: after a kill they are read from Kafka again. A chunk that is in memory for too long, or that
+takes too much of the memory, is stored with its events. Of a queue, the first chunks are stored first: all
+events before a stored chunk are stored or worked off, too.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
-from typing import Final, Self
+from typing import Final
 
-from services.delivery.engine.deferred_events import (
-    ChunkRecord,
-    DeferredEvents,
-    SourcePartition,
-    chunk_of,
-    event_size,
-    split_chunks,
-)
+from services.delivery.engine.backlog_queue import BacklogChunk, BacklogQueue, ChunkState
+from services.delivery.engine.clock import loop_time
+from services.delivery.engine.deferred_events import DeferredEvents, SourcePartition, event_size
 from services.delivery.model.delivery import order_of
-from shared.contracts.errors import DatabaseUnavailable, OverLimit, Rejected
+from shared.contracts.errors import DatabaseUnavailable, OverLimit
 from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
-from shared.runtime.kafka.batch import ConsumedEvent
+from shared.runtime.kafka.batch import Completion, ConsumedEvent
 
 MAX_EVENTS: Final = 50_000
 """Deferred events that one workspace may have in one process."""
 MAX_BYTES: Final = 64 << 20
 """Bytes of deferred events that one workspace may have in one process, plus 1 KB for each event."""
+MAX_AGE_S: Final = 1.5
+"""How long a chunk is in memory before it is stored: its offsets hold up those of its partition."""
+MAX_EVENTS_IN_MEMORY: Final = 5_000
+MAX_BYTES_IN_MEMORY: Final = 64 << 20
+"""Deferred events in memory, of all workspaces. Chunks are stored from half of it on; at all of it, fan-out
+waits. Of the bytes, each partition has an equal part, because the consumer pauses a partition at its part."""
 
 _INSERT_BATCH: Final = 4
-_MAX_UNSTORED_CHUNKS: Final = 64
-"""Unstored chunks above which fan-out waits."""
 _RETRY_INTERVAL_S: Final = 0.5
-
-
-@dataclass(slots=True)
-class BacklogChunk:
-    """A chunk in memory: one that is stored, or is about to be stored.
-
-    `last` and `last_offset` are the order and the offset of the last event, `size` is in bytes.
-    """
-
-    id: str
-    last: int
-    last_offset: int
-    count: int
-    size: int
-    stored: bool = True
-    lost: bool = False
-    """Set when another process took the partition over: that process stores the chunk if it is unstored."""
-    length: int = 0
-    """Events in the stored chunk; 0 until it is read."""
-
-    @classmethod
-    def of(cls, record: ChunkRecord, *, stored: bool) -> Self:
-        """Return the state of a chunk of which no event is read."""
-        return cls(record.id, record.last, record.last_offset, record.count, record.size, stored)
-
-
-@dataclass(slots=True)
-class BacklogQueue:
-    """The deferred events of one workspace and one source partition, in order."""
-
-    workspace: str
-    source: SourcePartition
-    chunks: deque[BacklogChunk] = field(default_factory=deque)
-    last: int = 0
-    last_offset: int = -1
 
 
 class Backlog:
@@ -88,14 +53,19 @@ class Backlog:
         self._assignment = -1
         self._queues: dict[tuple[str, SourcePartition], BacklogQueue] = {}
         self._queued: dict[str, tuple[int, int]] = {}
+        """Deferred events of each workspace, and their bytes."""
         self._lock = asyncio.Lock()
-        self._unstored: deque[tuple[BacklogChunk, ChunkRecord, Sequence[ConsumedEvent]]] = deque()
+        self._accepted: deque[tuple[BacklogQueue, BacklogChunk]] = deque()
+        """Chunks in the order of their acceptance, of which the first one is in memory."""
+        self._events_in_memory = 0
+        self._bytes_in_memory: Counter[SourcePartition] = Counter()
+        self._has_space = asyncio.Event()
+        self._has_space.set()
+        self._is_crowded = asyncio.Event()
         self._store_task: asyncio.Task[None] | None = None
-        self._accepted_count = self._stored_count = 0
-        """Chunks accepted and stored since the process started."""
-        self._stored_changed = asyncio.Condition()
-        self.stored_event = asyncio.Event()
-        """Set when a chunk was stored."""
+        self._inserting = asyncio.Lock()
+        self.appended = asyncio.Event()
+        """Set when a queue got a chunk."""
 
     def is_backlogged(self, workspace: str) -> bool:
         """Return whether the workspace has deferred events, so that its later events must be deferred too.
@@ -106,29 +76,29 @@ class Backlog:
         return workspace in self._queued
 
     def contains(self, received: ConsumedEvent) -> bool:
-        """Return whether the event is deferred already: it was stored, and its offset was not committed.
+        """Return whether the event was deferred and stored before its offset was committed.
 
         Order and offset must both be compared. The order goes back with the broker's clock, and offsets start
         again when a topic was deleted and created.
         """
         queue = self._queues.get((received.event.workspace, _source(received)))
-        return queue is not None and received.offset <= queue.last_offset and order_of(received) <= queue.last
+        return (
+            queue is not None
+            and received.offset <= queue.stored_offset
+            and order_of(received) <= queue.stored_order
+        )
 
     def workspaces(self) -> set[str]:
-        """Return the workspaces that have stored deferred events."""
-        return {queue.workspace for queue in self._queues.values() if queue.chunks[0].stored}
+        """Return the workspaces that have deferred events."""
+        return set(self._queued)
 
     def queues_of(self, workspace: str) -> list[BacklogQueue]:
-        """Return the queues of a workspace whose first chunk is stored."""
-        return [
-            queue
-            for queue in self._queues.values()
-            if queue.workspace == workspace and queue.chunks[0].stored
-        ]
+        """Return the queues of a workspace."""
+        return [queue for queue in self._queues.values() if queue.workspace == workspace]
 
-    def is_owned(self, queue: BacklogQueue) -> bool:
-        """Return whether this process owns the queue."""
-        return self._queues.get((queue.workspace, queue.source)) is queue
+    def is_first(self, queue: BacklogQueue, chunk: BacklogChunk) -> bool:
+        """Return whether this process owns the queue, and the chunk is its first one."""
+        return self._queues.get((queue.workspace, queue.source)) is queue and queue.first is chunk
 
     async def follow_assignment(self, *, reload: bool = False) -> None:
         """Drop the queues of lost partitions, and load those of gained ones. Raises `DatabaseUnavailable`.
@@ -140,70 +110,60 @@ class Backlog:
             # Another process may have owned a partition between two assignments that both include it.
             reload = reload or assignment != self._assignment
             to_load = assigned if reload else assigned - self._owned
-            for key in [key for key, queue in self._queues.items() if queue.source not in assigned]:
-                self._release_queue(self._queues.pop(key))
+            self._drop_lost(assigned)
             self._owned &= assigned
             if not to_load:
                 self._assignment = assignment
                 return
             records = await self._deferred_events.chunks_of(to_load)
-            # Chunks in memory may be unstored, or further than the stored ones: keep them.
             known_ids = {chunk.id for queue in self._queues.values() for chunk in queue.chunks}
             for record in records:
                 source = record.source_partition
                 if record.id not in known_ids and source in assigned:
-                    self._append_chunk(record.workspace, source, BacklogChunk.of(record, stored=True))
+                    chunk = BacklogChunk(
+                        record.id, record.last, record.last_offset, record.count, record.size, record.done
+                    )
+                    self._queue(record.workspace, source).append_stored(chunk)
+                    self._add_count(record.workspace, chunk.count, chunk.size)
+                    self.appended.set()
             self._owned, self._assignment = assigned, assignment
 
-    def append(self, events: Sequence[ConsumedEvent]) -> list[tuple[ConsumedEvent, Rejected]]:
-        """Append events to their queues and start to store them; `wait_stored` waits for the end.
+    def append(self, deferred: Iterable[tuple[ConsumedEvent, Completion]]) -> None:
+        """Append events to their queues; their completions end when they are worked off or stored.
 
-        Return the events for which the workspace's backlog has no space, with the reason.
+        Events for which the workspace's backlog has no space fail with `OverLimit`.
         """
-        rejected: list[tuple[ConsumedEvent, Rejected]] = []
-        accepted: dict[tuple[str, SourcePartition], list[ConsumedEvent]] = {}
-        added: dict[str, tuple[int, int]] = {}
-        full: set[str] = set()  # storing events behind a rejected one would hide it from `contains`
-        for received in events:
-            workspace = received.event.workspace
-            queued, already_added = self._queued.get(workspace, (0, 0)), added.get(workspace, (0, 0))
-            count, size = (
-                queued[0] + already_added[0] + 1,
-                queued[1] + already_added[1] + event_size(received),
-            )
+        now = loop_time()
+        full: set[str] = set()  # events behind a rejected one would hide it from `contains`
+        for received, completion in deferred:
+            if completion.is_revoked:
+                continue  # the partition's next owner handles it
+            workspace, size = received.event.workspace, event_size(received)
+            queued = self._queued.get(workspace, (0, 0))
             # The limits are per workspace and process: one workspace must not fill the memory.
-            if workspace in full or count > MAX_EVENTS or size > MAX_BYTES:
+            if workspace in full or queued[0] >= MAX_EVENTS or queued[1] + size > MAX_BYTES:
                 full.add(workspace)
                 detail = f"the workspace's backlog is full ({queued[0]} events): publish more slowly"
-                rejected.append((received, OverLimit(detail)))
+                completion.fail(OverLimit(detail))
                 continue
-            added[workspace] = already_added[0] + 1, already_added[1] + event_size(received)
-            accepted.setdefault((workspace, _source(received)), []).append(received)
-        for (workspace, source), queue_events in accepted.items():
-            for chunk_events in split_chunks(queue_events):
-                stored_queue = self._queues.get((workspace, source))
-                record = chunk_of(
-                    workspace, source, chunk_events, after=stored_queue.last if stored_queue else 0
-                )
-                chunk = BacklogChunk.of(record, stored=False)
-                self._append_chunk(workspace, source, chunk)
-                self._unstored.append((chunk, record, chunk_events))
-                self._accepted_count += 1
-                metrics.DEFERRED.inc(chunk.count)
-        # One task stores all chunks, in order.
-        if self._unstored and (self._store_task is None or self._store_task.done()):
+            queue = self._queue(workspace, _source(received))
+            if not queue.in_memory or not queue.in_memory[-1].takes(size):
+                self._accepted.append((queue, queue.new_chunk(received, now)))
+            chunk = queue.in_memory[-1]
+            chunk.add(received, completion)
+            queue.last = chunk.last
+            self._add_count(workspace, 1, size)
+            self._events_in_memory += 1
+            self._bytes_in_memory[queue.source] += len(received.event.data)
+            metrics.DEFERRED.inc()
+        self.appended.set()
+        self._note_memory()
+        if self._accepted and (self._store_task is None or self._store_task.done()):
             self._store_task = asyncio.create_task(self._store_chunks())
-        return rejected
-
-    async def wait_stored(self, *, except_last: int = 0) -> None:
-        """Wait until every chunk accepted before this call is stored, except the last `except_last`."""
-        accepted = self._accepted_count - except_last
-        async with self._stored_changed:
-            await self._stored_changed.wait_for(lambda: self._stored_count >= accepted)
 
     async def wait_for_space(self) -> None:
-        """Wait until few chunks are unstored."""
-        await self.wait_stored(except_last=_MAX_UNSTORED_CHUNKS)
+        """Wait until few events are in memory."""
+        await self._has_space.wait()
 
     async def stop(self) -> None:
         """Cancel unfinished storing: the offsets of these events are not committed."""
@@ -211,63 +171,166 @@ class Backlog:
             self._store_task.cancel()
             await asyncio.gather(self._store_task, return_exceptions=True)
 
-    async def _store_chunks(self) -> None:
-        """Store accepted chunks in order, however long MongoDB is unavailable."""
-        while self._unstored:
-            batch = list(islice(self._unstored, _INSERT_BATCH))
-            failpoint("fanout.deferring")
-            # Chunks stay in `_unstored` until they are written: a failed write is repeated.
-            try:
-                await self._deferred_events.insert(
-                    [(record, events) for chunk, record, events in batch if not chunk.lost]
-                )
-            except DatabaseUnavailable:
-                await asyncio.sleep(_RETRY_INTERVAL_S)
-                continue
-            failpoint("fanout.deferred")
-            # Only now may offsets of these events be committed.
-            async with self._stored_changed:
-                for chunk, _, _ in batch:
-                    chunk.stored = True
-                    self._unstored.popleft()
-                self._stored_count += len(batch)
-                self._stored_changed.notify_all()
-            self.stored_event.set()
-
     async def read(self, queue: BacklogQueue) -> list[ConsumedEvent]:
-        """Return the events of the queue's first chunk that are not done. Raises `DatabaseUnavailable`."""
-        chunk = queue.chunks[0]
+        """Return the events of the queue's first chunk that are not done. Raises `DatabaseUnavailable`.
+
+        From then on, the chunk gets no more events.
+        """
+        chunk = queue.first
+        if chunk.state != "stored":
+            if chunk.state == "filling":
+                chunk.state = "closed"
+            return chunk.events[chunk.done :]
         chunk.length, events = await self._deferred_events.read(chunk.id, queue.source)
+        chunk.done = chunk.length - len(events)
         return events
 
-    async def save_progress(self, queue: BacklogQueue, left: int) -> None:
-        """Store that `left` events of the queue's first chunk are not done. Raises `DatabaseUnavailable`."""
-        chunk = queue.chunks[0]
-        await self._deferred_events.save_progress(chunk.id, chunk.length - left)
+    async def save_progress(self, chunk: BacklogChunk) -> None:
+        """Store how many events of a stored chunk are done. Raises `DatabaseUnavailable`."""
+        await self._deferred_events.save_progress(chunk.id, chunk.done)
 
-    async def finish(self, queue: BacklogQueue) -> None:
-        """Delete the queue's first chunk: its requests are on Kafka. Raises `DatabaseUnavailable`."""
-        chunk = queue.chunks[0]
-        await self._deferred_events.delete(chunk.id)
+    async def finish(self, queue: BacklogQueue, chunk: BacklogChunk) -> None:
+        """Remove a chunk, which is the queue's first one: its requests are on Kafka.
+
+        Raises `DatabaseUnavailable`.
+        """
+        while chunk.state == "storing":
+            async with self._inserting:
+                pass
         # Another process took the partition over meanwhile, and has its own view of the queue.
-        if not self.is_owned(queue):
+        if not self.is_first(queue, chunk):
             return
-        queue.chunks.popleft()
+        if chunk.state == "stored":
+            await self._deferred_events.delete(chunk.id)
+            if not self.is_first(queue, chunk):
+                return
+            queue.stored.popleft()
+        else:
+            queue.in_memory.popleft()
+            self._leave_memory(queue, chunk, "gone")
         self._add_count(queue.workspace, -chunk.count, -chunk.size)
-        if not queue.chunks:
+        self._remove_if_empty(queue)
+
+    async def _store_chunks(self) -> None:
+        """Store what is in memory for too long, or takes too much of it, until nothing is in memory."""
+        while True:
+            while self._accepted and self._accepted[0][1].state in ("stored", "gone"):
+                self._accepted.popleft()
+            if not self._accepted:
+                return
+            self._is_crowded.clear()
+            if batch := self._chunks_to_store():
+                await self._store(batch)
+            else:
+                await self._wait_crowded(self._accepted[0][1].accepted_at + MAX_AGE_S - loop_time())
+
+    async def _wait_crowded(self, max_s: float) -> None:
+        try:
+            async with asyncio.timeout(max_s):
+                await self._is_crowded.wait()
+        except TimeoutError:
+            pass
+
+    def _chunks_to_store(self) -> Sequence[tuple[BacklogQueue, BacklogChunk]]:
+        """Return a few chunks that are to be stored next. No chunk before them in their queue is left out."""
+        oldest_at = loop_time() - MAX_AGE_S
+        old = [
+            (queue, chunk)
+            for queue, chunk in islice(self._accepted, _INSERT_BATCH)
+            if chunk.state in ("filling", "closed") and chunk.accepted_at <= oldest_at
+        ]
+        if old:
+            return old
+        # What others have in memory stays there as long as a larger workspace has something.
+        crowded = [queue for queue in self._queues.values() if queue.in_memory and self._crowds(queue.source)]
+        sizes: Counter[str] = Counter()
+        for queue in crowded:
+            sizes[queue.workspace] += sum(chunk.size for chunk in queue.in_memory)
+        if not sizes:
+            return ()
+        [(largest, _)] = sizes.most_common(1)
+        queue = min(
+            (queue for queue in crowded if queue.workspace == largest),
+            key=lambda queue: queue.in_memory[0].accepted_at,
+        )
+        return [(queue, chunk) for chunk in islice(queue.in_memory, _INSERT_BATCH)]
+
+    async def _store(self, batch: Sequence[tuple[BacklogQueue, BacklogChunk]]) -> None:
+        """Store chunks, however long MongoDB is unavailable, and end their completions."""
+        for _, chunk in batch:
+            chunk.state = "storing"
+        async with self._inserting:
+            try:
+                while True:
+                    # What is lost is handled by the partition's next owner.
+                    current = [(queue, chunk) for queue, chunk in batch if not chunk.is_lost]
+                    try:
+                        await self._deferred_events.insert(
+                            [(queue.record(chunk), chunk.events) for queue, chunk in current]
+                        )
+                    except DatabaseUnavailable:
+                        await asyncio.sleep(_RETRY_INTERVAL_S)
+                    else:
+                        break
+                failpoint("fanout.deferred")
+                for queue, chunk in current:
+                    if chunk.state == "storing":  # otherwise it was lost meanwhile
+                        queue.in_memory.popleft()
+                        queue.append_stored(chunk)
+                        self._leave_memory(queue, chunk, "stored")
+                self._drop_lost(self._owned)
+            finally:
+                for _, chunk in batch:
+                    if chunk.state == "storing":
+                        chunk.state = "closed"
+
+    def _drop_lost(self, assigned: Collection[SourcePartition]) -> None:
+        """Drop the queues of other partitions, and chunks in memory of an earlier assignment."""
+        for queue in list(self._queues.values()):
+            is_lost = queue.source not in assigned
+            while queue.in_memory and (is_lost or queue.in_memory[0].is_lost):
+                chunk = queue.in_memory.popleft()
+                self._leave_memory(queue, chunk, "gone")
+                self._add_count(queue.workspace, -chunk.count, -chunk.size)
+                queue.last = max((chunk.last for chunk in queue.chunks), default=0)
+            while is_lost and queue.stored:
+                chunk = queue.stored.popleft()
+                self._add_count(queue.workspace, -chunk.count, -chunk.size)
+            self._remove_if_empty(queue)
+
+    def _leave_memory(self, queue: BacklogQueue, chunk: BacklogChunk, state: ChunkState) -> None:
+        """End the completions of a chunk, and free its events."""
+        for completion in chunk.completions:
+            completion.done()  # without effect if the chunk is lost
+        self._events_in_memory -= chunk.count
+        self._bytes_in_memory[queue.source] -= sum(len(received.event.data) for received in chunk.events)
+        chunk.state, chunk.events, chunk.completions = state, [], []
+        self._note_memory()
+
+    def _crowds(self, source: SourcePartition) -> bool:
+        """Return whether so much is in memory that events of this partition have to be stored."""
+        part = MAX_BYTES_IN_MEMORY // max(1, len(self._owned))
+        return self._events_in_memory > MAX_EVENTS_IN_MEMORY // 2 or self._bytes_in_memory[source] > part // 2
+
+    def _note_memory(self) -> None:
+        """Wake those who wait for a change of what is in memory."""
+        if any(map(self._crowds, self._bytes_in_memory)):
+            self._is_crowded.set()
+        is_full = (
+            self._events_in_memory > MAX_EVENTS_IN_MEMORY
+            or self._bytes_in_memory.total() > MAX_BYTES_IN_MEMORY
+        )
+        if is_full:
+            self._has_space.clear()
+        else:
+            self._has_space.set()
+
+    def _queue(self, workspace: str, source: SourcePartition) -> BacklogQueue:
+        return self._queues.setdefault((workspace, source), BacklogQueue(workspace, source))
+
+    def _remove_if_empty(self, queue: BacklogQueue) -> None:
+        if not (queue.stored or queue.in_memory):
             del self._queues[queue.workspace, queue.source]
-
-    def _append_chunk(self, workspace: str, source: SourcePartition, chunk: BacklogChunk) -> None:
-        queue = self._queues.setdefault((workspace, source), BacklogQueue(workspace, source))
-        queue.chunks.append(chunk)
-        queue.last = max(queue.last, chunk.last)
-        queue.last_offset = chunk.last_offset
-        self._add_count(workspace, chunk.count, chunk.size)
-
-    def _release_queue(self, queue: BacklogQueue) -> None:
-        for chunk in queue.chunks:
-            chunk.lost = True
-            self._add_count(queue.workspace, -chunk.count, -chunk.size)
 
     def _add_count(self, workspace: str, events: int, size: int) -> None:
         queued = self._queued.get(workspace, (0, 0))

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from time import sleep, thread_time, time
 from typing import Final
 
-from services.delivery.engine.backlog import Backlog, BacklogQueue
+from services.delivery.engine.backlog import Backlog
+from services.delivery.engine.backlog_queue import BacklogChunk, BacklogQueue
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.fanout import PUBLISH_TIMEOUT_S, Expansion, Fanout
 from services.delivery.model.delivery import at_ms_of
@@ -31,8 +32,8 @@ DeadLetter = Callable[[ConsumedEvent, Rejected], Awaitable[None]]
 HandledOffset = Callable[[int], Awaitable[int]]
 """Returns the offset before which every record of a partition of `delivery.requested` is handled."""
 
-_SLICE: Final = 16_000.0
-"""Microseconds of a slice while no other workspace is active."""
+_SLICE: Final = 32_000.0
+"""Microseconds of a slice while no other workspace is active: about 60 requests, published together."""
 _SHARED_SLICE: Final = 1_000.0
 """Microseconds of a slice while other workspaces are active."""
 _MAX_PAUSE_FACTOR: Final = 19.0
@@ -42,7 +43,7 @@ _MIN_PAUSE_AGE_S: Final = 300.0
 """The age of a deferred event at which pauses are shortest."""
 _LOOP_SLICE: Final = 1_000.0
 """Microseconds of processing after which other tasks run."""
-_MAX_IN_FLIGHT: Final = 64
+_MAX_IN_FLIGHT: Final = 128
 """Requests that may wait for their first attempt."""
 _PROGRESS_INTERVAL_S: Final = 1.0
 """The interval at which progress in a chunk is stored. After a crash, work since then is repeated."""
@@ -61,6 +62,7 @@ class _OpenChunk:
     """The chunk of a workspace that is in progress."""
 
     queue: BacklogQueue
+    chunk: BacklogChunk
     events: deque[ConsumedEvent]
     expansion: Expansion | None = None
     progress_saved_at: float = 0.0
@@ -178,10 +180,10 @@ class BacklogWorker:
         await self._backlog.follow_assignment(reload=reload)
         if not self._backlog.workspaces():
             self._open_chunks.clear()
-            self._backlog.stored_event.clear()
+            self._backlog.appended.clear()
             try:
                 async with asyncio.timeout(_POLL_INTERVAL_S):
-                    await self._backlog.stored_event.wait()
+                    await self._backlog.appended.wait()
             except TimeoutError:
                 pass
 
@@ -200,7 +202,9 @@ class BacklogWorker:
         max_cost = _SHARED_SLICE if others_active else _SLICE
         cost = 0.0
         while cost < max_cost:
-            chunk = self._open_chunks.get(workspace) or await self._open_next_chunk(workspace)
+            chunk = self._open_chunks.get(workspace)
+            if chunk is None or not self._backlog.is_first(chunk.queue, chunk.chunk):
+                chunk = await self._open_next_chunk(workspace)
             if chunk is None:
                 break
             cost += await self._expand_events(chunk, max_cost - cost)
@@ -208,7 +212,7 @@ class BacklogWorker:
             if not chunk.events:
                 # The requests are acknowledged by Kafka, so the chunk may go. A crash in between
                 # repeats them under the same ids.
-                await self._backlog.finish(chunk.queue)
+                await self._backlog.finish(chunk.queue, chunk.chunk)
                 del self._open_chunks[workspace]
             else:
                 await self._save_progress(chunk)
@@ -223,9 +227,7 @@ class BacklogWorker:
 
     def _pause_factor(self, workspace: str) -> float:
         """Return the pause after a slice, as a multiple of the slice's cost."""
-        ages = [
-            time() - at_ms_of(queue.chunks[0].last) / 1000 for queue in self._backlog.queues_of(workspace)
-        ]
+        ages = [time() - at_ms_of(queue.first.last) / 1000 for queue in self._backlog.queues_of(workspace)]
         # The longer events wait, the larger the share of the process that they get.
         remaining_share = 1 - max(ages, default=0.0) / _MIN_PAUSE_AGE_S
         return min(_MAX_PAUSE_FACTOR, max(_MIN_PAUSE_FACTOR, _MAX_PAUSE_FACTOR * remaining_share))
@@ -235,14 +237,15 @@ class BacklogWorker:
         return self._shares.has_other_active(self._backlog.workspaces(), asyncio.get_running_loop().time())
 
     async def _open_next_chunk(self, workspace: str) -> _OpenChunk | None:
-        """Read the next chunk of a workspace: the oldest first chunk of its queues."""
+        """Open the next chunk of a workspace: the oldest first chunk of its queues."""
         queues = self._backlog.queues_of(workspace)
         if not queues:
             return None
-        queue = min(queues, key=lambda item: item.chunks[0].last)
+        queue = min(queues, key=lambda item: item.first.last)
         now = asyncio.get_running_loop().time()
+        first = queue.first
         chunk = self._open_chunks[workspace] = _OpenChunk(
-            queue, deque(await self._backlog.read(queue)), progress_saved_at=now
+            queue, first, deque(await self._backlog.read(queue)), progress_saved_at=now
         )
         return chunk
 
@@ -288,7 +291,7 @@ class BacklogWorker:
         records, chunk.records = chunk.records, []
         if not records:
             return
-        if not self._backlog.is_owned(chunk.queue):
+        if not self._backlog.is_first(chunk.queue, chunk.chunk):
             raise BrokerUnavailable("another process works off this queue")
         # Positions in `delivery.requested`, to know when the attempts are handled.
         self._in_flight.extend(await self._producer.publish_all(records, timeout_s=PUBLISH_TIMEOUT_S))
@@ -296,9 +299,10 @@ class BacklogWorker:
 
     async def _save_progress(self, chunk: _OpenChunk) -> None:
         now = asyncio.get_running_loop().time()
-        if now - chunk.progress_saved_at > _PROGRESS_INTERVAL_S:
+        chunk.chunk.done = chunk.chunk.length - len(chunk.events)
+        if chunk.chunk.state == "stored" and now - chunk.progress_saved_at > _PROGRESS_INTERVAL_S:
             chunk.progress_saved_at = now
-            await self._backlog.save_progress(chunk.queue, len(chunk.events))
+            await self._backlog.save_progress(chunk.chunk)
 
     async def _wait_for_attempts(self, max_in_flight: int) -> None:
         """Wait until at most `max_in_flight` requests wait for their first attempt.

@@ -1,22 +1,19 @@
 """Deferred events as they are stored: in chunks of one workspace and one source partition, in order."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
-from services.delivery.model.delivery import order_of
 from shared.contracts.envelope import parse_event
 from shared.runtime.kafka.batch import ConsumedEvent
-from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors
 from shared.runtime.records import Record
 
 COLLECTION: Final = "deferred_events"
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {COLLECTION: (Index((("source", 1),)),)}
 
-_CHUNK_EVENTS: Final = 100
-_CHUNK_BYTES: Final = 64 << 10
 _EVENT_OVERHEAD_BYTES: Final = 1024
 
 SourcePartition = tuple[str, int]
@@ -58,7 +55,7 @@ class DeferredEvents:
 
     async def chunks_of(self, sources: Collection[SourcePartition]) -> list[ChunkRecord]:
         """Return the chunks of these partitions in their order, without their events."""
-        query = {"source": {"$in": sorted(map(_source_name, sources))}}
+        query = {"source": {"$in": sorted(map(source_name, sources))}}
         with translate_errors():
             documents = await self._collection.find(query, {"events": 0}).to_list(None)
         return sorted(map(ChunkRecord.from_document, documents), key=lambda chunk: chunk.id)
@@ -106,39 +103,9 @@ class DeferredEvents:
             await self._collection.delete_one({"_id": chunk_id})
 
 
-def split_chunks(events: Sequence[ConsumedEvent]) -> Iterator[list[ConsumedEvent]]:
-    """Yield the events of each chunk. Chunks are limited in events and bytes: a slice reads a whole chunk."""
-    chunk: list[ConsumedEvent] = []
-    size = 0
-    for received in events:
-        if chunk and (len(chunk) == _CHUNK_EVENTS or size + event_size(received) > _CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(received)
-        size += event_size(received)
-    if chunk:
-        yield chunk
-
-
-def chunk_of(
-    workspace: str, source: SourcePartition, events: Sequence[ConsumedEvent], *, after: int
-) -> ChunkRecord:
-    """Return the record of a chunk with these events.
-
-    It sorts behind the chunks of its queue up to the order `after`.
-    """
-    first = max(order_of(events[0]), after + 1)
-    name = _source_name(source)
-    return ChunkRecord(
-        id=f"{name}/{first:020d}/{workspace}",
-        workspace=workspace,
-        source=name,
-        last=max(order_of(events[-1]), first),
-        last_offset=events[-1].offset,
-        count=len(events),
-        size=sum(map(event_size, events)),
-        created_at=utcnow(),
-    )
+def chunk_id(source: SourcePartition, first: int, workspace: str) -> str:
+    """Return the id of a chunk whose first event has the order `first`."""
+    return f"{source_name(source)}/{first:020d}/{workspace}"
 
 
 def event_size(received: ConsumedEvent) -> int:
@@ -146,7 +113,8 @@ def event_size(received: ConsumedEvent) -> int:
     return len(received.event.data) + _EVENT_OVERHEAD_BYTES
 
 
-def _source_name(source: SourcePartition) -> str:
+def source_name(source: SourcePartition) -> str:
+    """Return how a source partition is stored: `topic/partition`."""
     return f"{source[0]}/{source[1]}"
 
 

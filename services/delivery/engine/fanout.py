@@ -26,7 +26,7 @@ from shared.contracts.ids import delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.registry import Provider
 from shared.runtime.failpoints import failpoint
-from shared.runtime.kafka.batch import Batch, Completion, ConsumedEvent
+from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.kafka.producer import Producer, Record, event_record
 from shared.webhooks.event_fields import EventFields
 from shared.webhooks.formats import BodyFormat, render_body
@@ -49,8 +49,6 @@ class _BatchPlan:
 
     records: list[Record] = field(default_factory=list)
     deferred: list[ConsumedEvent] = field(default_factory=list)
-    deferred_before: list[ConsumedEvent] = field(default_factory=list)
-    """Repeated events that are in the backlog already."""
     rejected: list[tuple[ConsumedEvent, Rejected]] = field(default_factory=list)
     cost: float = 0.0
     yielded_at_cost: float = 0.0
@@ -119,19 +117,12 @@ class Fanout:
         self._shares = shares
         self._unmatched = unmatched
         self._providers = providers
-        self._storing: set[asyncio.Task[None]] = set()
-
-    async def stop(self) -> None:
-        """Wait no longer for deferred events to be stored: their offsets are not committed."""
-        for task in self._storing:
-            task.cancel()
-        await asyncio.gather(*self._storing, return_exceptions=True)
 
     async def handle(self, batch: Batch) -> None:
         """Publish the requests of a batch, in order, and defer events beyond a fair share.
 
-        Deferred events are complete when the backlog has stored them. Raises `BrokerUnavailable`,
-        `DatabaseUnavailable`.
+        Deferred events are complete when the backlog has worked them off or stored them. Raises
+        `BrokerUnavailable`, `DatabaseUnavailable`.
         """
         failpoint("fanout.read")
         await asyncio.gather(
@@ -144,24 +135,10 @@ class Fanout:
         failpoint("fanout.published")
         # Published first: what is deferred must come after the earlier events of its workspace.
         if plan.deferred:
-            plan.rejected += self._backlog.append(plan.deferred)
+            self._backlog.append([(received, batch.take(received)) for received in plan.deferred])
+            failpoint("fanout.deferring")
         for received, error in plan.rejected:
             batch.take(received).fail(error)
-        if plan.deferred or plan.deferred_before:
-            rejected = {id(received) for received, _ in plan.rejected}
-            deferred = [
-                batch.take(received)
-                for received in (*plan.deferred_before, *plan.deferred)
-                if id(received) not in rejected
-            ]
-            task = asyncio.create_task(self._complete_when_stored(deferred))
-            self._storing.add(task)
-            task.add_done_callback(self._storing.discard)
-
-    async def _complete_when_stored(self, deferred: Sequence[Completion]) -> None:
-        await self._backlog.wait_stored()
-        for completion in deferred:
-            completion.done()
 
     async def _plan(self, batch: Sequence[ConsumedEvent]) -> _BatchPlan:
         """Decide on each event, one of each workspace in turn.
@@ -173,9 +150,7 @@ class Fanout:
         queues: dict[str, deque[ConsumedEvent]] = {}
         for received in batch:
             # After a crash, Kafka repeats events whose offset was not committed but which are stored.
-            if self._backlog.contains(received):
-                plan.deferred_before.append(received)
-            else:
+            if not self._backlog.contains(received):
                 queues.setdefault(received.event.workspace, deque()).append(received)
         # One event of each workspace in turn, so that a workspace's burst does not delay the others' events.
         while queues:
