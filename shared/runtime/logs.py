@@ -1,9 +1,17 @@
-"""JSON logs on standard output, one object per line. `trace_id` links a webhook with its deliveries."""
+"""JSON logs on standard output, one object per line. `trace_id` links a webhook with its deliveries.
 
+Lines of the same turn of the event loop are written together, because the hot paths log. Nothing else waits:
+a line is written before the process does its next piece of work, and from level warning up at once.
+"""
+
+import asyncio
+import atexit
 import logging
 import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final
+from typing import BinaryIO, Final
 
 import orjson
 import structlog
@@ -30,10 +38,11 @@ def configure(service: str, level: str) -> Log:
     Loggers of libraries write to it too, from level warning up.
     """
     numeric = _LEVELS[level]
+    lines = LineLogger(sys.stdout.buffer)
     structlog.configure(
         processors=[_render_line],
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=lambda: lines,
         cache_logger_on_first_use=True,
     )
     log: Log = structlog.get_logger(service=service).bind()
@@ -46,6 +55,51 @@ def configure(service: str, level: str) -> Log:
         library.propagate = True
         library.setLevel(max(numeric, logging.WARNING))
     return log
+
+
+class LineLogger:
+    """The logger that structlog writes to: each method takes a line."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._pending: list[bytes] = []
+        self._scheduled_on: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.RLock()  # a signal handler may log while a line is added
+        atexit.register(self.flush)
+
+    def info(self, line: bytes) -> None:
+        """Write a line in this turn of the event loop; at once in a thread without one."""
+        with self._lock:
+            self._pending.append(line)
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                self.flush()
+                return
+            if loop is not self._scheduled_on:
+                self._scheduled_on = loop
+                loop.call_soon(self.flush)
+
+    debug = info
+
+    def warning(self, line: bytes) -> None:
+        """Write a line, and those before it, at once."""
+        with self._lock:
+            self._pending.append(line)
+            self.flush()
+
+    error = critical = warning
+
+    def flush(self) -> None:
+        """Write all lines. Where they cannot be written, they are lost: no request fails for its log."""
+        with self._lock:
+            lines, self._pending = self._pending, []
+            self._scheduled_on = None
+            if lines:
+                lines.append(b"")
+                with suppress(OSError):
+                    self._stream.write(b"\n".join(lines))
+                    self._stream.flush()
 
 
 class _StructlogHandler(logging.Handler):

@@ -67,7 +67,8 @@ class TrustedProxies:
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self._networks = tuple(networks)
-        self._trusts = lru_cache(maxsize=4096)(self._is_trusted)
+        self.trusts = lru_cache(maxsize=4096)(self._is_trusted)
+        """Returns whether an address, as text, is that of a trusted proxy."""
 
     def client(self, peer: str, forwarded: Sequence[bytes]) -> str:
         """Return the client's address: the rightmost one that is not a trusted proxy's.
@@ -77,7 +78,7 @@ class TrustedProxies:
         client. If every hop is trusted, the first one is the client.
         """
         client = peer
-        if not self._trusts(client):
+        if not self.trusts(client):
             return client
         entries = b",".join(forwarded).rsplit(b",", _MAX_HOPS)[-_MAX_HOPS:] if forwarded else ()
         # From right to left: each entry was written by the hop to its right, which is trusted by now.
@@ -86,7 +87,7 @@ class TrustedProxies:
             if address is None:
                 return client
             client = str(address)
-            if not self._trusts(client):
+            if not self.trusts(client):
                 return client
         return client
 

@@ -58,33 +58,24 @@ class RecentDeliveries:
                 self._deliveries[key] = publication
                 fresh.append(position)
         if publication:
-            await self._publish(keys, fresh, publish, publication, window_s)
-        is_published = [await asyncio.shield(other) for other in others]
-        is_published += [await self._wait_elsewhere(key) for key in elsewhere]
-        if not all(is_published):
-            raise BrokerUnavailable("Kafka did not acknowledge the first of two equal deliveries")
-        return fresh
-
-    async def _publish(
-        self,
-        keys: Sequence[str],
-        fresh: Sequence[int],
-        publish: Callable[[Sequence[int]], Awaitable[None]],
-        publication: "asyncio.Future[bool]",
-        window_s: float,
-    ) -> None:
-        try:
-            await publish(fresh)
-        except BaseException:  # cancellation too: a waiting repeat must learn that this one failed
+            try:
+                await publish(fresh)
+            except BaseException:  # cancellation too: a waiting repeat must learn that this one failed
+                for position in fresh:
+                    self._forget(keys[position])
+                publication.set_result(False)
+                raise
+            window_end = monotonic() + window_s
             for position in fresh:
-                self._forget(keys[position])
-            publication.set_result(False)
-            raise
-        window_end = monotonic() + window_s
-        for position in fresh:
-            self._remember(keys[position], window_end)
-        publication.set_result(True)
-        self._evict(2 * len(fresh))
+                self._remember(keys[position], window_end)
+            publication.set_result(True)
+            self._evict(2 * len(fresh))
+        if others or elsewhere:
+            is_published = [await asyncio.shield(other) for other in others]
+            is_published += [await self._wait_elsewhere(key) for key in elsewhere]
+            if not all(is_published):
+                raise BrokerUnavailable("Kafka did not acknowledge the first of two equal deliveries")
+        return fresh
 
     def _claim(self, key: str) -> bool:  # noqa: ARG002 -- of `SharedRecentDeliveries`
         """Claim the publication of a key; return False if another worker publishes or has published it."""

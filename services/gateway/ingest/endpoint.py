@@ -8,11 +8,15 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from services.gateway.ingest.rate_limit import TokenBucket
+from shared.contracts.envelope import EventTemplate
 from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.manifests.registry import Provider
 from shared.manifests.webhook import WebhookDefinition
 from shared.runtime.record_secrets import unexpired_keys
-from shared.webhooks.incoming import INCOMING_PROVIDER
+from shared.webhooks.incoming import INCOMING_PROVIDER, MASS_MENTIONS_ATTRIBUTE
+
+_MAX_EVENT_TEMPLATES: Final = 64
+"""Of one endpoint. The sender chooses the names of events."""
 
 INTEGRATION_ID_PREFIX: Final = "int_"
 """Prefix of the id of an endpoint that stands for a connected account and has no document of its own."""
@@ -70,9 +74,34 @@ class InboundEndpoint:
 
     provider_id: str = field(init=False)
     """The provider's id; `incoming` for an incoming webhook."""
+    record_key: bytes = field(init=False)
+    """The key of its records on Kafka: its events stay in order."""
+    _templates: dict[str, EventTemplate] = field(init=False)
 
     def __post_init__(self) -> None:
         self.provider_id = self.provider.id if self.provider else INCOMING_PROVIDER
+        self.record_key = self.id.encode()
+        self._templates = {}
+
+    def event_template(self, event: str) -> EventTemplate:
+        """Return what its events with this name have in common."""
+        template = self._templates.get(event)
+        if template is None:
+            template = self._new_template(event)
+            if len(self._templates) < _MAX_EVENT_TEMPLATES:
+                self._templates[event] = template
+        return template
+
+    def _new_template(self, event: str) -> EventTemplate:
+        provider = self.provider_id
+        attributes = {"provider": provider, "event": event, "endpoint_id": self.id}
+        if self.channel_id and event in self.message_events:
+            attributes["channel_id"] = self.channel_id
+        if self.mass_mentions:
+            attributes[MASS_MENTIONS_ATTRIBUTE] = "true"
+        return EventTemplate(
+            f"{provider}.{event}", f"/webhooks/{provider}/{self.id}", self.workspace, attributes
+        )
 
     def valid_keys(self) -> list[bytes]:
         """Return the secrets that verify now: the newest one, and rotated ones that have not expired."""

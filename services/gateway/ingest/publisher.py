@@ -11,15 +11,13 @@ from services.gateway.ingest.deduplication import RecentDeliveries, SharedRecent
 from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.errors import TooManyRequests
 from services.gateway.ingest.rate_limit import charge
-from shared.contracts.envelope import Event, now
 from shared.contracts.ids import EventId, event_id_for, new_event_id
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.manifests.webhook import WebhookEvent
 from shared.runtime.configuration import Configuration
-from shared.runtime.kafka.producer import Producer, Record, event_record
+from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.logs import Log
 from shared.runtime.workers.memory import SharedMemory
-from shared.webhooks.incoming import MASS_MENTIONS_ATTRIBUTE
 from shared.wire.tracing import child_traceparent
 
 ACK_TIMEOUT_S: Final = 1.5
@@ -64,8 +62,10 @@ class EventPublisher:
         """Publish each event for the endpoint at the same index; return the indexes of those that are new.
 
         An event that was published within the deduplication window is not published again. Sets endpoints,
-        events, event ids and positions of the context. Raises `Malformed`, `TooManyRequests`, and
-        `BrokerUnavailable` if Kafka does not acknowledge within `timeout_s` seconds.
+        events, event ids and positions of the context.
+
+        Raises `Malformed`, `TooManyRequests`, and `BrokerUnavailable` if Kafka does not acknowledge within
+        `timeout_s` seconds.
         """
         content_type(context.headers)  # raises if it is too long for a header of the envelope
         ids = [
@@ -80,11 +80,10 @@ class EventPublisher:
         async def publish_fresh(fresh: Sequence[int]) -> None:
             # Checked before, too. Other requests may have used up the limit while this body was received.
             _charge_endpoints(endpoints, fresh)
-            records: list[Record] = []
-            for index in fresh:
-                endpoint = endpoints[index]
-                event = _new_event(endpoint, events[index], ids[index], traceparent, test=context.test)
-                records.append(event_record(WEBHOOKS_RECEIVED, endpoint.id, event))
+            records = [
+                _new_record(endpoints[index], events[index], ids[index], traceparent, test=context.test)
+                for index in fresh
+            ]
             if len(records) == 1:
                 position = await self._producer.publish(records[0], timeout_s=timeout_s)
                 context.positions[fresh[0]] = position
@@ -130,42 +129,28 @@ def _charge_endpoints(endpoints: Sequence[InboundEndpoint], fresh: Sequence[int]
     return None
 
 
-def _new_event(
+def _new_record(
     endpoint: InboundEndpoint,
     webhook_event: WebhookEvent,
     event_id: EventId,
     traceparent: str,
     *,
     test: bool,
-) -> Event:
-    """Return the event to publish. Its data has no secrets in it."""
-    provider = endpoint.provider_id
-    attributes = {
-        "provider": provider,
-        "event": webhook_event.event,
-        "delivery_id": webhook_event.delivery_id or event_id,
-        "endpoint_id": endpoint.id,
-    }
-    if endpoint.channel_id and webhook_event.event in endpoint.message_events:
-        attributes["channel_id"] = endpoint.channel_id
+) -> Record:
+    """Return the record of an event. Its data has no secrets in it."""
+    attributes = {"delivery_id": webhook_event.delivery_id or event_id}
     if webhook_event.account:
         attributes["account"] = webhook_event.account
     if webhook_event.occurred_at:
         attributes["occurred_at"] = webhook_event.occurred_at
-    if endpoint.mass_mentions:
-        attributes[MASS_MENTIONS_ATTRIBUTE] = "true"
     if test:
         attributes["test"] = "true"
     if webhook_event.triggers:
         attributes["triggers"] = ",".join(webhook_event.triggers)
-    return Event(
-        id=event_id,
-        type=f"{provider}.{webhook_event.event}",
-        source=f"/webhooks/{provider}/{endpoint.id}",
-        workspace=endpoint.workspace,
-        time=now(),
-        data=endpoint.redact(webhook_event.data),
-        content_type=webhook_event.content_type,
-        traceparent=traceparent,
-        attributes=attributes,
+    template = endpoint.event_template(webhook_event.event)
+    return Record(
+        WEBHOOKS_RECEIVED,
+        endpoint.record_key,
+        endpoint.redact(webhook_event.data),
+        template.headers(event_id, webhook_event.content_type, traceparent, attributes),
     )

@@ -25,7 +25,7 @@ from services.gateway.ingest.executions import Executions
 from services.gateway.ingest.public_keys import CALLER
 from services.gateway.ingest.publisher import EventPublisher
 from services.gateway.ingest.rate_limit import ChargedWork, RateLimits, TokenBucket, TokenBuckets, check_rate
-from services.gateway.ingest.responses import asgi_messages, rejection_response, retryable_response
+from services.gateway.ingest.responses import rejection_response, retryable_response, send_response
 from services.gateway.ingest.targets import AppTarget, EndpointTarget, Target, TargetServices
 from services.gateway.ingest.verify import BadSignature, Verifier, hashed_bytes
 from services.gateway.settings import GatewaySettings
@@ -91,15 +91,13 @@ class Receiver:
             response = await self.receive(self._find_endpoint(kind, name), route, scope, receive)
         else:
             response = await self._receive_for_app(kind, scope, receive)
-        for message in asgi_messages(response, scope["method"]):
-            await send(message)
+        await send_response(response, scope, send)
 
     async def alias(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to an app webhook at `/integrations/{provider}/webhook`."""
         await self._configuration.current()
         response = await self._receive_for_app(alias_provider(scope["path"]), scope, receive)
-        for message in asgi_messages(response, scope["method"]):
-            await send(message)
+        await send_response(response, scope, send)
 
     async def receive(
         self,

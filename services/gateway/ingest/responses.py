@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
-from starlette.types import Message
+from starlette.types import Message, Scope, Send
 
 from services.gateway.ingest.errors import MethodNotAllowed, SourceRefused, TooManyRequests
 from services.gateway.ingest.public_keys import KeysUnavailable
@@ -14,14 +14,16 @@ from shared.contracts.ids import EventId
 from shared.manifests.response_template import Response
 from shared.manifests.webhook import WebhookDefinition
 from shared.runtime.web.problems import MEDIA_TYPE, SANDBOX_HEADERS, problem
+from shared.runtime.web.whole_response import header_lines, write_response
 
-_JSON_HEADER: Final = (b"content-type", b"application/json")
+_JSON_HEADERS: Final = ((b"content-type", b"application/json"),)
 _PROBLEM_HEADER: Final = (b"content-type", MEDIA_TYPE.encode())
 _CLOSE_HEADER: Final = (b"connection", b"close")
 _SAFE_RESPONSE_HEADERS: Final = tuple(
     (name.lower().encode(), text.encode()) for name, text in SANDBOX_HEADERS.items()
 )
 """In every response, because its body may hold text of a caller, a provider or an endpoint's owner."""
+_JSON_HEADER_LINES: Final = header_lines((*_JSON_HEADERS, *_SAFE_RESPONSE_HEADERS))
 _RETRY_AFTER_S: Final = {
     "bus_unavailable": b"2",
     "no_secret": b"60",
@@ -34,7 +36,7 @@ _RETRY_AFTER_S: Final = {
 
 def json_response(status: int, body: bytes) -> Response:
     """Return a response with a JSON body."""
-    return Response(status, (_JSON_HEADER,), body)
+    return Response(status, _JSON_HEADERS, body)
 
 
 def accepted_body(ids: Sequence[EventId], *, duplicate: bool) -> bytes:
@@ -85,6 +87,16 @@ def _retryable_outcome(error: RetryLater) -> tuple[str, str]:
     if isinstance(error, BrokerUnavailable):
         return "bus_unavailable", "Kafka is not available: send the webhook again"
     return "unavailable", f"{error}: send the webhook again"
+
+
+async def send_response(response: Response, scope: Scope, send: Send) -> None:
+    """Send a response. That to a HEAD request has no body."""
+    # Most responses have these headers. The values of others may be of the request: uvicorn checks them.
+    is_plain = response.headers is _JSON_HEADERS
+    if is_plain and write_response(send, response.status, _JSON_HEADER_LINES, response.body):
+        return
+    for message in asgi_messages(response, scope["method"]):
+        await send(message)
 
 
 def asgi_messages(response: Response, method: str) -> tuple[Message, Message]:

@@ -64,7 +64,7 @@ class ServiceApp:
 
     def _set_client(self, scope: Scope) -> None:
         """Set the request's client to the address that trusted proxies vouch for."""
-        if scope["client"]:
+        if scope["client"] and self._proxies.trusts(scope["client"][0]):
             forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
             peer, port = scope["client"]
             client = self._proxies.client(peer, forwarded)

@@ -1,0 +1,99 @@
+"""The producer on a real broker: records published at the same time, also more than fit in a batch."""
+
+import asyncio
+from secrets import token_hex
+
+import pytest
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from structlog.testing import ReturnLogger
+
+from shared.contracts.errors import BrokerUnavailable, TooLarge
+from shared.contracts.topics import Topic
+from shared.runtime.kafka.producer import Producer, Record, RecordPosition
+from shared.runtime.logs import Log
+from shared.runtime.settings import KafkaSettings
+from tests.support.backends import Bus
+from tests.support.tap import Tap
+
+LOG: Log = structlog.wrap_logger(
+    ReturnLogger(), processors=[], wrapper_class=structlog.make_filtering_bound_logger(0)
+)
+
+
+@pytest.fixture
+def settings(bus: Bus) -> KafkaSettings:
+    return KafkaSettings.model_validate(
+        {name.removeprefix("KAFKA_").lower(): value for name, value in bus.env.items()}
+    )
+
+
+@pytest.fixture
+def topic(settings: KafkaSettings) -> Topic:
+    name = f"test.{token_hex(6)}"
+
+    async def create() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+        await admin.start()
+        try:
+            await admin.create_topics([NewTopic(name, 3, 1)])
+        finally:
+            await admin.close()
+
+    asyncio.run(create())
+    return Topic(name, "any", "A test's.", (), ())
+
+
+@pytest.mark.parametrize("size", [10, 100_000], ids=["one batch", "several batches"])
+def test_records_published_at_once_get_positions_of_their_own_in_order(
+    bus: Bus, settings: KafkaSettings, topic: Topic, size: int
+) -> None:
+    """Of 100 KB, a batch has room for two: a record that finds it full goes to the next one."""
+    tap = Tap(bus, topic.name)
+    records = [
+        Record(topic, b"key-%d" % (number % 5), b"%06d" % number + b"." * size, [("n", b"%d" % number)])
+        for number in range(20)
+    ]
+
+    async def publish() -> list[RecordPosition]:
+        producer = Producer(settings, LOG, client_id="test")
+        producer.start()
+        try:
+            await producer.wait_ready(10)
+            return await asyncio.gather(*(producer.publish(record, timeout_s=20) for record in records))
+        finally:
+            await producer.stop()
+
+    positions = asyncio.run(publish())
+    stored = {(item.partition, item.offset): item for item in tap.look()}
+    assert len(stored) == len(records)
+    for record, position in zip(records, positions, strict=True):
+        assert stored[position].value == record.value
+        assert stored[position].key == record.key
+    for key in {record.key for record in records}:
+        of_key = [position for record, position in zip(records, positions, strict=True) if record.key == key]
+        assert of_key == sorted(of_key)
+
+
+def test_a_record_that_no_broker_accepts_is_refused_beside_others(
+    settings: KafkaSettings, topic: Topic
+) -> None:
+    async def publish() -> None:
+        producer = Producer(settings, LOG, client_id="test")
+        producer.start()
+        try:
+            await producer.wait_ready(10)
+            small = Record(topic, b"key", b"{}", [])
+            results = await asyncio.gather(
+                producer.publish(small, timeout_s=20),
+                producer.publish(small._replace(value=b"." * (9 * 1024 * 1024)), timeout_s=20),
+                producer.publish(small, timeout_s=20),
+                return_exceptions=True,
+            )
+        finally:
+            await producer.stop()
+        assert [isinstance(result, TooLarge) for result in results] == [False, True, False]
+        with pytest.raises(BrokerUnavailable):
+            await producer.publish(small, timeout_s=1)
+
+    asyncio.run(publish())
