@@ -193,6 +193,7 @@ class AttemptQueues:
             partial(self._after_entry, queue, delivery, outcome.due_at, blocks),
             # What was delivered is worth an entry in any case: it prevents a repeat.
             is_lost=_never if delivered else delivery.is_lost,
+            blocks=blocks,
         )
 
     async def _write_leased(
@@ -220,6 +221,7 @@ class AttemptQueues:
             self._deliveries.leased_entry(delivery.request, queue.webhook.timeout_s),
             partial(self._after_entry, queue, delivery, due_at, queue.webhook.strict),
             is_lost=delivery.is_lost,
+            blocks=True,
         )
 
     def _hand_over(self, queue: EndpointQueue) -> None:
@@ -238,6 +240,7 @@ class AttemptQueues:
                 self._deliveries.waiting_entry(delivery.request, due_at),
                 partial(self._after_hand_over, queue, delivery, due_at, webhook.strict),
                 is_lost=delivery.is_lost,
+                blocks=True,
             )
         queue.waiting.clear()
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,12 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import Write
 from shared.runtime.retry import Backoff
 
-_GATHER_DELAY_S: Final = 0.01
+_GATHER_DELAY_S: Final = 0.04
+"""How long a write waits for others; a killed process repeats what it had not written."""
+_BLOCKING_DELAY_S: Final = 0.01
+"""The same for writes for which other work waits."""
+_ENOUGH: Final = 64
+"""Pending writes that wait for no others."""
 _MAX_BULK: Final = 200
 """Writes of one bulk: encoding them holds up the event loop."""
 _RETRY: Final = Backoff(first_s=0.2, max_s=5.0)
@@ -47,6 +53,8 @@ class ResultWriter:
         self._log = log
         self._pending: deque[_PendingWrite] = deque()
         self._has_pending = asyncio.Event()
+        self._is_due = asyncio.Event()
+        """Set when what is pending waits for no other writes."""
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.wake = asyncio.Event()
@@ -59,16 +67,29 @@ class ResultWriter:
         """Write what is pending once, and end."""
         self._stopping.set()
         self._has_pending.set()
+        self._is_due.set()
         if self._task:
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def put(self, write: Write, on_written: OnWritten, *, is_lost: Callable[[], bool] | None = None) -> None:
+    def put(
+        self,
+        write: Write,
+        on_written: OnWritten,
+        *,
+        is_lost: Callable[[], bool] | None = None,
+        blocks: bool = False,
+    ) -> None:
         """Write this with others of this moment, then call `on_written`.
 
-        If `is_lost` returns True when the write's turn comes, it is left out.
+        If `is_lost` returns True when the write's turn comes, it is left out. `blocks` says that other work
+        waits for it.
         """
         self._pending.append(_PendingWrite(write, on_written, is_lost))
         self._has_pending.set()
+        if len(self._pending) >= _ENOUGH:
+            self._is_due.set()
+        elif blocks:
+            asyncio.get_running_loop().call_later(_BLOCKING_DELAY_S, self._is_due.set)
 
     async def write(self, result: Write) -> None:
         """Write one result with others of this moment; return when it is in the log."""
@@ -82,17 +103,19 @@ class ResultWriter:
             else:
                 written.set_exception(error)
 
-        self.put(result, on_written)
+        self.put(result, on_written, blocks=True)
         await written
 
     async def _run(self) -> None:
         while not (self._stopping.is_set() and not self._pending):
             await self._has_pending.wait()
-            if not self._stopping.is_set() and len(self._pending) < _MAX_BULK:
-                await asyncio.sleep(_GATHER_DELAY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER_DELAY_S):
+                    await self._is_due.wait()
             bulk = [self._pending.popleft() for _ in range(min(_MAX_BULK, len(self._pending)))]
             if not self._pending and not self._stopping.is_set():
                 self._has_pending.clear()
+                self._is_due.clear()
             current: list[_PendingWrite] = []
             for item in bulk:
                 if item.is_lost is not None and item.is_lost():
