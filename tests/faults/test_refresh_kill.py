@@ -217,9 +217,11 @@ def test_who_stood_still_before_asking_does_not_ask_after_its_lease(
 ) -> None:
     integration, sleeper = stricken["late"], processes.sleepers["refresh.claimed"]
     before = strict.stats()
-    runs = go_on(processes.survivors, integration)
-    assert all_good(runs, 2), runs
-    sleeper.go_on()
+    try:
+        runs = go_on(processes.survivors, integration)
+        assert all_good(runs, 2), runs
+    finally:
+        sleeper.go_on()
     late = sleeper.used()
     assert (late.statuses, late.versions) == ({"200": FEW}, [2]), late
     done = strict.stats().since(before)
@@ -233,9 +235,11 @@ def test_who_stood_still_with_the_answer_brings_the_account_back(
     """Meanwhile, nobody sent the refresh token that was used."""
     integration, sleeper = stricken["fence"], processes.sleepers["refresh.answered"]
     refreshes = lenient.refreshes
-    runs = go_on(processes.survivors, integration)
-    assert [run.errors for run in runs] == [{"NotConnected reauth_required": 2 * USERS}] * len(CLOCKS)
-    sleeper.go_on()
+    try:
+        runs = go_on(processes.survivors, integration)
+        assert [run.errors for run in runs] == [{"NotConnected reauth_required": 2 * USERS}] * len(CLOCKS)
+    finally:
+        sleeper.go_on()
     late = sleeper.used()
     assert (late.statuses, late.versions) == ({"200": FEW}, [2]), late
     shown = own.shown(integration)

@@ -52,6 +52,8 @@ class ResultWriter:
         self._deliveries = deliveries
         self._log = log
         self._pending: deque[_PendingWrite] = deque()
+        self._bulk_size = 0
+        """Writes of the bulk in flight."""
         self._has_pending = asyncio.Event()
         self._is_due = asyncio.Event()
         """Set when what is pending waits for no other writes."""
@@ -85,6 +87,7 @@ class ResultWriter:
         waits for it.
         """
         self._pending.append(_PendingWrite(write, on_written, is_lost))
+        self._note_unacknowledged()
         self._has_pending.set()
         if len(self._pending) >= _ENOUGH:
             self._is_due.set()
@@ -125,12 +128,16 @@ class ResultWriter:
             has_first_results = any(item.is_lost is not None for item in current)
             if has_first_results:
                 failpoint("attempt.before_write")
-            metrics.UNACKNOWLEDGED_RESULTS.set(len(current) + len(self._pending))
+            self._bulk_size = len(current)
             if current:
                 await self._write(current)
-            metrics.UNACKNOWLEDGED_RESULTS.set(len(self._pending))
+            self._bulk_size = 0
+            self._note_unacknowledged()
             if has_first_results:
                 failpoint("attempt.written")
+
+    def _note_unacknowledged(self) -> None:
+        metrics.UNACKNOWLEDGED_RESULTS.set(len(self._pending) + self._bulk_size)
 
     async def _write(self, bulk: Sequence[_PendingWrite]) -> None:
         """Write these. One that the driver rejects fails alone."""
