@@ -32,7 +32,7 @@ CLIENT_SECRET = "client-secret-of-the-records"
 SOURCE = {
     "verification": [{"scheme": "hmac", "signature": {"header": "x-sign"}, "signed": "{body}"}],
 }
-FLOOD = 120
+FLOOD = 400
 """Events of the workspace that publishes beyond its fair share."""
 
 
@@ -181,7 +181,7 @@ def _records(hub: Hub, subscriber: Subscriber, provider: RotatingServer) -> dict
         hub.outgoing_webhook(f"{subscriber.url}/flood{name}", events=["old.flood"], filter=condition)["id"]
         for name in ("", *(f"/{number}" for number in range(9)))
     ]
-    rows = [{"a": 2}] * 300
+    rows = [{"a": 2}] * 100
     publish(hub, "old.flood", *({"number": number, "rows": rows} for number in range(FLOOD)))
     client: MongoClient[Any] = MongoClient(hub.env["MONGODB_URI"], tz_aware=True)
     with client:
