@@ -39,7 +39,13 @@ _CACHE_SIZE: Final = "512M"
 pages are evicted only when no connection reads a state from before the change."""
 # SecantusDB holds its journal in its own memory for seconds, so that a kill would lose acknowledged writes.
 # WiredTiger reads this variable: it hands the journal to the operating system at each commit.
-_JOURNAL_ENVIRONMENT: Final = {"WIREDTIGER_CONFIG": "transaction_sync=(enabled=true,method=none)"}
+# While much of the cache is changes, WiredTiger lets every operation wait until they are evicted, and that
+# does not happen while an idle connection reads an older state. By default, a tenth is much.
+_STORE_ENVIRONMENT: Final = {
+    "WIREDTIGER_CONFIG": (
+        "transaction_sync=(enabled=true,method=none),eviction_dirty_trigger=80,eviction_updates_trigger=75"
+    )
+}
 # To find expired documents, the database reads every collection, once a minute by default, and answers no
 # requests meanwhile. Its other settings are on the command line.
 _STORE_SETTINGS: Final = "[storage]\nttl_sweep_seconds = 3600.0\n"
@@ -206,7 +212,7 @@ def database(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
 
     def run(options: Sequence[str], callback: Callable[[], None]) -> None:
         """Start the database with more options, call back, and stop it."""
-        first = Child(_spec("store", [*command, *options], folder, _JOURNAL_ENVIRONMENT), process_group)
+        first = Child(_spec("store", [*command, *options], folder, _STORE_ENVIRONMENT), process_group)
         first.start()
         try:
             _wait_for_listener(first, port)
@@ -220,7 +226,7 @@ def database(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
             first.kill()  # what it has acknowledged is with the operating system; a clean stop takes seconds
 
     return EmbeddedServer(
-        Child(_spec("store", [*command, "--auth"], folder, _JOURNAL_ENVIRONMENT), process_group),
+        Child(_spec("store", [*command, "--auth"], folder, _STORE_ENVIRONMENT), process_group),
         port,
         _mongo_answers,
         uri=_mongodb_uri(folder, port),
