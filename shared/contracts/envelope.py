@@ -67,7 +67,7 @@ class Event(NamedTuple):
 
 
 class EventTemplate:
-    """What many events have in common, encoded once: for a path on which `Event.headers` would cost much."""
+    """The constant headers of many events, encoded once. `Event.headers` encodes all headers of each event."""
 
     __slots__ = ("_headers",)
 

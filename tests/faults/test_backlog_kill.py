@@ -1,4 +1,4 @@
-"""What is beyond a workspace's share, and kill -9 of delivery that has it: nothing is lost."""
+"""kill -9 of delivery loses no deferred event, in memory or stored."""
 
 import signal
 from pathlib import Path

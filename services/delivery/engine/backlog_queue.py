@@ -50,7 +50,7 @@ class BacklogChunk:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the partition was revoked since: its next owner reads the events from Kafka again."""
+        """Whether the partition was revoked. Its next owner reads the events from Kafka again."""
         return bool(self.completions) and self.completions[0].is_revoked
 
     def takes(self, size: int) -> bool:
@@ -92,7 +92,7 @@ class BacklogQueue:
         return [*self.stored, *self.in_memory]
 
     def new_chunk(self, received: ConsumedEvent, now: float) -> BacklogChunk:
-        """Append an empty chunk in memory, whose first event will be `received`, and return it."""
+        """Append an empty chunk in memory and return it. Its id is derived from `received`, its first event."""
         first = max(order_of(received), self.last + 1)
         chunk = BacklogChunk(
             chunk_id(self.source, first, self.workspace), last=first, state="filling", accepted_at=now

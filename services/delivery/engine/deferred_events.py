@@ -104,7 +104,7 @@ class DeferredEvents:
 
 
 def chunk_id(source: SourcePartition, first: int, workspace: str) -> str:
-    """Return the id of a chunk whose first event has the order `first`."""
+    """Return the id of a chunk. `first` is the order of its first event."""
     return f"{source_name(source)}/{first:020d}/{workspace}"
 
 

@@ -16,7 +16,7 @@ from shared.runtime.mongo import Write
 from shared.runtime.retry import Backoff
 
 _GATHER_DELAY_S: Final = 0.04
-"""How long a write waits for others; a killed process repeats what it had not written."""
+"""Seconds for which a write waits for others. A killed process repeats attempts without a written result."""
 _BLOCKING_DELAY_S: Final = 0.01
 """The same for writes for which other work waits."""
 _ENOUGH: Final = 64
