@@ -67,7 +67,7 @@ class Event(NamedTuple):
 
 
 class EventTemplate:
-    """The constant headers of many events, encoded once. `Event.headers` encodes all headers of each event."""
+    """The constant headers of many events, encoded once. `Event.headers` encodes them for each event."""
 
     __slots__ = ("_headers",)
 

@@ -80,7 +80,7 @@ def test_a_timeout_is_tried_again(hub: Hub) -> None:
         subscriber.delay_s = 0
         [delivery] = finished(hub, webhook["id"])
     assert [attempt["error"] for attempt in delivery["attempts"]] == ["timeout", None]
-    assert 900 <= delivery["attempts"][0]["duration_ms"] <= 9000
+    assert 900 <= delivery["attempts"][0]["duration_ms"] <= 2500
 
 
 def until(delivery: dict[str, Any]) -> float:
@@ -106,8 +106,8 @@ def test_jitter_lengthens_each_wait_by_up_to_its_share_and_not_all_by_the_same(h
             deliveries = [read(hub, delivery["id"]) for delivery in hub.deliveries(webhook_id=webhook["id"])]
             waits[jitter] = sorted(map(until, deliveries))
             hub.call("DELETE", path_of(webhook), expect=204)
-    assert all(99.9 <= wait < 105 for wait in waits[0]), "to judge an answer takes time"
-    assert all(99.9 <= wait < 155 for wait in waits[0.5])
+    assert all(99.9 <= wait < 102 for wait in waits[0]), "to judge an answer takes time"
+    assert all(99.9 <= wait < 152 for wait in waits[0.5])
     assert waits[0.5][-1] - waits[0.5][0] > 10
 
 
@@ -158,7 +158,7 @@ def test_a_huge_retry_after_is_bounded_and_another_url_does_not_wait_for_it(hub:
         numbered(hub, kind)
         waiting(hub, webhook, delayed=1)
         [held] = hub.deliveries(webhook_id=webhook["id"])
-        eventually(lambda: 899 <= until(read(hub, held["id"])) <= 910)
+        eventually(lambda: 899 <= until(read(hub, held["id"])) <= 902)
         numbered(hub, kind, first=1)
         waiting(hub, webhook, delayed=1, pending=1)
         hub.call("PATCH", path_of(webhook), {"url": other.url})

@@ -266,10 +266,8 @@ def _all_refused_in_time(load: Load, began: float, ended: float) -> list[float]:
     assert len(answers) >= 8
     assert {one.status for one in answers} == {503}
     assert all(one.retry_after and int(one.retry_after) >= 1 for one in answers)
-    took = sorted(one.seconds for one in answers)
-    assert took[len(took) * 19 // 20 - 1] < ANSWER_S
-    assert took[-1] < 2 * ANSWER_S, "one in twenty may be late, because the client's machine is busy"
-    return took
+    assert max(one.seconds for one in answers) < ANSWER_S
+    return [one.seconds for one in answers]
 
 
 def _recovery(load: Load, since: float) -> float:

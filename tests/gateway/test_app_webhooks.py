@@ -148,7 +148,7 @@ class World:
     def put(self, count: int) -> list[TopicRecord]:
         """What was put on the topic since the last look: so many, and no more a moment later."""
         before = len(self.tap.records)
-        eventually(lambda: len(self.tap.look()) - before >= count)
+        eventually(lambda: len(self.tap.look()) - before >= count, 10)
         if not count:
             sleep(0.3)
         return self.tap.look()[before:]
@@ -486,7 +486,7 @@ def test_a_new_secret_is_known_at_once_and_the_old_one_is_not(world: World, a: s
     world.hub.call("PUT", path, {"signing_secret": new, "verified": True}, key=world.keys[a])
     rotated = monotonic()
     ready(world, "slack", new)
-    assert monotonic() - rotated < 8, "the next poll would find it"
+    assert monotonic() - rotated < 3
     assert world.send("slack", *of_slack(old, team)).status_code == 401
     assert world.send("slack", *of_slack(new, team)).status_code == 200
     assert routes(world.put(1)) == {(a, integration)}
@@ -800,14 +800,7 @@ def test_what_oauth_has_answered_counts_at_every_gateway(world: World, tmp_path:
         def sent(team: str) -> set[tuple[str, str]]:
             """Where a message to each gateway comes out."""
             for url in urls:
-                message = of_slack(secret, team)
-
-                def answered(url: str = url, message: tuple[bytes, Mapping[str, str]] = message) -> int:
-                    """The status, once the gateway is not too busy to say: then Slack sends it again."""
-                    status = world.send("slack", *message, url=url).status_code
-                    return status if status != 503 else 0
-
-                assert eventually(answered) == 200
+                assert world.send("slack", *of_slack(secret, team), url=url).status_code == 200
             return routes(world.put(2 if connected else 0))
 
         for _ in range(5):
@@ -902,7 +895,7 @@ def test_503_while_the_bus_is_away(world: World, slack: str, a: str, bus: Bus) -
         refused(world, body, signed)
         # What is for nobody needs no bus.
         assert world.send("slack", *of_slack(slack, f"T{token_hex(5)}")).status_code == 200
-    eventually(lambda: world.send("slack", body, signed).status_code == 200)
+    eventually(lambda: world.send("slack", body, signed).status_code == 200, 20)
     results = world.put(1)
     assert routes(results) == {(a, integration)}
     assert len({item.attributes["ce_id"] for item in results}) == 1, "what came twice is one event"
@@ -920,8 +913,8 @@ def away(process: int | None) -> Iterator[None]:
 
 
 def refused(world: World, body: bytes, signed: Mapping[str, str]) -> None:
-    """Before Slack gives up, after three seconds; and it may come again."""
+    """Within two seconds, and it may come again."""
     started = monotonic()
     answer = world.send("slack", body, signed)
-    assert (answer.status_code, monotonic() - started < 3) == (503, True)
+    assert (answer.status_code, monotonic() - started < 2) == (503, True)
     assert answer.headers["retry-after"]

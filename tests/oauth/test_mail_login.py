@@ -274,7 +274,7 @@ def test_a_server_that_never_answers(servers: MailServers, protocol: MailProtoco
     began = monotonic()
     why = busy(protocol, servers.talking(silent), security=security, options={"timeout_s": SHORT_S})
     assert "did not answer in time" in why
-    assert monotonic() - began < SHORT_S + 8
+    assert monotonic() - began < SHORT_S + 2
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_server_that_sends_slowly_for_ever(
     port = servers.talking(dribble(text, 0.02))
     began = monotonic()
     assert "in time" in busy(protocol, port, security="none", options={"timeout_s": SHORT_S})
-    assert monotonic() - began < SHORT_S + 8
+    assert monotonic() - began < SHORT_S + 2
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_hanging_servers_do_not_block_other_workspaces(servers: MailServers, mai
     fields = {"host": "localhost", "security": "tls", "username": USER, "password": "a-good-password"}
 
     async def main() -> float:
-        mail = logins(timeout_s=10.0)
+        mail = logins(timeout_s=3.0)
         unanswered = {**fields, "port": str(stuck)}
         hanging = [asyncio.create_task(mail.check("imap", unanswered, f"ws_{n}")) for n in range(15)]
         # However many one workspace has, they take no more room than a few.
@@ -418,7 +418,7 @@ def test_hanging_servers_do_not_block_other_workspaces(servers: MailServers, mai
         await asyncio.gather(*hanging, return_exceptions=True)
         return took
 
-    assert asyncio.run(main()) < 9
+    assert asyncio.run(main()) < 2
     assert len(mailbox.logins) == 1
 
 

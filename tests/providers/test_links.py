@@ -18,7 +18,7 @@ each_provider = pytest.mark.parametrize("name", WITH_WEBHOOKS)
 
 PLANTED = "https://planted.example/o/r(x)/*a*/~b~.py?c=[1]&d=2#issuecomment"
 """Without `_` and `-`, which templates change in a provider's names and amounts."""
-_MAX_PLANTED = 40
+_MAX_PLANTED = 80
 """Payloads of one provider with the URL in one of their texts."""
 
 

@@ -144,7 +144,7 @@ async def test_runs_have_an_interval_between_their_starts() -> None:
     await asyncio.gather(*(ask(number / 1000) for number in range(100)))
     intervals = [after - before for before, after in pairwise(starts)]
     assert len(intervals) >= 2
-    assert min(intervals) > 0.01
+    assert min(intervals) > 0.018
 
 
 async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
@@ -280,11 +280,11 @@ async def test_callers_do_not_wait_for_an_unavailable_database(pair: EmbeddedPai
             results = await asyncio.gather(*(second.configuration.current() for _ in range(50)))
             assert not any(results)
             waited = monotonic() - started
-            assert 0.9 < waited < 10, "one after the other it would be 50"
+            assert 0.9 < waited < 1.9
             started = monotonic()
             for _ in range(1000):
                 assert not await second.configuration.current()
-            assert monotonic() - started < waited
+            assert monotonic() - started < 0.5
             assert CONFIGURATION_UNCHECKED._value.get() == 1
             assert second.snapshot.items == {"a": 1}
         finally:

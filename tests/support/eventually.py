@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def eventually(look: Callable[[], T], within_s: float = 60, every_s: float = 0.1) -> T:
-    """What `look` returns once that is true; fails with what it returned last.
+    """Return what `look` returns once that is true. Fail with its last result after `within_s` seconds.
 
-    Give `within_s` where the time is the promise; otherwise there is room for any machine.
+    Give `within_s` only where the time is the promise.
     """
     deadline = monotonic() + within_s
     while not (seen := look()):

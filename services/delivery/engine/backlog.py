@@ -30,7 +30,7 @@ MAX_EVENTS: Final = 50_000
 MAX_BYTES: Final = 64 << 20
 """Bytes of deferred events that one workspace may have in one process, plus 1 KB for each event."""
 MAX_AGE_S: Final = 1.5
-"""Seconds after which a chunk in memory is stored. Its partition commits no later offsets until then."""
+"""Seconds after which a chunk in memory is stored. Until then, no later offset is committed."""
 MAX_EVENTS_IN_MEMORY: Final = 5_000
 MAX_BYTES_IN_MEMORY: Final = 64 << 20
 """Deferred events in memory, of all workspaces. Chunks are stored from half of it on; at all of it, fan-out

@@ -92,7 +92,7 @@ class BacklogQueue:
         return [*self.stored, *self.in_memory]
 
     def new_chunk(self, received: ConsumedEvent, now: float) -> BacklogChunk:
-        """Append an empty chunk in memory and return it. Its id is derived from `received`, its first event."""
+        """Append an empty chunk in memory and return it. Its id is that of its first event, `received`."""
         first = max(order_of(received), self.last + 1)
         chunk = BacklogChunk(
             chunk_id(self.source, first, self.workspace), last=first, state="filling", accepted_at=now

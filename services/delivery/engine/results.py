@@ -16,7 +16,7 @@ from shared.runtime.mongo import Write
 from shared.runtime.retry import Backoff
 
 _GATHER_DELAY_S: Final = 0.04
-"""Seconds for which a write waits for others. A killed process repeats attempts without a written result."""
+"""Seconds for which a write waits for others. A killed process repeats what is not written."""
 _BLOCKING_DELAY_S: Final = 0.01
 """The same for writes for which other work waits."""
 _ENOUGH: Final = 64
