@@ -31,8 +31,8 @@ from tests.support.outgoing import new_type
 from tests.support.recorded_secrets import record_secret
 from tests.support.subscriber import Subscriber
 
-TRIALS = 300
-"""Of each of the two kinds; with those of the other tests, more than a thousand."""
+TRIALS = 500
+"""Of each of the two kinds: a thousand together."""
 AT_ONCE = 16
 _ROUND = 100
 BODY = b'{"zen":"x"}'

@@ -260,7 +260,7 @@ def test_a_gateway_without_a_broker_is_not_ready(own: tuple[EmbeddedPair, Hub]) 
         pair.broker.kill()
         started = monotonic()
         assert _ping(endpoint) == 503
-        assert monotonic() - started < 8
+        assert monotonic() - started < 3
 
 
 def _ping(endpoint: Mapping[str, str]) -> int:
@@ -358,12 +358,12 @@ def test_sigterm_finishes_requests_under_way_and_accepts_no_new_ones(
         sleep(0.2)
         stopped_at = monotonic()
         os.kill(other.pid("gateway"), signal.SIGTERM)
-        eventually(lambda: not _listens(other.ports["gateway"]), 5)
+        eventually(lambda: not _listens(other.ports["gateway"]), 3)
         ends.sendall(BODY[-1:])
         assert ends.recv(1000).startswith(b"HTTP/1.1 202")
         assert lasts.recv(1000).startswith(b"HTTP/1.1 503")
         assert other.stop_service("gateway") == 0
-        assert monotonic() - stopped_at < 6 + 6
+        assert monotonic() - stopped_at < 6 + 2
         assert other.log_lines("gateway")[-1]["event"] == "service.stopped"
         assert "Traceback" not in other.log_text("gateway")
     assert [record.key for record in tap.look()].count(endpoint["id"].encode()) == 1
