@@ -61,8 +61,10 @@ class FetchPacing:
             if self._answers_held_fetches:
                 request._max_wait_ms = _MAX_WAIT_MS if is_complete else self._partial_wait_ms
                 found = bool(await send(assignment, node_id, request))
-                longer = 1 if found or is_complete else 2 * self._partial_wait_ms
-                self._partial_wait_ms = min(max(_PARTIAL_WAIT_MS, longer), _MAX_PARTIAL_WAIT_MS)
+                if found or is_complete:
+                    self._partial_wait_ms = _PARTIAL_WAIT_MS
+                else:
+                    self._partial_wait_ms = min(2 * self._partial_wait_ms, _MAX_PARTIAL_WAIT_MS)
                 if not assignment.active:  # a rebalance, which aiokafka has cancelled the fetch for
                     _close_connection(fetcher, node_id)
                 return found
