@@ -15,8 +15,8 @@ from shared.manifests.webhook import WebhookDefinition
 from shared.runtime.record_secrets import unexpired_keys
 from shared.webhooks.incoming import INCOMING_PROVIDER, MASS_MENTIONS_ATTRIBUTE
 
-_MAX_EVENT_TEMPLATES: Final = 64
-"""Of one endpoint. The sender chooses the names of events."""
+_MAX_EVENT_TEMPLATES: Final = 16
+"""Templates that one endpoint keeps in memory. The sender chooses the names of events."""
 
 INTEGRATION_ID_PREFIX: Final = "int_"
 """Prefix of the id of an endpoint that stands for a connected account and has no document of its own."""
@@ -84,7 +84,7 @@ class InboundEndpoint:
         self._templates = {}
 
     def event_template(self, event: str) -> EventTemplate:
-        """Return what its events with this name have in common."""
+        """Return the constant headers of its events with this name."""
         template = self._templates.get(event)
         if template is None:
             template = self._new_template(event)
