@@ -1,7 +1,7 @@
 """JSON logs on standard output, one object per line. `trace_id` links a webhook with its deliveries.
 
-Lines of the same turn of the event loop are written together, because the hot paths log. Nothing else waits:
-a line is written before the process does its next piece of work, and from level warning up at once.
+Lines of one iteration of the event loop are written together, because the hot paths log. A line waits for the
+end of its iteration at most. From level warning up, it is written at once, after the lines before it.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ def configure(service: str, level: str) -> Log:
 
 
 class LineLogger:
-    """The logger that structlog writes to: each method takes a line."""
+    """Write rendered lines to a stream, in groups. structlog calls the method of the level."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -68,7 +68,7 @@ class LineLogger:
         atexit.register(self.flush)
 
     def info(self, line: bytes) -> None:
-        """Write a line in this turn of the event loop; at once in a thread without one."""
+        """Write a line at the end of this iteration of the event loop. Without a loop, write it at once."""
         with self._lock:
             self._pending.append(line)
             try:
@@ -91,7 +91,7 @@ class LineLogger:
     error = critical = warning
 
     def flush(self) -> None:
-        """Write all lines. Where they cannot be written, they are lost: no request fails for its log."""
+        """Write all pending lines. Lines that standard output refuses are dropped, so that no request fails."""
         with self._lock:
             lines, self._pending = self._pending, []
             self._scheduled_on = None
