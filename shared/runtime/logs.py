@@ -91,7 +91,7 @@ class LineLogger:
     error = critical = warning
 
     def flush(self) -> None:
-        """Write all pending lines. Lines that standard output refuses are dropped, so that no request fails."""
+        """Write all pending lines. Lines that cannot be written are dropped, so that no request fails."""
         with self._lock:
             lines, self._pending = self._pending, []
             self._scheduled_on = None
