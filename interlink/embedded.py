@@ -39,8 +39,8 @@ _CACHE_SIZE: Final = "512M"
 pages are evicted only when no connection reads a state from before the change."""
 # SecantusDB holds its journal in its own memory for seconds, so that a kill would lose acknowledged writes.
 # WiredTiger reads this variable: it hands the journal to the operating system at each commit.
-# Above a share of changes in the cache, WiredTiger holds operations up until some are evicted. At its default,
-# a tenth, a store once stood still: the operation that waited held SecantusDB's lock.
+# Above a share of changes in the cache, WiredTiger holds operations up until some leave. At its default,
+# a tenth, a store once stood still: the operation that waited held the lock of SecantusDB.
 _STORE_ENVIRONMENT: Final = {
     "WIREDTIGER_CONFIG": (
         "transaction_sync=(enabled=true,method=none),eviction_dirty_trigger=80,eviction_updates_trigger=75"
