@@ -3,8 +3,9 @@
 Webhooks, endpoints, API keys, apps, event types, queue states and erasure marks are in the memory of every
 process that needs them (`snapshot`). One small document holds a version number and the ids of the latest
 changes. A writer of configuration calls `announce` after the write and before it responds. A reader awaits
-`current` before it uses configuration: `current` reads the version once for all waiting callers, and loads
-what has changed. No clocks are compared, and a change costs one read of the changed document.
+`current` before it uses configuration: `current` reads the version and loads what has changed, unless it did
+so within the last 50 ms. `announce` returns 60 ms after its write, so that no process uses an older read
+when the writer responds. Processes measure these times alone: no clocks are compared.
 
 A process that dies between its write and `announce` has not responded. Such a change, and one that was made
 without the hub, is found by a poll of `changed_at` every ten seconds, or by the full reload (`snapshot`).
@@ -12,6 +13,7 @@ without the hub, is found by a poll of `changed_at` every ten seconds, or by the
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from time import monotonic
 from typing import Final
 
 from pymongo.asynchronous.collection import AsyncCollection
@@ -30,8 +32,11 @@ _MAX_RECENT_CHANGES: Final = 1000
 """Changes that the document lists. A process that has missed more reloads all that it follows."""
 _CHECK_TIMEOUT_S: Final = 1.0
 """For a caller of `current`, before it goes on with what is in memory."""
-_MIN_CHECK_INTERVAL_S: Final = 0.003
-"""Between the starts of two checks: each costs CPU here and in the database. Under load, many share one."""
+_CHECK_VALID_S: Final = 0.05
+"""From the start of a check: calls in this time share it. Each check costs CPU here and in the database."""
+_ANNOUNCE_S: Final = 0.06
+"""From a write until all processes have read it before they use configuration: longer than `_CHECK_VALID_S`,
+because the clocks of two machines do not run at exactly the same rate."""
 _READ_TIMEOUT_S: Final = 2.0
 _IDLE_INTERVAL_S: Final = 5.0
 _RETRY_INTERVAL_S: Final = 0.25
@@ -43,7 +48,8 @@ LoadChanges = Callable[[Collection[str] | None], Awaitable[None]]
 async def announce_changes(mongo: Mongo, collection: str, *ids: str) -> None:
     """Announce that these documents were written, for a process without a `Configuration`.
 
-    Raises `DatabaseUnavailable`; see `Configuration.announce`.
+    Return when no process uses what it read before: 60 ms after the write. Raises `DatabaseUnavailable`; see
+    `Configuration.announce`.
     """
     entries = [f"{collection}/{document_id}" for document_id in ids]
     change = {
@@ -57,6 +63,9 @@ async def announce_changes(mongo: Mongo, collection: str, *ids: str) -> None:
                 await version.update_one({"_id": COLLECTION}, change, upsert=True)
         except Duplicate:  # two processes inserted the document at the same time: now it is there
             await version.update_one({"_id": COLLECTION}, change, upsert=True)
+    in_effect_at = monotonic() + _ANNOUNCE_S
+    while (remaining := in_effect_at - monotonic()) > 0:  # a timer of the event loop may be early
+        await asyncio.sleep(remaining)
 
 
 class Configuration:
@@ -71,7 +80,7 @@ class Configuration:
         self._check = SharedCheck(
             self._run_check,
             wait_s=_CHECK_TIMEOUT_S,
-            interval_s=_MIN_CHECK_INTERVAL_S,
+            valid_s=_CHECK_VALID_S,
             late=lambda: self._mark_stale(f"MongoDB did not answer within {_CHECK_TIMEOUT_S:.0f} s"),
         )
         self._stale = False
@@ -106,7 +115,7 @@ class Configuration:
     async def announce(self, collection: str, *ids: str) -> None:
         """Announce that these documents were written. Call it after the write and before the response.
 
-        Raises `DatabaseUnavailable`; then the caller must not respond with success.
+        Return when the change is in effect in every process, 60 ms after it was announced. Raises `DatabaseUnavailable`; then the caller must not respond with success.
         """
         await announce_changes(self._mongo, collection, *ids)
 

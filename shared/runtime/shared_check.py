@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Final
 
 _STALL_THRESHOLD_S: Final = 0.1
@@ -9,12 +10,12 @@ _STALL_THRESHOLD_S: Final = 0.1
 
 
 class SharedCheck:
-    """Runs one check for many callers: each gets the result of a run that started after its call.
+    """Runs one check for many callers: each gets the result of a run that began shortly before its call, or later.
 
-    At most one run is under way, and all calls meanwhile share the next one, which starts `interval_s`
-    seconds after the one before at the earliest. A caller that waits longer than `wait_s` seconds gets False,
-    and `late` is called. There is no task, timer or thread per caller, because every hot path comes through
-    here.
+    A run that succeeds counts for `valid_s` seconds from its start: calls in that time share it, under way
+    or done. With 0, each call gets a run that started after it. At most one run is under way. A caller that
+    waits longer than `wait_s` seconds gets False, and `late` is called. There is no task, timer or thread per
+    caller, because every hot path comes through here.
     """
 
     def __init__(
@@ -23,23 +24,34 @@ class SharedCheck:
         *,
         wait_s: float,
         late: Callable[[], None],
-        interval_s: float = 0.0,
+        valid_s: float = 0.0,
     ) -> None:
         """Set the check that `run` does. It returns its result and must not raise."""
         self._run = run
         self._wait_s = wait_s
         self._late = late
-        self._interval_s = interval_s
-        self._next_run = 0.0
+        self._valid_s = valid_s
+        self._valid_until = 0.0
+        """By the clock `monotonic`: until when the last run that succeeded counts."""
+        self._run_counts_until = 0.0
+        """The same of the run under way."""
+        self._sharing: list[asyncio.Future[bool]] = []
+        """Callers that wait for the run under way."""
         self._waiting: list[asyncio.Future[bool]] = []
+        """Callers that wait for the next run."""
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self) -> bool:
+        # Not the loop's clock: it may stand still while the loop is busy.
+        now = monotonic()
+        if now < self._valid_until:
+            return True
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append(waiter)
-        if len(self._waiting) == 1:
-            self._schedule_give_up(loop.time() + self._wait_s, self._waiting)
+        callers = self._sharing if now < self._run_counts_until else self._waiting
+        callers.append(waiter)
+        if callers is self._waiting and len(callers) == 1:
+            self._schedule_give_up(loop.time() + self._wait_s, callers)
         if self._task is None:
             self._task = asyncio.create_task(self._serve())
         return await waiter
@@ -51,16 +63,15 @@ class SharedCheck:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
-                pause = self._next_run - loop.time()
-                if pause > 0:
-                    await asyncio.sleep(pause)
-                self._next_run = loop.time() + self._interval_s
-                waiting, self._waiting = self._waiting, []
+                self._sharing, self._waiting = self._waiting, []
+                self._run_counts_until = monotonic() + self._valid_s
                 result = await self._run()
-                for waiter in waiting:
+                if result:
+                    self._valid_until = self._run_counts_until
+                self._run_counts_until = 0.0
+                for waiter in self._sharing:
                     if not waiter.done():
                         waiter.set_result(result)
         finally:

@@ -89,6 +89,26 @@ async def test_a_change_recorded_in_one_process_is_in_effect_in_all(store: Store
         await asyncio.gather(*(work(number) for number in range(8)))
 
 
+async def test_a_process_that_has_just_checked_knows_an_acknowledged_change(store: Store) -> None:
+    """It checks without a pause, so that at any time its last check is younger than it may be."""
+    async with processes(store.uri(), 2) as [first, second]:
+        checks = 0
+
+        async def check() -> None:
+            nonlocal checks
+            while True:
+                assert await second.configuration.current()
+                checks += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(check())
+        for value in range(1, 21):
+            await first.set("a", value)
+            assert await second.get("a") == value
+        task.cancel()
+        assert checks > 100  # most of them without reading
+
+
 async def test_on_change_gets_the_item_before_and_after(store: Store) -> None:
     async with processes(store.uri(), 2) as [first, second]:
         for value in (1, 2, None, None):
@@ -125,26 +145,56 @@ async def test_callers_share_a_run_that_started_after_their_call() -> None:
     await shared.stop()
 
 
-async def test_runs_have_an_interval_between_their_starts() -> None:
-    """However many callers there are: each run costs CPU in the database too."""
+async def test_a_run_that_succeeds_counts_for_the_calls_of_a_while() -> None:
+    """From its start, because what it reads may be that old. Calls share it, under way or done."""
     starts: list[float] = []
 
     async def run() -> bool:
-        starts.append(asyncio.get_running_loop().time())
+        starts.append(monotonic())
+        await asyncio.sleep(0.004)
         return True
 
-    shared = SharedCheck(run, wait_s=5, late=lambda: None, interval_s=0.02)
+    shared = SharedCheck(run, wait_s=5, late=lambda: None, valid_s=0.02)
 
     async def ask(pause: float) -> None:
         await asyncio.sleep(pause)
-        before = len(starts)
+        called_at = monotonic()
         assert await shared()
-        assert len(starts) > before
+        assert starts[-1] > called_at - 0.02
 
-    await asyncio.gather(*(ask(number / 1000) for number in range(100)))
-    intervals = [after - before for before, after in pairwise(starts)]
-    assert len(intervals) >= 2
-    assert min(intervals) > 0.018
+    await asyncio.gather(*(ask(number / 2000) for number in range(200)))
+    assert len(starts) >= 2
+    assert min(after - before for before, after in pairwise(starts)) >= 0.02
+    await shared.stop()
+
+
+async def test_a_slow_run_does_not_count_for_the_calls_after_its_time() -> None:
+    """They wait for the next run: a write may have been acknowledged before them."""
+    starts: list[float] = []
+
+    async def run() -> bool:
+        starts.append(monotonic())
+        await asyncio.sleep(0.1)
+        return True
+
+    shared = SharedCheck(run, wait_s=5, late=lambda: None, valid_s=0.02)
+    first = asyncio.create_task(shared())
+    await asyncio.sleep(0.05)
+    called_at = monotonic()
+    assert await shared()
+    assert starts[-1] > called_at - 0.02
+    assert await first
+    assert len(starts) == 2
+
+
+async def test_a_run_that_fails_counts_for_its_callers_only() -> None:
+    results = [False, True]
+
+    async def run() -> bool:
+        return results.pop(0)
+
+    shared = SharedCheck(run, wait_s=5, late=lambda: None, valid_s=60)
+    assert [await shared() for _ in range(3)] == [False, True, True]
 
 
 async def test_a_cancelled_caller_does_not_affect_the_others() -> None:
@@ -192,6 +242,7 @@ async def test_connections_that_were_closed_do_not_make_the_configuration_stale(
             assert await process.configuration.current()
             while closing:
                 closing.pop().transport.abort()
+            await asyncio.sleep(configuration._CHECK_VALID_S)
             assert await process.configuration.current()
     server.close()
 
@@ -232,6 +283,7 @@ async def test_a_restored_database_is_reloaded(store: Store) -> None:
         version = first.mongo.collection(COLLECTION)
         await version.delete_many({})
         await first.collection.update_one({"_id": "a"}, {"$set": {"value": 77}})
+        await asyncio.sleep(configuration._CHECK_VALID_S)
         assert await second.get("a") == 77
         await first.set("a", 78)
         assert await second.get("a") == 78
