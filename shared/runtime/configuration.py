@@ -64,7 +64,7 @@ async def announce_changes(mongo: Mongo, collection: str, *ids: str) -> None:
         except Duplicate:  # two processes inserted the document at the same time: now it is there
             await version.update_one({"_id": COLLECTION}, change, upsert=True)
     in_effect_at = monotonic() + _ANNOUNCE_S
-    while (remaining := in_effect_at - monotonic()) > 0:  # a timer of the event loop may be early
+    while (remaining := in_effect_at - monotonic()) > 0:  # noqa: ASYNC110 -- a timer of the loop may be early
         await asyncio.sleep(remaining)
 
 
@@ -115,7 +115,8 @@ class Configuration:
     async def announce(self, collection: str, *ids: str) -> None:
         """Announce that these documents were written. Call it after the write and before the response.
 
-        Return when the change is in effect in every process, 60 ms after it was announced. Raises `DatabaseUnavailable`; then the caller must not respond with success.
+        Return when the change is in effect in every process, 60 ms after it was announced. Raises
+        `DatabaseUnavailable`; then the caller must not respond with success.
         """
         await announce_changes(self._mongo, collection, *ids)
 

@@ -10,7 +10,7 @@ _STALL_THRESHOLD_S: Final = 0.1
 
 
 class SharedCheck:
-    """Runs one check for many callers: each gets the result of a run that began shortly before its call, or later.
+    """Runs one check for many callers: each gets that of a run that began shortly before its call, or later.
 
     A run that succeeds counts for `valid_s` seconds from its start: calls in that time share it, under way
     or done. With 0, each call gets a run that started after it. At most one run is under way. A caller that

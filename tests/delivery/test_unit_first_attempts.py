@@ -76,6 +76,9 @@ async def handler(log: Log) -> FirstAttemptHandler:
     async def nothing(*_: Any) -> Any:
         return {}
 
+    async def no_count(_: float) -> None:
+        return None
+
     async def find(_: str) -> Any:
         return webhook
 
@@ -85,6 +88,7 @@ async def handler(log: Log) -> FirstAttemptHandler:
     deliveries: Any = SimpleNamespace(
         open_by_id=nothing,
         are_indexed=nothing,
+        count_within=no_count,
         open_webhooks=nothing,
         release_leases=nothing,
         attempted_entry=entry("attempted"),

@@ -6,16 +6,18 @@ from contextlib import asynccontextmanager
 from secrets import token_hex
 from time import time
 
+import pytest
 import structlog
 
 from bench.log import mongo_at
+from services.delivery.engine import known_deliveries
 from services.delivery.engine.known_deliveries import BYTES_PER_ID, DeliveryFilter, KnownDeliveries
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.delivery_ids import DeliveryIds
 from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.model.due_cursor import ORDER_BITS
 from shared.contracts.ids import DeliveryId, WebhookId
-from shared.runtime.mongo import Collection
+from shared.runtime.mongo import Collection, Mongo
 from tests.support.backends import Store
 
 LATER_MS = 10_000
@@ -29,10 +31,10 @@ class IndexedIds(DeliveryIds):
 
 
 @asynccontextmanager
-async def log_of(store: Store, *, indexed: bool = True) -> AsyncIterator[tuple[DeliveryIds, Collection]]:
+async def log_of(store: Store) -> AsyncIterator[tuple[DeliveryIds, Collection]]:
     mongo = mongo_at(store.uri())
     try:
-        yield (IndexedIds if indexed else DeliveryIds)(mongo), mongo.collection(DELIVERIES)
+        yield IndexedIds(mongo), mongo.collection(DELIVERIES)
     finally:
         mongo.close()
 
@@ -134,12 +136,57 @@ async def test_a_filter_that_is_full_is_replaced_without_losing_an_id(store: Sto
         await known.stop()
 
 
-async def test_the_embedded_database_is_not_scanned(store: Store) -> None:
-    async with log_of(store, indexed=False) as (ids, _):
-        if await ids.are_indexed():
-            return
-        known = KnownDeliveries(ids, structlog.get_logger(), open_ids=lambda: ())
-        known.follow_assignment(1)
-        await asyncio.sleep(0.2)
-        assert not known.is_new(request(new_id()))
-        await known.stop()
+class ScannedIds(DeliveryIds):
+    """A database that scans all documents for a range of ids, as the embedded one does."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        super().__init__(mongo)
+        self.scans = 0
+
+    async def are_indexed(self) -> bool:
+        return False
+
+    async def between(self, low: str | None, high: str | None) -> list[str]:
+        self.scans += 1
+        return await super().between(low, high)
+
+
+async def test_a_short_log_is_scanned_once_and_a_long_one_never(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the filter is full: the scan of a log that is long by then would hold everybody up."""
+    monkeypatch.setattr(known_deliveries, "_MAX_SCANNED", 1200)
+    monkeypatch.setattr(known_deliveries, "_MAX_COUNT_S", 60)
+    monkeypatch.setattr(known_deliveries, "_SCANNED_CAPACITY", 1)  # rounded up to the least
+    mongo = mongo_at(store.uri())
+    log, ids = mongo.collection(DELIVERIES), ScannedIds(mongo)
+    logged = [new_id() for _ in range(1200)]
+    await log.insert_many([{"_id": delivery_id} for delivery_id in logged])
+    known = KnownDeliveries(ids, structlog.get_logger(), open_ids=lambda: ())
+    known.follow_assignment(1)
+    await loaded(known)
+    assert not any(known.is_new(request(delivery_id)) for delivery_id in logged)
+    added = [new_id() for _ in range(70_000)]
+    for delivery_id in added:
+        known.add(delivery_id)
+    assert not any(known.is_new(request(delivery_id)) for delivery_id in [*logged, *added])
+    await log.insert_one({"_id": new_id()})
+    known.follow_assignment(2)
+    assert known._load_task
+    await known._load_task
+    assert not known.is_new(request(new_id()))
+    await log.delete_many({})
+    known.follow_assignment(3)
+    await loaded(known)
+    assert ids.scans == 2
+    await known.stop()
+    mongo.close()
+
+
+async def test_a_count_ends_after_its_time(store: Store) -> None:
+    async with log_of(store) as (ids, log):
+        await log.insert_many([{"_id": new_id()} for _ in range(1000)])
+        assert await ids.count_within(60) == 1000
+        if not await DeliveryIds.are_indexed(ids):  # MongoDB knows the count without reading
+            await log.insert_many([{"_id": new_id()} for _ in range(5000)])
+            assert await ids.count_within(0.001) is None

@@ -4,7 +4,7 @@ The log has an entry for as long as its retention lasts, and a publisher may pub
 time. So the filter has every id of the log, whatever its age. It is loaded at each assignment, in the
 background and with pauses. Until then, and for records that a previous owner of the partition may have
 handled too, the log is read. The embedded database would scan the whole log for each range of ids, and answer
-nobody else meanwhile: with it, the log is always read.
+nobody else meanwhile: with it, a short log is read in one scan, and a filter for a long one is not loaded.
 """
 
 import asyncio
@@ -25,6 +25,12 @@ _MAX_CAPACITY: Final = 1 << 24
 """Ids beyond these 16 million make more reads necessary, not more memory than 32 MiB."""
 _WINDOW: Final = 1_000
 """Ids that are read at a time, about."""
+_MAX_SCANNED: Final = 20_000
+"""Deliveries that the embedded database scans at once: in 0.2 to 0.5 s."""
+_MAX_COUNT_S: Final = 0.1
+"""For the embedded database to count them. A log that takes longer is long, or the database is busy."""
+_SCANNED_CAPACITY: Final = 1 << 20
+"""Of the filter after such a scan, which is not repeated when the log is longer."""
 _REST_FACTOR: Final = 4
 """How much longer than its work the load rests: it takes a fifth of the process."""
 _CLOCK_SKEW_MS: Final = 5_000
@@ -82,6 +88,7 @@ class KnownDeliveries:
         self._next: DeliveryFilter | None = None
         """The filter that is being loaded."""
         self._load_task: asyncio.Task[None] | None = None
+        self._ids_indexed = False
 
     async def stop(self) -> None:
         """Stop loading."""
@@ -114,12 +121,12 @@ class KnownDeliveries:
             self._next.add(delivery_id)
         if self._filter is not None:
             self._filter.add(delivery_id)
-            if self._filter.count > self._filter.capacity < _MAX_CAPACITY and self._is_loaded:
+            if self._filter.count > self._filter.capacity < _MAX_CAPACITY and self._may_reload:
                 self._load()
 
     @property
-    def _is_loaded(self) -> bool:
-        return self._load_task is not None and self._load_task.done()
+    def _may_reload(self) -> bool:
+        return self._ids_indexed and self._load_task is not None and self._load_task.done()
 
     def _load(self) -> None:
         if self._load_task:
@@ -138,16 +145,25 @@ class KnownDeliveries:
                 return
 
     async def _read_log(self) -> None:
-        if not await self._logged_ids.are_indexed():
-            self._log.info("known_deliveries.not_loaded", reason="the database reads ids by a full scan")
-            return
         started_at = perf_counter()
-        count = await self._logged_ids.estimated_count()
+        self._ids_indexed = await self._logged_ids.are_indexed()
+        if self._ids_indexed:
+            count = await self._logged_ids.estimated_count()
+            windows = _windows(count)
+            capacity = 2 * count
+        else:
+            counted = await self._logged_ids.count_within(_MAX_COUNT_S)
+            if counted is None or counted > _MAX_SCANNED:
+                reason = "the database reads ids by a full scan, and the log is long"
+                self._log.info("known_deliveries.not_loaded", reason=reason)
+                return
+            windows = iter([(None, None)])
+            capacity = _SCANNED_CAPACITY
         # From here on `add` fills it too. What was added before is open, or the log has it already.
-        loading = self._next = DeliveryFilter(2 * count)
+        loading = self._next = DeliveryFilter(capacity)
         for delivery_id in self._open_ids():
             loading.add(delivery_id)
-        for low, high in _windows(count):
+        for low, high in windows:
             window_at = perf_counter()
             for delivery_id in await self._logged_ids.between(low, high):
                 loading.add(delivery_id)

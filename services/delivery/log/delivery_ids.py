@@ -1,5 +1,7 @@
 """The ids of the whole delivery log, read in ranges."""
 
+from pymongo.errors import ExecutionTimeout
+
 from services.delivery.log.deliveries import DELIVERIES
 from shared.runtime.mongo import Collection, Mongo, translate_errors
 
@@ -22,6 +24,17 @@ class DeliveryIds:
         """Return about how many deliveries the log has."""
         with translate_errors():
             return await self._collection.estimated_document_count()
+
+    async def count_within(self, seconds: float) -> int | None:
+        """Return how many deliveries the log has; None if the database cannot count them in this time.
+
+        The embedded database reads all documents to count them, and answers nobody meanwhile.
+        """
+        with translate_errors():
+            try:
+                return await self._collection.estimated_document_count(maxTimeMS=round(seconds * 1000))
+            except ExecutionTimeout:
+                return None
 
     async def between(self, low: str | None, high: str | None) -> list[str]:
         """Return the ids from `low` to before `high`; None for no bound."""
