@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import structlog
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.fetch import FetchRequest
 from structlog.testing import ReturnLogger
 
 from shared.contracts.envelope import Event
@@ -172,6 +174,52 @@ def test_a_producer_of_the_hub_wakes_an_idle_consumer(
     asyncio.run(run())
 
 
+def test_a_wake_up_fetches_the_partition_that_has_the_record(
+    embedded: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded broker pays for each partition of a fetch."""
+    fetched: list[set[int]] = []
+    send = AIOKafkaClient.send
+
+    async def noted(self: AIOKafkaClient, node_id: int, request: Any, **options: Any) -> Any:
+        if isinstance(request, FetchRequest):
+            fetched.append({partition for _, partitions in request.topics for partition, _, _ in partitions})
+        return await send(self, node_id, request, **options)
+
+    async def run() -> None:
+        async with embedded.producer() as producer, embedded.member(producer):
+            await asyncio.sleep(0.5)
+            monkeypatch.setattr(fetch_pacing, "_MIN_PAUSE_S", FOR_EVER_S)
+            monkeypatch.setattr(fetch_pacing, "_MAX_PAUSE_S", FOR_EVER_S)
+            await embedded.publish(producer, 0)
+            await until(lambda: embedded.handled.total() == 1)
+            monkeypatch.setattr(AIOKafkaClient, "send", noted)
+            for number in range(6):
+                published = await embedded.publish(producer, number % PARTITIONS)
+                await until(lambda: embedded.handled[published] > 0)  # noqa: B023 -- used at once
+
+    asyncio.run(run())
+    assert {0} in fetched
+    assert {1} in fetched
+    assert {0, 1} not in fetched
+
+
+def test_wake_ups_of_one_partition_do_not_hide_the_records_of_another(embedded: Group) -> None:
+    """Their producer wakes nobody. All partitions are fetched each second, whatever wake-ups there are."""
+    unannounced = event()
+    record = RawRecord(b"k", unannounced.data, unannounced.headers())
+    other = 1 - partition_of(b"k", PARTITIONS)
+
+    async def run() -> None:
+        async with embedded.producer() as producer, embedded.member(producer):
+            await asyncio.to_thread(put, embedded.bus, embedded.topic.name, [record])
+            async with asyncio.timeout(20):
+                while not embedded.handled[unannounced.id]:
+                    await embedded.publish(producer, other)
+
+    asyncio.run(run())
+
+
 def test_a_record_of_a_producer_that_wakes_nobody_is_found(embedded: Group) -> None:
     envelope = event()
     record = RawRecord(b"k", envelope.data, envelope.headers())
@@ -238,22 +286,33 @@ def test_wake_ups_are_for_the_consumers_of_the_topic(tmp_path: Path) -> None:
             WakeUpReceiver(tmp_path, topics, name, LOG)
             for topics, name in ((["a"], "one"), (["a", "b"], "both"))
         )
-        sender.send("a")  # nobody listens, and there is not even a folder
+        sender.send("a", [0])  # nobody listens, and there is not even a folder
         sender.close()
         for receiver in (one, both):
             receiver.start()
-        sender.send("b")
+        sender.send("b", [3, 254, 255])
         await asyncio.wait_for(both.event.wait(), 5)
         assert not one.event.is_set()
-        both.event.clear()
-        for _ in range(100_000):  # more than a FIFO holds
-            sender.send("a")
-        await asyncio.wait_for(one.event.wait(), 5)
+        parts = {TopicPartition("b", number) for number in (3, 4, 254, 255, 256)}
+        # Numbers from 255 on have no byte of their own: any partition may have records.
+        assert both.take(parts - {TopicPartition("b", 3)}, parts) == parts - {TopicPartition("b", 3)}
+        assert not both.event.is_set()
+        assert both.take(parts, parts) == {TopicPartition("b", 3)}, "kept until it is offered"
+        assert both.take(parts, parts) == set()
+        sender.send("b", [3])
         await asyncio.wait_for(both.event.wait(), 5)
+        assert both.take(set(), parts - {TopicPartition("b", 3)}) == set()
+        assert both.take(parts, parts) == set(), "forgotten when it belonged to another member"
+        for number in range(100_000):  # more than a FIFO holds
+            sender.send("a", [number % 7])
+        for receiver in (one, both):
+            await asyncio.wait_for(receiver.event.wait(), 5)
+            lost = {TopicPartition("a", 200)}
+            assert receiver.take(lost, lost) == lost, "its wake-up may be one of those that were lost"
         one.stop()
-        sender.send("a")
+        sender.send("a", [0])
         both.stop()
-        sender.send("a")
+        sender.send("a", [0])
         sender.close()
 
     asyncio.run(run())
@@ -267,10 +326,10 @@ def test_what_a_killed_consumer_left_behind_is_used_by_the_next_one(tmp_path: Pa
 
     async def run() -> None:
         sender, receiver = WakeUpSender(tmp_path), WakeUpReceiver(tmp_path, ["a"], "consumer", LOG)
-        sender.send("a")
+        sender.send("a", [0])
         sender.close()
         receiver.start()
-        sender.send("a")
+        sender.send("a", [0])
         await asyncio.wait_for(receiver.event.wait(), 5)
         receiver.stop()
         sender.close()
@@ -287,6 +346,6 @@ def test_a_folder_that_cannot_hold_fifos_is_no_reason_to_stop(tmp_path: Path) ->
         receiver.start()
         assert not receiver.event.is_set()
         receiver.stop()
-        WakeUpSender(tmp_path / "file").send("a")
+        WakeUpSender(tmp_path / "file").send("a", [0])
 
     asyncio.run(run())

@@ -78,7 +78,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             settings.wake_folder, [topic.name for topic in topics], self._client_id, self._log
         )
         self._fetch_pacing = FetchPacing(
-            answers_held_fetches=settings.answers_held_fetches, wake_up=self._wake_ups.event
+            answers_held_fetches=settings.answers_held_fetches, wake_ups=self._wake_ups
         )
         self._dead_letters = DeadLetterWriter(producer, group, self._log)
         self._dead_letter_queue = DeadLetterQueue(self._dead_letters, self._log)

@@ -1,17 +1,21 @@
 """When a consumer fetches, and how long the broker may hold a fetch that finds no records.
 
 Apache Kafka answers a held fetch as soon as a record arrives: an idle consumer needs one every few seconds.
-The embedded broker answers it only when its wait is over. There, fetches are hardly held, and after one that
-found nothing the consumer pauses until a producer on this machine wakes it (`wake_ups`), at most for a
-second. Not every producer does: while records come without a wake-up, the pause is a tenth of the time since
-the last of them, at least 8 ms.
+The embedded broker answers it only when its wait is over, and pays for each partition that is asked for.
+There, the consumer fetches the partitions for which a producer on this machine wakes it (`wake_ups`). Not
+every producer does: all partitions are fetched at least once a second, and more often while records come
+without a wake-up.
 """
 
 import asyncio
-from typing import Any, Final, Literal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from time import monotonic
+from typing import Any, Final, Protocol
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import ConnectionGroup
+
+from shared.runtime.kafka.wake_ups import WakeUpReceiver
 
 _MAX_WAIT_MS: Final = 2_000
 """How long the broker may hold a fetch of all partitions. Also an answer to other requests of the connection,
@@ -30,22 +34,21 @@ _PAUSE_SHARE: Final = 0.1
 _FETCHER_INTERVAL_S: Final = 2.0
 """How often aiokafka looks for partitions to fetch without a reason to do so; by default every 0.2 s."""
 
-_Reason = Literal["more", "wake-up", "timeout"]
-"""Why there may be records: more of them, a wake-up, or the end of the pause."""
+Send = Callable[[Any, int, Any], Awaitable[bool]]
+"""aiokafka's method that sends a fetch: assignment, node, request. Returns whether it found records."""
+
+
+class _Pacing(Protocol):
+    async def fetch(self, fetcher: Any, send: Send, assignment: Any, node_id: int, request: Any) -> bool: ...
 
 
 class FetchPacing:
     """Paces the fetches of one consumer."""
 
-    def __init__(self, *, answers_held_fetches: bool, wake_up: asyncio.Event) -> None:
+    def __init__(self, *, answers_held_fetches: bool, wake_ups: WakeUpReceiver) -> None:
         """Set whether the broker answers a held fetch when a record arrives, and what ends a pause."""
         self._answers_held_fetches = answers_held_fetches
-        self._wake_up = wake_up
-        self._has_more = True
-        """Whether to fetch at once: the last fetch found records, or lacked partitions."""
-        self._partial_wait_ms = _PARTIAL_WAIT_MS
-        self._unannounced_at = 0.0
-        """The loop time of the start, or at which wake-ups and records last did not match."""
+        self._wake_ups = wake_ups
 
     def install(self, client: AIOKafkaConsumer) -> None:
         """Pace the fetches of a started client."""
@@ -53,52 +56,107 @@ class FetchPacing:
         # sends no other one to the node until the method returns.
         fetcher = client._fetcher
         send = fetcher._proc_fetch_request
-        self._has_more, self._unannounced_at = True, asyncio.get_running_loop().time()
         fetcher._fetcher_timeout = _FETCHER_INTERVAL_S
+        pacing: _Pacing = _HeldFetches() if self._answers_held_fetches else _WokenFetches(self._wake_ups)
 
         async def paced(assignment: Any, node_id: int, request: Any) -> bool:
-            is_complete = _is_complete(fetcher, assignment, node_id, request)
-            if self._answers_held_fetches:
-                request._max_wait_ms = _MAX_WAIT_MS if is_complete else self._partial_wait_ms
-                found = bool(await send(assignment, node_id, request))
-                if found or is_complete:
-                    self._partial_wait_ms = _PARTIAL_WAIT_MS
-                else:
-                    self._partial_wait_ms = min(2 * self._partial_wait_ms, _MAX_PARTIAL_WAIT_MS)
-                if not assignment.active:  # a rebalance, which aiokafka has cancelled the fetch for
-                    _close_connection(fetcher, node_id)
-                return found
-            request._max_wait_ms = _SHORT_WAIT_MS
-            try:
-                reason = await self._pause(is_complete=is_complete)
-            except asyncio.CancelledError:
-                return False  # as aiokafka's own: it awaits what it has cancelled
-            found = bool(await send(assignment, node_id, request))
-            # A busy broker may not have found the record that the wake-up was for.
-            if (reason == "timeout" and found) or (reason == "wake-up" and not found):
-                self._unannounced_at = asyncio.get_running_loop().time()
-            self._has_more = found or not is_complete
-            return found
+            return await pacing.fetch(fetcher, send, assignment, node_id, request)
 
         fetcher._proc_fetch_request = paced
 
-    async def _pause(self, *, is_complete: bool) -> _Reason:
-        """Wait until there may be records, and return why."""
-        reason: _Reason = "more"
-        if not is_complete:
-            await asyncio.sleep(_MIN_PAUSE_S)
-        elif not self._has_more:
-            quiet_s = asyncio.get_running_loop().time() - self._unannounced_at
-            try:
-                async with asyncio.timeout(min(max(_MIN_PAUSE_S, quiet_s * _PAUSE_SHARE), _MAX_PAUSE_S)):
-                    await self._wake_up.wait()
-            except TimeoutError:
-                reason = "timeout"
-        if self._wake_up.is_set():
-            reason = "wake-up"
-            # Before the fetch: a wake-up during it may be for a record that it does not find.
-            self._wake_up.clear()
-        return reason
+
+class _HeldFetches:
+    """Fetches that the broker holds until a record arrives."""
+
+    def __init__(self) -> None:
+        self._partial_wait_ms = _PARTIAL_WAIT_MS
+
+    async def fetch(self, fetcher: Any, send: Send, assignment: Any, node_id: int, request: Any) -> bool:
+        """Send the fetch with the wait that suits it; return whether it found records."""
+        is_complete = _is_complete(fetcher, assignment, node_id, request)
+        request._max_wait_ms = _MAX_WAIT_MS if is_complete else self._partial_wait_ms
+        found = await send(assignment, node_id, request)
+        if found or is_complete:
+            self._partial_wait_ms = _PARTIAL_WAIT_MS
+        else:
+            self._partial_wait_ms = min(2 * self._partial_wait_ms, _MAX_PARTIAL_WAIT_MS)
+        if not assignment.active:  # a rebalance, which aiokafka has cancelled the fetch for
+            _close_connection(fetcher, node_id)
+        return found
+
+
+class _WokenFetches:
+    """Fetches of the partitions that have new records, by a wake-up or by what the broker said of them.
+
+    All partitions are fetched after a pause of a tenth of the time since wake-ups and records last did not
+    match: at least 8 ms, at most a second.
+    """
+
+    def __init__(self, wake_ups: WakeUpReceiver) -> None:
+        self._wake_ups = wake_ups
+        self._unannounced_at = self._complete_at = monotonic()
+        """When wake-ups and records last did not match; when all partitions were last fetched."""
+        self._fruitless: dict[TopicPartition, int] = {}
+        """Positions at which a partition had no record, whatever its high watermark says."""
+
+    async def fetch(self, fetcher: Any, send: Send, assignment: Any, node_id: int, request: Any) -> bool:
+        """Wait until there may be records, and fetch them; return whether any were found."""
+        positions = dict(_positions(request))
+        is_complete = _is_complete(fetcher, assignment, node_id, request)
+        try:
+            woken = await self._wait(assignment, positions, is_complete=is_complete)
+        except asyncio.CancelledError:
+            return False  # as aiokafka's own: it awaits what it has cancelled
+        request._max_wait_ms = _SHORT_WAIT_MS
+        if woken:
+            request._topics = [
+                (topic, chosen)
+                for topic, partitions in request._topics
+                if (chosen := [item for item in partitions if TopicPartition(topic, item[0]) in woken])
+            ]
+            found = await send(assignment, node_id, request)
+            if not found:  # a busy broker may not have found the record that the wake-up was for
+                self._unannounced_at = monotonic()
+                self._fruitless |= {tp: positions[tp] for tp in woken}
+            return found
+        if monotonic() < self._complete_due_at:
+            return False  # partitions whose records waited for the handler may be fetched again by now
+        found = await send(assignment, node_id, request)
+        self._complete_at = monotonic()
+        if found:
+            self._unannounced_at = self._complete_at
+        return found
+
+    @property
+    def _complete_due_at(self) -> float:
+        quiet_s = self._complete_at - self._unannounced_at
+        return self._complete_at + min(max(_MIN_PAUSE_S, quiet_s * _PAUSE_SHARE), _MAX_PAUSE_S)
+
+    async def _wait(
+        self, assignment: Any, positions: Mapping[TopicPartition, int], *, is_complete: bool
+    ) -> set[TopicPartition]:
+        """Return the partitions that have records; none when all are due, or may be offered again by now."""
+        woken = {
+            tp
+            for tp, position in positions.items()
+            if (assignment.state_value(tp).highwater or 0) > position != self._fruitless.get(tp)
+        }
+        woken |= self._wake_ups.take(positions, assignment.tps)
+        pause_s = self._complete_due_at - monotonic()
+        if woken or pause_s <= 0:
+            return woken
+        try:
+            async with asyncio.timeout(pause_s if is_complete else min(pause_s, _MIN_PAUSE_S)):
+                await self._wake_ups.event.wait()
+        except TimeoutError:
+            return set()
+        return self._wake_ups.take(positions, assignment.tps)
+
+
+def _positions(request: Any) -> Iterator[tuple[TopicPartition, int]]:
+    for topic, partitions in request.topics:
+        for partition, position, _ in partitions:
+            yield TopicPartition(topic, partition), position
 
 
 def _close_connection(fetcher: Any, node_id: int) -> None:

@@ -112,7 +112,7 @@ class Producer:
             raise self._failure(client, error, (topic,), timeout_s) from error
         metrics.produce_seconds(topic).observe(perf_counter() - started)
         if self._wake_ups:
-            self._wake_ups.send(topic)
+            self._wake_ups.send(topic, (metadata.partition,))
         return metadata.partition, metadata.offset
 
     async def publish_all(self, records: Sequence[Record], *, timeout_s: float) -> list[RecordPosition]:
@@ -132,10 +132,13 @@ class Producer:
             topics = {record.topic.name for record in records}
             raise self._failure(client, error, topics, timeout_s) from error
         elapsed = perf_counter() - started
-        for topic in {record.topic.name for record in records}:
+        written: dict[str, set[int]] = {}
+        for record, position in zip(records, positions, strict=True):
+            written.setdefault(record.topic.name, set()).add(position.partition)
+        for topic, partitions in written.items():
             metrics.produce_seconds(topic).observe(elapsed)
             if self._wake_ups:
-                self._wake_ups.send(topic)
+                self._wake_ups.send(topic, partitions)
         return [(metadata.partition, metadata.offset) for metadata in positions]
 
     def _failure(

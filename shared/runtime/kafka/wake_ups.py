@@ -1,21 +1,24 @@
-"""Wake-ups: a producer tells the consumers on this machine that a topic has a new record.
+"""Wake-ups: a producer tells the consumers on this machine that a partition has a new record.
 
 For the embedded broker, which does not: it answers a fetch that found nothing only when its wait is over.
-Each consumer has a FIFO for each of its topics, `<folder>/<topic>/<client id>`. A producer writes one byte to
-all FIFOs of a topic after an acknowledgement. The byte has no meaning. A wake-up that is lost costs time, not
-records: the consumer finds them at its next regular fetch (`fetch_pacing`).
+Each consumer has a FIFO for each of its topics, `<folder>/<topic>/<client id>`. A producer writes to all
+FIFOs of a topic after an acknowledgement: a byte for each partition, its number plus one, or 0 for any. A
+wake-up that is lost, or wrong, costs time, not records: the consumer finds them at its next regular fetch
+(`fetch_pacing`).
 
 FIFOs, because the path of a Unix socket may have about 100 bytes only, and a data folder's can be longer.
 """
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Final
+
+from aiokafka import TopicPartition
 
 from shared.runtime.logs import Log
 
@@ -24,6 +27,9 @@ _LISTING_TTL_S: Final = 1.0
 _MAX_RECEIVERS: Final = 64
 """FIFOs of one topic that a producer writes to."""
 _READ_BYTES: Final = 65_536
+"""A FIFO has room for as many: if they are all there, more may have been lost."""
+_ANY_FROM: Final = 255
+"""Partitions from this number on have no byte of their own."""
 
 
 @dataclass(slots=True)
@@ -35,21 +41,22 @@ class _Listing:
 
 
 class WakeUpSender:
-    """Wakes the consumers of a topic."""
+    """Wakes the consumers of partitions."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._listings: dict[str, _Listing] = {}
 
-    def send(self, topic: str) -> None:
-        """Wake every consumer of a topic. Takes microseconds, raises nothing, and never waits."""
+    def send(self, topic: str, partitions: Collection[int]) -> None:
+        """Wake the consumers of a topic. Takes microseconds, raises nothing, and never waits."""
+        message = bytes(number + 1 if number < _ANY_FROM else 0 for number in partitions)
         listing = self._listings.get(topic)
         if listing is None or monotonic() - listing.at > _LISTING_TTL_S:
             listing = self._list(topic)
         for fifo in listing.fifos:
             # Full: its consumer has wake-ups to read. Broken: its consumer has ended.
             with suppress(BlockingIOError, BrokenPipeError):
-                os.write(fifo, b"\0")
+                os.write(fifo, message)
 
     def close(self) -> None:
         """Close all FIFOs."""
@@ -75,18 +82,25 @@ class WakeUpSender:
 
 
 class WakeUpReceiver:
-    """The wake-ups of one consumer. `event` is set by each; the consumer clears it."""
+    """The wake-ups of one consumer. `event` is set by each, and `take` clears it."""
 
     def __init__(self, folder: Path | None, topics: Iterable[str], client_id: str, log: Log) -> None:
         """Set what to receive; without a folder, there are no wake-ups."""
-        self._paths = [folder / topic / client_id for topic in topics] if folder else []
+        self._topics = tuple(topics) if folder else ()
+        self._folder = folder or Path()
+        self._client_id = client_id
         self._log = log
-        self._fifos: dict[int, Path] = {}
+        self._fifos: dict[int, tuple[str, Path]] = {}
+        """The topic and the path by file descriptor."""
+        self._woken: set[TopicPartition] = set()
+        self._woken_topics: set[str] = set()
+        """Topics of which any partition may have records."""
         self.event = asyncio.Event()
 
     def start(self) -> None:
         """Create the FIFOs and listen. Where that is not possible, log it: the consumer works without."""
-        for path in self._paths:
+        for topic in self._topics:
+            path = self._folder / topic / self._client_id
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)  # of a killed process of the same name
@@ -96,19 +110,39 @@ class WakeUpReceiver:
             except OSError as error:
                 self._log.warning("consumer.no_wake_ups", path=str(path), error=str(error))
                 continue
-            self._fifos[fifo] = path
+            self._fifos[fifo] = topic, path
             asyncio.get_running_loop().add_reader(fifo, self._receive, fifo)
 
     def stop(self) -> None:
         """Remove the FIFOs."""
-        for fifo, path in self._fifos.items():
+        for fifo, (_, path) in self._fifos.items():
             asyncio.get_running_loop().remove_reader(fifo)
             os.close(fifo)
             with suppress(OSError):
                 path.unlink()
         self._fifos.clear()
 
+    def take(
+        self, offered: Collection[TopicPartition], assigned: Collection[TopicPartition]
+    ) -> set[TopicPartition]:
+        """Return the partitions of `offered` with a wake-up since they were last returned, and clear `event`.
+
+        Those of `assigned` that are not offered are kept for a later call; all others are forgotten.
+        """
+        self.event.clear()
+        if self._woken_topics:
+            self._woken |= {tp for tp in assigned if tp.topic in self._woken_topics}
+            self._woken_topics.clear()
+        woken = {tp for tp in offered if tp in self._woken}
+        self._woken = {tp for tp in self._woken if tp in assigned} - woken
+        return woken
+
     def _receive(self, fifo: int) -> None:
         with suppress(BlockingIOError):
-            os.read(fifo, _READ_BYTES)
-        self.event.set()
+            read = os.read(fifo, _READ_BYTES)
+            topic, _ = self._fifos[fifo]
+            numbers = set(read)
+            if 0 in numbers or len(read) == _READ_BYTES:
+                self._woken_topics.add(topic)
+            self._woken |= {TopicPartition(topic, number - 1) for number in numbers if number}
+            self.event.set()
