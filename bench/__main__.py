@@ -134,7 +134,7 @@ def _arguments() -> argparse.Namespace:
         "--pause",
         type=float,
         metavar="SECONDS",
-        help="the pause before each webhook of `quiet`: 60 by default",
+        help="the pause before each webhook of `quiet`: 40 by default",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
     return parser.parse_args()

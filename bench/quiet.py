@@ -5,6 +5,7 @@ client are closed, caches of the machine hold other things. A pause of more than
 the pauses between fetches are longest after 10 s, and the HTTP client closes connections after 30 s.
 """
 
+from collections.abc import Sequence
 from time import sleep
 from typing import Any
 
@@ -31,12 +32,17 @@ def quiet(bench: Bench) -> dict[str, Any]:
                 f"quiet, {pause_s:g} s: {result['p50_ms']:.1f} ms until the subscriber had it, "
                 f"{result['answer_p50_ms']:.1f} ms until the gateway's answer"
             )
-    ordered = sorted(ages)
+    return summary(pause_s, ages)
+
+
+def summary(pause_s: float, ages_ms: Sequence[float]) -> dict[str, Any]:
+    """Return the percentiles of these ages in ms. Of less than 100, the p99 is the maximum."""
+    ordered = sorted(ages_ms)
     return {
         "pause_s": pause_s,
-        "events": count,
-        "p50_ms": ordered[count // 2],
-        "p99_ms": ordered[int(count * 0.99)],
+        "events": len(ordered),
+        "p50_ms": ordered[len(ordered) // 2],
+        "p99_ms": ordered[int(len(ordered) * 0.99)],
         "max_ms": ordered[-1],
-        "ages_ms": ages,
+        "ages_ms": list(ages_ms),
     }

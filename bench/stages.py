@@ -41,7 +41,7 @@ class Plan:
     ramp_max: int = 20_000
     half_s: float = 10.0
     trace_s: float = 20.0
-    quiet_pause_s: float = 60.0
+    quiet_pause_s: float = 40.0
     quiet_events: int = 20
     dead_waiting: int = 100_000
     beside_rounds: int = 5
