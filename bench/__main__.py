@@ -21,6 +21,7 @@ from bench.peers.measure import PeerPlan
 from bench.peers.run import PEERS, missing_peers, peers
 from bench.peers.table import described as described_peers
 from bench.peers.table import peers_table
+from bench.quiet import quiet
 from bench.remote import Failed
 from bench.resolution import resolution
 from bench.schemes import schemes
@@ -34,6 +35,7 @@ STAGES: Final = (
     "schemes",
     "delivery",
     "flow",
+    "quiet",
     "isolation",
     "fairness",
     "resolution",
@@ -50,6 +52,8 @@ def main() -> int:
     plan = Plan.quick(arguments.bus) if arguments.quick else Plan(arguments.bus)
     if arguments.due:
         plan = replace(plan, max_due=arguments.due)
+    if arguments.pause:
+        plan = replace(plan, quiet_pause_s=arguments.pause)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     machine = described() | {"bus": arguments.bus, "pinning": cores().description}
     if not has_sync():
@@ -64,6 +68,7 @@ def main() -> int:
             "schemes": lambda: schemes(bench),
             "delivery": bench.delivery,
             "flow": bench.end_to_end,
+            "quiet": lambda: quiet(bench),
             "isolation": lambda: isolation(bench),
             "fairness": lambda: fairness(bench),
             "resolution": lambda: resolution(bench),
@@ -124,6 +129,12 @@ def _arguments() -> argparse.Namespace:
         type=int,
         metavar="N",
         help="the largest backlog: 1,000, then ten times as many, up to N; 1,000,000 take long to insert",
+    )
+    parser.add_argument(
+        "--pause",
+        type=float,
+        metavar="SECONDS",
+        help="the pause before each webhook of `quiet`: 40 by default",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
     return parser.parse_args()

@@ -29,10 +29,10 @@ _PER_S: Final = _HEALTHY_PER_S * len(_KINDS) / _KINDS.count(_HEALTHY)
 _WARM_UP_S: Final = 2.0
 _SETTLE_S: Final = 0.5
 _HANGING_TIMEOUT_S: Final = 60.0
-_IN_FLIGHT: Final = int(WebhookCreate.model_fields["max_in_flight"].default)
+IN_FLIGHT: Final = int(WebhookCreate.model_fields["max_in_flight"].default)
 _MIN_STILL_WAITING: Final = 0.99
 _AGES: Final = ("p50_ms", "p99_ms")
-_BREAKER: Final = {
+BREAKER: Final = {
     "INTERLINK_BREAKER_FAILURES": str(DeliverySettings.model_fields["breaker_failures"].default)
 }
 
@@ -46,8 +46,8 @@ def isolation(bench: Bench) -> dict[str, Any]:
     plan = bench.plan
     rounds: dict[str, list[dict[str, float]]] = {"alone": [], "beside": []}
     with (
-        bench.hub("isolation-alone", "delivery", env=_BREAKER) as alone,
-        bench.hub("isolation-beside", "delivery", env=_BREAKER) as beside,
+        bench.hub("isolation-alone", "delivery", env=BREAKER) as alone,
+        bench.hub("isolation-beside", "delivery", env=BREAKER) as beside,
     ):
         for hub in (alone, beside):
             _subscribe(hub, bench.sink_port, _HEALTHY)
@@ -64,7 +64,7 @@ def isolation(bench: Bench) -> dict[str, Any]:
         )
         for number in range(plan.beside_rounds):
             for name, hub in (("alone", alone), ("beside", beside)):
-                rounds[name].append(_round(bench, hub, hanging=_IN_FLIGHT if hub is beside else 0))
+                rounds[name].append(_round(bench, hub, hanging=IN_FLIGHT if hub is beside else 0))
             bench.say(
                 f"isolation, round {number + 1}: p50 {rounds['alone'][-1]['p50_ms']:.1f} ms, "
                 f"p99 {rounds['alone'][-1]['p99_ms']:.1f} ms; beside the dead "
@@ -92,11 +92,7 @@ def _round(bench: Bench, hub: System, hanging: int) -> dict[str, float]:
     """
     hub.start_service("delivery")
     hub.wait_ready("delivery")
-    deadline = monotonic() + _HANGING_TIMEOUT_S
-    while (count := bench.sink.call("hanging")["count"]) < hanging:
-        if monotonic() > deadline:
-            raise Failed(f"{count} of {hanging} attempts hang after {_HANGING_TIMEOUT_S:.0f} s")
-        sleep(0.05)
+    wait_hanging(bench, hanging)
     _feed(bench, hub, _WARM_UP_S)
     pids = {"delivery": hub.pid("delivery"), "store": hub.store_pid}
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
@@ -104,6 +100,15 @@ def _round(bench: Bench, hub: System, hanging: int) -> dict[str, float]:
     used = {f"{name}_cpu_s": cpu_seconds(pid) - before[name] for name, pid in pids.items()}
     hub.kill("delivery")
     return {name: seen[name] for name in _AGES} | used
+
+
+def wait_hanging(bench: Bench, attempts: int = IN_FLIGHT) -> None:
+    """Wait until so many attempts hang at the endpoint that never answers. Raises `Failed`."""
+    deadline = monotonic() + _HANGING_TIMEOUT_S
+    while (count := bench.sink.call("hanging")["count"]) < attempts:
+        if monotonic() > deadline:
+            raise Failed(f"{count} of {attempts} attempts hang after {_HANGING_TIMEOUT_S:.0f} s")
+        sleep(0.05)
 
 
 def _feed(bench: Bench, hub: System, seconds: float) -> dict[str, Any]:

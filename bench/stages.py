@@ -41,6 +41,8 @@ class Plan:
     ramp_max: int = 20_000
     half_s: float = 10.0
     trace_s: float = 20.0
+    quiet_pause_s: float = 40.0
+    quiet_events: int = 20
     dead_waiting: int = 100_000
     beside_rounds: int = 5
     beside_s: float = 8.0
@@ -69,6 +71,8 @@ class Plan:
             ramp_max=400,
             half_s=2.0,
             trace_s=5.0,
+            quiet_pause_s=2.0,
+            quiet_events=5,
             dead_waiting=5_000,
             beside_rounds=2,
             beside_s=3.0,
@@ -252,7 +256,14 @@ class Bench:
         return {"most_per_s": best, "at_half": result, "ramp": ramp, "resident_mb": memory}
 
     def steady(
-        self, hub: System, heads: list[str], rate: float, seconds: float, *, events: bool = False
+        self,
+        hub: System,
+        heads: list[str],
+        rate: float,
+        seconds: float,
+        *,
+        connections: int = CONCURRENCY,
+        events: bool = False,
     ) -> dict[str, Any]:
         """Send webhooks at a steady rate; return their ages. With `events`, the sink stores each arrival."""
         self.sink.call("reset", events=events)
@@ -261,7 +272,7 @@ class Bench:
             port=hub.ports["gateway"],
             heads=heads,
             body=body().decode(),
-            connections=CONCURRENCY,
+            connections=connections,
             seconds=seconds,
             rate=rate,
         )

@@ -10,6 +10,7 @@ _MAX_EVENTS_TIMES: Final = 1.0
 _MAX_DELIVERY_TIMES: Final = 2.0
 _MAX_P50_MS: Final = 20.0
 _MAX_P99_MS: Final = 60.0
+_MAX_QUIET_P99_MS: Final = 60.0
 _MAX_RESIDENT_MB: Final = 120.0
 _MAX_BESIDE_TIMES: Final = 1.2
 _MAX_BACKLOG_TIMES: Final = 2.0
@@ -23,6 +24,7 @@ def table(measured: dict[str, Any]) -> Table:
         ("schemes", results.schemes),
         ("delivery", results.delivery),
         ("flow", results.flow),
+        ("quiet", results.quiet),
         ("isolation", results.isolation),
         ("fairness", results.fairness),
         ("resolution", results.resolution),
@@ -80,6 +82,11 @@ class _ResultTable:
         self._row("webhook in to webhook out, p99", _MAX_P99_MS, " ms", half["p99_ms"], beside)
         for name, resident in result["resident_mb"].items():
             self._row(f"{name}: resident memory", _MAX_RESIDENT_MB, " MB", resident, "after that load")
+
+    def quiet(self, result: dict[str, Any]) -> None:
+        beside = f"{result['events']} webhooks; p50 {result['p50_ms']:.1f} ms, max {result['max_ms']:.1f} ms"
+        what = f"first webhook after {result['pause_s']:g} s of quiet, p99"
+        self._row(what, _MAX_QUIET_P99_MS, " ms", result["p99_ms"], beside)
 
     def isolation(self, result: dict[str, Any]) -> None:
         times = result["times"]

@@ -11,14 +11,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from statistics import median
-from time import sleep
+from time import perf_counter, sleep
 from typing import Any, ClassVar, Final
 
 import psutil
 from rich.console import Console
 
+from bench.isolation import BREAKER, wait_hanging
 from bench.log import filling
 from bench.machine import Cores, cpu_seconds, described
 from bench.remote import Failed
@@ -27,10 +29,13 @@ from bench.system import BusName, System
 from bench.waiting import database_at, fill
 from bench.webhook import body
 from services.delivery.log.deliveries import DELIVERIES
-from shared.runtime.mongo import Document, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
 
 PARTS: Final = ("scale", "endpoints", "open", "log")
 _BATCH: Final = 1_000
+_WRITERS: Final = 2
+_WARM_UP_ROUNDS: Final = 3
+"""Rounds of delivery that do not count. Apache Kafka costs twice as much until its code is compiled."""
 _SETTLE_S: Final = 0.5
 _FAR: Final = timedelta(days=1)
 
@@ -83,17 +88,36 @@ class Growth:
         return results
 
     def open_deliveries(self, count: int = 100_000) -> list[dict[str, Any]]:
-        """Measure delivery with an empty log, and beside open deliveries whose next attempt is tomorrow."""
-        with self._bench.hub("open", "delivery") as hub:
+        """Measure delivery with an empty log, and beside open deliveries.
+
+        They wait for the measured webhooks until tomorrow, then others for two dead endpoints, one that never
+        answers and one that refuses connections.
+        """
+        with self._bench.hub("open", "delivery", env=BREAKER) as hub:
             self._bench.subscribe(hub)
             results = [self._delivered(hub, open_deliveries=0)]
             webhooks = [item["id"] for item in hub.call("GET", "/api/outgoing-webhooks")["items"]]
-            hub.stop_service("delivery")
-            fill(hub.store_uri, hub.workspace, webhooks, count, due_in=_FAR)
-            hub.start_service("delivery")
-            hub.wait_ready("delivery")
-            results.append(self._delivered(hub, open_deliveries=count))
+            self._fill(hub, webhooks, count, due_in=_FAR)
+            results.append(self._delivered(hub, open_deliveries=count, waits_for="tomorrow"))
+        with self._bench.hub("open-dead", "delivery", env=BREAKER) as hub:
+            self._bench.subscribe(hub)
+            ports = self._bench.sink.call("dead")
+            dead = [
+                str(hub.outgoing_webhook(f"http://127.0.0.1:{port}/", events=["message.created"])["id"])
+                for port in (ports["silent"], ports["refusing"])
+            ]
+            self._fill(hub, dead, count, due_in=timedelta())
+            wait_hanging(self._bench)
+            results.append(self._delivered(hub, open_deliveries=count, waits_for="dead endpoints"))
         return results
+
+    def _fill(self, hub: System, webhooks: Sequence[str], count: int, *, due_in: timedelta) -> None:
+        """Insert open deliveries for these webhooks while delivery is stopped."""
+        hub.stop_service("delivery")
+        seconds = fill(hub.store_uri, hub.workspace, webhooks, count, due_in=due_in)
+        self._bench.say(f"{count:,} open deliveries inserted in {seconds:.0f} s")
+        hub.start_service("delivery")
+        hub.wait_ready("delivery")
 
     def log(self, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
         """Measure delivery with logs of these sizes."""
@@ -102,15 +126,16 @@ class Growth:
             self._bench.subscribe(hub)
             there, documents = 0, filling(sizes[-1], utcnow())
             for size in sizes:
-                asyncio.run(_insert(hub.store_uri, documents, size - there))
+                seconds = asyncio.run(_insert(hub.store_uri, documents, size - there))
+                self._bench.say(f"{size - there:,} deliveries inserted into the log in {seconds:.0f} s")
                 there = size
                 results.append(self._delivered(hub, log=size))
         return results
 
     def _delivered(self, hub: System, kinds: list[str] | None = None, **facts: Any) -> dict[str, Any]:
         """Publish events at once, several times, and measure until all are delivered and logged."""
-        rounds = [self._deliver(hub, kinds) for _ in range(self._rounds + 1)]
-        return self._result(rounds[1:], **facts)
+        rounds = [self._deliver(hub, kinds) for _ in range(_WARM_UP_ROUNDS + self._rounds)]
+        return self._result(rounds[_WARM_UP_ROUNDS:], **facts)
 
     def _deliver(self, hub: System, kinds: list[str] | None) -> tuple[float, ...]:
         sink, total = self._bench.sink, self._deliveries
@@ -167,14 +192,20 @@ class _Usage:
         return *costs, busy / (busy + idle) * 100
 
 
-async def _insert(uri: str, documents: Iterator[Document], count: int) -> None:
-    """Insert deliveries of other workspaces into the log."""
-    async with database_at(uri) as mongo:
-        deliveries = mongo.collection(DELIVERIES)
-        for _ in range(0, count, _BATCH):
-            batch = [next(documents) for _ in range(_BATCH)]
+async def _insert(uri: str, documents: Iterator[Document], count: int) -> float:
+    """Insert deliveries of other workspaces into the log; return the seconds."""
+    started = perf_counter()
+    batches = iter(range(0, count, _BATCH))
+
+    async def insert(deliveries: Collection) -> None:
+        for _ in batches:
+            batch = list(islice(documents, _BATCH))
             with translate_errors():
                 await deliveries.insert_many(batch, ordered=False)
+
+    async with database_at(uri) as mongo:
+        await asyncio.gather(*(insert(mongo.collection(DELIVERIES)) for _ in range(_WRITERS)))
+    return perf_counter() - started
 
 
 def main() -> int:

@@ -37,6 +37,7 @@ LOG: Log = structlog.wrap_logger(
 )
 PARTITIONS = 2
 FOR_EVER_S = 600.0
+BATCHES = 4_000
 
 
 def event() -> Event:
@@ -231,6 +232,35 @@ def test_a_record_of_a_producer_that_wakes_nobody_is_found(embedded: Group) -> N
             await until(lambda: embedded.handled[envelope.id] > 0)
 
     asyncio.run(run())
+
+
+def test_a_record_behind_more_batches_than_the_broker_reads_within_a_wait_is_found(
+    embedded: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded broker reads them one by one, and finds nothing if its wait ends before."""
+    monkeypatch.setattr(fetch_pacing, "_SHORT_WAIT_MS", 1)
+    waits_ms: list[int] = []
+    send = AIOKafkaClient.send
+
+    async def recorded(self: AIOKafkaClient, node_id: int, request: Any, **options: Any) -> Any:
+        if isinstance(request, FetchRequest):
+            waits_ms.append(request._max_wait_ms)
+        return await send(self, node_id, request, **options)
+
+    async def run() -> None:
+        async with embedded.producer() as producer, embedded.member(producer):
+            for _ in range(BATCHES):
+                await embedded.publish(producer, 0)
+            await until(lambda: embedded.handled.total() == BATCHES)
+            monkeypatch.setattr(AIOKafkaClient, "send", recorded)
+            published = await embedded.publish(producer, 0)
+            await until(lambda: embedded.handled[published] > 0)
+            await asyncio.sleep(0.5)
+
+    asyncio.run(run())
+    if not embedded.settings.answers_held_fetches:
+        assert max(waits_ms) > 1
+        assert waits_ms[-1] == 1  # a fetch that finds nothing is not held for longer
 
 
 def test_a_rebalance_does_not_wait_for_the_fetch_that_the_broker_holds(
