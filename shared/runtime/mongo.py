@@ -24,6 +24,7 @@ from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
     DuplicateKeyError,
+    ExecutionTimeout,
     OperationFailure,
     PyMongoError,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "DeleteMany",
     "Document",
     "Duplicate",
+    "ExecutionTimeout",
     "Index",
     "InsertOne",
     "Mongo",
