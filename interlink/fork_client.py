@@ -24,6 +24,10 @@ from interlink.supervise import Child, ProcessGroup, ProcessSpec
 _FORK_TIMEOUT_S: Final = 10.0
 _UNKNOWN_STATUS: Final = 255
 _NOT_RUNNING: Final = "the fork server does not run"
+_ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+"""For glibc: one pool of memory for all threads, and memory of large buffers returned when they are freed.
+
+By default, glibc keeps the memory of buffers up to 32 MB, such as bulk writes, once one was freed."""
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
@@ -45,7 +49,7 @@ class ForkServer:
         command = (sys.executable, "-P", "-m", "interlink.fork_server", *modules)
         # None of the user's settings: what is in the server's memory is in that of every child.
         interpreter = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
-        spec = ProcessSpec("fork-server", command, plain_environment() | interpreter, log)
+        spec = ProcessSpec("fork-server", command, plain_environment() | _ALLOCATOR | interpreter, log)
         self.child = Child(spec, process_group, self._start)
         self._control: socket.socket | None = None
         self._ready = False
