@@ -1,5 +1,6 @@
 """The only code that opens MongoDB connections: the client, the translation of its errors, and indexes."""
 
+import linecache
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,6 +108,7 @@ class Mongo:
             ).with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
         except (ConfigurationError, ValueError) as error:
             raise Misconfigured(f"MONGODB_URI: {error}") from None
+        _forget_source()
 
     def collection(self, name: str) -> Collection:
         return self._database[name]
@@ -122,6 +124,7 @@ class Mongo:
         client: AsyncMongoClient[Document] = AsyncMongoClient(
             self._settings.uri.get_secret_value(), **self._options()
         )
+        _forget_source()
         return client.get_default_database(_DEFAULT_DATABASE).with_options(
             CodecOptions(tz_aware=True, tzinfo=UTC), read_preference=ReadPreference.PRIMARY
         )
@@ -182,6 +185,11 @@ class Mongo:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _forget_source() -> None:
+    """Free 1 MB of source text: a new client formats a traceback, for which Python reads and keeps files."""
+    linecache.clearcache()
 
 
 @contextmanager
