@@ -87,6 +87,15 @@ class Topology:
         key_file = ("--key-file", display_path(self._folder.admin_key))
         return ("interlink", "init", "--quiet", *key_file), self._environment()
 
+    @property
+    def embedded_store(self) -> bool:
+        """Whether the database is the embedded one."""
+        return self._store is not None
+
+    def expiry(self) -> tuple[Sequence[str], dict[str, str]]:
+        """Return command and environment of what deletes expired documents."""
+        return ("interlink.expiry", *self._plan.services), self._environment()
+
     def services(self) -> Iterator[tuple[ProcessSpec, int, str]]:
         """Yield how to run each service and the chat page, with port and path of its readiness check.
 

@@ -30,6 +30,7 @@ _POLL_INTERVAL_S: Final = 0.1
 _SUPERVISION_INTERVAL_S: Final = 0.5
 _START_POLL_INTERVAL_S: Final = 0.02
 _HOUSEKEEPING_INTERVAL_S: Final = 10.0
+_EXPIRY_INTERVAL_S: Final = 60.0
 _BROKER_WARNING_MB: Final = 1024
 _DRAIN_TIMEOUT_S: Final = 10.0
 _PREPARE_RETRY_INTERVAL_S: Final = 2.0
@@ -128,6 +129,8 @@ class Hub:
         self._ready = True
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_resources())
+            if topology.embedded_store:
+                tasks.create_task(self._delete_expired(topology))
             for process in self._processes.values():
                 tasks.create_task(self._supervise(process, topology))
 
@@ -198,12 +201,16 @@ class Hub:
 
     async def _prepare(self, topology: Topology) -> None:
         """Run `interlink init` and print its notes. Raises `StartError` with its error message."""
-        command, env = topology.init()
+        for note in (await self._run_forked("interlink init", *topology.init())).splitlines():
+            self._print(note)
+
+    async def _run_forked(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> str:
+        """Run a module in a forked process. Return its output. Raises `StartError` with its error message."""
         with TemporaryFile() as output, TemporaryFile() as errors:
             try:
                 process = self._fork_server.fork(command, env, output, errors)
             except OSError as error:
-                raise StartError(f"'interlink init' cannot be run: {error}") from None
+                raise StartError(f"'{name}' cannot be run: {error}") from None
             self._process_group.add(process.pid)
             try:
                 while (status := process.poll()) is None:  # noqa: ASYNC110 -- as in `_supervise`
@@ -212,10 +219,9 @@ class Hub:
                 process.kill()
                 self._process_group.remove(process.pid)
             if status:
-                lines = _text(errors).strip().splitlines() or ["'interlink init' failed without a message"]
+                lines = _text(errors).strip().splitlines() or [f"'{name}' failed without a message"]
                 raise StartError(lines[-1].removeprefix("interlink: "))
-            for note in _text(output).splitlines():
-                self._print(note)
+            return _text(output)
 
     def _banner(self) -> str:
         addresses = {name: f"http://{HOST}:{port}" for name, port in self._ports.items()}
@@ -281,6 +287,15 @@ class Hub:
                     f"the embedded broker uses {used_mb} MB: it holds every event until it stops. "
                     "Restart 'interlink up', or set KAFKA_BOOTSTRAP_SERVERS for more than a trial"
                 )
+
+    async def _delete_expired(self, topology: Topology) -> None:
+        """Delete what has expired in the embedded database, as often as MongoDB does it by itself."""
+        while True:
+            try:
+                await self._run_forked("interlink.expiry", *topology.expiry())
+            except StartError as error:
+                self._print(f"expired documents are not deleted yet: {error}")
+            await asyncio.sleep(_EXPIRY_INTERVAL_S)
 
     # Stopping
 
