@@ -58,7 +58,7 @@ _PERMANENT_ERRORS: Final[Mapping[int, str]] = {
 """Errors by MongoDB's code that last until a person acts."""
 _INDEX_NOT_FOUND: Final = 27
 _DELETE_BATCH: Final = 100
-_DROP_TIMEOUT_S: Final = 3600.0
+_INDEX_TIMEOUT_S: Final = 3600.0
 _DEFAULT_DATABASE: Final = "interlink"
 TOMBSTONE_TTL_S: Final = 24 * 3600
 
@@ -166,7 +166,9 @@ class Mongo:
                         options["expireAfterSeconds"] = index.ttl_s
                     if index.where:
                         options["partialFilterExpression"] = dict(index.where)
-                    await self.collection(name).create_index(list(index.keys), **options)
+                    # The embedded database takes more than the timeout of other calls for a large collection.
+                    with timeout(_INDEX_TIMEOUT_S):
+                        await self.collection(name).create_index(list(index.keys), **options)
 
     async def _drop_outdated(self, collection: str, indexes: Sequence[Index], *, has_ttl: bool) -> None:
         """Drop the retired indexes, and those with a TTL if the database is to have none."""
@@ -179,7 +181,7 @@ class Mongo:
                 continue
             try:
                 # The embedded database deletes the entries one by one: about 15 s for a million.
-                with timeout(_DROP_TIMEOUT_S):
+                with timeout(_INDEX_TIMEOUT_S):
                     await self.collection(collection).drop_index(name)
             except OperationFailure as error:
                 if error.code != _INDEX_NOT_FOUND:  # another `interlink init` was first
