@@ -186,6 +186,7 @@ async def build(runtime: Runtime) -> Service:
     )
     return Service(
         app=management,
+        indexes=INDEXES,
         parts=[
             client,
             webhooks,

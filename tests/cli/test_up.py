@@ -6,6 +6,8 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -15,7 +17,8 @@ import psutil
 import pymongo
 import pytest
 
-from interlink.embedded import HOST, EmbeddedPair, is_free
+from interlink.embedded import HOST, EmbeddedPair, is_free, saved_addresses
+from shared.runtime.web import audit_entries as audit
 from tests.cli.commands import (
     PORTS,
     Up,
@@ -51,6 +54,13 @@ def has_child(up: Up, *words: str) -> psutil.Process | None:
         return up.child(*words)
     except AssertionError:
         return None
+
+
+@contextmanager
+def audit_entries(folder: Path) -> Iterator[Any]:
+    """The collection in the embedded database of a running `up`."""
+    with pymongo.MongoClient[Any](saved_addresses(folder)["MONGODB_URI"]) as client:
+        yield client.get_default_database()[audit.COLLECTION]
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +205,8 @@ def test_a_killed_supervisor_leaves_nobody_behind(folder: Path) -> None:
     with running(folder) as up:
         children = up.children()
         assert len(children) >= 8
+        with audit_entries(folder) as entries:
+            entries.insert_one({"_id": "old", "expires_at": datetime(2001, 1, 1, tzinfo=UTC)})
         up.process.kill()
         up.process.wait(10)
         gone_within(children, 5)
@@ -205,6 +217,9 @@ def test_its_folder_goes_on_and_a_second_ctrl_c_ends_it_at_once(folder: Path) ->
     with running(folder) as up:  # on what was left
         assert up.key == key
         assert call(up, "GET", "/api/inbound-endpoints")["items"][0]["name"] == "kept"
+        with audit_entries(folder) as entries:
+            eventually(lambda: entries.find_one({"_id": "old"}) is None)  # deleted because it has expired
+            assert entries.find_one()
         children = up.children()
         up.child("serve delivery").send_signal(signal.SIGSTOP)  # it will not stop when it is asked to
         delivery = psutil.Process(up.child("serve delivery").pid)
