@@ -56,12 +56,9 @@ async def _steady(step: Step) -> None:
 async def _measure(name: str, pid: int, step: Step) -> None:
     """Print the CPU time of a step, of this process and of the server."""
     await _burst(step, _WARM_UP)
-    for kind, count, run in (
-        ("100/s", int(_RATE * _SECONDS), lambda: _steady(step)),
-        ("burst", _BURST, lambda: _burst(step, _BURST)),
-    ):
+    for kind, count in (("100/s", int(_RATE * _SECONDS)), ("burst", _BURST)):
         own, server = process_time(), cpu_seconds(pid)
-        await run()
+        await (_steady(step) if kind == "100/s" else _burst(step, count))
         own_us = (process_time() - own) / count * 1e6
         server_us = (cpu_seconds(pid) - server) / count * 1e6
         print(f"{name:<28} {kind:<6} client {own_us:>6,.0f} us   server {server_us:>6,.0f} us", flush=True)

@@ -136,7 +136,7 @@ async def test_only_what_has_expired_is_deleted(store: Store) -> None:
 
 async def test_it_goes_on_when_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expiry_module, "_INTERVAL_S", 0.01)
-    mongo = mongo_at("mongodb://127.0.0.1:9/none", timeout_ms=50)
+    mongo = mongo_at("mongodb://127.0.0.1:9/none", timeout_ms=100)
     with capture_logs() as logs:
         expiry = Expiry(mongo, [THINGS], structlog.get_logger())
         await expiry.start()
