@@ -239,8 +239,9 @@ def test_410_disables_at_once_and_says_so_without_the_url(hub: Hub, bus: Bus) ->
 
 def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
     mood = Moody(404)
-    with Subscriber(mood) as subscriber:
+    with Subscriber(mood) as subscriber, Subscriber() as witness:
         kind = new_type()
+        hub.outgoing_webhook(witness.url, events=[kind])
         webhook = hub.outgoing_webhook(
             subscriber.url, events=[kind], retry=OFTEN, disable_after_days=SOON, ordering="strict"
         )
@@ -263,6 +264,7 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
 
             # Enabling it sends what waited, and nothing of what happened meanwhile; the clock starts anew.
             numbered(hub, kind, 3, first=10)
+            witness.wait_for(4)  # they were fanned out before it is enabled
             count = len(subscriber.got)
             enabled_at = datetime.now(UTC)
             hub.call("POST", f"{path_of(webhook)}/enable")
