@@ -49,7 +49,7 @@ def _open_data_folder(hub: Hub) -> None:
         assert done.returncode != 0
         [line] = done.stderr.strip().splitlines()
         assert "is open to other users of this machine" in line
-        assert f"chmod 700 {folder}" in line
+        assert f"chmod 700 {folder.name}" in line
         assert list(folder.iterdir()) == [], "nothing was put where others can read it"
 
 
