@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Final
 
 from interlink.exits import report_errors
 from interlink.prepare import prepare
 from shared.runtime.service import run
 
-_WORKSPACE = "default"
+_WORKSPACE: Final = "default"
 
 
 def main(arguments: Sequence[str]) -> None:
