@@ -1,4 +1,4 @@
-"""What the processes of `interlink up` run instead of the command line, which would be in the memory of each.
+"""The program of the processes that `interlink up` forks: it imports no command line, to save memory.
 
 `interlink.forked serve SERVICE` runs a service, `interlink.forked init KEY_FILE SERVICE...` prepares broker
 and database for these services.

@@ -94,7 +94,7 @@ class _ManagedProcess:
     prepare: Callable[[], None] | None = None
     exit_note: str = ""
     forked: bool = False
-    """Whether it is a process of the fork server, which has to run to start it."""
+    """Whether starting it requires the fork server."""
 
 
 class Hub:
@@ -111,7 +111,7 @@ class Hub:
         self._processes = {_FORK_SERVER: _ManagedProcess(self._fork_server.child, self._fork_server_is_ready)}
         self._ends_fork_server = adopt_orphans()
         self._forks = 0
-        """How many tasks need the fork server now."""
+        """Number of tasks that are using the fork server."""
         self._fork_server_start = asyncio.Lock()
         self._ready = False
         self._killed = False

@@ -106,7 +106,7 @@ async def test_expired_documents_of_every_collection_are_deleted(
 
 
 async def test_only_what_has_expired_is_deleted(store: Store) -> None:
-    """More than one batch of it; and nothing whose time is missing or no time, or outside of the index."""
+    """Several batches are deleted. Documents without a date, or outside the partial index, are retained."""
     uri, past = store.uri(), utcnow() - timedelta(seconds=1)
     others: list[Document] = [
         {"_id": "future", "done": True, "expires_at": past + timedelta(hours=1)},
