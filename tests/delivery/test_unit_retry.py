@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from math import inf
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -282,7 +282,22 @@ def test_before_a_breaker_opens_an_endpoint_that_only_fails_gets_few_attempts() 
 def test_a_breaker_that_is_switched_off_never_opens() -> None:
     breaker = CircuitBreakerState(replace(policy(1, 10.0), enabled=False))
     assert [fail(breaker, float(now)) for now in range(100)] == [False] * 100
-    assert (breaker.circuit, breaker.available_permits(100.0)) == ("closed", inf)
+    assert (breaker.circuit, breaker.available_permits(100.0)) == ("closed", 100)
+
+
+@pytest.mark.parametrize("changes", [{"failures": 10_000}, {"enabled": False}])
+def test_an_endpoint_that_only_fails_gets_few_attempts_whatever_its_owner_sets(
+    changes: dict[str, Any],
+) -> None:
+    breaker = CircuitBreakerState(replace(policy(3, 10.0, failing_s=30.0), **changes))
+    for _ in range(99):
+        fail(breaker, 0.0)
+    assert breaker.available_permits(0.0) == inf
+    fail(breaker, 0.0)
+    assert (breaker.available_permits(0.5), breaker.next_permit_at(0.5)) == (0, 1.0)
+    assert breaker.available_permits(1.0) == 100
+    breaker.record_result(succeeded=True, now=1.0)
+    assert breaker.available_permits(1.0) == inf
 
 
 def test_a_failure_that_was_sent_past_the_circuit_makes_no_pause_longer() -> None:

@@ -15,6 +15,8 @@ Circuit = Literal["closed", "open", "half_open"]
 _FAILING_PERIOD_S: Final = 1.0
 """After enough failures in a row, until they have lasted long enough to open the circuit, as many attempts
 may start in this time: an endpoint that refuses everything could otherwise take hundreds a second."""
+_MAX_FAILURES: Final = 100
+"""That holds after this many failures at the latest, also without a circuit breaker: its owner sets both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class CircuitBreakerState:
 
     @property
     def circuit(self) -> Circuit:
-        """The state: closed permits every attempt, open permits none, half open is waiting for its probe."""
+        """The state: closed permits attempts, open permits none, half open is waiting for its probe."""
         if self.pauses == 0 or not self.policy.enabled:
             return "closed"
         return "half_open" if self._probing else "open"
@@ -93,15 +95,14 @@ class CircuitBreakerState:
         """Return how many attempts may start now: infinite, 1 for a probe, or 0.
 
         After enough failures in a row to open the circuit, but not for long enough, it is what is left of as
-        many attempts per second.
+        many attempts per second; also after 100 failures that do not open it.
         """
-        if not self.policy.enabled:
-            return inf
-        if self.pauses == 0:
-            if self._failures < self.policy.failures:
+        if self.circuit == "closed":
+            paced_from = min(self.policy.failures, _MAX_FAILURES) if self.policy.enabled else _MAX_FAILURES
+            if self._failures < paced_from:
                 return inf
             started = self._started if now < self._period_at + _FAILING_PERIOD_S else 0
-            return max(0, self.policy.failures - started)
+            return max(0, paced_from - started)
         return 1 if now >= self.probe_at and not self._probing else 0
 
     def next_permit_at(self, now: float) -> float:
@@ -109,7 +110,7 @@ class CircuitBreakerState:
 
         The end of a probe is unknown, so while one is in flight this is now.
         """
-        if self.pauses == 0:
+        if self.circuit == "closed":
             return self._period_at + _FAILING_PERIOD_S
         return now if self._probing else self.probe_at
 
