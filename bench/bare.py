@@ -36,7 +36,7 @@ async def serve() -> dict[str, Any]:
             timeout_keep_alive=65,
         )
     )
-    _tune_collector()
+    tune_collector()
     task = asyncio.create_task(server._serve(sockets=[listening]))
     _tasks.add(task)  # the event loop holds only weak references
     while not server.started:  # noqa: ASYNC110 -- uvicorn has no event for it
@@ -61,13 +61,13 @@ async def post(url: str, body: str, total: int, concurrency: int) -> dict[str, A
                 async with session.post(url, data=raw, headers=headers) as response:
                     await response.read()
 
-        _tune_collector()
+        tune_collector()
         started, cpu = perf_counter(), process_time()
         await asyncio.gather(*(loop() for _ in range(concurrency)))
         return {"seconds": perf_counter() - started, "cpu": process_time() - cpu}
 
 
-def _tune_collector() -> None:
+def tune_collector() -> None:
     """Set up the garbage collector as the services do."""
     gc.collect()
     gc.freeze()

@@ -22,6 +22,7 @@ async def feed(
     total: int,
     kinds: Sequence[str] = EVENTS,
     rate: float = 0.0,
+    topic: str = WEBHOOKS_RECEIVED.name,
 ) -> dict[str, Any]:
     """Publish `total` webhook events of these types in turn, each type from its own endpoint.
 
@@ -38,9 +39,7 @@ async def feed(
     await producer.start()
     raw = body.encode()
     try:
-        await producer.partitions_for(
-            WEBHOOKS_RECEIVED.name
-        )  # otherwise the first events wait for the metadata
+        await producer.partitions_for(topic)  # otherwise the first events wait for the metadata
         started, sent = monotonic_ns(), 0
         while sent < total:
             due = min(total, int((monotonic_ns() - started) * rate / 1e9) + 1) if rate else total
@@ -48,7 +47,7 @@ async def feed(
                 due_ns = started + int(number * 1e9 / rate) if rate else monotonic_ns()
                 event = _webhook(workspace, raw, kinds[number % len(kinds)], due_ns, number)
                 key = event.attributes["endpoint_id"].encode()
-                await producer.send(WEBHOOKS_RECEIVED.name, raw, key=key, headers=event.headers())
+                await producer.send(topic, raw, key=key, headers=event.headers())
             sent = max(sent, due)
             if sent < total:
                 await asyncio.sleep(_TICK_S)

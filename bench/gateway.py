@@ -1,4 +1,4 @@
-"""The gateway under full load: CPU per webhook and per published event, beside a bare app."""
+"""The gateway under full load: CPU per webhook and per published event, beside two baselines."""
 
 from statistics import median
 from typing import Any, Final
@@ -7,10 +7,14 @@ from bench.stages import Bench, Sides, Target
 from bench.webhook import body, event_body, event_head, request_head
 
 _WARM_UP_S: Final = 1.5
+_SECRET: Final = "secret"  # noqa: S105 -- signs the requests of this bench
 
 
 def gateway(bench: Bench) -> dict[str, Any]:
-    """Measure GitHub webhooks and `POST /api/events` in alternation with a bare app that answers 202."""
+    """Measure GitHub webhooks and `POST /api/events` in alternation with the baselines.
+
+    They are a bare app that answers 202, and `bench.least`.
+    """
     sides = Sides()
     events_us: list[float] = []
     events_per_s: list[float] = []
@@ -18,13 +22,25 @@ def gateway(bench: Bench) -> dict[str, Any]:
     port = bench.bare.call("serve")["port"]
     with bench.hub("gateway", "gateway") as hub:
         pid, ours = hub.pid("gateway"), hub.ports["gateway"]
+        least = bench.least.call(
+            "accept", bootstrap=hub.bootstrap, secret=_SECRET, embedded=plan.bus == "embedded"
+        )["port"]
         targets = (
             (
                 Target(
-                    bench.bare.pid, port, [request_head("/", f"127.0.0.1:{port}", "secret", "push", body())]
+                    bench.bare.pid, port, [request_head("/", f"127.0.0.1:{port}", _SECRET, "push", body())]
                 ),
                 sides.bare_us,
                 sides.bare_per_s,
+            ),
+            (
+                Target(
+                    bench.least.pid,
+                    least,
+                    [request_head("/", f"127.0.0.1:{least}", _SECRET, "push", body())],
+                ),
+                sides.least_us,
+                sides.least_per_s,
             ),
             (Target(pid, ours, hub.heads(channels=False)), sides.ours_us, sides.ours_per_s),
             (
@@ -44,6 +60,7 @@ def gateway(bench: Bench) -> dict[str, Any]:
             bench.say(
                 f"POST /api/events, round {number + 1}: {events_us[-1]:.0f} us; {events_per_s[-1]:,.0f}/s"
             )
+        bench.least.call("stop")
     return sides.document() | {
         "events_cpu_us": median(events_us),
         "events_per_s": median(events_per_s),

@@ -86,21 +86,26 @@ class Plan:
 
 @dataclass
 class Sides:
-    """The measurements of each round, per unit of work: of the hub, and of the baseline beside it."""
+    """The measurements of each round, per unit of work: of the hub, and of the baselines beside it."""
 
     ours_us: list[float] = field(default_factory=list)
     bare_us: list[float] = field(default_factory=list)
+    least_us: list[float] = field(default_factory=list)
     ours_per_s: list[float] = field(default_factory=list)
     bare_per_s: list[float] = field(default_factory=list)
+    least_per_s: list[float] = field(default_factory=list)
 
     @property
     def times(self) -> float:
-        """CPU of the hub as a multiple of the baseline: the ratio of the medians."""
+        """CPU of the hub as a multiple of the bare baseline: the ratio of the medians."""
         return median(self.ours_us) / median(self.bare_us)
 
     def document(self) -> dict[str, Any]:
         return {
             "times_bare": self.times,
+            "times_least": median(self.ours_us) / median(self.least_us),
+            "least_cpu_us": median(self.least_us),
+            "least_per_s": median(self.least_per_s),
             "cpu_us": median(self.ours_us),
             "bare_cpu_us": median(self.bare_us),
             "per_s": median(self.ours_per_s),
@@ -133,6 +138,7 @@ class Bench:
         self.sink = self._helper("bench.sink", cores.rest)
         self.feed = self._helper("bench.feed", cores.rest)
         self.bare = self._helper("bench.bare", cores.system)
+        self.least = self._helper("bench.least", cores.system)
         self.sink_port: int = self.sink.call("listen")["port"]
 
     def close(self) -> None:
@@ -176,9 +182,9 @@ class Bench:
         return used / result["answered"] * 1e6, result["answered"] / result["seconds"]
 
     def delivery(self) -> dict[str, Any]:
-        """CPU and rate of delivery, from the first to the last, beside a bare loop of its HTTP client.
+        """CPU and rate of delivery, from the first to the last, beside two baselines.
 
-        And what the store has of it afterwards.
+        They are a bare loop of its HTTP client and `bench.least`. And what the store has of it afterwards.
         """
         sides = Sides()
         database_us: list[float] = []
@@ -189,16 +195,28 @@ class Bench:
             self.deliver(hub, pid, warming)
             delivered: str = self.sink.call("seen")["body"]
             self.post(delivered)
+            topic = self.least.call(
+                "deliver",
+                bootstrap=hub.bootstrap,
+                uri=hub.store_uri,
+                url=f"http://127.0.0.1:{self.sink_port}/hooks/least",
+                embedded=self.plan.bus == "embedded",
+            )["topic"]
+            self.deliver_least(hub, topic, warming)
             for number in range(self.plan.rounds):
                 cost, rate = self.post(delivered)
                 sides.bare_us.append(cost)
                 sides.bare_per_s.append(rate)
+                cost, rate = self.deliver_least(hub, topic, self.plan.deliveries)
+                sides.least_us.append(cost)
+                sides.least_per_s.append(rate)
                 before = cpu_seconds(hub.store_pid)
                 cost, rate = self.deliver(hub, pid, self.plan.deliveries)
                 database_us.append((cpu_seconds(hub.store_pid) - before) / self.plan.deliveries * 1e6)
                 sides.ours_us.append(cost)
                 sides.ours_per_s.append(rate)
                 self.round("delivery", number, sides)
+            self.least.call("stop")
             sleep(_STATISTICS_WAIT_S)
             total = warming + self.plan.rounds * self.plan.deliveries
             stored = written(hub.store_uri, hub.store_pid, total, cpu_us=median(database_us))
@@ -210,6 +228,20 @@ class Bench:
         url = f"http://127.0.0.1:{self.sink_port}/hooks/bare"
         result = self.bare.call("post", url=url, body=delivered, total=total, concurrency=CONCURRENCY)
         return result["cpu"] / total * 1e6, total / result["seconds"]
+
+    def deliver_least(self, hub: System, topic: str, total: int) -> tuple[float, float]:
+        """Do with `bench.least` what `deliver` does with the hub."""
+        before = self.least.call("expect", total=total)
+        self.feed.call(
+            "feed",
+            bootstrap=hub.bootstrap,
+            workspace=hub.workspace,
+            body=body().decode(),
+            total=total,
+            topic=topic,
+        )
+        after = self.least.call("logged")
+        return (after["cpu"] - before["cpu"]) / total * 1e6, total / (after["at"] - before["at"])
 
     def deliver(self, hub: System, pid: int, total: int) -> tuple[float, float]:
         """Publish `total` webhook events at once, and wait for their deliveries, log writes and commits.
@@ -312,8 +344,9 @@ class Bench:
         return helper
 
     def round(self, what: str, number: int, sides: Sides) -> None:
-        ours, bare = sides.ours_us[-1], sides.bare_us[-1]
+        ours, bare, least = sides.ours_us[-1], sides.bare_us[-1], sides.least_us[-1]
         self.say(
-            f"{what}, round {number + 1}: {ours:.0f} us, bare {bare:.0f} us, {ours / bare:.1f} times; "
-            f"{sides.ours_per_s[-1]:,.0f}/s, bare {sides.bare_per_s[-1]:,.0f}/s"
+            f"{what}, round {number + 1}: {ours:.0f} us; bare {bare:.0f} us, {ours / bare:.1f} times; "
+            f"least {least:.0f} us, {ours / least:.2f} times; {sides.ours_per_s[-1]:,.0f}/s, "
+            f"bare {sides.bare_per_s[-1]:,.0f}/s, least {sides.least_per_s[-1]:,.0f}/s"
         )

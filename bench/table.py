@@ -8,6 +8,7 @@ from rich.table import Table
 _MAX_GATEWAY_TIMES: Final = 4.0
 _MAX_EVENTS_TIMES: Final = 1.0
 _MAX_DELIVERY_TIMES: Final = 2.0
+_MAX_LEAST_TIMES: Final = 1.2
 _MAX_P50_MS: Final = 20.0
 _MAX_P99_MS: Final = 60.0
 _MAX_QUIET_P99_MS: Final = 60.0
@@ -46,6 +47,7 @@ class _ResultTable:
         self._row(
             "gateway: CPU against bare ASGI", _MAX_GATEWAY_TIMES, "x", result["times_bare"], _sides(result)
         )
+        self._least("gateway", result)
         beside = f"{result['events_cpu_us']:.0f} us; {result['events_per_s']:,.0f}/s"
         self._row(
             "POST /api/events: CPU against a webhook", _MAX_EVENTS_TIMES, "x", result["events_times"], beside
@@ -68,6 +70,7 @@ class _ResultTable:
             result["times_bare"],
             _sides(result),
         )
+        self._least("delivery", result)
         stored = result["written"]
         beside = f"{stored['rows']:.2f} rows; statistics {stored['statistics_bytes']:.1f} bytes"
         if stored["disk_bytes"] is not None:
@@ -132,6 +135,16 @@ class _ResultTable:
         beside = f"{most['drained_per_s']:,.0f}/s, {least['drained_per_s']:,.0f}/s with {least['due']:,}"
         self._row(
             f"working off, up to {most['due']:,} due", _MAX_BACKLOG_TIMES, "x", result["drain_times"], beside
+        )
+
+    def _least(self, what: str, result: dict[str, Any]) -> None:
+        beside = f"least {result['least_cpu_us']:.0f} us; {result['least_per_s']:,.0f}/s"
+        self._row(
+            f"{what}: CPU against the least Python that keeps its promise",
+            _MAX_LEAST_TIMES,
+            "x",
+            result["times_least"],
+            beside,
         )
 
     def _row(self, what: str, goal: float, unit: str, value: float, beside: str) -> None:
