@@ -79,16 +79,21 @@ class AttemptQueues:
         self._check: asyncio.Task[None] | None = None
         """The check of the configuration while requests wait."""
 
-    def add(self, webhook: OutgoingWebhook, requests: Sequence[DeliveryRequest]) -> None:
-        """Queue requests. `advance` starts them, after their records were taken."""
+    def add(
+        self, webhook: OutgoingWebhook, requests: Sequence[DeliveryRequest], since: float | None = None
+    ) -> None:
+        """Queue requests. `advance` starts them, after their records were taken.
+
+        `since` is the loop time from which on they have been open, if that is not now.
+        """
         queue = self._queues.get(webhook.id)
         if queue is None or queue.state.lost:
             state = self._endpoint_states.state(webhook.id, requests[0].partition)
             queue = self._queues[webhook.id] = EndpointQueue(webhook, state)
         queue.webhook = webhook
-        now = loop_time()
+        since = loop_time() if since is None else since
         for request in requests:
-            delivery = self.open[request.delivery_id] = OpenDelivery(request, now)
+            delivery = self.open[request.delivery_id] = OpenDelivery(request, since)
             queue.waiting.append(delivery)
         if self._timer is None:
             self._clock.start()
@@ -141,6 +146,7 @@ class AttemptQueues:
         request = delivery.request
         if delivery.is_lost():
             del self.open[request.delivery_id]
+            delivery.give_back()
             return
         if self._erasures.is_erased(request.workspace, request.event_id):  # while it waited
             self._close(delivery)
@@ -267,6 +273,7 @@ class AttemptQueues:
         """Complete a request that is in the log. `blocks` says that later requests wait for its entry."""
         if isinstance(error, (LostPartition, DatabaseUnavailable)):
             del self.open[delivery.request.delivery_id]  # not complete: it is handled again
+            delivery.give_back()
         else:
             if error is not None:
                 delivery_id = delivery.request.delivery_id

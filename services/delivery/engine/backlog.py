@@ -59,6 +59,9 @@ class Backlog:
         """Chunks in the order of their acceptance, of which the first one is in memory."""
         self._events_in_memory = 0
         self._bytes_in_memory: Counter[SourcePartition] = Counter()
+        self._direct: Counter[tuple[str, SourcePartition]] = Counter()
+        """Events whose direct requests are not all in the log."""
+        self._direct_ended = asyncio.Event()
         self._has_space = asyncio.Event()
         self._has_space.set()
         self._is_crowded = asyncio.Event()
@@ -165,6 +168,17 @@ class Backlog:
         """Wait until few events are in memory."""
         await self._has_space.wait()
 
+    def begin_direct(self, workspace: str, source: SourcePartition) -> None:
+        """Note that an event has direct requests, and so may be repeated: nothing behind it is stored."""
+        self._direct[workspace, source] += 1
+
+    def end_direct(self, workspace: str, source: SourcePartition) -> None:
+        """Note that the log has the direct requests of an event."""
+        self._direct[workspace, source] -= 1
+        if not self._direct[workspace, source]:
+            del self._direct[workspace, source]
+            self._direct_ended.set()
+
     async def stop(self) -> None:
         """Cancel unfinished storing: the offsets of these events are not committed."""
         if self._store_task:
@@ -261,6 +275,10 @@ class Backlog:
             chunk.state = "storing"
         async with self._inserting:
             try:
+                # A stored chunk proves that all events before it need no repeat.
+                while any((queue.workspace, queue.source) in self._direct for queue, _ in batch):
+                    self._direct_ended.clear()
+                    await self._direct_ended.wait()
                 while True:
                     # What is lost is handled by the partition's next owner.
                     current = [(queue, chunk) for queue, chunk in batch if not chunk.is_lost]
@@ -304,7 +322,7 @@ class Backlog:
             completion.done()  # without effect if the chunk is lost
         self._events_in_memory -= chunk.count
         self._bytes_in_memory[queue.source] -= sum(len(received.event.data) for received in chunk.events)
-        chunk.state, chunk.events, chunk.completions = state, [], []
+        chunk.state, chunk.events, chunk.completions = state, [], deque()
         self._note_memory()
 
     def _crowds(self, source: SourcePartition) -> bool:

@@ -109,11 +109,11 @@ class KnownDeliveries:
 
     def is_new(self, request: DeliveryRequest) -> bool:
         """Return whether the request's delivery is certainly not in the log."""
-        return (
-            self._filter is not None
-            and at_ms_of(request.order) >= self._new_from_ms
-            and request.delivery_id not in self._filter
-        )
+        return self.is_new_at(request.delivery_id, at_ms_of(request.order))
+
+    def is_new_at(self, delivery_id: str, at_ms: int) -> bool:
+        """Return the same for an id of the broker's time `at_ms`."""
+        return self._filter is not None and at_ms >= self._new_from_ms and delivery_id not in self._filter
 
     def add(self, delivery_id: str) -> None:
         """Note that the delivery will be in the log."""
