@@ -331,3 +331,20 @@ async def test_a_full_backlog_rejects_and_says_why(store: Store, monkeypatch: py
         assert "publish more slowly" in str(partition.errors[0])
         [queue] = backlog.queues_of(WORKSPACE)
         assert _offsets(await backlog.read(queue)) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_nothing_is_stored_behind_an_event_that_may_be_repeated(store: Store) -> None:
+    """Its direct request is not in the log yet. A stored chunk would prove that it needs no repeat."""
+    partition = Partition()
+    async with _backlogs(store, partition) as [backlog]:
+        [(direct, completion), deferred] = partition.poll(2)
+        backlog.begin_direct(WORKSPACE, partition.source)
+        backlog.append([deferred])
+        await asyncio.sleep(0.2)
+        assert await _chunks(backlog, partition) == []
+        assert not backlog.contains(direct)
+        completion.done()
+        backlog.end_direct(WORKSPACE, partition.source)
+        await _until(lambda: _is_complete(partition, 2))
+        assert [chunk.count for chunk in await _chunks(backlog, partition)] == [1]

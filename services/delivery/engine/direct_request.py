@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from services.delivery.model.delivery import due_event
 from shared.contracts.envelope import Event
+from shared.contracts.ids import WebhookId
 from shared.runtime.kafka.batch import Completion
 
 
 class _Owner(Protocol):
     def is_lost(self, assignment: int) -> bool: ...
-    def publish(self, request: "DirectRequest") -> None: ...
+    def publish(self, request: "DirectRequest", event: Event) -> None: ...
     def end(self, request: "DirectRequest", error: Exception | None) -> None: ...
 
 
@@ -63,11 +65,12 @@ class DirectRequest:
     def done(self) -> None:
         """End the request, which is in the log.
 
-        After the webhook's partition was lost, its next owner has to notice what is open in the log: for
-        that, it gets the request.
+        If the webhook's partition was lost before, its next owner may have looked for open deliveries too
+        early: it has to look again.
         """
         if self.is_revoked:
-            self._owner.publish(self)
+            webhook_id = WebhookId(self.event.subject)
+            self._owner.publish(self, due_event(webhook_id, self.event.workspace))
         else:
             self._owner.end(self, None)
 
@@ -77,4 +80,4 @@ class DirectRequest:
 
     def give_back(self) -> None:
         """Have the request attempted by the owner of the webhook's partition: it is not in the log."""
-        self._owner.publish(self)
+        self._owner.publish(self, self.event)

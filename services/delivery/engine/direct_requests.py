@@ -4,13 +4,14 @@ A request goes directly if this process owns its webhook's partition of that top
 at once, its delivery is certainly not in the log, and its webhook is not strict. The others are published.
 
 The record of the event stays open until each of its direct requests is in the log. If the process loses the
-webhook's partition before that, the request is published, for the next owner. If it loses the event's
-partition, the next owner of that repeats the event under the same delivery ids.
+webhook's partition before that, it publishes the request for the next owner. If it loses the partition of the
+event, the next owner of that repeats the event under the same delivery ids.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final
 
 from services.delivery.engine.backlog import Backlog
@@ -33,7 +34,7 @@ _MAX_OPEN_BYTES: Final = 16 << 20
 _PUBLISH_TIMEOUT_S: Final = 30.0
 _RETRY_INTERVAL_S: Final = 0.5
 _MAX_RETURNED: Final = 100
-"""Requests that are published together after their partition was lost."""
+"""Requests that are published together."""
 
 Requests = tuple[ConsumedEvent, Sequence[Event]]
 """An event, and the requests for its deliveries."""
@@ -64,7 +65,8 @@ class DirectRequests:
         self._open_bytes = 0
         self._none_open = asyncio.Event()
         self._none_open.set()
-        self._returned: deque[DirectRequest] = deque()
+        self._returned: deque[tuple[DirectRequest, Event]] = deque()
+        """Requests that the owner of their webhook's partition has to deal with, and what it gets."""
         self._return_task: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -125,7 +127,7 @@ class DirectRequests:
             ):
                 metrics.DIRECT_REQUESTS.inc()
             else:  # since `split`, the partition was lost, or the same request came from elsewhere
-                self.publish(direct)
+                self.publish(direct, request)
         return event
 
     async def drain(self) -> None:
@@ -137,9 +139,9 @@ class DirectRequests:
         """Return whether the partitions of this assignment were given up."""
         return self._assignment()[0] != assignment
 
-    def publish(self, request: DirectRequest) -> None:
-        """Publish a request that another process has to attempt, and end it then."""
-        self._returned.append(request)
+    def publish(self, request: DirectRequest, event: Event) -> None:
+        """Publish an event for the owner of the webhook's partition, and end the request then."""
+        self._returned.append((request, event))
         if self._return_task is None or self._return_task.done():
             self._return_task = asyncio.create_task(self._publish_returned())
 
@@ -164,11 +166,15 @@ class DirectRequests:
         return frozenset(partitions), count
 
     async def _publish_returned(self) -> None:
+        """Publish until nothing is left, however long Kafka is unavailable."""
         while self._returned:
-            batch = [self._returned[index] for index in range(min(_MAX_RETURNED, len(self._returned)))]
+            batch = list(islice(self._returned, _MAX_RETURNED))
             # The next owner of the event's partition repeats the event, and with it the request.
-            current = [item for item in batch if not item.source.is_revoked]
-            records = [event_record(DELIVERY_REQUESTED, item.event.subject, item.event) for item in current]
+            records = [
+                event_record(DELIVERY_REQUESTED, event.subject, event)
+                for request, event in batch
+                if not request.source.is_revoked
+            ]
             try:
                 if records:
                     await self._producer.publish_all(records, timeout_s=_PUBLISH_TIMEOUT_S)
@@ -177,9 +183,9 @@ class DirectRequests:
                 await asyncio.sleep(_RETRY_INTERVAL_S)
                 continue
             failpoint("direct.published")
-            for item in batch:
+            for request, _ in batch:
                 self._returned.popleft()
-                self.end(item, None)
+                self.end(request, None)
 
 
 def published(expanded: Sequence[Requests]) -> list[Record]:

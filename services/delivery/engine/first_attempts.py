@@ -131,7 +131,10 @@ class FirstAttemptHandler:
             self._queues.advance(queued)
 
     def is_ready(self, assignment: int) -> bool:
-        """Return whether attempts of this assignment may start without `delivery.requested`."""
+        """Return whether open deliveries of this assignment are loaded, so that direct requests may start.
+
+        If the assignment is a new one, the ids of the log are loaded, too.
+        """
         self._known.follow_assignment(assignment)
         return self._endpoint_states.is_loaded(assignment)
 

@@ -112,7 +112,7 @@ class KnownDeliveries:
         return self.is_new_at(request.delivery_id, at_ms_of(request.order))
 
     def is_new_at(self, delivery_id: str, at_ms: int) -> bool:
-        """Return the same for an id of the broker's time `at_ms`."""
+        """Return the same for an id; `at_ms` is the broker's time of its record, or of its event's."""
         return self._filter is not None and at_ms >= self._new_from_ms and delivery_id not in self._filter
 
     def add(self, delivery_id: str) -> None:
