@@ -204,7 +204,7 @@ class Backlog:
         await self._deferred_events.save_progress(chunk.id, chunk.done)
 
     async def finish(self, queue: BacklogQueue, chunk: BacklogChunk) -> None:
-        """Remove a chunk, which is the queue's first one: its requests are on Kafka.
+        """Remove a chunk, which is the queue's first one: its requests were sent.
 
         Raises `DatabaseUnavailable`.
         """

@@ -221,8 +221,8 @@ class BacklogWorker:
             cost += await self._expand_events(chunk, max_cost - cost)
             await self._send(chunk)
             if not chunk.events:
-                # The requests are acknowledged by Kafka, so the chunk may go. A crash in between
-                # repeats them under the same ids.
+                # The requests are acknowledged by Kafka, or went directly with the completions of their
+                # events, so the chunk may go. A crash in between repeats them under the same ids.
                 await self._backlog.finish(chunk.queue, chunk.chunk)
                 del self._open_chunks[workspace]
             else:
@@ -306,17 +306,13 @@ class BacklogWorker:
         """
         expanded, chunk.expanded = chunk.expanded, []
         rest, chunk.requests = chunk.requests, []
-        records: list[Record] = []
-        direct: list[Requests] = []
-        # A stored event is not repeated by Kafka: its requests have to be durable before it is deleted.
-        if chunk.chunk.state == "closed":
-            # Of an event that was sent in part, the first requests are on Kafka: so are the others.
-            begun = expanded[: chunk.is_partly_sent]
-            records, direct = self._direct.split(expanded[chunk.is_partly_sent :])
-            records = published(begun) + records
-        else:
-            records = published(expanded)
-        records += published([(chunk.events[0], rest)] if rest else [])
+        # What was sent in part goes by Kafka in whole. So does what is stored: Kafka does not repeat it, and
+        # its chunk is deleted when the requests are durable.
+        by_kafka = int(chunk.is_partly_sent) if chunk.chunk.state == "closed" else len(expanded)
+        records, direct = self._direct.split(expanded[by_kafka:])
+        records = [*published(expanded[:by_kafka]), *records]
+        if rest:
+            records += published([(chunk.events[0], rest)])
         chunk.is_partly_sent = bool(rest) or (chunk.is_partly_sent and not expanded)
         await self._publish(chunk, records)
         if direct:
