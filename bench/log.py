@@ -182,13 +182,19 @@ class Plan:
 
 @dataclass
 class Finds(monitoring.CommandListener):
-    """Records the find commands on the delivery log that are sent to the database."""
+    """Records the find commands on the delivery log that are sent to the database.
+
+    Of its updates, the filters are recorded as find commands.
+    """
 
     commands: list[Document] = field(default_factory=list)
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         if event.command.get("find") == DELIVERIES:
             self.commands.append(dict(event.command))
+        elif event.command.get("update") == DELIVERIES:
+            filters = [update["q"] for update in event.command["updates"]]
+            self.commands += [{"find": DELIVERIES, "filter": query} for query in filters]
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         """Do nothing."""

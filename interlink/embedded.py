@@ -35,20 +35,17 @@ arrives."""
 
 _PORTS_FILE: Final = "embedded.json"
 _CACHE_SIZE: Final = "512M"
-"""Limit of the cache; half of SecantusDB's default. With 128M, a query once waited for room for ever: changed
-pages are evicted only when no connection reads a state from before the change."""
+"""Limit of the cache; half of SecantusDB's default. In a smaller one, operations wait for room sooner."""
 # SecantusDB holds its journal in its own memory for seconds, so that a kill would lose acknowledged writes.
 # WiredTiger reads this variable: it hands the journal to the operating system at each commit.
-# Above a share of changes in the cache, WiredTiger holds operations up until some leave. At its default,
-# a tenth, a store once stood still: the operation that waited held the lock of SecantusDB.
+# Above a share of changes in the cache, by default a tenth, WiredTiger holds operations up until some leave.
+# One that holds the lock of SecantusDB then holds up everybody, and for ever if what keeps the changes in the
+# cache waits for that lock (ADR 0091).
 _STORE_ENVIRONMENT: Final = {
     "WIREDTIGER_CONFIG": (
         "transaction_sync=(enabled=true,method=none),eviction_dirty_trigger=80,eviction_updates_trigger=75"
     )
 }
-# To find expired documents, the database reads every collection, once a minute by default, and answers no
-# requests meanwhile. Its other settings are on the command line.
-_STORE_SETTINGS: Final = "[storage]\nttl_sweep_seconds = 3600.0\n"
 _START_TIMEOUT_S: Final = 30.0
 _POLL_INTERVAL_S: Final = 0.02
 # Broker and database read variables of their own. The user's are meant for other programs.
@@ -201,8 +198,10 @@ def database(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
     if find_spec("secantus") is None:
         raise EmbeddedError(_NOT_INSTALLED.format(what="database", variable="MONGODB_URI"))
     port = stored_port(folder, "store")
-    config = folder / "store.toml"  # without one, SecantusDB would read a file in the home folder
-    config.write_text(_STORE_SETTINGS, encoding="utf-8")
+    # Without a file, SecantusDB would read one in the home folder. All settings are on the command line: it
+    # ignores some of those in the file.
+    config = folder / "store.toml"
+    config.write_text("", encoding="utf-8")
     command = [
         *(sys.executable, "-P", "-m", "secantus", "--config", str(config.absolute())),
         *("--host", HOST, "--port", str(port), "--standalone"),

@@ -1,5 +1,10 @@
-"""The supervisor's side of the fork server: start it, ask it for processes, and follow how they end."""
+"""The supervisor's side of the fork server: start it, ask it for processes, and follow how they end.
 
+The memory that a fork server shares with its processes costs nothing, but what all of them have written to
+is in it once more. So it can be ended as soon as they run: on Linux, this process adopts them.
+"""
+
+import ctypes
 import json
 import os
 import select
@@ -19,17 +24,32 @@ from interlink.supervise import Child, ProcessGroup, ProcessSpec
 _FORK_TIMEOUT_S: Final = 10.0
 _UNKNOWN_STATUS: Final = 255
 _NOT_RUNNING: Final = "the fork server does not run"
+_ALLOCATOR: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+"""For glibc: one pool of memory for all threads, and memory of large buffers returned when they are freed.
+
+By default, glibc keeps the memory of buffers up to 32 MB, such as bulk writes, once one was freed."""
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+def adopt_orphans() -> bool:
+    """Make this process the parent of descendants whose parent has ended. Return whether that is possible.
+
+    Then it learns the exit status of a process whose fork server has ended before.
+    """
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 class ForkServer:
-    """The process that others are forked off. A killed one is started again as `child`, like any other."""
+    """The process that others are forked off. One that has ended is started again as `child`."""
 
     def __init__(self, modules: Sequence[str], log: Path, process_group: ProcessGroup) -> None:
         """`modules` are imported before the first fork. `log` receives what goes wrong in that."""
         command = (sys.executable, "-P", "-m", "interlink.fork_server", *modules)
         # None of the user's settings: what is in the server's memory is in that of every child.
         interpreter = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
-        spec = ProcessSpec("fork-server", command, plain_environment() | interpreter, log)
+        spec = ProcessSpec("fork-server", command, plain_environment() | _ALLOCATOR | interpreter, log)
         self.child = Child(spec, process_group, self._start)
         self._control: socket.socket | None = None
         self._ready = False
@@ -42,6 +62,10 @@ class ForkServer:
             except OSError:  # nothing yet, or it has ended
                 return False
         return self._ready
+
+    def end(self) -> None:
+        """End it at once. Processes that it has forked go on."""
+        self.child.kill()
 
     def launch(self, spec: ProcessSpec, log: IO[bytes]) -> "ForkedProcess":
         """Fork a process with its output in one file, for `Child`. Raises `OSError` as `fork`."""
@@ -107,7 +131,7 @@ class ForkedProcess:
     def poll(self) -> int | None:
         """Return the exit status, minus the number of the signal that ended it, or None while it runs.
 
-        It is 255 if the fork server was gone when the process ended: nobody else learns the status.
+        It is 255 if the fork server was gone when the process ended, and this process did not adopt it.
         """
         return self._poll(0)
 
@@ -129,9 +153,17 @@ class ForkedProcess:
         if self.returncode is None:
             line = self._read_line(timeout_s)
             if line is not None:
-                self.returncode = int(line or _UNKNOWN_STATUS)
+                self.returncode = int(line) if line else self._reap()
                 os.close(self._pipe)
         return self.returncode
+
+    def _reap(self) -> int:
+        """Return the status of this process, which has ended and whose fork server has ended before."""
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:  # another process has adopted it
+            return _UNKNOWN_STATUS
+        return os.waitstatus_to_exitcode(status)
 
     def _read_line(self, timeout_s: float | None) -> bytes | None:
         """Return the next line, nothing at the end of the pipe, and None if there is neither in this time."""

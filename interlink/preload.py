@@ -4,19 +4,28 @@ Nothing here may start a thread, open a connection or read a setting.
 """
 
 import contextlib
+from importlib import import_module
 
-import httpcore  # noqa: F401 -- imported by httpx with the first client
-import pydantic.v1  # noqa: F401 -- imported by FastAPI with the first route
-import uvloop  # noqa: F401 -- imported when a service runs
-
-import interlink.cli
-import interlink.prepare  # noqa: F401 -- bound by the line before
-import services.delivery.app
-import services.gateway.app
-import services.oauth.app
-import services.sync.app  # noqa: F401
 from shared.contracts.errors import Misconfigured
 from shared.manifests.registry import registry
+
+for module in (
+    "interlink.exits",
+    "interlink.prepare",
+    "services.delivery.app",
+    "services.gateway.app",
+    "services.oauth.app",
+    "services.sync.app",
+    # What libraries import when they are first used.
+    "anyio._backends._asyncio",
+    "httpcore",
+    "pydantic.v1",
+    "pymongo.asynchronous.auth",
+    "uvicorn.lifespan.off",
+    "uvicorn.protocols.websockets.auto",
+    "uvloop",
+):
+    import_module(module)
 
 with contextlib.suppress(Misconfigured):  # a service says what is wrong
     for loaded in (registry().providers, registry().connectors):

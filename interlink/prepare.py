@@ -13,8 +13,8 @@ from shared.contracts.ids import derive
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.mongo import Index, Mongo
 from shared.runtime.settings import KafkaSettings, MongoSettings, load
-from shared.runtime.web import api_keys, audit_entries, idempotency_keys
 from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, generate_key
+from shared.runtime.web.shared_indexes import SHARED_INDEXES
 
 BOOTSTRAP_VARIABLE: Final = "INTERLINK_BOOTSTRAP_ADMIN_KEY"
 _MIN_KEY_LENGTH: Final = 24
@@ -66,8 +66,7 @@ async def _check_connection(mongo: Mongo, settings: MongoSettings) -> None:
 def indexes(services: Iterable[str]) -> list[Mapping[str, Sequence[Index]]]:
     """Return the indexes of these services and of what they share, each by collection."""
     apps = [importlib.import_module(f"services.{name}.app") for name in services]
-    shared = (api_keys, idempotency_keys, audit_entries)
-    return [*(module.INDEXES for module in shared), *(app.INDEXES for app in apps)]
+    return [*SHARED_INDEXES, *(app.INDEXES for app in apps)]
 
 
 class AdminKeys:

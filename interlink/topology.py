@@ -83,9 +83,9 @@ class Topology:
         return os.environ.get("INTERLINK_PUBLIC_URL") or f"http://{HOST}:{self._plan.port}"
 
     def init(self) -> tuple[Sequence[str], dict[str, str]]:
-        """Return command and environment of `interlink init`."""
-        key_file = ("--key-file", display_path(self._folder.admin_key))
-        return ("interlink", "init", "--quiet", *key_file), self._environment()
+        """Return command and environment of what `interlink init` does."""
+        key_file = display_path(self._folder.admin_key)
+        return ("interlink.forked", "init", key_file, *self._plan.services), self._environment()
 
     def services(self) -> Iterator[tuple[ProcessSpec, int, str]]:
         """Yield how to run each service and the chat page, with port and path of its readiness check.
@@ -97,7 +97,7 @@ class Topology:
             if name == MINICHAT:
                 command, env, ready = ("interlink.examples.minichat",), self._minichat(port), "/healthz"
             else:
-                command, env, ready = ("interlink", "serve", name), self._service(name), "/readyz"
+                command, env, ready = ("interlink.forked", "serve", name), self._service(name), "/readyz"
             log = self._folder.logs / f"{name}.log"
             yield ProcessSpec(name, command, env, log, _stop_timeout_s()), port, ready
 

@@ -2,15 +2,19 @@
 
 It starts the embedded broker and database unless the user has set others, prepares them, starts the services
 and the chat page, prints when all are ready, restarts what ends, and stops everything in order.
+
+The command runs this module as a program: `python -m interlink.up PORT FOLDER --[no-]minichat SERVICE...`.
 """
 
 import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryFile
 from time import monotonic
 from typing import IO, Final
@@ -19,7 +23,8 @@ from interlink import embedded
 from interlink.banner import HubAddresses, render_banner
 from interlink.datadir import DataFolder, display_path, open_data_folder
 from interlink.embedded import HOST, EmbeddedServer
-from interlink.fork_client import ForkServer
+from interlink.exits import report_errors
+from interlink.fork_client import ForkServer, adopt_orphans
 from interlink.probe import consumer_lag, is_ready
 from interlink.supervise import Backoff, Child, ProcessGroup, describe_exit
 from interlink.topology import MINICHAT, Plan, Topology
@@ -88,6 +93,8 @@ class _ManagedProcess:
     is_ready: Callable[[], Awaitable[bool]]
     prepare: Callable[[], None] | None = None
     exit_note: str = ""
+    forked: bool = False
+    """Whether it is a process of the fork server, which has to run to start it."""
 
 
 class Hub:
@@ -102,6 +109,10 @@ class Hub:
         self._broker: EmbeddedServer | None = None
         self._ports: Mapping[str, int] = {}
         self._processes = {_FORK_SERVER: _ManagedProcess(self._fork_server.child, self._fork_server_is_ready)}
+        self._ends_fork_server = adopt_orphans()
+        self._forks = 0
+        """How many tasks need the fork server now."""
+        self._fork_server_start = asyncio.Lock()
         self._ready = False
         self._killed = False
 
@@ -118,18 +129,22 @@ class Hub:
         await self._prepare(topology)
         services = {
             spec.name: _ManagedProcess(
-                Child(spec, self._process_group, self._fork_server.launch), partial(is_ready, port, path)
+                Child(spec, self._process_group, self._fork_server.launch),
+                partial(is_ready, port, path),
+                forked=True,
             )
             for spec, port, path in topology.services()
         }
         self._processes |= services
         await self._start(list(services.values()))
+        self._end_fork_server()
         self._print(self._banner())
         self._ready = True
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_resources())
             for process in self._processes.values():
-                tasks.create_task(self._supervise(process, topology))
+                if process is not fork_server:
+                    tasks.create_task(self._supervise(process, topology))
 
     def kill(self) -> None:
         """End all processes at once."""
@@ -173,6 +188,26 @@ class Hub:
     async def _fork_server_is_ready(self) -> bool:
         return self._fork_server.is_ready()
 
+    @contextlib.asynccontextmanager
+    async def _forking(self) -> AsyncIterator[None]:
+        """Have the fork server run inside the context. It ends with the last one. Raises `StartError`."""
+        fork_server = self._processes[_FORK_SERVER]
+        self._forks += 1
+        try:
+            async with self._fork_server_start:
+                if not fork_server.child.running():
+                    _start_child(fork_server.child)
+                await _wait_until_ready(fork_server)
+            yield
+        finally:
+            self._forks -= 1
+            self._end_fork_server()
+
+    def _end_fork_server(self) -> None:
+        """End the fork server if nobody needs it: of all processes, it has the most memory of its own."""
+        if self._ends_fork_server and not self._forks:
+            self._fork_server.end()
+
     async def _wait_for_ports(self) -> None:
         """Wait up to 2 s until the fixed ports are free: an `up` that was just killed may still hold them.
 
@@ -198,12 +233,16 @@ class Hub:
 
     async def _prepare(self, topology: Topology) -> None:
         """Run `interlink init` and print its notes. Raises `StartError` with its error message."""
-        command, env = topology.init()
+        for note in (await self._run_forked("interlink init", *topology.init())).splitlines():
+            self._print(note)
+
+    async def _run_forked(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> str:
+        """Run a module in a forked process. Return its output. Raises `StartError` with its error message."""
         with TemporaryFile() as output, TemporaryFile() as errors:
             try:
                 process = self._fork_server.fork(command, env, output, errors)
             except OSError as error:
-                raise StartError(f"'interlink init' cannot be run: {error}") from None
+                raise StartError(f"'{name}' cannot be run: {error}") from None
             self._process_group.add(process.pid)
             try:
                 while (status := process.poll()) is None:  # noqa: ASYNC110 -- as in `_supervise`
@@ -212,10 +251,9 @@ class Hub:
                 process.kill()
                 self._process_group.remove(process.pid)
             if status:
-                lines = _text(errors).strip().splitlines() or ["'interlink init' failed without a message"]
+                lines = _text(errors).strip().splitlines() or [f"'{name}' failed without a message"]
                 raise StartError(lines[-1].removeprefix("interlink: "))
-            for note in _text(output).splitlines():
-                self._print(note)
+            return _text(output)
 
     def _banner(self) -> str:
         addresses = {name: f"http://{HOST}:{port}" for name, port in self._ports.items()}
@@ -248,8 +286,9 @@ class Hub:
             )
             await asyncio.sleep(pause)
             try:
-                _start_child(child)
-                await _wait_until_ready(process)
+                async with self._forking() if process.forked else contextlib.nullcontext():
+                    _start_child(child)
+                    await _wait_until_ready(process)
             except StartError as error:
                 self._print(str(error))
                 continue
@@ -261,7 +300,8 @@ class Hub:
         """Create the topics on a restarted broker, as soon as the database answers too."""
         while broker.running():
             try:
-                await self._prepare(topology)
+                async with self._forking():
+                    await self._prepare(topology)
             except StartError as error:
                 self._print(f"the topics are not created yet: {error}")
                 await asyncio.sleep(_PREPARE_RETRY_INTERVAL_S)
@@ -347,3 +387,14 @@ def _failure_detail(child: Child, problem: str) -> str:
     if lines and lines[0].startswith("interlink: "):
         return f"{child.name}: {lines[0].removeprefix('interlink: ')}"
     return f"{child.name} {problem}; its log: {display_path(child.spec.log)}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the hub with these arguments of the program. Return the exit status."""
+    port, folder, page, *services = arguments
+    with report_errors():
+        return run(Plan(int(port), Path(folder), page == "--minichat", services))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

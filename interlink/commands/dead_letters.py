@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from interlink.commands.common import DEFAULT_DATA_DIR, FAILURE, USAGE_ERROR, DataDir, report_errors
+from interlink.commands.common import DEFAULT_DATA_DIR, DataDir
+from interlink.exits import FAILURE, USAGE_ERROR, report_errors
 
 app = typer.Typer(help="Records that could not be processed.", no_args_is_help=True)
 

@@ -2,14 +2,8 @@
 
 import typer
 
-from interlink.commands.common import (
-    DEFAULT_DATA_DIR,
-    FAILURE,
-    DataDir,
-    ServiceName,
-    print_line,
-    report_errors,
-)
+from interlink.commands.common import DEFAULT_DATA_DIR, DataDir, ServiceName, print_line
+from interlink.exits import FAILURE, report_errors
 
 app = typer.Typer(help="Encryption keys of stored secrets.", no_args_is_help=True)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from interlink.commands.common import FAILURE, report_errors
+from interlink.exits import FAILURE, report_errors
 from shared.contracts.errors import Misconfigured
 
 app = typer.Typer(

@@ -197,6 +197,7 @@ async def build(runtime: Runtime) -> Service:
     )
     return Service(
         app=management,
+        indexes=INDEXES,
         parts=[
             client,
             webhooks,

@@ -128,6 +128,7 @@ async def build(runtime: Runtime) -> Service:
     return Service(
         app=_dispatch(receiver, management, proxy),
         parts=[client, inbound, apps, routes, recorder, types, proxy],
+        indexes=INDEXES,
     )
 
 

@@ -187,4 +187,8 @@ async def build(runtime: Runtime) -> Service:
             ),
         ],
     )
-    return Service(app=management, parts=[client, endpoints, registered_apps, tokens, maintenance, renewal])
+    return Service(
+        app=management,
+        parts=[client, endpoints, registered_apps, tokens, maintenance, renewal],
+        indexes=INDEXES,
+    )

@@ -24,5 +24,6 @@ async def build(runtime: Runtime) -> Service:
     )
     return Service(
         app=management,
+        indexes=INDEXES,
         consumers=[runtime.consumer(group="relay", topics=[WEBHOOKS_RECEIVED], handler=relay.handle)],
     )

@@ -1,9 +1,10 @@
 """The only code that opens MongoDB connections: the client, the translation of its errors, and indexes."""
 
+import linecache
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import time_ns
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
     DuplicateKeyError,
+    ExecutionTimeout,
     OperationFailure,
     PyMongoError,
 )
@@ -40,6 +42,7 @@ __all__ = [
     "DeleteMany",
     "Document",
     "Duplicate",
+    "ExecutionTimeout",
     "Index",
     "InsertOne",
     "Mongo",
@@ -57,7 +60,8 @@ _PERMANENT_ERRORS: Final[Mapping[int, str]] = {
 }
 """Errors by MongoDB's code that last until a person acts."""
 _INDEX_NOT_FOUND: Final = 27
-_DROP_TIMEOUT_S: Final = 3600.0
+_DELETE_BATCH: Final = 100
+_INDEX_TIMEOUT_S: Final = 3600.0
 _DEFAULT_DATABASE: Final = "interlink"
 TOMBSTONE_TTL_S: Final = 24 * 3600
 
@@ -70,8 +74,9 @@ class Duplicate(Exception):
 class Index:
     """An index that `interlink init` creates.
 
-    With `ttl_s`, MongoDB deletes a document that many seconds after the time in the index's only key. `where`
-    makes it a partial index. A `retired` index is one of an earlier release: `interlink init` drops it.
+    With `ttl_s`, MongoDB deletes a document that many seconds after the time in the index's only key. In the
+    embedded database, `Expiry` does. `where` makes it a partial index. A `retired` index is one
+    of an earlier release: `interlink init` drops it.
     """
 
     keys: tuple[tuple[str, int], ...]
@@ -105,6 +110,7 @@ class Mongo:
             ).with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
         except (ConfigurationError, ValueError) as error:
             raise Misconfigured(f"MONGODB_URI: {error}") from None
+        _forget_source()
 
     def collection(self, name: str) -> Collection:
         return self._database[name]
@@ -120,6 +126,7 @@ class Mongo:
         client: AsyncMongoClient[Document] = AsyncMongoClient(
             self._settings.uri.get_secret_value(), **self._options()
         )
+        _forget_source()
         return client.get_default_database(_DEFAULT_DATABASE).with_options(
             CodecOptions(tz_aware=True, tzinfo=UTC), read_preference=ReadPreference.PRIMARY
         )
@@ -142,44 +149,92 @@ class Mongo:
         with translate_errors():
             await self._database.command("ping")
 
-    async def ensure_indexes(self, indexes: Mapping[str, Sequence[Index]]) -> None:
-        """Create the indexes that are missing, by collection, and drop retired ones. It is safe to repeat.
+    async def has_ttl_indexes(self) -> bool:
+        """Return whether the database deletes expired documents by TTL indexes: all but the embedded one.
 
         Raises `DatabaseRefused` or `DatabaseUnavailable`.
         """
+        # Once a minute it reads all of each collection with a TTL index, and then holds on to what it has
+        # read last until the next time. It can stand still for ever from that (ADR 0091).
+        with translate_errors():
+            return "secantusVersion" not in await self._database.command("buildInfo")
+
+    async def ensure_indexes(self, indexes: Mapping[str, Sequence[Index]]) -> None:
+        """Create the indexes that are missing, by collection, and drop retired ones. It is safe to repeat.
+
+        The embedded database gets no TTL indexes: an earlier one is replaced by an index without TTL. Raises
+        `DatabaseRefused` or `DatabaseUnavailable`.
+        """
+        has_ttl = await self.has_ttl_indexes()
         with translate_errors():
             for name, collection_indexes in indexes.items():
-                await self._drop_retired(name, [index for index in collection_indexes if index.retired])
+                await self._drop_outdated(name, collection_indexes, has_ttl=has_ttl)
                 for index in collection_indexes:
                     if index.retired:
                         continue
                     options: dict[str, Any] = {}
                     if index.unique:
                         options["unique"] = True
-                    if index.ttl_s is not None:
+                    if index.ttl_s is not None and has_ttl:
                         options["expireAfterSeconds"] = index.ttl_s
                     if index.where:
                         options["partialFilterExpression"] = dict(index.where)
-                    await self.collection(name).create_index(list(index.keys), **options)
+                    # The embedded database takes more than the timeout of other calls for a large collection.
+                    with timeout(_INDEX_TIMEOUT_S):
+                        await self.collection(name).create_index(list(index.keys), **options)
 
-    async def _drop_retired(self, collection: str, indexes: Sequence[Index]) -> None:
-        if not indexes:
+    async def _drop_outdated(self, collection: str, indexes: Sequence[Index], *, has_ttl: bool) -> None:
+        """Drop the retired indexes, and those with a TTL if the database is to have none."""
+        retired = {index.keys for index in indexes if index.retired}
+        if not retired and (has_ttl or all(index.ttl_s is None for index in indexes)):
             return
-        existing = await self.collection(collection).index_information()
-        names = {
-            tuple((key, int(order)) for key, order in found["key"]): name for name, found in existing.items()
-        }
-        for name in filter(None, (names.get(index.keys) for index in indexes)):
+        for name, found in (await self.collection(collection).index_information()).items():
+            keys = tuple((key, int(order)) for key, order in found["key"])
+            if keys not in retired and (has_ttl or "expireAfterSeconds" not in found):
+                continue
             try:
                 # The embedded database deletes the entries one by one: about 15 s for a million.
-                with timeout(_DROP_TIMEOUT_S):
+                with timeout(_INDEX_TIMEOUT_S):
                     await self.collection(collection).drop_index(name)
             except OperationFailure as error:
                 if error.code != _INDEX_NOT_FOUND:  # another `interlink init` was first
                     raise
 
+    async def delete_expired(self, indexes: Mapping[str, Sequence[Index]]) -> int:
+        """Delete the documents whose time is over by the `ttl_s` of an index. Return how many.
+
+        Raises `DatabaseRefused` or `DatabaseUnavailable`.
+        """
+        with translate_errors():
+            return sum(
+                [
+                    await self._delete_expired_by(self.collection(name), index)
+                    for name, collection_indexes in indexes.items()
+                    for index in collection_indexes
+                    if index.ttl_s is not None and not index.retired
+                ]
+            )
+
+    async def _delete_expired_by(self, collection: Collection, index: Index) -> int:
+        (key, _), ttl = index.keys[0], timedelta(seconds=index.ttl_s or 0)
+        expired = {**index.where, key: {"$lt": utcnow() - ttl}}
+        deleted = 0
+        while True:
+            # The embedded database writes nothing else to the collection during a delete: a few at a time.
+            found = await collection.find(expired, {"_id": 1}).limit(_DELETE_BATCH).to_list(None)
+            if found:
+                ids = [document["_id"] for document in found]
+                deleted += (await collection.delete_many({"_id": {"$in": ids}, **expired})).deleted_count
+            if len(found) < _DELETE_BATCH:
+                return deleted
+
     def close(self) -> None:
         self._client.close()
+
+
+def _forget_source() -> None:
+    """Free 1 MB of source text: a new client formats a traceback, for which Python reads and keeps files."""
+    linecache.clearcache()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from time import monotonic
@@ -37,12 +37,13 @@ from shared.contracts.topics import Topic
 from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
 from shared.runtime.encryption_keys import open_vault
+from shared.runtime.expiry import Expiry
 from shared.runtime.kafka.batch import BatchHandler
 from shared.runtime.kafka.connection import connection
 from shared.runtime.kafka.consumer import Consumer, Drain
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log, configure
-from shared.runtime.mongo import Mongo
+from shared.runtime.mongo import Index, Mongo
 from shared.runtime.secrets import Vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.version import VERSION
@@ -57,6 +58,7 @@ from shared.runtime.web.idempotency_keys import IdempotencyKeys
 from shared.runtime.web.openapi import OpenApiApp, operation_id
 from shared.runtime.web.server import Server
 from shared.runtime.web.service_app import ReadinessChecks, ServiceApp
+from shared.runtime.web.shared_indexes import SHARED_INDEXES
 from shared.runtime.web.uvicorn_protocol import BoundedHeadProtocol
 from shared.runtime.workers.fork import Worker, bind
 from shared.runtime.workers.memory import SharedMemory
@@ -218,6 +220,8 @@ class Service:
     app: ASGIApp
     parts: Sequence[ServicePart] = ()
     consumers: Sequence[Consumer] = ()
+    indexes: Mapping[str, Sequence[Index]] = field(default_factory=dict)
+    """The indexes of the service's own collections."""
 
 
 Build = Callable[[Runtime], Awaitable[Service]]
@@ -265,6 +269,8 @@ async def serve(name: str, build: Build, *, worker: Worker | None = None) -> Non
         checks: ReadinessChecks = _ReadinessChecks(service, context)
         exposition = _own_exposition
         parts = list(service.parts)
+        if worker is None or worker.number == 0:
+            parts.append(Expiry(context.mongo, [service.indexes, *SHARED_INDEXES], context.log))
         if worker:
             siblings = Siblings(worker, checks, context.log)
             checks, exposition = siblings.checks, siblings.exposition

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -131,6 +133,15 @@ def test_supervision_handles_a_forked_process_like_any_other(
     eventually(lambda: child.last_lines() == ["up"])
     assert child.stop()
     assert child.status == -signal.SIGTERM
+
+
+def test_what_a_forked_process_runs_is_imported_before_without_the_command_line() -> None:
+    script = (
+        "import sys, interlink.preload; before = set(sys.modules); import interlink.forked; "
+        "print(sorted(sys.modules.keys() - before), {'typer', 'interlink.cli'} & before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "['interlink.forked'] set()\n"
 
 
 def test_what_services_need_is_imported_without_threads_and_connections(

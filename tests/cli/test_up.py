@@ -6,6 +6,8 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -15,7 +17,8 @@ import psutil
 import pymongo
 import pytest
 
-from interlink.embedded import HOST, EmbeddedPair, is_free
+from interlink.embedded import HOST, EmbeddedPair, is_free, saved_addresses
+from shared.runtime.web import audit_entries as audit
 from tests.cli.commands import (
     PORTS,
     Up,
@@ -45,6 +48,21 @@ def incoming(up: Up, text: str) -> str:
     return str(answer.json()["message_id"])
 
 
+def has_child(up: Up, *words: str) -> psutil.Process | None:
+    """The child whose command line has these words, if there is one."""
+    try:
+        return up.child(*words)
+    except AssertionError:
+        return None
+
+
+@contextmanager
+def audit_entries(folder: Path) -> Iterator[Any]:
+    """The collection in the embedded database of a running `up`."""
+    with pymongo.MongoClient[Any](saved_addresses(folder)["MONGODB_URI"]) as client:
+        yield client.get_default_database()[audit.COLLECTION]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("up") / "data"
@@ -69,6 +87,10 @@ class TestRunning:
         assert up.key not in up.text()
         assert stat.S_IMODE((up.folder / "admin.key").stat().st_mode) == 0o600
         assert stat.S_IMODE(up.folder.stat().st_mode) == 0o700
+
+    @readable_memory
+    def test_the_supervisor_has_not_imported_what_a_command_line_needs(self, up: Up) -> None:
+        assert "pydantic" not in Path(f"/proc/{up.process.pid}/maps").read_text()
 
     def test_the_page_is_served(self, up: Up) -> None:
         page = httpx.get(up.chat)
@@ -119,11 +141,18 @@ class TestRunning:
 
         assert known_to("serve delivery") == secrets
         assert known_to("interlink.examples.minichat") == []
-        assert known_to("interlink fork-server") == []
 
-    def test_a_service_that_dies_is_started_again(self, up: Up) -> None:
+    @readable_memory
+    def test_a_service_that_dies_is_started_again_by_a_process_without_secrets(self, up: Up) -> None:
+        secrets = [(up.folder / name).read_bytes().strip() for name in ("store.password", "encryption.key")]
         up.child("serve sync").kill()
         up.wait_for_text("sync ended with signal SIGKILL: it is started again")
+        server = eventually(lambda: has_child(up, "interlink fork-server"))
+        assert server
+        server.suspend()
+        parts = list(memory(server.pid))
+        server.resume()
+        assert not [secret for secret in secrets if any(secret in part for part in parts)]
         up.wait_for_text("sync is back")
         message = incoming(up, "after sync")
         assert eventually(lambda: shown_in_chat(up).get(message))
@@ -143,18 +172,28 @@ class TestRunning:
         message = incoming(up, "after the broker")
         assert eventually(lambda: shown_in_chat(up).get(message), within_s=30)
 
-    def test_a_fork_server_that_dies_is_replaced_and_services_go_on(self, up: Up) -> None:
-        sync, delivery = up.child("serve sync"), up.child("serve delivery")
-        up.child("fork-server").kill()
-        up.wait_for_text("fork-server ended with signal SIGKILL: it is started again")
-        up.wait_for_text("fork-server is back")
-        assert sync.is_running()
-        delivery.kill()
-        up.wait_for_text("delivery ended with status 255: it is started again")
-        up.wait_for_text("delivery is back")
+    def test_the_fork_server_runs_only_to_start_services(self, up: Up) -> None:
+        eventually(lambda: has_child(up, "fork-server") is None)
+        sync = up.child("serve sync")
+        killed = [up.child(f"serve {name}") for name in ("delivery", "oauth")]
+        for service in killed:
+            service.kill()
+        for name in ("delivery", "oauth"):
+            up.wait_for_text(f"{name} ended with signal SIGKILL: it is started again")
+            up.wait_for_text(f"{name} is back")
+        eventually(lambda: has_child(up, "fork-server") is None)
+        assert not [service for service in killed if service.is_running()]  # as a zombie would be
         message = incoming(up, "after the fork server")
         assert eventually(lambda: shown_in_chat(up).get(message))
         assert sync.is_running()
+
+    def test_a_fork_server_that_dies_is_replaced(self, up: Up) -> None:
+        up.child("serve delivery").kill()
+        first = eventually(lambda: has_child(up, "interlink.fork_server"))
+        assert first
+        first.kill()
+        up.wait_for_text("fork-server ended with signal SIGKILL")
+        eventually(lambda: up.text().count("delivery is back") == 2)
 
     def test_ctrl_c_ends_it_all(self, up: Up) -> None:
         assert up.end(signal.SIGINT, STOP_S) == 0
@@ -166,6 +205,8 @@ def test_a_killed_supervisor_leaves_nobody_behind(folder: Path) -> None:
     with running(folder) as up:
         children = up.children()
         assert len(children) >= 8
+        with audit_entries(folder) as entries:
+            entries.insert_one({"_id": "old", "expires_at": datetime(2001, 1, 1, tzinfo=UTC)})
         up.process.kill()
         up.process.wait(10)
         gone_within(children, 5)
@@ -176,6 +217,9 @@ def test_its_folder_goes_on_and_a_second_ctrl_c_ends_it_at_once(folder: Path) ->
     with running(folder) as up:  # on what was left
         assert up.key == key
         assert call(up, "GET", "/api/inbound-endpoints")["items"][0]["name"] == "kept"
+        with audit_entries(folder) as entries:
+            eventually(lambda: entries.find_one({"_id": "old"}) is None)  # deleted because it has expired
+            assert entries.find_one()
         children = up.children()
         up.child("serve delivery").send_signal(signal.SIGSTOP)  # it will not stop when it is asked to
         delivery = psutil.Process(up.child("serve delivery").pid)

@@ -44,6 +44,7 @@ from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Document, Mongo, utcnow
 from tests.support.backends import Store
 from tests.support.eventually import eventually
+from tests.support.expiry import stored_ttls
 from tests.support.hub import Hub, hub_with
 from tests.support.subscriber import Subscriber, WebhookRequest
 
@@ -625,7 +626,5 @@ def test_finished_deliveries_are_retained_by_status(seeded: Seeded) -> None:
     for status, days in (("delivered", 7), ("dead_letter", 30)):
         assert log[status]["expires_at"] - log[status]["finished_at"] == timedelta(days=days)
     assert "expires_at" not in log["retrying"]
-    stored = {tuple(index["key"]): index for index in seeded.deliveries.list_indexes()}
-    assert stored["expires_at",]["expireAfterSeconds"] == 0
-    stored = {tuple(index["key"]): index for index in seeded.statistics.list_indexes()}
-    assert stored["hour",]["expireAfterSeconds"] == 90 * 86_400
+    assert stored_ttls(seeded.deliveries) == {("expires_at",): 0}
+    assert stored_ttls(seeded.statistics) == {("hour",): 90 * 86_400}

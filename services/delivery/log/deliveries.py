@@ -4,7 +4,7 @@ This file has the record, and what the engine reads and writes. `due_deliveries.
 `delivery_changes.py` has what people change, `search.py` has the queries of API and jobs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -71,6 +71,8 @@ _MAX_STORED_ATTEMPTS: Final = 200
 """The latest attempts of a delivery that are stored; manual retry cycles have no limit."""
 _MAX_LOGGED_HEADERS: Final = 50
 _MAX_HEADER_LENGTH: Final = 512
+_WAITING: Final = ["pending", "retrying"]
+_MAX_IDS_PER_QUERY: Final = 50
 _LEASE_MARGIN: Final = timedelta(seconds=5)
 
 
@@ -245,29 +247,32 @@ class Deliveries:
         Their error is `circuit_open`.
         """
         now = utcnow()
-        waiting: Document = {"status": {"$in": ["pending", "retrying"]}, "due_at": {"$lte": due_before}}
+        overdue: Document = {**OPEN, "due_at": {"$lte": due_before}}
         with translate_errors():
-            query = {"webhook_id": webhook_id, **OPEN, **waiting}
-            documents = await self._collection.find(query, {"_id": 1}).limit(MAX_EXPIRED).to_list(MAX_EXPIRED)
-            if not documents:
-                return 0
-            ids = [document["_id"] for document in documents]
+            # The embedded database would scan the log if the query had other fields than its index. A webhook
+            # has few expired leases, which are left out here.
+            found = self._collection.find({"webhook_id": webhook_id, **overdue}, {"status": 1})
+            documents = await found.limit(2 * MAX_EXPIRED).to_list(2 * MAX_EXPIRED)
+            ids = [document["_id"] for document in documents if document["status"] in _WAITING][:MAX_EXPIRED]
             # The conditions are repeated: a delivery may have been claimed since it was found.
-            result = await self._collection.update_many(
-                {"_id": {"$in": ids}, **OPEN, **waiting},
-                {
-                    "$set": {
-                        "status": "dead_letter",
-                        "failed": True,
-                        "last_error": "circuit_open",
-                        "finished_at": now,
-                        "expires_at": now + self.retention["dead_letter"],
+            results = [
+                await self._collection.update_many(
+                    {"_id": {"$in": batch}, **overdue, "status": {"$in": _WAITING}},
+                    {
+                        "$set": {
+                            "status": "dead_letter",
+                            "failed": True,
+                            "last_error": "circuit_open",
+                            "finished_at": now,
+                            "expires_at": now + self.retention["dead_letter"],
+                        },
+                        "$unset": {"due_at": "", "open": ""},
+                        "$inc": {"fence": 1},
                     },
-                    "$unset": {"due_at": "", "open": ""},
-                    "$inc": {"fence": 1},
-                },
-            )
-        return int(result.modified_count)
+                )
+                for batch in batches_of_ids(ids)
+            ]
+        return sum(result.modified_count for result in results)
 
     async def cancel_all(self, webhook_id: str) -> None:
         """Cancel every open delivery of a deleted webhook."""
@@ -294,6 +299,12 @@ class Deliveries:
             now = utcnow()
             state |= {"finished_at": now, "expires_at": now + self.retention[outcome.status]}
         return state
+
+
+def batches_of_ids(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield ids in batches for one query each: the embedded database takes quadratic time in their number."""
+    for start in range(0, len(ids), _MAX_IDS_PER_QUERY):
+        yield ids[start : start + _MAX_IDS_PER_QUERY]
 
 
 def attempt_lease(timeout_s: float) -> timedelta:

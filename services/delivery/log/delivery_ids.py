@@ -1,9 +1,7 @@
 """The ids of the whole delivery log, read in ranges."""
 
-from pymongo.errors import ExecutionTimeout
-
 from services.delivery.log.deliveries import DELIVERIES
-from shared.runtime.mongo import Collection, Mongo, translate_errors
+from shared.runtime.mongo import Collection, ExecutionTimeout, Mongo, translate_errors
 
 
 class DeliveryIds:

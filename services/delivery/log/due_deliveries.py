@@ -3,9 +3,15 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from services.delivery.log.deliveries import DELIVERIES, ClaimedDelivery, attempt_lease, request_of
+from services.delivery.log.deliveries import (
+    DELIVERIES,
+    ClaimedDelivery,
+    attempt_lease,
+    batches_of_ids,
+    request_of,
+)
 from services.delivery.model.delivery import TEST_TYPE
 from services.delivery.model.due_cursor import (
     LAST_POSITION,
@@ -15,10 +21,11 @@ from services.delivery.model.due_cursor import (
     position_of,
 )
 from shared.runtime.due_work import OPEN, DueWork
-from shared.runtime.mongo import Collection, Document, Mongo, UpdateMany, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Document, Mongo, translate_errors, utcnow
 
 _MAX_TIMEOUT_S: Final = 60.0
 """The longest timeout of an outgoing webhook that the API accepts."""
+_LEASE_FIELDS: Final = {"status": 1, "holder": 1, "holder_run": 1}
 
 
 class DueDeliveries:
@@ -102,21 +109,32 @@ class DueDeliveries:
         The requests may have been sent, as with every lease that expires.
         """
         now = utcnow()
-        # Only leases of the same place, and of an earlier run of it.
-        leased: Document = {
-            **OPEN,
-            "due_at": {"$gt": now, "$lte": now + attempt_lease(_MAX_TIMEOUT_S)},
-            "status": "delivering",
-            "holder": self._holder["holder"],
-            "holder_run": {"$ne": self._holder["holder_run"]},
-        }
-        writes = [
-            UpdateMany({"webhook_id": webhook_id, **leased}, {"$set": {"due_at": now}})
-            for webhook_id in webhook_ids
-        ]
-        if writes:
+        soon: Document = {**OPEN, "due_at": {"$gt": now, "$lte": now + attempt_lease(_MAX_TIMEOUT_S)}}
+        for webhook_id in webhook_ids:
+            # The embedded database would scan the log if the query had other fields than its index.
+            found = self._collection.find({"webhook_id": webhook_id, **soon}, _LEASE_FIELDS)
             with translate_errors():
-                await self._collection.bulk_write(writes, ordered=False)
+                ids = [document["_id"] async for document in found if self._is_of_predecessor(document)]
+                for batch in batches_of_ids(ids):
+                    # The conditions are repeated: it may have been claimed since it was found.
+                    await self._collection.update_many(
+                        {
+                            "_id": {"$in": batch},
+                            **soon,
+                            "status": "delivering",
+                            "holder": self._holder["holder"],
+                            "holder_run": {"$ne": self._holder["holder_run"]},
+                        },
+                        {"$set": {"due_at": now}},
+                    )
+
+    def _is_of_predecessor(self, document: Mapping[str, Any]) -> bool:
+        """Return whether an open delivery is leased to an earlier run in this process's place."""
+        return (
+            document["status"] == "delivering"
+            and document.get("holder") == self._holder["holder"]
+            and document.get("holder_run") != self._holder["holder_run"]
+        )
 
     async def _due_ids(self, webhook_id: str, due_cursor: DueCursor, now: datetime, limit: int) -> list[str]:
         """Return the ids of due deliveries, continuing where the last search ended."""

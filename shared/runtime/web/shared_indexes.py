@@ -1,0 +1,13 @@
+"""The indexes of the collections that every service uses."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from shared.runtime.mongo import Index
+from shared.runtime.web import api_keys, audit_entries, idempotency_keys
+
+SHARED_INDEXES: Final[Sequence[Mapping[str, Sequence[Index]]]] = (
+    api_keys.INDEXES,
+    idempotency_keys.INDEXES,
+    audit_entries.INDEXES,
+)
