@@ -4,19 +4,17 @@ Fills one partition with batches of one record, as a producer at a moderate rate
 produces and fetches single records, as the hub does, and prints the broker's CPU time for one of them.
 """
 
-import asyncio
 import os
 import sys
-import tempfile
-from pathlib import Path
+from functools import partial
 from time import perf_counter
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.machine import cpu_seconds
-from interlink.embedded import EmbeddedServer, broker, broker_settings, kafka_bootstrap
-from interlink.supervise import ProcessGroup
+from bench.new_broker import measure_on_new_broker
+from interlink.embedded import EmbeddedServer
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.kafka.fetch_pacing import FetchPacing
@@ -80,22 +78,6 @@ async def measure(server: EmbeddedServer, batches: int) -> None:
         sender.close()
 
 
-def main(batches: int) -> None:
-    """Measure on a new broker, in a folder that is removed afterwards."""
-    group = ProcessGroup()
-    with tempfile.TemporaryDirectory() as folder:
-        server = broker(Path(folder), group)
-        os.environ |= {
-            "KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(server.port),
-            **broker_settings(Path(folder)),
-        }
-        server.start()
-        try:
-            asyncio.run(measure(server, batches))
-        finally:
-            server.stop()
-            group.close()
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000)
+    batches = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    measure_on_new_broker(partial(measure, batches=batches))

@@ -4,18 +4,16 @@ Produces a million records of 1 KB by default, with acks=all and in batches. Pri
 memory after every tenth. Stops early at 8 GB, or when the machine has less than 1 GB left.
 """
 
-import asyncio
 import os
 import sys
-import tempfile
-from pathlib import Path
+from functools import partial
 from time import perf_counter
 from typing import Final
 
 import psutil
 
-from interlink.embedded import EmbeddedServer, broker, broker_settings, kafka_bootstrap
-from interlink.supervise import ProcessGroup
+from bench.new_broker import measure_on_new_broker
+from interlink.embedded import EmbeddedServer
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.kafka.producer import Producer, Record
@@ -59,22 +57,6 @@ async def measure(server: EmbeddedServer, messages: int) -> None:
         await producer.stop()
 
 
-def main(messages: int) -> None:
-    """Measure on a new broker, in a folder that is removed afterwards."""
-    group = ProcessGroup()
-    with tempfile.TemporaryDirectory() as folder:
-        server = broker(Path(folder), group)
-        os.environ |= {
-            "KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap(server.port),
-            **broker_settings(Path(folder)),
-        }
-        server.start()
-        try:
-            asyncio.run(measure(server, messages))
-        finally:
-            server.stop()
-            group.close()
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    messages = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    measure_on_new_broker(partial(measure, messages=messages))

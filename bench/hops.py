@@ -1,4 +1,4 @@
-"""What the building blocks of an event cost alone: `python -m bench.hops`, a lower bound for the hub.
+"""CPU time of a bare Kafka hop and a bare insert, a lower bound for the hub: `python -m bench.hops`.
 
 A hop is a record of 1.5 KB through a broker with aiokafka and nothing around it: produced with acks=all,
 fetched, its offset committed each 0.2 s. An insert is a document of 3 KB in the embedded database. Each is

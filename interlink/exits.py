@@ -1,4 +1,4 @@
-"""How a process of the command `interlink` ends: exit statuses and error reporting."""
+"""Exit statuses and error reporting of the command `interlink`."""
 
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """The supervisor's side of the fork server: start it, ask it for processes, and follow how they end.
 
-The memory that a fork server shares with its processes costs nothing, but what all of them have written to
-is in it once more. So it can be ended as soon as they run: on Linux, this process adopts them.
+A fork server retains a private copy of each page that all of its processes have copied. To free that memory,
+it can be ended when they run: on Linux, this process adopts them.
 """
 
 import ctypes
@@ -32,9 +32,9 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 def adopt_orphans() -> bool:
-    """Make this process the parent of descendants whose parent has ended. Return whether that is possible.
+    """Make this process adopt orphaned descendants, and return whether the platform can do that.
 
-    Then it learns the exit status of a process whose fork server has ended before.
+    The exit status of an adopted process is known even if its fork server has exited.
     """
     if sys.platform != "linux":
         return False
@@ -158,7 +158,7 @@ class ForkedProcess:
         return self.returncode
 
     def _reap(self) -> int:
-        """Return the status of this process, which has ended and whose fork server has ended before."""
+        """Wait for this process as its adoptive parent, and return its exit status; 255 if it has another."""
         try:
             _, status = os.waitpid(self.pid, 0)
         except ChildProcessError:  # another process has adopted it

@@ -1,4 +1,4 @@
-"""What the processes of `interlink up` run instead of the command line, which would be in the memory of each.
+"""The program of the processes that `interlink up` forks: it imports no command line, to save memory.
 
 `interlink.forked serve SERVICE` runs a service, `interlink.forked init KEY_FILE SERVICE...` prepares broker
 and database for these services.
@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Final
 
 from interlink.exits import report_errors
 from interlink.prepare import prepare
 from shared.runtime.service import run
 
-_WORKSPACE = "default"
+_WORKSPACE: Final = "default"
 
 
 def main(arguments: Sequence[str]) -> None:

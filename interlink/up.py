@@ -94,7 +94,7 @@ class _ManagedProcess:
     prepare: Callable[[], None] | None = None
     exit_note: str = ""
     forked: bool = False
-    """Whether it is a process of the fork server, which has to run to start it."""
+    """Whether starting it requires the fork server."""
 
 
 class Hub:
@@ -111,7 +111,7 @@ class Hub:
         self._processes = {_FORK_SERVER: _ManagedProcess(self._fork_server.child, self._fork_server_is_ready)}
         self._ends_fork_server = adopt_orphans()
         self._forks = 0
-        """How many tasks need the fork server now."""
+        """Number of tasks that are using the fork server."""
         self._fork_server_start = asyncio.Lock()
         self._ready = False
         self._killed = False
@@ -233,16 +233,12 @@ class Hub:
 
     async def _prepare(self, topology: Topology) -> None:
         """Run `interlink init` and print its notes. Raises `StartError` with its error message."""
-        for note in (await self._run_forked("interlink init", *topology.init())).splitlines():
-            self._print(note)
-
-    async def _run_forked(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> str:
-        """Run a module in a forked process. Return its output. Raises `StartError` with its error message."""
+        command, env = topology.init()
         with TemporaryFile() as output, TemporaryFile() as errors:
             try:
                 process = self._fork_server.fork(command, env, output, errors)
             except OSError as error:
-                raise StartError(f"'{name}' cannot be run: {error}") from None
+                raise StartError(f"'interlink init' cannot be run: {error}") from None
             self._process_group.add(process.pid)
             try:
                 while (status := process.poll()) is None:  # noqa: ASYNC110 -- as in `_supervise`
@@ -251,9 +247,10 @@ class Hub:
                 process.kill()
                 self._process_group.remove(process.pid)
             if status:
-                lines = _text(errors).strip().splitlines() or [f"'{name}' failed without a message"]
+                lines = _text(errors).strip().splitlines() or ["'interlink init' failed without a message"]
                 raise StartError(lines[-1].removeprefix("interlink: "))
-            return _text(output)
+            for note in _text(output).splitlines():
+                self._print(note)
 
     def _banner(self) -> str:
         addresses = {name: f"http://{HOST}:{port}" for name, port in self._ports.items()}

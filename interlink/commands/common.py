@@ -1,4 +1,4 @@
-"""What all commands share: the services' names, options that several of them have, and output."""
+"""Service names, options and output of the commands."""
 
 from enum import StrEnum
 from pathlib import Path

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from shared.contracts.errors import InterlinkError
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Index, Mongo
 
@@ -15,7 +14,8 @@ _INTERVAL_S: Final = 60.0
 class Expiry:
     """A part of a service that deletes expired documents of the embedded database; MongoDB has TTL indexes.
 
-    Several processes may do it at the same time.
+    Several processes may do it at the same time. It is no `PeriodicTask`, which runs a last time at the stop:
+    to delete much would hold the stop up.
     """
 
     def __init__(self, mongo: Mongo, indexes: Sequence[Mapping[str, Sequence[Index]]], log: Log) -> None:
@@ -40,6 +40,6 @@ class Expiry:
                     return
                 for by_collection in self._indexes:
                     await self._mongo.delete_expired(by_collection)
-            except InterlinkError as error:
-                self._log.warning("expiry.failed", error=str(error))
+            except Exception as error:  # noqa: BLE001 -- one failed run must not be the last
+                self._log.warning("expiry.failed", error=repr(error))
             await asyncio.sleep(_INTERVAL_S)

@@ -75,8 +75,8 @@ class Index:
     """An index that `interlink init` creates.
 
     With `ttl_s`, MongoDB deletes a document that many seconds after the time in the index's only key. In the
-    embedded database, `Expiry` does. `where` makes it a partial index. A `retired` index is one
-    of an earlier release: `interlink init` drops it.
+    embedded database, `Expiry` does. `where` makes it a partial index. A `retired` index is one of an earlier
+    release: `interlink init` drops it.
     """
 
     keys: tuple[tuple[str, int], ...]
@@ -201,7 +201,7 @@ class Mongo:
                     raise
 
     async def delete_expired(self, indexes: Mapping[str, Sequence[Index]]) -> int:
-        """Delete the documents whose time is over by the `ttl_s` of an index. Return how many.
+        """Delete the documents that have expired by the `ttl_s` of an index, and return their number.
 
         Raises `DatabaseRefused` or `DatabaseUnavailable`.
         """
@@ -233,7 +233,7 @@ class Mongo:
 
 
 def _forget_source() -> None:
-    """Free 1 MB of source text: a new client formats a traceback, for which Python reads and keeps files."""
+    """Free 1 MB of source text, which Python caches when a new client formats a traceback."""
     linecache.clearcache()
 
 

@@ -9,7 +9,7 @@ from pymongo.errors import OperationFailure
 from pymongo.uri_parser import parse_uri
 
 from tests.attacks.attack import Attack
-from tests.cli.commands import invoked
+from tests.cli.commands import interlink
 from tests.support.hub import Hub
 
 _UNAUTHORIZED = 13
@@ -45,11 +45,11 @@ def _open_data_folder(hub: Hub) -> None:
         folder = hub.folder / f"open-{mode:o}"
         folder.mkdir()
         folder.chmod(mode)
-        done = invoked("up", "--data-dir", str(folder))
+        done = interlink("up", "--data-dir", str(folder), cwd=hub.folder)
         assert done.returncode != 0
         [line] = done.stderr.strip().splitlines()
         assert "is open to other users of this machine" in line
-        assert f"chmod 700 {folder}" in line
+        assert f"chmod 700 {folder.name}" in line
         assert list(folder.iterdir()) == [], "nothing was put where others can read it"
 
 

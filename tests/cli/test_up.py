@@ -49,7 +49,7 @@ def incoming(up: Up, text: str) -> str:
 
 
 def has_child(up: Up, *words: str) -> psutil.Process | None:
-    """The child whose command line has these words, if there is one."""
+    """Return the child with these words in its command line, or None."""
     try:
         return up.child(*words)
     except AssertionError:

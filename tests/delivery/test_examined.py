@@ -1,4 +1,4 @@
-"""What the engine's searches examine: neither the log nor the open deliveries may make them slower."""
+"""Documents that the engine's searches examine: their number does not grow with the log."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

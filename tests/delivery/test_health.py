@@ -63,6 +63,11 @@ def circuits_logged(hub: Hub, webhook: dict[str, Any]) -> list[str]:
     return [line["state"] for line in lines if line["webhook_id"] == webhook["id"]]
 
 
+def is_logged_as_disabled(hub: Hub, webhook: dict[str, Any]) -> bool:
+    lines = [line for line in hub.log_lines("delivery") if line["event"] == "webhook.disabled"]
+    return any(line["webhook_id"] == webhook["id"] for line in lines)
+
+
 def waiting(hub: Hub, webhook: dict[str, Any], **counts: int) -> None:
     """Until so many of the webhook's deliveries are in these states."""
     eventually(lambda: counts.items() <= stats(hub, webhook).items())
@@ -239,8 +244,9 @@ def test_410_disables_at_once_and_says_so_without_the_url(hub: Hub, bus: Bus) ->
 
 def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
     mood = Moody(404)
-    with Subscriber(mood) as subscriber:
+    with Subscriber(mood) as subscriber, Subscriber() as witness:
         kind = new_type()
+        hub.outgoing_webhook(witness.url, events=[kind])
         webhook = hub.outgoing_webhook(
             subscriber.url, events=[kind], retry=OFTEN, disable_after_days=SOON, ordering="strict"
         )
@@ -255,7 +261,8 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
             assert warning["webhook_id"] == end["webhook_id"] == webhook["id"]
             assert end["failing_since"] == warning["failing_since"]
             assert end["reason"] == "failing"
-            eventually(lambda: not read_webhook(hub, webhook)["enabled"])
+            # Logged when it is in effect; a moment earlier it can be read.
+            eventually(lambda: is_logged_as_disabled(hub, webhook))
             now = read_webhook(hub, webhook)
             assert now["disabled_reason"] == "failing"
             assert datetime.fromisoformat(now["health"]["failing_since"]) == since
@@ -263,6 +270,7 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
 
             # Enabling it sends what waited, and nothing of what happened meanwhile; the clock starts anew.
             numbered(hub, kind, 3, first=10)
+            witness.wait_for(4)  # they were fanned out before it is enabled
             count = len(subscriber.got)
             enabled_at = datetime.now(UTC)
             hub.call("POST", f"{path_of(webhook)}/enable")

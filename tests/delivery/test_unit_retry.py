@@ -260,6 +260,25 @@ def test_a_breaker_opens_only_after_failures_over_some_time() -> None:
     assert fail(breaker, 132.0) is True
 
 
+def test_before_a_breaker_opens_an_endpoint_that_only_fails_gets_few_attempts() -> None:
+    """Hundreds a second otherwise, if it refuses them at once: their log writes are what others wait for."""
+    breaker = CircuitBreakerState(policy(3, 10.0, failing_s=30.0))
+    breaker.acquire(0.0, 100)
+    for _ in range(2):
+        fail(breaker, 0.0)
+    assert breaker.available_permits(0.5) == inf
+    fail(breaker, 0.5)
+    assert (breaker.available_permits(0.5), breaker.next_permit_at(0.5)) == (0, 1.0)
+    assert breaker.circuit == "closed"
+    assert breaker.available_permits(1.0) == 3
+    breaker.acquire(1.0, 2)
+    assert breaker.available_permits(1.5) == 1
+    breaker.acquire(1.5)
+    assert (breaker.available_permits(1.9), breaker.next_permit_at(1.9)) == (0, 2.0)
+    breaker.record_result(succeeded=True, now=1.9)
+    assert breaker.available_permits(1.9) == inf
+
+
 def test_a_breaker_that_is_switched_off_never_opens() -> None:
     breaker = CircuitBreakerState(replace(policy(1, 10.0), enabled=False))
     assert [fail(breaker, float(now)) for now in range(100)] == [False] * 100

@@ -198,7 +198,7 @@ class EndpointState:
         now = loop_time()
         self.in_flight += count
         self.rate_limiter.acquire(webhook.rate_limit, count, now)
-        self.breaker.acquire(now)
+        self.breaker.acquire(now, count)
 
     def finish(self) -> None:
         """Return the permit of an attempt that ended.

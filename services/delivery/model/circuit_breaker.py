@@ -6,11 +6,15 @@ Times are seconds of the event loop's clock.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from shared.runtime.retry import Backoff
 
 Circuit = Literal["closed", "open", "half_open"]
+
+_FAILING_PERIOD_S: Final = 1.0
+"""After enough failures in a row, until they have lasted long enough to open the circuit, as many attempts
+may start in this time: an endpoint that refuses everything could otherwise take hundreds a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,17 @@ class BreakerPolicy:
 class CircuitBreakerState:
     """The circuit of one endpoint: closed, open, or half open while one probe is in flight."""
 
-    __slots__ = ("_failing_since", "_failures", "_probing", "opened_at", "pauses", "policy", "probe_at")
+    __slots__ = (
+        "_failing_since",
+        "_failures",
+        "_period_at",
+        "_probing",
+        "_started",
+        "opened_at",
+        "pauses",
+        "policy",
+        "probe_at",
+    )
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy = policy
@@ -51,6 +65,8 @@ class CircuitBreakerState:
         """Close the circuit and forget earlier failures."""
         self._failures = 0
         self._failing_since = 0.0
+        self._period_at = -_FAILING_PERIOD_S
+        self._started = 0
         self._probing = False
         self.pauses = 0
         """Pauses since the circuit opened; 0 while it is closed."""
@@ -74,9 +90,18 @@ class CircuitBreakerState:
         return "half_open" if self._probing else "open"
 
     def available_permits(self, now: float) -> float:
-        """Return how many attempts may start now: infinite, 1 for a probe, or 0."""
-        if self.pauses == 0 or not self.policy.enabled:
+        """Return how many attempts may start now: infinite, 1 for a probe, or 0.
+
+        After enough failures in a row to open the circuit, but not for long enough, it is what is left of as
+        many attempts per second.
+        """
+        if not self.policy.enabled:
             return inf
+        if self.pauses == 0:
+            if self._failures < self.policy.failures:
+                return inf
+            started = self._started if now < self._period_at + _FAILING_PERIOD_S else 0
+            return max(0, self.policy.failures - started)
         return 1 if now >= self.probe_at and not self._probing else 0
 
     def next_permit_at(self, now: float) -> float:
@@ -84,12 +109,17 @@ class CircuitBreakerState:
 
         The end of a probe is unknown, so while one is in flight this is now.
         """
+        if self.pauses == 0:
+            return self._period_at + _FAILING_PERIOD_S
         return now if self._probing else self.probe_at
 
-    def acquire(self, now: float) -> None:
-        """Record that an attempt starts. The first attempt after a pause is the probe."""
+    def acquire(self, now: float, count: int = 1) -> None:
+        """Record that attempts start. The first attempt after a pause is the probe."""
         if self.pauses and now >= self.probe_at:
             self._probing = True
+        if now >= self._period_at + _FAILING_PERIOD_S:
+            self._period_at, self._started = now, 0
+        self._started += count
 
     def release(self) -> None:
         """Return an unused permit. If it was the half-open probe, allow another one."""

@@ -93,7 +93,7 @@ class _HeldFetches:
 
 
 class _WokenFetches:
-    """Fetches of the partitions that have new records, by a wake-up or by what the broker said of them.
+    """Fetches of the partitions that have new records, as a wake-up or their high watermark shows.
 
     All partitions are fetched after a pause of a tenth of the time since wake-ups and records last did not
     match: at least 8 ms, at most a second.
@@ -106,7 +106,7 @@ class _WokenFetches:
         self._fruitless: dict[TopicPartition, int] = {}
         """Positions at which a partition had no record, whatever its high watermark was before."""
         self._search_wait_ms = _SHORT_WAIT_MS
-        """How long the broker needs to find records. It rises only, as partitions do."""
+        """Wait with which the broker finds records. It only increases, because partitions only grow."""
 
     async def fetch(self, fetcher: Any, send: Send, assignment: Any, node_id: int, request: Any) -> bool:
         """Wait until there may be records, and fetch them; return whether any were found."""
@@ -131,7 +131,7 @@ class _WokenFetches:
                 self._fruitless |= {tp: positions[tp] for tp in woken}
             return found
         if monotonic() < self._complete_due_at:
-            return False  # partitions whose records waited for the handler may be fetched again by now
+            return False  # aiokafka builds the next request with the partitions that were handled meanwhile
         request._max_wait_ms = _SHORT_WAIT_MS
         found = await send(assignment, node_id, request)
         self._complete_at = monotonic()
