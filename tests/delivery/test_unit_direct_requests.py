@@ -15,7 +15,7 @@ from services.delivery.engine import direct_requests as module
 from services.delivery.engine.direct_requests import DirectRequests
 from services.delivery.model.delivery import DUE_TYPE, REQUESTED_TYPE, request_event
 from shared.contracts.envelope import Event
-from shared.contracts.errors import BrokerUnavailable
+from shared.contracts.errors import BrokerUnavailable, TooLarge
 from shared.contracts.ids import DeliveryId, EventId, WebhookId, WorkspaceId
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.batch import Completion, ConsumedEvent, OpenRecord
@@ -37,6 +37,10 @@ class Rig:
         self.published: list[dict[str, str]] = []
         """The headers of each record."""
         self.broker_is_away = False
+        self.too_large = ""
+        """The delivery whose request Kafka does not accept."""
+        self.errors: list[str] = []
+        """Of events."""
         self._offsets = count()
         self.tracker = PartitionTracker(
             TopicPartition(CHAT_EVENTS.name, 0), 0, max_bytes=1 << 20, on_progress=lambda *_: None
@@ -85,7 +89,7 @@ class Rig:
         records, direct = self.direct.split([(received, made)])
         assert (records, direct) == ([], [(received, made)])
         raw: Any = SimpleNamespace(offset=received.offset, value=b"", key=b"")
-        record = OpenRecord(self.tracker, raw, lambda record, _: record.tracker.complete(record))
+        record = OpenRecord(self.tracker, raw, self._finish)
         self.tracker.add(record)
         self.direct.begin(Completion(record), received, made, asyncio.get_running_loop().time())
 
@@ -100,10 +104,18 @@ class Rig:
         self.assignment += 1
         self.owned = []
 
+    def _finish(self, record: OpenRecord, error: Exception | None) -> None:
+        if error is not None:
+            self.errors.append(str(error))
+        record.tracker.complete(record)
+
     async def _publish_all(self, records: Sequence[Record], *, timeout_s: float) -> list[tuple[int, int]]:
         if self.broker_is_away:
             raise BrokerUnavailable(f"no acknowledgement within {timeout_s} s")
-        self.published += [{name: raw.decode() for name, raw in record.headers} for record in records]
+        events = [{name: raw.decode() for name, raw in record.headers} for record in records]
+        if any(event["ce_id"] == self.too_large for event in events):
+            raise TooLarge("the event is larger than Kafka accepts")
+        self.published += events
         return [(0, 0)] * len(records)
 
 
@@ -165,6 +177,57 @@ async def test_what_is_written_after_its_partition_was_lost_makes_the_next_owner
     await until(lambda: rig.tracker.watermark == 1)
     assert rig.log.entries == [("attempted", FAILS)]
     assert [(event["ce_type"], event["ce_subject"]) for event in rig.published] == [(DUE_TYPE, "wh_1")]
+
+
+async def test_a_request_that_kafka_does_not_accept_ends_its_event_and_no_other_one() -> None:
+    rig = Rig()
+    await rig.start()
+    rig.log.answer.clear()
+    rig.send("dlv_1")
+    rig.send("dlv_2")
+    for name in ("dlv_5", "dlv_6", "dlv_7"):
+        rig.send(name)
+    await until(lambda: len(rig.log.sent) == 2)
+    rig.lose()
+    rig.too_large = "dlv_6"
+    rig.log.answer.set()
+    await until(lambda: rig.tracker.watermark == 5)
+    requested = [event["ce_id"] for event in rig.published if event["ce_type"] == REQUESTED_TYPE]
+    assert requested == ["dlv_5", "dlv_7"]
+    assert rig.errors == ["the event is larger than Kafka accepts"]
+    await rig.direct.drain()
+
+
+async def test_an_erased_event_is_not_logged_though_it_has_to_wait() -> None:
+    rig = Rig()
+    await rig.start()
+    webhooks: Any = rig.first._webhooks
+    webhooks.may_send = lambda _: False
+    erasures: Any = rig.first._erasures
+    erasures.is_erased = lambda *_: True
+    rig.send("dlv_1")
+    await until(lambda: rig.tracker.watermark == 1)
+    assert rig.log.entries == []
+    assert [event["ce_id"] for event in rig.published] == ["dlv_1"], "for who drops it"
+
+
+async def test_what_comes_after_a_webhook_became_strict_waits_behind_an_entry_that_is_not_written() -> None:
+    rig = Rig()
+    await rig.start()
+    rig.log.write.clear()
+    rig.send(FAILS)
+    await until(lambda: rig.log.sent == [FAILS])
+    await asyncio.sleep(0.1)  # the write is under way
+    webhook: Any = rig.first._webhooks.loaded("wh_1")
+    webhook.strict = True
+    requested = Partition(rig.first)
+    await requested.poll(1)
+    await asyncio.sleep(0.05)
+    assert rig.log.sent == [FAILS]
+    rig.log.write.set()
+    await requested.saved()
+    assert rig.log.sent == [FAILS]
+    assert rig.log.entries == [("attempted", FAILS), ("waiting", "dlv_1")]
 
 
 async def test_nothing_is_published_for_an_event_that_another_process_repeats() -> None:

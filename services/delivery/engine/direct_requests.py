@@ -19,7 +19,7 @@ from services.delivery.engine.direct_request import DirectEvent, DirectRequest
 from services.delivery.engine.first_attempts import FirstAttemptHandler
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.envelope import Event
-from shared.contracts.errors import BrokerUnavailable
+from shared.contracts.errors import BrokerUnavailable, Rejected
 from shared.contracts.ids import DeliveryId
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.runtime import metrics
@@ -167,8 +167,10 @@ class DirectRequests:
 
     async def _publish_returned(self) -> None:
         """Publish until nothing is left, however long Kafka is unavailable."""
+        count = _MAX_RETURNED
         while self._returned:
-            batch = list(islice(self._returned, _MAX_RETURNED))
+            batch = list(islice(self._returned, count))
+            rejected: Rejected | None = None
             # The next owner of the event's partition repeats the event, and with it the request.
             records = [
                 event_record(DELIVERY_REQUESTED, event.subject, event)
@@ -178,14 +180,20 @@ class DirectRequests:
             try:
                 if records:
                     await self._producer.publish_all(records, timeout_s=_PUBLISH_TIMEOUT_S)
-            except BrokerUnavailable as error:
-                self._log.warning("direct_requests.publish_failed", error=str(error))
+            except Rejected as error:  # one of them is too large: find it
+                if count > 1:
+                    count = 1
+                    continue
+                rejected = error
+            except Exception as error:  # noqa: BLE001 -- without an end of these, their events stay open
+                detail = str(error) if isinstance(error, BrokerUnavailable) else repr(error)
+                self._log.warning("direct_requests.publish_failed", error=detail)
                 await asyncio.sleep(_RETRY_INTERVAL_S)
                 continue
             failpoint("direct.published")
             for request, _ in batch:
                 self._returned.popleft()
-                self.end(request, None)
+                self.end(request, rejected)
 
 
 def published(expanded: Sequence[Requests]) -> list[Record]:

@@ -66,7 +66,10 @@ class EndpointQueue:
         self.progress_at = 0.0
         """The patience clock's time at which an attempt last ended, or started as the only one."""
         self.unacknowledged = 0
-        """Entries of a strict webhook on their way to the log that its later requests have to wait for."""
+        """Entries on their way to the log that later requests have to wait for if the webhook is strict.
+
+        They are counted for each webhook: it can become strict at any time.
+        """
 
     @property
     def is_empty(self) -> bool:

@@ -160,10 +160,13 @@ class FirstAttemptHandler:
         webhook = self._webhooks.loaded(event.subject)
         if webhook is None or not self.is_new(DeliveryId(event.id), at_ms):
             return False
-        self._shares.mark_active(event.workspace, loop_time())
         # The broker's time of the event, as a record of the request would have it a moment later.
         record = ConsumedEvent(event, "", partition, 0, min(at_ms, int(time() * 1000)))
-        request = self._with_increasing_order(read_request(record))
+        request = read_request(record)
+        if self._erasures.is_erased(request.workspace, request.event_id):
+            return False  # `handle` drops it: here, what has to wait would be logged with its payload
+        self._shares.mark_active(event.workspace, loop_time())
+        request = self._with_increasing_order(request)
         self._queues.add(webhook, [request], since)
         self._known.add(request.delivery_id)
         self._queues.open[request.delivery_id].completions.append(completion)

@@ -132,8 +132,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
     def assignment(self) -> tuple[int, list[int]]:
         """The number of the current assignment, and the partitions of the first topic.
 
-        Each rebalance raises the number. Another member may have owned a partition between two assignments
-        that both have it, so equal partitions with different numbers are not the same ownership.
+        A rebalance raises the number when the partitions are taken away, and again when there are new ones:
+        in between, nothing that belongs to the new ones can be loaded. Another member may have owned a
+        partition between two assignments that both have it, so equal partitions with different numbers are
+        not the same ownership.
         """
         return self._assignments, self.partitions
 
@@ -153,6 +155,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._release(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._assignments += 1
         self.assigned = set(assigned)
         self.ready = True
 
