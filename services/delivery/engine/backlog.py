@@ -219,9 +219,14 @@ class Backlog:
             if not self.is_first(queue, chunk):
                 return
             queue.stored.popleft()
+            self._add_count(queue.workspace, -chunk.count, -chunk.size)
+            self._remove_if_empty(queue)
         else:
-            queue.in_memory.popleft()
-            self._leave_memory(queue, chunk, "gone")
+            self._finish_in_memory(queue, chunk)
+
+    def _finish_in_memory(self, queue: BacklogQueue, chunk: BacklogChunk) -> None:
+        queue.in_memory.popleft()
+        self._leave_memory(queue, chunk, "gone")
         self._add_count(queue.workspace, -chunk.count, -chunk.size)
         self._remove_if_empty(queue)
 
@@ -280,8 +285,16 @@ class Backlog:
                     self._direct_ended.clear()
                     await self._direct_ended.wait()
                 while True:
-                    # What is lost is handled by the partition's next owner.
-                    current = [(queue, chunk) for queue, chunk in batch if not chunk.is_lost]
+                    for queue, chunk in batch:
+                        if chunk.state == "storing" and not chunk.completions:  # worked off meanwhile
+                            self._finish_in_memory(queue, chunk)
+                    # What is lost is handled by the partition's next owner. Stored now, it would prove that
+                    # events before it, which were lost too, need no repeat.
+                    current = [
+                        (queue, chunk)
+                        for queue, chunk in batch
+                        if chunk.state == "storing" and not chunk.is_lost
+                    ]
                     try:
                         await self._deferred_events.insert(
                             [(queue.record(chunk), chunk.events) for queue, chunk in current]
