@@ -116,69 +116,6 @@ def crashed(rig: Rig) -> None:
     assert rig.hub.ended(DELIVERY) == -signal.SIGKILL, rig.hub.log_tail(DELIVERY)
 
 
-@pytest.mark.parametrize("point", [name for name in FAILPOINTS if name in REACHED])
-def test_dying_at_a_crash_point_loses_nothing(rig: Rig, point: str) -> None:
-    with rig.load() as load:
-        assert rig.hub.stop_service(DELIVERY) == 0
-        rig.hub.start_service(DELIVERY, **{FAILPOINT_VARIABLE: f"{point}:{REACHED[point]}"})
-        crashed(rig)
-        back = rig.restart()
-        load.goes_on()
-        load.nothing_is_lost(f"died at {point}", back)
-
-
-def test_dying_at_random_loses_nothing(rig: Rig) -> None:
-    seed = int(monotonic())
-    moments = random.Random(seed)  # noqa: S311 -- not a secret
-    with rig.load() as load:
-        for _ in range(KILLS):
-            sleep(moments.uniform(0.2, 1.5))
-            rig.hub.kill(DELIVERY)
-            back = rig.restart()
-        load.goes_on()
-        load.nothing_is_lost(f"killed {KILLS} times at random (seed {seed})", back)
-
-
-def test_standing_still_past_the_session_loses_nothing(rig: Rig, tmp_path: Path) -> None:
-    with second_process(DELIVERY, rig.hub, tmp_path, rig.bus, rig.store) as other, rig.load() as load:
-        for hub in (rig.hub, other):
-            pid = hub.pid(DELIVERY)
-            os.kill(pid, signal.SIGSTOP)
-            stopped = monotonic()
-            try:
-                load.caught_up(stopped, stopped + 1)
-            finally:
-                os.kill(pid, signal.SIGCONT)
-            back = monotonic()
-            load.goes_on()
-        load.nothing_is_lost("each of two stopped until the other had taken over, then continued", back)
-
-
-def test_killing_the_broker_loses_nothing(rig: Rig) -> None:
-    broker = rig.bus.broker
-    assert broker
-    pid = rig.hub.pid(DELIVERY)
-    with rig.load() as load:
-        broker.kill()
-        broker.start()
-        back = monotonic()
-        load.goes_on(100)
-        load.nothing_is_lost("broker killed and started again", back)
-    assert rig.hub.pid(DELIVERY) == pid
-    rig.hub.wait_ready(DELIVERY)
-
-
-def test_killing_the_store_loses_nothing(rig: Rig) -> None:
-    with rig.load() as load:
-        rig.half.kill()
-        load.goes_on(100)
-        rig.half.start()
-        back = monotonic()
-        load.goes_on()
-        load.nothing_is_lost("store killed and started again", back)
-    assert rig.hub.ended(DELIVERY) is None
-
-
 def direct_requests(hub: Hub) -> float:
     """How many requests this process has attempted without Kafka."""
     return hub.metric(DELIVERY, "interlink_direct_requests_total")
@@ -249,6 +186,69 @@ def test_killing_one_of_two_with_direct_requests_loses_nothing(rig: Rig, tmp_pat
         found = load.nothing_is_lost(f"one of two killed while its requests were direct, {KILLS} times", back)
     repeats = sum(found.duplicated.values())
     assert repeats <= KILLS * MAX_OPEN_S * RATE * len(WEBHOOKS), "more than a process has in hand"
+
+
+@pytest.mark.parametrize("point", [name for name in FAILPOINTS if name in REACHED])
+def test_dying_at_a_crash_point_loses_nothing(rig: Rig, point: str) -> None:
+    with rig.load() as load:
+        assert rig.hub.stop_service(DELIVERY) == 0
+        rig.hub.start_service(DELIVERY, **{FAILPOINT_VARIABLE: f"{point}:{REACHED[point]}"})
+        crashed(rig)
+        back = rig.restart()
+        load.goes_on()
+        load.nothing_is_lost(f"died at {point}", back)
+
+
+def test_dying_at_random_loses_nothing(rig: Rig) -> None:
+    seed = int(monotonic())
+    moments = random.Random(seed)  # noqa: S311 -- not a secret
+    with rig.load() as load:
+        for _ in range(KILLS):
+            sleep(moments.uniform(0.2, 1.5))
+            rig.hub.kill(DELIVERY)
+            back = rig.restart()
+        load.goes_on()
+        load.nothing_is_lost(f"killed {KILLS} times at random (seed {seed})", back)
+
+
+def test_standing_still_past_the_session_loses_nothing(rig: Rig, tmp_path: Path) -> None:
+    with second_process(DELIVERY, rig.hub, tmp_path, rig.bus, rig.store) as other, rig.load() as load:
+        for hub in (rig.hub, other):
+            pid = hub.pid(DELIVERY)
+            os.kill(pid, signal.SIGSTOP)
+            stopped = monotonic()
+            try:
+                load.caught_up(stopped, stopped + 1)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            back = monotonic()
+            load.goes_on()
+        load.nothing_is_lost("each of two stopped until the other had taken over, then continued", back)
+
+
+def test_killing_the_broker_loses_nothing(rig: Rig) -> None:
+    broker = rig.bus.broker
+    assert broker
+    pid = rig.hub.pid(DELIVERY)
+    with rig.load() as load:
+        broker.kill()
+        broker.start()
+        back = monotonic()
+        load.goes_on(100)
+        load.nothing_is_lost("broker killed and started again", back)
+    assert rig.hub.pid(DELIVERY) == pid
+    rig.hub.wait_ready(DELIVERY)
+
+
+def test_killing_the_store_loses_nothing(rig: Rig) -> None:
+    with rig.load() as load:
+        rig.half.kill()
+        load.goes_on(100)
+        rig.half.start()
+        back = monotonic()
+        load.goes_on()
+        load.nothing_is_lost("store killed and started again", back)
+    assert rig.hub.ended(DELIVERY) is None
 
 
 def test_a_delivery_service_that_commits_first_is_found_out(rig: Rig) -> None:

@@ -158,7 +158,8 @@ class DirectRequests:
         assignment, partitions = self._assignment()
         count = self._producer.partition_count(DELIVERY_REQUESTED)
         if (
-            assignment == self._drained_assignment
+            not partitions  # a rebalance is under way: what it loaded now would be of too early a time
+            or assignment == self._drained_assignment
             or not count
             or not self._first_attempts.is_ready(assignment)
         ):
