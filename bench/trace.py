@@ -43,6 +43,7 @@ STAGES: Final = (
     ),
     ("look whether known", "polled delivery.requested", "looked"),
     ("until the attempt starts, with that look", "polled delivery.requested", "attempt"),
+    ("without the second topic: until the attempt starts", "direct", "attempt"),
     ("attempt: until the subscriber has it", "attempt", "arrived"),
     ("attempt: until its answer is evaluated", "arrived", "answered"),
     ("log write", "answered", "logged"),
@@ -127,6 +128,10 @@ def stage_times(traces: Sequence[Mapping[str, Any]], arrivals: Mapping[str, int]
         for name, values in document["calls"].items():
             calls[name] += values
     stages = {}
+    for at in times.values():
+        # A direct request takes neither the second produce nor the second poll: those stages lack it.
+        if "polled webhooks.received" in at and "polled delivery.requested" not in at:
+            at["direct"] = at["polled webhooks.received"]
     for title, start, end in STAGES:
         stages[title] = _summary(
             [(at[end] - at[start]) / 1e6 for at in times.values() if start in at and end in at]
@@ -135,12 +140,14 @@ def stage_times(traces: Sequence[Mapping[str, Any]], arrivals: Mapping[str, int]
 
 
 def _commits(document: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield each event of delivery's second topic with the time at which its offset was committed."""
+    """Yield each event with the time at which its offset was committed: its last topic's in this process."""
     commits: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
     for topic, partition, offset, at in document["commits"]:
         commits[topic, partition].append((at, offset))
-    for event, topic, partition, offset in document["records"]:
-        if topic == DELIVERY_REQUESTED.name:
+    records = document["records"]
+    requested = {event for event, topic, _, _ in records if topic == DELIVERY_REQUESTED.name}
+    for event, topic, partition, offset in records:
+        if topic == DELIVERY_REQUESTED.name or event not in requested:
             ended = [at for at, committed in commits[topic, partition] if committed > offset]
             if ended:
                 yield event, min(ended)

@@ -17,6 +17,7 @@ from services.delivery.engine.backlog import Backlog
 from services.delivery.engine.backlog_worker import BacklogWorker
 from services.delivery.engine.deferred_events import INDEXES as DEFERRED_EVENT_INDEXES
 from services.delivery.engine.deferred_events import DeferredEvents
+from services.delivery.engine.direct_requests import DirectRequests
 from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.failure_monitor import FailureMonitor
 from services.delivery.engine.fair_share import FairShares
@@ -121,13 +122,22 @@ async def build(runtime: Runtime) -> Service:
         assignment=lambda: requested.assignment,
         shares=shares,
     )
+    direct = DirectRequests(
+        webhooks,
+        runtime.producer,
+        first_attempts,
+        backlog,
+        runtime.log,
+        assignment=lambda: requested.assignment,
+    )
     # Names above refer to consumers below through lambdas: handler and consumer need each other.
     requested = runtime.consumer(
         group="attempt",
         topics=[DELIVERY_REQUESTED],
         handler=first_attempts.handle,
+        drain=direct.drain,
     )
-    fanout = Fanout(webhooks, runtime.producer, backlog, shares, unmatched, providers)
+    fanout = Fanout(webhooks, runtime.producer, direct, backlog, shares, unmatched, providers)
     events = runtime.consumer(
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
@@ -139,6 +149,7 @@ async def build(runtime: Runtime) -> Service:
         fanout,
         shares,
         runtime.producer,
+        direct,
         runtime.log,
         dead_letter=events.dead_letter,
         handled_offset=requested.handled_offset,
@@ -195,6 +206,7 @@ async def build(runtime: Runtime) -> Service:
             unmatched,
             failure_monitor,
             results,
+            direct,
             first_attempts,
             scheduler,
             backlog_worker,

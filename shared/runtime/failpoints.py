@@ -22,6 +22,8 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "fanout.deferred": "events beyond a workspace's fair share are stored, the offsets are not committed",
     "drain.published": "delivery requests of deferred events are published, their chunk is in the backlog",
     "attempt.read": "a batch of delivery requests is read, no attempt has started",
+    "attempt.direct": "a direct request is in its endpoint's queue, no attempt has started",
+    "direct.published": "direct requests of a lost partition are published, their events are not complete",
     "attempt.before_send": "one attempt of the batch is about to start, others may be under way",
     "attempt.sent": "a subscriber has responded, the outcome is not written",
     "attempt.before_write": "some attempts have ended or are leased, none of them is written",

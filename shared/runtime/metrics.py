@@ -51,6 +51,10 @@ DEFERRED: Final = Counter(
     "interlink_deferred_events_total",
     "Events beyond their workspace's fair share, put into the backlog.",
 )
+DIRECT_REQUESTS: Final = Counter(
+    "interlink_direct_requests_total",
+    "Delivery requests that were attempted without the topic delivery.requested.",
+)
 DELIVERIES: Final = Counter(
     "interlink_deliveries_total", "Delivery attempts, by the delivery's state after them.", ["outcome"]
 )

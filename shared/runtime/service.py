@@ -40,7 +40,7 @@ from shared.runtime.encryption_keys import open_vault
 from shared.runtime.expiry import Expiry
 from shared.runtime.kafka.batch import BatchHandler
 from shared.runtime.kafka.connection import connection
-from shared.runtime.kafka.consumer import Consumer
+from shared.runtime.kafka.consumer import Consumer, Drain
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Index, Mongo
@@ -134,6 +134,7 @@ class Runtime:
         topics: Sequence[Topic],
         handler: BatchHandler,
         max_records: int = 500,
+        drain: Drain | None = None,
     ) -> Consumer:
         """Return a new member of the consumer group `<service>-<group>`; see `Consumer`."""
         return Consumer(
@@ -145,6 +146,7 @@ class Runtime:
             handler=handler,
             max_records=max_records,
             instance=self.instance,
+            drain=drain,
         )
 
     def management_app(

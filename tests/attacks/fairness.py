@@ -58,7 +58,9 @@ def _race(hub: Hub, sink: Subscriber, kind: str, events: list[dict[str, Any]], l
 
 
 def _handled(hub: Hub) -> float:
-    return hub.metric("delivery", "interlink_handled_total", topic="delivery.requested")
+    """Return the requests that were attempted from Kafka, and those that began without it."""
+    handled = hub.metric("delivery", "interlink_handled_total", topic="delivery.requested")
+    return handled + hub.metric("delivery", "interlink_direct_requests_total")
 
 
 def _one_large_batch(hub: Hub) -> None:

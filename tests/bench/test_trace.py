@@ -64,6 +64,23 @@ def test_stages_of_several_processes_are_joined() -> None:
     assert p50("fan-out") is None
 
 
+def test_a_direct_request_has_no_second_topic() -> None:
+    event = delivery_id(10 * MS, 0).decode()
+    delivery = Trace()
+    delivery.start()
+    delivery.note("polled webhooks.received", event, 20 * MS)
+    delivery.note("attempt", event, 22 * MS)
+    delivery.deliveries["dlv_1"] = event
+    delivery.note_deliveries("logged", ["dlv_1"], 40 * MS)
+    delivery.records.append((event, "webhooks.received", 2, 7))
+    delivery.commits.append(("webhooks.received", 2, 8, 45 * MS))
+    stages = stage_times([vars(delivery)], {event: 30 * MS})["stages"]
+    counts = {title: times["p50"] for title, times in stages.items() if times["count"]}
+    assert counts["without the second topic: until the attempt starts"] == 2
+    assert counts["commit"] == 5
+    assert not any(title.startswith("second") for title in counts)
+
+
 def test_nothing_is_noted_before_the_start() -> None:
     trace = Trace()
     trace.note("attempt", "event")

@@ -681,6 +681,46 @@ def test_strict_order_is_preserved_behind_a_slow_and_failing_subscriber(hub: Hub
     assert set(order) == set(range(30))
 
 
+def test_what_follows_waits_in_order_once_a_webhook_with_direct_requests_becomes_strict(hub: Hub) -> None:
+    refused = set[int]()
+
+    def answer(got: WebhookRequest) -> web.Response | None:
+        number = n_of(got)
+        if number % 4 or number in refused:
+            return None
+        refused.add(number)
+        return web.Response(status=500)
+
+    def direct() -> float:
+        return hub.metric("delivery", "interlink_direct_requests_total")
+
+    with Subscriber(answer, delay_s=0.1) as subscriber:
+        kind = new_type()
+        webhook = hub.outgoing_webhook(subscriber.url, events=[kind], max_in_flight=2, retry=QUICK)
+        none_yet = direct()
+
+        def goes_directly() -> bool:
+            """A request goes without Kafka."""
+            publish(hub, kind, first=-1)
+            return direct() > none_yet
+
+        eventually(goes_directly, every_s=0.5)
+        finished(hub, webhook["id"], count=len(subscriber.got))
+        before, came = direct(), len(subscriber.got)
+        publish(hub, kind, 10)
+        subscriber.wait_for(came + 1)
+        hub.call("PATCH", f"/api/outgoing-webhooks/{webhook['id']}", {"ordering": "strict"})
+        assert direct() - before == 10
+        assert len(subscriber.got) < came + 10, "nothing is open any more"
+        publish(hub, kind, 10, first=10)
+        eventually(lambda: set(range(20)) <= {n_of(got) for got in subscriber.got})
+        eventually(lambda: not hub.deliveries(webhook_id=webhook["id"], status="retrying"))
+        order = [n_of(got) for got in subscriber.got[came:]]
+    earlier = [number for number in order if number < 10]
+    assert {0, 4, 8} <= {number for number in earlier if earlier.count(number) == 2}
+    assert order[len(earlier) :] == sorted([*range(10, 20), 12, 16])
+
+
 def test_a_dead_endpoint_with_hundreds_waiting_does_not_delay_a_healthy_one(
     hub: Hub, note: Callable[[str], None]
 ) -> None:

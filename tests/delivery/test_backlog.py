@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from secrets import token_hex
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from aiokafka import TopicPartition
@@ -304,6 +304,49 @@ async def test_what_an_earlier_owner_stores_late_replaces_nothing_longer(store: 
             assert _offsets(await successor.read(queue)) == [1, 2]
 
 
+class _NotedDeferredEvents(DeferredEvents):
+    """Notes which offsets are inserted."""
+
+    inserted: ClassVar[list[int]]
+
+    async def insert(self, chunks: Sequence[tuple[ChunkRecord, Sequence[ConsumedEvent]]]) -> None:
+        self.inserted.extend(chunk.last_offset for chunk, _ in chunks)
+        await super().insert(chunks)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("worked_off", [False, True])
+async def test_what_is_lost_while_it_waits_to_be_stored_is_not_stored(store: Store, worked_off: bool) -> None:
+    """What stands before it is lost, too: a stored chunk would prove that it needs no repeat."""
+    partition = Partition()
+    assignment = 0
+    _NotedDeferredEvents.inserted = []
+    async with _backlogs(
+        store, partition, owned=lambda: (assignment, {partition.source}), kind=_NotedDeferredEvents
+    ) as [backlog]:
+        backlog.begin_direct(WORKSPACE, partition.source)
+        backlog.append(partition.poll(1))
+        [queue] = backlog.queues_of(WORKSPACE)
+        chunk = queue.first
+        await _until(lambda: chunk.state == "storing")
+        finishing = None
+        if worked_off:
+            chunk.completions.popleft().done()
+            chunk.done = 1
+            finishing = asyncio.create_task(backlog.finish(queue, chunk))
+        partition.reassign(0)
+        assignment = 1
+        if not worked_off:
+            await backlog.follow_assignment()
+        backlog.end_direct(WORKSPACE, partition.source)
+        await _until(lambda: chunk.state == "gone" and not backlog._inserting.locked())
+        if finishing:
+            await finishing
+        assert _NotedDeferredEvents.inserted == []
+        assert not backlog.is_backlogged(WORKSPACE)
+        assert (backlog._events_in_memory, await _chunks(backlog, partition)) == (0, [])
+
+
 @pytest.mark.usefixtures("at_once")
 async def test_what_was_lost_before_it_was_stored_is_left_on_kafka(store: Store) -> None:
     partition = Partition()
@@ -331,3 +374,20 @@ async def test_a_full_backlog_rejects_and_says_why(store: Store, monkeypatch: py
         assert "publish more slowly" in str(partition.errors[0])
         [queue] = backlog.queues_of(WORKSPACE)
         assert _offsets(await backlog.read(queue)) == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_nothing_is_stored_behind_an_event_that_may_be_repeated(store: Store) -> None:
+    """Its direct request is not in the log yet. A stored chunk would prove that it needs no repeat."""
+    partition = Partition()
+    async with _backlogs(store, partition) as [backlog]:
+        [(direct, completion), deferred] = partition.poll(2)
+        backlog.begin_direct(WORKSPACE, partition.source)
+        backlog.append([deferred])
+        await asyncio.sleep(0.2)
+        assert await _chunks(backlog, partition) == []
+        assert not backlog.contains(direct)
+        completion.done()
+        backlog.end_direct(WORKSPACE, partition.source)
+        await _until(lambda: _is_complete(partition, 2))
+        assert [chunk.count for chunk in await _chunks(backlog, partition)] == [1]

@@ -294,6 +294,7 @@ def test_headers_and_auth_reach_the_receiver_and_nobody_else(hub: Hub, bus: Bus,
             headers={"X-Team": STATIC, "X-Empty": ""},
             auth=auth,
             retry={"schedule": [0, 0.1]},
+            ordering="strict",  # its requests go by Kafka
         )
     assert len(got) == 2
     for request in got:

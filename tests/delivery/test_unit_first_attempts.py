@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -58,16 +58,25 @@ class Log:
         self.bulks.append([delivery_id for _, delivery_id in entries])
 
 
-async def handler(log: Log) -> FirstAttemptHandler:
-    """Return a handler for one strict webhook whose collaborators are `log`."""
+async def handler(
+    log: Log,
+    *,
+    strict: bool = True,
+    assignment: Callable[[], tuple[int, list[int]]] = lambda: (0, []),
+    logged: Sequence[str] | None = None,
+) -> FirstAttemptHandler:
+    """Return a handler for one webhook whose collaborators are `log`.
+
+    `logged` are the deliveries of an earlier time; if they are None, there is no filter of them.
+    """
     webhook = SimpleNamespace(
         id="wh_1",
         workspace="w",
         url="https://example.com",
-        strict=True,
+        strict=strict,
         policy=SimpleNamespace(schedule=(0.0,)),
         rate_limit=None,
-        max_in_flight=1,
+        max_in_flight=1 if strict else 2,
         timeout_s=1.0,
         breaker=None,
         resets=0,
@@ -76,8 +85,11 @@ async def handler(log: Log) -> FirstAttemptHandler:
     async def nothing(*_: Any) -> Any:
         return {}
 
-    async def no_count(_: float) -> None:
-        return None
+    async def count(_: float) -> int | None:
+        return None if logged is None else len(logged)
+
+    async def between(*_: Any) -> Sequence[str]:
+        return logged or ()
 
     async def find(_: str) -> Any:
         return webhook
@@ -88,7 +100,8 @@ async def handler(log: Log) -> FirstAttemptHandler:
     deliveries: Any = SimpleNamespace(
         open_by_id=nothing,
         are_indexed=nothing,
-        count_within=no_count,
+        count_within=count,
+        between=between,
         open_webhooks=nothing,
         release_leases=nothing,
         attempted_entry=entry("attempted"),
@@ -97,7 +110,7 @@ async def handler(log: Log) -> FirstAttemptHandler:
         result_update=lambda claimed, *_: ("result", claimed.request.delivery_id),
         write=log.write_entries,
     )
-    states = EndpointStates(deliveries, cast("Any", None), DeliverySettings())
+    states = EndpointStates(deliveries, cast("Any", SimpleNamespace(unhealthy=nothing)), DeliverySettings())
     webhooks: Any = SimpleNamespace(
         ensure_current=nothing,
         find=find,
@@ -116,7 +129,7 @@ async def handler(log: Log) -> FirstAttemptHandler:
         cast("Any", SimpleNamespace(record_attempt=lambda *_, **__: None)),
         results,
         structlog.get_logger(),
-        assignment=lambda: (0, []),
+        assignment=assignment,
         shares=FairShares(),
     )
 

@@ -18,6 +18,7 @@ from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.model.due_cursor import ORDER_BITS
 from shared.contracts.ids import DeliveryId, WebhookId
 from shared.runtime.mongo import Collection, Mongo
+from shared.runtime.retry import Backoff
 from tests.support.backends import Store
 
 LATER_MS = 10_000
@@ -179,6 +180,31 @@ async def test_a_short_log_is_scanned_once_and_a_long_one_never(
     known.follow_assignment(3)
     await loaded(known)
     assert ids.scans == 2
+    await known.stop()
+    mongo.close()
+
+
+class BusyIds(ScannedIds):
+    """A database that counts in time only at the third time."""
+
+    counts = 0
+
+    async def count_within(self, seconds: float) -> int | None:
+        self.counts += 1
+        return await super().count_within(60 * seconds) if self.counts == 3 else None
+
+
+async def test_a_log_that_was_not_counted_in_time_is_counted_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was busy. Without the filter, no request of this assignment would be direct."""
+    monkeypatch.setattr(known_deliveries, "_BUSY_RETRY", Backoff(first_s=0.01, max_s=0.01))
+    mongo = mongo_at(store.uri())
+    ids = BusyIds(mongo)
+    known = KnownDeliveries(ids, structlog.get_logger(), open_ids=lambda: ())
+    known.follow_assignment(1)
+    await loaded(known)
+    assert ids.counts == 3
     await known.stop()
     mongo.close()
 

@@ -26,7 +26,7 @@ from tests.support.external_producer import TYPES
 from tests.support.hub import Hub
 from tests.support.journal import Fact
 from tests.support.report import Report, recovery, report
-from tests.support.tap import Tap
+from tests.support.tap import RawRecord, Tap
 
 DELIVERY: Final = "delivery"
 WEBHOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -225,3 +225,29 @@ async def _behind(bus: Bus, group: str, topic: Topic) -> int:
     ) as consumer:
         ends = await consumer.end_offsets(partitions)
         return sum([ends[each] - (await consumer.committed(each) or 0) for each in partitions])
+
+
+def chat_event(name: str, kind: str) -> RawRecord:
+    """Return an event of the default workspace, all in one partition."""
+    attributes = {
+        "ce_specversion": "1.0",
+        "ce_id": name,
+        "ce_type": kind,
+        "ce_source": "/tests",
+        "ce_time": rfc3339(datetime.now(UTC)),
+        "content-type": "application/json",
+        "workspace": "default",
+    }
+    return RawRecord(kind.encode(), b"{}", [(header, text.encode()) for header, text in attributes.items()])
+
+
+async def rebalance(bus: Bus, group: str, topic: Topic) -> None:
+    """Join a group and leave it again: its members lose their partitions and get them back."""
+    member = AIOKafkaConsumer(
+        topic.name,
+        bootstrap_servers=bus.env["KAFKA_BOOTSTRAP_SERVERS"],
+        group_id=group,
+        enable_auto_commit=False,
+    )
+    async with asyncio.timeout(60), member:
+        pass

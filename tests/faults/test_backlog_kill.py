@@ -27,6 +27,31 @@ LARGE = 100_000
 """Bytes of an event of which a partition has no room for many in memory, so that they are stored at once."""
 
 
+def test_dying_with_direct_requests_of_deferred_events_loses_nothing(hub: Hub) -> None:
+    """The first of these tests: the embedded database does not count the log with large events in time."""
+    kind = new_type()
+    hub.wait_ready(DELIVERY)
+    with Subscriber() as sink:
+        webhook = hub.outgoing_webhook(sink.url, events=[kind])
+        hub.stop_service(DELIVERY)
+        hub.start_service(DELIVERY, **{FAILPOINT_VARIABLE: f"attempt.direct:{BURST // 2}"})
+        hub.wait_ready(DELIVERY)
+
+        def goes_directly() -> bool:
+            """A request goes without Kafka."""
+            publish(hub, kind, {"n": -1})
+            return hub.metric(DELIVERY, "interlink_direct_requests_total") > 0
+
+        eventually(goes_directly, every_s=0.5)
+        numbered(hub, kind, BURST)
+        eventually(lambda: hub.ended(DELIVERY) is not None, 60)
+        assert hub.ended(DELIVERY) == -signal.SIGKILL, hub.log_tail(DELIVERY)
+        hub.start_service(DELIVERY)
+        eventually(lambda: set(range(BURST)) <= {n_of(got) for got in sink.got})
+        hub.wait_ready(DELIVERY)
+        hub.call("DELETE", path_of(webhook))
+
+
 @pytest.mark.parametrize(
     ("point", "size"),
     [

@@ -5,33 +5,53 @@ acknowledged to the one has to be in the other's, and in order where order is pr
 that a delivery service that loses is found out.
 """
 
+import asyncio
+import json
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from secrets import token_hex
 from time import monotonic, sleep
 
 import pytest
 
 from interlink.embedded import database
 from interlink.supervise import ProcessGroup
+from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED
 from shared.runtime.failpoints import FAILPOINT_VARIABLE, FAILPOINTS
-from tests.faults.durability import DELIVERY, REFUSE, RETRY, TIMEOUT_S, WEBHOOKS, Rig
+from tests.faults.durability import (
+    DELIVERY,
+    RATE,
+    REFUSE,
+    RETRY,
+    TIMEOUT_S,
+    WEBHOOKS,
+    Rig,
+    chat_event,
+    rebalance,
+)
 from tests.support.apache_kafka import ApacheKafka, available
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.external import ExternalReceiver
 from tests.support.hub import Hub
 from tests.support.second_process import second_process
+from tests.support.subscriber import Subscriber
+from tests.support.tap import Tap, put
 
 SESSION_MS = 2_000
 """A third of what a broker allows at least by default: after each kill, the group waits for it to pass."""
 KILLS = 2
+IN_HAND = 40
+MAX_OPEN_S = 1.8
+"""Seconds for which a request may be in memory alone: what a killed process repeats."""
 REACHED = {
     "fanout.read": 1,
     "fanout.published": 1,
     "attempt.read": 2,
+    "attempt.direct": 40,
     "attempt.before_send": 40,
     "attempt.sent": 40,
     "attempt.before_write": 2,
@@ -94,6 +114,78 @@ def crashed(rig: Rig) -> None:
 
     eventually(over, within_s=90)
     assert rig.hub.ended(DELIVERY) == -signal.SIGKILL, rig.hub.log_tail(DELIVERY)
+
+
+def direct_requests(hub: Hub) -> float:
+    """How many requests this process has attempted without Kafka."""
+    return hub.metric(DELIVERY, "interlink_direct_requests_total")
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["it goes on", "it dies when they are published"])
+def test_losing_a_partition_with_direct_requests_in_hand_loses_nothing(rig: Rig, dies: bool) -> None:
+    """The store stands still, so that neither results nor what waits can be logged before it is lost."""
+    kind = f"direct{token_hex(4)}.made"
+    with Subscriber(delay_s=0.15) as subscriber:
+        webhook = rig.hub.outgoing_webhook(subscriber.url, events=[kind], max_in_flight=2)
+        if dies:
+            assert rig.hub.stop_service(DELIVERY) == 0
+            rig.hub.start_service(DELIVERY, **{FAILPOINT_VARIABLE: "direct.published"})
+            rig.hub.wait_ready(DELIVERY)
+
+        def publish(*names: str) -> None:
+            put(rig.bus, CHAT_EVENTS.name, [chat_event(name, kind) for name in names])
+
+        def goes_directly() -> bool:
+            """A request goes without Kafka."""
+            publish(token_hex(8))
+            return direct_requests(rig.hub) > 0
+
+        eventually(goes_directly, every_s=0.5)
+        eventually(rig.nothing_left, every_s=0.3)
+        tap = Tap(rig.bus, DELIVERY_REQUESTED.name)
+        names = [token_hex(8) for _ in range(IN_HAND)]
+        publish(*names)
+        store = rig.half.child.pid
+        assert store
+        os.kill(store, signal.SIGSTOP)
+        try:
+            assert not tap.look(), "a request went by Kafka"
+            asyncio.run(rebalance(rig.bus, f"{DELIVERY}-attempt", DELIVERY_REQUESTED))
+        finally:
+            os.kill(store, signal.SIGCONT)
+        if dies:
+            crashed(rig)
+            rig.restart()
+
+        def received() -> bool:
+            """Everything is received."""
+            return set(names) <= {json.loads(got.body)["id"] for got in subscriber.got}
+
+        eventually(received)
+        eventually(rig.nothing_left, every_s=0.3)
+        assert tap.look(), "its partition was not lost while it was in hand"
+        rig.hub.call("DELETE", f"/api/outgoing-webhooks/{webhook['id']}")
+
+
+def test_killing_one_of_two_with_direct_requests_loses_nothing(rig: Rig, tmp_path: Path) -> None:
+    with second_process(DELIVERY, rig.hub, tmp_path, rig.bus, rig.store) as other, rig.load() as load:
+        for _ in range(KILLS):
+            before = {hub: direct_requests(hub) for hub in (rig.hub, other)}
+
+            def went_directly(before: Mapping[Hub, float] = before) -> Hub | None:
+                """Requests go without Kafka in one of the processes."""
+                return next((hub for hub in before if direct_requests(hub) - before[hub] >= IN_HAND), None)
+
+            killed = eventually(went_directly, every_s=0.2)
+            assert killed
+            killed.kill(DELIVERY)
+            back = monotonic()
+            killed.start_service(DELIVERY)
+            killed.wait_ready(DELIVERY)
+        load.goes_on()
+        found = load.nothing_is_lost(f"one of two killed while its requests were direct, {KILLS} times", back)
+    repeats = sum(found.duplicated.values())
+    assert repeats <= KILLS * MAX_OPEN_S * RATE * len(WEBHOOKS), "more than a process has in hand"
 
 
 @pytest.mark.parametrize("point", [name for name in FAILPOINTS if name in REACHED])

@@ -468,6 +468,25 @@ def test_a_partition_at_its_bound_is_polled_no_further_until_records_are_complet
     assert (seam.next_of(0), seam.next_of(1)) == (5, 3)
 
 
+def test_what_is_loaded_while_no_partition_is_assigned_is_of_another_assignment(seam: Seam) -> None:
+    async def handle(_: Batch) -> None:
+        pass
+
+    async def run() -> None:
+        async with seam.member(handle) as one:
+            await until_true(lambda: len(one.partitions) == 2)
+            before, partitions = one.assignment
+            owned = set(one.assigned)
+            await one.on_partitions_revoked(owned)
+            between, nothing = one.assignment
+            await one.on_partitions_assigned(owned)
+            after, again = one.assignment
+            assert (nothing, again) == ([], partitions)
+            assert before < between < after
+
+    asyncio.run(run())
+
+
 def test_a_rebalance_with_open_records_commits_what_is_complete_and_repeats_the_rest(seam: Seam) -> None:
     first = [seam.put(*(raw("t") for _ in range(3)), partition=number) for number in (0, 1)]
     old: list[tuple[ConsumedEvent, Completion]] = []

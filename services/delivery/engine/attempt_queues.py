@@ -79,16 +79,21 @@ class AttemptQueues:
         self._check: asyncio.Task[None] | None = None
         """The check of the configuration while requests wait."""
 
-    def add(self, webhook: OutgoingWebhook, requests: Sequence[DeliveryRequest]) -> None:
-        """Queue requests. `advance` starts them, after their records were taken."""
+    def add(
+        self, webhook: OutgoingWebhook, requests: Sequence[DeliveryRequest], since: float | None = None
+    ) -> None:
+        """Queue requests. `advance` starts them, after their records were taken.
+
+        `since` is the loop time from which on they have been open, if that is not now.
+        """
         queue = self._queues.get(webhook.id)
         if queue is None or queue.state.lost:
             state = self._endpoint_states.state(webhook.id, requests[0].partition)
             queue = self._queues[webhook.id] = EndpointQueue(webhook, state)
         queue.webhook = webhook
-        now = loop_time()
+        since = loop_time() if since is None else since
         for request in requests:
-            delivery = self.open[request.delivery_id] = OpenDelivery(request, now)
+            delivery = self.open[request.delivery_id] = OpenDelivery(request, since)
             queue.waiting.append(delivery)
         if self._timer is None:
             self._clock.start()
@@ -141,6 +146,7 @@ class AttemptQueues:
         request = delivery.request
         if delivery.is_lost():
             del self.open[request.delivery_id]
+            delivery.give_back()
             return
         if self._erasures.is_erased(request.workspace, request.event_id):  # while it waited
             self._close(delivery)
@@ -186,14 +192,13 @@ class AttemptQueues:
         self, queue: EndpointQueue, delivery: OpenDelivery, attempt: Attempt, outcome: AttemptOutcome
     ) -> None:
         delivered = outcome.status == "delivered"
-        blocks = queue.webhook.strict and not delivered
-        queue.unacknowledged += blocks
+        queue.unacknowledged += not delivered
         self._results.put(
             self._deliveries.attempted_entry(delivery.request, attempt, outcome),
-            partial(self._after_entry, queue, delivery, outcome.due_at, blocks),
+            partial(self._after_entry, queue, delivery, outcome.due_at, not delivered),
             # What was delivered is worth an entry in any case: it prevents a repeat.
             is_lost=_never if delivered else delivery.is_lost,
-            blocks=blocks,
+            blocks=queue.webhook.strict and not delivered,
         )
 
     async def _write_leased(
@@ -216,10 +221,10 @@ class AttemptQueues:
     def _lease(self, queue: EndpointQueue, delivery: OpenDelivery, *, due_at: datetime | None = None) -> None:
         """Log an attempt in flight with a lease. `due_at` is its end if the attempt writes no result."""
         delivery.lease = asyncio.get_running_loop().create_future()
-        queue.unacknowledged += queue.webhook.strict
+        queue.unacknowledged += 1
         self._results.put(
             self._deliveries.leased_entry(delivery.request, queue.webhook.timeout_s),
-            partial(self._after_entry, queue, delivery, due_at, queue.webhook.strict),
+            partial(self._after_entry, queue, delivery, due_at, True),
             is_lost=delivery.is_lost,
             blocks=True,
         )
@@ -235,10 +240,10 @@ class AttemptQueues:
                 return  # `_after_entry` comes back
         due_at = utcnow() + timedelta(seconds=webhook.policy.schedule[0])
         for delivery in queue.waiting:
-            queue.unacknowledged += webhook.strict
+            queue.unacknowledged += 1
             self._results.put(
                 self._deliveries.waiting_entry(delivery.request, due_at),
-                partial(self._after_hand_over, queue, delivery, due_at, webhook.strict),
+                partial(self._after_hand_over, queue, delivery, due_at),
                 is_lost=delivery.is_lost,
                 blocks=True,
             )
@@ -249,12 +254,11 @@ class AttemptQueues:
         queue: EndpointQueue,
         delivery: OpenDelivery,
         due_at: datetime,
-        blocks: bool,
         error: Exception | None,
     ) -> None:
         if error is None and delivery.request.manual:
             queue.state.request_manual(delivery.request.delivery_id)
-        self._after_entry(queue, delivery, due_at, blocks, error)
+        self._after_entry(queue, delivery, due_at, True, error)
 
     def _after_entry(
         self,
@@ -264,9 +268,13 @@ class AttemptQueues:
         blocks: bool,
         error: Exception | None,
     ) -> None:
-        """Complete a request that is in the log. `blocks` says that later requests wait for its entry."""
+        """Complete a request that is in the log.
+
+        `blocks` says that later requests of a strict webhook wait for its entry.
+        """
         if isinstance(error, (LostPartition, DatabaseUnavailable)):
             del self.open[delivery.request.delivery_id]  # not complete: it is handled again
+            delivery.give_back()
         else:
             if error is not None:
                 delivery_id = delivery.request.delivery_id
@@ -279,7 +287,8 @@ class AttemptQueues:
         if delivery.lease is not None:
             delivery.lease.set_result(error is None)
         if blocks and not isinstance(error, DatabaseUnavailable):
-            failpoint("attempt.head_written")
+            if queue.webhook.strict:
+                failpoint("attempt.head_written")
             queue.unacknowledged -= 1
             self._advance(queue)
 

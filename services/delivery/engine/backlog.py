@@ -59,6 +59,9 @@ class Backlog:
         """Chunks in the order of their acceptance, of which the first one is in memory."""
         self._events_in_memory = 0
         self._bytes_in_memory: Counter[SourcePartition] = Counter()
+        self._direct: Counter[tuple[str, SourcePartition]] = Counter()
+        """Events whose direct requests are not all in the log."""
+        self._direct_ended = asyncio.Event()
         self._has_space = asyncio.Event()
         self._has_space.set()
         self._is_crowded = asyncio.Event()
@@ -165,6 +168,17 @@ class Backlog:
         """Wait until few events are in memory."""
         await self._has_space.wait()
 
+    def begin_direct(self, workspace: str, source: SourcePartition) -> None:
+        """Note that an event has direct requests, and so may be repeated: nothing behind it is stored."""
+        self._direct[workspace, source] += 1
+
+    def end_direct(self, workspace: str, source: SourcePartition) -> None:
+        """Note that the log has the direct requests of an event."""
+        self._direct[workspace, source] -= 1
+        if not self._direct[workspace, source]:
+            del self._direct[workspace, source]
+            self._direct_ended.set()
+
     async def stop(self) -> None:
         """Cancel unfinished storing: the offsets of these events are not committed."""
         if self._store_task:
@@ -190,7 +204,7 @@ class Backlog:
         await self._deferred_events.save_progress(chunk.id, chunk.done)
 
     async def finish(self, queue: BacklogQueue, chunk: BacklogChunk) -> None:
-        """Remove a chunk, which is the queue's first one: its requests are on Kafka.
+        """Remove a chunk, which is the queue's first one: its requests were sent.
 
         Raises `DatabaseUnavailable`.
         """
@@ -205,9 +219,14 @@ class Backlog:
             if not self.is_first(queue, chunk):
                 return
             queue.stored.popleft()
+            self._add_count(queue.workspace, -chunk.count, -chunk.size)
+            self._remove_if_empty(queue)
         else:
-            queue.in_memory.popleft()
-            self._leave_memory(queue, chunk, "gone")
+            self._finish_in_memory(queue, chunk)
+
+    def _finish_in_memory(self, queue: BacklogQueue, chunk: BacklogChunk) -> None:
+        queue.in_memory.popleft()
+        self._leave_memory(queue, chunk, "gone")
         self._add_count(queue.workspace, -chunk.count, -chunk.size)
         self._remove_if_empty(queue)
 
@@ -261,9 +280,21 @@ class Backlog:
             chunk.state = "storing"
         async with self._inserting:
             try:
+                # A stored chunk proves that all events before it need no repeat.
+                while any((queue.workspace, queue.source) in self._direct for queue, _ in batch):
+                    self._direct_ended.clear()
+                    await self._direct_ended.wait()
                 while True:
-                    # What is lost is handled by the partition's next owner.
-                    current = [(queue, chunk) for queue, chunk in batch if not chunk.is_lost]
+                    for queue, chunk in batch:
+                        if chunk.state == "storing" and not chunk.completions:  # worked off meanwhile
+                            self._finish_in_memory(queue, chunk)
+                    # What is lost is handled by the partition's next owner. Stored now, it would prove that
+                    # events before it, which were lost too, need no repeat.
+                    current = [
+                        (queue, chunk)
+                        for queue, chunk in batch
+                        if chunk.state == "storing" and not chunk.is_lost
+                    ]
                     try:
                         await self._deferred_events.insert(
                             [(queue.record(chunk), chunk.events) for queue, chunk in current]
@@ -304,7 +335,7 @@ class Backlog:
             completion.done()  # without effect if the chunk is lost
         self._events_in_memory -= chunk.count
         self._bytes_in_memory[queue.source] -= sum(len(received.event.data) for received in chunk.events)
-        chunk.state, chunk.events, chunk.completions = state, [], []
+        chunk.state, chunk.events, chunk.completions = state, [], deque()
         self._note_memory()
 
     def _crowds(self, source: SourcePartition) -> bool:

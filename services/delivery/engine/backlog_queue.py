@@ -45,8 +45,8 @@ class BacklogChunk:
     """The loop time of its first event."""
     events: list[ConsumedEvent] = field(default_factory=list)
     """The events; empty if the chunk is not in memory."""
-    completions: list[Completion] = field(default_factory=list)
-    """Of the events in memory."""
+    completions: deque[Completion] = field(default_factory=deque)
+    """Of the events in memory, from the first that is not worked off."""
 
     @property
     def is_lost(self) -> bool:

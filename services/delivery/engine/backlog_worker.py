@@ -11,7 +11,7 @@ interpreter lock for a tenth of a millisecond, not for a whole evaluation.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import sleep, thread_time, time
@@ -19,9 +19,12 @@ from typing import Final
 
 from services.delivery.engine.backlog import Backlog
 from services.delivery.engine.backlog_queue import BacklogChunk, BacklogQueue
+from services.delivery.engine.direct_request import DirectEvent
+from services.delivery.engine.direct_requests import DirectRequests, Requests, published
 from services.delivery.engine.fair_share import FairShares
 from services.delivery.engine.fanout import PUBLISH_TIMEOUT_S, Expansion, Fanout
 from services.delivery.model.delivery import at_ms_of
+from shared.contracts.envelope import Event
 from shared.contracts.errors import BrokerUnavailable, Rejected, RetryLater
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.batch import ConsumedEvent
@@ -66,7 +69,12 @@ class _OpenChunk:
     events: deque[ConsumedEvent]
     expansion: Expansion | None = None
     progress_saved_at: float = 0.0
-    records: list[Record] = field(default_factory=list)
+    expanded: list[Requests] = field(default_factory=list)
+    """Events whose last requests are not sent yet, with these requests."""
+    requests: list[Event] = field(default_factory=list)
+    """Requests of the event in progress that are not sent yet."""
+    is_partly_sent: bool = False
+    """Whether requests of the event in progress were sent already."""
 
 
 class _ThreadThrottle:
@@ -101,6 +109,7 @@ class BacklogWorker:
         fanout: Fanout,
         shares: FairShares,
         producer: Producer,
+        direct: DirectRequests,
         log: Log,
         *,
         dead_letter: DeadLetter,
@@ -110,6 +119,7 @@ class BacklogWorker:
         self._fanout = fanout
         self._shares = shares
         self._producer = producer
+        self._direct = direct
         self._log = log
         self._dead_letter = dead_letter
         self._handled_offset = handled_offset
@@ -117,6 +127,7 @@ class BacklogWorker:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="conditions")
         self._open_chunks: dict[str, _OpenChunk] = {}
         self._in_flight: deque[RecordPosition] = deque()
+        self._direct_in_flight: list[DirectEvent] = []
         self._retry_at: dict[str, float] = {}
         """The loop time before which a workspace whose turn failed gets no other turn."""
         self._reloaded_at = 0.0
@@ -208,10 +219,10 @@ class BacklogWorker:
             if chunk is None:
                 break
             cost += await self._expand_events(chunk, max_cost - cost)
-            await self._publish(chunk)
+            await self._send(chunk)
             if not chunk.events:
-                # The requests are acknowledged by Kafka, so the chunk may go. A crash in between
-                # repeats them under the same ids.
+                # The requests are acknowledged by Kafka, or went directly with the completions of their
+                # events, so the chunk may go. A crash in between repeats them under the same ids.
                 await self._backlog.finish(chunk.queue, chunk.chunk)
                 del self._open_chunks[workspace]
             else:
@@ -259,18 +270,20 @@ class BacklogWorker:
             chunk.expansion = expansion
             cost_before = expansion.cost
             try:
-                record = await self._advance(expansion)
+                request = await self._advance(expansion)
             except Rejected as error:
                 await self._dead_letter(received, error)
-                record, expansion.done = None, True
+                request, expansion.done = None, True
             cost += expansion.cost - cost_before
-            if record is not None:
-                chunk.records.append(record)
+            if request is not None:
+                chunk.requests.append(request)
             # The whole event is expanded: continue with the next one.
             if expansion.done:
                 self._fanout.record_cost(received.event.workspace, expansion.cost)
                 chunk.events.popleft()
                 chunk.expansion = None
+                chunk.expanded.append((received, chunk.requests))
+                chunk.requests = []
             # Evaluation does not await: let other tasks run every millisecond.
             if cost - yielded_at_cost > _LOOP_SLICE:
                 yielded_at_cost = cost
@@ -279,16 +292,53 @@ class BacklogWorker:
                     break  # new events of others do not wait for the rest of a large slice
         return cost
 
-    async def _advance(self, expansion: Expansion) -> Record | None:
+    async def _advance(self, expansion: Expansion) -> Event | None:
         """Evaluate one webhook, in the thread if it has a condition. Raises `Malformed`, `TooLarge`."""
         if not expansion.is_slow:
             return expansion.step()
         self._throttle.begin()
         return await asyncio.get_running_loop().run_in_executor(self._executor, expansion.step)
 
-    async def _publish(self, chunk: _OpenChunk) -> None:
-        """Publish the requests. Raises `BrokerUnavailable` if another process owns the queue by now."""
-        records, chunk.records = chunk.records, []
+    async def _send(self, chunk: _OpenChunk) -> None:
+        """Send the requests, directly or to Kafka. Events that are worked off leave the chunk.
+
+        Raises `BrokerUnavailable` if another process owns the queue by now, `DatabaseUnavailable`.
+        """
+        expanded, chunk.expanded = chunk.expanded, []
+        rest, chunk.requests = chunk.requests, []
+        # What was sent in part goes by Kafka in whole. So does what is stored: Kafka does not repeat it, and
+        # its chunk is deleted when the requests are durable.
+        by_kafka = int(chunk.is_partly_sent) if chunk.chunk.state == "closed" else len(expanded)
+        records, direct = self._direct.split(expanded[by_kafka:])
+        records = [*published(expanded[:by_kafka]), *records]
+        if rest:
+            records += published([(chunk.events[0], rest)])
+        chunk.is_partly_sent = bool(rest) or (chunk.is_partly_sent and not expanded)
+        await self._publish(chunk, records)
+        if direct:
+            await self._fanout.ensure_current()
+            if chunk.chunk.state != "closed":  # it is being stored
+                await self._publish(chunk, published(direct))
+                direct = []
+        self._complete(chunk, {id(received): requests for received, requests in direct})
+
+    def _complete(self, chunk: _OpenChunk, direct: Mapping[int, Sequence[Event]]) -> None:
+        """End the completions of events that are worked off, those with direct requests with the latter."""
+        stored = chunk.chunk
+        done = stored.length - len(chunk.events)
+        # What was lost or stored meanwhile has no completions any more.
+        for received in stored.events[stored.done : done]:
+            completion = stored.completions.popleft()
+            if requests := direct.get(id(received)):
+                self._direct_in_flight.append(
+                    self._direct.begin(completion, received, requests, stored.accepted_at)
+                )
+            else:
+                completion.done()
+        stored.done = done
+
+    async def _publish(self, chunk: _OpenChunk, records: Sequence[Record]) -> None:
+        """Publish records. Raises `BrokerUnavailable` if another process owns the queue by now."""
         if not records:
             return
         if not self._backlog.is_first(chunk.queue, chunk.chunk):
@@ -299,7 +349,6 @@ class BacklogWorker:
 
     async def _save_progress(self, chunk: _OpenChunk) -> None:
         now = asyncio.get_running_loop().time()
-        chunk.chunk.done = chunk.chunk.length - len(chunk.events)
         if chunk.chunk.state == "stored" and now - chunk.progress_saved_at > _PROGRESS_INTERVAL_S:
             chunk.progress_saved_at = now
             await self._backlog.save_progress(chunk.chunk)
@@ -311,16 +360,23 @@ class BacklogWorker:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _ABSORB_TIMEOUT_S
-        while len(self._in_flight) > max_in_flight:
+        while self._requests_in_flight() > max_in_flight:
             asked_at = loop.time()
             partitions = {partition for partition, _ in self._in_flight}
             offsets = {partition: await self._handled_offset(partition) for partition in partitions}
             self._in_flight = deque(
                 position for position in self._in_flight if position[1] >= offsets[position[0]]
             )
-            if len(self._in_flight) > max_in_flight:
+            if self._requests_in_flight() > max_in_flight:
                 if loop.time() > deadline:
-                    self._in_flight.clear()  # no progress: MongoDB or the consumer is unavailable
+                    # No progress: MongoDB or the consumer is unavailable.
+                    self._in_flight.clear()
+                    self._direct_in_flight.clear()
                     return
                 # For partitions of other processes the broker is asked: at most a fifth of the time.
                 await asyncio.sleep(max(_ABSORB_POLL_INTERVAL_S, 4 * (loop.time() - asked_at)))
+
+    def _requests_in_flight(self) -> int:
+        """Return how many requests wait for their first attempt."""
+        self._direct_in_flight = [event for event in self._direct_in_flight if event.open]
+        return len(self._in_flight) + sum(event.open for event in self._direct_in_flight)

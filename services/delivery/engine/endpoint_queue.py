@@ -6,6 +6,7 @@ from time import thread_time
 from typing import Final
 
 from services.delivery.engine.clock import loop_time
+from services.delivery.engine.direct_request import DirectRequest
 from services.delivery.engine.endpoint_state import EndpointState
 from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
@@ -16,14 +17,14 @@ _MIN_PATIENCE: Final = 0.25
 
 
 class OpenDelivery:
-    """One request. `since` is the loop time of its record's arrival."""
+    """One request. `since` is the loop time of the arrival of its record, or of its event's."""
 
     __slots__ = ("completions", "lease", "request", "since", "started_at")
 
     def __init__(self, request: DeliveryRequest, since: float) -> None:
         self.request = request
         self.since = since
-        self.completions: list[Completion] = []
+        self.completions: list[Completion | DirectRequest] = []
         """Of the request's record, and of its repeats that came before the log had it."""
         self.started_at = 0.0
         """The patience clock's time at which its attempt started."""
@@ -33,6 +34,12 @@ class OpenDelivery:
     def is_lost(self) -> bool:
         """Return whether another process handles the request now: its partition was revoked."""
         return all(completion.is_revoked for completion in self.completions)
+
+    def give_back(self) -> None:
+        """Leave the request to the next owner of its partition: the log does not have it."""
+        for completion in self.completions:
+            if isinstance(completion, DirectRequest):
+                completion.give_back()
 
     def complete(self, error: Exception | None) -> None:
         """Complete the records. One dead letter is enough for an error."""
@@ -59,7 +66,10 @@ class EndpointQueue:
         self.progress_at = 0.0
         """The patience clock's time at which an attempt last ended, or started as the only one."""
         self.unacknowledged = 0
-        """Entries of a strict webhook on their way to the log that its later requests have to wait for."""
+        """Entries on their way to the log that later requests have to wait for if the webhook is strict.
+
+        They are counted for each webhook: it can become strict at any time.
+        """
 
     @property
     def is_empty(self) -> bool:

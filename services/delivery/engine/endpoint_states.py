@@ -111,6 +111,10 @@ class EndpointStates:
             self._owned |= gained
         self._assignment = assignment
 
+    def is_loaded(self, assignment: int) -> bool:
+        """Return whether the open deliveries of this assignment are loaded."""
+        return self._assignment == assignment
+
     def due_states(self, now: datetime) -> list[EndpointState]:
         """Return the states with due deliveries that no task drains, the longest overdue first."""
         loop_now = loop_time()

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from services.delivery.engine.backlog import Backlog
+from services.delivery.engine.direct_requests import DirectRequests, Requests
 from services.delivery.engine.fair_share import BURST, MAX_IMMEDIATE_COST, FairShares, request_cost
 from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
 from services.delivery.model.delivery import order_of, request_event
@@ -27,7 +28,7 @@ from shared.contracts.topics import DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.registry import Provider
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
-from shared.runtime.kafka.producer import Producer, Record, event_record
+from shared.runtime.kafka.producer import Producer
 from shared.webhooks.event_fields import EventFields
 from shared.webhooks.formats import BodyFormat, render_body
 from shared.wire.bodies import parse_json
@@ -45,9 +46,9 @@ _LOOP_SLICE: Final = 1_000.0
 
 @dataclass(slots=True)
 class _BatchPlan:
-    """The result of deciding on a batch: records to publish, events to defer, events to reject."""
+    """The result of deciding on a batch: requests of events, events to defer, events to reject."""
 
-    records: list[Record] = field(default_factory=list)
+    expanded: list[Requests] = field(default_factory=list)
     deferred: list[ConsumedEvent] = field(default_factory=list)
     rejected: list[tuple[ConsumedEvent, Rejected]] = field(default_factory=list)
     cost: float = 0.0
@@ -61,7 +62,7 @@ class Expansion:
     `cost` is the cost so far in microseconds; `done` is set after the last webhook.
     """
 
-    def __init__(self, steps: Iterator[Record | None], webhooks: Sequence[OutgoingWebhook]) -> None:
+    def __init__(self, steps: Iterator[Event | None], webhooks: Sequence[OutgoingWebhook]) -> None:
         self._steps = steps
         self._webhooks = webhooks
         self._evaluated = 0
@@ -76,27 +77,27 @@ class Expansion:
         event_filter = self._webhooks[self._evaluated].filter
         return event_filter is not None and event_filter.has_condition
 
-    def step(self) -> Record | None:
+    def step(self) -> Event | None:
         """Evaluate one webhook; return its request, or None if it does not want the event.
 
         Raises `Malformed` if the event's data is not JSON, `TooLarge` if the request exceeds Kafka's limit.
         """
         started = thread_time()
         try:
-            record = next(self._steps)
+            request = next(self._steps)
         except StopIteration:
             self.done = True
-            record = None
+            request = None
         # Charge this thread's CPU time, not wall time: other threads may run in between.
         self._evaluated += 1
         self.cost += (thread_time() - started) * 1e6
-        if record is not None:
-            self.cost += request_cost(record.value)
-            if len(record.value) > _MAX_REQUEST_BYTES:
+        if request is not None:
+            self.cost += request_cost(request.data)
+            if len(request.data) > _MAX_REQUEST_BYTES:
                 raise TooLarge(
-                    f"a request for it has {len(record.value)} bytes: at most {_MAX_REQUEST_BYTES}"
+                    f"a request for it has {len(request.data)} bytes: at most {_MAX_REQUEST_BYTES}"
                 )
-        return record
+        return request
 
 
 class Fanout:
@@ -106,6 +107,7 @@ class Fanout:
         self,
         webhooks: OutgoingWebhooks,
         producer: Producer,
+        direct: DirectRequests,
         backlog: Backlog,
         shares: FairShares,
         unmatched: UnmatchedEventLog,
@@ -113,6 +115,7 @@ class Fanout:
     ) -> None:
         self._webhooks = webhooks
         self._producer = producer
+        self._direct = direct
         self._backlog = backlog
         self._shares = shares
         self._unmatched = unmatched
@@ -130,9 +133,16 @@ class Fanout:
         )
         # Until here nothing was published: after a failure, the consumer repeats all events.
         plan = await self._plan(batch)
-        if plan.records:
-            await self._producer.publish_all(plan.records, timeout_s=PUBLISH_TIMEOUT_S)
+        records, direct = self._direct.split(plan.expanded)
+        if records:
+            await self._producer.publish_all(records, timeout_s=PUBLISH_TIMEOUT_S)
         failpoint("fanout.published")
+        if direct:
+            # Attempts follow at once: the webhooks may have changed while others were published.
+            await self.ensure_current()
+            now = asyncio.get_running_loop().time()
+            for received, requests in direct:
+                self._direct.begin(batch.take(received), received, requests, now)
         # Published first: what is deferred must come after the earlier events of its workspace.
         if plan.deferred:
             self._backlog.append([(received, batch.take(received)) for received in plan.deferred])
@@ -175,14 +185,14 @@ class Fanout:
         loop, workspace = asyncio.get_running_loop(), received.event.workspace
         if plan.cost > _MAX_BATCH_COST or not self._shares.can_afford(workspace, loop.time()):
             return False
-        records: list[Record] = []
+        requests: list[Event] = []
         expansion = self.expand(received)
         try:
             # An expensive event is abandoned halfway: its cost is charged, and the backlog takes it over.
             while not expansion.done and expansion.cost <= MAX_IMMEDIATE_COST:
-                record = expansion.step()
-                if record is not None:
-                    records.append(record)
+                request = expansion.step()
+                if request is not None:
+                    requests.append(request)
                 if plan.cost + expansion.cost - plan.yielded_at_cost > _LOOP_SLICE:
                     plan.yielded_at_cost = plan.cost + expansion.cost
                     await asyncio.sleep(0)
@@ -194,7 +204,7 @@ class Fanout:
             self._shares.charge(workspace, expansion.cost, loop.time())
         # Requests of one event go together: a partial fan-out would be repeated in part.
         if expansion.done:
-            plan.records += records
+            plan.expanded.append((received, requests))
         return expansion.done
 
     def expand(self, received: ConsumedEvent, checkpoint: Checkpoint | None = None) -> Expansion:
@@ -202,7 +212,7 @@ class Fanout:
         event = received.event
         triggers = triggers_of(event) if received.topic == WEBHOOKS_RECEIVED.name else ()
         webhooks = self._webhooks.matching(event.workspace, canonical(event.type), triggers)
-        return Expansion(self._request_records(received, webhooks, checkpoint), webhooks)
+        return Expansion(self._requests(received, webhooks, checkpoint), webhooks)
 
     async def ensure_current(self) -> None:
         """Bring the webhooks in memory up to date. Raises `DatabaseUnavailable`."""
@@ -212,9 +222,9 @@ class Fanout:
         """Record the cost of an event that was fanned out from the backlog."""
         self._shares.record_cost(workspace, cost, asyncio.get_running_loop().time())
 
-    def _request_records(
+    def _requests(
         self, received: ConsumedEvent, webhooks: Sequence[OutgoingWebhook], checkpoint: Checkpoint | None
-    ) -> Iterator[Record | None]:
+    ) -> Iterator[Event | None]:
         """Yield a request, or None if the filter rejects the event, for each matching webhook.
 
         An event without any request is recorded as unmatched.
@@ -251,10 +261,9 @@ class Fanout:
                     body = bodies[webhook.format] = render_body(webhook.format, event_fields)
                 # Derived from event and webhook: publishing the event again gives the same delivery.
                 delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
-                request = request_event(
+                yield request_event(
                     delivery_id, webhook.id, event, event_type, body, traceparent, fault=fault
                 )
-                yield event_record(DELIVERY_REQUESTED, webhook.id, request)
         # No request was yielded: neither a pattern nor a filter let the event through.
         if reason:
             self._unmatched.record(event.workspace, event.id, event_type, event.source, reason)

@@ -17,6 +17,7 @@ from services.delivery.log.delivery_ids import DeliveryIds
 from services.delivery.model.delivery import DeliveryRequest, at_ms_of
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime.logs import Log
+from shared.runtime.retry import Backoff
 
 BYTES_PER_ID: Final = 2
 _PROBES: Final = 4
@@ -35,6 +36,8 @@ _REST_FACTOR: Final = 4
 """How much longer than its work the load rests: it takes a fifth of the process."""
 _CLOCK_SKEW_MS: Final = 5_000
 _RETRY_INTERVAL_S: Final = 5.0
+_BUSY_RETRY: Final = Backoff(first_s=5.0, max_s=600.0)
+"""For an embedded database that did not count the log in time."""
 
 
 class DeliveryFilter:
@@ -109,11 +112,11 @@ class KnownDeliveries:
 
     def is_new(self, request: DeliveryRequest) -> bool:
         """Return whether the request's delivery is certainly not in the log."""
-        return (
-            self._filter is not None
-            and at_ms_of(request.order) >= self._new_from_ms
-            and request.delivery_id not in self._filter
-        )
+        return self.is_new_at(request.delivery_id, at_ms_of(request.order))
+
+    def is_new_at(self, delivery_id: str, at_ms: int) -> bool:
+        """Return the same for an id; `at_ms` is the broker's time of its record, or of its event's."""
+        return self._filter is not None and at_ms >= self._new_from_ms and delivery_id not in self._filter
 
     def add(self, delivery_id: str) -> None:
         """Note that the delivery will be in the log."""
@@ -135,16 +138,20 @@ class KnownDeliveries:
         self._load_task = asyncio.create_task(self._run_load())
 
     async def _run_load(self) -> None:
+        busy = 0
         while True:
             try:
-                await self._read_log()
+                if await self._read_log():
+                    return
             except DatabaseUnavailable as error:
                 self._log.warning("known_deliveries.load_failed", error=str(error))
                 await asyncio.sleep(_RETRY_INTERVAL_S)
             else:
-                return
+                busy += 1
+                await asyncio.sleep(_BUSY_RETRY.pause_s(busy))
 
-    async def _read_log(self) -> None:
+    async def _read_log(self) -> bool:
+        """Load the filter unless the log is too long; return False if that is not known."""
         started_at = perf_counter()
         self._ids_indexed = await self._logged_ids.are_indexed()
         if self._ids_indexed:
@@ -156,7 +163,7 @@ class KnownDeliveries:
             if counted is None or counted > _MAX_SCANNED:
                 reason = "the database reads ids by a full scan, and the log is long"
                 self._log.info("known_deliveries.not_loaded", reason=reason)
-                return
+                return counted is not None
             windows = iter([(None, None)])
             capacity = _SCANNED_CAPACITY
         # From here on `add` fills it too. What was added before is open, or the log has it already.
@@ -171,6 +178,7 @@ class KnownDeliveries:
         self._filter, self._next = loading, None
         seconds = round(perf_counter() - started_at, 1)
         self._log.info("known_deliveries.loaded", ids=loading.count, seconds=seconds)
+        return True
 
 
 def _hashes(delivery_id: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ poll, loses a batch if one header cannot be read, and commits past a failed reco
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -47,6 +47,9 @@ _MAX_OPEN_BYTES: Final = 64 << 20
 _START_TIMEOUT_S: Final = 60.0
 
 
+Drain = Callable[[], Awaitable[None]]
+
+
 class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is not typed
     """A member of one consumer group: polls, calls the handler, commits, and reconnects to a lost broker."""
 
@@ -61,11 +64,13 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         handler: BatchHandler,
         max_records: int = 500,
         instance: str = "",
+        drain: Drain | None = None,
     ) -> None:
         """Initialise the member; `start` joins the group.
 
         `instance` names the process. A group member that a killed process of the same name left behind is
-        removed at the first join. `max_records` bounds a batch.
+        removed at the first join. `max_records` bounds a batch. `drain` is called before partitions are given
+        up, and may take up to 3 s: for work that belongs to them, but not to a record of them.
         """
         self._settings = settings
         self._log = log.bind(group=group)
@@ -87,6 +92,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         )
         self._trackers: dict[TopicPartition, PartitionTracker] = {}
         """The trackers of the assigned partitions that a record was polled from."""
+        self._drain = drain
         self._progress = asyncio.Event()
         """Set when records were completed or held."""
         self._assignments = 0
@@ -126,8 +132,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
     def assignment(self) -> tuple[int, list[int]]:
         """The number of the current assignment, and the partitions of the first topic.
 
-        Each rebalance raises the number. Another member may have owned a partition between two assignments
-        that both have it, so equal partitions with different numbers are not the same ownership.
+        A rebalance raises the number when the partitions are taken away, and again when there are new ones:
+        in between, nothing that belongs to the new ones can be loaded. Another member may have owned a
+        partition between two assignments that both have it, so equal partitions with different numbers are
+        not the same ownership.
         """
         return self._assignments, self.partitions
 
@@ -147,6 +155,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._release(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._assignments += 1
         self.assigned = set(assigned)
         self.ready = True
 
@@ -301,6 +310,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._commit_at_once.set()
         try:
             async with asyncio.timeout(_FINAL_COMMIT_TIMEOUT_S):
+                if self._drain:
+                    await self._drain()
                 while any(map(self._handling.waits_for, self._trackers.values())):
                     self._progress.clear()
                     await self._progress.wait()

@@ -94,6 +94,12 @@ class Producer:
         if self._wake_ups:
             self._wake_ups.close()
 
+    def partition_count(self, topic: Topic) -> int:
+        """Return the number of partitions of a topic; 0 if it is not known yet."""
+        if self._client is None:
+            return 0
+        return len(self._client.client.cluster.partitions_for_topic(topic.name) or ())
+
     async def publish(self, record: Record, *, timeout_s: float) -> RecordPosition:
         """Publish one record, wait for the acknowledgement, and return the record's position.
 
