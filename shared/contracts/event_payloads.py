@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from shared.contracts.messages import TimeText
+
 Id = str | int
 
 
@@ -254,8 +256,8 @@ class WebhookFailing(_OpenModel):
 
     webhook_id: str
     name: str
-    failing_since: str
-    disables_at: str
+    failing_since: TimeText
+    disables_at: TimeText
     last_error: str | None = None
 
 
@@ -263,5 +265,5 @@ class WebhookDisabled(_OpenModel):
     webhook_id: str
     name: str
     reason: str
-    failing_since: str | None = None
+    failing_since: TimeText | None = None
     last_error: str | None = None

@@ -177,6 +177,19 @@ def test_an_example_fits_and_nothing_does_not(event_type: EventType) -> None:
         assert schema.first_error(wrong, 100), wrong
 
 
+def test_times_have_their_format() -> None:
+    time = {"type": "string", "format": "date-time"}
+    for name, field in (
+        ("webhook.failing", "failing_since"),
+        ("webhook.failing", "disables_at"),
+        ("webhook.disabled", "failing_since"),
+        ("incoming.message", "received_at"),
+    ):
+        schema = EVENT_TYPES[name].schema["properties"][field]
+        found = [part for part in schema.get("anyOf", [schema]) if part != {"type": "null"}]
+        assert [{key: part[key] for key in time} for part in found] == [time], (name, field)
+
+
 @pytest.mark.parametrize("event_type", EVENT_TYPES.values(), ids=EVENT_TYPES)
 def test_more_fields_are_welcome(event_type: EventType) -> None:
     more = {**event_type.example, "new_field": {"a": [1]}, "newField": None}

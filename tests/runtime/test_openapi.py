@@ -68,6 +68,23 @@ def merged(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFa
         yield httpx.get(entrance.url("gateway") + "/api/openapi.json").json()
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_type_of_a_problem_leads_to_a_page(hub: Hub, documents: dict[str, Any], service: str) -> None:
+    problem = httpx.get(f"{hub.url(service)}/api/nothing")
+    assert problem.status_code == 404
+    page = httpx.get(problem.url.join(problem.json()["type"]))
+    assert page.status_code == 200
+    assert "<h1>404 Not Found</h1>" in page.text
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    described = {status for _, _, call in _calls(documents[service]) for status in call["responses"]}
+    pages = {status: f"{hub.url(service)}/api/problems/{status}" for status in described if status > "400"}
+    assert {status for status, url in pages.items() if httpx.get(url).status_code != 200} == set()
+    for other in ("200", "999", "404/", "4040", "%3Cb%3E", ""):
+        answer = httpx.get(f"{hub.url(service)}/api/problems/{other}")
+        assert answer.status_code == 404, other
+        assert "<b>" not in answer.text
+
+
 def _calls(document: Any) -> list[Call]:
     return [
         (path, method, call) for path, calls in document["paths"].items() for method, call in calls.items()

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from shared.contracts.event_types import canonical
+from shared.runtime.egress.urls import with_ascii_host
 from shared.webhooks.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES
 from shared.webhooks.patterns import is_pattern
 from shared.wire.expressions import Expression, ExpressionError
@@ -32,6 +33,8 @@ def _validate_pattern(text: str) -> str:
 
 def _validate_url(text: str) -> str:
     try:
+        # Checked and stored as it is looked up: what a name in Unicode looks like proves nothing.
+        text = with_ascii_host(text)
         parts = urlsplit(text)
         host, _port = parts.hostname, parts.port
     except ValueError:

@@ -7,7 +7,14 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from services.delivery.log.deliveries import DELIVERIES, Delivery, request_of
-from services.delivery.log.key_search import TIME_RESOLUTION, DeliveryQuery, FoundKeys, LogKey, search_keys
+from services.delivery.log.key_search import (
+    TIME_RESOLUTION,
+    DeliveryQuery,
+    FoundKeys,
+    LogGaps,
+    LogKey,
+    search_keys,
+)
 from services.delivery.model.delivery import DeliveryRequest
 from shared.contracts.errors import DatabaseUnavailable, Malformed
 from shared.runtime.due_work import OPEN
@@ -39,6 +46,7 @@ class DeliverySearch:
 
     def __init__(self, mongo: Mongo) -> None:
         self._collection: Collection = mongo.collection(DELIVERIES)
+        self._gaps = LogGaps()
 
     async def find(self, workspace: str, delivery_id: str, *, status: str | None = None) -> Delivery | None:
         """Return a delivery of a workspace with all its attempts; None if there is none in this status."""
@@ -58,7 +66,13 @@ class DeliverySearch:
         """
         fields = _WITH_LAST_ATTEMPT if last_attempt else _WITHOUT_ATTEMPTS
         return await page(
-            self._collection, query, Delivery.from_document, limit=limit, cursor=cursor, fields=fields
+            self._collection,
+            query,
+            Delivery.from_document,
+            limit=limit,
+            cursor=cursor,
+            fields=fields,
+            log_gaps=self._gaps,
         )
 
     async def next_logged(
@@ -168,6 +182,7 @@ async def page(
     limit: int,
     cursor: str | None,
     fields: Mapping[str, Any] | None = None,
+    log_gaps: LogGaps | None = None,
 ) -> Page[T]:
     """Return one page of the log, newest first; `convert` makes its items.
 
@@ -175,7 +190,7 @@ async def page(
     `Malformed` if the cursor is invalid, `DatabaseUnavailable`.
     """
     after = _parse_cursor(cursor) if cursor else None
-    found = await search_keys(deliveries, query, limit=limit + 1, after=after)
+    found = await search_keys(deliveries, query, limit=limit + 1, after=after, log_gaps=log_gaps)
     documents = await _fetch_deliveries(deliveries, found.keys[:limit], fields)
     last = found.keys[limit - 1] if len(found.keys) > limit else found.resume
     return Page(
