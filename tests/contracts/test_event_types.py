@@ -26,6 +26,7 @@ SUPPORT = (
 )
 OWN = (
     *("webhook.failing", "webhook.disabled", "incoming.message"),
+    *("webhook.secret_rotated", "endpoint.secret_rotated"),
     *("integration.refreshed", "integration.reauth_required"),
     *("integration.error", "integration.recovered", "integration.taken_over"),
 )

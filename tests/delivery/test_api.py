@@ -85,6 +85,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         "url": "https://example.com:8443/hook?a=1&b=%20",
         "events": ["github.*", "message.created"],
         "description": "Tells us.",
+        "metadata": {"customer": "c_7"},
         "enabled": False,
         "profile": "standard",
         "format": "slack",

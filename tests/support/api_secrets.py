@@ -45,6 +45,8 @@ SECRETS_IN_RESPONSES = (
     SecretInResponse("POST", "/api/outgoing-webhooks", _WEBHOOK, "secret"),
     SecretInResponse("POST", "/api/outgoing-webhooks/{}/rotate-secret", _WEBHOOK, "secret"),
     SecretInResponse("POST", "/api/api-keys", "an API key", "key"),
+    SecretInResponse("POST", "/api/workspaces", "an API key", "key"),
+    SecretInResponse("POST", "/api/workspaces/{}/api-keys", "an API key", "key"),
     SecretInResponse("POST", "/api/incoming-webhooks", "a token of an incoming webhook", "token"),
     SecretInResponse("POST", "/api/incoming-webhooks", "", "url"),
     SecretInResponse("POST", "/api/auth/oauth/connect", "a state", "authorization_url", param="state"),

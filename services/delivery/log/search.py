@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from services.delivery.log.deliveries import DELIVERIES, Delivery, request_of
+from services.delivery.log.deliveries import DELIVERIES, Delivery, batches_of_ids, request_of
 from services.delivery.log.key_search import (
     TIME_RESOLUTION,
     DeliveryQuery,
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 _COUNTED_KEYS: Final = 1_000
 """Keys that are found at a time to count them."""
+_DELETED_KEYS: Final = 500
+"""Keys that are found at a time to delete them."""
 _MAX_WEBHOOKS: Final = 100
 """Webhooks of one query for what is due."""
 _WITHOUT_ATTEMPTS: Final[Mapping[str, Any]] = {"attempts": 0, "body": 0}
@@ -121,6 +123,24 @@ class DeliverySearch:
                 for status in query.statuses
             ]
         return sum(counts)
+
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every delivery of a workspace."""
+        after: LogKey | None = None
+        while True:
+            found = await search_keys(
+                self._collection,
+                DeliveryQuery(workspace),
+                limit=_DELETED_KEYS,
+                after=after,
+                log_gaps=self._gaps,
+            )
+            for batch in batches_of_ids([delivery_id for _, delivery_id in found.keys]):
+                with translate_errors():
+                    await self._collection.delete_many({"_id": {"$in": list(batch)}})
+            after = found.resume
+            if after is None:
+                return
 
     async def requests(self, workspace: str, ids: Sequence[str]) -> list[DeliveryRequest]:
         """Return the requests of these deliveries in this order, without those that were erased."""

@@ -30,12 +30,14 @@ from services.gateway.api.endpoint_validation import (
 )
 from services.gateway.api.fields import invalid_field, sent_fields
 from services.gateway.api.recorded_requests import asgi_receive, asgi_scope, find_fixture, sign_request
+from services.gateway.api.rotation_events import publish_rotation
 from services.gateway.ingest.endpoint_records import EndpointRepository, ProviderEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.receive import Receiver
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import new_endpoint_id
 from shared.manifests.registry import Registry
+from shared.runtime.kafka.producer import Producer
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
@@ -56,12 +58,14 @@ class EndpointsApi:
         endpoints: InboundEndpoints,
         receiver: Receiver,
         registry: Registry,
+        producer: Producer,
     ) -> None:
         """Read from `repository`; write through `endpoints`, which announces each change."""
         self._repository = repository
         self._endpoints = endpoints
         self._receiver = receiver
         self._registry = registry
+        self._producer = producer
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -193,7 +197,9 @@ class EndpointsApi:
         secret = choose_secret(webhook, compile_definition(webhook, record.source), body.secret)
         if not secret:
             raise invalid_field("secret", "send the secret: the hub cannot generate one for this endpoint")
-        rotated = self._endpoints.rotate_secret(record, secret, timedelta(hours=body.overlap_hours))
+        overlap = timedelta(hours=body.overlap_hours)
+        rotated = self._endpoints.rotate_secret(record, secret, overlap)
+        await publish_rotation(self._producer, record, overlap)
         changed = await self._endpoints.change(record, secrets=rotated, handed_over=False)
         return self._endpoint_out(changed, secret)
 

@@ -237,6 +237,12 @@ class EndpointRepository:
             )
         return [ProviderEndpoint.from_document(document) for document in documents]
 
+    async def ids(self, workspace: str) -> list[str]:
+        """Return the ids of a workspace's endpoints of both kinds, also of those that were just deleted."""
+        with translate_errors():
+            found = self._collection.find({"workspace": workspace}, {"_id": 1})
+            return [document["_id"] async for document in found]
+
     async def _find(self, endpoint_id: str, workspace: str) -> Document:
         with translate_errors():
             document: Document | None = await self._collection.find_one(

@@ -130,6 +130,12 @@ class InboundEndpoints:
         """Delete an endpoint. Raises `NotFound`."""
         await self.change(record, deleted_at=utcnow())
 
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every endpoint and incoming webhook of a workspace, with secrets and settings."""
+        await self._snapshot.delete_all(
+            {"workspace": workspace}, {"name": "", "secrets": [], "settings": {}, "token_digest": None}
+        )
+
     async def store_handshake_secret(self, endpoint_id: str, secret: str) -> bool:
         """Store the secret that a handshake handed over; return False if the endpoint has one already."""
         endpoint = self.get(endpoint_id)
