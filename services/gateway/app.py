@@ -74,6 +74,7 @@ async def build(runtime: Runtime) -> Service:
         runtime.vault,
         log,
         public_base=public_base,
+        operator=runtime.hub.operator_workspace,
         limits=limits,
     )
     executions = ExecutionRepository(runtime.mongo)
@@ -112,7 +113,7 @@ async def build(runtime: Runtime) -> Service:
     management = runtime.management_app(
         "Interlink gateway",
         [
-            IncomingWebhooksApi(endpoints, inbound, public_base=public_base),
+            IncomingWebhooksApi(endpoints, inbound, runtime.producer, public_base=public_base),
             publish_events,
             ApiKeysApi(runtime.keyring, keys, per_workspace=settings.api_keys_per_workspace),
             WorkspacesApi(
@@ -124,7 +125,14 @@ async def build(runtime: Runtime) -> Service:
             ),
             AuditApi(runtime.audit_entries),
             DocumentsApi(proxy),
-            EndpointsApi(endpoints, inbound, receiver, known, runtime.producer),
+            EndpointsApi(
+                endpoints,
+                inbound,
+                receiver,
+                known,
+                runtime.producer,
+                operator=runtime.hub.operator_workspace,
+            ),
             ExecutionsApi(endpoints, accounts, executions, runtime.producer, runtime.kafka),
             CatalogueApi(catalogue, apps),
             IntegrationWebhooksApi(endpoints, inbound, catalogue, known.providers, public_base),

@@ -50,6 +50,7 @@ NEEDS: dict[ROW, str] = {
     ("GET", "/api/incoming-webhooks/{endpoint_id}"): "integrations:read",
     ("PATCH", "/api/incoming-webhooks/{endpoint_id}"): "integrations:write",
     ("DELETE", "/api/incoming-webhooks/{endpoint_id}"): "integrations:write",
+    ("POST", "/api/incoming-webhooks/{endpoint_id}/rotate-token"): "integrations:write",
     ("POST", "/api/events"): "events:write",
     ("POST", "/api/event-types"): "webhooks:write",
     ("GET", "/api/event-types"): "webhooks:read",
@@ -199,7 +200,9 @@ def body_for(row: ROW) -> Any:
         return {}
     if path.endswith(("/recover", "/replay", "/discard")):
         return {"ids": ["dlv_x"]} if "dead-letters" in path else SINCE
-    return bodies.get(row, {} if method == "PATCH" or path.endswith("rotate-secret") else None)
+    return bodies.get(
+        row, {} if method == "PATCH" or path.endswith(("rotate-secret", "rotate-token")) else None
+    )
 
 
 @dataclass

@@ -38,7 +38,8 @@ NAMES = set(
     replay_inbound_endpoint_event replay_outgoing_webhook resend_delivery resume_outgoing_webhook resume_queue
     retry_delivery reveal_inbound_endpoint_secret revoke_api_key rotate_inbound_endpoint_secret
     rotate_outgoing_webhook_secret test_inbound_endpoint test_outgoing_webhook verify_platform_credential
-    create_workspace list_workspaces read_workspace change_workspace delete_workspace create_workspace_api_key
+    rotate_incoming_webhook_token create_workspace list_workspaces read_workspace change_workspace
+    delete_workspace create_workspace_api_key
     """.split()  # noqa: SIM905
 )
 """Clients are generated from these names: a change breaks their callers."""

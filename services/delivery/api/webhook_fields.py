@@ -128,7 +128,8 @@ Url = Annotated[str, Field(max_length=2000), AfterValidator(_validate_url)]
 Events = Annotated[
     list[Annotated[str, AfterValidator(_validate_pattern)]], Field(min_length=1, max_length=100)
 ]
-Secret = Annotated[str, Field(min_length=16, max_length=500)]
+Secret = Annotated[str, Field(min_length=8, max_length=500)]
+"""At least 24 bytes for the profile `standard`: see `signing_key`."""
 InFlight = Annotated[int, Field(ge=1, le=500)]
 Timeout = Annotated[float, Field(ge=1, le=60)]
 Transform = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_validate_transform)]

@@ -243,7 +243,7 @@ class WebhooksApi:
     async def rotate_secret(self, webhook_id: str, body: WebhookSecretRotate, key: Writer) -> WebhookOut:
         """Set a new secret, given or generated; the old one stays valid for `overlap_hours`.
 
-        `standard` and `standard_v1a` send one signature for each valid secret. `nchat` and `chatwoot` sign
+        `standard` and `standard_v1a` send one signature for each valid secret. The other profiles sign
         with the old secret until it expires, and with the new one in a second header, `...-Signature-Next`.
         At most five secrets are valid at a time.
         """
