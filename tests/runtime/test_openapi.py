@@ -48,6 +48,7 @@ OF_STRANGERS = {
     "look_at_integration",
     "look_at_webhook",
     "receive_at_app",
+    "receive_at_discord",
     "receive_at_integration",
     "receive_incoming",
     "receive_webhook",

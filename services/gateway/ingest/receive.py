@@ -17,6 +17,7 @@ from services.gateway.ingest.app_webhooks import PREFIX, AppWebhooks, alias_prov
 from services.gateway.ingest.body import BodyReader, client_address, first_header, headers_of
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.context import RequestContext, RequestOutcome, new_execution
+from services.gateway.ingest.default_targets import DefaultTarget, SharedTarget
 from services.gateway.ingest.diagnostics import SignatureFailure
 from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
@@ -26,14 +27,7 @@ from services.gateway.ingest.public_keys import CALLER
 from services.gateway.ingest.publisher import EventPublisher
 from services.gateway.ingest.rate_limit import ChargedWork, RateLimits, TokenBucket, TokenBuckets, check_rate
 from services.gateway.ingest.responses import rejection_response, retryable_response, send_response
-from services.gateway.ingest.targets import (
-    AppTarget,
-    DefaultTarget,
-    EndpointTarget,
-    SharedTarget,
-    Target,
-    TargetServices,
-)
+from services.gateway.ingest.targets import AppTarget, EndpointTarget, Target, TargetServices
 from services.gateway.ingest.verify import BadSignature, Verifier, hashed_bytes
 from services.gateway.settings import GatewaySettings
 from shared.contracts.errors import BrokerUnavailable, NotFound, Rejected, RetryLater, Unauthenticated

@@ -1,5 +1,7 @@
 """The targets of a webhook: an endpoint, an incoming webhook, or the app webhook of a provider.
 
+`default_targets.py` has those of an address without an id that leads to the installation's default endpoint.
+
 A target is created for each request. It has what differs between the kinds of address. The sequence of steps
 is the same for all of them, and is in `receive.py`.
 """
@@ -8,7 +10,6 @@ import hmac
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, ClassVar, Final
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Final
 import orjson
 from starlette.types import Scope
 
-from services.gateway.ingest.app_webhooks import PREFIX, AppSecret, AppWebhookTarget
+from services.gateway.ingest.app_webhooks import AppSecret, AppWebhookTarget
 from services.gateway.ingest.body import check_address, content_type, idempotency_key
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.context import RequestContext, RequestOutcome, indexes_by_endpoint
@@ -24,11 +25,11 @@ from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.errors import Gone, MethodNotAllowed, SourceRefused
 from services.gateway.ingest.publisher import EventPublisher
-from services.gateway.ingest.rate_limit import TokenBucket, check_rate
+from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.responses import accepted_body, json_response
-from services.gateway.ingest.verify import BadSignature, NoSecretYet, Verifier
+from services.gateway.ingest.verify import Verifier
 from shared.contracts.envelope import now
-from shared.contracts.errors import Conflict, Forbidden, Malformed, NotFound, Rejected, RetryLater
+from shared.contracts.errors import Conflict, Malformed, NotFound
 from shared.contracts.ids import message_id_for
 from shared.manifests.response_template import Handshake, Response
 from shared.manifests.webhook import WebhookDefinition, WebhookEvent
@@ -266,21 +267,6 @@ class EndpointTarget(Target):
         return ((self._endpoint, context),)
 
 
-class DefaultTarget(EndpointTarget):
-    """The installation's default endpoint of a provider, at the address without an id, which all know."""
-
-    __slots__ = ()
-
-    def address(self, path: str) -> str:
-        return self._endpoint.address.partition(PREFIX)[0] + path
-
-    async def answer_handshake(self, handshake: Handshake, request: InboundRequest) -> Response:
-        """Answer a handshake. Raises `Forbidden` if it hands a secret over: anybody could do that here."""
-        if handshake.awaits_secret:
-            raise Forbidden("create the webhook with the endpoint's own address: it hands its secret over")
-        return await super().answer_handshake(handshake, request)
-
-
 class AppTarget(Target):
     """The app webhook of a provider: its events are for the accounts that connected one of its apps."""
 
@@ -377,65 +363,3 @@ class AppTarget(Target):
         """
         for endpoint, indexes in indexes_by_endpoint(context.endpoints):
             yield endpoint, context.for_endpoint(indexes)
-
-
-class SharedTarget(AppTarget):
-    """The address of a provider that has an app webhook and a default endpoint: the signature decides.
-
-    A request that is signed with the secret of the default endpoint is for that one, any other one for apps.
-    """
-
-    __slots__ = ("_default", "_is_for_default", "_may_call_default")
-
-    def __init__(
-        self, webhook: AppWebhookTarget, endpoint: InboundEndpoint, services: TargetServices
-    ) -> None:
-        super().__init__(webhook, services)
-        self._default = DefaultTarget(endpoint, services)
-        self._may_call_default = False
-        self._is_for_default = False
-
-    def check_caller(self, scope: Scope) -> None:
-        """Find out whether the default endpoint takes requests of this caller now. Raise nothing."""
-        with suppress(Rejected, RetryLater):
-            self._default.check_open(scope["method"])
-            self._default.check_caller(scope)
-            self._may_call_default = True
-
-    async def answer_handshake(self, handshake: Handshake, request: InboundRequest) -> Response:
-        if self._is_for_default:
-            return await self._default.answer_handshake(handshake, request)
-        try:
-            return await super().answer_handshake(handshake, request)
-        except (Forbidden, Malformed):
-            if not self._may_call_default:
-                raise
-        request.settings = self._default.settings
-        return await self._default.answer_handshake(handshake, request)
-
-    def secret_count(self) -> int:
-        return super().secret_count() + self._default.secret_count()
-
-    async def verify(
-        self, definition: WebhookDefinition, request: InboundRequest, raw: bytes
-    ) -> VerificationResult:
-        if self._may_call_default:
-            settings, request.settings = request.settings, self._default.settings
-            with suppress(BadSignature, NoSecretYet):
-                result = await self._default.verify(definition, request, raw)
-                self._is_for_default = True
-                return result
-            request.settings = settings
-        return await super().verify(definition, request, raw)
-
-    async def publish(
-        self, definition: WebhookDefinition, request: InboundRequest, context: RequestContext
-    ) -> RequestOutcome:
-        if not self._is_for_default:
-            return await super().publish(definition, request, context)
-        for bucket in self._default.rate_limits():
-            check_rate(bucket)
-        return await self._default.publish(definition, request, context)
-
-    def records(self, context: RequestContext) -> Iterable[tuple[InboundEndpoint, RequestContext]]:
-        return self._default.records(context) if self._is_for_default else super().records(context)
