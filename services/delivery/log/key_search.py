@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
 
@@ -48,8 +48,9 @@ _SPARE: Final = 1.25
 _MIN_GAP: Final = timedelta(minutes=1)
 _MAX_GAPS: Final = 8
 """Gaps of one log that are remembered, the last ones that were found."""
-_MAX_LOGS: Final = 1_000
-"""Logs, each of a workspace or a webhook and some statuses, whose gaps are remembered."""
+_MAX_LOGS: Final = 20
+"""Logs of one workspace, each of a webhook or of all and of some statuses, whose gaps are remembered."""
+_MAX_WORKSPACES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,12 @@ class _Gap:
     width: timedelta
 
 
+_Gaps = dict[datetime, _Gap]
+"""Gaps by the time of the last delivery before each."""
+_Log = tuple[str | None, tuple[str, ...]]
+"""A webhook, None for all, and statuses."""
+
+
 class LogGaps:
     """Times in which nothing was logged, as earlier searches found them: a memory of one process.
 
@@ -116,16 +123,32 @@ class LogGaps:
     """
 
     def __init__(self) -> None:
-        self._logs: OrderedDict[tuple[Any, ...], dict[datetime, _Gap]] = OrderedDict()
+        self._workspaces: OrderedDict[str, OrderedDict[_Log, _Gaps]] = OrderedDict()
 
-    def of(self, query: DeliveryQuery) -> dict[datetime, _Gap]:
-        """Return the gaps in what a query reads, by the time of the last delivery before each, to change."""
-        log = (query.workspace, query.webhook_id, tuple(sorted(set(query.statuses))))
-        gaps = self._logs.setdefault(log, {})
-        self._logs.move_to_end(log)
-        if len(self._logs) > _MAX_LOGS:
-            self._logs.popitem(last=False)
-        return gaps
+    def of(self, query: DeliveryQuery) -> _Gaps:
+        """Return the gaps in what a query reads."""
+        return self._workspaces.get(query.workspace, {}).get(_log_of(query), {})
+
+    def remember(self, query: DeliveryQuery, low: datetime, gap: _Gap) -> None:
+        """Remember that what a query reads has nothing after `low`, until the end of the gap."""
+        logs = self._workspaces.setdefault(query.workspace, OrderedDict())
+        gaps = logs.setdefault(_log_of(query), {})
+        for known in [known for known in gaps if low <= known < gap.high]:
+            del gaps[known]
+        gaps[low] = gap
+        if len(gaps) > _MAX_GAPS:
+            del gaps[next(iter(gaps))]
+        # Each workspace has its own share of the memory, whatever it searches for.
+        logs.move_to_end(_log_of(query))
+        if len(logs) > _MAX_LOGS:
+            logs.popitem(last=False)
+        self._workspaces.move_to_end(query.workspace)
+        if len(self._workspaces) > _MAX_WORKSPACES:
+            self._workspaces.popitem(last=False)
+
+
+def _log_of(query: DeliveryQuery) -> _Log:
+    return query.webhook_id, tuple(sorted(set(query.statuses)))
 
 
 class _SliceWidth:
@@ -167,11 +190,14 @@ async def search_keys(
     index_ranges = _index_ranges(query)
     keys: list[LogKey] = []
     width, budget = _SliceWidth(), max_examined
-    gaps = log_gaps.of(query) if log_gaps and not query.event_id and not oldest_first else {}
+    if query.event_id or oldest_first:
+        log_gaps = None
     slices = (
         _slices_oldest_first(query.since, query.until, after, width)
         if oldest_first
-        else _slices_newest_first(query.since, query.until, after, width, gaps)
+        else _slices_newest_first(
+            query.since, query.until, after, width, log_gaps.of(query) if log_gaps else {}
+        )
     )
     empty_from = (after[0] if after else query.until) or utcnow()
     # Every slice is read from all ranges before the next one: that keeps the order across ranges.
@@ -186,8 +212,8 @@ async def search_keys(
             )
         )
         if newest := max((part.first[0] for part in parts if part.first), default=None):
-            if not oldest_first:
-                _remember_gap(gaps, newest, empty_from, max(parts, key=lambda part: part.examined), wanted)
+            if log_gaps and empty_from - newest >= _MIN_GAP:
+                log_gaps.remember(query, newest, _Gap(empty_from, _page_width(parts, wanted)))
             empty_from = min(part.last[0] for part in parts if part.last)
         # A delivery whose status changes may be in two ranges: the set removes the repetition.
         found = sorted(set(chain(*(part.keys for part in parts))), reverse=not oldest_first)
@@ -210,18 +236,13 @@ async def search_keys(
     return FoundKeys(keys, None)
 
 
-def _remember_gap(
-    gaps: dict[datetime, _Gap], low: datetime, high: datetime, largest: _SliceKeys, wanted: int
-) -> None:
-    """Remember that nothing was logged between two times. `largest` is the range with most before `low`."""
-    if high - low < _MIN_GAP or not largest.first or not largest.last:
-        return
-    for known in [known for known in gaps if low <= known < high]:
-        del gaps[known]
+def _page_width(parts: Sequence[_SliceKeys], wanted: int) -> timedelta:
+    """Return the width of a slice with about so many deliveries, from the range with the most of them."""
+    largest = max(parts, key=lambda part: part.examined)
+    if not largest.first or not largest.last:
+        return TIME_RESOLUTION
     span = (largest.first[0] - largest.last[0]) * (_SPARE * wanted / largest.examined)
-    gaps[low] = _Gap(high, max(span, TIME_RESOLUTION))
-    if len(gaps) > _MAX_GAPS:
-        del gaps[next(iter(gaps))]
+    return max(span, TIME_RESOLUTION)
 
 
 async def _read_slice(
