@@ -109,6 +109,12 @@ class Workspaces:
             with translate_errors():
                 await self._workspaces.update_one({"_id": name}, {"$setOnInsert": document}, upsert=True)
 
+    async def is_deleted(self, workspace: str) -> bool:
+        """Return whether a workspace was deleted, and its id is still reserved."""
+        with translate_errors():
+            document = await self._workspaces.find_one({"_id": workspace})
+        return document is not None and WorkspaceRecord.from_document(document).status != "active"
+
     async def find(self, workspace: str) -> WorkspaceRecord:
         """Return a workspace whose data is there. Raises `NotFound`."""
         with translate_errors():

@@ -225,6 +225,8 @@ def test_a_workspace_is_deleted_with_its_data_and_no_other(hub: Hub, database: A
         assert deliver(hub, other).status_code == 202
         subscriber.wait_for(3)
         hub.call("POST", PATH, {"id": tenant["id"], "name": "again"}, expect=409)
+        with pytest.raises(AssertionError, match="was deleted"):
+            hub.init(tenant["id"])
 
 
 def test_a_service_that_was_down_deletes_its_part_when_it_is_back(hub: Hub, database: Any) -> None:
