@@ -15,6 +15,7 @@ from shared.runtime.mongo import Index, Mongo
 from shared.runtime.settings import KafkaSettings, MongoSettings, load
 from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, generate_key
 from shared.runtime.web.shared_indexes import SHARED_INDEXES
+from shared.runtime.workspaces import Workspaces
 
 BOOTSTRAP_VARIABLE: Final = "INTERLINK_BOOTSTRAP_ADMIN_KEY"
 _MIN_KEY_LENGTH: Final = 24
@@ -43,6 +44,13 @@ async def prepare(services: Iterable[str], workspace: str, key_file: Path | None
         topics = await ensure_topics(kafka_settings)
         for by_collection in required:
             await mongo.ensure_indexes(by_collection)
+        workspaces = Workspaces(mongo)
+        if await workspaces.is_deleted(workspace):
+            raise Misconfigured(
+                f"the workspace {workspace!r} was deleted: its id can be used again after 30 days"
+            )
+        # Those of earlier releases have keys, and no record.
+        await workspaces.register([workspace, *await ApiKeys(mongo).workspaces()])
         keys = AdminKeys(ApiKeys(mongo), workspace)
         if key_file:
             return Prepared(topics, notes=await keys.ensure_in_file(key_file))

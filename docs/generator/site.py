@@ -20,6 +20,7 @@ from docs.generator.documents import asyncapi_document, openapi_document
 from docs.generator.manifest import manifest_page
 from docs.generator.metrics import metrics_page
 from docs.generator.openapi import rest_api_pages
+from docs.generator.problems import problems_page
 
 _REPOSITORY_PAGES: Final = {
     "README.md": "index.md",
@@ -39,6 +40,7 @@ _GENERATED_LINKS: Final = {
     "reference/commands.md",
     "reference/manifest-fields.md",
     "reference/metrics.md",
+    "reference/problems.md",
 }
 _NOTES: Final = "providers/notes"
 """The READMEs of the provider folders on the site."""
@@ -72,6 +74,7 @@ def stage(project: Path, build: Path) -> int:
     pages["reference/commands.md"] = commands_page()
     pages["reference/manifest-fields.md"] = manifest_page()
     pages["reference/metrics.md"] = metrics_page()
+    pages["reference/problems.md"] = problems_page()
     for target, text in pages.items():
         _write(build / "docs" / target, replace_diagrams(text))
     _write(build / "docs/reference/openapi.json", openapi.text)

@@ -239,7 +239,7 @@ def _jwt_sentences(spec: JwtScheme) -> Iterator[str]:
     if spec.issuer:
         yield f"Its issuer is {join_words([code(name) for name in spec.issuer])}."
     if spec.audience:
-        yield f"Its audience is {template_text(spec.audience)}."
+        yield f"Its audience is {', else '.join(map(template_text, spec.audience))}."
     for claim, text in spec.claims.items():
         yield f"Its claim `{claim}` is {template_text(text)}."
     if spec.body_hash:

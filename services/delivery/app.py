@@ -51,6 +51,7 @@ from services.delivery.webhooks.queues import INDEXES as QUEUE_INDEXES
 from services.delivery.webhooks.queues import DeliveryQueues
 from services.delivery.webhooks.repository import INDEXES as WEBHOOK_INDEXES
 from services.delivery.webhooks.repository import WebhookRepository
+from services.delivery.workspace_data import DeliveryData
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
 from shared.manifests.event_names import EventNames
 from shared.manifests.registry import registry
@@ -171,6 +172,16 @@ async def build(runtime: Runtime) -> Service:
     jobs = RecoveryJobs(runtime.mongo, recovery, repository, runtime.log)
     steps = RecoverySteps(recovery, delivery_search, repository)
     reasons = WaitingReasons(repository, queues, webhooks, endpoint_health)
+    data = DeliveryData(
+        webhooks,
+        queues,
+        deliveries,
+        delivery_search,
+        endpoint_health,
+        jobs,
+        statistics,
+        unmatched,
+    )
     management = runtime.management_app(
         "Interlink delivery",
         [
@@ -211,6 +222,7 @@ async def build(runtime: Runtime) -> Service:
             scheduler,
             backlog_worker,
             JobWorker(jobs.jobs, steps.run, runtime.log),
+            runtime.workspace_cleanup(data.delete),
         ],
         consumers=[events, requested],
     )

@@ -19,6 +19,7 @@ from services.gateway.api.incoming_webhooks import IncomingWebhooksApi
 from services.gateway.api.integration_webhooks import IntegrationWebhooksApi
 from services.gateway.api.proxy import ServiceProxy
 from services.gateway.api.publish_events import MAX_BODY_BYTES, PublishEventsApi
+from services.gateway.api.workspaces import WorkspacesApi
 from services.gateway.ingest import endpoint_records, execution_records
 from services.gateway.ingest.app_webhooks import PREFIX, AppWebhooks, alias_provider
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
@@ -31,6 +32,7 @@ from services.gateway.ingest.rate_limit import RateLimits
 from services.gateway.ingest.receive import Receiver
 from services.gateway.ingest.verify import Verifier
 from services.gateway.settings import GatewaySettings
+from services.gateway.workspace_data import GatewayData
 from shared.connections.account_routes import AccountRoutes
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
@@ -42,6 +44,7 @@ from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 from shared.runtime.web.api_keys import ApiKeys
 from shared.runtime.web.body_limit import BodyLimit
+from shared.runtime.workspaces import Workspaces
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **endpoint_records.INDEXES,
@@ -71,6 +74,7 @@ async def build(runtime: Runtime) -> Service:
         runtime.vault,
         log,
         public_base=public_base,
+        operator=runtime.hub.operator_workspace,
         limits=limits,
     )
     executions = ExecutionRepository(runtime.mongo)
@@ -104,17 +108,31 @@ async def build(runtime: Runtime) -> Service:
     catalogue = Catalogue(known, public_base)
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
+    keys = ApiKeys(runtime.mongo)
+    data = GatewayData(keys, endpoints, inbound, executions, accounts, types, runtime.audit_entries)
     management = runtime.management_app(
         "Interlink gateway",
         [
-            IncomingWebhooksApi(endpoints, inbound, public_base=public_base),
+            IncomingWebhooksApi(endpoints, inbound, runtime.producer, public_base=public_base),
             publish_events,
-            ApiKeysApi(
-                runtime.keyring, ApiKeys(runtime.mongo), per_workspace=settings.api_keys_per_workspace
+            ApiKeysApi(runtime.keyring, keys, per_workspace=settings.api_keys_per_workspace),
+            WorkspacesApi(
+                Workspaces(runtime.mongo),
+                keys,
+                runtime.keyring,
+                operator=runtime.hub.operator_workspace,
+                keys_per_workspace=settings.api_keys_per_workspace,
             ),
             AuditApi(runtime.audit_entries),
             DocumentsApi(proxy),
-            EndpointsApi(endpoints, inbound, receiver, known),
+            EndpointsApi(
+                endpoints,
+                inbound,
+                receiver,
+                known,
+                runtime.producer,
+                operator=runtime.hub.operator_workspace,
+            ),
             ExecutionsApi(endpoints, accounts, executions, runtime.producer, runtime.kafka),
             CatalogueApi(catalogue, apps),
             IntegrationWebhooksApi(endpoints, inbound, catalogue, known.providers, public_base),
@@ -127,7 +145,16 @@ async def build(runtime: Runtime) -> Service:
     )
     return Service(
         app=_dispatch(receiver, management, proxy),
-        parts=[client, inbound, apps, routes, recorder, types, proxy],
+        parts=[
+            client,
+            inbound,
+            apps,
+            routes,
+            recorder,
+            types,
+            proxy,
+            runtime.workspace_cleanup(data.delete),
+        ],
         indexes=INDEXES,
     )
 

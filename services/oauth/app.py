@@ -28,6 +28,7 @@ from services.oauth.subscriptions.provider_calls import ProviderCalls
 from services.oauth.subscriptions.records import SubscriptionRepository
 from services.oauth.subscriptions.renewal import SubscriptionRenewal
 from services.oauth.subscriptions.subscription_types import SubscriptionTypes
+from services.oauth.workspace_data import OAuthData
 from shared.connections import app_records, integrations
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
@@ -180,7 +181,7 @@ async def build(runtime: Runtime) -> Service:
                 integrations_repository,
                 tokens.app_checker,
                 redirect_uri=redirect_uri,
-                operator_workspace=settings.operator_workspace,
+                operator_workspace=runtime.hub.operator_workspace,
             ),
             SubscriptionsApi(
                 integrations_repository, subscription_repository, subscription_types, subscriptions
@@ -189,6 +190,16 @@ async def build(runtime: Runtime) -> Service:
     )
     return Service(
         app=management,
-        parts=[client, endpoints, registered_apps, tokens, maintenance, renewal],
+        parts=[
+            client,
+            endpoints,
+            registered_apps,
+            tokens,
+            maintenance,
+            renewal,
+            runtime.workspace_cleanup(
+                OAuthData(integrations_repository, disconnector, registered_apps).delete
+            ),
+        ],
         indexes=INDEXES,
     )

@@ -28,10 +28,6 @@ class OAuthSettings(EgressSettings):
         max_length=2000,
         description="The address of the link on these pages that leads back to the chat.",
     )
-    operator_workspace: str = Field(
-        default="default",
-        description="The workspace whose admin keys may set the OAuth apps of the whole installation.",
-    )
     gateway_url: HttpUrl = Field(
         default=HttpUrl("http://127.0.0.1:8080"),
         description="The gateway's address, for creating the inbound endpoints of provider subscriptions.",

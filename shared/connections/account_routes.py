@@ -129,6 +129,12 @@ class AccountRoutes:
             if await self._configuration.collection(COLLECTION).find_one(query, {"_id": 1}) is None:
                 raise NotFound("no such endpoint")
 
+    async def ids(self, workspace: str) -> list[str]:
+        """Return the ids of a workspace's integrations, deleted ones too. Raises `DatabaseUnavailable`."""
+        with translate_errors():
+            found = self._configuration.collection(COLLECTION).find({"workspace": workspace}, {"_id": 1})
+            return [document["_id"] async for document in found]
+
     # Reading
 
     async def _read(

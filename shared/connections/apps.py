@@ -107,6 +107,10 @@ class Apps:
             )
         )
 
+    def of_workspace(self, workspace: str) -> list[App]:
+        """Return the apps that a workspace registered."""
+        return [app for app in self._snapshot.items.values() if app.workspace == workspace]
+
     async def remove(self, app: App) -> App | None:
         """Remove an app and its secrets. Return None if the app has changed since."""
         return await self._announce(await self._repository.remove(app))

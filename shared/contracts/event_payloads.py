@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from shared.contracts.messages import TimeText
+
 Id = str | int
 
 
@@ -250,18 +252,51 @@ class WebhookTest(_OpenModel):
 
 
 class WebhookFailing(_OpenModel):
-    """An outgoing webhook that has only failed since `failing_since`. It is disabled at `disables_at`."""
+    """An outgoing webhook that has only failed since `failing_since`. It is disabled at `disables_at`.
+
+    `delivery_id`, `event_id` and `event_type` are of the last delivery that failed. `payload` is the body of
+    that delivery, null if it has more than 16 KiB.
+    """
 
     webhook_id: str
     name: str
-    failing_since: str
-    disables_at: str
+    metadata: dict[str, str] | None = None
+    delivery_id: str | None = None
+    event_id: str | None = None
+    event_type: str | None = None
+    payload: Any = None
+    failing_since: TimeText
+    disables_at: TimeText
     last_error: str | None = None
 
 
 class WebhookDisabled(_OpenModel):
     webhook_id: str
     name: str
+    metadata: dict[str, str] | None = None
     reason: str
-    failing_since: str | None = None
+    failing_since: TimeText | None = None
     last_error: str | None = None
+
+
+class WebhookSecretRotated(_OpenModel):
+    """An outgoing webhook with a new secret. The old one is valid until `old_secret_expires_at`."""
+
+    webhook_id: str
+    name: str
+    metadata: dict[str, str] | None = None
+    rotated_at: TimeText
+    old_secret_expires_at: TimeText | None = None
+
+
+class EndpointSecretRotated(_OpenModel):
+    """An inbound endpoint with a new secret, or an incoming webhook with a new token.
+
+    The old one is accepted until `old_secret_expires_at`; null if it is not any more.
+    """
+
+    endpoint_id: str
+    provider: str
+    name: str
+    rotated_at: TimeText
+    old_secret_expires_at: TimeText | None = None

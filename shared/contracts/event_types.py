@@ -21,6 +21,7 @@ from shared.contracts.event_payloads import (
     ChatwootMessage,
     ChatwootTyping,
     ChatwootWidget,
+    EndpointSecretRotated,
     FileRef,
     InboxRef,
     IntegrationRef,
@@ -42,6 +43,7 @@ from shared.contracts.event_payloads import (
     UserRef,
     WebhookDisabled,
     WebhookFailing,
+    WebhookSecretRotated,
     WebhookTest,
 )
 from shared.contracts.messages import MessageCreated, ProviderEvent
@@ -328,7 +330,11 @@ _SUPPORT: Final = (
     ),
 )
 
-_WEBHOOK: Final = {"webhook_id": "wh_1", "name": "Archive"}
+_WEBHOOK: Final = {"webhook_id": "wh_1", "name": "Archive", "metadata": {"customer": "c_7"}}
+_ROTATION: Final = {
+    "rotated_at": "2026-01-02T03:04:05.000Z",
+    "old_secret_expires_at": "2026-01-03T03:04:05.000Z",
+}
 _HUB: Final = (
     EventType(
         "incoming.message",
@@ -357,6 +363,10 @@ _HUB: Final = (
             "failing_since": "2026-01-02T03:04:05.000Z",
             "disables_at": "2026-01-07T03:04:05.000Z",
             "last_error": "503",
+            "delivery_id": "dlv_1",
+            "event_id": "evt_1",
+            "event_type": "message.created",
+            "payload": {"id": "evt_1", "type": "message.created", "data": _MESSAGE},
         },
     ),
     EventType(
@@ -369,6 +379,18 @@ _HUB: Final = (
             "failing_since": "2026-01-02T03:04:05.000Z",
             "last_error": "503",
         },
+    ),
+    EventType(
+        "webhook.secret_rotated",
+        "An outgoing webhook got a new secret, which is not in the event.",
+        WebhookSecretRotated,
+        {**_WEBHOOK, **_ROTATION},
+    ),
+    EventType(
+        "endpoint.secret_rotated",
+        "An inbound endpoint got a new secret, or an incoming webhook a new token; it is not in the event.",
+        EndpointSecretRotated,
+        {"endpoint_id": "ep_1", "provider": "github", "name": "Repositories", **_ROTATION},
     ),
 )
 

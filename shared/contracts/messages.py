@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
 
 Text4000 = Annotated[str, StringConstraints(max_length=4000)]
 Text256 = Annotated[str, StringConstraints(max_length=256)]
+TimeText = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""A time in RFC 3339, as the hub writes it. It is not validated."""
 
 
 class Payload(BaseModel):
@@ -64,7 +66,7 @@ class Origin(Payload):
     event: str
     delivery_id: str
     account: str | None = None
-    occurred_at: str | None = None
+    occurred_at: TimeText | None = None
 
 
 class InboundMessage(Payload):
@@ -81,7 +83,7 @@ class InboundMessage(Payload):
     attachments: list[Attachment] = []
     embeds: list[Embed] = []
     origin: Origin
-    sent_at: str
+    sent_at: TimeText
 
 
 class MessageAuthor(Payload):
@@ -113,7 +115,7 @@ class ProviderEvent(Payload):
     delivery_id: str
     triggers: list[str] = []
     account: str | None = None
-    received_at: str | None = None
+    received_at: TimeText | None = None
     test: bool = False
     replay_of: str | None = None
     payload: Any
@@ -128,4 +130,4 @@ class DeadLetter(Payload):
     dl_partition: int
     dl_offset: int
     dl_group: str
-    dl_time: str
+    dl_time: TimeText

@@ -59,9 +59,9 @@ CHAT_EVENTS = Topic(
 )
 INTEGRATION_EVENTS = Topic(
     name="integration.events",
-    key="integration id; outgoing webhook id for webhook.* events",
-    about="Events of an integration: connected, refreshed, disconnected, webhook failing.",
-    producers=("internal services", "delivery", "oauth"),
+    key="integration id; outgoing webhook id for webhook.* events, endpoint id for endpoint.* events",
+    about="Events of an integration: connected, refreshed, disconnected, webhook failing, secret rotated.",
+    producers=("internal services", "delivery", "oauth", "gateway"),
     consumers=("delivery",),
 )
 DELIVERY_REQUESTED = Topic(

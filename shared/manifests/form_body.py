@@ -1,4 +1,4 @@
-"""URL-encoded forms as payloads."""
+"""URL-encoded forms, and the parameters of an address, as payloads."""
 
 import re
 from collections.abc import Sequence
@@ -27,8 +27,16 @@ def form_value(request: InboundRequest, body_format: BodyFormat) -> Any:
         # With `form` set as well, other forms are read field by field.
         if not body_format.form:
             raise Malformed(f"the form must have the field {body_format.form_field!r} exactly once")
+    return fields_value(request.form, body_format)
+
+
+def fields_value(pairs: Sequence[tuple[str, str]], body_format: BodyFormat) -> dict[str, Any]:
+    """Return the fields of a form, or the parameters of an address, as a payload.
+
+    Raises `Malformed` if fields contradict each other.
+    """
     fields: dict[str, Any] = {}
-    for name, value in request.form:
+    for name, value in pairs:
         keys = [name]
         if body_format.form == "brackets" and "[" in name:
             keys = [name.partition("[")[0], *_BRACKETS.findall(name)]

@@ -138,6 +138,9 @@ class BodyFormat(ManifestModel):
     empty: bool = Field(
         default=False, description="Whether a request without a body is accepted, as the payload `{}`."
     )
+    query: bool = Field(
+        default=False, description="The parameters of a GET request without a body are the payload."
+    )
     text: bool = Field(
         default=False, description='A body of another content type becomes the payload `{"text": ...}`.'
     )

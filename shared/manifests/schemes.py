@@ -86,6 +86,11 @@ SignedTexts = Annotated[
 """One signed text, or several of which one has to be signed."""
 
 
+_AudienceList = Annotated[tuple[TemplateText, ...], Field(max_length=_MAX_NAMES)]
+Audiences = Annotated[
+    _AudienceList, BeforeValidator(as_list, json_schema_input_type=TemplateText | _AudienceList)
+]
+"""Templates of a token's audience, in order."""
 _HeaderNames = Annotated[tuple[HeaderName, ...], Field(max_length=_MAX_NAMES)]
 _Prefixes = Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)]
 
@@ -364,8 +369,12 @@ class JwtScheme(_SchemeBase):
     issuer: Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)] = Field(
         default=(), description="Accepted issuers (`iss`)."
     )
-    audience: TemplateText | None = Field(
-        default=None, description="Template of the required audience (`aud`)."
+    audience: Audiences = Field(
+        default=(),
+        description=(
+            "The required audience (`aud`): a template, or alternatives, of which the first with a value "
+            "counts."
+        ),
     )
     claims: Annotated[dict[str, TemplateText], Field(max_length=_MAX_NAMES)] = Field(
         default={}, description="Templates of the values that other claims need, by name."
@@ -402,7 +411,7 @@ class JwtScheme(_SchemeBase):
             self.keys.compile() if self.keys else None,
             self.key.compile(),
             self.issuer,
-            SourceTemplate(self.audience) if self.audience else None,
+            tuple(SourceTemplate(text) for text in self.audience),
             tuple((name, SourceTemplate(text)) for name, text in self.claims.items()),
             (body.claim, body.algorithm, body.encoding) if body else None,
             self.query_hash,

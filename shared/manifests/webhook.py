@@ -17,7 +17,7 @@ import orjson
 
 from shared.contracts.envelope import JSON_CONTENT_TYPE, rfc3339
 from shared.contracts.errors import Malformed, TooLarge
-from shared.manifests.form_body import form_value
+from shared.manifests.form_body import fields_value, form_value
 from shared.manifests.models import WebhookSpec
 from shared.manifests.response_template import Handshake, Response, ResponseTemplate
 from shared.verification.batch import Batch, documents_size_limit
@@ -138,15 +138,21 @@ class WebhookDefinition:
         """Return the matching handshake of those that need a valid signature; None for none."""
         return _find_handshake(self._signed_handshakes, request) if self._signed_handshakes else None
 
-    def select_scheme(self, request: InboundRequest) -> SchemeVerifier | None:
-        """Return the first scheme that applies to the request; None if it is not signed.
+    def select_scheme(self, request: InboundRequest, secrets: Sequence[bytes] = ()) -> SchemeVerifier | None:
+        """Return the scheme that decides about the request; None if it is not signed.
 
-        Raises `Malformed` if a value that decides about it cannot be read.
+        It is the first that applies to the request, of those that the endpoint's secrets are for; if they are
+        for none, the first that applies. Raises `Malformed` if a value that decides about it cannot be read.
         """
+        first = None
         for scheme in self.schemes:
-            if scheme.applies(request):
+            if not scheme.applies(request):
+                continue
+            # Without a secret in its form, a scheme can verify nothing: its header may be there by chance.
+            if not scheme.uses_secrets or any(map(scheme.accepts_secret, secrets)):
                 return scheme
-        return None
+            first = first or scheme
+        return first
 
     def accepts_secret(self, secret: bytes, *, generated: bool = False) -> bool:
         """Return whether a scheme can verify with this secret.
@@ -297,6 +303,8 @@ class WebhookDefinition:
         return payload
 
     def _value(self, request: InboundRequest) -> Any:
+        if not request.body and self._body_format.query and request.method == "GET":
+            return fields_value(request.query, self._body_format)
         if not request.body and self._body_format.empty:
             return {}
         content_type = media_type(request.header(b"content-type") or JSON_CONTENT_TYPE)

@@ -73,11 +73,14 @@ class DueWork(Generic[C]):
         *,
         lease: timedelta,
         claim_fields: Mapping[str, Any] | None = None,
+        condition: Mapping[str, Any] | None = None,
     ) -> None:
         """Set the collection, and how to parse a claimed document.
 
-        `lease` is the lease of a claim that names no other, `claim_fields` is written with each claim.
+        `lease` is the lease of a claim that names no other, `claim_fields` is written with each claim. Only
+        documents with the values in `condition` are found, by an index that begins with them.
         """
+        self._condition = dict(condition or {})
         self._collection = collection
         self._parse = parse
         self._lease = lease
@@ -88,7 +91,7 @@ class DueWork(Generic[C]):
 
         Raises `DatabaseUnavailable`.
         """
-        query = {**OPEN, "due_at": {"$lte": utcnow() + timedelta(seconds=within_s)}}
+        query = {**self._condition, **OPEN, "due_at": {"$lte": utcnow() + timedelta(seconds=within_s)}}
         with translate_errors():
             documents = (
                 await self._collection.find(query, {"_id": 1, "due_at": 1})

@@ -159,6 +159,11 @@ class Jobs(Generic[J]):
             )
         return await self.read(workspace, job_id)
 
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every job of a workspace. One that is running ends: its next write finds nothing."""
+        with translate_errors():
+            await self._collection.delete_many({"workspace": workspace})
+
     async def read(self, workspace: str, job_id: str) -> J:
         """Return a job, without its batch. Raises `NotFound`."""
         with translate_errors():

@@ -63,6 +63,7 @@ from shared.runtime.web.uvicorn_protocol import BoundedHeadProtocol
 from shared.runtime.workers.fork import Worker, bind
 from shared.runtime.workers.memory import SharedMemory
 from shared.runtime.workers.siblings import Siblings
+from shared.runtime.workspaces import DeleteData, WorkspaceCleanup, Workspaces
 
 _REMOVED_VARIABLE: Final = "FORWARDED_ALLOW_IPS"
 """A variable of uvicorn. If it were silently ignored, the proxy would count as the client of all requests."""
@@ -126,6 +127,10 @@ class Runtime:
         order.
         """
         return self.worker.memory if self.worker else None
+
+    def workspace_cleanup(self, *steps: DeleteData) -> WorkspaceCleanup:
+        """Return the part that deletes this service's data of deleted workspaces with these steps."""
+        return WorkspaceCleanup(Workspaces(self.mongo), self.name, steps, self.log)
 
     def consumer(
         self,

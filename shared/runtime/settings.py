@@ -148,6 +148,13 @@ class HubSettings(BaseSettings):
             "A file that contains the keys instead, separated by commas or line breaks: a mounted secret."
         ),
     )
+    operator_workspace: str = Field(
+        default="default",
+        description=(
+            "The workspace whose admin keys may manage workspaces, and set the OAuth apps and default "
+            "endpoints of the whole installation."
+        ),
+    )
     audit_days: int = Field(
         default=90, ge=1, le=3650, description="How long entries of the audit log are stored, in days."
     )

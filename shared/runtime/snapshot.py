@@ -76,6 +76,23 @@ class Snapshot(Generic[T]):
         await self._configuration.announce(self._collection.name, *ids)
         await self.load(ids)
 
+    async def delete_all(self, query: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
+        """Mark all documents that match a query as deleted, set `fields` in them, and announce it.
+
+        Return their ids. Raises `DatabaseUnavailable`.
+        """
+        active = {**query, "deleted_at": None}
+        with translate_errors():
+            ids = [document["_id"] async for document in self._collection.find(active, {"_id": 1})]
+        for start in range(0, len(ids), _MAX_IDS_PER_QUERY):
+            batch, now = ids[start : start + _MAX_IDS_PER_QUERY], utcnow()
+            with translate_errors():
+                await self._collection.update_many(
+                    {"_id": {"$in": batch}}, {"$set": {**fields, "deleted_at": now, "changed_at": now}}
+                )
+            await self.announce(*batch)
+        return ids
+
     async def load(self, ids: Collection[str] | None, *, reparse: bool = False) -> None:
         """Load the documents with these ids, or all for None.
 

@@ -53,7 +53,7 @@ class JwtVerifier:
     keys: KeySource | None = None
     key: SecretFormat = TEXT_SECRET
     issuers: tuple[str, ...] = ()
-    audience: SourceTemplate | None = None
+    audience: tuple[SourceTemplate, ...] = ()
     claims: tuple[tuple[str, SourceTemplate], ...] = ()
     body_hash: tuple[str, Algorithm, SignatureEncoding] | None = None
     query_hash: str = ""
@@ -69,6 +69,10 @@ class JwtVerifier:
     @property
     def hash_passes(self) -> int:
         return 1
+
+    @property
+    def uses_secrets(self) -> bool:
+        return self.keys is None
 
     def applies(self, request: InboundRequest) -> bool:
         value = request.header(self.header) or ""
@@ -131,7 +135,7 @@ class JwtVerifier:
         if self.issuers and claims.get("iss") not in self.issuers:
             return False
         if self.audience:
-            expected, audience = self.audience.text(request), claims.get("aud")
+            expected, audience = self._expected_audience(request), claims.get("aud")
             if not expected or expected not in (audience if isinstance(audience, list) else [audience]):
                 return False
         for name, template in self.claims:
@@ -139,6 +143,10 @@ class JwtVerifier:
             if not expected or scalar_text(claims.get(name)) != expected:
                 return False
         return True
+
+    def _expected_audience(self, request: InboundRequest) -> str | None:
+        """Return the audience of the first template that has a value."""
+        return next((text for template in self.audience if (text := template.text(request))), None)
 
     def _hashes_match(self, request: InboundRequest, claims: Mapping[str, Any]) -> bool:
         if self.query_hash:
@@ -178,7 +186,7 @@ class JwtVerifier:
         if self.issuers:
             claims["iss"] = self.issuers[0]
         if self.audience:
-            claims["aud"] = self.audience.text(request)
+            claims["aud"] = self._expected_audience(request)
         for name, template in self.claims:
             text = template.text(request)
             claims[name] = {"true": True, "false": False}.get(text or "", text)

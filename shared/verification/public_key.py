@@ -111,6 +111,10 @@ class PublicKeyVerifier:
     def hash_passes(self) -> int:
         return 1
 
+    @property
+    def uses_secrets(self) -> bool:
+        return self.keys is None
+
     def applies(self, request: InboundRequest) -> bool:
         return self.signature.is_present(request) and self.when.holds(request)
 

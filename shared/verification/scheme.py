@@ -79,8 +79,12 @@ class SchemeVerifier(Protocol):
     def hash_passes(self) -> int:
         """How often a body is hashed to verify it with one secret; 1 if only a part of it is."""
 
+    @property
+    def uses_secrets(self) -> bool:
+        """Whether it verifies with the endpoint's secrets, and not with keys that are fetched."""
+
     def applies(self, request: InboundRequest) -> bool:
-        """Return whether the request carries this scheme's proof. The first scheme that applies decides."""
+        """Return whether the request carries this scheme's proof."""
 
     def key_url(self, request: InboundRequest) -> str | None:
         """Return the URL of the key that `verify` needs fetched; None if it needs none."""
@@ -109,6 +113,10 @@ class NoFetchedKey:
     """Base of the schemes that verify with the endpoint's secrets alone."""
 
     __slots__ = ()
+
+    @property
+    def uses_secrets(self) -> bool:
+        return True
 
     def key_url(self, request: InboundRequest) -> str | None:
         """Return None: there is nothing to fetch."""

@@ -20,6 +20,8 @@ _ATTACHMENT_FIELDS: Final = ("attachments", "files")
 _BOT_TYPES: Final = frozenset({"bot", "agent_bot", "captain_assistant", "app", "integration"})
 _MENTION: Final = re.compile(r"mention://(user|team)/([0-9]{1,20})/([^)\s]{1,200})")
 """A mention inside a message's text, such as `[@Ada](mention://user/7/Ada)`."""
+_NAME_MENTION: Final = re.compile(r"(?<![\w@./:+\[-])@(\w{1,100}(?:[.-]\w{1,100}){0,5})")
+"""A name after `@` inside a message's text. Not in an e-mail address, a URL or a link's label."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ def _list_or_empty(value: Any) -> Sequence[Any]:
 
 
 def _inline_mentions(text: str) -> Iterator[str]:
+    """Yield the ids and names that a text mentions."""
+    yield from _NAME_MENTION.findall(text)
     for kind, mentioned_id, name in _MENTION.findall(text):
         if kind == "user":  # a team's id would be taken for a user's
             yield mentioned_id

@@ -82,9 +82,10 @@ _Names = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Fi
 class FilterSettings(BaseModel):
     """A filter as the API accepts it and the database stores it. A criterion that is not set always holds.
 
-    `channels` and `conversations` are ids, `users` and `mentions` ids or names. `content` is an RE2
-    pattern, searched in the first 10,000 characters of the message's text. `exclude_own` excludes events that
-    came through the integration that the webhook belongs to. `condition` is JMESPath on
+    `channels` and `conversations` are ids, `users` and `mentions` ids or names. A mention is in the data's
+    `mentions`, or is `@name` in the text. `content` is an RE2 pattern, searched in the first 10,000
+    characters of the message's text. `exclude_own` excludes events that came through the integration that the
+    webhook belongs to. `condition` is JMESPath on
     `{id, type, workspace, occurred_at, sequence, subject, origin, actor, data}`.
     """
 

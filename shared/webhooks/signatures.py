@@ -72,6 +72,20 @@ def sign_chatwoot(
     }
 
 
+def sign_chatwoot_body(
+    keys: Sequence[bytes], delivery_id: str, _event: str, _attempt: int, at: int, body: bytes
+) -> dict[str, str]:
+    """Sign as `sign_chatwoot`, but over the body alone: the timestamp is not signed.
+
+    For receivers that were written before Chatwoot signed the timestamp.
+    """
+    return {
+        **_single_signature_headers("X-Chatwoot-Signature", keys, body),
+        "X-Chatwoot-Timestamp": str(at),
+        "X-Chatwoot-Delivery": delivery_id,
+    }
+
+
 def _single_signature_headers(header: str, keys: Sequence[bytes], signed: bytes) -> dict[str, str]:
     """Sign for a header with one signature: with the oldest valid secret, so that no subscriber must switch.
 
@@ -95,12 +109,13 @@ def sign_none(
     return {"webhook-id": delivery_id}
 
 
-SigningProfile = Literal["standard", "standard_v1a", "nchat", "chatwoot", "none"]
+SigningProfile = Literal["standard", "standard_v1a", "nchat", "chatwoot", "chatwoot_body", "none"]
 SIGNERS: Final[Mapping[SigningProfile, Signer]] = {
     "standard": sign_standard,
     "standard_v1a": sign_standard_v1a,
     "nchat": sign_nchat,
     "chatwoot": sign_chatwoot,
+    "chatwoot_body": sign_chatwoot_body,
     "none": sign_none,
 }
 
@@ -123,9 +138,9 @@ def new_standard_secret() -> str:
 def signing_key(profile: SigningProfile, secret: str) -> bytes:
     """Return the key of a secret as its owner sees it.
 
-    `standard`: base64 after `whsec_`. `standard_v1a`: the 32-byte seed of the Ed25519 key. `nchat` and
-    `chatwoot`: the text as UTF-8. `none`: there is no secret, and the key is empty. Raises `Malformed`,
-    which never repeats the secret, if the secret is not in the profile's format.
+    `standard`: base64 after `whsec_`. `standard_v1a`: the 32-byte seed of the Ed25519 key. `nchat`,
+    `chatwoot` and `chatwoot_body`: the text as UTF-8. `none`: there is no secret, and the key is empty.
+    Raises `Malformed`, which never repeats the secret, if the secret is not in the profile's format.
     """
     if profile == "standard":
         return _standard_key(secret)

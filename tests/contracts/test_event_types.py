@@ -26,6 +26,7 @@ SUPPORT = (
 )
 OWN = (
     *("webhook.failing", "webhook.disabled", "incoming.message"),
+    *("webhook.secret_rotated", "endpoint.secret_rotated"),
     *("integration.refreshed", "integration.reauth_required"),
     *("integration.error", "integration.recovered", "integration.taken_over"),
 )
@@ -175,6 +176,19 @@ def test_an_example_fits_and_nothing_does_not(event_type: EventType) -> None:
     wrong: Any
     for wrong in ({}, None, [dict(event_type.example)], "x"):
         assert schema.first_error(wrong, 100), wrong
+
+
+def test_times_have_their_format() -> None:
+    time = {"type": "string", "format": "date-time"}
+    for name, field in (
+        ("webhook.failing", "failing_since"),
+        ("webhook.failing", "disables_at"),
+        ("webhook.disabled", "failing_since"),
+        ("incoming.message", "received_at"),
+    ):
+        schema = EVENT_TYPES[name].schema["properties"][field]
+        found = [part for part in schema.get("anyOf", [schema]) if part != {"type": "null"}]
+        assert [{key: part[key] for key in time} for part in found] == [time], (name, field)
 
 
 @pytest.mark.parametrize("event_type", EVENT_TYPES.values(), ids=EVENT_TYPES)

@@ -85,6 +85,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         "url": "https://example.com:8443/hook?a=1&b=%20",
         "events": ["github.*", "message.created"],
         "description": "Tells us.",
+        "metadata": {"customer": "c_7"},
         "enabled": False,
         "profile": "standard",
         "format": "slack",
@@ -243,6 +244,24 @@ def test_an_address_that_is_taken(client: httpx.Client, url: str) -> None:
     assert made.json()["url"] == url
 
 
+@pytest.mark.parametrize(
+    ("url", "stored"),
+    [
+        ("https://b\u00fccher.example/a?b=%C3%BC", "https://xn--bcher-kva.example/a?b=%C3%BC"),
+        ("https://B\u00dcCHER.example:8443/", "https://xn--bcher-kva.example:8443/"),
+        ("https://\u4f8b\u3048\u3002\u30c6\u30b9\u30c8/", "https://xn--r8jz45g.xn--zckzah/"),
+    ],
+)
+def test_a_host_name_in_unicode_is_stored_in_its_ascii_form(
+    client: httpx.Client, url: str, stored: str
+) -> None:
+    made = client.post(CREATE, json={**WEBHOOK, "url": url, "enabled": False})
+    assert made.status_code == 201, made.text
+    path = f"{PATH}/{made.json()['id']}"
+    assert made.json()["url"] == client.get(path).json()["url"] == stored
+    assert client.patch(path, json={"url": url}).json()["url"] == stored
+
+
 BAD_URLS = (
     "",
     " ",
@@ -273,7 +292,10 @@ BAD_URLS = (
     "https://exa\tmple.com/",
     "https://example.com/\0",
     "https://example.com/#part",
-    "https://b\u00fccher.example/",
+    "https://b\u00fccher.example/\u00fc",
+    "https://b\u00fccher..example/",
+    "https://user@b\u00fccher.example/",
+    "https://\uff45xample.com/",
     "https://example.com/\u00fc",
     "https://\u2460\u2461\u2466.0.0.1/",
     "https://example.com:99999/",

@@ -148,7 +148,12 @@ def by_one_header(profile: str, secret: str, request: WebhookRequest) -> str:
 
 
 @pytest.mark.parametrize(
-    ("profile", "header"), [("nchat", "x-webhook-signature"), ("chatwoot", "x-chatwoot-signature")]
+    ("profile", "header"),
+    [
+        ("nchat", "x-webhook-signature"),
+        ("chatwoot", "x-chatwoot-signature"),
+        ("chatwoot_body", "x-chatwoot-signature"),
+    ],
 )
 def test_the_old_secret_of_a_profile_with_one_signature_verifies_until_it_ends(
     hub: Hub, profile: str, header: str
@@ -167,6 +172,20 @@ def test_the_old_secret_of_a_profile_with_one_signature_verifies_until_it_ends(
         after = subscriber.wait_for(3)[2]
     assert after.headers[header] == by_one_header(profile, newest, after)
     assert header + "-next" not in after.headers
+
+
+@pytest.mark.parametrize("profile", ["nchat", "chatwoot", "chatwoot_body"])
+def test_a_secret_of_eight_characters(hub: Hub, profile: str) -> None:
+    """As the chats that it is for allow it."""
+    header = "x-webhook-signature" if profile == "nchat" else "x-chatwoot-signature"
+    secret = token_hex(4)
+    with Subscriber() as subscriber:
+        webhook, _, [got] = sent(hub, subscriber, profile=profile, secret=secret)
+        assert got.headers[header] == by_one_header(profile, secret, got)
+        short = hub.call("POST", f"{path_of(webhook)}/rotate-secret", {"secret": "7 chars"}, expect=422)
+        assert [error["field"] for error in short["errors"]] == ["secret"]
+        given = hub.call("POST", f"{path_of(webhook)}/rotate-secret", {"secret": token_hex(4)})
+        assert len(given["secret"]) == 8
 
 
 def test_a_rotation_that_would_end_a_valid_secret_early_is_refused(hub: Hub) -> None:

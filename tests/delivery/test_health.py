@@ -248,7 +248,12 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
         kind = new_type()
         hub.outgoing_webhook(witness.url, events=[kind])
         webhook = hub.outgoing_webhook(
-            subscriber.url, events=[kind], retry=OFTEN, disable_after_days=SOON, ordering="strict"
+            subscriber.url,
+            events=[kind],
+            retry=OFTEN,
+            disable_after_days=SOON,
+            ordering="strict",
+            metadata={"customer": "c_7"},
         )
         with notice_listener(hub, webhook) as listener:
             before = datetime.now(UTC)
@@ -261,6 +266,11 @@ def test_nothing_but_failures_is_warned_of_once_then_disables(hub: Hub) -> None:
             assert warning["webhook_id"] == end["webhook_id"] == webhook["id"]
             assert end["failing_since"] == warning["failing_since"]
             assert end["reason"] == "failing"
+            [delivery] = hub.deliveries(webhook_id=webhook["id"])
+            assert (warning["delivery_id"], warning["event_id"]) == (delivery["id"], delivery["event_id"])
+            assert warning["event_type"] == warning["payload"]["type"] == kind
+            assert warning["payload"] == json.loads(subscriber.got[0].body)
+            assert warning["metadata"] == end["metadata"] == {"customer": "c_7"}
             # Logged when it is in effect; a moment earlier it can be read.
             eventually(lambda: is_logged_as_disabled(hub, webhook))
             now = read_webhook(hub, webhook)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.log import TYPES, WORKSPACES, Finds, explained, finds
+from bench.log import TYPES, WORKSPACES, Finds, explained, filling, finds
 from services.delivery.app import INDEXES
 from services.delivery.log import search
 from services.delivery.log.deliveries import DELIVERIES
@@ -62,6 +62,45 @@ def test_a_search_that_filters_what_it_reads_ends_early_and_can_go_on(
         keys, examined = run(uri, walk)
     assert keys == (should[::-1] if oldest_first else should)
     assert max(examined) <= 3 * BUDGET
+
+
+def test_after_a_first_page_a_long_time_without_deliveries_costs_few_reads(store: Store) -> None:
+    count, limit, week = 3_000, 20, timedelta(days=6)
+    documents = [
+        document | {"status": "delivered", "workspace": WORKSPACES[0], "created_at": NOW - week - age}
+        for position, document in enumerate(filling(count, NOW, body=20))
+        for age in [timedelta(seconds=position)]
+    ]
+    newer = [
+        document | {"_id": f"dlv_new_{number}", "created_at": NOW - age}
+        for number, age in enumerate([timedelta(seconds=5), timedelta(days=3)])
+        for document in documents[:1]
+    ]
+    query = DeliveryQuery(WORKSPACES[0])
+    seen: Finds
+
+    async def work(mongo: Mongo) -> tuple[list[list[str]], int]:
+        await mongo.ensure_indexes({DELIVERIES: INDEXES[DELIVERIES]})
+        log = mongo.collection(DELIVERIES)
+        await log.insert_many(documents)
+        deliveries = search.DeliverySearch(mongo)
+        first = await deliveries.page(query, limit=limit, cursor=None)
+        second = await deliveries.page(query, limit=limit, cursor=first.next_cursor)
+        seen.commands.clear()
+        again = await deliveries.page(query, limit=limit, cursor=None)
+        searches = [command for command in seen.commands if "_id" not in command["filter"]]
+        examined = sum([(await explained(mongo, command)).documents for command in searches])
+        await log.insert_many(newer)
+        later = await deliveries.page(query, limit=limit, cursor=None)
+        return [[item.id for item in page.items] for page in (first, second, again, later)], examined
+
+    with finds() as seen:
+        (first, second, again, later), examined = run(store.uri(), work)
+    ids = [document["_id"] for document in documents]
+    assert first == again == ids[:limit]
+    assert second == ids[limit : 2 * limit]
+    assert later == [newer[0]["_id"], newer[1]["_id"], *ids[: limit - 2]]
+    assert examined < 10 * limit
 
 
 def test_pages_and_jobs_go_on_where_a_search_ended(

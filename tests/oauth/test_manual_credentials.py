@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from pymongo import MongoClient
 
 from shared.connections.app_records import AppRepository
@@ -25,10 +26,12 @@ from shared.connections.tokens import Access, TokenSource
 from shared.contracts.topics import TOPICS
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
+from shared.runtime.mongo import Mongo
 from shared.runtime.service import runtime
-from shared.runtime.settings import EgressSettings, load
+from shared.runtime.settings import EgressSettings, MongoSettings, load
 from shared.runtime.web import api_keys
 from shared.runtime.web.api_keys import ApiKeyRecord, generate_key
+from shared.runtime.workspaces import Workspaces
 from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_authorization
 from tests.support.backends import Bus, Store
 from tests.support.certificates import Authority
@@ -521,6 +524,26 @@ def test_a_deleted_integration_releases_its_account(world: World, account: Accou
     assert world.stored(integration)["credential"] is None
     assert world.enter("email", fields, kind="imap")["id"] != integration
     eventually(lambda: world.events(integration) == ["connected", "disconnected"])
+
+
+def test_accounts_of_a_deleted_workspace_are_disconnected_and_deleted(world: World, account: Account) -> None:
+    integration, fields = account
+    own = world.enter("email", fields, kind="imap", key=world.other_workspace())["id"]
+    workspace = world.stored(own)["workspace"]
+
+    async def delete() -> None:
+        mongo = Mongo(MongoSettings(uri=SecretStr(world.hub.env["MONGODB_URI"])), app="test")
+        try:
+            await Workspaces(mongo).create(workspace, "x")
+            await Workspaces(mongo).delete(workspace)
+        finally:
+            mongo.close()
+
+    asyncio.run(delete())
+    eventually(lambda: world.stored(own)["deleted_at"])
+    assert world.stored(own)["credential"] is None
+    eventually(lambda: world.events(own) == ["connected", "disconnected"])
+    assert world.shown(integration)["status"] == "connected"
 
 
 def test_another_workspace_does_not_find_the_integration(world: World, account: Account) -> None:

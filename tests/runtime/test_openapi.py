@@ -38,6 +38,8 @@ NAMES = set(
     replay_inbound_endpoint_event replay_outgoing_webhook resend_delivery resume_outgoing_webhook resume_queue
     retry_delivery reveal_inbound_endpoint_secret revoke_api_key rotate_inbound_endpoint_secret
     rotate_outgoing_webhook_secret test_inbound_endpoint test_outgoing_webhook verify_platform_credential
+    rotate_incoming_webhook_token create_workspace list_workspaces read_workspace change_workspace
+    delete_workspace create_workspace_api_key
     """.split()  # noqa: SIM905
 )
 """Clients are generated from these names: a change breaks their callers."""
@@ -46,6 +48,7 @@ OF_STRANGERS = {
     "look_at_integration",
     "look_at_webhook",
     "receive_at_app",
+    "receive_at_discord",
     "receive_at_integration",
     "receive_incoming",
     "receive_webhook",
@@ -66,6 +69,23 @@ def merged(hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("entrance")
     with second_process("gateway", hub, folder, bus, store, INTERLINK_PEERS=peers) as entrance:
         yield httpx.get(entrance.url("gateway") + "/api/openapi.json").json()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_type_of_a_problem_leads_to_a_page(hub: Hub, documents: dict[str, Any], service: str) -> None:
+    problem = httpx.get(f"{hub.url(service)}/api/nothing")
+    assert problem.status_code == 404
+    page = httpx.get(problem.url.join(problem.json()["type"]))
+    assert page.status_code == 200
+    assert "<h1>404 Not Found</h1>" in page.text
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    described = {status for _, _, call in _calls(documents[service]) for status in call["responses"]}
+    pages = {status: f"{hub.url(service)}/api/problems/{status}" for status in described if status > "400"}
+    assert {status for status, url in pages.items() if httpx.get(url).status_code != 200} == set()
+    for other in ("200", "999", "404/", "4040", "%3Cb%3E", ""):
+        answer = httpx.get(f"{hub.url(service)}/api/problems/{other}")
+        assert answer.status_code == 404, other
+        assert "<b>" not in answer.text
 
 
 def _calls(document: Any) -> list[Call]:

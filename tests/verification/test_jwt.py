@@ -112,6 +112,17 @@ def test_a_token_may_lack_its_expiry_if_the_provider_sets_none() -> None:
     assert endless.verify(signed, [SECRET], NOW + 10**6) is VerificationResult.VERIFIED
 
 
+def test_the_first_audience_with_a_value_counts() -> None:
+    scheme = make_scheme(scheme="jwt", algorithms=["HS256"], audience=["{setting:audience}", "{url}"])
+    inbound = bearer(token(), settings={})
+    own = bearer(token({"aud": inbound.address}), settings={})
+    assert check(scheme, own, SECRET) is VerificationResult.VERIFIED
+    assert check(scheme, inbound, SECRET) is VerificationResult.CLAIMS
+    assert check(scheme, bearer(token()), SECRET) is VerificationResult.VERIFIED
+    # An endpoint with the setting accepts no token for its address.
+    assert check(scheme, bearer(token({"aud": inbound.address})), SECRET) is VerificationResult.CLAIMS
+
+
 def test_a_token_without_an_audience_to_compare_is_for_nobody() -> None:
     assert check(HS, bearer(token(), settings={}), SECRET) is VerificationResult.CLAIMS
     assert (

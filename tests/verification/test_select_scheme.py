@@ -58,6 +58,29 @@ def at(definition: WebhookDefinition, inbound: InboundRequest, *secrets: bytes) 
     return selected.verify(inbound, secrets, NOW) if selected else VerificationResult.MISSING
 
 
+def test_a_scheme_that_no_secret_is_for_does_not_decide() -> None:
+    definition = definition_of(
+        {
+            "scheme": "hmac",
+            "signature": {"header": "x-signature"},
+            "key": {"form": "text", "prefix": "whsec_"},
+        },
+        {"scheme": "token", "from": "{header:x-token}", "key": {"except_prefix": "whsec_"}},
+    )
+    signing, token = b"whsec_AAAA", b"token"
+    both, one = request({"x-signature": "00", "x-token": "token"}), request({"x-signature": "00"})
+    signed, plain = definition.schemes
+    for inbound, secrets, expected in (
+        (both, [token], plain),
+        (both, [signing], signed),
+        (both, [token, signing], signed),
+        (both, [], signed),
+        (one, [token], signed),
+        (request(), [token], None),
+    ):
+        assert definition.select_scheme(inbound, secrets) is expected
+
+
 def test_a_weaker_scheme_never_accepts_what_the_stronger_one_refuses() -> None:
     definition = definition_of(*LADDER)
     old, token = hmac_hex(SECRET, BODY, "sha1"), SECRET.decode()

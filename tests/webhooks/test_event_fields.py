@@ -73,6 +73,19 @@ def test_a_message_of_a_support_desk() -> None:
     assert fields.attachments == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("@ann, look", ["ann"]),
+        ("(@ann.lee) and @b_2!", ["ann.lee", "b_2"]),
+        ("**@Änne** @x-y-", ["Änne", "x-y"]),
+        ("ann@example.com, https://example.com/@ann, @@ann, [@ann](https://example.com), a@", []),
+    ],
+)
+def test_a_name_in_the_text_is_mentioned(text: str, names: list[str]) -> None:
+    assert list(event_fields({"content": text}).mentions) == names
+
+
 def test_a_webhook_that_came_in() -> None:
     fields = event_fields(PROVIDER, type="forge.push", subject="ep_1")
     assert fields.origin == {"provider": "forge", "endpoint_id": "ep_1"}

@@ -46,6 +46,8 @@ def outcome(settings: dict[str, Any], data: Any, own: str = "") -> tuple[bool, s
         ({"mentions": ["grace"]}, NCHAT, True),
         ({"mentions": ["u3", "nobody"]}, NCHAT, True),
         ({"mentions": ["Grace Hopper"]}, CHATWOOT, True),
+        ({"mentions": ["lin"]}, {"content": "@lin: done"}, True),
+        ({"mentions": ["li"]}, {"content": "@lin: done"}, False),
         ({"mentions": ["4"]}, CHATWOOT, False),
         ({"mentions": ["u1"]}, JOINED, False),
         ({"content": r"(?i)\bDEPLOY\b"}, NCHAT, True),

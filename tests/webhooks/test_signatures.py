@@ -186,9 +186,23 @@ def test_the_chatwoot_profile() -> None:
     assert again["X-Chatwoot-Signature"] != headers["X-Chatwoot-Signature"]
 
 
+def test_the_chatwoot_profile_over_the_body_alone() -> None:
+    keys = [signing_key("chatwoot_body", "8 bytes.")]
+    headers = SIGNERS["chatwoot_body"](keys, "dlv_1", "message_created", 2, 1614265330, b'{"a":1}')
+    assert headers == {
+        "X-Chatwoot-Signature": "sha256=" + hmac.new(b"8 bytes.", b'{"a":1}', hashlib.sha256).hexdigest(),
+        "X-Chatwoot-Timestamp": "1614265330",
+        "X-Chatwoot-Delivery": "dlv_1",
+    }
+
+
 @pytest.mark.parametrize(
     ("profile", "header", "signed"),
-    [("nchat", "X-Webhook-Signature", b"{}"), ("chatwoot", "X-Chatwoot-Signature", b"7.{}")],
+    [
+        ("nchat", "X-Webhook-Signature", b"{}"),
+        ("chatwoot", "X-Chatwoot-Signature", b"7.{}"),
+        ("chatwoot_body", "X-Chatwoot-Signature", b"{}"),
+    ],
 )
 def test_a_header_of_one_signature_is_by_the_oldest_valid_secret(
     profile: SigningProfile, header: str, signed: bytes
@@ -233,7 +247,7 @@ def test_a_hostile_secret_is_malformed_and_nothing_else(profile: SigningProfile,
         assert SIGNERS[profile]([key], "dlv_1", "any.type", 1, 1, b"{}")
 
 
-@pytest.mark.parametrize("profile", ["nchat", "chatwoot"])
+@pytest.mark.parametrize("profile", ["nchat", "chatwoot", "chatwoot_body"])
 @pytest.mark.parametrize("secret", ["", "\ud800"])
 def test_what_is_no_text_secret(profile: SigningProfile, secret: str) -> None:
     with pytest.raises(Malformed):

@@ -7,12 +7,16 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from shared.contracts.event_types import canonical
+from shared.runtime.egress.urls import with_ascii_host
 from shared.webhooks.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES
 from shared.webhooks.patterns import is_pattern
 from shared.wire.expressions import Expression, ExpressionError
 
 _MAX_HOST_LENGTH: Final = 253
 _MAX_HEADERS: Final = 20
+MAX_METADATA_BYTES: Final = 4096
+METADATA_NAME: Final = r"[A-Za-z0-9_-]{1,40}"
+MAX_METADATA_VALUE: Final = 500
 _HOST_NAME: Final = re.compile(
     r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
 )
@@ -32,6 +36,8 @@ def _validate_pattern(text: str) -> str:
 
 def _validate_url(text: str) -> str:
     try:
+        # Checked and stored as it is looked up: what a name in Unicode looks like proves nothing.
+        text = with_ascii_host(text)
         parts = urlsplit(text)
         host, _port = parts.hostname, parts.port
     except ValueError:
@@ -97,17 +103,33 @@ def _validate_transform(text: str) -> str:
     return text
 
 
+def _validate_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    size = sum(len(name) + len(value.encode("utf-8", "replace")) for name, value in metadata.items())
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"must have at most {MAX_METADATA_BYTES} bytes in all")
+    return metadata
+
+
 HeaderValue = Annotated[str, Field(max_length=2000), AfterValidator(validate_header_value)]
 HeaderName = Annotated[str, AfterValidator(_validate_header_name)]
 Headers = Annotated[
     dict[HeaderName, HeaderValue], Field(max_length=_MAX_HEADERS), AfterValidator(_validate_headers)
+]
+Metadata = Annotated[
+    dict[
+        Annotated[str, Field(pattern=f"^{METADATA_NAME}$")],
+        Annotated[str, Field(max_length=MAX_METADATA_VALUE)],
+    ],
+    Field(max_length=50, description="Your own texts by name, at most 4 KiB. They can be searched by."),
+    AfterValidator(_validate_metadata),
 ]
 Description = Annotated[str, Field(max_length=2000)]
 Url = Annotated[str, Field(max_length=2000), AfterValidator(_validate_url)]
 Events = Annotated[
     list[Annotated[str, AfterValidator(_validate_pattern)]], Field(min_length=1, max_length=100)
 ]
-Secret = Annotated[str, Field(min_length=16, max_length=500)]
+Secret = Annotated[str, Field(min_length=8, max_length=500)]
+"""At least 24 bytes for the profile `standard`: see `signing_key`."""
 InFlight = Annotated[int, Field(ge=1, le=500)]
 Timeout = Annotated[float, Field(ge=1, le=60)]
 Transform = Annotated[str, Field(min_length=1, max_length=4000), AfterValidator(_validate_transform)]

@@ -15,6 +15,7 @@ from services.delivery.api.webhook_fields import (
     HeaderValue,
     InFlight,
     IntegrationId,
+    Metadata,
     ScheduleName,
     ScheduleWaits,
     Secret,
@@ -132,6 +133,7 @@ class WebhookCreate(_StrictModel):
     url: Url
     events: Events
     description: Description = ""
+    metadata: Metadata = {}
     secret: Secret | None = None
     enabled: bool = True
     profile: SigningProfile = "standard"
@@ -157,6 +159,7 @@ class WebhookUpdate(_StrictModel):
     url: Url | None = None
     events: Events | None = None
     description: Description | None = None
+    metadata: Metadata | None = None
     enabled: bool | None = None
     format: BodyFormat | None = None
     transform: Transform | None = None
@@ -225,6 +228,7 @@ class WebhookOut(BaseModel):
     url: str
     events: list[str]
     description: str
+    metadata: dict[str, str]
     enabled: bool
     disabled_reason: str | None
     paused: bool
@@ -274,6 +278,7 @@ class WebhookOut(BaseModel):
             url=record.url,
             events=list(record.events),
             description=record.description,
+            metadata=dict(record.metadata or {}),
             enabled=record.enabled,
             disabled_reason=None if record.enabled else record.disabled_reason,
             paused=record.paused,

@@ -6,9 +6,11 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query
+from pydantic import Field
 from starlette.responses import Response
 
 from services.delivery.api.fields import Reader, Writer
+from services.delivery.api.webhook_fields import MAX_METADATA_VALUE, METADATA_NAME
 from services.delivery.api.webhook_schemas import (
     CLEARABLE,
     WebhookCreate,
@@ -25,6 +27,7 @@ from services.delivery.settings import DeliverySettings
 from services.delivery.webhooks.encryption import WebhookEncryption
 from services.delivery.webhooks.outgoing_webhooks import (
     OutgoingWebhooks,
+    WebhookCriteria,
     compile_readable,
     validate_webhook,
 )
@@ -37,6 +40,7 @@ from shared.manifests.event_names import EventNames
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.mongo import utcnow
+from shared.runtime.secret_rotations import PUBLISH_TIMEOUT_S, rotation_record
 from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.routes import Routes
@@ -49,6 +53,15 @@ _TEST_PUBLISH_TIMEOUT_S: Final = 1.8
 _RESETTING_FIELDS: Final = frozenset({"url", "circuit_breaker", "max_retry_after_s"})
 """Changes that end hold and open circuit: earlier responses of the endpoint do not count any more."""
 
+NameFilter = Annotated[str, Query(max_length=200, description="Only those with this text in their name.")]
+UrlFilter = Annotated[str, Query(max_length=2000, description="Only those with this text in their URL.")]
+MetadataFilter = Annotated[
+    list[Annotated[str, Field(pattern=f"^{METADATA_NAME}:", max_length=MAX_METADATA_VALUE + 50)]] | None,
+    Query(
+        max_length=10,
+        description="Only those with this item of `metadata`: `name:value`. Repeat it for several.",
+    ),
+]
 Force = Annotated[
     bool,
     Query(description="Accept a URL that another webhook of the workspace has, and unknown event names."),
@@ -133,9 +146,25 @@ class WebhooksApi:
             }
         )
 
-    async def list_webhooks(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[WebhookOut]:
-        """List the workspace's outgoing webhooks, newest first."""
-        records = await self._repository.list_page(key.workspace, limit=limit, cursor=cursor)
+    async def list_webhooks(
+        self,
+        key: Reader,
+        name: NameFilter = "",
+        url: UrlFilter = "",
+        metadata: MetadataFilter = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+    ) -> Page[WebhookOut]:
+        """List the workspace's outgoing webhooks, newest first, or those that `name` and others select."""
+        criteria = WebhookCriteria(name, url, dict(item.split(":", 1) for item in metadata or ()))
+        if criteria == WebhookCriteria():
+            records = await self._repository.list_page(key.workspace, limit=limit, cursor=cursor)
+        else:
+            found = self._webhooks.search(key.workspace, criteria, limit=limit, cursor=cursor)
+            by_id = {record.id: record for record in await self._repository.by_ids(found.items)}
+            # One that is missing was deleted meanwhile.
+            items = [by_id[webhook_id] for webhook_id in found.items if webhook_id in by_id]
+            records = Page(items=items, next_cursor=found.next_cursor)
         health = await self._endpoint_health.by_webhook([record.id for record in records.items])
         return Page[WebhookOut](
             items=[self._out(record, health[record.id]) for record in records.items],
@@ -214,7 +243,7 @@ class WebhooksApi:
     async def rotate_secret(self, webhook_id: str, body: WebhookSecretRotate, key: Writer) -> WebhookOut:
         """Set a new secret, given or generated; the old one stays valid for `overlap_hours`.
 
-        `standard` and `standard_v1a` send one signature for each valid secret. `nchat` and `chatwoot` sign
+        `standard` and `standard_v1a` send one signature for each valid secret. The other profiles sign
         with the old secret until it expires, and with the new one in a second header, `...-Signature-Next`.
         At most five secrets are valid at a time.
         """
@@ -223,7 +252,13 @@ class WebhooksApi:
         if not secret:
             raise Conflict("this webhook does not sign: there is no secret to rotate")
         _check_secret(record.profile, secret)
-        rotated = self._encryption.rotated_secrets(record, secret, timedelta(hours=body.overlap_hours))
+        overlap = timedelta(hours=body.overlap_hours)
+        rotated = self._encryption.rotated_secrets(record, secret, overlap)
+        fields = {"webhook_id": record.id, "name": record.name, "metadata": dict(record.metadata or {})}
+        event = rotation_record(
+            "delivery", "webhook.secret_rotated", record.workspace, record.id, fields, overlap
+        )
+        await self._producer.publish(event, timeout_s=PUBLISH_TIMEOUT_S)
         changed = await self._webhooks.update(webhook_id, {"secrets": rotated})
         return await self._out_with_health(changed, secret)
 

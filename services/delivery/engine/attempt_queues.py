@@ -169,7 +169,7 @@ class AttemptQueues:
             attempt, outcome = await self._attempter.attempt(webhook, claimed)
             failpoint("attempt.sent")
             self._failure_monitor.record_attempt(
-                queue.state, webhook, attempt, outcome, manual=claimed.manual
+                queue.state, webhook, claimed.request, attempt, outcome, manual=claimed.manual
             )
             queue.progress_at = self._clock.now
             queue.state.slow = self._clock.now - delivery.started_at > _STALL_TIMEOUT_S

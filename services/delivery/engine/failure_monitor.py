@@ -10,6 +10,7 @@ condition exceeded its budget at least ten times over at least ten minutes is di
 
 import asyncio
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import orjson
 
 from services.delivery.engine.endpoint_state import EndpointState
 from services.delivery.log.endpoint_health import EndpointHealthRecords
+from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.recurrence import Recurrence
 from services.delivery.model.retry_policy import CONDITION_TOO_EXPENSIVE, Attempt, AttemptOutcome
@@ -36,6 +38,8 @@ _WARNING_SHARE: Final = 0.8
 _MIN_EXPENSIVE_CASES: Final = 10
 _MAX_EXPENSIVE_WEBHOOKS: Final = 10_000
 _PUBLISH_TIMEOUT_S: Final = 10.0
+_MAX_PAYLOAD_BYTES: Final = 16 * 1024
+"""Of the payload that a warning repeats: warnings of failing subscribers to warnings contain one another."""
 _SHUTDOWN_TIMEOUT_S: Final = 5.0
 
 
@@ -71,12 +75,13 @@ class FailureMonitor:
         self,
         endpoint_state: EndpointState,
         webhook: OutgoingWebhook,
+        request: DeliveryRequest,
         attempt: Attempt,
         outcome: AttemptOutcome,
         *,
         manual: bool = False,
     ) -> None:
-        """Record an attempt. The success of a manual one also ends the hold."""
+        """Record an attempt at a request. The success of a manual one also ends the hold."""
         # Failures that say nothing about the endpoint only free the probe.
         if attempt.is_hub_failure:
             endpoint_state.breaker.release()
@@ -99,7 +104,7 @@ class FailureMonitor:
             if endpoint_state.recorded_since is not None:
                 self._run_in_background(webhook.id, self._clear_failing(endpoint_state, webhook))
         else:
-            self._record_failure(endpoint_state, webhook, attempt, outcome)
+            self._record_failure(endpoint_state, webhook, request, attempt, outcome)
 
     def write_hold_state(self, endpoint_state: EndpointState) -> None:
         """Write the hold state if it changed, for the API and for the partition's next owner."""
@@ -112,6 +117,7 @@ class FailureMonitor:
         self,
         endpoint_state: EndpointState,
         webhook: OutgoingWebhook,
+        request: DeliveryRequest,
         attempt: Attempt,
         outcome: AttemptOutcome,
     ) -> None:
@@ -135,7 +141,7 @@ class FailureMonitor:
         ):
             until = max(at, since + disable_after)
             self._run_in_background(
-                webhook.id, self._warn(endpoint_state, webhook, since, until, attempt.error)
+                webhook.id, self._warn(endpoint_state, webhook, request, since, until, attempt.error)
             )
         elif endpoint_state.recorded_since != since and at >= since + _RECORD_DELAY:
             self._run_in_background(webhook.id, self._record_failing(endpoint_state, webhook, since))
@@ -193,11 +199,12 @@ class FailureMonitor:
         self,
         endpoint_state: EndpointState,
         webhook: OutgoingWebhook,
+        request: DeliveryRequest,
         since: datetime,
         until: datetime,
         error: str | None,
     ) -> None:
-        fields = {"disables_at": rfc3339(until), "last_error": error}
+        fields = {"disables_at": rfc3339(until), "last_error": error, **_failed_event(request)}
         await self._publish_notice(webhook, "webhook.failing", since, fields)
         endpoint_state.warned = True
         await self._endpoint_health.write_failing(webhook.id, endpoint_state.partition, since, warned=True)
@@ -221,11 +228,17 @@ class FailureMonitor:
             self._log.warning("webhook.disabled", webhook_id=webhook.id, reason=reason)
 
     async def _publish_notice(
-        self, webhook: OutgoingWebhook, event_type: str, since: datetime, fields: Mapping[str, str | None]
+        self, webhook: OutgoingWebhook, event_type: str, since: datetime, fields: Mapping[str, Any]
     ) -> None:
         since_text = rfc3339(since)
         # The name, not the URL: URLs often contain secrets.
-        data = {"webhook_id": webhook.id, "name": webhook.name, "failing_since": since_text, **fields}
+        data = {
+            "webhook_id": webhook.id,
+            "name": webhook.name,
+            "metadata": dict(webhook.metadata),
+            "failing_since": since_text,
+            **fields,
+        }
         event = Event(
             # Derived: a notice that is published twice has the same id.
             id=EventId(f"evt_{derive(webhook.id, event_type, since_text)}"),
@@ -240,3 +253,17 @@ class FailureMonitor:
         await self._producer.publish(
             event_record(INTEGRATION_EVENTS, webhook.id, event), timeout_s=_PUBLISH_TIMEOUT_S
         )
+
+
+def _failed_event(request: DeliveryRequest) -> dict[str, Any]:
+    """Return the event of a delivery that failed, for a warning; without its payload if that is large."""
+    payload = None
+    if len(request.body) <= _MAX_PAYLOAD_BYTES:
+        with suppress(orjson.JSONDecodeError):
+            payload = orjson.loads(request.body)
+    return {
+        "delivery_id": request.delivery_id,
+        "event_id": request.event_id,
+        "event_type": request.event_type,
+        "payload": payload,
+    }

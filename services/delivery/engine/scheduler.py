@@ -258,7 +258,7 @@ class Scheduler:
             attempt, outcome = await self._attempter.attempt(webhook, delivery)
             failpoint("schedule.sent")
             self._failure_monitor.record_attempt(
-                endpoint_state, webhook, attempt, outcome, manual=delivery.manual
+                endpoint_state, webhook, delivery.request, attempt, outcome, manual=delivery.manual
             )
             await self._results.write(self._deliveries.result_update(delivery, attempt, outcome))
             failpoint("schedule.written")

@@ -5,11 +5,15 @@ and merges the keys of all ranges. Ranges are read in slices of time, each sixte
 MongoDB, which applies a limit during the index scan, does not need slices. The embedded database reads
 everything that matches before it sorts and cuts, and reads at most a slice.
 
+A slice that is wide because nothing newer was logged for days reads a whole burst of deliveries behind that
+time. `LogGaps` remembers where such times end, so that the next search ends a slice there.
+
 Filters that the index does not have, event type and error, are applied here to what was read. Then a search
 examines about `MAX_EXAMINED` deliveries at most, and returns where it stopped.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,6 +45,12 @@ _MAX_WIDENING: Final = 16.0
 _MAX_FILTERED_WIDENING: Final = 4.0
 _SPARE: Final = 1.25
 """The next slice is this much wider than what should suffice."""
+_MIN_GAP: Final = timedelta(minutes=1)
+_MAX_GAPS: Final = 8
+"""Gaps of one log that are remembered, the last ones that were found."""
+_MAX_LOGS: Final = 20
+"""Logs of one workspace, each of a webhook or of all and of some statuses, whose gaps are remembered."""
+_MAX_WORKSPACES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +91,64 @@ class FoundKeys:
 
 @dataclass(frozen=True, slots=True)
 class _SliceKeys:
-    """The keys in one slice of one range. `stopped_at` is the last examined key if the budget ended it."""
+    """The keys in one slice of one range, and the first and last key that was examined."""
 
     keys: Sequence[LogKey]
     examined: int
-    stopped_at: LogKey | None = None
+    first: LogKey | None
+    last: LogKey | None
+    has_stopped: bool
+    """Whether the budget ended it, at `last`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """A time without deliveries, up to `high`. `width` is that of a slice with one page right before it."""
+
+    high: datetime
+    width: timedelta
+
+
+_Gaps = dict[datetime, _Gap]
+"""Gaps by the time of the last delivery before each."""
+_Log = tuple[str | None, tuple[str, ...]]
+"""A webhook, None for all, and statuses."""
+
+
+class LogGaps:
+    """Times in which nothing was logged, as earlier searches found them: a memory of one process.
+
+    A gap only says where a slice should end. The slice is read all the same, so a gap that is out of date
+    costs reads, and no delivery is missed.
+    """
+
+    def __init__(self) -> None:
+        self._workspaces: OrderedDict[str, OrderedDict[_Log, _Gaps]] = OrderedDict()
+
+    def of(self, query: DeliveryQuery) -> _Gaps:
+        """Return the gaps in what a query reads."""
+        return self._workspaces.get(query.workspace, {}).get(_log_of(query), {})
+
+    def remember(self, query: DeliveryQuery, low: datetime, gap: _Gap) -> None:
+        """Remember that what a query reads has nothing after `low`, until the end of the gap."""
+        logs = self._workspaces.setdefault(query.workspace, OrderedDict())
+        gaps = logs.setdefault(_log_of(query), {})
+        for known in [known for known in gaps if low <= known < gap.high]:
+            del gaps[known]
+        gaps[low] = gap
+        if len(gaps) > _MAX_GAPS:
+            del gaps[next(iter(gaps))]
+        # Each workspace has its own share of the memory, whatever it searches for.
+        logs.move_to_end(_log_of(query))
+        if len(logs) > _MAX_LOGS:
+            logs.popitem(last=False)
+        self._workspaces.move_to_end(query.workspace)
+        if len(self._workspaces) > _MAX_WORKSPACES:
+            self._workspaces.popitem(last=False)
+
+
+def _log_of(query: DeliveryQuery) -> _Log:
+    return query.webhook_id, tuple(sorted(set(query.statuses)))
 
 
 class _SliceWidth:
@@ -116,18 +179,29 @@ async def search_keys(
     after: LogKey | None = None,
     oldest_first: bool = False,
     max_examined: int = MAX_EXAMINED,
+    log_gaps: LogGaps | None = None,
 ) -> FoundKeys:
     """Return the first `limit` matching keys after a key, in the log's order.
 
     A search for an event type or an error may return fewer keys, or none, before the log's end. A delivery
-    whose status changes during the search may be missing once. Raises `DatabaseUnavailable`.
+    whose status changes during the search may be missing once. `log_gaps` is used for the newest first.
+    Raises `DatabaseUnavailable`.
     """
     index_ranges = _index_ranges(query)
     keys: list[LogKey] = []
     width, budget = _SliceWidth(), max_examined
-    slices = _slices_oldest_first if oldest_first else _slices_newest_first
+    if query.event_id or oldest_first:
+        log_gaps = None
+    slices = (
+        _slices_oldest_first(query.since, query.until, after, width)
+        if oldest_first
+        else _slices_newest_first(
+            query.since, query.until, after, width, log_gaps.of(query) if log_gaps else {}
+        )
+    )
+    empty_from = (after[0] if after else query.until) or utcnow()
     # Every slice is read from all ranges before the next one: that keeps the order across ranges.
-    for bounds in slices(query.since, query.until, after, width):
+    for bounds in slices:
         wanted = limit - len(keys)
         parts = await asyncio.gather(
             *(
@@ -137,9 +211,13 @@ async def search_keys(
                 for index_range in index_ranges.ranges
             )
         )
+        if newest := max((part.first[0] for part in parts if part.first), default=None):
+            if log_gaps and empty_from - newest >= _MIN_GAP:
+                log_gaps.remember(query, newest, _Gap(empty_from, _page_width(parts, wanted)))
+            empty_from = min(part.last[0] for part in parts if part.last)
         # A delivery whose status changes may be in two ranges: the set removes the repetition.
         found = sorted(set(chain(*(part.keys for part in parts))), reverse=not oldest_first)
-        stops = [part.stopped_at for part in parts if part.stopped_at is not None]
+        stops = [part.last for part in parts if part.has_stopped and part.last]
         stopped_at = None
         if stops:
             # Behind the first stop, not every range was read.
@@ -150,13 +228,21 @@ async def search_keys(
             return FoundKeys(keys, keys[-1])
         if stopped_at is not None:
             return FoundKeys(keys, stopped_at)
+        examined = 0  # without filters to apply here, there is no budget
         if index_ranges.residual:
             examined = sum(part.examined for part in parts)
             budget = max(1, budget - examined)  # with 1, the next delivery that is found ends the search
-            width.adapt(examined=examined, found=len(found), wanted=limit - len(keys), budget=budget)
-        else:
-            width.value *= _MAX_WIDENING
+        width.adapt(examined=examined, found=len(found), wanted=limit - len(keys), budget=budget)
     return FoundKeys(keys, None)
+
+
+def _page_width(parts: Sequence[_SliceKeys], wanted: int) -> timedelta:
+    """Return the width of a slice with about so many deliveries, from the range with the most of them."""
+    largest = max(parts, key=lambda part: part.examined)
+    if not largest.first or not largest.last:
+        return TIME_RESOLUTION
+    span = (largest.first[0] - largest.last[0]) * (_SPARE * wanted / largest.examined)
+    return max(span, TIME_RESOLUTION)
 
 
 async def _read_slice(
@@ -174,18 +260,19 @@ async def _read_slice(
     direction = 1 if oldest_first else -1
     fields = {"created_at": 1, **dict.fromkeys(residual, 1)}
     keys: list[LogKey] = []
-    examined, last = 0, None
+    examined, first, last = 0, None, None
     with translate_errors():
         cursor = deliveries.find(query, fields).sort([("created_at", direction), ("_id", direction)])
         async for document in cursor.limit(budget if residual else limit):
             examined, last = examined + 1, (document["created_at"], document["_id"])
+            first = first or last
             if all(document.get(field) in allowed for field, allowed in residual.items()):
                 keys.append(last)
                 if len(keys) == limit:
                     break
         await cursor.close()
     has_stopped = bool(residual) and examined == budget and len(keys) < limit
-    return _SliceKeys(keys, examined, last if has_stopped else None)
+    return _SliceKeys(keys, examined, first, last, has_stopped)
 
 
 def _index_ranges(query: DeliveryQuery) -> _IndexRanges:
@@ -211,9 +298,16 @@ def _index_ranges(query: DeliveryQuery) -> _IndexRanges:
 
 
 def _slices_newest_first(
-    since: datetime | None, until: datetime | None, after: LogKey | None, width: _SliceWidth
+    since: datetime | None,
+    until: datetime | None,
+    after: LogKey | None,
+    width: _SliceWidth,
+    gaps: Mapping[datetime, _Gap],
 ) -> Iterator[Document]:
-    """Yield slices of the log as queries, newest first, each as wide as `width` is then."""
+    """Yield slices of the log as queries, newest first, each as wide as `width` is then.
+
+    A slice that reaches into a gap goes to the gap's end, and the next one is narrow again.
+    """
     floor = max(since, _EPOCH) if since else _EPOCH
     top = until
     if after:
@@ -221,14 +315,21 @@ def _slices_newest_first(
         # Deliveries of the same millisecond as the cursor come first, by id.
         if top == after[0] >= floor:
             yield {"created_at": top, "_id": {"$lt": after[1]}}
+            width.value = _FIRST_SLICE  # a millisecond says nothing about the next second
     high = top or utcnow()
     if top and top <= floor:
         return
     while True:
         low = floor if high - floor <= width.value else high - width.value
+        end = max((end for end in gaps if floor <= end and end + TIME_RESOLUTION < high), default=None)
+        gap = gaps[end] if end and low <= gaps[end].high else None
+        if end and gap:
+            low = end + TIME_RESOLUTION
         yield _created_between(low, top)
         if low == floor:
             return
+        if gap:
+            width.value = gap.width
         top, high = low, low
 
 
@@ -240,6 +341,7 @@ def _slices_oldest_first(
     if after:
         if after[0] >= low and (until is None or after[0] < until):
             yield {"created_at": after[0], "_id": {"$gt": after[1]}}
+            width.value = _FIRST_SLICE
         low = max(low, after[0] + TIME_RESOLUTION)
     end = until or max(utcnow(), low)
     while low < end or until is None:

@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from services.delivery.log.deliveries import DELIVERIES, Delivery, request_of
-from services.delivery.log.key_search import TIME_RESOLUTION, DeliveryQuery, FoundKeys, LogKey, search_keys
+from services.delivery.log.deliveries import DELIVERIES, Delivery, batches_of_ids, request_of
+from services.delivery.log.key_search import (
+    TIME_RESOLUTION,
+    DeliveryQuery,
+    FoundKeys,
+    LogGaps,
+    LogKey,
+    search_keys,
+)
 from services.delivery.model.delivery import DeliveryRequest
 from shared.contracts.errors import DatabaseUnavailable, Malformed
 from shared.runtime.due_work import OPEN
@@ -18,6 +25,8 @@ T = TypeVar("T")
 
 _COUNTED_KEYS: Final = 1_000
 """Keys that are found at a time to count them."""
+_DELETED_KEYS: Final = 500
+"""Keys that are found at a time to delete them."""
 _MAX_WEBHOOKS: Final = 100
 """Webhooks of one query for what is due."""
 _WITHOUT_ATTEMPTS: Final[Mapping[str, Any]] = {"attempts": 0, "body": 0}
@@ -39,6 +48,7 @@ class DeliverySearch:
 
     def __init__(self, mongo: Mongo) -> None:
         self._collection: Collection = mongo.collection(DELIVERIES)
+        self._gaps = LogGaps()
 
     async def find(self, workspace: str, delivery_id: str, *, status: str | None = None) -> Delivery | None:
         """Return a delivery of a workspace with all its attempts; None if there is none in this status."""
@@ -58,7 +68,13 @@ class DeliverySearch:
         """
         fields = _WITH_LAST_ATTEMPT if last_attempt else _WITHOUT_ATTEMPTS
         return await page(
-            self._collection, query, Delivery.from_document, limit=limit, cursor=cursor, fields=fields
+            self._collection,
+            query,
+            Delivery.from_document,
+            limit=limit,
+            cursor=cursor,
+            fields=fields,
+            log_gaps=self._gaps,
         )
 
     async def next_logged(
@@ -107,6 +123,24 @@ class DeliverySearch:
                 for status in query.statuses
             ]
         return sum(counts)
+
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every delivery of a workspace."""
+        after: LogKey | None = None
+        while True:
+            found = await search_keys(
+                self._collection,
+                DeliveryQuery(workspace),
+                limit=_DELETED_KEYS,
+                after=after,
+                log_gaps=self._gaps,
+            )
+            for batch in batches_of_ids([delivery_id for _, delivery_id in found.keys]):
+                with translate_errors():
+                    await self._collection.delete_many({"_id": {"$in": list(batch)}})
+            after = found.resume
+            if after is None:
+                return
 
     async def requests(self, workspace: str, ids: Sequence[str]) -> list[DeliveryRequest]:
         """Return the requests of these deliveries in this order, without those that were erased."""
@@ -168,6 +202,7 @@ async def page(
     limit: int,
     cursor: str | None,
     fields: Mapping[str, Any] | None = None,
+    log_gaps: LogGaps | None = None,
 ) -> Page[T]:
     """Return one page of the log, newest first; `convert` makes its items.
 
@@ -175,7 +210,7 @@ async def page(
     `Malformed` if the cursor is invalid, `DatabaseUnavailable`.
     """
     after = _parse_cursor(cursor) if cursor else None
-    found = await search_keys(deliveries, query, limit=limit + 1, after=after)
+    found = await search_keys(deliveries, query, limit=limit + 1, after=after, log_gaps=log_gaps)
     documents = await _fetch_deliveries(deliveries, found.keys[:limit], fields)
     last = found.keys[limit - 1] if len(found.keys) > limit else found.resume
     return Page(

@@ -45,6 +45,7 @@ _FLUSHED_TALLIES: Final = 100
 _MAX_TALLIES: Final = 100_000
 """Tallies that are kept in memory while MongoDB is unavailable."""
 _HOUR: Final = timedelta(hours=1)
+_DELETED_HOURS: Final = timedelta(hours=12)
 _BUCKETS_PER_DOUBLING: Final = 4
 """Latency buckets in each doubling of the latency."""
 BOUNDS: Final = tuple(
@@ -190,6 +191,19 @@ class Statistics:
 
     async def _flush_oldest(self) -> None:
         await self.flush(_FLUSHED_TALLIES)
+
+    async def delete_all(self, workspace: str) -> None:
+        """Delete the counts of a workspace and its webhooks. Raises `DatabaseUnavailable`.
+
+        The index has only the hour: a part of a day at a time, so that the database answers in between.
+        """
+        end = utcnow() + _DELETED_HOURS
+        start = end - timedelta(days=RETENTION_DAYS + 1)
+        while start < end:
+            hours = {"$gt": start - timedelta(milliseconds=1), "$lt": start + _DELETED_HOURS}
+            with translate_errors():
+                await self._collection.delete_many({"hour": hours, "workspace": workspace})
+            start += _DELETED_HOURS
 
     async def webhook_hours(
         self, webhook_id: str, since: datetime, until: datetime | None = None

@@ -104,6 +104,11 @@ class UnmatchedEventLog:
         """Write the pending records once, and end."""
         await self._flush_task.stop()
 
+    async def delete_all(self, workspace: str) -> None:
+        """Delete what was recorded of a workspace. Raises `DatabaseUnavailable`."""
+        with translate_errors():
+            await self._collection.delete_many({"workspace": workspace})
+
     def record(
         self, workspace: str, event_id: str, event_type: str, source: str, reason: UnmatchedReason
     ) -> None:

@@ -54,6 +54,8 @@ class OutgoingWebhook:
     disable_after: timedelta | None
     breaker: Mapping[str, Any] | None
     """Circuit breaker settings that differ from those of the installation."""
+    metadata: Mapping[str, str]
+    created_at: datetime
     resets: int
     """Rises when a person ends hold and open circuit: enable, resume, another URL or other limits."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, GetPydanticSchema
@@ -28,6 +29,8 @@ T = TypeVar("T")
 
 COLLECTION: Final = "outgoing_webhooks"
 _CLAIMS_URL: Final = {"claims_url": True}
+_MAX_IDS_PER_QUERY: Final = 50
+"""The embedded database takes quadratic time in the number of ids of a query."""
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
@@ -101,6 +104,8 @@ class WebhookRecord(SendConditions):
     """Whether the URL is unique in the workspace. A webhook that was created with `force` shares its URL."""
     events: tuple[str, ...]
     description: str = ""
+    metadata: Mapping[str, str] | None = None
+    """Texts of the workspace, by name. The hub only shows them and searches by them."""
     disabled_reason: str | None = stored_null()
     enabled_at: datetime | None = None
     """Failures from before do not count towards disabling the webhook again."""
@@ -195,8 +200,10 @@ class WebhookRepository:
 
     async def by_ids(self, webhook_ids: Collection[str]) -> list[WebhookRecord]:
         """Return the webhooks with these ids that exist."""
-        with translate_errors():
-            documents = await self._collection.find(_existing(webhook_ids)).to_list(len(webhook_ids))
+        remaining, documents = iter(webhook_ids), list[Document]()
+        while batch := list(islice(remaining, _MAX_IDS_PER_QUERY)):
+            with translate_errors():
+                documents += await self._collection.find(_existing(batch)).to_list(len(batch))
         return [WebhookRecord.from_document(document) for document in documents]
 
     async def send_conditions(self, webhook_ids: Collection[str]) -> list[SendConditions]:

@@ -1,13 +1,12 @@
 """Request and response bodies of inbound endpoints and endpoint templates."""
 
 from collections.abc import Mapping
-from ipaddress import ip_network
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, HttpUrl
+from pydantic import BaseModel, Field, HttpUrl
 
 from services.gateway.api.endpoint_setup import endpoint_setup_steps, missing_setup
-from services.gateway.api.fields import Channel, Name, RateLimit, StrictModel
+from services.gateway.api.fields import Channel, Name, Networks, RateLimit, StrictModel
 from services.gateway.ingest.endpoint_records import EndpointRecord, ProviderEndpoint
 from shared.contracts.envelope import rfc3339
 from shared.manifests.registry import Provider
@@ -19,12 +18,7 @@ _PROVIDER_PER_MINUTE: Final = 60_000
 _SOURCE_SETUP_STEP: Final = "Send webhooks to {url}, signed as the endpoint's source says."
 
 
-def _network(text: str) -> str:
-    return str(ip_network(text, strict=False))
-
-
 Secret = Annotated[str, Field(min_length=8, max_length=4000)]
-Networks = Annotated[list[Annotated[str, AfterValidator(_network)]], Field(max_length=100)]
 Settings = Annotated[
     dict[Annotated[str, Field(max_length=40)], Annotated[str, Field(max_length=4000)]], Field(max_length=20)
 ]
@@ -48,6 +42,13 @@ Source = Annotated[
     ),
 ]
 Reason = Annotated[str, Field(max_length=500)]
+InstallationDefault = Annotated[
+    bool,
+    Field(
+        description="Whether requests to `/api/webhooks/{provider}` reach this endpoint too, if they are "
+        "signed with its secret. One endpoint per provider, and only in the operator's workspace."
+    ),
+]
 
 
 def endpoint_status(record: EndpointRecord, source_error: str = "") -> EndpointStatus:
@@ -76,6 +77,7 @@ class EndpointCreate(StrictModel):
     require_signature: bool = True
     unsigned_reason: Reason = ""
     source: Source = None
+    installation_default: InstallationDefault = False
 
 
 class EndpointUpdate(StrictModel):
@@ -94,6 +96,7 @@ class EndpointUpdate(StrictModel):
     unsigned_reason: Reason | None = None
     source: Source = None
     enabled: bool | None = None
+    installation_default: InstallationDefault | None = None
 
 
 class EndpointSecretRotate(StrictModel):
@@ -129,6 +132,7 @@ class EndpointOut(BaseModel):
     require_signature: bool
     unsigned_reason: str
     source: dict[str, Any] | None
+    installation_default: bool
     trigger_types: list[str]
     setup_steps: list[str]
     last_triggered: str | None
@@ -175,6 +179,7 @@ class EndpointOut(BaseModel):
             require_signature=record.require_signature,
             unsigned_reason=record.unsigned_reason or "",
             source=dict(record.source) if record.source is not None else None,
+            installation_default=record.is_default,
             trigger_types=provider.trigger_types if provider else [],
             setup_steps=[_SOURCE_SETUP_STEP.format(url=url)]
             if record.source

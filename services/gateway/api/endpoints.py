@@ -30,12 +30,14 @@ from services.gateway.api.endpoint_validation import (
 )
 from services.gateway.api.fields import invalid_field, sent_fields
 from services.gateway.api.recorded_requests import asgi_receive, asgi_scope, find_fixture, sign_request
+from services.gateway.api.rotation_events import publish_rotation
 from services.gateway.ingest.endpoint_records import EndpointRepository, ProviderEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.receive import Receiver
-from shared.contracts.errors import Conflict, NotFound
+from shared.contracts.errors import Conflict, Forbidden, NotFound
 from shared.contracts.ids import new_endpoint_id
 from shared.manifests.registry import Registry
+from shared.runtime.kafka.producer import Producer
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
@@ -56,12 +58,20 @@ class EndpointsApi:
         endpoints: InboundEndpoints,
         receiver: Receiver,
         registry: Registry,
+        producer: Producer,
+        *,
+        operator: str,
     ) -> None:
-        """Read from `repository`; write through `endpoints`, which announces each change."""
+        """Read from `repository`; write through `endpoints`, which announces each change.
+
+        Endpoints of the workspace `operator` may be the installation's defaults.
+        """
+        self._operator = operator
         self._repository = repository
         self._endpoints = endpoints
         self._receiver = receiver
         self._registry = registry
+        self._producer = producer
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -96,6 +106,8 @@ class EndpointsApi:
         provider, webhook = require_webhooks(self._registry.providers, body.provider)
         definition = compile_definition(webhook, body.source)
         check_unsigned_reason(body.require_signature, body.unsigned_reason)
+        if body.installation_default:
+            self._check_default(key, require_signature=body.require_signature)
         secret = choose_secret(webhook, definition, body.secret)
         endpoint_id = new_endpoint_id()
         settings = validate_settings(webhook, body.settings, complete=True)
@@ -122,6 +134,7 @@ class EndpointsApi:
             require_signature=body.require_signature,
             unsigned_reason=body.unsigned_reason,
             source=body.source,
+            is_default=body.installation_default,
         )
         await self._endpoints.insert(record)
         return self._endpoint_out(record, secret, settings)
@@ -148,6 +161,12 @@ class EndpointsApi:
             check_unsigned_reason(required, str(reason))
             if required:
                 changes["unsigned_reason"] = ""
+        if "installation_default" in changes:
+            changes["is_default"] = changes.pop("installation_default")
+        concerns_default = bool(changes.keys() & {"is_default", "require_signature"})
+        if concerns_default and changes.get("is_default", record.is_default):
+            required = bool(changes.get("require_signature", record.require_signature))
+            self._check_default(key, require_signature=required)
         if "source" in changes:
             compile_definition(webhook, changes["source"])
         if "settings" in changes:
@@ -163,7 +182,7 @@ class EndpointsApi:
     async def delete(self, endpoint_id: str, key: Writer) -> Response:
         """Delete an endpoint. Its address is unknown from now on."""
         record = await self._repository.find(endpoint_id, key.workspace)
-        await self._endpoints.change(record, deleted_at=utcnow(), secrets=[], settings={})
+        await self._endpoints.change(record, deleted_at=utcnow(), secrets=[], settings={}, is_default=False)
         return Response(status_code=204)
 
     async def enable(self, endpoint_id: str, key: Writer) -> EndpointOut:
@@ -193,7 +212,9 @@ class EndpointsApi:
         secret = choose_secret(webhook, compile_definition(webhook, record.source), body.secret)
         if not secret:
             raise invalid_field("secret", "send the secret: the hub cannot generate one for this endpoint")
-        rotated = self._endpoints.rotate_secret(record, secret, timedelta(hours=body.overlap_hours))
+        overlap = timedelta(hours=body.overlap_hours)
+        rotated = self._endpoints.rotate_secret(record, secret, overlap)
+        await publish_rotation(self._producer, record, overlap)
         changed = await self._endpoints.change(record, secrets=rotated, handed_over=False)
         return self._endpoint_out(changed, secret)
 
@@ -259,6 +280,16 @@ class EndpointsApi:
             events=list(template.events),
         )
         return await self.create(endpoint, key)
+
+    def _check_default(self, key: ApiKey, *, require_signature: bool) -> None:
+        """Check that an endpoint may be the installation's default. Raises `Forbidden`, `Invalid`."""
+        if key.workspace != self._operator or not key.allows("admin"):
+            raise Forbidden("default endpoints are set with an admin key of the operator's workspace")
+        if not require_signature:
+            raise invalid_field(
+                "installation_default",
+                "everybody knows its address: it has to require signatures",
+            )
 
     def _endpoint_out(
         self, record: ProviderEndpoint, secret: str | None = None, settings: Mapping[str, str] | None = None

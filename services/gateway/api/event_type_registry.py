@@ -176,6 +176,10 @@ class EventTypes:
         await self._repository.change(record, {"deleted_at": utcnow()}, unchanged=False)
         await self._snapshot.announce(record.id)
 
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every type of a workspace."""
+        await self._snapshot.delete_all({"workspace": workspace}, {})
+
 
 def _compile_schema(record: EventTypeRecord) -> BoundedSchema | None:
     return BoundedSchema(record.schema_text.encode()) if record.schema_text else None

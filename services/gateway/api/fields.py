@@ -1,15 +1,23 @@
 """Field types and the base model that the gateway's request bodies share."""
 
 from collections.abc import Container
+from ipaddress import ip_network
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.contracts.errors import FieldError, Invalid
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Channel = Annotated[str, Field(min_length=1, max_length=200)]
 RateLimit = Annotated[int, Field(ge=1, le=100_000_000, description="Requests per minute.")]
+
+
+def _network(text: str) -> str:
+    return str(ip_network(text, strict=False))
+
+
+Networks = Annotated[list[Annotated[str, AfterValidator(_network)]], Field(max_length=100)]
 
 
 class StrictModel(BaseModel):

@@ -101,13 +101,25 @@ def _incoming_operation() -> dict[str, Any]:
     return {**operation, "requestBody": body}
 
 
+def _discord_operation() -> dict[str, Any]:
+    return {
+        **_incoming_operation(),
+        "operationId": "receive_at_discord",
+        "summary": "Post a message into a channel, with an incoming webhook's token as bearer",
+        "parameters": [],
+    }
+
+
 def _app_operations(name: str) -> dict[str, Any]:
     return {
         "get": _operation(
             f"look_at_{name}", "Show how to set up the webhook of an app", ["provider"], _SETUP
         ),
         "post": _body_operation(
-            f"receive_at_{name}", "Receive a webhook of a whole app", ["provider"], _ACCEPTED
+            f"receive_at_{name}",
+            "Receive a webhook of a whole app, or of the installation's default endpoint",
+            ["provider"],
+            _ACCEPTED,
         ),
     }
 
@@ -127,5 +139,6 @@ PATHS: Final[dict[str, Any]] = {
     f"{PREFIX}{{provider}}": _app_operations("app"),
     "/integrations/{provider}/webhook": _app_operations("integration"),
     f"{PREFIX}incoming/{{token}}": {"post": _incoming_operation()},
+    f"{PREFIX}discord": {"post": _discord_operation()},
 }
 """The operations of the webhook addresses. A provider's manifest can add further methods."""

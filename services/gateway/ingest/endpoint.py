@@ -69,6 +69,10 @@ class InboundEndpoint:
     """Limits how many rejected requests are stored as executions."""
     source_error: str = ""
     """Why the owner's description of the sender cannot be used. `definition` is None then."""
+    is_default: bool = False
+    """Whether it is the installation's default endpoint for its provider."""
+    old_token: tuple[str, datetime] | None = None
+    """The digest of an incoming webhook's token before the last rotation, and when it expires."""
     mass_mentions: bool = False
     """Whether messages of an incoming webhook may mention everybody."""
 

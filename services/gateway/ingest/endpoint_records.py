@@ -14,11 +14,20 @@ from pydantic import Field, GetPydanticSchema
 from pydantic_core import core_schema
 
 from services.gateway.settings import GatewaySettings
-from shared.contracts.errors import NotFound
+from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import EndpointId, WorkspaceId
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, UpdateOne, translate_errors, utcnow
+from shared.runtime.mongo import (
+    TOMBSTONE_TTL_S,
+    Document,
+    Duplicate,
+    Index,
+    Mongo,
+    UpdateOne,
+    translate_errors,
+    utcnow,
+)
 from shared.runtime.quotas import Quota
 from shared.runtime.record_secrets import StoredSecret
 from shared.runtime.records import Record, stored_null
@@ -30,11 +39,14 @@ from shared.webhooks.incoming import INCOMING_PROVIDER
 T = TypeVar("T")
 
 COLLECTION: Final = "inbound_endpoints"
+_DEFAULT: Final = {"is_default": True}
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
         Index((("changed_at", 1),)),
         Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
+        # At most one default of a provider. The key has the condition for the embedded database.
+        Index((("is_default", 1), ("provider", 1)), unique=True, where=_DEFAULT),
     )
 }
 
@@ -95,6 +107,8 @@ class ProviderEndpoint(EndpointRecord):
     unsigned_reason: str | None = ""
     source: Annotated[Mapping[str, Any] | None, _AS_STORED] = stored_null()
     """The owner's description of the sender, for a generic provider."""
+    is_default: bool = False
+    """Whether the address of the provider without an id leads to it, if it is the operator's."""
     handed_over: bool | None = None
     """Whether the provider handed the secret over in a handshake, and it was not shown yet."""
 
@@ -108,6 +122,9 @@ class IncomingWebhook(EndpointRecord):
     """An address with a token that posts messages into a channel."""
 
     token_digest: str | None = None
+    old_token_digest: str | None = None
+    """Of the token before the last rotation, which is accepted until `old_token_expires_at`."""
+    old_token_expires_at: datetime | None = None
     allow_mass_mentions: bool = False
 
 
@@ -237,6 +254,12 @@ class EndpointRepository:
             )
         return [ProviderEndpoint.from_document(document) for document in documents]
 
+    async def ids(self, workspace: str) -> list[str]:
+        """Return the ids of a workspace's endpoints of both kinds, also of those that were just deleted."""
+        with translate_errors():
+            found = self._collection.find({"workspace": workspace}, {"_id": 1})
+            return [document["_id"] async for document in found]
+
     async def _find(self, endpoint_id: str, workspace: str) -> Document:
         with translate_errors():
             document: Document | None = await self._collection.find_one(
@@ -254,17 +277,27 @@ class EndpointRepository:
         return quota.reserve(_of_workspace(record.workspace, type(record)), undo)
 
     async def insert(self, record: EndpointRecord) -> None:
-        """Insert an endpoint."""
-        with translate_errors():
-            await self._collection.insert_one(record.document())
+        """Insert an endpoint. Raises `Conflict` if it is to be the default and another one is."""
+        try:
+            with translate_errors():
+                await self._collection.insert_one(record.document())
+        except Duplicate:
+            raise _default_taken() from None
 
     async def change(self, record: R, changes: Mapping[str, Any]) -> R:
-        """Set fields, given by their names in Python, and return the changed record. Raises `NotFound`."""
+        """Set fields, given by their names in Python, and return the changed record.
+
+        Raises `NotFound`, and `Conflict` if it is to be the default and another one is.
+        """
         fields = type(record).stored_fields({**changes, "changed_at": utcnow()})
-        with translate_errors():
-            document: Document | None = await self._collection.find_one_and_update(
-                {"_id": record.id, "deleted_at": None}, {"$set": fields}, return_document=True
-            )
+        document: Document | None
+        try:
+            with translate_errors():
+                document = await self._collection.find_one_and_update(
+                    {"_id": record.id, "deleted_at": None}, {"$set": fields}, return_document=True
+                )
+        except Duplicate:
+            raise _default_taken() from None
         if document is None:
             raise _not_found()
         return type(record).from_document(document)
@@ -316,3 +349,7 @@ def _count_update(endpoint_id: str, counts: RequestCounts) -> UpdateOne:
 
 def _not_found() -> NotFound:
     return NotFound("no such endpoint")
+
+
+def _default_taken() -> Conflict:
+    return Conflict("another endpoint is the installation's default for this provider: unmark that one first")

@@ -1,12 +1,12 @@
 """Inbound endpoints in the memory of a gateway: decrypted, compiled, and up to date."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import ip_network
 from typing import Any, Final
 
-from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint
+from services.gateway.ingest.endpoint import EventSelection, InboundEndpoint, token_digest
 from services.gateway.ingest.endpoint_records import (
     EndpointRecord,
     EndpointRepository,
@@ -47,9 +47,14 @@ class InboundEndpoints:
         log: Log,
         *,
         public_base: str,
+        operator: str = "",
         limits: RateLimits | None = None,
     ) -> None:
-        """Set the providers, by id, the public URL of the hub as `public_base`, and where buckets are."""
+        """Set the providers, by id, the public URL of the hub as `public_base`, and where buckets are.
+
+        `operator` is the workspace whose endpoints may be the installation's defaults.
+        """
+        self._operator = operator
         self._repository = repository
         self._providers = providers
         self._vault = vault
@@ -58,6 +63,7 @@ class InboundEndpoints:
         self._rate_limits = limits or RateLimits()
         self._limits: dict[str, tuple[int, TokenBucket, TokenBucket]] = {}
         self.by_token: dict[str, InboundEndpoint] = {}
+        self._defaults: dict[str, InboundEndpoint] = {}
         self._snapshot: Snapshot[_SnapshotItem] = repository.snapshot(
             configuration, self._parse, log, on_change=self._index
         )
@@ -72,6 +78,20 @@ class InboundEndpoints:
         """Return the endpoint from memory; None if there is no such endpoint."""
         item = self._snapshot.items.get(endpoint_id)
         return item[1] if item else None
+
+    def default(self, provider: str) -> InboundEndpoint | None:
+        """Return the installation's default endpoint for a provider; None if there is none."""
+        return self._defaults.get(provider)
+
+    def find_by_token(self, token: str) -> InboundEndpoint | None:
+        """Return the incoming webhook of a token; None if there is none, or the token has expired."""
+        token_hash = token_digest(token)
+        endpoint = self.by_token.get(token_hash)
+        if endpoint and endpoint.old_token:
+            old_digest, expires_at = endpoint.old_token
+            if token_hash == old_digest and expires_at <= utcnow():
+                return None
+        return endpoint
 
     def source_error(self, endpoint_id: str) -> str:
         """Return why the endpoint's description of its sender cannot be used; '' if it can."""
@@ -128,7 +148,15 @@ class InboundEndpoints:
 
     async def delete(self, record: EndpointRecord) -> None:
         """Delete an endpoint. Raises `NotFound`."""
-        await self.change(record, deleted_at=utcnow())
+        unmarked = {"is_default": False} if isinstance(record, ProviderEndpoint) else {}
+        await self.change(record, deleted_at=utcnow(), **unmarked)
+
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every endpoint and incoming webhook of a workspace, with secrets and settings."""
+        await self._snapshot.delete_all(
+            {"workspace": workspace},
+            {"name": "", "secrets": [], "settings": {}, "token_digest": None, "is_default": False},
+        )
 
     async def store_handshake_secret(self, endpoint_id: str, secret: str) -> bool:
         """Store the secret that a handshake handed over; return False if the endpoint has one already."""
@@ -165,7 +193,12 @@ class InboundEndpoints:
             recorded_rejections=recorded_rejections,
         )
         if isinstance(record, IncomingWebhook):
-            return record.token_digest, replace(endpoint, mass_mentions=record.allow_mass_mentions)
+            old, expires_at = record.old_token_digest, record.old_token_expires_at
+            return record.token_digest, replace(
+                endpoint,
+                mass_mentions=record.allow_mass_mentions,
+                old_token=(old, expires_at) if old and expires_at else None,
+            )
         keys, settings = self._decrypt(record)
         definition, source_error = _compile_webhook(provider, record.source)
         if source_error:
@@ -180,6 +213,7 @@ class InboundEndpoints:
             dedupe_window_s=record.dedupe_window_s,
             message_events=EventSelection(record.events),
             source_error=source_error,
+            is_default=record.is_default and record.workspace == self._operator,
         )
 
     def _decrypt(
@@ -222,12 +256,26 @@ class InboundEndpoints:
 
     def _index(self, before: _SnapshotItem | None, after: _SnapshotItem | None) -> None:
         """Update what is held beside the snapshot when one of its items changes."""
-        if before and before[0]:
-            self.by_token.pop(before[0], None)
+        if before:
+            for token_hash in _token_digests(before):
+                self.by_token.pop(token_hash, None)
+            if before[1].is_default:
+                self._defaults.pop(before[1].provider_id, None)
         if before and not after:  # otherwise creating and deleting endpoints would fill the memory
             self._limits.pop(before[1].id, None)
-        if after and after[0]:
-            self.by_token[after[0]] = after[1]
+        if after:
+            for token_hash in _token_digests(after):
+                self.by_token[token_hash] = after[1]
+            if after[1].is_default:
+                self._defaults[after[1].provider_id] = after[1]
+
+
+def _token_digests(item: _SnapshotItem) -> Iterator[str]:
+    """Yield the digests of an incoming webhook's tokens, the present one and the one before."""
+    if item[0]:
+        yield item[0]
+    if item[1].old_token:
+        yield item[1].old_token[0]
 
 
 _ALL_EVENTS: Final = EventSelection(("*",))

@@ -99,6 +99,11 @@ class ExecutionRepository:
             document: Document | None = await self._collection.find_one(query)
         return None if document is None else ExecutionRecord.from_document(document)
 
+    async def delete_all(self, endpoint_id: str) -> None:
+        """Delete the executions of an endpoint or an integration."""
+        with translate_errors():
+            await self._collection.delete_many({"endpoint_id": endpoint_id})
+
     async def count_replay(self, record: ExecutionRecord) -> int:
         """Count a replay of an execution; return its number. An execution that has expired is not counted."""
         with translate_errors():

@@ -17,8 +17,9 @@ from services.gateway.ingest.app_webhooks import PREFIX, AppWebhooks, alias_prov
 from services.gateway.ingest.body import BodyReader, client_address, first_header, headers_of
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.context import RequestContext, RequestOutcome, new_execution
+from services.gateway.ingest.default_targets import DefaultTarget, SharedTarget
 from services.gateway.ingest.diagnostics import SignatureFailure
-from services.gateway.ingest.endpoint import InboundEndpoint, token_digest
+from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.errors import MethodNotAllowed, TooManyRequests
 from services.gateway.ingest.executions import Executions
@@ -29,7 +30,7 @@ from services.gateway.ingest.responses import rejection_response, retryable_resp
 from services.gateway.ingest.targets import AppTarget, EndpointTarget, Target, TargetServices
 from services.gateway.ingest.verify import BadSignature, Verifier, hashed_bytes
 from services.gateway.settings import GatewaySettings
-from shared.contracts.errors import BrokerUnavailable, NotFound, Rejected, RetryLater
+from shared.contracts.errors import BrokerUnavailable, NotFound, Rejected, RetryLater, Unauthenticated
 from shared.manifests.response_template import Response
 from shared.manifests.webhook import WebhookDefinition
 from shared.runtime import metrics
@@ -47,6 +48,9 @@ MAX_IN_FLIGHT: Final = 2000
 _REJECTED_PER_MINUTE: Final = 600
 """Rejected requests of one caller at one address, until this caller has to wait."""
 _NOT_FOUND: Final = "no such endpoint"
+_DISCORD: Final = "discord"
+"""Its address without an id takes messages: what is posted there has a token, and no signature."""
+_UNAUTHENTICATED_DETAIL: Final = "send the token of an incoming webhook: 'Authorization: Bearer <token>'"
 
 
 class Receiver:
@@ -113,18 +117,38 @@ class Receiver:
         `test` marks a request that the hub makes itself to test the endpoint. `route` is a label of metrics.
         """
         target = EndpointTarget(endpoint, self._services) if endpoint else None
-        return await self._process(target, route, _NOT_FOUND, scope, receive, test=test)
+        return await self._process(target, route, None, scope, receive, test=test)
 
     async def _receive_for_app(self, provider: str, scope: Scope, receive: Receive) -> Response:
-        webhook = self._app_webhooks.get(provider)
-        target = AppTarget(webhook, self._services) if webhook else None
-        missing = "" if webhook else self._app_webhooks.missing_detail(provider) or _NOT_FOUND
+        """Process a request to an address without an id: of an app, of a default endpoint, or of both."""
+        if provider == _DISCORD:
+            return await self._receive_with_token(scope, receive)
+        webhook, default = self._app_webhooks.get(provider), self._endpoints.default(provider)
+        target: Target | None = None
+        missing: Rejected | None = None
+        if webhook and default:
+            target = SharedTarget(webhook, default, self._services)
+        elif webhook:
+            target = AppTarget(webhook, self._services)
+        elif default:
+            target = DefaultTarget(default, self._services)
+        else:
+            missing = NotFound(self._app_webhooks.missing_detail(provider) or _NOT_FOUND)
         return await self._process(target, "app", missing, scope, receive)
+
+    async def _receive_with_token(self, scope: Scope, receive: Receive) -> Response:
+        """Process a message to an incoming webhook whose token is in the header `Authorization`."""
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        kind, _, token = authorization.decode("latin-1").partition(" ")
+        endpoint = self._endpoints.find_by_token(token.strip()) if kind.lower() == "bearer" else None
+        target = EndpointTarget(endpoint, self._services) if endpoint else None
+        missing = None if target else Unauthenticated(_UNAUTHENTICATED_DETAIL)
+        return await self._process(target, INCOMING_PROVIDER, missing, scope, receive)
 
     def _find_endpoint(self, provider: str, name: str) -> InboundEndpoint | None:
         """Return the endpoint of a path; `name` is its id, or the token of an incoming webhook."""
         if provider == INCOMING_PROVIDER:
-            return self._endpoints.by_token.get(token_digest(name))
+            return self._endpoints.find_by_token(name)
         endpoint = self._endpoints.get(name)
         is_of_provider = endpoint and endpoint.provider and endpoint.provider.id == provider
         return endpoint if is_of_provider else None
@@ -135,7 +159,7 @@ class Receiver:
         self,
         target: Target | None,
         route: str,
-        missing: str,
+        missing: Rejected | None,
         scope: Scope,
         receive: Receive,
         *,
@@ -143,13 +167,13 @@ class Receiver:
     ) -> Response:
         """Accept or reject a request, and record it in metrics, log and executions.
 
-        `missing` is the error text if there is no target.
+        `missing` is the error if there is no target, in place of the usual one.
         """
         context = RequestContext(perf_counter(), test)
         self._in_flight += 1
         try:
             if target is None:
-                raise NotFound(missing)
+                raise missing or NotFound(_NOT_FOUND)
             outcome = await self._accept(target, context, scope, receive)
         except (Rejected, RetryLater) as error:
             outcome = self._reject(error, route, target)

@@ -1,5 +1,7 @@
 """The targets of a webhook: an endpoint, an incoming webhook, or the app webhook of a provider.
 
+`default_targets.py` has those of an address without an id that leads to the installation's default endpoint.
+
 A target is created for each request. It has what differs between the kinds of address. The sequence of steps
 is the same for all of them, and is in `receive.py`.
 """

@@ -79,7 +79,8 @@ class Verifier:
         `hash_limit` bytes; `request.work` counts them. Raises `BadSignature`, `NoSecretYet`,
         `KeysUnavailable`, and `Malformed` if the signed content cannot be read.
         """
-        scheme = definition.select_scheme(request)
+        secrets = endpoint.valid_keys()
+        scheme = definition.select_scheme(request, secrets)
         if scheme is None:
             verdict = VerificationResult.MISSING
         else:
@@ -88,7 +89,7 @@ class Verifier:
             # are fetched on behalf of its workspace.
             is_described = endpoint.provider is None or definition is not endpoint.provider.definition
             workspace = endpoint.workspace if is_described else ""
-            verdict = await self._verdict(endpoint.valid_keys(), scheme, request, raw, workspace)
+            verdict = await self._verdict(secrets, scheme, request, raw, workspace)
             request.work.remove_limits()
         if verdict is VerificationResult.VERIFIED:
             return verdict

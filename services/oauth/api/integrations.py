@@ -135,17 +135,7 @@ class IntegrationsApi:
     async def delete(self, integration_id: str, key: Writer) -> Response:
         """Disconnect an integration, if it is connected, and delete it."""
         for _ in range(_MAX_ATTEMPTS):
-            integration = await self._load(integration_id, key)
-            if not integration.is_unfinished:
-                integration = await self._disconnector.disconnect(integration)
-            deleted = await self._integrations.delete(
-                integration,
-                condition={"status": integration.status},
-                is_sole=False,
-                holds_identity=False,
-            )
-            self._tokens.forget(integration.id)
-            if deleted is not None:
+            if await self._disconnector.delete(await self._load(integration_id, key)):
                 return Response(status_code=204)
         raise Conflict(_CONFLICT_DETAIL)
 

@@ -76,6 +76,19 @@ class Disconnector:
             integration = await self._integrations.find(integration.id)
         raise Conflict("the integration changed while it was disconnected: try again")
 
+    async def delete(self, integration: Integration) -> bool:
+        """Disconnect an integration, if it is connected, and delete it.
+
+        Return False if it changed meanwhile: then read it and try again. Raises as `disconnect`.
+        """
+        if not integration.is_unfinished:
+            integration = await self.disconnect(integration)
+        deleted = await self._integrations.delete(
+            integration, condition={"status": integration.status}, is_sole=False, holds_identity=False
+        )
+        self._tokens.forget(integration.id)
+        return deleted is not None
+
     async def _revoke(self, integration: Integration) -> bool:
         """Revoke the grant. Return whether the provider confirmed it."""
         if integration.credential is None:

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from typing import Final
+from urllib.parse import urlsplit
 
 from yarl import URL
 
@@ -22,6 +23,22 @@ def parse_url(url: str) -> URL:
     if parsed.raw_user is not None or parsed.raw_password is not None:
         raise BadUrl("the URL carries a user name or password")
     return parsed
+
+
+def with_ascii_host(url: str) -> str:
+    """Return a URL with an internationalized host name in its ASCII form (`xn--...`).
+
+    A URL with an ASCII host is returned unchanged. Raises `ValueError` if the host has no such form: it is
+    not valid, or is an ASCII name or address in look-alike characters.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname
+    if not host or host.isascii():
+        return url
+    ascii_host = URL.build(scheme="https", host=host).raw_host or ""
+    if "xn--" not in ascii_host:
+        raise ValueError("the host name is not an internationalized one")
+    return parts._replace(netloc=parts.netloc.lower().replace(host, ascii_host)).geturl()
 
 
 def handshake_url(url: str, *, allow_plain: bool) -> str:

@@ -154,6 +154,15 @@ class ApiKeys:
             )
         return revoked.modified_count == 1
 
+    async def revoke_all(self, workspace: str) -> None:
+        """Revoke every key of a workspace, and record the change of configuration."""
+        now, active = utcnow(), {"workspace": workspace, "deleted_at": None}
+        with translate_errors():
+            ids = [document["_id"] async for document in self._collection.find(active, {"_id": 1})]
+            await self._collection.update_many(active, {"$set": {"deleted_at": now, "changed_at": now}})
+        if ids:
+            await announce_changes(self._mongo, COLLECTION, *ids)
+
     async def store_last_use(self, used: Mapping[ApiKeyId, datetime]) -> None:
         """Store when keys were last used, unless a later use is stored. Raises `DatabaseUnavailable`."""
         writes = [UpdateOne({"_id": key}, {"$max": {"last_used_at": at}}) for key, at in used.items()]
@@ -161,6 +170,11 @@ class ApiKeys:
             await self._collection.bulk_write(writes, ordered=False)
 
     # For `interlink init`
+
+    async def workspaces(self) -> list[str]:
+        """Return the workspaces that have a key."""
+        with translate_errors():
+            return await self._collection.distinct("workspace", {"deleted_at": None})
 
     async def has_any(self, workspace: str) -> bool:
         """Return whether the workspace has a key, valid or not."""

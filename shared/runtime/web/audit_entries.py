@@ -12,7 +12,7 @@ from pydantic import Field
 
 from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.ids import AuditEntryId, WorkspaceId
-from shared.runtime.mongo import Index, Mongo, translate_errors
+from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
 from shared.runtime.records import Record, StoredPart, stored_null
 from shared.runtime.web.paging import Page, page
 
@@ -33,6 +33,8 @@ _REJECTED: Final = "outcome:rejected"
 """The term of entries of rejected calls."""
 _REJECTED_SHARE: Final = 10
 """Rejected calls may have one entry in so many. A key without rights could push out all changes otherwise."""
+
+_DAY: Final = timedelta(days=1)
 
 T = TypeVar("T")
 
@@ -146,6 +148,17 @@ class AuditEntries:
             limit=limit,
             cursor=cursor,
         )
+
+    async def delete_all(self, workspace: str) -> None:
+        """Delete the log of a deleted workspace, day by day, so that the database answers in between."""
+        end = utcnow() + _DAY
+        start = end - self.ttl - 2 * _DAY
+        while start < end:
+            # With $gte, the embedded database leaves out the bound itself.
+            day = {"$gt": start - timedelta(milliseconds=1), "$lt": start + _DAY}
+            with translate_errors():
+                await self._collection.delete_many({"workspace": workspace, "created_at": day})
+            start += _DAY
 
     async def _trim(self, workspace: str) -> None:
         """Remove all entries of a workspace but the newest ones, rejected calls first."""

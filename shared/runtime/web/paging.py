@@ -42,7 +42,7 @@ async def page(
     """
     page_query: dict[str, Any] = dict(query)
     if cursor:
-        at, last_id = _decode_cursor(cursor)
+        at, last_id = decode_cursor(cursor)
         page_query["$or"] = [{"created_at": {"$lt": at}}, {"created_at": at, "_id": {"$lt": last_id}}]
     with translate_errors():
         documents = (
@@ -55,16 +55,18 @@ async def page(
     documents = documents[:limit]
     return Page(
         items=[show(document) for document in documents],
-        next_cursor=_encode_cursor(documents[-1]) if has_more else None,
+        next_cursor=encode_cursor(documents[-1]["created_at"], documents[-1]["_id"]) if has_more else None,
     )
 
 
-def _encode_cursor(document: Document) -> str:
-    at = int(document["created_at"].timestamp() * 1000)
-    return base64.urlsafe_b64encode(orjson.dumps([at, document["_id"]])).decode()
+def encode_cursor(created_at: datetime, document_id: str) -> str:
+    """Return the cursor of the page behind a document."""
+    at = int(created_at.timestamp() * 1000)
+    return base64.urlsafe_b64encode(orjson.dumps([at, document_id])).decode()
 
 
-def _decode_cursor(cursor: str) -> tuple[datetime, str]:
+def decode_cursor(cursor: str) -> tuple[datetime, str]:
+    """Return the creation time and the id in a cursor. Raises `Malformed` if it is invalid."""
     try:
         at, last_id = orjson.loads(base64.urlsafe_b64decode(cursor))
         return datetime.fromtimestamp(at / 1000, UTC), str(last_id)

@@ -16,6 +16,8 @@ from shared.contracts.errors import FieldError, Misconfigured, Rejected, RetryLa
 from shared.runtime.logs import Log
 
 MEDIA_TYPE: Final = "application/problem+json"
+PROBLEM_PAGES: Final = "/api/problems/"
+"""Every service answers these paths: the page of a status."""
 _MAX_ERRORS: Final = 50
 _MAX_FIELD_LENGTH: Final = 200
 _UNION_BRANCH: Final = re.compile(r"(function-[a-z]+|constrained-[a-z]+|nullable|list)\[.+\]")
@@ -33,7 +35,10 @@ SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string", "description": "Always `about:blank`: `status` is the type."},
+        "type": {
+            "type": "string",
+            "description": "Address of a page about the status, relative to the hub: `/api/problems/404`.",
+        },
         "title": {"type": "string", "description": "The name of the HTTP status."},
         "status": {"type": "integer", "description": "The HTTP status."},
         "detail": {"type": "string", "description": "The problem and, if it is known, the fix."},
@@ -63,7 +68,7 @@ _RETRY_AFTER_HEADER: Final = {
 def problem(status: int, detail: str, *, errors: tuple[FieldError, ...] = ()) -> bytes:
     """Return the JSON body of a problem: type, title, status, detail and, if there are any, wrong fields."""
     body: dict[str, Any] = {
-        "type": "about:blank",
+        "type": f"{PROBLEM_PAGES}{status}",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,

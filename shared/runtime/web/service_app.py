@@ -1,4 +1,4 @@
-"""The outermost ASGI app of every service: health, readiness and metrics, then the service's own app."""
+"""The outermost ASGI app of every service: health, readiness, metrics, problem pages, then its own app."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.runtime.web.problem_pages import problem_page
 from shared.runtime.web.problems import SANDBOX_HEADERS, problem_response
 from shared.wire.forwarded import TrustedProxies
 from shared.wire.paths import AMBIGUOUS_PATH_ERROR, is_ambiguous
@@ -18,7 +19,7 @@ Exposition = Callable[[], Awaitable[bytes]]
 
 
 class ServiceApp:
-    """Answers `/healthz`, `/readyz` and `/metrics`, and passes all other requests to the service's app.
+    """Answers `/healthz`, `/readyz`, `/metrics` and `/api/problems/...`; the service's app answers the rest.
 
     Set `draining` when the service stops: then it is not ready, and a request whose handler is cancelled gets
     status 503.
@@ -51,6 +52,8 @@ class ServiceApp:
             if path == "/metrics":
                 body = await self._exposition()
                 return await _send_response(send, 200, body, b"text/plain; version=0.0.4; charset=utf-8")
+            if page := problem_page(path):
+                return await page(scope, receive, send)
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:

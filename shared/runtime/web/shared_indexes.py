@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from shared.runtime import workspaces
 from shared.runtime.mongo import Index
 from shared.runtime.web import api_keys, audit_entries, idempotency_keys
 
@@ -10,4 +11,5 @@ SHARED_INDEXES: Final[Sequence[Mapping[str, Sequence[Index]]]] = (
     api_keys.INDEXES,
     idempotency_keys.INDEXES,
     audit_entries.INDEXES,
+    workspaces.INDEXES,
 )

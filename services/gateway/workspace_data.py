@@ -1,0 +1,43 @@
+"""The gateway's part of a deletion: keys, endpoints, executions, event types and audit log of a workspace."""
+
+from services.gateway.api.event_type_registry import EventTypes
+from services.gateway.ingest.connected_accounts import ConnectedAccounts
+from services.gateway.ingest.endpoint_records import EndpointRepository
+from services.gateway.ingest.endpoints import InboundEndpoints
+from services.gateway.ingest.execution_records import ExecutionRepository
+from shared.runtime.web.api_keys import ApiKeys
+from shared.runtime.web.audit_entries import AuditEntries
+
+
+class GatewayData:
+    """Deletes what the gateway stores of a workspace."""
+
+    def __init__(
+        self,
+        keys: ApiKeys,
+        repository: EndpointRepository,
+        endpoints: InboundEndpoints,
+        executions: ExecutionRepository,
+        accounts: ConnectedAccounts,
+        types: EventTypes,
+        audit_entries: AuditEntries,
+    ) -> None:
+        self._keys = keys
+        self._repository = repository
+        self._endpoints = endpoints
+        self._executions = executions
+        self._accounts = accounts
+        self._types = types
+        self._audit_entries = audit_entries
+
+    async def delete(self, workspace: str) -> None:
+        """Delete everything. Safe to repeat. Raises `DatabaseUnavailable`."""
+        # Who has no key any more cannot add anything.
+        await self._keys.revoke_all(workspace)
+        await self._endpoints.delete_all(workspace)
+        for endpoint_id in await self._repository.ids(workspace):
+            await self._executions.delete_all(endpoint_id)
+        for integration_id in await self._accounts.ids(workspace):
+            await self._executions.delete_all(integration_id)
+        await self._types.delete_all(workspace)
+        await self._audit_entries.delete_all(workspace)

@@ -1,0 +1,52 @@
+"""The part of a deletion that is oauth's: integrations, with what providers know of them, and OAuth apps."""
+
+from typing import Final
+
+from services.oauth.authorization.disconnect import Disconnector
+from shared.connections.apps import Apps
+from shared.connections.integrations import IntegrationRepository
+from shared.contracts.errors import Conflict, NotFound, RetryLater
+
+_PAGE: Final = 100
+
+
+class OAuthData:
+    """Deletes what oauth stores of a workspace."""
+
+    def __init__(self, integrations: IntegrationRepository, disconnector: Disconnector, apps: Apps) -> None:
+        self._integrations = integrations
+        self._disconnector = disconnector
+        self._apps = apps
+
+    async def delete(self, workspace: str) -> None:
+        """Revoke and delete every integration, then the apps that this may need. Safe to repeat.
+
+        Raises `RetryLater` if an integration is changing all the time.
+        """
+        has_remaining = False
+        cursor: str | None = None
+        while True:
+            found = await self._integrations.page_of(
+                workspace,
+                lambda integration: integration.id,
+                status=None,
+                provider=None,
+                user=None,
+                limit=_PAGE,
+                cursor=cursor,
+            )
+            for integration_id in found.items:
+                try:
+                    integration = await self._integrations.find(integration_id)
+                    has_remaining |= not await self._disconnector.delete(integration)
+                except NotFound:
+                    continue
+                except Conflict:
+                    has_remaining = True
+            cursor = found.next_cursor
+            if cursor is None:
+                break
+        if has_remaining:
+            raise RetryLater("integrations of this workspace changed while they were deleted")
+        for app in self._apps.of_workspace(workspace):
+            await self._apps.remove(app)

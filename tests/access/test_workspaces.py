@@ -1,0 +1,245 @@
+"""Workspaces by API: who may manage them, their first key, and their deletion with all data."""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any
+
+import httpx
+import pytest
+from pymongo import MongoClient
+
+from tests.support.eventually import eventually
+from tests.support.github import signed
+from tests.support.hub import Hub, hub_with
+from tests.support.subscriber import Subscriber
+
+OPERATOR = "operator"
+PATH = "/api/workspaces"
+CALLS = (
+    ("POST", PATH, {"name": "x"}),
+    ("GET", PATH, None),
+    ("GET", f"{PATH}/x", None),
+    ("PATCH", f"{PATH}/x", {"name": "x"}),
+    ("DELETE", f"{PATH}/x", None),
+    ("POST", f"{PATH}/x/api-keys", {}),
+)
+OWN_LISTS = {
+    "gateway": "/api/inbound-endpoints",
+    "delivery": "/api/outgoing-webhooks",
+    "oauth": "/api/integrations",
+}
+
+hub = hub_with(
+    services=("gateway", "delivery", "oauth"),
+    env={"INTERLINK_OPERATOR_WORKSPACE": OPERATOR},
+    workspace=OPERATOR,
+)
+
+
+@pytest.fixture(scope="module")
+def database(hub: Hub) -> Iterator[Any]:
+    with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"], tz_aware=True) as client:
+        yield client.get_default_database()
+
+
+def new_id() -> str:
+    return f"ws-{token_hex(6)}"
+
+
+def make(hub: Hub, **fields: Any) -> dict[str, Any]:
+    made: dict[str, Any] = hub.call("POST", PATH, {"name": "Acme", **fields}, expect=201)
+    return made
+
+
+def call(
+    hub: Hub, key: str, method: str, path: str, body: Any = None, *, service: str = "gateway"
+) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.request(method, hub.url(service) + path, json=body, headers=headers, timeout=20)
+
+
+def statuses(hub: Hub, key: str) -> dict[str, int]:
+    """What each service answers to a key."""
+    return {
+        service: call(hub, key, "GET", path, service=service).status_code
+        for service, path in OWN_LISTS.items()
+    }
+
+
+def test_a_workspaces_life(hub: Hub) -> None:
+    own = new_id()
+    made = make(hub, id=own, name="Acme")
+    assert made["id"] == own
+    assert (made["status"], made["deleted_at"]) == ("active", None)
+    assert statuses(hub, made["key"]) == dict.fromkeys(OWN_LISTS, 200)
+    [first] = call(hub, made["key"], "GET", "/api/api-keys").json()["items"]
+    assert first["scopes"] == ["admin"]
+    shown = made | {"key": None}
+    assert hub.call("GET", f"{PATH}/{own}") == shown
+    assert shown in hub.call("GET", PATH)["items"]
+    renamed = hub.call("PATCH", f"{PATH}/{own}", {"name": "Acme Ltd"})
+    assert renamed == shown | {"name": "Acme Ltd"}
+    another = hub.call("POST", f"{PATH}/{own}/api-keys", {"name": "found again"}, expect=201)
+    assert statuses(hub, another["key"]) == dict.fromkeys(OWN_LISTS, 200)
+    generated = make(hub)
+    assert generated["id"].startswith("ws_")
+    # Newest first, and the workspace of the operator is one of them: `interlink init` registers its own.
+    ids = [item["id"] for item in hub.call("GET", PATH)["items"]]
+    assert ids.index(generated["id"]) < ids.index(own) < ids.index(OPERATOR)
+    page = hub.call("GET", f"{PATH}?limit=1")
+    assert [item["id"] for item in page["items"]] == ids[:1]
+    after = hub.call("GET", f"{PATH}?limit=1&cursor={page['next_cursor']}")
+    assert [item["id"] for item in after["items"]] == ids[1:2]
+
+
+def test_only_the_operator_manages_workspaces(hub: Hub) -> None:
+    tenant = make(hub)
+    reader = call(
+        hub, tenant["key"], "POST", "/api/api-keys", {"name": "x", "scopes": ["webhooks:write"]}
+    ).json()["key"]
+    for method, path, body in CALLS:
+        own = path.replace("/x", f"/{tenant['id']}")
+        for key in (tenant["key"], reader):
+            assert call(hub, key, method, own, body).status_code == 403, (method, path)
+        assert call(hub, "ilk_wrong", method, own, body).status_code == 401
+    assert hub.call("GET", f"{PATH}/{tenant['id']}")["status"] == "active"
+
+
+@pytest.mark.parametrize("workspace", ["", "A", "a", "_a", "a b", "a/b", "a" * 64, "\u00fc1", 1])
+def test_an_id_that_is_not_acceptable(hub: Hub, workspace: Any) -> None:
+    answer = hub.call("POST", PATH, {"id": workspace, "name": "x"}, expect=422)
+    assert [error["field"] for error in answer["errors"]] == ["id"]
+
+
+def test_what_cannot_be_done(hub: Hub) -> None:
+    made = make(hub)
+    hub.call("POST", PATH, {"id": made["id"], "name": "x"}, expect=409)
+    hub.call("POST", PATH, {"id": OPERATOR, "name": "x"}, expect=409)
+    hub.call("DELETE", f"{PATH}/{OPERATOR}", expect=409)
+    for method, path, body in CALLS[2:]:
+        hub.call(method, path.replace("/x", "/ws-nobody"), body, expect=404)
+
+
+def test_the_same_call_makes_one_workspace(hub: Hub) -> None:
+    own, headers = new_id(), {"idempotency-key": token_hex(8)}
+    with hub.client("gateway") as client:
+        answers = [client.post(PATH, json={"id": own, "name": "x"}, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json() == answers[1].json()
+
+
+# Deletion
+
+LEFT = {
+    "api_keys",
+    "idempotency_keys",
+    "inbound_endpoints",
+    "event_types",
+    "outgoing_webhooks",
+    "integrations",
+    "oauth_states",  # without an integration they are of no use, and expire within an hour
+    "platform_credentials",
+    "workspaces",
+    "workspace_deletions",
+}
+"""Collections that may have something of a deleted workspace: marks of the deletion, without secrets."""
+
+
+def left(database: Any, workspace: str) -> dict[str, list[dict[str, Any]]]:
+    """Return what the database has of a workspace, by collection."""
+    query = {"$or": [{"workspace": workspace}, {"_id": workspace}]}
+    found = {name: list(database[name].find(query)) for name in database.list_collection_names()}
+    return {name: documents for name, documents in found.items() if documents}
+
+
+def fill(hub: Hub, tenant: Mapping[str, Any], subscriber: Subscriber) -> dict[str, Any]:
+    """Make one of everything in a workspace; return its inbound endpoint."""
+    key = tenant["key"]
+
+    def made(path: str, body: Any, service: str = "gateway", method: str = "POST") -> Any:
+        answer = call(hub, key, method, path, body, service=service)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    endpoint = made("/api/inbound-endpoints", {"provider": "github", "name": "x", "channel_id": "general"})
+    made("/api/incoming-webhooks", {"name": "x", "target_channel_id": "general"})
+    made("/api/event-types", {"name": "own.thing", "about": "x"})
+    webhook = {"name": "x", "url": subscriber.url, "events": ["github.*", "order.*"]}
+    made("/api/outgoing-webhooks", webhook, "delivery")
+    app = {"client_id": "x", "client_secret": token_hex(16), "verified": True}
+    urls = {name: f"http://127.0.0.1:9/{name}" for name in ("authorize_url", "token_url", "userinfo_url")}
+    made("/api/platform-credentials/oidc", app | {"settings": urls}, "oauth", "PUT")
+    made("/api/auth/oauth/connect", {"provider": "oidc"}, "oauth")
+    assert deliver(hub, endpoint).status_code == 202
+    event = {"specversion": "1.0", "id": token_hex(8), "type": "nobody.listens", "source": "/t", "data": {}}
+    made("/api/events", event)
+    return dict(endpoint)
+
+
+def deliver(hub: Hub, endpoint: Mapping[str, Any]) -> httpx.Response:
+    body = json.dumps({"zen": token_hex(8)}).encode()
+    url = f"{hub.url('gateway')}/api/{endpoint['url'].partition('/api/')[2]}"
+    headers = {**signed(endpoint["secret"], "ping", body), "x-github-delivery": token_hex(8)}
+    return httpx.post(url, content=body, headers=headers, timeout=10)
+
+
+def finish(hub: Hub, database: Any, workspace: str) -> None:
+    """Wait for the first pass of every service, then do the last one at once, and wait for its end."""
+    deletions = database["workspace_deletions"]
+    eventually(lambda: deletions.count_documents({"workspace": workspace, "passes": 1}) == len(OWN_LISTS))
+    deletions.update_many({"workspace": workspace, "open": True}, {"$set": {"due_at": datetime.now(UTC)}})
+    eventually(lambda: call(hub, hub.admin_key, "GET", f"{PATH}/{workspace}").status_code == 404)
+
+
+def test_a_workspace_is_deleted_with_its_data_and_no_other(hub: Hub, database: Any) -> None:
+    tenant, neighbour = make(hub), make(hub)
+    with Subscriber() as subscriber:
+        endpoint, other = (fill(hub, each, subscriber) for each in (tenant, neighbour))
+        subscriber.wait_for(2)
+        logs = ("webhook_deliveries", "webhook_executions", "unmatched_events", "delivery_stats")
+        for each in (tenant, neighbour):
+            for name in logs:
+                eventually(lambda name=name, each=each: left(database, each["id"]).get(name))
+        before = left(database, neighbour["id"])
+        deleted = hub.call("DELETE", f"{PATH}/{tenant['id']}", expect=202)
+        assert (deleted["status"], deleted["id"]) == ("deleting", tenant["id"])
+        assert statuses(hub, tenant["key"]) == dict.fromkeys(OWN_LISTS, 401)
+        hub.call("DELETE", f"{PATH}/{tenant['id']}", expect=202)
+        hub.call("POST", f"{PATH}/{tenant['id']}/api-keys", {}, expect=409)
+        finish(hub, database, tenant["id"])
+        assert deliver(hub, endpoint).status_code == 404
+        remains = left(database, tenant["id"])
+        assert remains.keys() <= LEFT
+        for name in LEFT - {"workspaces", "workspace_deletions", "idempotency_keys", "oauth_states"}:
+            for document in remains.get(name, ()):
+                assert document["deleted_at"], name
+                assert not document.get("secrets"), name
+                assert not document.get("credential"), name
+        # The neighbour has what it had, and works.
+        after = left(database, neighbour["id"])
+        assert {name: len(documents) for name, documents in after.items()} == {
+            name: len(documents) for name, documents in before.items()
+        }
+        assert deliver(hub, other).status_code == 202
+        subscriber.wait_for(3)
+        hub.call("POST", PATH, {"id": tenant["id"], "name": "again"}, expect=409)
+        with pytest.raises(AssertionError, match="was deleted"):
+            hub.init(tenant["id"])
+
+
+def test_a_service_that_was_down_deletes_its_part_when_it_is_back(hub: Hub, database: Any) -> None:
+    tenant = make(hub)
+    with Subscriber() as subscriber:
+        fill(hub, tenant, subscriber)
+        subscriber.wait_for(1)
+        eventually(lambda: left(database, tenant["id"]).get("webhook_deliveries"))
+    hub.kill("delivery")
+    hub.call("DELETE", f"{PATH}/{tenant['id']}", expect=202)
+    assert left(database, tenant["id"])["webhook_deliveries"]
+    assert hub.call("GET", f"{PATH}/{tenant['id']}")["status"] == "deleting"
+    hub.start_service("delivery")
+    hub.wait_ready("delivery")
+    finish(hub, database, tenant["id"])
+    assert left(database, tenant["id"]).keys() <= LEFT
