@@ -5,6 +5,7 @@ The responses are stored for a day: see `idempotency_keys`.
 
 import asyncio
 import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import orjson
@@ -109,13 +110,18 @@ class Idempotency:
     async def _store_response(
         self, workspace: str, record_id: str, status: int, headers: list[Any], body: bytes
     ) -> None:
-        if status >= 500:
+        if status >= 500 or _is_not_to_be_stored(headers):
             await self._keys.release(record_id)  # so that the caller can try again
             return
         decoded_headers = [[part.decode("latin-1") for part in pair] for pair in headers]
         text = orjson.dumps([decoded_headers, body.decode("latin-1")]).decode()
         sealed = self._vault.seal(text, workspace=workspace, record=record_id, field="answer")
         await self._keys.store_response(record_id, status, sealed)
+
+
+def _is_not_to_be_stored(headers: Iterable[Sequence[bytes]]) -> bool:
+    """Return whether a response is `Cache-Control: no-store`: a token must not be stored a second time."""
+    return any(name.lower() == b"cache-control" and b"no-store" in value for name, value in headers)
 
 
 def _stored_response(text: str, record: IdempotencyRecord) -> tuple[list[tuple[bytes, bytes]], bytes]:
