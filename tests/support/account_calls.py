@@ -27,7 +27,7 @@ class AccountCalls:
         self.hub = hub
         self.api = api
 
-    def entered(self, account: str = "", *, key: str | None = None, **fields: Any) -> str:
+    def with_token(self, account: str = "", *, key: str | None = None, **fields: Any) -> str:
         """Connect an account by a token that a person entered; the integration's id."""
         token = self.api.token(account or f"ada-{token_hex(4)}")
         body = {"provider": PROVIDER, "fields": {"base_url": self.api.url, "access_token": token}, **fields}

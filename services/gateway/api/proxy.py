@@ -105,11 +105,11 @@ class ServiceProxy:
             return
         # As reverse proxies do: the service compares it with where a redirect leads.
         host = [(name, value) for name, value in scope["headers"] if name == b"host"]
-        begun = False
+        is_started = False
         body: RequestBody | None = None
 
         async def forward(body: RequestBody) -> None:
-            nonlocal begun
+            nonlocal is_started
             if body.size == 0:
                 await body.read(0)
             call = self._client.stream(
@@ -125,7 +125,7 @@ class ServiceProxy:
                     for name, value in response.headers
                     if name.lower() not in _NOT_FORWARDED or name.lower() == b"content-length"
                 ]
-                begun = True
+                is_started = True
                 await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
                 async def write(chunk: bytes) -> None:
@@ -149,7 +149,7 @@ class ServiceProxy:
                 response = problem_response(400, NOT_FORWARDABLE)
         else:
             return
-        if not begun:
+        if not is_started:
             await send_early(send, response, body)
 
     def _url(self, scope: Scope) -> str:

@@ -49,6 +49,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     409: openapi_response(
         "The account has to be connected again, or the hub does not know the address of its API."
     ),
+    408: openapi_response("The body took too long."),
     413: openapi_response("The body has more than 10 MiB."),
     429: openapi_response("The workspace has too many calls under way.", retry_after=True),
     502: openapi_response("The provider cannot be reached, or announces an answer of more than 10 MiB."),
@@ -61,17 +62,19 @@ class AccountCallsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app's document."""
+        body: dict[str, Any] = {"requestBody": {"content": {"*/*": {}}}}
         for method in _METHODS:
-            has_body = method not in ("GET", "HEAD")
-            body: dict[str, Any] | None = {"requestBody": {"content": {"*/*": {}}}} if has_body else None
+            if method == "HEAD":
+                continue  # it is what GET is
             Routes(app, "").add(
                 PATH,
-                self._call,
+                self._read if method == "GET" else self._call,
                 methods=[method],
                 name=method.lower(),
+                description=self._read.__doc__,
                 response_class=Response,
                 responses=_RESPONSES,
-                openapi_extra=body,
+                openapi_extra=None if method == "GET" else body,
             )
 
     async def _call(
@@ -80,9 +83,12 @@ class AccountCallsApi:
         path: str,
         key: Caller,
         idempotency_key: Annotated[
-            str | None, Header(description="Passed on to the provider, as most other headers are.")
+            str | None, Header(alias="Idempotency-Key", description="Passed on to the provider.")
         ] = None,
     ) -> Response:
+        raise NotImplementedError  # `AccountCalls` answers before the framework is asked
+
+    async def _read(self, integration_id: str, path: str, key: Caller) -> Response:
         """Call the provider's API with the account. The hub adds base URL and credentials.
 
         `path` is below the base URL of the provider's API; the query is passed on. Bodies have at most 10 MiB
@@ -111,14 +117,14 @@ class AccountCalls:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call.
 
-        An error is answered as problem details. If the response has begun, it stays without its end, and the
-        server closes the connection.
+        An error is answered as problem details. A response that was started stays without its end, and
+        the server closes the connection.
         """
-        begun: list[int] = []
+        statuses: list[int] = []
         body: RequestBody | None = None
 
         def start(status: int) -> Send:
-            begun.append(status)
+            statuses.append(status)
             return send
 
         try:
@@ -126,13 +132,13 @@ class AccountCalls:
             body = RequestBody(scope, receive, max_bytes=MAX_STREAMED_BYTES)
             await until_disconnect(body, self._forward(scope, key, body, start))
         except (ClientDisconnect, ExchangeFailed):
-            pass  # nobody waits for an answer, or it has begun
+            pass  # nobody waits for an answer, or it was started
         except Exception as error:  # noqa: BLE001 -- as the framework does for its own routes
-            if not begun:
+            if not statuses:
                 await send_early(send, self._problem(error, scope["path"]), body)
 
     def _problem(self, error: Exception, path: str) -> Response:
-        """Return the answer to a call that failed before the provider's answer began."""
+        """Return the answer to a call that failed before the provider's answer was started."""
         if isinstance(error, CallFailed):
             return problem_response(error.status, error.detail)
         if isinstance(error, OverLimit):

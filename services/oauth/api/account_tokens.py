@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from services.oauth.calls.limits import check_limits
@@ -13,6 +14,7 @@ from shared.connections.tokens import Access, TokenSource
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict
 from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.idempotency import forbid_storing
 from shared.runtime.web.routes import Routes
 
 TokenReader = Annotated[ApiKey, Depends(requires("tokens:read"))]
@@ -46,20 +48,22 @@ class AccountTokensApi:
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
         add = Routes(app, "/api/integrations/{integration_id}").add
-        add("/token", self.issue_token, methods=["POST"])
-        add("/token/refused", self.refused, methods=["POST"])
+        add("/token", self.issue, methods=["POST"])
+        add("/token/refused", self.report, methods=["POST"])
 
-    async def issue_token(self, integration_id: str, key: TokenReader, response: Response) -> AccessTokenOut:
+    async def issue(
+        self, integration_id: str, key: TokenReader, request: Request, response: Response
+    ) -> AccessTokenOut:
         """Return a valid access token of the account.
 
         Ask again before each use: the hub refreshes the token when that is due. No scope includes
         `tokens:read`, not even `admin`.
         """
         integration = await self._load(integration_id, key)
-        return _token_out(await self._tokens.access(integration.id), response)
+        return _token_out(await self._tokens.access(integration.id), request, response)
 
-    async def refused(
-        self, integration_id: str, body: RefusedToken, key: TokenReader, response: Response
+    async def report(
+        self, integration_id: str, body: RefusedToken, key: TokenReader, request: Request, response: Response
     ) -> AccessTokenOut:
         """Report that the provider answered 401 to a token, and return a newer one.
 
@@ -70,7 +74,7 @@ class AccountTokensApi:
         access = await self._tokens.access(integration.id)
         if access.version <= body.version:
             access = await self._tokens.replace_rejected(access)
-        return _token_out(access, response)
+        return _token_out(access, request, response)
 
     async def _load(self, integration_id: str, key: ApiKey) -> Integration:
         integration = await self._integrations.find(integration_id, key.workspace)
@@ -78,8 +82,8 @@ class AccountTokensApi:
         return integration
 
 
-def _token_out(access: Access, response: Response) -> AccessTokenOut:
-    """Return the token as the API shows it, and forbid to store the response.
+def _token_out(access: Access, request: Request, response: Response) -> AccessTokenOut:
+    """Return the token as the API shows it. Nobody stores the response.
 
     Raises `Conflict` if the credentials have no token.
     """
@@ -87,6 +91,7 @@ def _token_out(access: Access, response: Response) -> AccessTokenOut:
     if not token:
         raise Conflict("these credentials have no access token: call the provider through the hub")
     response.headers["Cache-Control"] = "no-store"
+    forbid_storing(request.scope)
     return AccessTokenOut(
         integration_id=access.integration,
         provider=access.provider,

@@ -158,7 +158,7 @@ class CallForwarder:
 
 
 def _call_failed(error: ExchangeFailed, body: RequestBody) -> CallFailed:
-    """Return what the caller is told about a failed exchange."""
+    """Return the error that answers a failed exchange."""
     if error.failure == "timeout":
         if not body.complete:
             return CallFailed(408, "the body did not arrive in time")

@@ -12,7 +12,7 @@ from shared.runtime.web.access import ApiKey
 
 _MAX_RUNNING: Final = 20
 """Calls of one workspace at a time, in each process."""
-_MAX_UNDER_WAY: Final = 100
+_MAX_OPEN: Final = 100
 """These calls, and those that wait for their turn."""
 _MAX_WAIT_S: Final = 10.0
 
@@ -47,8 +47,8 @@ class CallSlots:
 
         Raises `OverLimit` if there is none by then, or if too many calls wait.
         """
-        if self._limits.users(workspace) >= _MAX_UNDER_WAY:
-            raise OverLimit(f"the workspace has {_MAX_UNDER_WAY} calls under way: send fewer at a time")
+        if self._limits.users(workspace) >= _MAX_OPEN:
+            raise OverLimit(f"the workspace has {_MAX_OPEN} calls under way: send fewer at a time")
         try:
             async with asyncio.timeout(_MAX_WAIT_S):
                 await self._limits.acquire(workspace)

@@ -41,7 +41,7 @@ class StreamedBody(aiohttp.Payload):
         super().__init__(chunks, content_type="application/octet-stream")
         self._size = size
         self._chunks: Final = aiter(chunks)
-        self._begun = False
+        self._started = False
         self._stopped = False
         self._transport: asyncio.Transport | None = None
         self.sent = False
@@ -56,9 +56,9 @@ class StreamedBody(aiohttp.Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the body; only once, although aiohttp repeats some requests on another connection."""
-        if self._begun:
+        if self._started:
             raise aiohttp.ClientConnectionError("the connection was closed while the body was sent")
-        self._begun = True
+        self._started = True
         self._transport = getattr(writer, "transport", None)
         while (chunk := await self._next()) is not None:
             if self._stopped:
