@@ -82,7 +82,8 @@ _NOT_RETURNED: Final = _HOP_BY_HOP | {
     "service-worker-allowed",
     "strict-transport-security",
     "x-content-type-options",
-    # The server of the hub sets these, and `Location` is checked.
+    # The hub sets these, and `Location` is checked.
+    "interlink-provider",
     "date",
     "server",
     "via",
