@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from secrets import token_bytes, token_hex
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.support.account_calls import AccountCalls, account_calls, echoed
 from tests.support.api_server import body, reply, reply_json, write_chunk
 from tests.support.backends import Bus, Store
 from tests.support.raw_http import exchange
+from tests.support.second_process import second_process
 
 MIB = 1024 * 1024
 ENTRANCES = ("gateway", "oauth")
@@ -497,3 +499,23 @@ class TestRecords:
         before = world.hub.metric("oauth", name, provider="gitlab", outcome="2xx")
         world.send("GET", account, "projects")
         assert world.hub.metric("oauth", name, provider="gitlab", outcome="2xx") == before + 1
+
+
+class TestAddresses:
+    def test_an_account_at_an_internal_address_is_not_called(
+        self,
+        world: AccountCalls,
+        account: str,
+        bus: Bus,
+        store: Store,
+        tmp_path: Path,
+    ) -> None:
+        """It was connected while internal addresses were allowed; now they are not."""
+        strict = {**world.hub.env, "INTERLINK_ALLOW_PRIVATE_NETWORKS": "none"}
+        before = len(world.api.seen)
+        with second_process("oauth", world.hub, tmp_path, bus, store, **strict) as other:
+            url = f"{other.url('oauth')}/api/integrations/{account}/proxy/projects"
+            answer = httpx.get(url, headers={"authorization": f"Bearer {world.hub.admin_key}"}, timeout=20)
+        assert answer.status_code == 502
+        assert "internal address" in answer.json()["detail"]
+        assert len(world.api.seen) == before

@@ -154,7 +154,7 @@ class AccountCalls:
         if call.method not in _METHODS:
             raise CallFailed(405, f"the methods of calls are {', '.join(_METHODS)}")
         started, status, sent = perf_counter(), 0, 0
-        provider = ""
+        provider = error = ""
 
         def note(answered: int) -> Send:
             nonlocal status
@@ -170,6 +170,9 @@ class AccountCalls:
                     check_query(call.raw_query)
                 provider = integration.provider
                 sent = await self._forwarder.forward(call, integration, body, note)
+        except (CallFailed, ExchangeFailed) as failure:
+            error = str(failure)
+            raise
         finally:
             if provider:
                 metrics.account_calls(provider, f"{status // 100}xx" if status else "failed").inc()
@@ -183,6 +186,7 @@ class AccountCalls:
                     status=status or None,
                     sent_bytes=sent,
                     ms=round((perf_counter() - started) * 1000),
+                    **({"error": error} if error else {}),
                 )
 
 

@@ -100,7 +100,7 @@ def build_url(access: Access, raw_path: bytes, raw_query: bytes) -> str:
     Path and query are as the caller sent them. Raises `Malformed` if another program could read the path
     differently, and `Conflict` if the base URL is not known.
     """
-    if is_ambiguous(raw_path):
+    if is_ambiguous(b"/" + raw_path):
         raise Malformed(AMBIGUOUS_PATH_ERROR)
     try:
         path, query = raw_path.decode("ascii"), raw_query.decode("ascii")
@@ -183,13 +183,17 @@ def hub_addresses(public_base: str, host: str) -> frozenset[str]:
     `host` is the header `Host` of the call; without a port it stands for both of http and https.
     """
     public = urlsplit(public_base)
-    called = urlsplit(f"//{host}")
     try:
+        called = urlsplit(f"//{host}")
         ports = [called.port] if called.port else _DEFAULT_PORTS.values()
-        own = {f"{called.hostname}:{port}" for port in ports}
+        own = {_address(called.hostname, port) for port in ports}
     except ValueError:
         own = set()
-    return frozenset({f"{public.hostname}:{public.port or _DEFAULT_PORTS[public.scheme]}", *own})
+    return frozenset({_address(public.hostname, public.port or _DEFAULT_PORTS[public.scheme]), *own})
+
+
+def _address(host: str | None, port: int) -> str:
+    return f"{(host or '').rstrip('.')}:{port}"
 
 
 def _location(location: bytes, url: str, hub: Container[str], values: Mapping[str, str]) -> bytes | None:
@@ -201,7 +205,7 @@ def _location(location: bytes, url: str, hub: Container[str], values: Mapping[st
         return None
     token = values.get("access_token", "")
     shows_token = len(token) >= _MIN_TOKEN_CHARACTERS and (token in absolute or quote(token) in absolute)
-    leads_home = f"{(target.hostname or '').rstrip('.')}:{port}" in hub
+    leads_home = _address(target.hostname, port) in hub
     is_clear = bool(target.hostname) and absolute.isprintable() and "\\" not in absolute
     return absolute.encode() if is_clear and not shows_token and not leads_home else None
 
