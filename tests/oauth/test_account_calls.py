@@ -90,6 +90,13 @@ class TestRequest:
         assert found["host"] == f"127.0.0.1:{world.api.port}"
         assert world.hub.admin_key not in json.dumps(seen)
 
+    @pytest.mark.parametrize("at", ENTRANCES)
+    def test_a_header_that_is_not_text_is_refused(self, world: AccountCalls, account: str, at: str) -> None:
+        headers = [("authorization", f"Bearer {world.hub.admin_key}"), ("x-a", b"\xff\xfe")]
+        path = f"/api/integrations/{account}/proxy/projects"
+        status, answer = exchange(world.hub.ports[at], path, headers, b"x")
+        assert (status, json.loads(answer)["status"]) == (400, 400)
+
     def test_the_same_idempotency_key_is_the_provider_s(self, world: AccountCalls, account: str) -> None:
         key = token_hex(8)
         before = len(world.api.seen)
@@ -167,6 +174,22 @@ class TestPath:
         answer = world.send("GET", account, path)
         assert answer.headers["interlink-provider"] == "gitlab"
         assert world.last()["path"].rstrip("/") == path.rstrip("/")
+
+    @pytest.mark.parametrize("at", ENTRANCES)
+    def test_is_the_same_for_the_records_and_the_provider(self, world: AccountCalls, at: str) -> None:
+        """However the part before it is encoded."""
+        account = world.with_token()
+        target = f"/api/integrations/{account}/%70roxy/one/proxy/t%77o"
+        key = [("authorization", f"Bearer {world.hub.admin_key}")]
+        assert exchange(world.hub.ports[at], target, key, b"x")[0] == 200
+        assert world.last()["path"] == "one/proxy/t%77o"
+        [entry] = [entry for entry in world.audit(account) if "proxy" in entry["route"]]
+        assert entry["resources"] == [account, "one/proxy/two"]
+
+    def test_other_methods_are_405(self, world: AccountCalls, account: str) -> None:
+        answer = world.send("OPTIONS", account, "projects")
+        assert answer.status_code == 405
+        assert "PATCH" in answer.headers["allow"]
 
 
 class TestAnswer:

@@ -20,6 +20,7 @@ _NOT_FORWARDED: Final = frozenset(
     {
         b"date",
         b"connection",
+        b"expect",
         b"keep-alive",
         b"te",
         b"trailer",
@@ -106,17 +107,15 @@ class ServiceProxy:
         # As reverse proxies do: the service compares it with where a redirect leads.
         host = [(name, value) for name, value in scope["headers"] if name == b"host"]
         is_started = False
-        body: RequestBody | None = None
+        body = RequestBody(scope, receive, max_bytes=MAX_STREAMED_BYTES)
 
-        async def forward(body: RequestBody) -> None:
+        async def forward() -> None:
             nonlocal is_started
-            if body.size == 0:
-                await body.read(0)
             call = self._client.stream(
                 scope["method"],
                 url,
                 [*_forwarded(scope), *host],
-                StreamedBody(body.stream(), body.size) if body.size != 0 else None,
+                None if body.size == 0 else StreamedBody(body.stream(), body.size),
                 deadlines=_STREAM_DEADLINES,
             )
             async with call as response:
@@ -125,6 +124,7 @@ class ServiceProxy:
                     for name, value in response.headers
                     if name.lower() not in _NOT_FORWARDED or name.lower() == b"content-length"
                 ]
+                headers += body.closing_headers()
                 is_started = True
                 await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
@@ -133,11 +133,12 @@ class ServiceProxy:
 
                 if scope["method"] != "HEAD":
                     await response.relay(write, MAX_STREAMED_BYTES)
+                await body.discard()
                 await send({"type": "http.response.body", "body": b""})
 
         try:
-            body = RequestBody(scope, receive, max_bytes=MAX_STREAMED_BYTES)
-            await until_disconnect(body, forward(body))
+            body.check_size()
+            await until_disconnect(body, forward())
         except ClientDisconnect:
             return
         except Rejected as error:

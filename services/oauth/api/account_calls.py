@@ -5,10 +5,10 @@ framework too, for the OpenAPI document and the audit log
 (docs/adr/0093-call-providers-through-the-hub.md).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from time import perf_counter
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, AnyStr, Final, get_args
 
 from fastapi import Depends, FastAPI, Header
 from starlette.requests import ClientDisconnect
@@ -121,7 +121,7 @@ class AccountCalls:
         the server closes the connection.
         """
         statuses: list[int] = []
-        body: RequestBody | None = None
+        body = RequestBody(scope, receive, max_bytes=MAX_STREAMED_BYTES)
 
         def start(status: int) -> Send:
             statuses.append(status)
@@ -129,7 +129,7 @@ class AccountCalls:
 
         try:
             key = await authorize(scope, self._keyring, "accounts:call")
-            body = RequestBody(scope, receive, max_bytes=MAX_STREAMED_BYTES)
+            body.check_size()
             await until_disconnect(body, self._forward(scope, key, body, start))
         except (ClientDisconnect, ExchangeFailed):
             pass  # nobody waits for an answer, or it was started
@@ -140,7 +140,8 @@ class AccountCalls:
     def _problem(self, error: Exception, path: str) -> Response:
         """Return the answer to a call that failed before the provider's answer was started."""
         if isinstance(error, CallFailed):
-            return problem_response(error.status, error.detail)
+            headers = {"Allow": ", ".join(_METHODS)} if error.status == 405 else None
+            return problem_response(error.status, error.detail, headers=headers)
         if isinstance(error, OverLimit):
             return problem_response(error.status, error.detail, headers={"Retry-After": "1"})
         if isinstance(error, KNOWN_ERRORS):
@@ -148,8 +149,10 @@ class AccountCalls:
         self._log.error("request.failed", route=PATH, exc_info=error)
         return problem_response(500, "an unexpected error: see the log of the service")
 
-    async def _forward(self, scope: Scope, key: ApiKey, body: RequestBody, start: Any) -> None:
-        integration_id, _, path = scope["path"].removeprefix("/api/integrations/").partition("/proxy/")
+    async def _forward(
+        self, scope: Scope, key: ApiKey, body: RequestBody, start: Callable[[int], Send]
+    ) -> None:
+        integration_id, path = _parts(scope["path"])
         call = _call_of(scope)
         if call.method not in _METHODS:
             raise CallFailed(405, f"the methods of calls are {', '.join(_METHODS)}")
@@ -159,8 +162,7 @@ class AccountCalls:
         def note(answered: int) -> Send:
             nonlocal status
             status = answered
-            send: Send = start(answered)
-            return send
+            return start(answered)
 
         try:
             async with self._slots.hold(key.workspace):
@@ -184,7 +186,7 @@ class AccountCalls:
                     method=call.method,
                     path=path[:_MAX_LOGGED_PATH],
                     status=status or None,
-                    sent_bytes=sent,
+                    response_bytes=sent,
                     ms=round((perf_counter() - started) * 1000),
                     **({"error": error} if error else {}),
                 )
@@ -205,14 +207,22 @@ def dispatch(calls: ASGIApp, management: ASGIApp) -> ASGIApp:
     return app
 
 
+def _parts(path: AnyStr) -> tuple[AnyStr, AnyStr]:
+    """Return the id of the integration, and what is below its base URL.
+
+    By the slashes, which are the same in the decoded path and as it was sent: a path with an encoded slash is
+    refused before it is routed, but other characters may be encoded.
+    """
+    parts = path.split("/" if isinstance(path, str) else b"/", 5)
+    return parts[3], parts[5]
+
+
 def _call_of(scope: Scope) -> AccountCall:
     headers = list(scope["headers"])
-    raw_path: bytes = scope["raw_path"].partition(b"?")[0]
     host = next((value.decode("latin-1") for name, value in headers if name == b"host"), "")
     return AccountCall(
         method=scope["method"],
-        # The part before it is plain: an ambiguous path is refused before it is routed.
-        raw_path=raw_path.partition(b"/proxy/")[2],
+        raw_path=_parts(scope["raw_path"].partition(b"?")[0])[1],
         raw_query=scope["query_string"],
         headers=headers,
         host=host,

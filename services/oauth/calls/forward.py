@@ -95,7 +95,7 @@ class CallForwarder:
                 async with exchange(send, sent, _DEADLINES, proxied=self._client.proxied) as response:
                     replaced = await self._replaced(access, response) if first else None
                     if replaced is None or buffered is None:
-                        return await self._relay(call, url, access, response, start)
+                        return await self._relay(call, url, access, response, body, start)
             except ExchangeFailed as error:
                 raise _call_failed(error, body) from None
             access, first = replaced, False
@@ -122,6 +122,7 @@ class CallForwarder:
         url: str,
         access: Access,
         response: StreamedResponse,
+        body: RequestBody,
         start: Callable[[int], Send],
     ) -> int:
         has_body = call.method != "HEAD" and response.status not in _BODILESS
@@ -134,6 +135,7 @@ class CallForwarder:
         headers.append((PROVIDER_HEADER, access.provider.encode()))
         if length is not None and response.status not in _BODILESS:
             headers.append((b"content-length", b"%d" % length))
+        headers += body.closing_headers()
         send = start(response.status)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         sent = 0
@@ -145,6 +147,7 @@ class CallForwarder:
 
         if has_body:
             await response.relay(write, MAX_STREAMED_BYTES)
+        await body.discard()
         await send({"type": "http.response.body", "body": b""})
         return sent
 

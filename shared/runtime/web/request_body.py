@@ -19,7 +19,6 @@ class RequestBody:
     """The body of one ASGI request, of at most `max_bytes` bytes."""
 
     def __init__(self, scope: Scope, receive: Receive, *, max_bytes: int) -> None:
-        """Raise `TooLarge` if the request announces more bytes."""
         headers = dict(scope["headers"])
         self._receive = receive
         self._max_bytes = max_bytes
@@ -30,13 +29,18 @@ class RequestBody:
         """The announced number of bytes; None for a chunked body."""
         if b"transfer-encoding" in headers:
             self.size = None
-        if (self.size or 0) > max_bytes:
-            raise self._too_large()
+        if self.size == 0:
+            self._complete.set()
 
     @property
     def complete(self) -> bool:
         """Whether all of it has arrived."""
         return self._complete.is_set()
+
+    def check_size(self) -> None:
+        """Raise `TooLarge` if the request announces more bytes than are allowed."""
+        if self.size is not None and self.size > self._max_bytes:
+            raise self._too_large()
 
     async def read(self, max_bytes: int) -> bytes | None:
         """Return the whole body if it has at most `max_bytes` bytes, else None: `stream` has all of it then.
@@ -59,11 +63,16 @@ class RequestBody:
             if chunk := await self._next():
                 yield chunk
 
+    def closing_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers of a response that is sent now: it ends the connection if the body goes on."""
+        return [] if self.complete else [(b"connection", b"close")]
+
     async def discard(self) -> None:
-        """Read what is left of an allowed body, for at most 5 s.
+        """Read what is left, at most as much as is allowed and for at most 5 s.
 
         A connection that is closed with unread bytes is reset, and the client may lose the answer.
         """
+        self._received = 0
         with suppress(ClientDisconnect, TooLarge, TimeoutError):
             async with asyncio.timeout(_DISCARD_TIMEOUT_S):
                 while not self.complete:
@@ -105,17 +114,15 @@ async def until_disconnect(body: RequestBody, work: Coroutine[Any, Any, None]) -
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def send_early(send: Send, response: Response, body: RequestBody | None) -> None:
+async def send_early(send: Send, response: Response, body: RequestBody) -> None:
     """Send a response, also while the request's body is still on its way; no browser shows it as a page.
 
-    The rest of an allowed body is read before the connection is closed. `body` is None if it is too large.
+    The rest of the body is read before the connection is closed.
     """
     headers = [*response.raw_headers]
     headers += [(name.lower().encode(), value.encode()) for name, value in SANDBOX_HEADERS.items()]
-    if body is None or not body.complete:
-        headers.append((b"connection", b"close"))
+    headers += body.closing_headers()
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
-    if body is not None:
-        await body.discard()
+    await body.discard()
     await send({"type": "http.response.body", "body": b""})
