@@ -91,9 +91,10 @@ class AccountCallsApi:
     async def _read(self, integration_id: str, path: str, key: Caller) -> Response:
         """Call the provider's API with the account. The hub adds base URL and credentials.
 
-        `path` is below the base URL of the provider's API; the query is passed on. Bodies have at most 10 MiB
-        and are streamed; a longer answer whose length was not announced is cut off. Redirects are not
-        followed. After a 401 the call is sent again with new tokens, if its body has at most 256 KiB.
+        `path` is below the base URL of the provider's API: its slashes are sent as they are, not encoded. The
+        query is passed on. Bodies have at most 10 MiB and are streamed; a longer answer whose length was not
+        announced is cut off. Redirects are not followed. After a 401 the call is sent again with new tokens,
+        if its body has at most 256 KiB.
         """
         raise NotImplementedError  # `AccountCalls` answers before the framework is asked
 
