@@ -295,6 +295,11 @@ class TestAnswer:
         world.api.answers["broken"] = broken
         with pytest.raises(httpx.RemoteProtocolError):
             world.send("GET", account, "broken", at=at)
+        [noted] = [line for line in world.hub.log_lines("oauth") if line.get("path") == "broken"][-1:]
+        assert (noted["event"], noted["level"]) == ("account.called", "info")
+        assert noted["error"].startswith("the provider cannot be reached: closed_mid_response")
+        for service in ENTRANCES:
+            assert not [line for line in world.hub.log_lines(service) if line["level"] == "error"]
 
     def test_none_is_502(self, world: AccountCalls, account: str) -> None:
         def hang_up(request: BaseHTTPRequestHandler) -> None:
