@@ -19,7 +19,7 @@ _FRAMING_FACTOR: Final = 8
 """Allowed bytes of chunk framing per byte of the body. A chunk of one byte has five."""
 
 
-def _is_kept(record: logging.LogRecord) -> bool:
+def _is_logged(record: logging.LogRecord) -> bool:
     """Return whether a record of uvicorn is logged.
 
     A streamed response that breaks off is ended without its end, and whoever ends it logs why. For uvicorn it
@@ -28,7 +28,7 @@ def _is_kept(record: logging.LogRecord) -> bool:
     return record.msg != "ASGI callable returned without completing response."
 
 
-logging.getLogger("uvicorn.error").addFilter(_is_kept)
+logging.getLogger("uvicorn.error").addFilter(_is_logged)
 
 
 class BoundedHeadProtocol(HttpToolsProtocol):
