@@ -150,17 +150,27 @@ def _page_values(provider: Provider, known: Mapping[str, Provider], readme: str)
     connect = manifest.connect
     through = known.get(connect.through) if connect and connect.through else None
     base = through.manifest.connect if through else None
+    connector = Connector(manifest.id, connect, base) if connect else None
     return {
         "manifest": manifest,
         "introduction": first_paragraph(readme),
         "triggers": triggers(provider, known),
         "through": through,
-        "connector": Connector(manifest.id, connect, base) if connect else None,
+        "connector": connector,
+        "api_bases": _api_bases(connector) if connector else (),
         "app_steps": app_setup_steps(connect, _HUB + CALLBACK_PATH) if connect else (),
         "credentials": credentials(manifest),
         "setup_steps": _setup_steps(manifest),
         "app_setup": _app_setup(manifest, known),
     }
+
+
+def _api_bases(connector: Connector) -> list[str]:
+    """Return the base URLs of the API, for each way to connect an account that has one."""
+    kinds = connector.manual_credentials
+    flows = [connector.api.base] if connector.oauth2 or connector.oauth1 else []
+    bases = [*flows, *(connector.api_for(kind).base for kind in kinds)]
+    return [base for base in dict.fromkeys(bases) if base]
 
 
 def _setup_steps(manifest: Manifest) -> list[str]:

@@ -37,6 +37,7 @@ from shared.connections.account_routes import AccountRoutes
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
 from shared.connections.configured_apps import configured_apps
+from shared.contracts.routes import is_streamed
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
@@ -115,7 +116,12 @@ async def build(runtime: Runtime) -> Service:
         [
             IncomingWebhooksApi(endpoints, inbound, runtime.producer, public_base=public_base),
             publish_events,
-            ApiKeysApi(runtime.keyring, keys, per_workspace=settings.api_keys_per_workspace),
+            ApiKeysApi(
+                runtime.keyring,
+                keys,
+                known.connectors,
+                per_workspace=settings.api_keys_per_workspace,
+            ),
             WorkspacesApi(
                 Workspaces(runtime.mongo),
                 keys,
@@ -169,7 +175,8 @@ def _dispatch(receiver: Receiver, management: ASGIApp, proxy: ServiceProxy) -> A
             if path.startswith(PREFIX):
                 return await receiver(scope, receive, send)
             if proxy.handles(path):
-                return await limited_proxy(scope, receive, send)
+                forward = proxy.stream if is_streamed(path) else limited_proxy
+                return await forward(scope, receive, send)
             if alias_provider(path):
                 return await receiver.alias(scope, receive, send)
         return await management(scope, receive, send)

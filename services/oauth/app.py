@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
+from services.oauth.api.account_calls import AccountCalls, AccountCallsApi, audited, dispatch
+from services.oauth.api.account_tokens import AccountTokensApi
 from services.oauth.api.apps import AppsApi
 from services.oauth.api.authorization import AuthorizationApi
 from services.oauth.api.integrations import IntegrationsApi
@@ -17,6 +19,7 @@ from services.oauth.authorization.revoke import GrantRevoker
 from services.oauth.authorization.start import AuthorizationStarter
 from services.oauth.authorization.state import States
 from services.oauth.authorization.store_connection import ConnectionWriter
+from services.oauth.calls.forward import CallForwarder
 from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.credentials.maintenance import Maintenance
 from services.oauth.credentials.manual import ManualCredentials
@@ -44,6 +47,7 @@ from shared.runtime.http_client import ApiClient
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
+from shared.runtime.web.audit import Audit, audited_routes
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **state.INDEXES,
@@ -56,6 +60,8 @@ _MAX_CONNECTIONS: Final = 200
 _MAX_PER_HOST_OR_WORKSPACE: Final = 50
 """Calls to one host, and calls of one workspace. A provider or a customer's server that does not answer must
 not block the tokens of the others."""
+_MAX_CALL_CONNECTIONS: Final = 500
+"""Connections of calls with accounts. They are others than those of tokens, for the same reason."""
 
 
 async def build(runtime: Runtime) -> Service:
@@ -71,6 +77,7 @@ async def build(runtime: Runtime) -> Service:
         max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
         max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
     )
+    call_client = create_egress_client(settings, max_connections=_MAX_CALL_CONNECTIONS)
     integrations_repository = IntegrationRepository(
         runtime.mongo, runtime.vault, runtime.producer, runtime.log
     )
@@ -186,12 +193,28 @@ async def build(runtime: Runtime) -> Service:
             SubscriptionsApi(
                 integrations_repository, subscription_repository, subscription_types, subscriptions
             ),
+            AccountTokensApi(integrations_repository, tokens),
+            AccountCallsApi(),
         ],
     )
+    calls = Audit(
+        AccountCalls(
+            CallForwarder(tokens, call_client, public_base=public_base),
+            integrations_repository,
+            runtime.keyring,
+            runtime.log,
+        ),
+        routes=audited(audited_routes(management.routes, ())),
+        entries=runtime.audit_entries,
+        keyring=runtime.keyring,
+        service=runtime.name,
+        log=runtime.log,
+    )
     return Service(
-        app=management,
+        app=dispatch(calls, management),
         parts=[
             client,
+            call_client,
             endpoints,
             registered_apps,
             tokens,

@@ -1,5 +1,6 @@
 """Which service serves which API paths: the one table of proxy, Caddyfile, `interlink up` and documents."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -24,6 +25,19 @@ SERVICE_PATHS: Final[Paths] = {
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials"),
 }
 """The patterns of all services but the gateway, which serves every other path."""
+
+
+_STREAMED: Final = re.compile(r"/api/integrations/[^/]+/proxy/.*")
+MAX_STREAMED_BYTES: Final = 10 * 1024 * 1024
+"""Of a request and of a response whose bodies are passed on as streams."""
+
+
+def is_streamed(path: str) -> bool:
+    """Return whether the bodies of a path's requests and responses are passed on as streams.
+
+    These are the calls with a connected account.
+    """
+    return _STREAMED.fullmatch(path) is not None
 
 
 class RouteTable:

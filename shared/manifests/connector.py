@@ -50,14 +50,14 @@ class Connector:
         self.provider = provider
         self.app = connect.through or provider
         source = base or connect
-        # `api` has a default: only an explicit one replaces that of `through`.
-        set_fields = connect.model_fields_set
         self.connect = connect
         self.oauth2 = source.oauth2
         self.oauth1 = source.oauth1
         self.params = {**source.params, **connect.params}
         self.settings = source.settings
-        self.api: Api = connect.api if "api" in set_fields else source.api
+        # The fields that are set replace those of `through`.
+        own = {name: getattr(connect.api, name) for name in connect.api.model_fields_set}
+        self.api: Api = source.api.model_copy(update=own)
         self.account: Account | None = connect.account or source.account
         self.account_selection: AccountSelection | None = connect.choices or source.choices
         account = self.account

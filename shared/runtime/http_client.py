@@ -1,18 +1,30 @@
-"""HTTP calls to the hub's own services (httpx). For URLs that others chose see `egress.client`."""
+"""HTTP calls to the hub's own services (httpx). For URLs that others chose see `egress.client`.
+
+Streams go through aiohttp, which reads an answer that comes before the whole body was sent.
+"""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final
 
+import aiohttp
 import httpx
+from multidict import CIMultiDict
+from yarl import URL
 
 from shared.contracts.errors import Malformed, RetryLater
+from shared.runtime.egress.exchange import Body, StreamedBody, StreamedResponse, exchange, framed
+from shared.runtime.egress.progress import TransferDeadlines
+from shared.runtime.egress.sessions import create_session
 
 HeaderPairs = Sequence[tuple[bytes, bytes]]
 """Headers as pairs of name and value, in order and with repeats."""
 
 _MAX_RESPONSE_BYTES: Final = 32 * 1024 * 1024
+_MAX_STREAMS: Final = 1000
+NOT_FORWARDABLE: Final = "the path or a header has characters that cannot be forwarded"
 
 
 class Unreachable(RetryLater):
@@ -46,7 +58,7 @@ class ApiClient:
         try:
             response = await self._client.request(method, url, headers=list(headers), content=body)
         except (httpx.LocalProtocolError, httpx.InvalidURL):
-            raise Malformed("the path or a header has characters that cannot be forwarded") from None
+            raise Malformed(NOT_FORWARDABLE) from None
         except httpx.HTTPError as error:
             raise Unreachable(
                 f"the service behind this path did not answer ({type(error).__name__})"
@@ -58,6 +70,40 @@ class ApiClient:
         ]
         return response.status_code, headers_out, response.content
 
+    def stream(
+        self,
+        method: str,
+        url: str,
+        headers: HeaderPairs,
+        body: StreamedBody | None,
+        *,
+        deadlines: TransferDeadlines,
+    ) -> AbstractAsyncContextManager[StreamedResponse]:
+        """Send a request, and return the context of its response, whose body can be relayed.
+
+        Raises `Malformed` for a header that is not UTF-8. The context raises `ExchangeFailed`, or what the
+        source of the body raises.
+        """
+        try:
+            sent = CIMultiDict((name.decode("latin-1"), value.decode("utf-8")) for name, value in headers)
+        except UnicodeDecodeError:
+            raise Malformed(NOT_FORWARDABLE) from None
+
+        async def send(body: Body) -> aiohttp.ClientResponse:
+            return await self._streams.request(
+                method,
+                URL(url, encoded=True),
+                headers=framed(sent, body),
+                data=body,
+                allow_redirects=False,
+            )
+
+        return exchange(send, body, deadlines)
+
+    @cached_property
+    def _streams(self) -> aiohttp.ClientSession:
+        return create_session(aiohttp.TCPConnector(limit=_MAX_STREAMS, keepalive_timeout=30))
+
     async def get_json(self, url: str) -> Any:
         """Return the JSON of the response to a GET request. Raises `Unreachable` if the status is not 200."""
         status, _, body = await self.call("GET", url, [], b"")
@@ -68,3 +114,5 @@ class ApiClient:
     async def close(self) -> None:
         if "_client" in vars(self):
             await self._client.aclose()
+        if "_streams" in vars(self):
+            await self._streams.close()

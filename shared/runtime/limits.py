@@ -31,6 +31,10 @@ class WorkspaceLimits:
             self._leave(workspace)
             raise
 
+    def users(self, workspace: str) -> int:
+        """Return how many uses of the workspace there are, those that wait included."""
+        return self._users.get(workspace, 0)
+
     def release(self, workspace: str) -> None:
         self._semaphores[workspace].release()
         self._leave(workspace)

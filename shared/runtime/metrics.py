@@ -75,6 +75,11 @@ PROVIDER_SUBSCRIPTIONS: Final = Counter(
 REFRESHES: Final = Counter(
     "interlink_token_refreshes_total", "Token refreshes, by outcome.", ["provider", "outcome"]
 )
+ACCOUNT_CALLS: Final = Counter(
+    "interlink_account_calls_total",
+    "Calls with connected accounts, by the class of the provider's status, or `failed` without one.",
+    ["provider", "outcome"],
+)
 CONFIGURATION_UNCHECKED: Final = Gauge(
     "interlink_configuration_unchecked",
     "1 while MongoDB does not answer whether the configuration in memory is up to date.",
@@ -121,6 +126,12 @@ def deliveries(outcome: str) -> Counter:
 def unmatched(reason: str) -> Counter:
     """Return the child of `UNMATCHED` with this label."""
     return UNMATCHED.labels(reason)
+
+
+@cache
+def account_calls(provider: str, outcome: str) -> Counter:
+    """Return the child of `ACCOUNT_CALLS` with these labels."""
+    return ACCOUNT_CALLS.labels(provider, outcome)
 
 
 Lag = Iterable[tuple[str, str, int, int]]

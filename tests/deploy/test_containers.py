@@ -912,6 +912,9 @@ def test_a_caller_cannot_say_where_it_comes_from(proxy: Proxy) -> None:
         ("/api/outgoing-webhooks", 1200 * 1024, False),
         ("/api/events", 5 * 1024 * 1024, True),
         ("/api/events", 6 * 1024 * 1024, False),
+        ("/api/integrations/int_1/proxy/files", 10 * 1024 * 1024, True),
+        ("/api/integrations/int_1/proxy/files", 11 * 1024 * 1024, False),
+        ("/api/integrations/int_1/token", 1200 * 1024, False),
     ],
 )
 def test_a_body_has_a_limit_a_little_above_the_services_own(

@@ -57,6 +57,8 @@ SECRETS_IN_RESPONSES = (
     SecretInResponse("POST", "/api/auth/oauth/connect", "", header="set-cookie"),
     SecretInResponse("POST", "/api/integrations/{}/reconnect", "a state", "authorization_url", param="state"),
     SecretInResponse("POST", "/api/integrations/{}/reconnect", "", header="set-cookie"),
+    SecretInResponse("POST", "/api/integrations/{}/token", "an access token", "access_token"),
+    SecretInResponse("POST", "/api/integrations/{}/token/refused", "an access token", "access_token"),
     # Asana's handshake wants to see its own secret again.
     SecretInResponse("POST", "/api/webhooks/asana/{}", "", header="x-hook-secret"),
 )

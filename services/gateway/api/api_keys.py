@@ -1,5 +1,6 @@
 """`/api/api-keys`: the API keys of a workspace."""
 
+from collections.abc import Container
 from datetime import datetime
 from typing import Annotated, Self
 
@@ -12,7 +13,14 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, Keyring, requires
-from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, Scope, generate_key
+from shared.runtime.web.api_keys import (
+    AccountLimits,
+    ApiKeyRecord,
+    ApiKeys,
+    CallMethod,
+    Scope,
+    generate_key,
+)
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.problems import to_utc
 from shared.runtime.web.routes import Routes
@@ -20,12 +28,40 @@ from shared.runtime.web.routes import Routes
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
 
 
+Ids = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=100)]], Field(min_length=1, max_length=100)
+]
+
+
+class AccountLimitsIn(StrictModel):
+    """Which connected accounts a key may use. Each limit that is left out allows all of the workspace."""
+
+    integrations: Ids | None = Field(default=None, description="Ids of integrations.")
+    providers: Ids | None = Field(default=None, description="Provider ids.")
+    user: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="Only accounts of this user."
+    )
+    methods: Annotated[list[CallMethod], Field(min_length=1)] | None = Field(
+        default=None, description="Methods of calls with an account."
+    )
+
+
 class ApiKeyCreate(StrictModel):
-    """`POST /api/api-keys`."""
+    """`POST /api/api-keys`. `accounts` limits the scopes `accounts:call` and `tokens:read`."""
 
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1)]
+    accounts: AccountLimitsIn | None = None
     expires_at: Annotated[AwareDatetime, AfterValidator(to_utc)] | None = None
+
+
+class AccountLimitsOut(BaseModel):
+    """Which connected accounts a key may use; null allows all of the workspace."""
+
+    integrations: list[str] | None
+    providers: list[str] | None
+    user: str | None
+    methods: list[str] | None
 
 
 class ApiKeyOut(BaseModel):
@@ -35,6 +71,7 @@ class ApiKeyOut(BaseModel):
     name: str
     prefix: str
     scopes: list[str]
+    accounts: AccountLimitsOut | None = None
     created_at: str
     expires_at: str | None
     last_used_at: str | None
@@ -48,6 +85,7 @@ class ApiKeyOut(BaseModel):
             name=record.name,
             prefix=record.prefix,
             scopes=list(record.scopes),
+            accounts=AccountLimitsOut(**record.accounts.model_dump()) if record.accounts else None,
             created_at=rfc3339(record.created_at),
             expires_at=_optional_rfc3339(record.expires_at),
             last_used_at=_optional_rfc3339(record.last_used_at),
@@ -57,8 +95,14 @@ class ApiKeyOut(BaseModel):
 class ApiKeysApi:
     """The routes of API keys."""
 
-    def __init__(self, keyring: Keyring, keys: ApiKeys, *, per_workspace: int) -> None:
-        """`per_workspace` is the maximum number of keys of one workspace."""
+    def __init__(
+        self, keyring: Keyring, keys: ApiKeys, providers: Container[str], *, per_workspace: int
+    ) -> None:
+        """Serve the keys of all workspaces, each of which may have `per_workspace` keys.
+
+        `providers` are those with accounts.
+        """
+        self._providers = providers
         self._keyring = keyring
         self._keys = keys
         self._per_workspace = per_workspace
@@ -74,8 +118,11 @@ class ApiKeysApi:
         """Create an API key of this workspace. The key is shown only this once."""
         if body.expires_at and body.expires_at <= utcnow():
             raise invalid_field("expires_at", "must be in the future")
+        accounts = self._limits(body)
         secret = generate_key()
-        record = ApiKeyRecord.of_key(secret, key.workspace, body.name, body.scopes, body.expires_at)
+        record = ApiKeyRecord.of_key(
+            secret, key.workspace, body.name, body.scopes, body.expires_at, accounts=accounts
+        )
         async with self._keys.reserve(
             key.workspace, self._per_workspace, undo=lambda: self._revoke(record.id, key)
         ):
@@ -91,6 +138,21 @@ class ApiKeysApi:
         """Revoke a key. From now on no service accepts it."""
         await self._revoke(key_id, key)
         return Response(status_code=204)
+
+    def _limits(self, body: ApiKeyCreate) -> AccountLimits | None:
+        """Return the limits of a new key. Raises `Invalid` for those that would not hold."""
+        if body.accounts is None:
+            return None
+        if "admin" in body.scopes:
+            raise invalid_field("accounts", "a key with admin cannot be limited: it can create other keys")
+        if not {"accounts:call", "tokens:read"} & set(body.scopes):
+            raise invalid_field("accounts", "limits only accounts:call and tokens:read, which the key lacks")
+        if body.accounts.methods is not None and "tokens:read" in body.scopes:
+            raise invalid_field("accounts.methods", "a token serves any method: leave tokens:read out")
+        unknown = [name for name in body.accounts.providers or () if name not in self._providers]
+        if unknown:
+            raise invalid_field("accounts.providers", f"no provider with accounts: {', '.join(unknown)}")
+        return AccountLimits(**body.accounts.model_dump())
 
     async def _revoke(self, key_id: str, key: ApiKey) -> None:
         if not await self._keys.revoke(key.workspace, key_id):

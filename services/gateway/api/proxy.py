@@ -4,18 +4,23 @@ import asyncio
 from collections.abc import KeysView, Mapping
 from typing import Any, Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from shared.contracts.errors import Malformed
-from shared.contracts.routes import service_for_path
-from shared.runtime.http_client import ApiClient, Unreachable
+from shared.contracts.errors import Malformed, Rejected
+from shared.contracts.routes import MAX_STREAMED_BYTES, service_for_path
+from shared.runtime.egress.exchange import ExchangeFailed, StreamedBody
+from shared.runtime.egress.progress import TransferDeadlines
+from shared.runtime.http_client import NOT_FORWARDABLE, ApiClient, HeaderPairs, Unreachable
 from shared.runtime.web.problems import problem_response
+from shared.runtime.web.request_body import RequestBody, send_early, until_disconnect
 
 _MAX_URL_LENGTH: Final = 16 * 1024
 _NOT_FORWARDED: Final = frozenset(
     {
         b"date",
         b"connection",
+        b"expect",
         b"keep-alive",
         b"te",
         b"trailer",
@@ -40,6 +45,11 @@ _FORWARDED_HEADERS: Final = frozenset(
 """Headers that name the caller. The services trust the proxy, so it never passes on a caller's own claim."""
 
 
+_URL_TOO_LONG: Final = "the URL is longer than 16 KiB: send fewer or shorter query parameters"
+_STREAM_DEADLINES: Final = TransferDeadlines(total_s=360, interval_s=60, interval_bytes=1, answer_s=170)
+"""Longer than those of the service behind, which knows what to answer."""
+
+
 class ServiceProxy:
     """An ASGI app that forwards calls to the services at `peers`."""
 
@@ -62,29 +72,14 @@ class ServiceProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward a call and return the response. `BodyLimit` in front has read the whole body already."""
-        base = self._peers[service_for_path(scope["path"])]
         bodiless = scope["method"] in ("GET", "HEAD", "OPTIONS")
         body = b"" if bodiless else (await receive()).get("body", b"")
-        query = scope["query_string"].decode("ascii", "replace")
-        url = (
-            base
-            + scope["raw_path"].decode("ascii", "replace").partition("?")[0]
-            + (f"?{query}" if query else "")
-        )
+        url = self._url(scope)
         if len(url) > _MAX_URL_LENGTH:
-            await problem_response(
-                414, "the URL is longer than 16 KiB: send fewer or shorter query parameters"
-            )(scope, receive, send)
+            await problem_response(414, _URL_TOO_LONG)(scope, receive, send)
             return
-        headers = [
-            (name, value.strip(b" \t"))
-            for name, value in scope["headers"]
-            if name not in _NOT_FORWARDED and name not in _FORWARDED_HEADERS
-        ]
-        if scope["client"]:
-            headers.append((b"x-forwarded-for", scope["client"][0].encode()))
         try:
-            status, received, content = await self._client.call(scope["method"], url, headers, body)
+            status, received, content = await self._client.call(scope["method"], url, _forwarded(scope), body)
         except Malformed as error:
             await problem_response(error.status, error.detail)(scope, receive, send)
             return
@@ -103,6 +98,66 @@ class ServiceProxy:
         await send({"type": "http.response.start", "status": status, "headers": response_headers})
         await send({"type": "http.response.body", "body": content})
 
+    async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward a call whose body and response are streams. A response that breaks off does so here too."""
+        url = self._url(scope)
+        if len(url) > _MAX_URL_LENGTH:
+            await problem_response(414, _URL_TOO_LONG)(scope, receive, send)
+            return
+        # As reverse proxies do: the service compares it with where a redirect leads.
+        host = [(name, value) for name, value in scope["headers"] if name == b"host"]
+        is_started = False
+        body = RequestBody(scope, receive, max_bytes=MAX_STREAMED_BYTES)
+
+        async def forward() -> None:
+            nonlocal is_started
+            call = self._client.stream(
+                scope["method"],
+                url,
+                [*_forwarded(scope), *host],
+                None if body.size == 0 else StreamedBody(body.stream(), body.size),
+                deadlines=_STREAM_DEADLINES,
+            )
+            async with call as response:
+                headers = [
+                    (name.lower(), value)
+                    for name, value in response.headers
+                    if name.lower() not in _NOT_FORWARDED or name.lower() == b"content-length"
+                ]
+                headers += body.closing_headers()
+                is_started = True
+                await send({"type": "http.response.start", "status": response.status, "headers": headers})
+
+                async def write(chunk: bytes) -> None:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+                if scope["method"] != "HEAD":
+                    await response.relay(write, MAX_STREAMED_BYTES)
+                await body.discard()
+                await send({"type": "http.response.body", "body": b""})
+
+        try:
+            body.check_size()
+            await until_disconnect(body, forward())
+        except ClientDisconnect:
+            return
+        except Rejected as error:
+            response = problem_response(error.status, error.detail)
+        except ExchangeFailed as error:
+            detail = f"the service behind this path did not answer ({error.failure})"
+            response = problem_response(503, detail, headers={"Retry-After": "2"})
+            if error.failure == "bad_url":
+                response = problem_response(400, NOT_FORWARDABLE)
+        else:
+            return
+        if not is_started:
+            await send_early(send, response, body)
+
+    def _url(self, scope: Scope) -> str:
+        query = scope["query_string"].decode("ascii", "replace")
+        path: str = scope["raw_path"].decode("ascii", "replace").partition("?")[0]
+        return self._peers[service_for_path(scope["path"])] + path + (f"?{query}" if query else "")
+
     async def openapi(self) -> dict[str, dict[str, Any]]:
         """Return the OpenAPI documents of the services that answer, by service name."""
         results = await asyncio.gather(
@@ -114,3 +169,16 @@ class ServiceProxy:
             for name, document in zip(self._peers, results, strict=True)
             if isinstance(document, dict)
         }
+
+
+def _forwarded(scope: Scope) -> HeaderPairs:
+    """Return the headers of a call that are forwarded, and the address of the caller.
+
+    What `Connection` names is for one connection too.
+    """
+    named = b",".join(value for name, value in scope["headers"] if name == b"connection")
+    left_out = _NOT_FORWARDED | _FORWARDED_HEADERS | {name.strip().lower() for name in named.split(b",")}
+    headers = [(name, value.strip(b" \t")) for name, value in scope["headers"] if name not in left_out]
+    if scope["client"]:
+        headers.append((b"x-forwarded-for", scope["client"][0].encode()))
+    return headers

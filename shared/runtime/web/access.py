@@ -21,7 +21,14 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import Mongo, utcnow
 from shared.runtime.secrets import Vault
 from shared.runtime.snapshot import Snapshot
-from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, Scope, digest
+from shared.runtime.web.api_keys import (
+    EXPLICIT_SCOPES,
+    AccountLimits,
+    ApiKeyRecord,
+    ApiKeys,
+    Scope,
+    digest,
+)
 from shared.runtime.web.query_parameters import reject_unknown_parameters
 from shared.runtime.web.service_keys import INVALID_KEY, SERVICE_KEY_PREFIX, Actor, open_service_key
 
@@ -45,10 +52,19 @@ class ApiKey:
     name: str = ""
     service: str = ""
     acting: Actor | None = None
+    accounts: AccountLimits | None = None
+    """Limits on the connected accounts that it may use; None for all of the workspace."""
 
     def allows(self, scope: Scope) -> bool:
-        """Return whether the key has a scope. `admin` includes all scopes, `x:write` includes `x:read`."""
-        if scope in self.scopes or "admin" in self.scopes:
+        """Return whether the key has a scope.
+
+        `admin` includes all scopes but those of `EXPLICIT_SCOPES`, `x:write` includes `x:read`.
+        """
+        if scope in self.scopes:
+            return True
+        if scope in EXPLICIT_SCOPES:
+            return False
+        if "admin" in self.scopes:
             return True
         return scope.endswith(":read") and scope.replace(":read", ":write") in self.scopes
 
@@ -128,7 +144,9 @@ class Keyring:
 
 def _digest_and_key(record: ApiKeyRecord) -> tuple[str, ApiKey]:
     scopes = frozenset(record.scopes)
-    return record.digest, ApiKey(record.id, record.workspace, scopes, record.expires_at, record.name)
+    return record.digest, ApiKey(
+        record.id, record.workspace, scopes, record.expires_at, record.name, accounts=record.accounts
+    )
 
 
 async def caller_of(scope: AsgiScope, keyring: Keyring) -> ApiKey:

@@ -17,7 +17,7 @@ from shared.runtime.configuration import Configuration, announce_changes
 from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Duplicate, Index, Mongo, UpdateOne, translate_errors, utcnow
 from shared.runtime.quotas import Quota
-from shared.runtime.records import Record, stored_null
+from shared.runtime.records import Record, StoredPart, stored_null
 from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.paging import Page, page
 
@@ -27,9 +27,16 @@ Scope = Literal[
     "webhooks:write",
     "integrations:read",
     "integrations:write",
+    "accounts:call",
+    "tokens:read",
     "imports:write",
     "admin",
 ]
+
+EXPLICIT_SCOPES: Final = frozenset({"tokens:read"})
+"""Scopes that no other scope includes, not even `admin`."""
+CallMethod = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+"""Methods of calls with a connected account."""
 
 KEY_PREFIX: Final = "ilk_"
 COLLECTION: Final = "api_keys"
@@ -56,6 +63,18 @@ def generate_key() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
+class AccountLimits(StoredPart):
+    """Which accounts a key may use, and how. Each limit that is None allows everything."""
+
+    integrations: tuple[str, ...] | None = None
+    """Ids of integrations."""
+    providers: tuple[str, ...] | None = None
+    user: str | None = None
+    """Only accounts of this user of the chat."""
+    methods: tuple[str, ...] | None = None
+    """HTTP methods of calls with an account."""
+
+
 class ApiKeyRecord(Record):
     """A stored API key: its hash and first characters, never the key."""
 
@@ -65,6 +84,7 @@ class ApiKeyRecord(Record):
     workspace: WorkspaceId
     name: str
     scopes: tuple[str, ...]
+    accounts: AccountLimits | None = None
     expires_at: datetime | None = stored_null()
     created_at: datetime
     changed_at: datetime
@@ -80,6 +100,7 @@ class ApiKeyRecord(Record):
         scopes: Iterable[Scope],
         expires_at: datetime | None = None,
         *,
+        accounts: AccountLimits | None = None,
         id: str | None = None,  # noqa: A002 -- the field's name
     ) -> Self:
         """Return the record of a key, created now; with a new id by default."""
@@ -91,6 +112,7 @@ class ApiKeyRecord(Record):
             workspace=WorkspaceId(workspace),
             name=name,
             scopes=tuple(sorted(set(scopes))),
+            accounts=accounts,
             expires_at=expires_at,
             created_at=now,
             changed_at=now,

@@ -37,12 +37,16 @@ _USER_FIELD: Final = "user"
 
 @dataclass(frozen=True, slots=True)
 class AuditedRoute:
-    """A route whose calls are recorded. `fields` are the names that its body can have."""
+    """A route whose calls are recorded. `fields` are the names that its body can have.
+
+    `is_streamed`: neither the body nor the response is read.
+    """
 
     method: str
     path: str
     pattern: re.Pattern[str]
     fields: frozenset[str]
+    is_streamed: bool = False
 
 
 class Audit:
@@ -79,7 +83,10 @@ class Audit:
             key = await caller_of(scope, self._keyring)
         except Rejected:
             return await self._app(scope, receive, send)  # the route rejects it as usual
-        body = (await receive()).get("body", b"")  # complete, because `BodyLimit` is outside
+        body = b""
+        if not route.is_streamed:
+            body = (await receive()).get("body", b"")  # complete, because `BodyLimit` is outside
+            receive = replay_body(body, receive)
         entry = self._entry(scope, route, resources, key, body)
         try:
             await self._entries.insert(entry)
@@ -89,7 +96,7 @@ class Audit:
         actor = entry.actor
         token = CURRENT_ACTOR.set(Actor(actor.key_id, actor.key_name, actor.user or ""))
         try:
-            await self._run(entry, scope, replay_body(body, receive), send)
+            await self._run(entry, scope, receive, send, route)
         finally:
             CURRENT_ACTOR.reset(token)
 
@@ -133,7 +140,9 @@ class Audit:
             ),
         )
 
-    async def _run(self, entry: AuditEntry, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run(
+        self, entry: AuditEntry, scope: Scope, receive: Receive, send: Send, route: AuditedRoute
+    ) -> None:
         """Carry the call out. The status is stored before the first byte of the answer is sent."""
         start: Message | None = None
 
@@ -145,8 +154,8 @@ class Audit:
             if start is not None:
                 failpoint("audit.before_status")
                 started, start = start, None
-                created = _created_id(started["status"], message.get("body", b""))
-                await self._complete(entry, started["status"], created)
+                created = b"" if route.is_streamed else message.get("body", b"")
+                await self._complete(entry, started["status"], _created_id(started["status"], created))
                 await send(started)
             await send(message)
 

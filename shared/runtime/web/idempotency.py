@@ -18,12 +18,22 @@ from shared.runtime.web.idempotency_keys import IdempotencyKeys, IdempotencyReco
 from shared.runtime.web.problems import problem_response
 
 _MAX_KEY_LENGTH: Final = 255
+_UNSTORED: Final = "interlink.unstored"
+"""The entry of an ASGI scope whose response is not stored."""
 
 
 def record_id_of(key: ApiKey, idempotency_key: bytes) -> str:
     """Return the id of the record of a call: a hash of workspace, API key and idempotency key."""
     parts = (key.workspace.encode(), key.id.encode(), idempotency_key)
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def forbid_storing(scope: Scope) -> None:
+    """Do not store the response of a call: a repeat is carried out again.
+
+    For calls that change nothing, whose response has a secret or is soon out of date.
+    """
+    scope[_UNSTORED] = True
 
 
 class Idempotency:
@@ -100,16 +110,30 @@ class Idempotency:
             # Also after an error or a cancelled request: what the call has changed cannot be undone.
             try:
                 await asyncio.shield(
-                    self._store_response(workspace, record_id, status, headers, b"".join(chunks))
+                    self._store_response(
+                        workspace,
+                        record_id,
+                        status,
+                        headers,
+                        b"".join(chunks),
+                        is_stored=_UNSTORED not in scope,
+                    )
                 )
             finally:
                 for message in messages:
                     await send(message)
 
     async def _store_response(
-        self, workspace: str, record_id: str, status: int, headers: list[Any], body: bytes
+        self,
+        workspace: str,
+        record_id: str,
+        status: int,
+        headers: list[Any],
+        body: bytes,
+        *,
+        is_stored: bool,
     ) -> None:
-        if status >= 500:
+        if status >= 500 or not is_stored:
             await self._keys.release(record_id)  # so that the caller can try again
             return
         decoded_headers = [[part.decode("latin-1") for part in pair] for pair in headers]

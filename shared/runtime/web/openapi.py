@@ -107,8 +107,12 @@ def _complete_operation(path: str, method: str, call: Mapping[str, Any]) -> dict
         for scope in scopes
     ]
     operation["description"] = f"{rest}\n\nScope of the API key: {', '.join(scopes)}.".lstrip()
-    if method in _MUTATING:
-        operation["parameters"] = [*call.get("parameters", ()), _IDEMPOTENCY_KEY_PARAMETER]
+    parameters = call.get("parameters", ())
+    # A route that passes the header on describes it itself.
+    if method in _MUTATING and _IDEMPOTENCY_KEY_PARAMETER["name"] not in {
+        item["name"] for item in parameters
+    }:
+        operation["parameters"] = [*parameters, _IDEMPOTENCY_KEY_PARAMETER]
     # The route's own responses take precedence over the common ones.
     declared = {
         status: response for status, response in call["responses"].items() if not _is_fastapi_error(response)

@@ -5,6 +5,7 @@ chunk sizes, trailers) in memory until it is complete. So that is bounded here, 
 """
 
 import asyncio
+import logging
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +17,18 @@ HEAD_TIMEOUT_S: Final = 10.0
 _CHECK_INTERVAL_S: Final = 1.0
 _FRAMING_FACTOR: Final = 8
 """Allowed bytes of chunk framing per byte of the body. A chunk of one byte has five."""
+
+
+def _is_logged(record: logging.LogRecord) -> bool:
+    """Return whether a record of uvicorn is logged.
+
+    A streamed response that breaks off is ended without its end, and whoever ends it logs why. For uvicorn it
+    is an error of the app, which a provider could cause at will.
+    """
+    return record.msg != "ASGI callable returned without completing response."
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_logged)
 
 
 class BoundedHeadProtocol(HttpToolsProtocol):
