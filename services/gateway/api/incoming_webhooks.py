@@ -4,7 +4,7 @@ import secrets
 from typing import Annotated, Final, Self
 
 from fastapi import Depends, FastAPI
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field
 from starlette.responses import Response
 
 from services.gateway.api.fields import Channel, Name, RateLimit, StrictModel, sent_fields
@@ -23,6 +23,10 @@ _DEFAULT_PER_MINUTE: Final = 60
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
+_TARGET_CHANNEL: Final = Field(
+    validation_alias=AliasChoices("target_channel_id", "targetChannelId"),
+    description="The channel that messages are posted into. `targetChannelId` is accepted too.",
+)
 MassMentions = Annotated[
     bool,
     Field(description="Whether `@everyone`, `<!here>` and the like notify people. Otherwise they are text."),
@@ -33,7 +37,7 @@ class IncomingWebhookCreate(StrictModel):
     """`POST /api/incoming-webhooks`."""
 
     name: Name
-    target_channel_id: Channel
+    target_channel_id: Annotated[Channel, _TARGET_CHANNEL]
     enabled: bool = True
     rate_limit: RateLimit = _DEFAULT_PER_MINUTE
     allow_mass_mentions: MassMentions = False
@@ -43,7 +47,7 @@ class IncomingWebhookUpdate(StrictModel):
     """`PATCH /api/incoming-webhooks/{id}`: an absent field stays as it is."""
 
     name: Name | None = None
-    target_channel_id: Channel | None = None
+    target_channel_id: Annotated[Channel | None, _TARGET_CHANNEL] = None
     enabled: bool | None = None
     rate_limit: RateLimit | None = None
     allow_mass_mentions: MassMentions | None = None
