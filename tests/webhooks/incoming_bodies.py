@@ -54,7 +54,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
             }
         ],
         "groupLabels": {},
-        "commonLabels": {},
+        "commonLabels": ALERT["labels"],
         "commonAnnotations": {},
         "externalURL": "https://grafana.example/",
         "version": "1",

@@ -82,6 +82,13 @@ def test_an_alert_without_annotations_has_its_name_and_labels() -> None:
     assert {"name": "severity", "value": "critical", "inline": True} in message["embeds"][0]["fields"]
 
 
+def test_alerts_of_several_names_in_one_group_have_their_names() -> None:
+    body = {**BODIES["alertmanager"], "commonLabels": {}, "groupLabels": {"cluster": "eu"}}
+    message = read({**body, "alerts": [ALERT]})
+    assert message["text"].startswith("**\\[FIRING:1\\] eu**")
+    assert message["embeds"][0]["fields"][0] == {"name": "Alert", "value": "HighCPU", "inline": True}
+
+
 def test_a_group_of_a_hundred_alerts_is_one_message_within_the_limits() -> None:
     alert = {**ALERT, "annotations": {"summary": "s" * 3000, "description": "d" * 30_000}}
     received = parse_incoming_message(

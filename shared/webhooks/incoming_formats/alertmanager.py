@@ -61,8 +61,9 @@ def read_alertmanager(source: RawObject) -> NormalForm:
     form.set("text", _headline(source, alerts))
     # Firing alerts first: they are what people look for when there are too many.
     shown = sorted(alerts, key=lambda alert: alert.get("status") == "resolved")[:MAX_EMBEDS]
+    common_name = text_of(object_of(source.get("commonLabels")).get("alertname"))
     for alert in shown:
-        form.add_embed(_alert(form, alert))
+        form.add_embed(_alert(form, alert, common_name))
     left = len(alerts) - len(shown)
     if left:
         form.notes.append(f"… and {left} more {'alert' if left == 1 else 'alerts'}")
@@ -88,7 +89,8 @@ def _headline(source: RawObject, alerts: list[RawObject]) -> str:
     return f"{headline} {link('Open', page)}" if page else headline
 
 
-def _alert(form: NormalForm, alert: RawObject) -> NormalObject:
+def _alert(form: NormalForm, alert: RawObject, common_name: str) -> NormalObject:
+    """Return the embed of one alert. `common_name` is the name of all, which the message's text has."""
     labels, annotations = object_of(alert.get("labels")), object_of(alert.get("annotations"))
     title = _first(annotations, _TITLE_ANNOTATIONS)
     description = _first(annotations, _TEXT_ANNOTATIONS)
@@ -96,7 +98,9 @@ def _alert(form: NormalForm, alert: RawObject) -> NormalObject:
     links = [link(label, url) for label, name in _LINKS if (url := web_url(text_of(urls.get(name))))]
     form.add_image(alert.get("imageURL"))
     ends = text_of(alert.get("endsAt"))
-    fields = [
+    name_of_alert = text_of(labels.get("alertname"))
+    fields = [] if not title or name_of_alert == common_name else filled_fields(("Alert", name_of_alert))
+    fields += [
         field(name, value)
         for name, value in list(labels.items())[:_MAX_LABELS]
         if name not in _HIDDEN_LABELS and text_of(value)
@@ -107,7 +111,7 @@ def _alert(form: NormalForm, alert: RawObject) -> NormalObject:
         ("Ended", "" if ends.startswith(_NO_END) or alert.get("status") != "resolved" else ends),
     )
     return {
-        "title": title or text_of(labels.get("alertname")) or "Alert",
+        "title": title or name_of_alert or "Alert",
         "url": web_url(text_of(alert.get("generatorURL"))) or None,
         "color": RESOLVED_COLOR if alert.get("status") == "resolved" else FIRING_COLOR,
         "description": "\n".join(
