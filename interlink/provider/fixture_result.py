@@ -11,6 +11,7 @@ from shared.contracts.errors import InterlinkError, Misconfigured, Rejected
 from shared.manifests.fixtures import FIXTURES, Fixture, settings_with_secret
 from shared.manifests.registry import Provider
 from shared.manifests.scheme_signers import SchemeSigner
+from shared.manifests.sender_message import SenderMessages
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
 from shared.wire.bodies import parse_object
@@ -49,6 +50,12 @@ def evaluate_fixture(provider: Provider, fixture: Fixture, secret: str = "") -> 
         if templates:
             payload = parse_object(provider.payload(webhook_event.content_type, webhook_event.data))
             event["message"] = templates.message(payload).model_dump(mode="json", exclude_defaults=True)
+        elif provider.takes_description:
+            described = SenderMessages(provider.manifest.webhook, None)
+            message, _ = described.message(
+                webhook_event.event, webhook_event.content_type, webhook_event.data, provider.manifest.name
+            )
+            event["message"] = message.model_dump(mode="json", exclude_defaults=True)
         result["events"].append({name: value for name, value in event.items() if value})
     accepted = provider.definition.answer(request)
     if accepted:
@@ -105,11 +112,10 @@ def run_fixture(
     except InterlinkError as error:
         return FixtureResult({}, {}, (f"it is rejected: {error}",))
     faults: list[str] = []
-    # Senders of a configurable provider name their events themselves.
-    accepts_any_event = provider.manifest.webhook is not None and provider.manifest.webhook.configurable
     for event in observed.get("events", ()):
         name = event["event"]
-        if not (accepts_any_event or name in provider.handled or name in provider.ignored):
+        # Senders that are described by a user name their events themselves.
+        if not (provider.takes_description or name in provider.handled or name in provider.ignored):
             faults.append(f"the event {name!r} is neither handled nor ignored: add it to one of them")
     faults += _shadowed_field_faults(provider, fixture)
     if observed != fixture.expected:

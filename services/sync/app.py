@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from services.sync.api.message_preview import MessagePreviewApi
+from services.sync.endpoint_messages import EndpointMessages
 from services.sync.relay import Relay
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.manifests.registry import registry
@@ -16,7 +17,8 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {}
 async def build(runtime: Runtime) -> Service:
     """Build the sync service of this process: one consumer, and the preview of messages."""
     providers = registry().providers
-    relay = Relay(providers, runtime.producer, runtime.log)
+    endpoints = EndpointMessages(runtime.mongo, runtime.configuration, providers, runtime.log)
+    relay = Relay(providers, endpoints, runtime.producer, runtime.log)
     management = runtime.management_app(
         "Interlink sync",
         [MessagePreviewApi(providers)],
@@ -24,6 +26,7 @@ async def build(runtime: Runtime) -> Service:
     )
     return Service(
         app=management,
+        parts=[endpoints],
         indexes=INDEXES,
         consumers=[runtime.consumer(group="relay", topics=[WEBHOOKS_RECEIVED], handler=relay.handle)],
     )

@@ -7,6 +7,7 @@ the chat recognizes and skips it.
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
+from services.sync.endpoint_messages import DescribedEndpoint, EndpointMessages, sender_messages
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import derive, message_id_for
@@ -34,8 +35,11 @@ RelayOutcome = Literal["relayed", "unknown", "ignored", "no_channel"]
 class Relay:
     """The handler of events on `webhooks.received`."""
 
-    def __init__(self, providers: Providers, producer: Producer, log: Log) -> None:
+    def __init__(
+        self, providers: Providers, endpoints: EndpointMessages, producer: Producer, log: Log
+    ) -> None:
         self._providers = providers
+        self._endpoints = endpoints
         self._producer = producer
         self._log = log
 
@@ -46,6 +50,8 @@ class Relay:
         `MessageTemplateError` if one of the events cannot become a message: nothing of the batch is published
         then, and the consumer handles the events one by one and dead-letters that one.
         """
+        if any(_describing_provider(received.event, self._providers) for received in batch):
+            await self._endpoints.current()
         outcomes: list[RelayOutcome] = []
         relayed: list[tuple[Event, InboundMessage]] = []
         for received in batch:
@@ -53,7 +59,11 @@ class Relay:
             outcome = outcome_of(event, self._providers)
             outcomes.append(outcome)
             if outcome == "relayed":
-                relayed.append((event, message_of(event, self._providers)))
+                endpoint = self._endpoints.get(event.attributes.get("endpoint_id", ""))
+                message, problem = message_of(event, self._providers, endpoint)
+                relayed.append((event, message))
+                if problem:
+                    self._log.info("message.incomplete", event_id=event.id, type=event.type, reason=problem)
             elif outcome == "unknown":
                 self._log.warning(
                     "event.unknown_type", trace_id=event.trace_id, event_id=event.id, type=event.type
@@ -81,6 +91,8 @@ def outcome_of(event: Event, providers: Providers) -> RelayOutcome:
     if name != INCOMING_PROVIDER:
         provider = providers.get(name)
         event_name = event.attributes.get("event", "")
+        if provider is not None and provider.takes_description:
+            return "relayed" if event.attributes.get("channel_id") else "no_channel"
         if provider is None or not (event_name in provider.handled or event_name in provider.ignored):
             return "unknown"
         if event_name not in provider.messages:
@@ -88,14 +100,15 @@ def outcome_of(event: Event, providers: Providers) -> RelayOutcome:
     return "relayed" if event.attributes.get("channel_id") else "no_channel"
 
 
-def message_of(event: Event, providers: Providers) -> InboundMessage:
-    """Return the message of a handled event that has a channel.
+def message_of(event: Event, providers: Providers, endpoint: DescribedEndpoint) -> tuple[InboundMessage, str]:
+    """Return the message of a handled event that has a channel, and what it does not show ('' for nothing).
 
-    Raises `Malformed` or `Invalid` if a header is missing or the body is not valid, and
-    `MessageTemplateError` if the manifest's template does not fit the body.
+    `endpoint` is the event's, if its owner describes the sender. Raises `Malformed` or `Invalid` if a header
+    is missing or the body is not valid, and `MessageTemplateError` if the manifest's template does not fit
+    the body.
     """
-    author, text, embeds, attachments, thread = _message_parts(event, providers)
-    return InboundMessage(
+    author, text, embeds, attachments, thread, problem = _message_parts(event, providers, endpoint)
+    message = InboundMessage(
         message_id=message_id_for(event.id),
         channel_id=_attribute(event, "channel_id"),
         thread_id=thread,
@@ -113,22 +126,43 @@ def message_of(event: Event, providers: Providers) -> InboundMessage:
         ),
         sent_at=event.time,
     )
+    return message, problem
 
 
 def _message_parts(
-    event: Event, providers: Providers
-) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
-    """Return author, text, embeds, attachments and thread id."""
+    event: Event, providers: Providers, endpoint: DescribedEndpoint
+) -> tuple[Author, str, list[Embed], list[Attachment], str | None, str]:
+    """Return author, text, embeds, attachments, thread id, and what the message does not show."""
     name = _attribute(event, "provider")
     if name == INCOMING_PROVIDER:
         allowed = event.attributes.get(MASS_MENTIONS_ATTRIBUTE) == "true"
-        message = parse_incoming_message(event.content_type, event.data, mass_mentions=allowed)
+        message, warnings = parse_incoming_message(event.content_type, event.data, mass_mentions=allowed)
         author = Author(name=message.username or DEFAULT_AUTHOR, icon_url=message.icon_url)
-        return author, message.text, message.embeds, message.attachments, message.thread_id
+        return (
+            author,
+            message.text,
+            message.embeds,
+            message.attachments,
+            message.thread_id,
+            "; ".join(warnings),
+        )
     provider = providers[name]
+    if provider.takes_description:
+        described, problem = sender_messages(provider, endpoint.source).message(
+            _attribute(event, "event"),
+            event.content_type,
+            event.data,
+            endpoint.name or provider.manifest.name,
+        )
+        return described.author, described.text, described.embeds, [], None, problem
     payload = parse_object(provider.payload(event.content_type, event.data))
     rendered = provider.messages[_attribute(event, "event")].message(payload)
-    return rendered.author, rendered.text, rendered.embeds, [], None
+    return rendered.author, rendered.text, rendered.embeds, [], None, ""
+
+
+def _describing_provider(event: Event, providers: Providers) -> bool:
+    provider = providers.get(event.attributes.get("provider", ""))
+    return provider is not None and provider.takes_description
 
 
 def _attribute(event: Event, name: str) -> str:

@@ -51,18 +51,7 @@ class EventTemplates:
         Raises `MessageTemplateError` if a template exceeds its limits, or makes no text or a card that is not
         valid.
         """
-        parts = self.rendered(payload)
-        try:
-            return RenderedMessage(
-                author=Author.model_validate(
-                    {"name": plain_text(parts["actor"]), "icon_url": _valid_url(parts["actor_icon"])}
-                ),
-                text=_truncate_lines(parts.get("text", ""), MAX_TEXT_LENGTH),
-                embeds=[_embed(parts)] if parts.get("title") or parts.get("body") else [],
-            )
-        except ValidationError as error:
-            errors = [".".join(map(str, item["loc"])) + f": {item['msg']}" for item in error.errors()]
-            raise MessageTemplateError("the message is not valid: " + "; ".join(errors)) from None
+        return message_of_parts(self.rendered(payload))
 
     def rendered(self, payload: Mapping[str, Any]) -> dict[str, str]:
         """Render each part of the message to Markdown, as its template has it.
@@ -74,6 +63,24 @@ class EventTemplates:
         context = {**payload, **phrases}
         parts = {part: template.render(context) for part, template in self._parts.items()}
         return parts | {"actor": self._actor.render(payload), "actor_icon": self._icon.render(payload)}
+
+
+def message_of_parts(parts: Mapping[str, str]) -> RenderedMessage:
+    """Return the message of rendered parts: text, title, url, body, color, actor and actor_icon.
+
+    Raises `MessageTemplateError` if there is no text, or the card is not valid.
+    """
+    try:
+        return RenderedMessage(
+            author=Author.model_validate(
+                {"name": plain_text(parts["actor"]), "icon_url": _valid_url(parts.get("actor_icon", ""))}
+            ),
+            text=_truncate_lines(parts.get("text", ""), MAX_TEXT_LENGTH),
+            embeds=[_embed(parts)] if parts.get("title") or parts.get("body") else [],
+        )
+    except ValidationError as error:
+        errors = [".".join(map(str, item["loc"])) + f": {item['msg']}" for item in error.errors()]
+        raise MessageTemplateError("the message is not valid: " + "; ".join(errors)) from None
 
 
 def uses_phrase(source: str, phrase: str) -> bool:

@@ -96,6 +96,12 @@ class Provider:
             f"{self.id}.{name}" for name in (*(webhook.handled if webhook else ()), *sorted(self.ignored))
         ]
 
+    @property
+    def takes_description(self) -> bool:
+        """Whether the owner of an endpoint may describe its sender (`configurable`)."""
+        webhook = self.manifest.webhook
+        return webhook is not None and webhook.configurable
+
     def payload(self, content_type: str, data: bytes) -> bytes:
         """Return the payload of an event's data as JSON text. Raises `Malformed`."""
         return self.definition.json(content_type, data) if self.definition else data

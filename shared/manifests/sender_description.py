@@ -31,9 +31,29 @@ RESPONSE_TYPES: Final = ("text/plain", "application/json")
 RESPONSE_HEADERS: Final = ("retry-after", "webhook-allowed-origin", "webhook-allowed-rate", "x-hook-secret")
 """Headers that handshakes need and browsers ignore."""
 
+MAX_TEMPLATE_CHARACTERS: Final = 2_000
+"""Characters of a message's template. A larger one could take longer than `TenantTemplate` promises."""
+
 _UTF_8: Final = "; charset=utf-8"
 _MAX_ITEMS: Final = 5
 _MAX_ERRORS: Final = 20
+
+
+_Template = Annotated[str, Field(max_length=MAX_TEMPLATE_CHARACTERS)]
+
+
+class SenderTemplates(ManifestModel):
+    """The Liquid templates of a sender's messages, each with at most 2,000 characters.
+
+    `text` is Markdown. The others make the card below it, as in a manifest's `message`; a part with an empty
+    result is left out. A value without a filter is written as `md` writes it.
+    """
+
+    text: Annotated[_Template, Field(min_length=1)]
+    title: _Template = ""
+    url: _Template = ""
+    body: _Template = ""
+    color: _Template = ""
 
 
 class SenderDescription(ManifestModel):
@@ -49,6 +69,7 @@ class SenderDescription(ManifestModel):
     occurred: Annotated[Alternatives | None, Field(max_length=_MAX_ITEMS)] = None
     handshakes: Annotated[tuple[HandshakeSpec, ...] | None, Field(max_length=_MAX_ITEMS)] = None
     answers: Annotated[tuple[ResponseSpec, ...] | None, Field(max_length=_MAX_ITEMS)] = None
+    message: SenderTemplates | None = None
 
     @field_validator("handshakes")
     @classmethod
@@ -97,7 +118,7 @@ def apply_description(webhook: WebhookSpec, source: Mapping[str, Any]) -> Webhoo
         answer_errors = tuple(description.answer_errors())
         if answer_errors:
             raise _invalid(*answer_errors)
-        overrides = description.model_dump(mode="json", by_alias=True, exclude_none=True)
+        overrides = description.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"message"})
         base = webhook.model_dump(mode="json", by_alias=True, exclude_none=True)
         # Validate the whole: a valid part may contradict the provider's manifest.
         return WebhookSpec.model_validate({**base, **overrides})

@@ -1,286 +1,141 @@
-"""The request body of an incoming webhook: the hub's own format, and those that existing scripts send. Pure.
+"""The request body of an incoming webhook, in any of the formats that people's systems send. Pure.
 
-All are converted to one normal form. The other formats are recognised by their fields, not by the sender:
-*cards* (`attachments[]` with `fallback`, `title_link`, `color` names, `fields[].short`), *blocks*
-(`blocks[]` of sections, headers, context, images) and *numbered embeds* (`embeds[]` with `color` as an
-integer, `author` as an object, `footer`, `image`). Nothing is fetched, and the length of every list is
-checked before it is read.
+A body is read in three steps: its JSON object is found (JSON, a form, a multipart form), the module of its
+format in `incoming_formats` converts it to the normal form, and `fitting` makes that a message within all
+limits. The format is recognized by the body's fields, not by the sender.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
-from pydantic import AfterValidator, Field, HttpUrl, ValidationError
-
-from shared.contracts.errors import FieldError, Invalid
-from shared.contracts.messages import Attachment, Embed, Payload, Text256, Text4000
-from shared.wire.addresses import is_internal_host
-from shared.wire.bodies import FORM_CONTENT_TYPE, form_field, media_type, parse_object
-from shared.wire.mentions import defuse_mentions
-from shared.wire.mrkdwn import blocks_to_markdown, buttons_to_markdown, mrkdwn_to_markdown, parse_http_url
+from shared.contracts.envelope import JSON_CONTENT_TYPE
+from shared.contracts.errors import Malformed
+from shared.webhooks.incoming_formats.alertmanager import (
+    is_alertmanager,
+    is_legacy_grafana,
+    read_alertmanager,
+    read_legacy_grafana,
+)
+from shared.webhooks.incoming_formats.chat import UPLOADED_FILES, read_chat
+from shared.webhooks.incoming_formats.datadog import is_datadog, read_datadog
+from shared.webhooks.incoming_formats.fitting import IncomingMessage, fit_message
+from shared.webhooks.incoming_formats.google_chat import is_google_chat, read_google_chat
+from shared.webhooks.incoming_formats.normal_form import MAX_ATTACHMENTS, NormalForm, RawObject
+from shared.webhooks.incoming_formats.sentry import is_sentry, read_sentry
+from shared.webhooks.incoming_formats.teams import is_teams, read_teams
+from shared.webhooks.incoming_formats.uptime_kuma import FORM_FIELD, is_uptime_kuma, read_uptime_kuma
+from shared.wire.bodies import FORM_CONTENT_TYPE, dump_json, form_field, media_type, parse_object
+from shared.wire.multipart import MULTIPART_CONTENT_TYPE, FormPart, parse_multipart
 
 INCOMING_PROVIDER: Final = "incoming"
 """The provider id in events and routes of incoming webhooks."""
 MASS_MENTIONS_ATTRIBUTE: Final = "mass_mentions"
 """The event attribute of an incoming webhook that may mention everybody."""
 
-MAX_EMBEDS: Final = 10
-MAX_ATTACHMENTS: Final = 10
-_MAX_BLOCKS: Final = 50
-_MAX_FIELDS: Final = 25
-_MAX_ERRORS: Final = 20
+_JSON_FIELDS: Final = ("payload_json", "payload", FORM_FIELD)
+"""Fields of a multipart form that may have the JSON: Discord's, Slack's and Uptime Kuma's."""
+_TEXT_FIELDS: Final = frozenset({"content", "text", "username", "avatar_url", "icon_url", "thread_id"})
+"""Fields of a multipart form that belong to a message, as in JSON."""
 
-_CARD_FIELDS: Final = frozenset(
-    {"fallback", "text", "title", "title_link", "pretext", "color", "fields", "blocks", "author_name"}
-    | {"image_url", "thumb_url", "footer"}
+_Format = tuple[Callable[[RawObject], bool], Callable[[RawObject], NormalForm]]
+"""How a format is recognized, and who reads it."""
+_CARD_FORMATS: Final[tuple[_Format, ...]] = ((is_teams, read_teams), (is_google_chat, read_google_chat))
+_ALERT_FORMATS: Final[tuple[_Format, ...]] = (
+    (is_alertmanager, read_alertmanager),
+    (is_legacy_grafana, read_legacy_grafana),
+    (is_uptime_kuma, read_uptime_kuma),
+    (is_datadog, read_datadog),
+    (is_sentry, read_sentry),
 )
-_COLORS: Final = {"good": "#2eb886", "warning": "#daa038", "danger": "#a30200"}
-
-RawObject = Mapping[str, Any]
-NormalizedObject = dict[str, Any]
+_MESSAGE_FIELDS: Final = ("text", "content", "blocks", "embeds", "attachments")
 
 
-def _public_icon(url: HttpUrl) -> HttpUrl:
-    """Validate an https URL on the internet, by its text: no DNS lookup."""
-    if url.scheme != "https" or url.username is not None or url.password is not None:
-        raise ValueError("should be an https URL without a user name")
-    if is_internal_host(url.host or ""):
-        raise ValueError("should not be an internal address")
-    return url
+class ReceivedMessage(NamedTuple):
+    """A message, and what of its body it does not have."""
+
+    message: IncomingMessage
+    warnings: tuple[str, ...]
+    """What was cut or left out, each with its path in the body: `embeds.0.color: ...: left out`."""
 
 
-class IncomingMessage(Payload):
-    """A message of an incoming webhook in normal form. `text` and descriptions are Markdown."""
+def parse_incoming_message(content_type: str, body: bytes, *, mass_mentions: bool = False) -> ReceivedMessage:
+    """Return the message in a request's body: JSON, or a form with the JSON in one of its fields.
 
-    text: Text4000 = ""
-    username: Text256 | None = None
-    icon_url: Annotated[HttpUrl, AfterValidator(_public_icon)] | None = None
-    thread_id: Text256 | None = None
-    attachments: list[Attachment] = Field(default_factory=list, max_length=MAX_ATTACHMENTS)
-    embeds: list[Embed] = Field(default_factory=list, max_length=MAX_EMBEDS)
-
-
-def parse_incoming_message(content_type: str, body: bytes, *, mass_mentions: bool = False) -> IncomingMessage:
-    """Return the message in a request's body: JSON, or a form with the JSON in its field `payload`.
-
-    Unless `mass_mentions` is true, mentions of everybody (`<!here>`, `@everyone`) become plain text.
-    Raises `Malformed` if the body is not a JSON object, `Invalid` with the path of every invalid field as
-    the caller wrote it, or if there is nothing to show. Errors never repeat what was sent.
+    What is too long is cut with a mark, and what is wrong is left out, with a warning for each. Unless
+    `mass_mentions` is true, mentions of everybody (`<!here>`, `@everyone`) become plain text. Raises
+    `Malformed` if the body has no JSON object, `Invalid` if there is nothing to show. Neither errors nor
+    warnings repeat what was sent.
     """
-    normalizer = _MessageNormalizer(_parse_body(content_type, body))
-    if not mass_mentions:
-        _defuse_message(normalizer.normalized)
-    try:
-        message = IncomingMessage.model_validate(normalizer.normalized)
-    except ValidationError as error:
-        raise Invalid("some fields are not acceptable", errors=normalizer.field_errors(error)) from None
-    if not (message.text.strip() or message.embeds or message.attachments):
-        missing = FieldError("text", "send text (or content), embeds or attachments")
-        raise Invalid("the message is empty", errors=(missing,))
-    return message
+    source = _parse_body(content_type, body)
+    form = _reader(source)(source)
+    message = fit_message(form, mass_mentions=mass_mentions)
+    return ReceivedMessage(message, tuple(f"{path}: {text}" for path, text in form.warnings))
 
 
-def _parse_body(content_type: str, body: bytes) -> RawObject:
-    """Return the body's JSON object. A form with bare JSON in it (curl's default type) is read as JSON."""
-    is_form = media_type(content_type) == FORM_CONTENT_TYPE and not body.lstrip().startswith(b"{")
+def _reader(source: RawObject) -> Callable[[RawObject], NormalForm]:
+    """Return the function that reads a body of this format."""
+    for is_format, read in _CARD_FORMATS:
+        if is_format(source):
+            return read
+    # A body with a text of its own is a message, whatever else is in it.
+    if not any(source.get(name) for name in _MESSAGE_FIELDS):
+        for is_format, read in _ALERT_FORMATS:
+            if is_format(source):
+                return read
+    return read_chat
+
+
+def published_body(content_type: str, body: bytes, *, thread_id: str = "") -> tuple[bytes, str]:
+    """Return the body of a message as its event has it, and its content type.
+
+    It is the body as it was sent. Of a multipart form it is the JSON, without the files: an event has no
+    binary data. `thread_id` is added if it is not empty: Discord's callers have it in the query. Raises
+    `Malformed`.
+    """
+    if media_type(content_type) != MULTIPART_CONTENT_TYPE and not thread_id:
+        return body, content_type
+    source = _parse_body(content_type, body)
+    if thread_id:
+        source = {"thread_id": thread_id, **source}
+    return dump_json(source), JSON_CONTENT_TYPE
+
+
+def _parse_body(content_type: str, body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body. Raises `Malformed`."""
+    kind = media_type(content_type)
+    if kind == MULTIPART_CONTENT_TYPE:
+        return _multipart_object(parse_multipart(content_type, body))
+    # A form with bare JSON in it (curl's default type) is read as JSON.
+    is_form = kind == FORM_CONTENT_TYPE and not body.lstrip().startswith(b"{")
     return parse_object(form_field(body, "payload") if is_form else body)
 
 
-def _defuse_message(message: NormalizedObject) -> None:
-    """Make the mass mentions in all visible texts of a message plain text."""
-    embeds = message["embeds"]
-    visible: list[tuple[NormalizedObject, tuple[str, ...]]] = [(message, ("text", "username"))]
-    visible += [(embed, ("title", "description", "author")) for embed in embeds]
-    visible += [(field, ("name", "value")) for embed in embeds for field in embed["fields"]]
-    visible += [(file, ("filename",)) for file in message["attachments"] if isinstance(file, dict)]
-    for part, names in visible:
-        for name in names:
-            if isinstance(part.get(name), str):
-                part[name] = defuse_mentions(part[name])
-
-
-class _MessageNormalizer:
-    """Converts one body to the normal form, and remembers the path of each part in the body, for errors."""
-
-    def __init__(self, source: RawObject) -> None:
-        self._source_paths: dict[tuple[str | int, ...], str] = {}
-        self._images: list[NormalizedObject] = []
-        self.normalized: NormalizedObject = {}
-        for name, others in (
-            ("username", ()),
-            ("icon_url", ("avatar_url",)),
-            ("thread_id", ("thread_ts",)),
-            ("text", ("content",)),
-        ):
-            self._copy_first(source, name, *others)
-        self._convert_text(source)
-        # Embeds made of cards come before the body's own embeds.
-        embeds, files = self._convert_attachments(source)
-        for position, raw in enumerate(_object_list(source, "embeds", MAX_EMBEDS)):
-            self._add_embed(embeds, self._convert_embed(raw, f"embeds.{position}"), f"embeds.{position}")
-        self.normalized["embeds"] = embeds
-        self.normalized["attachments"] = files + self._images[: max(0, MAX_ATTACHMENTS - len(files))]
-
-    def field_errors(self, error: ValidationError) -> tuple[FieldError, ...]:
-        """Return the errors of the validation, with the paths that the caller used."""
-        errors = error.errors(include_url=False, include_context=False, include_input=False)[:_MAX_ERRORS]
-        return tuple(FieldError(self._path(item["loc"]), item["msg"]) for item in errors)
-
-    def _path(self, loc: tuple[str | int, ...]) -> str:
-        # The longest known path wins: an embed that was a card has its path below `attachments`.
-        for length in (2, 1):
-            source_path = self._source_paths.get(loc[:length])
-            if source_path:
-                return ".".join((source_path, *map(str, loc[length:])))
-        return ".".join(map(str, loc))
-
-    def _copy_first(self, source: RawObject, *names: str) -> None:
-        """Copy the first of `names` that has a value, under the first name."""
-        for name in names:
-            if source.get(name) not in (None, ""):
-                self.normalized[names[0]] = source[name]
-                self._source_paths[names[0],] = name
-                return
-
-    def _convert_text(self, source: RawObject) -> None:
-        """Use the blocks as the text, if they have any text: then the text of the body is only a summary."""
-        text = self._convert_blocks(source)
-        if text:
-            self.normalized["text"] = text
-            self._source_paths["text",] = "blocks"
-        elif isinstance(self.normalized.get("text"), str):
-            self.normalized["text"] = mrkdwn_to_markdown(self.normalized["text"], emphasis=False)
-
-    def _convert_attachments(self, source: RawObject) -> tuple[list[NormalizedObject], list[Any]]:
-        """Return the embeds made of cards, and the files."""
-        cards: list[NormalizedObject] = []
-        files: list[Any] = []
-        for position, raw in enumerate(_object_list(source, "attachments", MAX_ATTACHMENTS + MAX_EMBEDS)):
-            where = f"attachments.{position}"
-            if "url" not in raw and _CARD_FIELDS & raw.keys():
-                self._add_embed(cards, self._convert_card(raw, where), where)
-            else:
-                self._source_paths["attachments", len(files)] = where
-                files.append(_without_empty(raw))
-        return cards, files
-
-    def _add_embed(self, embeds: list[NormalizedObject], embed: NormalizedObject, where: str) -> None:
-        """Append an embed, unless it shows nothing."""
-        if any(embed.get(part) for part in ("title", "description", "fields", "author")):
-            self._source_paths["embeds", len(embeds)] = where
-            embeds.append(embed)
-
-    def _convert_embed(self, raw: RawObject, where: str) -> NormalizedObject:
-        """Return an embed in normal form; a footer becomes the last line, images become attachments."""
-        embed = _without_empty(raw)
-        author = embed.get("author")
-        if isinstance(author, dict):
-            embed["author"] = author.get("name") or None
-        color = embed.get("color")
-        if type(color) is int and 0 <= color <= 0xFFFFFF:
-            embed["color"] = f"#{color:06x}"
-        embed["fields"] = [
-            _without_empty(
-                {**item, "name": _value_text(item.get("name")), "value": _value_text(item.get("value"))}
-            )
-            for item in _object_list(raw, "fields", _MAX_FIELDS, where)
+def _multipart_object(parts: list[FormPart]) -> dict[str, Any]:
+    """Return the JSON of a multipart form, with its other fields and the names of its files."""
+    texts = {part.name: part for part in reversed(parts) if part.filename is None}
+    files = [part for part in parts if part.filename is not None]
+    json_part = next((texts[name] for name in _JSON_FIELDS if name in texts), None)
+    source = parse_object(json_part.data) if json_part else {}
+    for name in _TEXT_FIELDS & texts.keys():
+        source.setdefault(name, texts[name].data.decode("utf-8", "replace"))
+    if not source and not files:
+        names = ", ".join(_JSON_FIELDS)
+        raise Malformed(f"the form must have one of the fields {names}, or the field content")
+    if files:
+        # `attachments` of Discord's JSON only describe the files of the form.
+        source["attachments"] = [
+            item for item in _listed(source.get("attachments")) if not _describes_a_file(item)
         ]
-        footer = embed.get("footer")
-        if isinstance(footer, dict):
-            _append_line(embed, footer.get("text"))
-        for name in ("image", "thumbnail"):
-            image = embed.get(name)
-            if isinstance(image, dict):
-                self._add_image(image.get("url"))
-        return embed
-
-    def _convert_card(self, raw: RawObject, where: str) -> NormalizedObject:
-        """Return a card as an embed, without what cannot be shown (an unknown color, an invalid link)."""
-        text = self._convert_blocks(raw, where) or _mrkdwn(raw.get("text"))
-        embed: NormalizedObject = {
-            "title": raw.get("title") or None,
-            "url": parse_http_url(raw.get("title_link")),
-            "color": _card_color(raw.get("color")),
-            "author": raw.get("author_name") or None,
-            "description": _mrkdwn(raw.get("pretext")),
-            "fields": [
-                {
-                    "name": _value_text(item.get("title")),
-                    "value": _mrkdwn(_value_text(item.get("value"))),
-                    "inline": item.get("short") is True,
-                }
-                for item in _object_list(raw, "fields", _MAX_FIELDS, where)
-                if item.get("title") or item.get("value") not in (None, "")
-            ],
-        }
-        _append_line(embed, text)
-        if not (embed["title"] or embed["description"] or embed["fields"]):
-            _append_line(embed, _mrkdwn(raw.get("fallback")))
-        _append_line(embed, buttons_to_markdown(raw.get("actions")))
-        _append_line(embed, raw.get("footer"))
-        self._add_image(raw.get("image_url") or raw.get("thumb_url"))
-        return embed
-
-    def _convert_blocks(self, source: RawObject, where: str = "") -> str:
-        """Return the text of the blocks as Markdown; their images become attachments."""
-        text, images = blocks_to_markdown(_object_list(source, "blocks", _MAX_BLOCKS, where))
-        for image in images:
-            self._add_image(image)
-        return text
-
-    def _add_image(self, url: object) -> None:
-        normal_url = parse_http_url(url)
-        if normal_url and len(self._images) < MAX_ATTACHMENTS:
-            self._images.append({"url": normal_url})
+        source[UPLOADED_FILES] = [
+            {"filename": part.filename, "content_type": part.content_type, "size": len(part.data)}
+            for part in files[:MAX_ATTACHMENTS]
+        ]
+    return source
 
 
-def _object_list(source: RawObject, name: str, max_items: int, where: str = "") -> list[RawObject]:
-    """Return a list of objects, empty if it is missing. Raises `Invalid` for anything else or too many."""
-    items = source.get(name)
-    if items is None:
-        return []
-    path = f"{where}.{name}" if where else name
-    if not isinstance(items, list):
-        raise _invalid(path, "should be a list")
-    if len(items) > max_items:
-        raise _invalid(path, f"should have at most {max_items} items")
-    for position, item in enumerate(items):
-        if not isinstance(item, dict):
-            raise _invalid(f"{path}.{position}", "should be an object")
-    return items
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
-def _invalid(path: str, message: str) -> Invalid:
-    return Invalid("some fields are not acceptable", errors=(FieldError(path, message),))
-
-
-def _without_empty(raw: RawObject) -> NormalizedObject:
-    """Return the object without nulls and empty texts: many clients send every field they know."""
-    return {name: value for name, value in raw.items() if value not in (None, "")}
-
-
-def _append_line(embed: NormalizedObject, text: object) -> None:
-    """Append a line to the description."""
-    if isinstance(text, str) and text:
-        description = embed.get("description")
-        embed["description"] = f"{description}\n{text}" if description else text
-
-
-def _value_text(value: object) -> Any:
-    """Return a number as text and null as an empty text; anything else as it is."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return "" if value is None else value
-
-
-def _mrkdwn(value: Any) -> Any:
-    return mrkdwn_to_markdown(value) if isinstance(value, str) else value
-
-
-def _card_color(value: object) -> str | None:
-    if not isinstance(value, str):
-        return None
-    digits = value.removeprefix("#").lower()
-    if len(digits) == 6 and set(digits) <= set("0123456789abcdef"):
-        return f"#{digits}"
-    return _COLORS.get(value)
+def _describes_a_file(item: object) -> bool:
+    return isinstance(item, dict) and "id" in item and "url" not in item

@@ -8,7 +8,7 @@ _NAMES: Final = r"(?:everyone|here|channel|all|room)(?!_*[^\W_])"
 """Names of all people of a channel or chat. Underscores around them are Markdown's emphasis."""
 _AT: Final = r"(?:[@\uff20\ufe6b]|&commat;|&#0*64;|&#[xX]0*40;)"
 _MENTION: Final = re.compile(
-    rf"(?P<url>https?://[^\s<>\"]+)|(?:<|&lt;)!(?P<special>{_NAMES})(?:\|[^<>\n]{{0,100}}?)?(?:>|&gt;)"
+    rf"(?P<url>https?://[^\s<>\"]+)|(?:<|&lt;)!(?P<special>{_NAMES})(?:\\?\|[^<>\n]{{0,100}}?)?\\?(?:>|&gt;)"
     rf"|(?:(?<![^\W_])|(?={_AT}{_NAMES}(?!\.\w)))(?P<at>{_AT})"  # not in an e-mail address
     rf"(?=[*_]*(?:{_NAMES}|(?P<encoded>[a-z]{{0,8}}&#[a-z0-9&#;]{{1,80}})))",
     re.IGNORECASE,

@@ -47,7 +47,9 @@ class MessageTemplateError(InterlinkError):
     """A template is invalid, or rendering it with this payload failed or exceeded a bound."""
 
 
-class _BoundedEnvironment(Environment):
+class BoundedEnvironment(Environment):
+    """Liquid with bounds on loops, output and variables."""
+
     loop_iteration_limit = 1000
     output_stream_limit = MAX_TEMPLATE_CHARACTERS
     local_namespace_limit = 10_000
@@ -186,8 +188,9 @@ def _replace(value: object, old: str, new: str = "") -> str:
     return text.replace(old, new)
 
 
-def _environment() -> Environment:
-    environment = _BoundedEnvironment()
+def new_environment(kind: type[BoundedEnvironment] = BoundedEnvironment) -> BoundedEnvironment:
+    """Return an environment with the allowed tags and filters."""
+    environment = kind()
     environment.tags = {name: tag for name, tag in environment.tags.items() if name in _TAGS}
     environment.filters = {
         name: function for name, function in environment.filters.items() if name in _FILTERS
@@ -206,7 +209,7 @@ def _environment() -> Environment:
     return environment
 
 
-_ENVIRONMENT: Final = _environment()
+_ENVIRONMENT: Final = new_environment()
 
 
 class MessageTemplate:
@@ -218,15 +221,17 @@ class MessageTemplate:
 
     __slots__ = ("_name", "_template")
 
-    def __init__(self, source: str, name: str = "template") -> None:
+    def __init__(
+        self, source: str, name: str = "template", environment: BoundedEnvironment = _ENVIRONMENT
+    ) -> None:
         """Raise `MessageTemplateError` for invalid Liquid. `name` is the template's name in errors."""
         self._name = name
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise MessageTemplateError(f"{name}: more than {MAX_TEMPLATE_CHARACTERS} characters")
         try:
             unwrapped = _LAYOUT.sub(lambda gap: gap[1] or " ", source)
-            self._template: BoundTemplate = _ENVIRONMENT.from_string(unwrapped)
-            unknown = sorted(set(self._template.analyze().filters) - set(_ENVIRONMENT.filters))
+            self._template: BoundTemplate = environment.from_string(unwrapped)
+            unknown = sorted(set(self._template.analyze().filters) - set(environment.filters))
         except (LiquidError, RecursionError) as error:
             raise MessageTemplateError(f"{name}: {_first_line(error)}") from None
         if unknown:

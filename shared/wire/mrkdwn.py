@@ -1,7 +1,7 @@
-"""Slack's mrkdwn (links in angle brackets, single asterisks for bold) and layout blocks as Markdown. Pure."""
+"""Slack's mrkdwn (links in angle brackets, single asterisks for bold) as Markdown. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import HttpUrl, TypeAdapter, ValidationError
@@ -16,10 +16,10 @@ _LINK: Final = re.compile(
     r"<(?P<url>(?:https?://|mailto:)[^|<>\s]+)\|(?P<label>[^<>\n]+)>|<?(?:https?://|mailto:)[^|<>\s]+>?"
 )
 _BRACKET: Final = re.compile(r"(?<!\\)[\[\]]")
-_CHANNEL: Final = re.compile(r"<#[A-Z0-9]+\|([^<>\n|]+)>")
-_USER: Final = re.compile(r"<@[A-Z0-9]+\|([^<>\n|]+)>")
+_MENTION: Final = re.compile(r"<([#@]|!subteam\^)([A-Z0-9]{2,40})(?:\|[#@]?([^<>\n|]*))?>")
+"""A channel, a person or a group, by id and often with a name."""
 _SPECIAL: Final = re.compile(r"<!(here|channel|everyone)(?:\|[^<>\n]*)?>")
-_FALLBACK: Final = re.compile(r"<!(?:date|subteam)\^[^<>|\n]*\|([^<>\n]+)>")
+_DATE: Final = re.compile(r"<!date\^[^<>|\n]*\|([^<>\n]+)>")
 _BOLD: Final = re.compile(r"(?<![\w*\\])\*(?![\s*])([^*\n]+)(?<!\s)\*(?![\w*])")
 _STRUCK: Final = re.compile(r"(?<![\w~\\])~(?![\s~])([^~\n]+)(?<!\s)~(?![\w~])")
 
@@ -47,45 +47,22 @@ def mrkdwn_to_markdown(text: str, *, emphasis: bool = True) -> str:
 
 
 def _convert_text(text: str, *, emphasis: bool) -> str:
-    text = _CHANNEL.sub(r"#\1", text)
-    text = _USER.sub(r"@\1", text)
+    text = _MENTION.sub(_mention_text, text)
     text = _SPECIAL.sub(r"@\1", text)
-    text = _FALLBACK.sub(r"\1", text)
+    text = _DATE.sub(r"\1", text)
     if emphasis:
         text = _STRUCK.sub(r"~~\1~~", _BOLD.sub(r"**\1**", text))
     return text
 
 
+def _mention_text(match: re.Match[str]) -> str:
+    """Return the name that is mentioned; without one the id: more readable than the brackets around it."""
+    return ("#" if match[1] == "#" else "@") + (match[3] or match[2])
+
+
 def _markdown_link(label: str, url: str) -> str:
     """Write a Markdown link; brackets in the label and backslashes in the URL are escaped."""
     return link(_BRACKET.sub(r"\\\g<0>", label), url.replace("\\", "%5C"))
-
-
-def blocks_to_markdown(blocks: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
-    """Return the text of layout blocks, a paragraph each, and the URLs of their images.
-
-    Headers, sections, contexts, actions (links only), dividers and images are converted; other block types
-    are skipped.
-    """
-    paragraphs: list[str] = []
-    images: list[str] = []
-    for block in blocks:
-        match block.get("type"):
-            case "header":
-                text = _text(block.get("text"))
-                paragraphs.append(f"**{text}**" if text else "")
-            case "section":
-                paragraphs += [_text(block.get("text")), *map(_text, _parts(block.get("fields")))]
-            case "context":
-                paragraphs.append(" ".join(filter(None, map(_text, _parts(block.get("elements"))))))
-            case "actions":
-                paragraphs.append(buttons_to_markdown(block.get("elements")))
-            case "divider" if any(paragraphs):
-                paragraphs.append("---")
-            case "image":
-                paragraphs.append(_text(block.get("title")))
-                images.append(parse_http_url(block.get("image_url")) or "")
-    return "\n\n".join(filter(None, paragraphs)).removesuffix("\n\n---"), list(filter(None, images))
 
 
 def buttons_to_markdown(buttons: object) -> str:
@@ -94,11 +71,20 @@ def buttons_to_markdown(buttons: object) -> str:
     for button in _parts(buttons):
         if isinstance(button, Mapping):
             label = button.get("text")
-            label = label if isinstance(label, str) else _text(label)
+            label = label if isinstance(label, str) else _label_text(label)
             url = parse_http_url(button.get("url"))
             if label and url:
                 links.append(_markdown_link(label, url))
     return " ".join(links)
+
+
+def _label_text(label: object) -> str:
+    """Return the text of a text object; empty for anything else."""
+    text = label.get("text") if isinstance(label, Mapping) else None
+    if not isinstance(text, str) or not isinstance(label, Mapping):
+        return ""
+    text = text.strip()
+    return mrkdwn_to_markdown(text) if label.get("type") == "mrkdwn" else text
 
 
 def parse_http_url(value: object) -> str | None:
@@ -111,11 +97,3 @@ def parse_http_url(value: object) -> str | None:
 
 def _parts(value: object) -> list[Any]:
     return value[:_MAX_PARTS] if isinstance(value, list) else []
-
-
-def _text(part: object) -> str:
-    """Return the text of a text object; empty for any other element (an image, a button)."""
-    if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
-        return ""
-    text: str = part["text"].strip()
-    return mrkdwn_to_markdown(text) if part.get("type") == "mrkdwn" else text

@@ -60,6 +60,14 @@ def _call_everybody(hub: Hub) -> None:
         {"embeds": [{"title": calls, "description": calls, "fields": [{"name": calls, "value": calls}]}]},
         {"attachments": [{"text": calls, "pretext": calls, "fallback": calls, "footer": calls}]},
         {"blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": calls}}]},
+        {"blocks": [_rich_text({"type": "broadcast", "range": "here"}, {"type": "text", "text": calls})]},
+        {"@type": "MessageCard", "title": calls, "sections": [{"facts": [{"name": calls, "value": calls}]}]},
+        {"type": "AdaptiveCard", "body": [{"type": "TextBlock", "text": calls}]},
+        {"cardsV2": [{"card": {"sections": [{"widgets": [{"textParagraph": {"text": calls}}]}]}}]},
+        {"alerts": [{"labels": {"alertname": calls}, "annotations": {"summary": calls}}], "receiver": "x"},
+        {"heartbeat": {"status": 0, "msg": calls}, "monitor": {"name": calls}, "msg": calls},
+        {"title": calls, "body": f"%%%\n{calls}\n%%%", "event_type": "x"},
+        {"action": "created", "data": {"issue": {"title": calls, "culprit": calls}}},
     ]
     channel, allowed = f"c-{token_hex(4)}", f"c-{token_hex(4)}"
     created = _incoming(hub, key, channel)
@@ -87,13 +95,28 @@ def _call_everybody(hub: Hub) -> None:
     assert "@here" not in received(allowed)[1]
 
 
+def _rich_text(*elements: dict[str, Any]) -> dict[str, Any]:
+    section = {"type": "rich_text_section", "elements": list(elements)}
+    return {"type": "rich_text", "elements": [section]}
+
+
 def _show_an_internal_icon(hub: Hub) -> None:
-    created = _incoming(hub, hub.other_workspace(), "c")
-    for name in ("icon_url", "avatar_url"):
-        for url in ("http://a.example/i", "https://127.0.0.1/i", "https://[::1]/", "https://vault.internal/"):
+    """The message is posted, but without the icon: in every format that has one."""
+    tap, channel = Tap(hub.bus, CHAT_INBOUND.name), f"c-{token_hex(4)}"
+    created = _incoming(hub, hub.other_workspace(), channel)
+    names = ("icon_url", "iconUrl", "avatar_url", "avatarUrl", "avatar")
+    urls = ("http://a.example/i", "https://127.0.0.1/i", "https://[::1]/", "https://vault.internal/")
+    for name in names:
+        for url in urls:
             answer = httpx.post(created["url"], json={"text": "x", name: url}, timeout=10)
-            assert answer.status_code == 422, url
-            assert [item["field"] for item in answer.json()["errors"]] == [name]
+            assert answer.status_code == 200, url
+            assert [item.partition(":")[0] for item in answer.json()["warnings"]] == [name]
+
+    def received() -> list[Any]:
+        return [item.data for item in tap.look() if item.key == channel.encode()]
+
+    eventually(lambda: len(received()) == len(names) * len(urls))
+    assert {message["author"]["icon_url"] for message in received()} == {None}
     unknown = {"text": "x", "icon_url": f"https://{token_hex(8)}.example/i.png"}
     assert httpx.post(created["url"], json=unknown, timeout=10).status_code == 200, "names are not looked up"
 

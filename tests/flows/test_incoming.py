@@ -147,7 +147,7 @@ def test_a_repeat_with_the_same_key_is_one_message(incoming: Incoming) -> None:
 def test_what_is_refused_never_reaches_the_chat(hub: Hub, incoming: Incoming) -> None:
     path = f"/api/incoming-webhooks/{incoming.id}"
     assert incoming.post({}).status_code == 422
-    assert incoming.post({"text": "x", "embeds": [{"title": "t", "color": "no"}]}).status_code == 422
+    assert incoming.post({"embeds": [{"color": "no"}]}).status_code == 422
     assert httpx.post(incoming.url, content=b"not json", timeout=10).status_code == 400
     wrong = incoming.url[:-4] + ("aaaa" if not incoming.url.endswith("aaaa") else "bbbb")
     assert httpx.post(wrong, json={"text": "x"}, timeout=10).status_code == 404

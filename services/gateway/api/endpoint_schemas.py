@@ -37,8 +37,8 @@ DedupeWindow = Annotated[
 Source = Annotated[
     dict[str, Any] | None,
     Field(
-        description="Only for a generic provider: how the sender signs its webhooks and what they look like. "
-        "At most 16 KB as JSON."
+        description="Only for a generic provider: how the sender signs its webhooks, what they look like, "
+        "and in `message` the Liquid templates of its chat messages. At most 16 KB as JSON."
     ),
 ]
 Reason = Annotated[str, Field(max_length=500)]

@@ -89,7 +89,13 @@ def compile_definition(webhook: WebhookSpec, source: Mapping[str, Any] | None) -
         raise invalid_field(
             "source", "only a generic provider takes a source: leave it out for this provider"
         )
-    return WebhookDefinition(apply_description(webhook, source))
+    definition = WebhookDefinition(apply_description(webhook, source))
+    if source.get("message"):
+        # Only here: a gateway without such endpoints need not hold Liquid in memory.
+        from shared.manifests.sender_message import check_message  # noqa: PLC0415 -- as said above
+
+        check_message(source)
+    return definition
 
 
 def check_unsigned_reason(require_signature: bool, reason: str) -> None:

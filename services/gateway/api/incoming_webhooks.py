@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Annotated, Final, Self
 
 from fastapi import Depends, FastAPI
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field
 from starlette.responses import Response
 
 from services.gateway.api.fields import Channel, Name, Networks, RateLimit, StrictModel, sent_fields
@@ -31,6 +31,10 @@ AllowedIps = Annotated[
     Networks,
     Field(description="Addresses and networks that may post with the token; an empty list allows all."),
 ]
+_TARGET_CHANNEL: Final = Field(
+    validation_alias=AliasChoices("target_channel_id", "targetChannelId"),
+    description="The channel that messages are posted into. `targetChannelId` is accepted too.",
+)
 MassMentions = Annotated[
     bool,
     Field(description="Whether `@everyone`, `<!here>` and the like notify people. Otherwise they are text."),
@@ -41,7 +45,7 @@ class IncomingWebhookCreate(StrictModel):
     """`POST /api/incoming-webhooks`."""
 
     name: Name
-    target_channel_id: Channel
+    target_channel_id: Annotated[Channel, _TARGET_CHANNEL]
     enabled: bool = True
     allow_ips: AllowedIps = Field(default=[])
     rate_limit: RateLimit = _DEFAULT_PER_MINUTE
@@ -52,7 +56,7 @@ class IncomingWebhookUpdate(StrictModel):
     """`PATCH /api/incoming-webhooks/{id}`: an absent field stays as it is."""
 
     name: Name | None = None
-    target_channel_id: Channel | None = None
+    target_channel_id: Annotated[Channel | None, _TARGET_CHANNEL] = None
     enabled: bool | None = None
     allow_ips: AllowedIps | None = None
     rate_limit: RateLimit | None = None

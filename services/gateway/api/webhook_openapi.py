@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from services.gateway.ingest.app_webhooks import PREFIX
+from services.gateway.ingest.incoming_message import SLACK_SUFFIX
 from shared.runtime.web.openapi import clean_schema
 from shared.runtime.web.problems import SCHEMA_REF_PREFIX, openapi_response
-from shared.webhooks.incoming import IncomingMessage
+from shared.webhooks.incoming_formats.fitting import IncomingMessage
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _ERROR_RESPONSES: Final = {
@@ -78,27 +79,68 @@ SCHEMAS: Final = {
 _TEXT: Final = {"type": "string"}
 _INCOMING_RESPONSE: Final = {
     "type": "object",
-    "required": ["success", "message_id", "channel_id", "timestamp"],
+    "required": [
+        "success",
+        "ok",
+        "message_id",
+        "messageId",
+        "channel_id",
+        "timestamp",
+        "duration",
+        "warnings",
+    ],
     "properties": {
         "success": {"type": "boolean"},
+        "ok": {"type": "boolean", "description": "What Slack's senders look for in JSON."},
         "message_id": _TEXT,
+        "messageId": {**_TEXT, "description": "The same as `message_id`."},
         "channel_id": _TEXT,
         "timestamp": {"type": "string", "format": "date-time"},
+        "duration": {"type": "integer", "description": "Milliseconds."},
+        "warnings": {
+            "type": "array",
+            "items": _TEXT,
+            "description": "What was cut or left out, each with its path in the body.",
+        },
     },
+}
+_INCOMING_BODY: Final = {
+    "required": True,
+    "description": "This format, or that of Slack, Discord, Mattermost, Rocket.Chat, Microsoft Teams, Google "
+    "Chat, Alertmanager, Grafana, Uptime Kuma, Datadog or Sentry; or a form with the JSON in `payload`, or a "
+    "multipart form with it in `payload_json`. Text over 4,000 characters is cut with a mark. A field that "
+    "is not valid is left out, and named in the response's `warnings`.",
+    "content": {_JSON: {"schema": {"$ref": SCHEMA_REF_PREFIX + IncomingMessage.__name__}}},
 }
 
 
 def _incoming_operation() -> dict[str, Any]:
     operation = _operation(
-        "receive_incoming", "Post a message into a channel", ["token"], {200: "The message is on Kafka."}
+        "receive_incoming",
+        "Post a message into a channel",
+        ["token"],
+        {200: "The message is on Kafka. With `wait`, the fields of Discord's message object are there too."},
     )
-    operation["responses"]["200"]["content"] = {_JSON: {"schema": _INCOMING_RESPONSE}}
-    body = {
-        "required": True,
-        "description": "This format, or the one of Slack or Discord, or a form with the JSON in `payload`.",
-        "content": {_JSON: {"schema": {"$ref": SCHEMA_REF_PREFIX + IncomingMessage.__name__}}},
+    operation["parameters"] += [
+        {"name": "wait", "in": "query", "schema": {"type": "boolean"}},
+        {"name": "thread_id", "in": "query", "schema": _TEXT},
+    ]
+    operation["responses"]["200"]["content"] = {
+        _JSON: {"schema": _INCOMING_RESPONSE},
+        "text/plain": {"schema": {**_TEXT, "description": "`ok`, if a form was posted."}},
     }
-    return {**operation, "requestBody": body}
+    return {**operation, "requestBody": _INCOMING_BODY}
+
+
+def _slack_operation() -> dict[str, Any]:
+    operation = _operation(
+        "receive_incoming_slack",
+        "Post a message into a channel, and be answered as Slack does",
+        ["token"],
+        {200: "The message is on Kafka."},
+    )
+    operation["responses"]["200"]["content"] = {"text/plain": {"schema": {**_TEXT, "const": "ok"}}}
+    return {**operation, "requestBody": _INCOMING_BODY}
 
 
 def _discord_operation() -> dict[str, Any]:
@@ -140,5 +182,6 @@ PATHS: Final[dict[str, Any]] = {
     "/integrations/{provider}/webhook": _app_operations("integration"),
     f"{PREFIX}incoming/{{token}}": {"post": _incoming_operation()},
     f"{PREFIX}discord": {"post": _discord_operation()},
+    f"{PREFIX}incoming/{{token}}/{SLACK_SUFFIX}": {"post": _slack_operation()},
 }
 """The operations of the webhook addresses. A provider's manifest can add further methods."""

@@ -23,6 +23,7 @@ from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.errors import MethodNotAllowed, TooManyRequests
 from services.gateway.ingest.executions import Executions
+from services.gateway.ingest.incoming_message import SLACK_SUFFIX
 from services.gateway.ingest.public_keys import CALLER
 from services.gateway.ingest.publisher import EventPublisher
 from services.gateway.ingest.rate_limit import ChargedWork, RateLimits, TokenBucket, TokenBuckets, check_rate
@@ -146,9 +147,10 @@ class Receiver:
         return await self._process(target, INCOMING_PROVIDER, missing, scope, receive)
 
     def _find_endpoint(self, provider: str, name: str) -> InboundEndpoint | None:
-        """Return the endpoint of a path; `name` is its id, or the token of an incoming webhook."""
+        """Return the endpoint of a path; `name` is its id, or an incoming webhook's token and suffix."""
         if provider == INCOMING_PROVIDER:
-            return self._endpoints.find_by_token(name)
+            token, _, suffix = name.partition("/")
+            return self._endpoints.find_by_token(token) if suffix in ("", SLACK_SUFFIX) else None
         endpoint = self._endpoints.get(name)
         is_of_provider = endpoint and endpoint.provider and endpoint.provider.id == provider
         return endpoint if is_of_provider else None
@@ -226,7 +228,7 @@ class Receiver:
         raw = await self._body_reader.read(headers, receive, limit)
         body = context.body = inflate(raw, first_header(headers, b"content-encoding").lower(), limit)
         if definition is None:  # an incoming webhook: its token has authenticated the caller
-            return await target.publish_message(context)
+            return await target.publish_message(context, scope)
         request = context.request = definition.request(
             scope["method"],
             target.address(scope["path"]),

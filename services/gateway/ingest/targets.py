@@ -7,37 +7,34 @@ is the same for all of them, and is in `receive.py`.
 """
 
 import hmac
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import orjson
 from starlette.types import Scope
 
 from services.gateway.ingest.app_webhooks import AppSecret, AppWebhookTarget
-from services.gateway.ingest.body import check_address, content_type, idempotency_key
+from services.gateway.ingest.body import check_address
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.context import RequestContext, RequestOutcome, indexes_by_endpoint
 from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.errors import Gone, MethodNotAllowed, SourceRefused
+from services.gateway.ingest.incoming_message import post_message
 from services.gateway.ingest.publisher import EventPublisher
 from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.responses import accepted_body, json_response
 from services.gateway.ingest.verify import Verifier
-from shared.contracts.envelope import now
 from shared.contracts.errors import Conflict, Malformed, NotFound
-from shared.contracts.ids import message_id_for
 from shared.manifests.response_template import Handshake, Response
 from shared.manifests.webhook import WebhookDefinition, WebhookEvent
 from shared.runtime import metrics
 from shared.runtime.logs import Log
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
-from shared.webhooks.incoming import parse_incoming_message
 
 APP_REQUEST_TIMEOUT_S: Final = 1.9
 """The account lookup and Kafka's acknowledgement together, for a request to an app webhook."""
@@ -134,12 +131,12 @@ class Target(ABC):
     ) -> RequestOutcome:
         """Publish the request's events and return the outcome. Raises as `EventPublisher.publish`."""
 
-    async def publish_message(self, context: RequestContext) -> RequestOutcome:
+    async def publish_message(self, context: RequestContext, scope: Scope) -> RequestOutcome:
         """Publish what was posted to a target without a definition.
 
-        Raises as `EventPublisher.publish`, and `NotFound` if the target takes no such messages.
+        Raises as `post_message`, and `NotFound` if the target takes no such messages.
         """
-        del context
+        del context, scope
         raise NotFound("this address takes no chat messages")
 
     @abstractmethod
@@ -243,25 +240,8 @@ class EndpointTarget(Target):
         )
         return RequestOutcome(response, "duplicate" if duplicate else "accepted")
 
-    async def publish_message(self, context: RequestContext) -> RequestOutcome:
-        """Publish the message that was posted to an incoming webhook.
-
-        The token in the path is the only authentication. Raises `Malformed` or `Invalid` if it is no message.
-        """
-        endpoint, publisher = self._endpoint, self._services.publisher
-        media_type = content_type(context.headers)
-        parse_incoming_message(media_type, context.body, mass_mentions=endpoint.mass_mentions)
-        delivery_id = idempotency_key(context.headers) or secrets.token_hex(16)
-        events = [WebhookEvent("message", delivery_id, "", "", (), context.body, media_type)]
-        fresh = await publisher.publish([endpoint], events, context, publisher.ack_timeout_s)
-        fields: dict[str, Any] = {
-            "success": True,
-            "message_id": message_id_for(context.event_ids[0]),
-            "channel_id": endpoint.channel_id,
-            "timestamp": now(),
-        }
-        response = json_response(200, orjson.dumps(fields))
-        return RequestOutcome(response, "accepted" if fresh else "duplicate")
+    async def publish_message(self, context: RequestContext, scope: Scope) -> RequestOutcome:
+        return await post_message(self._endpoint, self._services.publisher, context, scope)
 
     def records(self, context: RequestContext) -> Iterable[tuple[InboundEndpoint, RequestContext]]:
         return ((self._endpoint, context),)

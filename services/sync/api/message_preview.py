@@ -10,12 +10,14 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.sync.endpoint_messages import UNDESCRIBED, DescribedEndpoint, sender_messages
 from services.sync.relay import Providers, message_of, outcome_of
 from shared.contracts.envelope import JSON_CONTENT_TYPE, Event, now
 from shared.contracts.errors import FieldError, Invalid, Rejected
 from shared.contracts.messages import InboundMessage
 from shared.manifests.fixtures import default_settings
 from shared.manifests.registry import Provider
+from shared.manifests.sender_message import SenderMessages
 from shared.manifests.webhook import WebhookDefinition, WebhookEvent
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.routes import Routes
@@ -40,7 +42,8 @@ class MessagePreviewCreate(BaseModel):
     """`POST .../preview`: a webhook as the provider sends it, either `payload` (JSON) or `body` (text).
 
     `headers` are those in which the provider names the event. With `event`, the payload is that one event,
-    whatever the headers say.
+    whatever the headers say. `source` is the description of the sender that an endpoint of the provider
+    `generic` has, with the templates of its messages; `name` is the endpoint's name.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -54,10 +57,12 @@ class MessagePreviewCreate(BaseModel):
         dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=4000)]],
         Field(max_length=50),
     ] = {}
+    source: dict[str, Any] | None = None
+    name: Annotated[str, Field(max_length=200)] = ""
 
 
 class MessagePreviewItem(BaseModel):
-    """One event, and its message. `reason` says why there is none.
+    """One event, and its message. `reason` says why there is none, or what it does not show.
 
     `outcome` is `relayed` for an event that becomes a message, `unknown` or `ignored` for one that does not,
     and `dead_letter` for one that cannot, because its data is not as the manifest expects.
@@ -97,38 +102,57 @@ class MessagePreviewApi:
         The signature is not verified, and nothing is published. 400 if the gateway could not read the body.
         """
         data = _data(body)
+        endpoint = UNDESCRIBED
         if body.provider == INCOMING_PROVIDER:
             events = [WebhookEvent("message", "", "", "", (), data, body.content_type)]
         else:
             provider = self._providers.get(body.provider)
             if provider is None or provider.definition is None:
                 raise _invalid("provider", _NO_SUCH_PROVIDER)
+            endpoint = _endpoint(provider, body)
+            definition = sender_messages(provider, endpoint.source).definition if endpoint.source else None
             if body.event is not None:
                 events = [WebhookEvent(body.event, "", "", "", (), data, body.content_type)]
             else:
-                found = _read(provider, provider.definition, body, data)
+                found = _read(provider, definition or provider.definition, body, data)
                 if found is None:
                     return MessagePreviewOut(events=[], reason=_HANDSHAKE)
                 events = list(found)
         items: list[MessagePreviewItem] = []
         for event in events[:MAX_EVENTS]:
-            items.append(self._item(body.provider, event, key.workspace))
+            items.append(self._item(body.provider, event, key.workspace, endpoint))
             await asyncio.sleep(0)  # the relay of this process comes first
         reason = None if events else "the webhook has no events"
         return MessagePreviewOut(events=items, left_out=max(0, len(events) - MAX_EVENTS), reason=reason)
 
-    def _item(self, provider: str, webhook_event: WebhookEvent, workspace: str) -> MessagePreviewItem:
+    def _item(
+        self, provider: str, webhook_event: WebhookEvent, workspace: str, endpoint: DescribedEndpoint
+    ) -> MessagePreviewItem:
         event = _event(provider, webhook_event, workspace)
         outcome = outcome_of(event, self._providers)
         if outcome != "relayed":
             assert outcome != "no_channel"  # noqa: S101 -- `_event` sets one
             return MessagePreviewItem(event=webhook_event.event, outcome=outcome, reason=_REASONS[outcome])
         try:
-            message = message_of(event, self._providers)
+            message, problem = message_of(event, self._providers, endpoint)
         except (Rejected, MessageTemplateError) as error:
             reason = "; ".join(_reasons(error))
             return MessagePreviewItem(event=webhook_event.event, outcome="dead_letter", reason=reason)
-        return MessagePreviewItem(event=webhook_event.event, outcome="relayed", message=message)
+        return MessagePreviewItem(
+            event=webhook_event.event, outcome="relayed", reason=problem or None, message=message
+        )
+
+
+def _endpoint(provider: Provider, body: MessagePreviewCreate) -> DescribedEndpoint:
+    """Return the endpoint of a preview. Raises `Invalid` if its description is not valid."""
+    if body.source is None and not body.name:
+        return UNDESCRIBED
+    if not provider.takes_description:
+        field = "source" if body.source is not None else "name"
+        raise _invalid(field, "only a generic provider takes it: leave it out for this provider")
+    if body.source:
+        SenderMessages(provider.manifest.webhook, body.source)
+    return DescribedEndpoint(body.name, dump_json(body.source) if body.source else b"")
 
 
 def _data(body: MessagePreviewCreate) -> bytes:

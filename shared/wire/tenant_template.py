@@ -1,0 +1,129 @@
+"""Message templates that a workspace writes: Liquid with tighter bounds, safe by default. Pure.
+
+Beside the bounds of manifests' templates, the work of filters is counted, and a template sees a payload of
+bounded size: its author and the sender of the payload may both be hostile. A value that no filter makes
+Markdown is written as `md` writes it, so that a template without filters forges no links and mentions.
+"""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, Final, TextIO
+
+from liquid import RenderContext
+from liquid.builtin.expressions import FilteredExpression
+from liquid.builtin.output import Output, OutputNode
+from liquid.exceptions import FilterError
+
+from shared.wire.message_template import (
+    BoundedEnvironment,
+    MessageTemplate,
+    new_environment,
+)
+
+MAX_FILTERED_CHARACTERS: Final = 40_000
+"""Characters that the filters of one template may read."""
+
+_MAX_ITERATIONS: Final = 50
+_MAX_OUTPUT_CHARACTERS: Final = 8_000
+_FILTER_CALL_CHARACTERS: Final = 20
+"""What a call of a filter costs, whatever it reads."""
+_MAX_TEXT_CHARACTERS: Final = 4_000
+_MAX_ITEMS: Final = 200
+_MAX_VALUES: Final = 2_000
+_MAX_DEPTH: Final = 10
+_MARKDOWN_FILTERS: Final = frozenset({"md", "bold", "link", "url", "excerpt", "subject"})
+"""Filters whose result is Markdown."""
+
+_left: ContextVar[list[int]] = ContextVar("left")
+"""The characters that the filters of the current rendering may still read, in a list of one."""
+
+
+class _TenantEnvironment(BoundedEnvironment):
+    loop_iteration_limit = _MAX_ITERATIONS
+    output_stream_limit = _MAX_OUTPUT_CHARACTERS
+
+
+class _EscapingOutputNode(OutputNode):
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        value = self.expression.evaluate(context)
+        if not _is_markdown(self.expression):
+            value = context.env.filters["md"](value)
+        return buffer.write(str(value))
+
+
+class _EscapingOutput(Output):
+    node_class = _EscapingOutputNode
+
+
+def _is_markdown(expression: object) -> bool:
+    filters = expression.filters if isinstance(expression, FilteredExpression) else None
+    return any(item.name in _MARKDOWN_FILTERS for item in filters or ())
+
+
+def _charged(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Count what a filter reads. Raises `FilterError` when the template's budget is used up."""
+
+    @wraps(run)
+    def charge_and_run(value: object, *arguments: Any, **options: Any) -> Any:
+        left = _left.get()
+        texts = (item for item in (value, *arguments) if isinstance(item, str))
+        left[0] -= _FILTER_CALL_CHARACTERS + sum(map(len, texts))
+        if left[0] < 0:
+            raise FilterError(f"the filters read more than {MAX_FILTERED_CHARACTERS} characters", token=None)
+        return run(value, *arguments, **options)
+
+    return charge_and_run
+
+
+def _environment() -> _TenantEnvironment:
+    environment = new_environment(_TenantEnvironment)
+    environment.filters = {name: _charged(run) for name, run in environment.filters.items()}
+    environment.add_tag(_EscapingOutput)
+    assert isinstance(environment, _TenantEnvironment)  # noqa: S101 -- for the type checker
+    return environment
+
+
+_ENVIRONMENT: Final = _environment()
+
+
+class TenantTemplate:
+    """A compiled template of a workspace."""
+
+    __slots__ = ("_template",)
+
+    def __init__(self, source: str, name: str) -> None:
+        """Raise `MessageTemplateError` for invalid Liquid. `name` is the template's name in errors."""
+        self._template = MessageTemplate(source, name, _ENVIRONMENT)
+
+    def render(self, payload: Mapping[str, Any]) -> str:
+        """Return the Markdown for a payload from `bounded_payload`. Raises `MessageTemplateError`."""
+        token = _left.set([MAX_FILTERED_CHARACTERS])
+        try:
+            return self._template.render(payload)
+        finally:
+            _left.reset(token)
+
+
+def bounded_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what templates see of a payload.
+
+    That are the first 4,000 characters of each text, 200 items of each list and object, 10 levels and 2,000
+    values in all.
+    """
+    left = [_MAX_VALUES]
+    bounded = _bounded(payload, _MAX_DEPTH, left)
+    return bounded if isinstance(bounded, dict) else {}
+
+
+def _bounded(value: object, depth: int, left: list[int]) -> Any:
+    left[0] -= 1
+    if isinstance(value, str):
+        return value[:_MAX_TEXT_CHARACTERS]
+    if isinstance(value, Mapping):
+        names = list(value)[:_MAX_ITEMS] if depth else []
+        return {name: _bounded(value[name], depth - 1, left) for name in names if left[0] > 0}
+    if isinstance(value, list):
+        items = value[:_MAX_ITEMS] if depth else []
+        return [_bounded(item, depth - 1, left) for item in items if left[0] > 0]
+    return value
