@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.support.subscriber import Subscriber
 
 OPERATOR = "operator"
 PATH = "/api/workspaces"
-CALLS = (
+CALLS: tuple[tuple[str, str, Any], ...] = (
     ("POST", PATH, {"name": "x"}),
     ("GET", PATH, None),
     ("GET", f"{PATH}/x", None),
@@ -154,6 +155,10 @@ def left(database: Any, workspace: str) -> dict[str, list[dict[str, Any]]]:
     return {name: documents for name, documents in found.items() if documents}
 
 
+def is_left(database: Any, workspace: str, name: str) -> bool:
+    return name in left(database, workspace)
+
+
 def fill(hub: Hub, tenant: Mapping[str, Any], subscriber: Subscriber) -> dict[str, Any]:
     """Make one of everything in a workspace; return its inbound endpoint."""
     key = tenant["key"]
@@ -201,7 +206,7 @@ def test_a_workspace_is_deleted_with_its_data_and_no_other(hub: Hub, database: A
         logs = ("webhook_deliveries", "webhook_executions", "unmatched_events", "delivery_stats")
         for each in (tenant, neighbour):
             for name in logs:
-                eventually(lambda name=name, each=each: left(database, each["id"]).get(name))
+                eventually(partial(is_left, database, each["id"], name))
         before = left(database, neighbour["id"])
         deleted = hub.call("DELETE", f"{PATH}/{tenant['id']}", expect=202)
         assert (deleted["status"], deleted["id"]) == ("deleting", tenant["id"])

@@ -1,6 +1,7 @@
 """Attacks of a tenant on what belongs to the installation: its default endpoints and its workspaces."""
 
 from secrets import token_hex
+from typing import Any
 
 import httpx
 
@@ -9,7 +10,7 @@ from tests.support.github import signed
 from tests.support.hub import Hub
 
 _ENDPOINTS = "/api/inbound-endpoints"
-_GITHUB = {"provider": "github", "name": "x"}
+_GITHUB: dict[str, Any] = {"provider": "github", "name": "x"}
 _BODY = b'{"zen":"x"}'
 _OPERATOR_KEY = f"ilk_operator_{token_hex(12)}"
 

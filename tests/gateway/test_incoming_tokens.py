@@ -54,7 +54,6 @@ def test_a_message_as_the_chat_writes_it_to_discord(hub: Hub) -> None:
         None,
         "",
         "Bearer",
-        "Bearer ",
         "Bearer wrong",
         f"Basic {webhook['token']}",
         webhook["token"],

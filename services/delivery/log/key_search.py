@@ -127,7 +127,8 @@ class LogGaps:
 
     def of(self, query: DeliveryQuery) -> _Gaps:
         """Return the gaps in what a query reads."""
-        return self._workspaces.get(query.workspace, {}).get(_log_of(query), {})
+        logs = self._workspaces.get(query.workspace)
+        return logs.get(_log_of(query), {}) if logs else {}
 
     def remember(self, query: DeliveryQuery, low: datetime, gap: _Gap) -> None:
         """Remember that what a query reads has nothing after `low`, until the end of the gap."""
