@@ -92,7 +92,8 @@ class TestRequest:
 
     @pytest.mark.parametrize("at", ENTRANCES)
     def test_a_header_that_is_not_text_is_refused(self, world: AccountCalls, account: str, at: str) -> None:
-        headers = [("authorization", f"Bearer {world.hub.admin_key}"), ("x-a", b"\xff\xfe")]
+        headers: list[tuple[str, str | bytes]] = [("x-a", b"\xff\xfe")]
+        headers.append(("authorization", f"Bearer {world.hub.admin_key}"))
         path = f"/api/integrations/{account}/proxy/projects"
         status, answer = exchange(world.hub.ports[at], path, headers, b"x")
         assert (status, json.loads(answer)["status"]) == (400, 400)
