@@ -149,8 +149,7 @@ class Receiver:
     def _find_endpoint(self, provider: str, name: str) -> InboundEndpoint | None:
         """Return the endpoint of a path; `name` is its id, or an incoming webhook's token and suffix."""
         if provider == INCOMING_PROVIDER:
-            token, _, suffix = name.partition("/")
-            return self._endpoints.find_by_token(token) if suffix in ("", SLACK_SUFFIX) else None
+            return self._endpoints.find_by_token(name.removesuffix(f"/{SLACK_SUFFIX}"))
         endpoint = self._endpoints.get(name)
         is_of_provider = endpoint and endpoint.provider and endpoint.provider.id == provider
         return endpoint if is_of_provider else None
