@@ -109,7 +109,7 @@ class Keyed:
     def window(self) -> tuple[float, float] | None:
         """How many seconds old, and how many ahead, a request may be; None where it has no time."""
         if isinstance(self.spec, JwtScheme):
-            return 300 + self.spec.leeway_s, self.spec.leeway_s
+            return (300 + self.spec.leeway_s, self.spec.leeway_s) if self.spec.expires else None
         if isinstance(self.spec, TokenScheme | BasicScheme) or self.spec.timestamp is None:
             return None
         return self.spec.timestamp.tolerance_s, self.spec.timestamp.future_s
