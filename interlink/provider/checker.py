@@ -183,6 +183,8 @@ def _app_webhook_faults(
         yield ".secrets: a public key is the same for every app: remove app"
     if any(handshake.keeps for handshake in webhook.handshakes):
         yield ": a handshake hands over a secret, which an app webhook cannot store: remove app"
+    if any(handshake.confirms for handshake in webhook.handshakes):
+        yield ": a handshake is confirmed by a call, which an app webhook does not make: remove app"
     for name in sorted(_settings_used(webhook) - base.settings.keys()):
         if name in webhook.settings and not webhook.settings[name].default:
             yield f": {{setting:{name}}} has no default: declare it in connect.settings"

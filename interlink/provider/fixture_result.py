@@ -32,9 +32,11 @@ def evaluate_fixture(provider: Provider, fixture: Fixture, secret: str = "") -> 
     if handshake:
         response = handshake.response(request)
         handed_over = handshake.extract_secret(request)
+        confirmed = handshake.confirmation_url(request)
         return {
             "handshake": handshake.about,
             **({"keeps": handed_over} if handed_over else {}),
+            **({"confirms": confirmed} if confirmed else {}),
             "answer": _response_document(response.status, response.headers, response.body),
         }
     result: dict[str, Any] = {"events": []}

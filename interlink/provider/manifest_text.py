@@ -71,6 +71,8 @@ def source_text(name: str) -> str:
         return f"the name of the only field besides {others}"
     if kind in ("hmac_sha256_hex", "hmac_sha256_base64"):
         return f"the HMAC-SHA256 ({kind.rpartition('_')[2]}) of {source_text(argument)} with the secret"
+    if kind == "optional":
+        return f"{source_text(argument)} (empty if it is missing)"
     return _PARAMETERIZED_SOURCES[kind].format(argument) if argument else _PLAIN_SOURCES[kind]
 
 
@@ -139,6 +141,10 @@ def _scheme_sentences(spec: SchemeSpec) -> Iterator[str]:
         yield from _key_sentences(spec.key)
         yield from _timestamp_sentences(spec.timestamp, spec.signature)
         yield from _body_hash_sentences(spec.body_hash)
+        if isinstance(spec, HmacScheme) and spec.each:
+            yield f"Every element of `{spec.each}` is signed by itself; each signature has to be valid."
+        if isinstance(spec, HmacScheme) and not spec.covers_body:
+            yield "The signature does not cover the whole body: what it leaves out is not proved."
     elif isinstance(spec, TokenScheme):
         after = f" after {code(spec.prefix)}" if spec.prefix.strip() else ""
         in_each = f", in every element of `{spec.each}`" if spec.each else ""
@@ -161,7 +167,11 @@ def _scheme_sentences(spec: SchemeSpec) -> Iterator[str]:
 
 
 def _signature_location(signature: SignatureLocation) -> str:
-    header = "in the header " + join_words([f"`{name}`" for name in signature.header])
+    header = (
+        f"in {template_text(signature.source)}"
+        if signature.source
+        else "in the header " + join_words([f"`{name}`" for name in signature.header])
+    )
     prefixes = [code(prefix) for prefix in signature.prefix if prefix]
     after = f" after {join_words(prefixes)}" if prefixes else ""
     location = f"in {signature.encoding} {header}{after}"
@@ -197,6 +207,9 @@ def _fetched_key_sentence(keys: RemoteKey, subject: str) -> str:
     sentence = f"{subject} is fetched from {location}"
     if keys.json_:
         sentence += f", at `{keys.json_}` in the JSON"
+    if keys.post:
+        fields = [f"`{name}` ({template_text(text)})" for name, text in keys.post.items()]
+        sentence += f", with POST and {join_words([*fields, f'`{keys.key_id}`'], 'and')}"
     sentence += f"; only from {join_words([f'`{host}`' for host in keys.hosts])}"
     return f"{sentence}, and made out to `{keys.subject}`." if keys.subject else f"{sentence}."
 
@@ -248,7 +261,12 @@ def _jwt_sentences(spec: JwtScheme) -> Iterator[str]:
         yield f"Its claim `{digest.claim}` is the {algorithm} of the body in {digest.encoding}."
     if spec.query_hash:
         yield f"Its claim `{spec.query_hash}` is the hash of method, path and query."
-    yield f"It expired at most {spec.leeway_s:g} s ago."
+    if spec.expires:
+        yield f"It expired at most {spec.leeway_s:g} s ago."
+    elif spec.max_age_s:
+        yield f"It was issued at most {spec.max_age_s + spec.leeway_s:g} s ago."
+    else:
+        yield "It has no expiry."
 
 
 _SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))

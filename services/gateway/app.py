@@ -22,6 +22,7 @@ from services.gateway.api.publish_events import MAX_BODY_BYTES, PublishEventsApi
 from services.gateway.api.workspaces import WorkspacesApi
 from services.gateway.ingest import endpoint_records, execution_records
 from services.gateway.ingest.app_webhooks import PREFIX, AppWebhooks, alias_provider
+from services.gateway.ingest.confirmations import Confirmations
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.endpoints import InboundEndpoints
@@ -96,6 +97,7 @@ async def build(runtime: Runtime) -> Service:
         AppWebhooks(known, apps, public_base),
         accounts,
         Verifier(PublishedKeys(client, log, limits)),
+        Confirmations(client, log, limits),
         recorder,
         runtime.producer,
         log,

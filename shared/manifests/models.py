@@ -194,11 +194,21 @@ class ResponseSpec(ManifestModel):
         return self
 
 
+class ConfirmationSpec(ManifestModel):
+    """The URL that the hub has to call to confirm a subscription."""
+
+    url: TemplateText = Field(description="Template of the URL.")
+    hosts: Annotated[tuple[str, ...], Field(min_length=1, max_length=_MAX_FIELDS)] = Field(
+        description="The only hosts that the URL may have. `{region}` is the name of an AWS region."
+    )
+
+
 class HandshakeSpec(ManifestModel):
     """A request with which the provider checks the address. It is not an event.
 
     If `require` does not hold, the response is 403. `verified`: the signature is checked first. `keeps` is
     the source of a secret that the provider hands over: it is stored only while the endpoint waits for one.
+    `confirms` is called with GET before the response, which is 503 if the call fails.
     """
 
     about: str = Field(description="What the provider checks.")
@@ -213,7 +223,17 @@ class HandshakeSpec(ManifestModel):
             "The source of a secret that the provider sends; stored while the endpoint waits for one."
         ),
     )
+    confirms: ConfirmationSpec | None = Field(
+        default=None,
+        description="A URL that is called to confirm the subscription; only with `verified`.",
+    )
     answer: ResponseSpec = Field(description="The response to the handshake.")
+
+    @model_validator(mode="after")
+    def _confirms_what_is_verified(self) -> "HandshakeSpec":
+        if self.confirms and not self.verified:
+            raise ValueError("confirms: anybody could have the hub call the URL: set verified")
+        return self
 
 
 class RejectionSpec(ManifestModel):

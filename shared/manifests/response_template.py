@@ -9,6 +9,7 @@ from shared.contracts.envelope import JSON_CONTENT_TYPE
 from shared.contracts.errors import Forbidden, Malformed
 from shared.manifests.models import CONTROL_CHARACTERS, HandshakeSpec, ResponseSpec
 from shared.verification.match import Match
+from shared.verification.provider_urls import allowed_url
 from shared.verification.request import InboundRequest
 from shared.verification.template import SourceTemplate
 
@@ -30,10 +31,21 @@ class Handshake:
     """A handshake of the manifest, compiled.
 
     `verified`: the signature is checked before the handshake is answered. `awaits_secret`: the request
-    carries the endpoint's secret.
+    carries the endpoint's secret. `confirms`: a URL in it is called before the response.
     """
 
-    __slots__ = ("_keeps", "_require", "_response_template", "_when", "about", "awaits_secret", "verified")
+    __slots__ = (
+        "_confirmed_hosts",
+        "_confirms",
+        "_keeps",
+        "_require",
+        "_response_template",
+        "_when",
+        "about",
+        "awaits_secret",
+        "confirms",
+        "verified",
+    )
 
     def __init__(self, spec: HandshakeSpec) -> None:
         self.about = spec.about
@@ -43,6 +55,9 @@ class Handshake:
         self._require = Match(spec.require)
         self._keeps = SourceTemplate(spec.keeps) if spec.keeps else None
         self._response_template = ResponseTemplate(spec.answer)
+        self.confirms = spec.confirms is not None
+        self._confirms = SourceTemplate(spec.confirms.url) if spec.confirms else None
+        self._confirmed_hosts = spec.confirms.hosts if spec.confirms else ()
 
     def matches(self, request: InboundRequest) -> bool:
         """Return whether the request is this handshake."""
@@ -60,6 +75,18 @@ class Handshake:
         if not self._require.holds(request):
             raise Forbidden("the handshake does not have the value that this endpoint expects")
         return self._response_template.response(request)
+
+    def confirmation_url(self, request: InboundRequest) -> str | None:
+        """Return the URL that has to be called to confirm the subscription; None if there is none.
+
+        Raises `Malformed` if the request names one that is not the provider's.
+        """
+        if self._confirms is None:
+            return None
+        url = allowed_url(self._confirms.text(request), self._confirmed_hosts, with_query=True)
+        if url is None:
+            raise Malformed("the handshake has no URL of the provider to confirm it")
+        return url
 
     def extract_secret(self, request: InboundRequest) -> str | None:
         """Return the secret that the request carries; None without one."""

@@ -149,7 +149,9 @@ def _jwt_signer(spec: JwtScheme, scheme: SchemeVerifier) -> SchemeSigner:
     else:
         private = rsa.generate_private_key(65537, 2048)
         public = RSAKey.import_key(private.public_key()).as_dict()
-    document = orjson.dumps({"keys": [{**public, "kid": FIXTURE_KEY_ID, "use": "sig"}]})
+    key = {**public, "kid": FIXTURE_KEY_ID, "use": "sig"}
+    json_path = spec.keys.json_ if spec.keys else ""
+    document = _nest(key, json_path) if json_path else orjson.dumps({"keys": [key]})
     return SchemeSigner(scheme, "", _encode_private_key(private), document)
 
 
@@ -183,8 +185,11 @@ def _published_key(keys: KeySource, private: Any) -> bytes:
     )
     if not keys.json:
         return pem
-    # Nest the key where the manifest's path expects it.
-    document: Any = pem.decode()
-    for step in reversed(keys.json.split(".")):
+    return _nest(pem.decode(), keys.json)
+
+
+def _nest(document: Any, path: str) -> bytes:
+    """Return a document that has a key where the manifest's path expects it."""
+    for step in reversed(path.split(".")):
         document = {step: document}
     return orjson.dumps(document)

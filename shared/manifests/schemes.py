@@ -100,7 +100,12 @@ class SignatureLocation(ManifestModel):
 
     header: Annotated[
         _HeaderNames, BeforeValidator(as_list, json_schema_input_type=HeaderName | _HeaderNames)
-    ] = Field(description="One header, or several of which any may match.")
+    ] = Field(default=(), description="One header, or several of which any may match.")
+    source: TemplateText | None = Field(
+        default=None,
+        alias="from",
+        description="Where the signature is, if not in a header: one source of the request.",
+    )
     encoding: SignatureEncoding = Field(default="hex", description="How a signature is written.")
     prefix: Annotated[_Prefixes, BeforeValidator(as_list, json_schema_input_type=str | _Prefixes)] = Field(
         default=("",),
@@ -112,6 +117,16 @@ class SignatureLocation(ManifestModel):
     )
     time_field: str = Field(default="", description="In a value of pairs, the name of the time.")
 
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> "SignatureLocation":
+        if bool(self.header) == bool(self.source):
+            raise ValueError("signature: use either header or from")
+        if self.source and not _TOKEN_SOURCE.fullmatch(self.source):
+            raise ValueError("from: use one source of the request, in braces: {json:signature}")
+        if self.source and (self.separator or self.field or self.time_field):
+            raise ValueError("from: separator, field and time_field are for headers: remove them")
+        return self
+
     def compile(self) -> SignatureFormat:
         return SignatureFormat(
             tuple(name.encode() for name in self.header),
@@ -120,6 +135,7 @@ class SignatureLocation(ManifestModel):
             self.separator.encode(),
             self.field.encode(),
             self.time_field.encode(),
+            SourceTemplate(self.source) if self.source else None,
         )
 
 
@@ -174,21 +190,36 @@ class RemoteKey(ManifestModel):
 
     url: TemplateText = Field(description="URL of the key, a template: it may come from the request.")
     hosts: Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)] = Field(
-        description="The only hosts that the URL may have."
+        description="The only hosts that the URL may have. `{region}` is the name of an AWS region."
     )
     path: str = Field(default="/", description="Beginning of the URL's path.")
     json_: str = Field(default="", alias="json", description="Path of the key in a JSON document.")
     subject: str = Field(default="", description="End of the subject's name in a certificate.")
+    post: Annotated[dict[str, TemplateText], Field(max_length=_MAX_NAMES)] = Field(
+        default={},
+        description="For jwt: the key is requested with POST and these fields of a JSON object, templates.",
+    )
+    key_id: str = Field(default="", description="The field of that object with the id that the token names.")
 
     @model_validator(mode="after")
     def _may_be_fetched(self) -> "RemoteKey":
         source = self.compile()
         if source.url.constant and source.fetch_url(_EMPTY_REQUEST) is None:
             raise ValueError("url: use https and one of hosts (in lower case), without user, port and query")
+        if bool(self.post) != bool(self.key_id):
+            raise ValueError("post and key_id belong together: add the other one")
         return self
 
     def compile(self) -> KeySource:
-        return KeySource(SourceTemplate(self.url), self.hosts, self.path, self.json_, self.subject)
+        return KeySource(
+            SourceTemplate(self.url),
+            self.hosts,
+            self.path,
+            self.json_,
+            self.subject,
+            tuple((name, SourceTemplate(text)) for name, text in self.post.items()),
+            self.key_id,
+        )
 
 
 class _SchemeBase(ManifestModel):
@@ -229,10 +260,25 @@ class HmacScheme(_SchemeBase):
         default=None, description="A digest of the body in another part of the request."
     )
 
+    each: str = Field(
+        default="",
+        description="Path of a list in the payload: every element has its own signature, in `{item:...}`.",
+    )
+    covers_body: bool = Field(
+        default=True,
+        description="False for a provider that does not sign the whole body: the rest is not proved.",
+    )
+
     @model_validator(mode="after")
     def _signs_the_body(self) -> "HmacScheme":
-        if not _covers_the_body(self.signed, self.body_hash):
-            raise ValueError(f"signed: does not cover the body: add one of {', '.join(_BODY_SOURCES)}")
+        if self.covers_body and not _covers_the_body(self.signed, self.body_hash):
+            raise ValueError(
+                f"signed: does not cover the body: add one of {', '.join(_BODY_SOURCES)}, or set covers_body"
+            )
+        if self.each and not (self.signature.source or "").startswith("{item:"):
+            raise ValueError("signature.from: with each, every element has its own: use {item:signature}")
+        if self.each and (self.timestamp or self.body_hash):
+            raise ValueError("each: timestamp and body_hash are of the whole request: remove them")
         return self
 
     def compile(self) -> SchemeVerifier:
@@ -331,6 +377,12 @@ class KeyPairScheme(_SchemeBase):
         default=None, description="When the request was sent, and how old it may be."
     )
 
+    @model_validator(mode="after")
+    def _fetches_a_document(self) -> "KeyPairScheme":
+        if self.keys and self.keys.post:
+            raise ValueError("keys.post: only a jwt names the key that it needs: remove it")
+        return self
+
     def compile(self) -> SchemeVerifier:
         return PublicKeyVerifier(
             self.scheme,
@@ -392,6 +444,9 @@ class JwtScheme(_SchemeBase):
             "Whether the provider's tokens have an expiry (`exp`); without it, a token is valid for ever."
         ),
     )
+    max_age_s: Annotated[float, Field(ge=0, le=_WEEK_S)] = Field(
+        default=0.0, description="Seconds after `iat` at which a token without an expiry is too old."
+    )
 
     @model_validator(mode="after")
     def _has_keys(self) -> "JwtScheme":
@@ -400,6 +455,8 @@ class JwtScheme(_SchemeBase):
             raise ValueError("keys: published keys are for RS, ES and EdDSA, not for HS")
         if not self.keys and len(shared) < len(self.algorithms):
             raise ValueError("keys: missing: RS, ES and EdDSA need the URL of a JWKS document")
+        if self.max_age_s and self.expires:
+            raise ValueError("max_age_s: is for tokens without an expiry: set expires to false")
         return self
 
     def compile(self) -> SchemeVerifier:
@@ -419,6 +476,7 @@ class JwtScheme(_SchemeBase):
             self.expires,
             Match(self.when),
             Match(self.require),
+            self.max_age_s,
         )
 
 
@@ -440,4 +498,5 @@ def _compile_hmac(spec: HmacScheme | DigestScheme, *, plain: bool) -> SchemeVeri
         BodyHash(SourceTemplate(digest.source), digest.algorithm, digest.encoding) if digest else None,
         Match(spec.when),
         Match(spec.require),
+        spec.each if isinstance(spec, HmacScheme) else "",
     )

@@ -22,7 +22,7 @@ from shared.manifests.models import (
     ResponseSpec,
     WebhookSpec,
 )
-from shared.manifests.schemes import SchemeSpec
+from shared.manifests.schemes import JwtScheme, SchemeSpec
 
 MAX_DESCRIPTION_BYTES: Final = 16 * 1024
 """Size of a description as JSON."""
@@ -79,7 +79,18 @@ class SenderDescription(ManifestModel):
                 raise ValueError("when: says nothing: every request would be this handshake")
             if "setting:secret" in handshake.answer.model_dump_json():
                 raise ValueError("answer: must not tell the secret")
+            # Otherwise whoever writes the description could have the hub call other servers.
+            if handshake.confirms:
+                raise ValueError("confirms: is only for providers of the hub: remove it")
         return handshakes
+
+    @field_validator("verification")
+    @classmethod
+    def _reads_published_keys(cls, schemes: tuple[SchemeSpec, ...] | None) -> tuple[SchemeSpec, ...] | None:
+        for scheme in schemes or ():
+            if isinstance(scheme, JwtScheme) and scheme.keys and scheme.keys.post:
+                raise ValueError("keys.post: is only for providers of the hub: remove it")
+        return schemes
 
     def answer_errors(self) -> Iterator[FieldError]:
         """Yield an error for each answer that could do more than answer a webhook's sender."""

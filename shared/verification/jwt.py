@@ -40,7 +40,7 @@ class JwtVerifier:
     are set. With `keys`, the signing keys are a fetched JWKS document; else the secret is the HMAC key.
     `body_hash` names a claim with a digest of the body, `query_hash` one with Atlassian's digest of method,
     path and query (`qsh`). `leeway_s` allows for differences between clocks. If `expires` is false, a token
-    without an expiry is accepted and never expires.
+    without an expiry is accepted; it expires `max_age_s` after it was issued (`iat`), or never if that is 0.
 
     The claims are checked here and not by joserfc's `JWTClaimsRegistry`: that does not tell an expired token
     from one with an unreadable or a wrong claim, refuses `iat` in the future also where `nbf` counts, and
@@ -61,6 +61,7 @@ class JwtVerifier:
     expires: bool = True
     when: Match = MATCH_ALL
     require: Match = MATCH_ALL
+    max_age_s: float = 0.0
 
     @property
     def proof_location(self) -> str:
@@ -79,7 +80,21 @@ class JwtVerifier:
         return value.lower().startswith(self.prefix.lower()) and self.when.holds(request)
 
     def key_url(self, request: InboundRequest) -> str | None:
-        return self.keys.fetch_url(request) if self.keys else None
+        if self.keys is None or (self.keys.post and self.key_body(request) is None):
+            return None
+        return self.keys.fetch_url(request)
+
+    def key_body(self, request: InboundRequest) -> bytes | None:
+        if self.keys is None or not self.keys.post:
+            return None
+        try:
+            token = parse_token((request.header(self.header) or "")[len(self.prefix) :].strip())
+        except Malformed:
+            return None
+        # A token that no key could verify causes no call of the provider.
+        if token.header.get("alg") not in self.algorithms:
+            return None
+        return self.keys.request_body(request, token.header.get("kid"))
 
     def verify(
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
@@ -98,7 +113,8 @@ class JwtVerifier:
         if self.keys:
             if parsed is None:
                 return VerificationResult.UNREADABLE
-            candidates = select_keys(parsed.header.get("kid"), fetched.body if fetched else b"")
+            document = self.keys.jwks(fetched.body) if fetched else b""
+            candidates = select_keys(parsed.header.get("kid"), document)
         if not candidates:
             return VerificationResult.MISMATCH if self.keys else VerificationResult.NO_SECRET
         count = request.work.count_public_key_check if self.keys else request.work.count_hash
@@ -164,9 +180,10 @@ class JwtVerifier:
         expires_at = _numeric_date(claims.get("exp"))
         starts_at = _numeric_date(claims.get("nbf", claims.get("iat", 0)))
         if expires_at is None and "exp" not in claims:
-            if self.expires:
+            issued_at = _numeric_date(claims.get("iat"))
+            if self.expires or (self.max_age_s and issued_at is None):
                 return VerificationResult.CLAIMS
-            expires_at = now
+            expires_at = issued_at + self.max_age_s if self.max_age_s and issued_at is not None else now
         if expires_at is None or starts_at is None:
             return VerificationResult.UNREADABLE
         is_early, is_late = starts_at > now + self.leeway_s, now > expires_at + self.leeway_s

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from shared.contracts.errors import Malformed
 from shared.verification.match import MATCH_ALL, Match
+from shared.verification.provider_urls import allowed_url
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import (
     TEXT_SECRET,
@@ -35,7 +36,7 @@ from shared.verification.scheme import (
 )
 from shared.verification.sources import compile_path, scalar_text
 from shared.verification.template import SignedContent, SourceTemplate
-from shared.wire.bodies import parse_json
+from shared.wire.bodies import dump_json, parse_json
 
 MIN_RSA_BITS: Final = 2048
 """A shorter key can be broken."""
@@ -46,9 +47,8 @@ MAX_RSA_EXPONENT: Final = 2**32
 
 _CURVES: Final = ("secp256r1", "secp384r1")
 
-_MAX_URL_CHARACTERS: Final = 500
-_PLAIN_URL: Final = re.compile(r"https://([a-z0-9.-]+)(/[A-Za-z0-9._~/-]*)")
-"""Host and path. Whatever else a URL may have (escapes, a port, a user, other letters) is ambiguous."""
+_KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+"""A key id that is sent to the provider. The sender of the token chooses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class KeySource:
 
     `url` may come from the request (such as the URL of a certificate), so it must be https, on one of
     `hosts`, below `path`, without user, port, query, fragment or escapes. `json` is the path of the key in a
-    JSON document. `subject` is how the common name of a certificate must end.
+    JSON document. `subject` is how the common name of a certificate must end. With `post`, the key is
+    requested with POST and these fields of a JSON object; the field `key_id` is the id that the token names.
     """
 
     url: SourceTemplate
@@ -65,14 +66,31 @@ class KeySource:
     path: str = "/"
     json: str = ""
     subject: str = ""
+    post: tuple[tuple[str, SourceTemplate], ...] = ()
+    key_id: str = ""
 
     def fetch_url(self, request: InboundRequest) -> str | None:
         """Return the URL to fetch the key from; None if it is missing or not allowed."""
-        url = self.url.text(request)
-        match = _PLAIN_URL.fullmatch(url) if url and len(url) <= _MAX_URL_CHARACTERS else None
-        if match is None or match[1] not in self.hosts:
+        return allowed_url(self.url.text(request), self.hosts, self.path)
+
+    def request_body(self, request: InboundRequest, key_id: object) -> bytes | None:
+        """Return the body with which a key is requested; None if a field of it is missing."""
+        if not (isinstance(key_id, str) and _KEY_ID.fullmatch(key_id)):
             return None
-        return url if match[2].startswith(self.path) and ".." not in match[2] else None
+        fields = {name: template.text(request) for name, template in self.post}
+        return None if None in fields.values() else dump_json({**fields, self.key_id: key_id})
+
+    def jwks(self, body: bytes) -> bytes:
+        """Return a document with the keys, from the body that was fetched.
+
+        With `json`, the body has one key there, which becomes a document of its own.
+        """
+        if not self.json:
+            return body
+        try:
+            return dump_json({"keys": [compile_path(self.json)(parse_json(body))]})
+        except Malformed:
+            return b""
 
     def pem(self, body: bytes) -> bytes | None:
         """Return the key, as PEM or DER, from the body that was fetched; None if it has none."""
@@ -105,7 +123,7 @@ class PublicKeyVerifier:
 
     @property
     def proof_location(self) -> str:
-        return f"the header {self.signature.headers[0].decode()}"
+        return self.signature.location
 
     @property
     def hash_passes(self) -> int:
@@ -120,6 +138,10 @@ class PublicKeyVerifier:
 
     def key_url(self, request: InboundRequest) -> str | None:
         return self.keys.fetch_url(request) if self.keys else None
+
+    def key_body(self, request: InboundRequest) -> bytes | None:
+        del request
+        return None  # certificates and key pairs are public documents
 
     def verify(
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None

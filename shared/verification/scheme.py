@@ -89,6 +89,9 @@ class SchemeVerifier(Protocol):
     def key_url(self, request: InboundRequest) -> str | None:
         """Return the URL of the key that `verify` needs fetched; None if it needs none."""
 
+    def key_body(self, request: InboundRequest) -> bytes | None:
+        """Return the JSON with which the key is requested by POST; None if GET is enough."""
+
     def verify(
         self, request: InboundRequest, secrets: Sequence[bytes], now: float, fetched: FetchedKey | None = None
     ) -> VerificationResult:
@@ -120,6 +123,11 @@ class NoFetchedKey:
 
     def key_url(self, request: InboundRequest) -> str | None:
         """Return None: there is nothing to fetch."""
+        del request
+        return None
+
+    def key_body(self, request: InboundRequest) -> bytes | None:
+        """Return None, as `key_url` does."""
         del request
         return None
 
@@ -224,6 +232,7 @@ class SignatureFormat:
     There may be several headers, and any of their signatures may match. `prefixes` are the texts that may
     stand before a signature; `separator` divides several signatures in one value. For headers of pairs
     (`t=1614,v1=ab`), `field` names the pairs that are signatures, `time_field` the one that is the time.
+    With `source`, the one signature is another part of the request, such as a field of the payload.
     """
 
     headers: tuple[bytes, ...]
@@ -232,9 +241,19 @@ class SignatureFormat:
     separator: bytes = b""
     field: bytes = b""
     time_field: bytes = b""
+    source: SourceTemplate | None = None
+
+    @property
+    def location(self) -> str:
+        """The part of the request with the signature, as error messages name it."""
+        if self.source:
+            return f"the signature ({self.source.source.strip('{}').replace(':', ' ')})"
+        return f"the header {self.headers[0].decode()}"
 
     def parse(self, request: InboundRequest) -> "ParsedSignatures":
-        """Return the signatures of a request, or why there are none."""
+        """Return the signatures of a request, or why there are none. Raises `Malformed` as a source does."""
+        if self.source:
+            return self._parse_source(self.source.text(request))
         texts: list[bytes] = []
         sent_at = ""
         for name in self.headers:
@@ -267,6 +286,14 @@ class SignatureFormat:
             VerificationResult.VERIFIED if signatures else VerificationResult.UNREADABLE, signatures, sent_at
         )
 
+    def _parse_source(self, text: str | None) -> "ParsedSignatures":
+        if text is None:
+            return ParsedSignatures(VerificationResult.MISSING)
+        signature = self._decode_signature(text.encode("utf-8", "surrogatepass"))
+        if not signature:
+            return ParsedSignatures(VerificationResult.UNREADABLE)
+        return ParsedSignatures(VerificationResult.VERIFIED, (signature,))
+
     def _decode_signature(self, text: bytes) -> bytes | None:
         for prefix in self.prefixes:
             if text.startswith(prefix):
@@ -274,16 +301,25 @@ class SignatureFormat:
         return None
 
     def is_present(self, request: InboundRequest) -> bool:
-        """Return whether the request has one of the headers."""
+        """Return whether the request has one of the headers, or the source."""
+        if self.source:
+            return self.source.text(request) is not None
         return not request.headers.keys().isdisjoint(self.headers)
 
     def add_to(self, request: InboundRequest, signature: bytes) -> InboundRequest:
-        """Return a copy of the request with this signature in the first of the headers."""
-        return request.with_header(self.headers[0], self._header_value(signature, request.timestamp))
+        """Return a copy of the request with this signature in the first of the headers, or in the source."""
+        value = self._header_value(signature, request.timestamp)
+        if self.source:
+            return replace_source(request, self.source.source, value.decode())
+        return request.with_header(self.headers[0], value)
+
+    def encode(self, signature: bytes) -> bytes:
+        """Return a signature as the provider writes it."""
+        text = signature.hex().encode() if self.encoding == "hex" else base64.b64encode(signature)
+        return self.prefixes[0] + text
 
     def _header_value(self, signature: bytes, sent_at: str) -> bytes:
-        text = signature.hex().encode() if self.encoding == "hex" else base64.b64encode(signature)
-        text = self.prefixes[0] + text
+        text = self.encode(signature)
         if not self.field:
             return text
         pairs = [self.field + b"=" + text]

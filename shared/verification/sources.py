@@ -25,6 +25,7 @@ _DOT: Final = re.compile(r"(?<!\\)\.")
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 _HMAC_PREFIX: Final = "hmac_"
+_OPTIONAL_PREFIX: Final = "optional:"
 
 _SIGNABLE_TEXT: Final = re.compile(r"[A-Za-z0-9_+/-]{1,200}={0,2}")
 """What a handshake may have signed. The key is the one of webhooks, and a stranger chooses the text.
@@ -145,14 +146,22 @@ def _setting(argument: str) -> TextGetter:
     return lambda request: request.settings.get(argument)
 
 
+def _refuse_nesting(argument: str) -> None:
+    """Raise `TemplateError` if the argument of a source that contains another one contains a third.
+
+    Otherwise a text could nest sources as deep as it is long.
+    """
+    if argument.startswith((_HMAC_PREFIX, _OPTIONAL_PREFIX)):
+        raise TemplateError(
+            f"an hmac or optional source cannot contain another one: {argument[:MAX_QUOTED_CHARACTERS]!r}"
+        )
+
+
 def _hmac(algorithm: str, encode: Callable[[bytes], str]) -> Callable[[str], TextGetter]:
     """Return the compiler of a source such as `hmac_sha256_hex:query:challenge`, for handshakes."""
 
     def compile_hmac(argument: str) -> TextGetter:
-        if argument.startswith(_HMAC_PREFIX):
-            raise TemplateError(
-                f"an hmac source cannot contain another one: {argument[:MAX_QUOTED_CHARACTERS]!r}"
-            )
+        _refuse_nesting(argument)
         source = compile_source(argument)
 
         def sign(request: InboundRequest) -> str | None:
@@ -165,6 +174,13 @@ def _hmac(algorithm: str, encode: Callable[[bytes], str]) -> Callable[[str], Tex
         return sign
 
     return compile_hmac
+
+
+def _optional(argument: str) -> TextGetter:
+    """Compile `optional:json:a`: the value of a source, or the empty text if it is missing."""
+    _refuse_nesting(argument)
+    source = compile_source(argument)
+    return lambda request: source(request) or ""
 
 
 def _base64(data: bytes) -> str:
@@ -213,6 +229,7 @@ _SOURCES_WITH_ARGUMENT: Final[Mapping[str, Callable[[str], TextGetter]]] = {
     "key": _key,
     "other_key": _other_key,
     "setting": _setting,
+    "optional": _optional,
     "hmac_sha256_hex": _hmac("sha256", bytes.hex),
     "hmac_sha256_base64": _hmac("sha256", _base64),
 }

@@ -107,7 +107,7 @@ def _compile_bytes_source(name: str) -> BytesGetter:
         return _BYTES_SOURCES[name]
     getter = compile_source(name)
     # `InboundRequest.header` decoded the header as latin-1: this restores its bytes.
-    encoding = "latin-1" if name.startswith("header:") else "utf-8"
+    encoding = "latin-1" if name.removeprefix("optional:").startswith("header:") else "utf-8"
 
     def read(request: InboundRequest) -> bytes | None:
         text = getter(request)

@@ -55,6 +55,50 @@ UNBOUNDED: Final[dict[str, tuple[dict[str, Any], str]]] = {
         {"body": {"decoded": {f"a{n}": {"path": "a"} for n in range(2)}}},
         "source.body.decoded",
     ),
+    "nests optional sources": ({"event": "{" + "optional:" * 900 + "json:a}"}, "source.event"),
+    "nests optional and signed sources": (
+        {"event": "{" + "optional:hmac_sha256_hex:" * 400 + "json:a}"},
+        "source.event",
+    ),
+    "signs every element by a signature of the whole": (
+        {
+            "verification": [
+                {"scheme": "hmac", "signature": {"from": "{json:s}"}, "each": "a", "covers_body": False}
+            ]
+        },
+        "source.verification.0",
+    ),
+    "has the hub call a server": (
+        {
+            "handshakes": [
+                {
+                    "about": "x",
+                    "when": {"json:a": "b"},
+                    "verified": True,
+                    "confirms": {"url": "{json:url}", "hosts": ["internal.example"]},
+                    "answer": {},
+                }
+            ]
+        },
+        "source.handshakes",
+    ),
+    "has the hub post to a server": (
+        {
+            "verification": [
+                {
+                    "scheme": "jwt",
+                    "algorithms": ["ES256"],
+                    "keys": {
+                        "url": "https://internal.example/",
+                        "hosts": ["internal.example"],
+                        "post": {"secret": "{setting:secret}"},
+                        "key_id": "kid",
+                    },
+                }
+            ]
+        },
+        "source.verification",
+    ),
     "signs what is signed": ({"event": "{" + "hmac_sha256_hex:" * 900 + "json:a}"}, "source.event"),
     "reads a token of every element": (
         {"verification": [{"scheme": "token", "from": "{json:a}", "each": "b"}]},
@@ -169,11 +213,33 @@ def _sends_many_signatures(hub: Hub) -> None:
         assert answer.status_code == 401
 
 
+_EACH_SIGNED: Final = {
+    "verification": [
+        {
+            "scheme": "hmac",
+            "each": "a",
+            "signature": {"from": "{item:s}"},
+            "signed": ["{item:b}1", "{item:b}2", "{item:b}3"],
+            "covers_body": False,
+        }
+    ]
+}
+
+
+def _sends_many_signed_elements(hub: Hub) -> None:
+    """Each of them would be hashed with every secret and signed text."""
+    endpoint = make(hub, _EACH_SIGNED)
+    elements = b",".join([b'{"b":"x","s":"' + b"00" * 32 + b'"}'] * 10_000)
+    for answer in _while_others_are_served(hub, endpoint, content=b'{"a":[' + elements + b"]}"):
+        assert answer.status_code == 401
+
+
 ATTACKS: Final = (
     *(Attack(f"a description {what}", _is_refused(*item)) for what, item in UNBOUNDED.items()),
     Attack("a description that signs the body 5,000 times is stored", _stands_in_the_store),
     Attack("an endpoint has ten secrets", _has_ten_secrets),
     Attack("a request has many signatures of a public key", _sends_many_signatures),
+    Attack("a request has many elements that are signed", _sends_many_signed_elements),
     Attack(
         "a form of escapes",
         _costs_much(_FORM_SIGNED, b"a=" + b"%41" * 300_000, **_FORM),

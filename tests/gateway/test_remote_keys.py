@@ -21,7 +21,7 @@ from shared.runtime.egress.client import EgressClient
 from shared.runtime.egress.resolver import DnsResolver
 from shared.runtime.logs import configure
 from tests.support.dns_server import DnsServer, Reply
-from tests.support.subscriber import Subscriber
+from tests.support.subscriber import Subscriber, WebhookRequest
 
 _HOSTS = [f"{number}.slow.example" for number in range(10)]
 _SCHEME = {
@@ -120,3 +120,65 @@ def test_a_document_that_is_too_long_does_not_replace_a_good_one(monkeypatch: py
 
     with Subscriber(lambda _got: web.Response(body=next(answers))) as provider:
         assert asyncio.run(test(provider.url)) == [7, 7, 65_536]
+
+
+def test_a_key_is_requested_with_the_credentials_of_each_workspace() -> None:
+    async def test(url: str) -> None:
+        client = EgressClient("loopback", max_connections=2)
+        await client.start()
+        keys = PublishedKeys(client, configure("test", "error"))
+        try:
+            for _ in range(2):
+                for body in (b'{"secret":"a"}', b'{"secret":"b"}'):
+                    assert (await keys.get(url, body=body, workspace="w")).body == body
+        finally:
+            await client.stop()
+
+    with Subscriber(lambda got: web.Response(body=got.body)) as provider:
+        asyncio.run(test(provider.url))
+        assert [one.body for one in provider.got] == [b'{"secret":"a"}', b'{"secret":"b"}']
+
+
+def test_forged_requests_do_not_take_the_place_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They name ever new keys, for which the provider has none."""
+    monkeypatch.setattr("services.gateway.ingest.public_keys._FETCHES_PER_MINUTE", 1000)
+
+    async def test(url: str) -> None:
+        client = EgressClient("loopback", max_connections=2)
+        await client.start()
+        keys = PublishedKeys(client, configure("test", "error"))
+        try:
+            await keys.get(url, body=b"good", workspace="w")
+            for number in range(50):
+                with suppress(InterlinkError):
+                    await keys.get(url, body=b"forged %d" % number, workspace="w")
+            await keys.get(url, body=b"good", workspace="w")
+        finally:
+            await client.stop()
+
+    def answer(got: WebhookRequest) -> web.Response:
+        return web.Response(body=got.body, status=200 if got.body == b"good" else 404)
+
+    with Subscriber(answer) as provider:
+        asyncio.run(test(provider.url))
+        assert [one.body for one in provider.got].count(b"good") == 1
+
+
+def test_many_callers_do_not_use_up_the_credentials_of_a_workspace() -> None:
+    async def test(url: str) -> None:
+        client = EgressClient("loopback", max_connections=2)
+        await client.start()
+        keys = PublishedKeys(client, configure("test", "error"))
+        try:
+            for number in range(100):
+                CALLER.set(f"192.0.2.{number}")
+                with suppress(InterlinkError):
+                    await keys.get(url, body=b"forged %d" % number, workspace="hostile")
+            CALLER.set("198.51.100.1")
+            await keys.get(url, body=b"good", workspace="another")
+        finally:
+            await client.stop()
+
+    with Subscriber(lambda got: web.Response(body=got.body)) as provider:
+        asyncio.run(test(provider.url))
+        assert 50 <= len(provider.got) <= 70

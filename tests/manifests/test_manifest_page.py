@@ -76,7 +76,7 @@ def test_every_source_is_explained() -> None:
         assert manifest_text.template_text(f"{{{name}}}")
     for name in sources._SOURCES_WITH_ARGUMENT:
         assert name in written
-        argument = "sha256" if name.startswith("hmac") else "x"
+        argument = "sha256" if name.startswith(("hmac", "optional")) else "x"
         assert argument in manifest_text.template_text(f"{{{name}:{argument}}}").replace("SHA-256", "sha256")
 
 

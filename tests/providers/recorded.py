@@ -89,9 +89,10 @@ class Keyed:
 
     @property
     def hosts(self) -> Sequence[str]:
-        """The hosts that keys may be fetched from."""
+        """The hosts that keys may be fetched from, in the region of the fixtures."""
         spec = self.spec
-        return spec.keys.hosts if isinstance(spec, KeyPairScheme | JwtScheme) and spec.keys else ()
+        hosts = spec.keys.hosts if isinstance(spec, KeyPairScheme | JwtScheme) and spec.keys else ()
+        return [host.replace("{region}", "us-west-2") for host in hosts]
 
     @property
     def covers_body(self) -> bool:
@@ -109,7 +110,8 @@ class Keyed:
     def window(self) -> tuple[float, float] | None:
         """How many seconds old, and how many ahead, a request may be; None where it has no time."""
         if isinstance(self.spec, JwtScheme):
-            return 300 + self.spec.leeway_s, self.spec.leeway_s
+            age = 300 if self.spec.expires else self.spec.max_age_s
+            return (age + self.spec.leeway_s, self.spec.leeway_s) if age else None
         if isinstance(self.spec, TokenScheme | BasicScheme) or self.spec.timestamp is None:
             return None
         return self.spec.timestamp.tolerance_s, self.spec.timestamp.future_s

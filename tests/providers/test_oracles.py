@@ -129,6 +129,8 @@ ORACLES: Mapping[str, tuple[str, str, Says]] = {
     "openai": ("openai", "webhook-signature", _openai),
     "standardwebhooks": ("standard-webhooks", "webhook-signature", _standard),
     "svix": ("standard-webhooks", "svix-signature", _svix),
+    "svix, as Clerk uses it": ("clerk", "svix-signature", _svix),
+    "svix, as Resend uses it": ("resend", "svix-signature", _svix),
     "discord_interactions": ("discord_interactions", "x-signature-ed25519", _discord),
     "discord_webhook_events": ("discord_webhook_events", "x-signature-ed25519", _discord),
 }
@@ -219,6 +221,8 @@ SIGNERS: Mapping[str, tuple[str, Callable[[str, str, bytes], dict[str, str]]]] =
     "openai": ("openai", _by_standard),
     "standardwebhooks": ("standard-webhooks", _by_standard),
     "svix": ("standard-webhooks", _by_svix),
+    "svix, as Clerk uses it": ("clerk", _by_svix),
+    "svix, as Resend uses it": ("resend", _by_svix),
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlencode
 
 from tests.support.provider_hosts import HostRequest, ProviderHosts, Reply
 
@@ -10,11 +11,15 @@ from tests.support.provider_hosts import HostRequest, ProviderHosts, Reply
 class ProviderKeys:
     """A few hosts that have a few documents each, for everybody who asks without credentials.
 
-    `documents` are by URL. What else there is, is `ProviderHosts`' own.
+    `documents` are by URL, with its query if it has one. `posted` are the bodies with which documents have to
+    be requested, by URL. `confirmations` are URLs with a query that may be called. What else there is, is
+    `ProviderHosts`' own.
     """
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self.documents: dict[str, bytes] = {}
+        self.posted: dict[str, bytes] = {}
+        self.confirmations: set[str] = set()
         self._platforms = ProviderHosts(dict.fromkeys(hosts, self._answer))
         self.connected = self._platforms.connected
         self.faults = self._platforms.faults
@@ -36,8 +41,14 @@ class ProviderKeys:
         return self._platforms.env(folder, names)
 
     def _answer(self, request: HostRequest) -> Reply:
-        assert request.method == "GET", "keys are read with GET"
+        url = f"https://{request.host}{request.path}"
+        if request.method == "POST" and url not in self.posted:
+            return Reply(404)
+        expected = self.posted.get(url)
+        assert (request.method, request.body) == ("GET" if expected is None else "POST", expected or b"")
         assert "authorization" not in request.headers, "keys are public"
-        assert not request.query, "keys are asked for without a query"
-        document = self.documents.get(f"https://{request.host}{request.path}")
+        if request.query:
+            url += "?" + urlencode(request.query, doseq=True, safe=":")
+            assert url in self.confirmations, "keys are asked for without a query"
+        document = self.documents.get(url)
         return Reply(404) if document is None else Reply(200, document)

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Final
 
 from services.gateway.ingest.rate_limit import RateLimits, TokenBuckets
+from shared.contracts.envelope import JSON_CONTENT_TYPE
 from shared.contracts.errors import RetryLater
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.logs import Log
@@ -55,8 +56,11 @@ class _CachedDocument:
     """Both on the monotonic clock."""
 
 
-_CacheKey = tuple[str, str]
-"""The workspace that the document is fetched for ('' for the installation), and the URL."""
+_CacheKey = tuple[str, str, bytes]
+"""The workspace that the document is fetched for ('' for the installation), the URL, and the posted body.
+
+The body contains credentials. They stay in memory as long as the document, as the endpoint's settings do.
+"""
 
 
 class PublishedKeys:
@@ -70,13 +74,16 @@ class PublishedKeys:
         self._fetch_limits = TokenBuckets(_FETCHES_PER_MINUTE, limits=limits, kind="key fetches")
         self._fetches_by_caller: Counter[str] = Counter()
 
-    async def get(self, url: str, *, workspace: str = "", refresh: bool = False) -> FetchedKey:
+    async def get(
+        self, url: str, *, body: bytes = b"", workspace: str = "", refresh: bool = False
+    ) -> FetchedKey:
         """Return the document at a URL, from the cache if it is fresh.
 
         `refresh` fetches it again unless that was tried within the last 30 seconds. `workspace` is the
-        workspace that named the URL; '' if a manifest did. Raises `KeysUnavailable`.
+        workspace that named the URL or whose credentials are in `body`; '' if a manifest named it. With
+        `body`, JSON, the document is requested with POST. Raises `KeysUnavailable`.
         """
-        key = workspace, url
+        key = workspace, url, body
         document = self._cache.pop(key, None)
         if document:
             self._cache[key] = document  # back at the end: the cache evicts from its beginning
@@ -98,6 +105,10 @@ class PublishedKeys:
             return None
         if self._fetch_limits.of(caller).try_take() > 0:
             return None
+        # With its own credentials, a workspace is limited as a whole: many callers must not use them up.
+        workspace, _, body = key
+        if body and self._fetch_limits.of(f"workspace {workspace}").try_take() > 0:
+            return None
         self._fetches_by_caller[caller] += 1
         task = self._fetching[key] = asyncio.create_task(self._fetch(key))
 
@@ -112,9 +123,15 @@ class PublishedKeys:
 
     async def _fetch(self, key: _CacheKey) -> None:
         """Fetch a document into the cache. After a failure the earlier document stays, if there is one."""
-        workspace, url = key
-        answer = await self._client.get(
-            url, timeout_s=_FETCH_TIMEOUT_S, max_bytes=_MAX_DOCUMENT_BYTES + 1, workspace=workspace
+        workspace, url, body = key
+        answer = await self._client.call(
+            "POST" if body else "GET",
+            url,
+            {"Content-Type": JSON_CONTENT_TYPE} if body else {},
+            body or None,
+            timeout_s=_FETCH_TIMEOUT_S,
+            max_bytes=_MAX_DOCUMENT_BYTES + 1,
+            workspace=workspace,
         )
         now = monotonic()
         self._evict(workspace)
@@ -138,7 +155,9 @@ class PublishedKeys:
         """Make room for one more document of this workspace."""
         own = [key for key in self._cache if key[0] == workspace] if workspace else []
         if len(own) >= _MAX_DOCUMENTS_PER_WORKSPACE:
-            del self._cache[own[0]]
+            # Forged requests that name ever new keys leave empty documents: the good ones stay.
+            empty = (key for key in own if not self._cache[key].body)
+            del self._cache[next(empty, own[0])]
         while len(self._cache) >= _MAX_DOCUMENTS:
             empty = (key for key, document in self._cache.items() if not document.body)
             del self._cache[next(empty, None) or next(iter(self._cache))]

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.gateway.ingest.app_webhooks import PREFIX, AppWebhooks, alias_provider
 from services.gateway.ingest.body import BodyReader, client_address, first_header, headers_of
+from services.gateway.ingest.confirmations import Confirmations
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.context import RequestContext, RequestOutcome, new_execution
 from services.gateway.ingest.default_targets import DefaultTarget, SharedTarget
@@ -65,6 +66,7 @@ class Receiver:
         app_webhooks: AppWebhooks,
         accounts: ConnectedAccounts,
         verifier: Verifier,
+        confirmations: Confirmations,
         executions: Executions,
         producer: Producer,
         log: Log,
@@ -76,7 +78,7 @@ class Receiver:
         publisher = EventPublisher(
             producer, configuration, log, dedupe_window_s=settings.dedupe_window_s, memory=memory
         )
-        self._services = TargetServices(endpoints, accounts, verifier, publisher, log)
+        self._services = TargetServices(endpoints, accounts, verifier, confirmations, publisher, log)
         self._max_body_bytes = settings.max_body_bytes
         self._configuration = configuration
         self._endpoints = endpoints
@@ -268,7 +270,9 @@ class Receiver:
             metrics.SIGNATURE_FAILURES.labels(target.provider_id, error.verdict.value).inc()
             raise
         handshake = definition.verified_handshake(request)
-        if handshake:
+        # No URL is called for a request without a proof, where the endpoint allows it: it becomes an event.
+        is_proved = context.verdict is VerificationResult.VERIFIED
+        if handshake and (is_proved or not handshake.confirms):
             return RequestOutcome(await target.answer_handshake(handshake, request), "handshake")
         return await target.publish(definition, request, context)
 

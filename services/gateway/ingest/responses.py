@@ -6,6 +6,7 @@ from typing import Any, Final
 import orjson
 from starlette.types import Message, Scope, Send
 
+from services.gateway.ingest.confirmations import NotConfirmed
 from services.gateway.ingest.errors import MethodNotAllowed, SourceRefused, TooManyRequests
 from services.gateway.ingest.public_keys import KeysUnavailable
 from services.gateway.ingest.verify import BadSignature, NoSecretYet
@@ -28,6 +29,7 @@ _RETRY_AFTER_S: Final = {
     "bus_unavailable": b"2",
     "no_secret": b"60",
     "keys_unavailable": b"30",
+    "not_confirmed": b"30",
     "source_refused": b"300",
     "unavailable": b"5",
 }
@@ -84,6 +86,8 @@ def _retryable_outcome(error: RetryLater) -> tuple[str, str]:
         return "no_secret", str(error)
     if isinstance(error, KeysUnavailable):
         return "keys_unavailable", f"{error}: send the webhook again"
+    if isinstance(error, NotConfirmed):
+        return "not_confirmed", f"{error}: send the request again"
     if isinstance(error, BrokerUnavailable):
         return "bus_unavailable", "Kafka is not available: send the webhook again"
     return "unavailable", f"{error}: send the webhook again"

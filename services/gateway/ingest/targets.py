@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from services.gateway.ingest.app_webhooks import AppSecret, AppWebhookTarget
 from services.gateway.ingest.body import check_address
+from services.gateway.ingest.confirmations import Confirmations
 from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.context import RequestContext, RequestOutcome, indexes_by_endpoint
 from services.gateway.ingest.endpoint import InboundEndpoint
@@ -53,6 +54,7 @@ class TargetServices:
     endpoints: InboundEndpoints
     accounts: ConnectedAccounts
     verifier: Verifier
+    confirmations: Confirmations
     publisher: EventPublisher
     log: Log
 
@@ -196,12 +198,17 @@ class EndpointTarget(Target):
         return self._endpoint.address
 
     async def answer_handshake(self, handshake: Handshake, request: InboundRequest) -> Response:
-        """Answer a handshake, and store the secret that it may hand over.
+        """Answer a handshake. Confirm it if it asks for that, and store the secret that it may hand over.
 
         A secret is stored only while the endpoint waits for one. Raises `Malformed` if the handshake has no
-        usable secret, `Conflict` if the endpoint has another one already.
+        usable secret or URL, `Conflict` if the endpoint has another secret already, and `NotConfirmed`.
         """
         response = handshake.response(request)
+        url = handshake.confirmation_url(request)
+        if url:
+            await self._services.confirmations.confirm(
+                url, endpoint_id=self._endpoint.id, workspace=self._endpoint.workspace
+            )
         if not handshake.awaits_secret:
             return response
         secret = handshake.extract_secret(request)

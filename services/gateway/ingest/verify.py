@@ -88,7 +88,9 @@ class Verifier:
             # An endpoint whose owner describes the sender has a definition of its own. Key addresses in it
             # are fetched on behalf of its workspace.
             is_described = endpoint.provider is None or definition is not endpoint.provider.definition
-            workspace = endpoint.workspace if is_described else ""
+            # So are keys that are requested with the endpoint's own credentials.
+            is_own = is_described or scheme.key_body(request) is not None
+            workspace = endpoint.workspace if is_own else ""
             verdict = await self._verdict(secrets, scheme, request, raw, workspace)
             request.work.remove_limits()
         if verdict is VerificationResult.VERIFIED:
@@ -158,7 +160,7 @@ class Verifier:
     ) -> VerificationResult:
         """Verify with one scheme.
 
-        `workspace` is the workspace that describes the sender itself; '' if a manifest does.
+        `workspace` is the workspace on whose behalf keys are fetched; '' if it does not matter.
         """
         url = scheme.key_url(request)
         try:
@@ -184,11 +186,12 @@ class Verifier:
         request: InboundRequest,
         workspace: str,
     ) -> VerificationResult:
-        fetched = await self._keys.get(url, workspace=workspace)
+        body = scheme.key_body(request) or b""
+        fetched = await self._keys.get(url, body=body, workspace=workspace)
         verdict = scheme.verify(request, secrets, time(), fetched)
         if verdict is VerificationResult.MISMATCH:
             # The provider may have rotated its keys since they were cached.
-            fetched = await self._keys.get(url, workspace=workspace, refresh=True)
+            fetched = await self._keys.get(url, body=body, workspace=workspace, refresh=True)
             verdict = scheme.verify(request, secrets, time(), fetched)
         return verdict
 
