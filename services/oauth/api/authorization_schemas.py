@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.oauth.api.schemas import FieldValues, Name, Takeover, User
+from services.oauth.api.schemas import FieldValues, Metadata, Name, Tags, Takeover, User
 
 Scopes = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]],
@@ -31,6 +31,8 @@ class AuthorizationCreate(BaseModel):
     user: User | None = None
     takeover: Takeover = False
     name: Name | None = None
+    tags: Tags | None = None
+    metadata: Metadata | None = None
 
 
 class ReauthorizationCreate(BaseModel):
@@ -49,8 +51,45 @@ class ReauthorizationCreate(BaseModel):
 
 
 class AuthorizationOut(BaseModel):
-    """The address to send the person to. The response's cookie must reach the browser that opens it."""
+    """Where to send the person: to one of the two addresses. Each can be used once, until `expires_at`."""
 
-    authorization_url: str
+    authorization_url: Annotated[
+        str,
+        Field(
+            description="The provider's address. The response's cookie must reach the browser that opens it."
+        ),
+    ]
+    connect_url: Annotated[
+        str | None,
+        Field(
+            description="An address of the hub, for any browser without a cookie. `return_to` gets a "
+            "`confirmation_code` then, and the account is connected once that is confirmed at "
+            "`POST /api/auth/oauth/confirm`. null without `user` and `return_to`."
+        ),
+    ]
     integration_id: str
     expires_at: str
+
+
+class ConfirmationCreate(BaseModel):
+    """`POST /api/auth/oauth/confirm`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    confirmation_code: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="The parameter that the person's browser brought to `return_to`.",
+        ),
+    ]
+    user: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            pattern=r"^[^\x00-\x1f\x7f]*$",
+            description="The user who is logged in to the chat in that browser, by the chat's own id.",
+        ),
+    ]

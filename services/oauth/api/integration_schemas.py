@@ -1,15 +1,17 @@
 """Request and response bodies of integrations. Secrets are never returned."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.oauth.api.schemas import (
     FieldValues,
     LastError,
+    Metadata,
     Name,
     ShortText,
+    Tags,
     Takeover,
     User,
 )
@@ -32,6 +34,8 @@ class IntegrationCreate(BaseModel):
     user: User | None = None
     takeover: Takeover = False
     name: Name | None = None
+    tags: Tags | None = None
+    metadata: Metadata | None = None
 
 
 class ManualCredentialsUpdate(BaseModel):
@@ -46,11 +50,19 @@ class ManualCredentialsUpdate(BaseModel):
 
 
 class IntegrationUpdate(BaseModel):
-    """`PATCH /api/integrations/{id}`."""
+    """`PATCH /api/integrations/{id}`: fields that are left out stay unchanged, the others are replaced."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name
+    name: Name | None = None
+    tags: Tags | None = None
+    metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if self.name is None and self.tags is None and self.metadata is None:
+            raise ValueError("name, tags or metadata is required")
+        return self
 
 
 class AccountSelectionUpdate(BaseModel):
@@ -90,6 +102,8 @@ class IntegrationOut(BaseModel):
     kind: str
     name: str
     user: str | None
+    tags: list[str]
+    metadata: dict[str, str]
     status: IntegrationStatus
     reason: str | None
     health: Health
@@ -122,6 +136,8 @@ def integration_out(integration: Integration, connector: Connector | None) -> In
         kind=integration.kind,
         name=integration.display_name,
         user=integration.user,
+        tags=list(integration.tags),
+        metadata=dict(integration.metadata),
         status=integration.status,
         reason=integration.reason or None,
         health=_health(integration),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Query
+from pydantic import Field
 from starlette.responses import Response
 
 from services.oauth.api.integration_schemas import (
@@ -24,6 +25,7 @@ from shared.connections.integration_record import (
     IntegrationEventType,
     IntegrationStatus,
     LastError,
+    search_terms,
 )
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import Access, TokenSource
@@ -95,6 +97,7 @@ class IntegrationsApi:
             workspace=key.workspace,
             user=body.user,
             takeover=body.takeover,
+            labels=_labels(body),
         )
         return self._out(integration)
 
@@ -106,16 +109,31 @@ class IntegrationsApi:
         user: Annotated[
             str | None, Query(min_length=1, max_length=200, description="The user whose account it is.")
         ] = None,
+        tag: Annotated[
+            list[Annotated[str, Field(max_length=64)]] | None,
+            Query(max_length=5, description="A tag. Several: integrations that have all of them."),
+        ] = None,
+        metadata: Annotated[
+            list[Annotated[str, Field(max_length=541, pattern=r"^[A-Za-z0-9_-]{1,40}:")]] | None,
+            Query(max_length=5, description="`name:value`: integrations with this value in their metadata."),
+        ] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[IntegrationOut]:
-        """List the integrations of the workspace, newest first."""
+        """List the integrations of the workspace, newest first.
+
+        With `tag` or `metadata` and other filters, a page may have fewer items than `limit`, or none; the
+        list ends where `next_cursor` is null.
+        """
+        entries = [entry.partition(":") for entry in metadata or ()]
+        terms = [term for name, _, value in entries for term in search_terms((), {name: value})]
         return await self._integrations.page_of(
             key.workspace,
             self._out,
             status=status,
             provider=provider,
             user=user,
+            terms=[*terms, *search_terms(tag or (), {})],
             limit=limit,
             cursor=cursor,
         )
@@ -129,8 +147,9 @@ class IntegrationsApi:
         return self._out(await self._load(integration_id, key))
 
     async def rename(self, integration_id: str, body: IntegrationUpdate, key: Writer) -> IntegrationOut:
-        """Change the name of an integration."""
-        return await self._update(integration_id, key, lambda _: {"name": body.name})
+        """Change the name, the tags or the metadata of an integration."""
+        change = _labels(body) | ({} if body.name is None else {"name": body.name})
+        return await self._update(integration_id, key, lambda _: change)
 
     async def delete(self, integration_id: str, key: Writer) -> Response:
         """Disconnect an integration, if it is connected, and delete it."""
@@ -288,3 +307,9 @@ class IntegrationsApi:
             current, publish=events, condition={"status": current.status}, **change
         )
         self._tokens.forget(current.id)
+
+
+def _labels(body: IntegrationCreate | IntegrationUpdate) -> dict[str, Any]:
+    """Return the fields of tags and metadata that a request names."""
+    tags = {} if body.tags is None else {"tags": tuple(body.tags)}
+    return tags | ({} if body.metadata is None else {"metadata": body.metadata})

@@ -35,6 +35,7 @@ _GRANT_FIELDS: Final = (
     "renew_at",
     "refresh_expires_at",
     "refreshable",
+    "confirmation",
 )
 """The fields of an integration that describe its grant, beside the credential."""
 
@@ -131,6 +132,8 @@ class AccountSelection:
             "status": "connected",
             "reason": "",
             "user": integration.user or same.user,
+            **({"tags": integration.tags} if integration.tags else {}),
+            **({"metadata": integration.metadata} if integration.metadata else {}),
             "account": account,
             **identity_fields(same, account),
             "merged_grant": (integration.id, integration.version),

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from shared.contracts.errors import FieldError, Invalid
 
-_OUTCOME_PARAMETERS: Final = frozenset({"error", "integration_id", "status"})
+_OUTCOME_PARAMETERS: Final = frozenset({"confirmation_code", "error", "integration_id", "status"})
 
 
 def validate_return_to(return_to: str | None, *, base: str, origins: frozenset[str]) -> str | None:

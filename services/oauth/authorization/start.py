@@ -11,11 +11,10 @@ from typing import Final
 from services.oauth.authorization.account_identity import account_in_use, has_another_user
 from services.oauth.authorization.flows import app_for, integration_kind, oauth_connector, server_binding
 from services.oauth.authorization.redirect import validate_return_to
-from services.oauth.authorization.state import (
-    STATE_TTL,
+from services.oauth.authorization.state import STATE_TTL, States, state_of_ticket
+from services.oauth.authorization.state_record import (
     PendingAuthorization,
     PendingState,
-    States,
     StoredRequestToken,
 )
 from shared.connections.apps import Apps
@@ -30,7 +29,7 @@ from shared.manifests.field_validation import validate_fields
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.manifests.provider_response import ProviderRejected
 from shared.runtime.mongo import utcnow
-from shared.wire.oauth import new_state
+from shared.wire.oauth import new_code_verifier, new_state
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
@@ -53,6 +52,9 @@ class AuthorizationRequest:
     name: str | None = None
     takeover: bool = False
     """Whether an integration of another user may become this user's."""
+    tags: Sequence[str] | None = None
+    metadata: Mapping[str, str] | None = None
+    """Tags and metadata of the integration; None leaves the stored ones unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class AuthorizationRedirect:
     url: str
     integration_id: str
     pending_state: PendingState
+    ticket: str | None
+    """What opens the flow in another browser; None without `user` and `return_to`."""
 
 
 class AuthorizationStarter:
@@ -103,6 +107,8 @@ class AuthorizationStarter:
             provider=request.provider,
             kind=integration_kind(connector),
             name=request.name or "",
+            tags=tuple(request.tags or ()),
+            metadata=request.metadata or {},
             status="pending",
             reason="",
             account=None,
@@ -177,7 +183,8 @@ class AuthorizationStarter:
             connector, app, self._redirect_uri, params=params, account=integration.account
         )
         scopes = list(connector.scopes if request.scopes is None else dict.fromkeys(request.scopes))
-        state = new_state()
+        ticket = new_state()
+        state, verifier = state_of_ticket(ticket), new_code_verifier()
         authorization = PendingAuthorization(
             provider=request.provider,
             server=server_binding(connector, app, values),
@@ -186,6 +193,8 @@ class AuthorizationStarter:
             is_reconnect=reconnect,
             any_account=any_account,
             takeover=request.takeover,
+            tags=None if request.tags is None else tuple(request.tags),
+            metadata=request.metadata,
             params=params,
             requested_scopes=tuple(scopes),
             redirect_uri=self._redirect_uri,
@@ -197,14 +206,17 @@ class AuthorizationStarter:
                 request_token = await self._request_token(request.workspace, connector, flow, values, state)
                 stored_token = StoredRequestToken(token=request_token.token, secret=request_token.secret)
                 authorization = authorization.model_copy(update={"request_token": stored_token})
-                pending_state = self._states.new(request.workspace, authorization, state)
                 url = flow.authorize(values, request_token.token, scopes)
             else:
-                pending_state = self._states.new(request.workspace, authorization, state)
-                url = connector.authorize(values, state=state, verifier=pending_state.verifier, scopes=scopes)
+                url = connector.authorize(values, state=state, verifier=verifier, scopes=scopes)
         except MissingValue as error:
             raise Conflict(f"the app of {connector.app} is not complete: {error}") from None
-        return AuthorizationRedirect(url, integration.id, pending_state)
+        # The result has to be confirmed for this user, with a code that `return_to` gets.
+        has_ticket = authorization.user is not None and authorization.return_to is not None
+        pending_state = self._states.new(
+            request.workspace, authorization, state, verifier, authorization_url=url if has_ticket else None
+        )
+        return AuthorizationRedirect(url, integration.id, pending_state, ticket if has_ticket else None)
 
     async def _request_token(
         self, workspace: str, connector: Connector, flow: OAuth1Flow, values: Mapping[str, str], state: str
