@@ -24,6 +24,7 @@ from services.oauth.authorization.unconfirmed_grants import UnconfirmedGrants
 from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.credentials.maintenance import Maintenance
 from services.oauth.credentials.manual import ManualCredentials
+from services.oauth.credentials.token_import import TokenImporter
 from services.oauth.settings import OAuthSettings
 from services.oauth.subscriptions import records
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
@@ -165,6 +166,16 @@ async def build(runtime: Runtime) -> Service:
     manual_credentials = ManualCredentials(
         integrations_repository, connectors, tokens, mail_logins, subscriptions, runtime.log
     )
+    token_importer = TokenImporter(
+        states,
+        integrations_repository,
+        connectors,
+        registered_apps,
+        tokens,
+        writer,
+        redirect_uri=redirect_uri,
+        operator_workspace=settings.operator_workspace,
+    )
     maintenance = Maintenance(
         integrations_repository, tokens, disconnector, runtime.log, interval_s=settings.upkeep_every_s
     )
@@ -192,6 +203,7 @@ async def build(runtime: Runtime) -> Service:
                 connectors,
                 tokens,
                 manual_credentials,
+                token_importer,
                 account_selection,
                 disconnector,
             ),

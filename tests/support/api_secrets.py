@@ -123,6 +123,9 @@ SECRETS_IN_REQUESTS = (
     ),
     SecretInRequest("POST", "/api/integrations", "a secret that was entered", "fields.*", _is_secret_field),
     SecretInRequest(
+        "POST", "/api/integrations", "an imported token", "tokens.*", lambda name: name.endswith("_token")
+    ),
+    SecretInRequest(
         "POST", "/api/integrations/{}/fields", "a secret that was entered", "fields.*", _is_secret_field
     ),
 )

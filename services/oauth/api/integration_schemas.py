@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from services.oauth.api.authorization_schemas import Scopes
 from services.oauth.api.schemas import (
     FieldValues,
     LastError,
@@ -22,20 +23,63 @@ from shared.manifests.connector import Connector
 Health = Literal["ok", "at_risk", "broken", "none"]
 
 
+TokenText = Annotated[str, Field(min_length=1, max_length=16384, pattern=r"^[\x21-\x7e]+$")]
+
+
+class TokensImport(BaseModel):
+    """Tokens of OAuth 2.0 that the provider issued before, to the same app."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    access_token: TokenText
+    refresh_token: Annotated[
+        TokenText | None,
+        Field(description="The hub refreshes with it from now on: nobody else may use it any more."),
+    ] = None
+    expires_at: Annotated[
+        AwareDatetime | None, Field(description="When the access token expires. null: it is not known.")
+    ] = None
+
+
 class IntegrationCreate(BaseModel):
-    """`POST /api/integrations`: connect an account by manual credentials."""
+    """`POST /api/integrations`: connect an account by manual credentials (`fields`), or by `tokens`."""
 
     model_config = ConfigDict(extra="forbid")
 
     provider: Annotated[str, Field(max_length=40)]
-    kind: Annotated[str | None, Field(max_length=40)] = None
-    fields: FieldValues
+    kind: Annotated[
+        str | None, Field(max_length=40, description="The kind of `fields`, if the provider has several.")
+    ] = None
+    fields: FieldValues | None = None
     preset: Annotated[str | None, Field(max_length=40)] = None
+    tokens: Annotated[
+        TokensImport | None,
+        Field(
+            description="Tokens of OAuth 2.0, instead of `fields`. The provider is asked for their account. "
+            "They must be of the workspace's own app; the operator's workspace may import those of the "
+            "installation's app."
+        ),
+    ] = None
+    scopes: Annotated[Scopes | None, Field(description="The scopes that `tokens` have, if known.")] = None
+    params: Annotated[
+        FieldValues | None, Field(description="What `connect` needs for the provider too, with `tokens`.")
+    ] = None
     user: User | None = None
     takeover: Takeover = False
     name: Name | None = None
     tags: Tags | None = None
     metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _check_credential(self) -> Self:
+        if (self.fields is None) == (self.tokens is None):
+            raise ValueError("either fields or tokens is required")
+        of_others = (self.kind, self.preset) if self.tokens else (self.scopes, self.params)
+        if any(value is not None for value in of_others):
+            raise ValueError(
+                "kind and preset belong to fields" if self.tokens else "scopes and params belong to tokens"
+            )
+        return self
 
 
 class ManualCredentialsUpdate(BaseModel):

@@ -13,12 +13,15 @@ from services.oauth.api.integration_schemas import (
     IntegrationOut,
     IntegrationUpdate,
     ManualCredentialsUpdate,
+    TokensImport,
     integration_out,
 )
 from services.oauth.authorization.account_selection import AccountSelection
 from services.oauth.authorization.disconnect import Disconnector
 from services.oauth.authorization.flows import OAUTH_KINDS
+from services.oauth.authorization.start import AuthorizationRequest
 from services.oauth.credentials.manual import ManualCredentials
+from services.oauth.credentials.token_import import ImportedTokens, TokenImporter
 from shared.connections.integration_record import (
     USABLE,
     Integration,
@@ -55,6 +58,7 @@ class IntegrationsApi:
         connectors: Mapping[str, Connector],
         tokens: TokenSource,
         manual_credentials: ManualCredentials,
+        token_importer: TokenImporter,
         account_selection: AccountSelection,
         disconnector: Disconnector,
     ) -> None:
@@ -62,6 +66,7 @@ class IntegrationsApi:
         self._connectors = connectors
         self._tokens = tokens
         self._manual_credentials = manual_credentials
+        self._token_importer = token_importer
         self._account_selection = account_selection
         self._disconnector = disconnector
 
@@ -84,14 +89,16 @@ class IntegrationsApi:
         add(f"{item}/disconnect", self.disconnect, methods=["POST"])
 
     async def create(self, body: IntegrationCreate, key: Writer) -> IntegrationOut:
-        """Connect an account by manual credentials, which are checked at the provider before they are stored.
+        """Connect an account by manual credentials or by tokens, which the provider is asked about first.
 
         An account that is connected already keeps its integration, with the new credentials.
         """
+        if body.tokens is not None:
+            return self._out(await self._import(body, body.tokens, key))
         integration = await self._manual_credentials.add(
             body.provider,
             body.kind,
-            body.fields,
+            body.fields or {},
             preset=body.preset,
             name=body.name,
             workspace=key.workspace,
@@ -100,6 +107,21 @@ class IntegrationsApi:
             labels=_labels(body),
         )
         return self._out(integration)
+
+    async def _import(self, body: IntegrationCreate, tokens: TokensImport, key: ApiKey) -> Integration:
+        authorization_request = AuthorizationRequest(
+            provider=body.provider,
+            workspace=key.workspace,
+            user=body.user,
+            scopes=body.scopes,
+            params=body.params,
+            name=body.name,
+            takeover=body.takeover,
+            tags=body.tags,
+            metadata=body.metadata,
+        )
+        imported = ImportedTokens(tokens.access_token, tokens.refresh_token or "", tokens.expires_at)
+        return await self._token_importer.add(authorization_request, imported)
 
     async def list_all(
         self,

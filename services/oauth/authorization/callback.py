@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from services.oauth.authorization.errors import AuthorizationFailed
+from services.oauth.authorization.fetch_account import fetch_account
 from services.oauth.authorization.flows import authorized_connector
 from services.oauth.authorization.state import STATE_TTL, States
 from services.oauth.authorization.state_record import (
@@ -29,7 +30,7 @@ from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound
-from shared.manifests.accounts import AccountIdentity, AccountResource
+from shared.manifests.accounts import AccountIdentity
 from shared.manifests.connector import Connector
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.manifests.provider_response import (
@@ -141,8 +142,8 @@ class CallbackHandler:
         provider_account: AccountIdentity | None = None
         try:
             granted = await self._exchange_long_lived(workspace, connector, values, granted)
-            provider_account, resources = await self._fetch_account(
-                workspace, connector, values, granted, callback_values
+            provider_account, resources = await fetch_account(
+                self._tokens, workspace, connector, values, granted, callback_values
             )
             if state.needs_confirmation:
                 code = await self._unconfirmed.add(workspace, pending, granted, provider_account, resources)
@@ -283,38 +284,6 @@ class CallbackHandler:
         if long_lived.tokens and long_lived.tokens.scopes is None:
             long_lived = replace(long_lived, tokens=replace(long_lived.tokens, scopes=granted.tokens.scopes))
         return replace(long_lived, document=granted.document)
-
-    async def _fetch_account(
-        self,
-        workspace: str,
-        connector: Connector,
-        values: Mapping[str, str],
-        granted: TokenResponse,
-        callback_values: Mapping[str, str],
-    ) -> tuple[AccountIdentity, list[AccountResource]]:
-        """Return the account that the tokens belong to, and its resources (sites, pages), if it has any."""
-        account = connector.account
-        assert account is not None  # noqa: S101 -- the manifest has one for every flow
-        tokens = granted.tokens or next(iter(granted.others.values()))
-        values = {**values, "access_token": tokens.access_token} | {
-            f"account:{name}": value for name, value in callback_values.items()
-        }
-        document = granted.document
-        if account.call is not None:
-            call = connector.request(account.call, values)
-            document = connector.parse_api_response(await self._tokens.send(call, workspace))
-        provider_account = connector.parse_account(account, document)
-        person = connector.parse_person(document, token=granted.document)
-        provider_account = replace(
-            provider_account, attributes={**callback_values, **provider_account.attributes}, person=person
-        )
-        if connector.account_selection is None:
-            return provider_account, []
-        values |= {f"account:{name}": value for name, value in provider_account.attributes.items()}
-        answer = await self._tokens.send(
-            connector.request(connector.account_selection.call, values), workspace
-        )
-        return provider_account, connector.parse_resources(connector.parse_api_response(answer))
 
 
 def _request_token(pending: PendingAuthorization) -> RequestToken:

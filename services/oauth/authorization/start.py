@@ -57,6 +57,41 @@ class AuthorizationRequest:
     """Tags and metadata of the integration; None leaves the stored ones unchanged."""
 
 
+def unfinished_integration(
+    connector: Connector, request: AuthorizationRequest, params: Mapping[str, str]
+) -> Integration:
+    """Return a new integration that waits for its tokens. Maintenance deletes it if none come."""
+    now = utcnow()
+    return Integration(
+        id=new_integration_id(),
+        workspace=request.workspace,
+        provider=request.provider,
+        kind=integration_kind(connector),
+        name=request.name or "",
+        tags=tuple(request.tags or ()),
+        metadata=request.metadata or {},
+        status="pending",
+        reason="",
+        account=None,
+        params=params,
+        scopes=(),
+        user=request.user,
+        created_at=now,
+        changed_at=now,
+        deleted_at=None,
+        version=0,
+        fence=0,
+        settled_fence=0,
+        credential=None,
+        expires_at=None,
+        refreshable=False,
+        needs_maintenance=True,
+        due_at=now + _PENDING_TTL,
+        pending_events=(),
+        has_pending_events=False,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class AuthorizationRedirect:
     """The provider's address for the person, and the state that the browser stores as a cookie."""
@@ -100,35 +135,7 @@ class AuthorizationStarter:
         """
         connector = oauth_connector(self._connectors, request.provider)
         params = validate_fields(connector.params, request.params or {}, place="params")
-        now = utcnow()
-        integration = Integration(
-            id=new_integration_id(),
-            workspace=request.workspace,
-            provider=request.provider,
-            kind=integration_kind(connector),
-            name=request.name or "",
-            tags=tuple(request.tags or ()),
-            metadata=request.metadata or {},
-            status="pending",
-            reason="",
-            account=None,
-            params=params,
-            scopes=(),
-            user=request.user,
-            created_at=now,
-            changed_at=now,
-            deleted_at=None,
-            version=0,
-            fence=0,
-            settled_fence=0,
-            credential=None,
-            expires_at=None,
-            refreshable=False,
-            needs_maintenance=True,
-            due_at=now + _PENDING_TTL,
-            pending_events=(),
-            has_pending_events=False,
-        )
+        integration = unfinished_integration(connector, request, params)
         redirect = await self._authorization_redirect(
             connector, request, integration, params, reconnect=False, any_account=False
         )
