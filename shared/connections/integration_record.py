@@ -138,6 +138,8 @@ class Integration(OutboxRecord, LeasedRecord):
     params: Mapping[str, str] = Field(default_factory=dict)
     app: tuple[str, ...] | None = None
     """The `app_ref` of the app that it is connected with."""
+    app_name: str | None = None
+    """The name of that app; None for the default one."""
     identity: str | None = None
     holds_identity: bool = False
     """No other integration of the workspace may have the same `identity`."""

@@ -9,16 +9,20 @@ from tests.support.hub import Hub
 from tests.support.person import Person
 from tests.support.rotating_server import RotatingServer
 
-SETUP = Setup(services=("gateway", "oauth"), entrance=True)
-_SECRET = "the-secret-of-the-hub"
+SETUP = Setup(
+    services=("gateway", "oauth"),
+    env={"INTERLINK_RETURN_ORIGINS": "https://chat.example.com"},
+    entrance=True,
+)
+SECRET = "the-secret-of-the-hub"
 _RESULT = "/api/auth/oauth/result/"
 _VICTIM, _ATTACKER = "usr_victim", "usr_attacker"
 
 
 def server_of(hub: Hub) -> RotatingServer:
     """Return an authorization server that the hub's app is registered at."""
-    server = RotatingServer("app", _SECRET, hub.url("gateway") + "/api/auth/oauth/callback")
-    body = {"client_id": "app", "client_secret": _SECRET, "settings": server.settings, "verified": True}
+    server = RotatingServer("app", SECRET, hub.url("gateway") + "/api/auth/oauth/callback")
+    body = {"client_id": "app", "client_secret": SECRET, "settings": server.settings, "verified": True}
     hub.call("PUT", "/api/platform-credentials/oidc", body)
     return server
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from secrets import token_hex
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -133,10 +134,32 @@ def _use_early(hub: Hub) -> None:
         assert (current["status"], current["account"], current["scopes"]) == ("pending", None, [])
 
 
+def _listen(hub: Hub) -> None:
+    """Have the code brought to an inbound endpoint of the attacker's, who reads its requests."""
+    with _victim(hub):
+        endpoint = hub.github_endpoint()
+        path = urlsplit(endpoint["url"]).path
+        chat = RETURN_TO.removesuffix("/back")
+        for address in (
+            path,
+            endpoint["url"],
+            f"{chat}{path}",
+            f"{chat}/hub{path}",
+            f"{chat}/x/..{path}",
+            f"{chat}/x/%2e%2e{path.replace('webhooks', 'webhook%73')}",
+            f"{chat}{path.replace('/', '//')}",
+            f"{chat}/api%2Fwebhooks/generic/{endpoint['id']}",
+            f"{chat}/integrations/slack/webhook",
+        ):
+            body = {"provider": "oidc", "user": _ATTACKER, "return_to": address}
+            answer = hub.call("POST", "/api/auth/oauth/connect", body)
+            assert answer["connect_url"] is None, address
+
+
 def _mark_up(hub: Hub) -> None:
     """Have the hub's page run a script or send people elsewhere, by what the caller named."""
     with _victim(hub):
-        started = start(hub, service="gateway", user=_MARKUP, return_to=f"/back?x={'%22%3E%3Cb%3E'}")
+        started = start(hub, service="gateway", user=_MARKUP, return_to=f"{RETURN_TO}?x=%22%3E%3Cb%3E")
         page = httpx.get(started.connect_url, timeout=10)
         assert page.status_code == 200
         for text in ("<script>", "<form action", "<b>"):
@@ -147,6 +170,7 @@ ATTACKS = (
     Attack("tickets: connect the account of a victim who was sent the link", _forward, SETUP),
     Attack("tickets: fetch the code of another browser", _collect, SETUP),
     Attack("tickets: open the ticket and send the provider's address on", _open_first, SETUP),
+    Attack("tickets: have the code brought to an inbound endpoint", _listen, SETUP),
     Attack("tickets: press the button from another site", _force, SETUP),
     Attack("tickets: replay a ticket and a code", _replay, SETUP),
     Attack("tickets: use an account before it is confirmed", _use_early, SETUP),

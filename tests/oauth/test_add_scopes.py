@@ -44,7 +44,7 @@ def test_the_union_is_asked_for_and_the_grant_is_stored(
     assert shared_accounts.call(integration, "refresh")["scopes"] == ["openid", "email", "files"]
 
 
-def test_scopes_can_be_named_anew_and_added_to_the_manifests(
+def test_scopes_can_be_named_again_and_added_to_the_manifests(
     shared_accounts: Accounts, person: Person
 ) -> None:
     integration = person.connected("oidc")

@@ -1,8 +1,10 @@
 """Accounts that are connected without a common host name: tickets, confirmations and revocations."""
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.contracts.errors import Misconfigured
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
+from shared.runtime.secrets import LocalKeyProvider, Vault
 from tests.support.accounts import Accounts
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -61,7 +65,7 @@ def test_an_account_is_connected_once_it_is_confirmed(
     started = start(hub, name="Mine")
     page = person.client.get(started.connect_url)
     assert page.status_code == 200
-    for text in (USER, hub.workspace, "OpenID Connect", urlhost(hub)):
+    for text in (USER, hub.workspace, "OpenID Connect", "chat.example.com"):
         assert text in page.text
     assert page.headers["cache-control"] == "no-store"
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
@@ -91,13 +95,9 @@ def test_an_account_is_connected_once_it_is_confirmed(
     assert len(rotating.grants_of(person.name)) == 1
 
 
-def urlhost(hub: Hub) -> str:
-    return hub.url("oauth").removeprefix("http://")
-
-
 def test_there_is_a_ticket_only_for_a_user_who_comes_back(hub: Hub) -> None:
     assert hub.call("POST", "/api/auth/oauth/connect", {"provider": "oidc"})["connect_url"] is None
-    for fields in ({"user": USER}, {"return_to": RETURN_TO}):
+    for fields in ({"user": USER}, {"return_to": RETURN_TO}, {"user": USER, "return_to": "/back"}):
         answer = hub.call("POST", "/api/auth/oauth/connect", {"provider": "oidc", **fields})
         assert answer["connect_url"] is None
     assert start(hub).connect_url.startswith(hub.url("oauth") + "/api/auth/oauth/start?ticket=")
@@ -226,6 +226,27 @@ def test_two_browsers_at_two_processes_use_a_ticket_once(
                 assert sorted(pool.map(use, (hub, other))) == [303, 410]
 
 
+def test_a_release_without_tickets_opens_no_state_of_a_used_one(
+    shared_accounts: Accounts, hub: Hub, person: Person
+) -> None:
+    """Its processes run beside those of this one for a while, and know of no confirmation."""
+    started = start(hub)
+    state = dict(httpx.QueryParams(started.authorization_url.partition("?")[2]))["state"]
+    query = {"_id": hashlib.sha256(state.encode()).hexdigest()}
+    vault = Vault(LocalKeyProvider([base64.b64decode(hub.env["INTERLINK_ENCRYPTION_KEY"])]))
+
+    def opened() -> str:
+        stored = shared_accounts.database.oauth_states.find_one(query)
+        return vault.open(
+            stored["sealed"], workspace=stored["workspace"], record=stored["_id"], field="state"
+        )
+
+    assert USER in opened()
+    press(person, started.connect_url)
+    with pytest.raises(Misconfigured):
+        opened()
+
+
 # Confirmations
 
 
@@ -315,6 +336,26 @@ def test_the_end_of_one_grant_leaves_the_others_of_the_account(
         eventually(lambda: unconfirmed(shared_accounts) == [])
         assert len(rotating.grants_of(person.name)) == 1
         assert shared_accounts.call(first["integration_id"], "refresh")["health"] == "ok"
+
+
+def test_a_grant_that_cannot_be_decrypted_waits_for_its_key(
+    shared_accounts: Accounts, hub: Hub, rotating: RotatingServer, person: Person
+) -> None:
+    """For a day: only with the key can it be revoked."""
+    bring_back(person, start(hub))
+    waiting = shared_accounts.database.oauth_confirmations
+    of_this = {"_id": unconfirmed(shared_accounts)[0]["_id"]}
+    key = waiting.find_one(of_this)["sealed"]["k"]
+    waiting.update_one(of_this, {"$set": {"sealed.k": "gone", "due_at": datetime.now(UTC)}})
+    eventually(lambda: waiting.find_one(of_this)["due_at"] > datetime.now(UTC))
+    waiting.update_one(of_this, {"$set": {"sealed.k": key, "due_at": datetime.now(UTC)}})
+    eventually(lambda: rotating.grants_of(person.name) == [])
+
+    bring_back(person, start(hub))
+    of_this = {"_id": unconfirmed(shared_accounts)[0]["_id"]}
+    long_ago = datetime.now(UTC) - timedelta(days=2)
+    waiting.update_one(of_this, {"$set": {"sealed.k": "gone", "created_at": long_ago, "due_at": long_ago}})
+    eventually(lambda: waiting.find_one(of_this) is None)
 
 
 def test_an_integration_that_was_deleted_is_not_connected(

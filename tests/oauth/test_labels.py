@@ -1,6 +1,7 @@
 """Tags and metadata of integrations: set, shown, published, and listed by."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -159,3 +160,28 @@ def test_a_list_by_a_label_is_answered_from_an_index(
         plan = shared_accounts.database.command({"explain": find, "verbosity": "executionStats"})
         assert "IXSCAN" in str(plan["queryPlanner"]["winningPlan"])
         assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"])
+
+
+def test_a_filtered_list_examines_a_bounded_number(shared_accounts: Accounts) -> None:
+    """However many integrations have the tag, a page costs so much, and the next one goes on."""
+    integrations = shared_accounts.database.integrations
+    now = datetime.now(UTC)
+    integrations.insert_many(
+        {
+            "_id": f"int_many_{number}",
+            "workspace": shared_accounts.hub.workspace,
+            "deleted_at": None,
+            "terms": ["tag:many"],
+            "user": "others",
+            "created_at": now,
+        }
+        for number in range(2_001)
+    )
+    try:
+        path = "/api/integrations?tag=many&user=nobody"
+        first = shared_accounts.hub.call("GET", path)
+        assert first["items"] == []
+        second = shared_accounts.hub.call("GET", f"{path}&cursor={first['next_cursor']}")
+        assert second == {"items": [], "next_cursor": None}
+    finally:
+        integrations.delete_many({"terms": "tag:many"})

@@ -35,7 +35,7 @@ def in_seconds(seconds: float) -> str:
 def test_tokens_are_imported_and_refreshed(
     own: Accounts, rotating: RotatingServer, issued: dict[str, str]
 ) -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "scopes": ["openid"],
         "user": "ada",
         "name": "Mine",

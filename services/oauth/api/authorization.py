@@ -102,6 +102,7 @@ class AuthorizationApi:
             return_to=body.return_to,
             name=body.name,
             takeover=body.takeover,
+            app_name=body.app,
             tags=body.tags,
             metadata=body.metadata,
         )
@@ -112,7 +113,9 @@ class AuthorizationApi:
     ) -> AuthorizationOut:
         """Start an authorization for an existing integration, which keeps its id.
 
-        Another account than before is refused unless `any_account` is set.
+        `add_scopes` asks for more than before. The integration's `scopes` are those that were granted, its
+        `missing_scopes` those that were not. Another account than before is refused unless `any_account` is
+        set.
         """
         body = body or ReauthorizationCreate()
         integration = await self._integrations.find(integration_id, key.workspace)
@@ -128,9 +131,11 @@ class AuthorizationApi:
             workspace=key.workspace,
             user=body.user,
             scopes=body.scopes,
+            more_scopes=body.add_scopes,
             params=body.params,
             return_to=body.return_to,
             takeover=body.takeover,
+            app_name=body.app,
         )
         redirect = await self._starter.reconnect(
             integration, authorization_request, any_account=body.any_account

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.oauth.api.schemas import FieldValues, Metadata, Name, Tags, Takeover, User
+from services.oauth.api.schemas import AppName, FieldValues, Metadata, Name, Tags, Takeover, User
 
 Scopes = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]],
@@ -31,6 +31,7 @@ class AuthorizationCreate(BaseModel):
     user: User | None = None
     takeover: Takeover = False
     name: Name | None = None
+    app: AppName | None = None
     tags: Tags | None = None
     metadata: Metadata | None = None
 
@@ -40,11 +41,21 @@ class ReauthorizationCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    scopes: Scopes | None = None
+    scopes: Annotated[
+        Scopes | None,
+        Field(description="The scopes to request. If left out, those that were requested before."),
+    ] = None
+    add_scopes: Annotated[
+        Scopes, Field(description="Scopes to request besides: the person is asked for all of them together.")
+    ] = []
     params: FieldValues = {}
     return_to: ReturnTo | None = None
     user: User | None = None
     takeover: Takeover = False
+    app: Annotated[
+        AppName | None,
+        Field(description="The name of the app to connect with. If left out, that of before."),
+    ] = None
     any_account: Annotated[
         bool, Field(description="Accept another account than the one that was connected before.")
     ] = False
@@ -64,7 +75,8 @@ class AuthorizationOut(BaseModel):
         Field(
             description="An address of the hub, for any browser without a cookie. `return_to` gets a "
             "`confirmation_code` then, and the account is connected once that is confirmed at "
-            "`POST /api/auth/oauth/confirm`. null without `user` and `return_to`."
+            "`POST /api/auth/oauth/confirm`. null without `user` and a `return_to` on another host than the "
+            "hub's."
         ),
     ]
     integration_id: str

@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from services.oauth.api.authorization_schemas import Scopes
 from services.oauth.api.schemas import (
+    AppName,
     FieldValues,
     LastError,
     Metadata,
@@ -64,6 +65,9 @@ class IntegrationCreate(BaseModel):
     params: Annotated[
         FieldValues | None, Field(description="What `connect` needs for the provider too, with `tokens`.")
     ] = None
+    app: Annotated[
+        AppName | None, Field(description="The name of the app of `tokens`. If left out, the default app.")
+    ] = None
     user: User | None = None
     takeover: Takeover = False
     name: Name | None = None
@@ -74,10 +78,12 @@ class IntegrationCreate(BaseModel):
     def _check_credential(self) -> Self:
         if (self.fields is None) == (self.tokens is None):
             raise ValueError("either fields or tokens is required")
-        of_others = (self.kind, self.preset) if self.tokens else (self.scopes, self.params)
+        of_others = (self.kind, self.preset) if self.tokens else (self.scopes, self.params, self.app)
         if any(value is not None for value in of_others):
             raise ValueError(
-                "kind and preset belong to fields" if self.tokens else "scopes and params belong to tokens"
+                "kind and preset belong to fields"
+                if self.tokens
+                else "scopes, params and app belong to tokens"
             )
         return self
 
@@ -138,7 +144,8 @@ class IntegrationOut(BaseModel):
 
     `health` summarizes its state for people: ok, at risk (it works, but the last refresh or check failed),
     broken, or none (it is not in use). `user` is the user who was named when it was last connected, by the
-    chat's own id. `name` is the account's label, unless another name was given.
+    chat's own id. `app` is the name of the OAuth app, null for the default one. `name` is the account's
+    label, unless another name was given.
     """
 
     id: str
@@ -146,6 +153,7 @@ class IntegrationOut(BaseModel):
     kind: str
     name: str
     user: str | None
+    app: str | None
     tags: list[str]
     metadata: dict[str, str]
     status: IntegrationStatus
@@ -180,6 +188,7 @@ def integration_out(integration: Integration, connector: Connector | None) -> In
         kind=integration.kind,
         name=integration.display_name,
         user=integration.user,
+        app=integration.app_name,
         tags=list(integration.tags),
         metadata=dict(integration.metadata),
         status=integration.status,

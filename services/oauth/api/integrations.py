@@ -117,6 +117,7 @@ class IntegrationsApi:
             params=body.params,
             name=body.name,
             takeover=body.takeover,
+            app_name=body.app,
             tags=body.tags,
             metadata=body.metadata,
         )

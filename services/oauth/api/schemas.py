@@ -27,6 +27,13 @@ def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
     return metadata
 
 
+AppName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$",
+        description="The name of one of several apps of the provider. If left out, the default app.",
+    ),
+]
 Tags = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]],
     Field(max_length=20, description="Words to list integrations by. They are in the events too."),

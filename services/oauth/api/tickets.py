@@ -65,8 +65,9 @@ class TicketsApi:
             opened, cookie = await self._open(ticket, request)
         except (UnknownState, UsedState, RetryLater) as error:
             return self._error_page(error)
+        provider = self._registry.providers.get(opened.authorization.provider)
         response = self._pages.ticket_page(
-            provider=self._registry.providers[opened.authorization.provider].manifest.name,
+            provider=provider.manifest.name if provider else opened.authorization.provider,
             user=opened.authorization.user or "",
             workspace=opened.workspace,
             return_host=urlsplit(opened.authorization.return_to or "").netloc,

@@ -257,7 +257,7 @@ class CallbackHandler:
             error_code, detail = redact(error.code, secrets), redact(error.detail, secrets)
             if isinstance(error, InvalidClient):
                 rejection = InvalidClient(error_code, detail)
-                app = self._apps.find(connector.app, workspace)
+                app = self._apps.find(connector.app, workspace, pending.server[:2])
                 if await self._tokens.app_checker.handle_invalid_client(app, connector, workspace, rejection):
                     raise AuthorizationFailed(
                         "app_refused", "the provider rejects the app's client id or secret"

@@ -10,6 +10,7 @@ point leaves a grant that an integration has, or one that is revoked.
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Final
 
 from services.oauth.authorization.errors import AuthorizationFailed
@@ -45,6 +46,8 @@ from shared.runtime.retry import Backoff
 _MAX_CONCURRENT: Final = 10
 _PAUSES: Final = Backoff(first_s=5.0, max_s=300.0, spread=0.2)
 _STOP_TIMEOUT_S: Final = 30.0
+_KEY_TIMEOUT: Final = timedelta(days=1)
+"""How long a grant that cannot be decrypted waits for its encryption key."""
 
 
 class GrantConfirmer:
@@ -156,11 +159,13 @@ class GrantConfirmer:
     async def _expire(self, claimed: UnconfirmedRecord) -> None:
         """Revoke a grant whose time is over, unless an integration has it. Delete it.
 
-        Raises `DatabaseUnavailable`.
+        Raises `DatabaseUnavailable`; `Misconfigured` if it cannot be decrypted, for a day.
         """
         try:
             grant = self._unconfirmed.open(claimed)
         except Misconfigured as error:
+            if claimed.created_at > utcnow() - _KEY_TIMEOUT:
+                raise  # its encryption key may come back: try again
             self._log.warning("token.revoke_failed", confirmation=claimed.id, error=str(error))
             await self._unconfirmed.delete(claimed)
             return

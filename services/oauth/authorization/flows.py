@@ -8,7 +8,7 @@ from services.oauth.authorization.state_record import PendingAuthorization
 from shared.connections.apps import Apps
 from shared.connections.credentials import template_values
 from shared.connections.integration_record import Integration
-from shared.connections.provider_app import App, app_ref
+from shared.connections.provider_app import DEFAULT_APP, App, app_ref
 from shared.contracts.errors import Conflict, FieldError, Invalid, Rejected
 from shared.manifests.connector import Connector
 from shared.wire.request_template import RequestTemplate
@@ -40,17 +40,23 @@ def oauth_connector(connectors: Mapping[str, Connector], provider: str) -> Conne
     return connector
 
 
-def app_for(apps: Apps, connector: Connector, workspace: str) -> App:
-    """Return the OAuth app that accounts of a workspace are connected with.
+def app_for(apps: Apps, connector: Connector, workspace: str, name: str | None) -> App:
+    """Return the OAuth app that accounts of a workspace are connected with: the default one, or by its name.
 
     Raises `Conflict` if there is none, its secrets cannot be decrypted, or it is not verified.
     """
-    app = apps.select(connector.app, workspace)
+    app = apps.select(connector.app, workspace, name or DEFAULT_APP)
     app_path = f"/api/platform-credentials/{connector.app}"
+    if app is None and name:
+        raise Conflict(
+            f"no app {name} is registered for {connector.app}: PUT {app_path} with app, client_id and "
+            "client_secret"
+        )
     if app is None:
         raise Conflict(
             f"no app is registered for {connector.app}: PUT {app_path} with client_id and client_secret"
         )
+    query = f"?app={name}" if name else ""
     if not app.readable:
         raise Conflict(
             f"the secrets of the app of {connector.app} cannot be decrypted: restore their encryption key, "
@@ -58,7 +64,7 @@ def app_for(apps: Apps, connector: Connector, workspace: str) -> App:
         )
     if not app.verified:
         raise Conflict(
-            f"the app of {connector.app} is not verified: POST {app_path}/verify, "
+            f"the app of {connector.app} is not verified: POST {app_path}/verify{query}, "
             f"or PUT {app_path} with verified: true"
         )
     return app
@@ -74,7 +80,7 @@ def authorized_connector(
     """
     try:
         connector = oauth_connector(connectors, pending.provider)
-        app = app_for(apps, connector, integration.workspace)
+        app = app_for(apps, connector, integration.workspace, pending.app_name)
     except Rejected as error:
         raise AuthorizationFailed(
             "app_gone", f"the app of {pending.provider} cannot be used here any more", log_detail=error.detail

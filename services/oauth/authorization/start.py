@@ -10,7 +10,7 @@ from typing import Final
 
 from services.oauth.authorization.account_identity import account_in_use, has_another_user
 from services.oauth.authorization.flows import app_for, integration_kind, oauth_connector, server_binding
-from services.oauth.authorization.redirect import validate_return_to
+from services.oauth.authorization.redirect import may_get_code, validate_return_to
 from services.oauth.authorization.state import STATE_TTL, States, state_of_ticket
 from services.oauth.authorization.state_record import (
     PendingAuthorization,
@@ -22,7 +22,7 @@ from shared.connections.credentials import template_values
 from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
-from shared.contracts.errors import Conflict
+from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.contracts.ids import new_integration_id
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
@@ -33,6 +33,7 @@ from shared.wire.oauth import new_code_verifier, new_state
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
+MAX_SCOPES: Final = 100
 _PENDING_TTL: Final = STATE_TTL + timedelta(minutes=2)
 """How long a new integration stays pending. It outlives its state, whose last callback takes some time."""
 
@@ -47,11 +48,15 @@ class AuthorizationRequest:
     """The chat's id of the user whose account it is; None leaves the stored user unchanged."""
     scopes: Sequence[str] | None = None
     """The scopes to request; None for the manifest's, or for those requested before."""
+    more_scopes: Sequence[str] = ()
+    """Scopes to request besides."""
     params: Mapping[str, str] | None = None
     return_to: str | None = None
     name: str | None = None
     takeover: bool = False
     """Whether an integration of another user may become this user's."""
+    app_name: str | None = None
+    """The app to connect with; None for the default one, or for that of before."""
     tags: Sequence[str] | None = None
     metadata: Mapping[str, str] | None = None
     """Tags and metadata of the integration; None leaves the stored ones unchanged."""
@@ -100,7 +105,17 @@ class AuthorizationRedirect:
     integration_id: str
     pending_state: PendingState
     ticket: str | None
-    """What opens the flow in another browser; None without `user` and `return_to`."""
+    """What opens the flow in another browser; None without a user, or a `return_to` outside of the hub."""
+
+
+def _requested_scopes(connector: Connector, request: AuthorizationRequest) -> list[str]:
+    """Return the scopes to ask for, each once. Raises `Invalid` if there are too many."""
+    named = connector.scopes if request.scopes is None else request.scopes
+    scopes = list(dict.fromkeys((*named, *request.more_scopes)))
+    if len(scopes) > MAX_SCOPES:
+        message = f"with the scopes of this integration there are more than {MAX_SCOPES}"
+        raise Invalid("there are too many scopes", errors=(FieldError("add_scopes", message),))
+    return scopes
 
 
 class AuthorizationStarter:
@@ -155,11 +170,10 @@ class AuthorizationStarter:
         connector = oauth_connector(self._connectors, request.provider)
         merged_params = {**integration.params, **(request.params or {})}
         params = validate_fields(connector.params, merged_params, place="params")
+        before = integration.requested_scopes if request.scopes is None else request.scopes
         redirect = await self._authorization_redirect(
             connector,
-            replace(
-                request, scopes=integration.requested_scopes if request.scopes is None else request.scopes
-            ),
+            replace(request, scopes=before, app_name=request.app_name or integration.app_name),
             integration,
             params,
             reconnect=True,
@@ -185,11 +199,11 @@ class AuthorizationStarter:
         Raises `Invalid` if `return_to` is not allowed; `Conflict` if the app is not usable or a value is
         missing; `ProviderUnavailable`.
         """
-        app = app_for(self._apps, connector, request.workspace)
+        app = app_for(self._apps, connector, request.workspace, request.app_name)
         values = template_values(
             connector, app, self._redirect_uri, params=params, account=integration.account
         )
-        scopes = list(connector.scopes if request.scopes is None else dict.fromkeys(request.scopes))
+        scopes = _requested_scopes(connector, request)
         ticket = new_state()
         state, verifier = state_of_ticket(ticket), new_code_verifier()
         authorization = PendingAuthorization(
@@ -200,6 +214,7 @@ class AuthorizationStarter:
             is_reconnect=reconnect,
             any_account=any_account,
             takeover=request.takeover,
+            app_name=request.app_name,
             tags=None if request.tags is None else tuple(request.tags),
             metadata=request.metadata,
             params=params,
@@ -219,7 +234,7 @@ class AuthorizationStarter:
         except MissingValue as error:
             raise Conflict(f"the app of {connector.app} is not complete: {error}") from None
         # The result has to be confirmed for this user, with a code that `return_to` gets.
-        has_ticket = authorization.user is not None and authorization.return_to is not None
+        has_ticket = authorization.user is not None and may_get_code(authorization.return_to, base=self._base)
         pending_state = self._states.new(
             request.workspace, authorization, state, verifier, authorization_url=url if has_ticket else None
         )

@@ -35,7 +35,6 @@ from services.oauth.authorization.state_record import (
     PendingState,
     SealedFields,
     StoredState,
-    TicketBinding,
     UnknownState,
     UsedCode,
     UsedState,
@@ -43,7 +42,7 @@ from services.oauth.authorization.state_record import (
 from shared.contracts.errors import DatabaseUnavailable, Misconfigured
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.records import StoredPart
-from shared.runtime.secrets import Sealed, StoredSecret, Vault
+from shared.runtime.secrets import Sealed, Vault
 from shared.wire.oauth import new_state
 
 COLLECTION: Final = "oauth_states"
@@ -53,6 +52,12 @@ _LOCK_TTL: Final = timedelta(seconds=60)
 """Covers a clock difference of 30 s between processes, and slow writes."""
 _LOCK_TIMEOUT_S: Final = 10.0
 _LOCK_POLL_INTERVAL_S: Final = 0.05
+_FIELD: Final = "state"
+_FIELD_OF_TICKET: Final = "ticket"
+"""The field that the state is sealed for once its ticket was used.
+
+A process of a release without tickets would connect the account without a confirmation. It cannot open it.
+"""
 _OUTCOME_TIMEOUT_S: Final = 20.0
 _OUTCOME_POLL_INTERVAL_S: Final = 0.2
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {COLLECTION: (Index((("gone_at", 1),), ttl_s=0),)}
@@ -90,7 +95,7 @@ class States:
         stored = StoredState(
             id=record_id,
             workspace=workspace,
-            sealed=self._seal(sealed_fields, workspace, record_id, "state"),
+            sealed=self._seal(sealed_fields, workspace, record_id, _FIELD),
             created_at=now,
             expires_at=now + STATE_TTL,
             gone_at=now + _RETENTION,
@@ -110,7 +115,7 @@ class States:
         `UsedState` if the ticket has expired, or if another browser used it; `DatabaseUnavailable`.
         """
         stored, sealed_fields = await self._load_ticket(ticket)
-        if not self._may_use_ticket(stored, binding):
+        if not self._may_use_ticket(stored, sealed_fields, binding):
             raise UsedState("this address was used before, or it has expired")
         return OpenedTicket(stored.workspace, sealed_fields.authorization, stored.id)
 
@@ -124,21 +129,23 @@ class States:
         A repetition by the same browser returns the same address. Raises as `open_ticket` does.
         """
         stored, sealed_fields = await self._load_ticket(ticket)
-        sealed = self._seal(
-            TicketBinding(binding_digest=_digest(binding)), stored.workspace, stored.id, "ticket"
-        )
+        fields = sealed_fields.model_copy(update={"binding_digest": _digest(binding)})
         query = {
             "_id": stored.id,
             "used_at": None,
-            "ticket_binding": None,
+            "ticket_used_at": None,
             "expires_at": {"$gt": utcnow()},
         }
+        change = {
+            "sealed": self._seal(fields, stored.workspace, stored.id, _FIELD_OF_TICKET),
+            "ticket_used_at": utcnow(),
+        }
         with translate_errors():
-            used: Document | None = await self._collection.find_one_and_update(
-                query, {"$set": {"ticket_binding": sealed}}
-            )
-        if used is None and not self._may_use_ticket(await self._load(stored.id), binding, is_used=True):
-            raise UsedState("this address was used before, or it has expired")
+            used: Document | None = await self._collection.find_one_and_update(query, {"$set": change})
+        if used is None:
+            stored, sealed_fields = await self._load_ticket(ticket)
+            if stored.ticket_used_at is None or not self._may_use_ticket(stored, sealed_fields, binding):
+                raise UsedState("this address was used before, or it has expired")
         return sealed_fields.authorization_url or ""
 
     async def _load_ticket(self, ticket: str) -> tuple[StoredState, SealedFields]:
@@ -148,29 +155,11 @@ class States:
             raise UnknownState("this authorization has no ticket")
         return stored, sealed_fields
 
-    def _may_use_ticket(self, stored: StoredState, binding: str | None, *, is_used: bool = False) -> bool:
-        """Return whether a browser may use a ticket: nobody has, unless `is_used`, or this browser itself."""
+    def _may_use_ticket(self, stored: StoredState, sealed_fields: SealedFields, binding: str | None) -> bool:
+        """Return whether a browser may use a ticket: nobody has, or this browser itself."""
         if stored.used_at is not None or stored.expires_at <= utcnow():
             return False
-        return self._used_ticket(stored, binding) or (stored.ticket_binding is None and not is_used)
-
-    def _used_ticket(self, stored: StoredState, binding: str | None) -> bool:
-        """Return whether the browser with this cookie used the ticket. Raises `UnknownState`."""
-        if stored.ticket_binding is None:
-            return False
-        text = self._open(stored, stored.ticket_binding, "ticket")
-        used_by = TicketBinding.model_validate_json(text).binding_digest
-        return compare_digest(_digest(binding or ""), used_by)
-
-    def _is_same_browser(self, stored: StoredState, sealed_fields: SealedFields, binding: str | None) -> bool:
-        """Return whether a flow belongs to the browser with this cookie.
-
-        It belongs to the browser that used the ticket, and before to the one that started it: whoever started
-        it must not see what another browser brings back. Raises `UnknownState`.
-        """
-        if stored.ticket_binding is not None:
-            return self._used_ticket(stored, binding)
-        return compare_digest(_digest(binding or ""), sealed_fields.binding_digest)
+        return stored.ticket_used_at is None or _is_same_browser(sealed_fields, binding)
 
     async def consume(self, state: str, binding: str | None) -> ConsumedState:
         """Mark a state as used, and return its authorization.
@@ -185,7 +174,7 @@ class States:
         record_id = _digest(state)
         stored = await self._load(record_id)
         sealed_fields = self._decrypt(stored)
-        is_same_browser = self._is_same_browser(stored, sealed_fields, binding)
+        is_same_browser = _is_same_browser(sealed_fields, binding)
         if is_same_browser and stored.used_at is not None:
             stored = await self._await_outcome(stored)
         if stored.outcome is not None:
@@ -193,15 +182,15 @@ class States:
         if not is_same_browser:
             raise BrowserMismatch("the callback comes from a browser that did not start the flow")
         query: Document = {"_id": record_id, "used_at": None, "expires_at": {"$gt": utcnow()}}
-        if stored.ticket_binding is None:  # Another browser may use the ticket at the same time.
-            query["ticket_binding"] = None
+        if stored.ticket_used_at is None:  # Another browser may use the ticket at the same time.
+            query["ticket_used_at"] = None
         with translate_errors():
             consumed: Document | None = await self._collection.find_one_and_update(
                 query, {"$set": {"used_at": utcnow()}}
             )
         if consumed is None:
             stored = await self._load(record_id)
-            if not self._is_same_browser(stored, sealed_fields, binding):
+            if not _is_same_browser(self._decrypt(stored), binding):
                 raise BrowserMismatch("another browser used the ticket of this flow")
             # A double click: the other request has just consumed the state.
             stored = await self._await_outcome(stored)
@@ -212,7 +201,7 @@ class States:
             stored.workspace,
             sealed_fields.authorization,
             sealed_fields.verifier,
-            needs_confirmation=stored.ticket_binding is not None,
+            needs_confirmation=stored.ticket_used_at is not None,
         )
 
     async def complete(self, state: str, workspace: str, outcome: AuthorizationOutcome) -> str:
@@ -240,7 +229,7 @@ class States:
         stored = await self._load(result)
         if stored.outcome is None:
             raise UnknownState("this authorization has no outcome")
-        is_same_browser = self._is_same_browser(stored, self._decrypt(stored), cookie)
+        is_same_browser = _is_same_browser(self._decrypt(stored), cookie)
         return self._decrypt_outcome(stored) if is_same_browser else None
 
     async def _load(self, record_id: str) -> StoredState:
@@ -278,18 +267,15 @@ class States:
 
     def _decrypt(self, stored: StoredState) -> SealedFields:
         """Return authorization, cookie digest and verifier. Raises `UnknownState`."""
-        text = self._open(stored, stored.sealed, "state")
+        field = _FIELD if stored.ticket_used_at is None else _FIELD_OF_TICKET
+        try:
+            text = self._vault.open(stored.sealed, workspace=stored.workspace, record=stored.id, field=field)
+        except (Misconfigured, KeyError) as error:
+            raise UnknownState("this address cannot be decrypted any more") from error
         try:
             return SealedFields.model_validate_json(text)
         except ValueError:  # Its text has the secrets, so it is not passed on.
             raise UnknownState("this address was created by another release") from None
-
-    def _open(self, stored: StoredState, sealed: StoredSecret, field: str) -> str:
-        """Decrypt a field of a state. Raises `UnknownState`."""
-        try:
-            return self._vault.open(sealed, workspace=stored.workspace, record=stored.id, field=field)
-        except (Misconfigured, KeyError) as error:
-            raise UnknownState("this address cannot be decrypted any more") from error
 
     async def consume_code(self, code: str) -> None:
         """Record that a code came back, before it is sent to the provider.
@@ -345,6 +331,15 @@ def cookie_name(state: str) -> str:
 def cookie_name_of_result(result: str) -> str:
     """Return the name of a state's cookie, by the id of its result page."""
     return f"interlink_oauth_{result[:16]}"
+
+
+def _is_same_browser(sealed_fields: SealedFields, binding: str | None) -> bool:
+    """Return whether a state belongs to the browser with this cookie.
+
+    It is the one that started the flow, until another one uses the ticket. From then on the first must not
+    see what the other brings back.
+    """
+    return compare_digest(_digest(binding or ""), sealed_fields.binding_digest)
 
 
 def state_of_ticket(ticket: str) -> str:

@@ -33,6 +33,8 @@ class PendingAuthorization(StoredPart):
     any_account: bool
     """Whether another account than before may be connected."""
     takeover: bool = False
+    app_name: str | None = None
+    """None for the default app."""
     tags: tuple[str, ...] | None = None
     metadata: Mapping[str, str] | None = None
     params: Mapping[str, str]
@@ -57,15 +59,10 @@ class SealedFields(StoredPart):
 
     authorization: PendingAuthorization = Field(alias="about")
     binding_digest: str = Field(alias="binding")
+    """Of the cookie of the browser that it belongs to."""
     verifier: str
     authorization_url: str | None = None
     """Where the ticket leads; None if the authorization has no ticket."""
-
-
-class TicketBinding(StoredPart):
-    """The sealed digest of the cookie of the browser that used the ticket."""
-
-    binding_digest: str
 
 
 class StoredState(Record):
@@ -81,8 +78,8 @@ class StoredState(Record):
     failed: bool = True
     """Earlier releases did not store it: then nothing waits for an outcome."""
     outcome: StoredSecret | None = stored_null()
-    ticket_binding: StoredSecret | None = None
-    """Which browser used the ticket; None as long as none has."""
+    ticket_used_at: datetime | None = None
+    """From here on the state belongs to the browser that used the ticket, and `sealed` is another one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class ConnectionWriter:
                 change["confirmation"] = confirmation
             change["credential"] = self._integrations.seal(target, merge_tokens(retained, granted))
             if change["status"] == "connected":
-                await self._subscriptions.prepare_automatic(target)
+                await self._subscriptions.prepare_automatic(target, app=pending.server[:2])
             taken_over = has_another_user(target, pending.user)
             try:
                 changed = await self._integrations.change(
@@ -315,6 +315,7 @@ def _connection_change(
         "account": account,
         "params": pending.params,
         "app": pending.server[:2],
+        "app_name": pending.app_name,
         "requested_scopes": pending.requested_scopes,
         "scopes": _granted_scopes(pending, granted),
         "version": target.version + 1,

@@ -82,7 +82,7 @@ class TokenImporter:
         """
         connector = _importable(oauth_connector(self._connectors, request.provider))
         params = validate_fields(connector.params, request.params or {}, place="params")
-        app = app_for(self._apps, connector, request.workspace)
+        app = app_for(self._apps, connector, request.workspace, request.app_name)
         if request.workspace not in (app.workspace, self._operator_workspace):
             raise Conflict(
                 "tokens can be imported for an app of the workspace only: "
@@ -100,6 +100,7 @@ class TokenImporter:
             is_reconnect=False,
             any_account=False,
             takeover=request.takeover,
+            app_name=request.app_name,
             tags=None if request.tags is None else tuple(request.tags),
             metadata=request.metadata,
             params=params,

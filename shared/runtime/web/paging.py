@@ -16,7 +16,7 @@ from shared.runtime.mongo import Collection, Document, translate_errors
 T = TypeVar("T")
 
 _BATCH: Final = 500
-_MAX_BATCHES: Final = 10
+_MAX_BATCHES: Final = 4
 
 Limit = Annotated[int, Query(ge=1, le=500, description="The maximum number of items.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the previous page.")]
@@ -42,7 +42,7 @@ async def page(
     """Return one page of the documents that match a query, newest first by `created_at` and `_id`.
 
     `show` makes an item of a document; `fields` is the projection of MongoDB. `matches` selects documents
-    that the query cannot select by an index (ADR 0061). At most 5,000 are examined for a page then, so it may
+    that the query cannot select by an index (ADR 0061). At most 2,000 are examined for a page then, so it may
     have fewer items than `limit`, or none, and a next page all the same. Raises `Malformed` if the cursor is
     invalid, and `DatabaseUnavailable`.
     """
