@@ -25,8 +25,11 @@ def _claim(hub: Hub) -> None:
     with server_of(hub) as server:
         server.login(f"victim-{token_hex(4)}")
         body = {"client_id": "app", "client_secret": SECRET, "settings": server.settings, "verified": True}
-        hub.call("PUT", _APPS, body | {"scope": "installation"})
-        hub.call("PUT", _APPS, body | {"scope": "installation", "app": "named"})
+        operator = f"ilk_operator_{token_hex(16)}"
+        hub.init("default", operator)
+        for app in ({}, {"app": "named", "client_id": "app-named"}):
+            answer = _call(hub, "PUT", _APPS, body | {"scope": "installation"} | app, key=operator)
+            assert answer.status_code == 200, answer.text
         try:
             key = hub.other_workspace()
             for fields in ({}, {"app": "named"}, {"takeover": True, "user": "usr_victim"}):
@@ -35,8 +38,8 @@ def _claim(hub: Hub) -> None:
                 assert answer.status_code == 409, answer.text
             assert _call(hub, "GET", "/api/integrations", key=key).json()["items"] == []
         finally:
-            hub.call("DELETE", f"{_APPS}?scope=installation")
-            hub.call("DELETE", f"{_APPS}?scope=installation&app=named")
+            for query in ("scope=installation", "scope=installation&app=named"):
+                _call(hub, "DELETE", f"{_APPS}?{query}", key=operator)
 
 
 def _label(hub: Hub) -> None:

@@ -24,8 +24,9 @@ def oauth_hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) 
 
 def brought(oauth_hub: OAuthHub, provider: str, **fields: Any) -> dict[str, str]:
     """Somebody goes all the way with a ticket; what the chat's page gets."""
+    named = {} if "reconnect" in fields else {"provider": provider}
     with oauth_hub.person() as ada:
-        return bring_back(ada, start(oauth_hub.hub, provider=provider, **fields))
+        return bring_back(ada, start(oauth_hub.hub, **named, **fields))
 
 
 def confirmed(oauth_hub: OAuthHub, came: dict[str, str], user: str = USER) -> dict[str, Any]:

@@ -51,7 +51,11 @@ SECRETS_IN_RESPONSES = (
     SecretInResponse("POST", "/api/auth/oauth/connect", "a state", "authorization_url", param="state"),
     SecretInResponse("POST", "/api/auth/oauth/connect", "a ticket", "connect_url", param="ticket"),
     SecretInResponse("POST", "/api/auth/oauth/connect", "", header="set-cookie"),
-    SecretInResponse("POST", "/api/auth/oauth/start", "a state", header="location", param="state"),
+    # What a real browser got is captured as the answer to a GET.
+    *(
+        SecretInResponse(method, "/api/auth/oauth/start", "a state", header="location", param="state")
+        for method in ("GET", "POST")
+    ),
     SecretInResponse("GET", CALLBACK, "a confirmation code", header="location", param="confirmation_code"),
     SecretInResponse("POST", "/api/integrations/{}/reconnect", "a state", "authorization_url", param="state"),
     SecretInResponse("POST", "/api/integrations/{}/reconnect", "a ticket", "connect_url", param="ticket"),
