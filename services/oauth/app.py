@@ -7,22 +7,27 @@ from services.oauth.api.account_calls import AccountCalls, AccountCallsApi, audi
 from services.oauth.api.account_tokens import AccountTokensApi
 from services.oauth.api.apps import AppsApi
 from services.oauth.api.authorization import AuthorizationApi
+from services.oauth.api.cookies import StateCookies
 from services.oauth.api.integrations import IntegrationsApi
 from services.oauth.api.pages import Pages
 from services.oauth.api.subscriptions import SubscriptionsApi
-from services.oauth.authorization import state
+from services.oauth.api.tickets import TicketsApi
+from services.oauth.authorization import state, unconfirmed_grants
 from services.oauth.authorization.account_identity import AccountMatcher
 from services.oauth.authorization.account_selection import AccountSelection
 from services.oauth.authorization.callback import CallbackHandler
+from services.oauth.authorization.confirmation import GrantConfirmer
 from services.oauth.authorization.disconnect import Disconnector
 from services.oauth.authorization.revoke import GrantRevoker
 from services.oauth.authorization.start import AuthorizationStarter
 from services.oauth.authorization.state import States
 from services.oauth.authorization.store_connection import ConnectionWriter
+from services.oauth.authorization.unconfirmed_grants import UnconfirmedGrants
 from services.oauth.calls.forward import CallForwarder
 from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.credentials.maintenance import Maintenance
 from services.oauth.credentials.manual import ManualCredentials
+from services.oauth.credentials.token_import import TokenImporter
 from services.oauth.settings import OAuthSettings
 from services.oauth.subscriptions import records
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
@@ -51,6 +56,7 @@ from shared.runtime.web.audit import Audit, audited_routes
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **state.INDEXES,
+    **unconfirmed_grants.INDEXES,
     **records.INDEXES,
     **integrations.INDEXES,
     **app_records.INDEXES,
@@ -136,8 +142,21 @@ async def build(runtime: Runtime) -> Service:
     )
     revoker = GrantRevoker(integrations_repository, connectors, tokens, runtime.log)
     writer = ConnectionWriter(integrations_repository, accounts, tokens, subscriptions, revoker)
+    unconfirmed = UnconfirmedGrants(runtime.mongo, runtime.vault)
     callback_handler = CallbackHandler(
-        states, integrations_repository, connectors, registered_apps, tokens, writer, runtime.log
+        states, integrations_repository, connectors, registered_apps, tokens, writer, unconfirmed, runtime.log
+    )
+    confirmer = GrantConfirmer(
+        unconfirmed,
+        states,
+        integrations_repository,
+        connectors,
+        registered_apps,
+        tokens,
+        writer,
+        revoker,
+        runtime.log,
+        interval_s=settings.upkeep_every_s,
     )
     account_selection = AccountSelection(integrations_repository, accounts, tokens, states, subscriptions)
     disconnector = Disconnector(
@@ -155,12 +174,23 @@ async def build(runtime: Runtime) -> Service:
     manual_credentials = ManualCredentials(
         integrations_repository, connectors, tokens, mail_logins, subscriptions, runtime.log
     )
+    token_importer = TokenImporter(
+        states,
+        integrations_repository,
+        connectors,
+        registered_apps,
+        tokens,
+        writer,
+        redirect_uri=redirect_uri,
+        operator_workspace=settings.operator_workspace,
+    )
     maintenance = Maintenance(
         integrations_repository, tokens, disconnector, runtime.log, interval_s=settings.upkeep_every_s
     )
 
     # Routes
     pages = Pages(settings.chat_name, settings.chat_url)
+    cookies = StateCookies(public_base)
     management = runtime.management_app(
         "Interlink accounts",
         [
@@ -171,14 +201,17 @@ async def build(runtime: Runtime) -> Service:
                 integrations_repository,
                 connectors,
                 pages,
+                cookies,
                 runtime.log,
                 public_base=public_base,
             ),
+            TicketsApi(states, confirmer, known, connectors, pages, cookies),
             IntegrationsApi(
                 integrations_repository,
                 connectors,
                 tokens,
                 manual_credentials,
+                token_importer,
                 account_selection,
                 disconnector,
             ),
@@ -220,6 +253,7 @@ async def build(runtime: Runtime) -> Service:
             tokens,
             maintenance,
             renewal,
+            confirmer,
             runtime.workspace_cleanup(
                 OAuthData(integrations_repository, disconnector, registered_apps).delete
             ),

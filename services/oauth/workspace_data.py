@@ -48,5 +48,5 @@ class OAuthData:
                 break
         if has_remaining:
             raise RetryLater("integrations of this workspace changed while they were deleted")
-        for app in self._apps.of_workspace(workspace):
+        for app in self._apps.all_of(workspace):
             await self._apps.remove(app)

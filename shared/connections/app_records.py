@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from shared.connections.provider_app import (
+    DEFAULT_APP,
     SECRET_FIELDS,
     SETTING_PREFIX,
     App,
@@ -51,6 +52,8 @@ class AppVersion(Record):
 class AppRecord(AppVersion):
     """An app that was set by the API, as it is stored. Its secrets and secret settings are sealed."""
 
+    name: str | None = None
+    """None for the default app."""
     client_id: str
     secrets: Mapping[str, StoredSecret]
     """Those of `SECRET_FIELDS` that are set, and each secret setting under its name after `setting_`."""
@@ -85,11 +88,11 @@ class AppRepository:
         """Return the collection in memory, by the ids of its documents."""
         return Snapshot(configuration, self._collection, self._parse, self._log, on_change=on_change)
 
-    async def find(self, provider: str, workspace: str) -> App | None:
+    async def find(self, provider: str, workspace: str, name: str) -> App | None:
         """Return an app; None if there is none."""
         with translate_errors():
             document = await self._collection.find_one(
-                {"_id": app_record_id(provider, workspace), "deleted_at": None}
+                {"_id": app_record_id(provider, workspace, name), "deleted_at": None}
             )
         return None if document is None else self._parse(document)
 
@@ -145,7 +148,7 @@ class AppRepository:
 
     async def _change(self, app: App, **changes: Any) -> App | None:
         query = {
-            "_id": app_record_id(app.provider, app.workspace),
+            "_id": app_record_id(app.provider, app.workspace, app.name),
             "revision": app.revision,
             "deleted_at": None,
         }
@@ -164,7 +167,7 @@ class AppRepository:
 
     def _seal(self, app: App, *, created_at: datetime, changed_at: datetime) -> AppRecord:
         """Return the record of an app."""
-        record_id = app_record_id(app.provider, app.workspace)
+        record_id = app_record_id(app.provider, app.workspace, app.name)
         hidden = secret_settings(self._connectors.get(app.provider))
         texts = dict(app.secrets) | {
             SETTING_PREFIX + key: value for key, value in app.settings.items() if key in hidden
@@ -173,6 +176,7 @@ class AppRepository:
             id=record_id,
             provider=app.provider,
             workspace=app.workspace,
+            name=app.name or None,
             client_id=app.client_id,
             secrets={
                 key: self._vault.seal(value, workspace=app.workspace, record=record_id, field=key)
@@ -207,6 +211,7 @@ class AppRepository:
         return App(
             provider=record.provider,
             workspace=record.workspace,
+            name=record.name or DEFAULT_APP,
             client_id=record.client_id,
             secrets={key: value for key, value in texts.items() if key in SECRET_FIELDS},
             settings={**record.settings, **hidden},

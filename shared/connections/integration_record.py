@@ -4,7 +4,7 @@ One document holds all three. New tokens, the state that follows from them and t
 write, which a crash cannot split. `integrations.py` has the repository.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Literal
 
@@ -32,6 +32,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         # For the list of one user, also by provider or status. Each index has every field of the query,
         # because the embedded database reads the whole collection for a field that the index lacks.
         Index((*_USER_INDEX_KEYS, ("created_at", -1), ("_id", -1))),
+        # For the list by a tag or an entry of the metadata. Other filters are applied in the service.
+        Index((("workspace", 1), ("deleted_at", 1), ("terms", 1), ("created_at", -1), ("_id", -1))),
         Index((*_USER_INDEX_KEYS, ("status", 1), ("created_at", -1), ("_id", -1))),
         Index((*_USER_INDEX_KEYS, ("provider", 1), ("status", 1), ("created_at", -1), ("_id", -1))),
         # These two also answer which integrations receive the webhooks of an account (`account_routes`).
@@ -118,6 +120,11 @@ class Integration(OutboxRecord, LeasedRecord):
     status_before_disabled: IntegrationStatus | None = Field(default=None, alias="disabled_from")
     user: str | None = None
     """The chat's id of the user whose account it is."""
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = Field(default_factory=dict)
+    """The chat's own values, by their names."""
+    terms: tuple[str, ...] = ()
+    """What it can be listed by: see `search_terms`. Written with tags and metadata."""
     created_at: datetime
     connected_at: datetime | None = None
     deleted_at: datetime | None
@@ -131,6 +138,8 @@ class Integration(OutboxRecord, LeasedRecord):
     params: Mapping[str, str] = Field(default_factory=dict)
     app: tuple[str, ...] | None = None
     """The `app_ref` of the app that it is connected with."""
+    app_name: str | None = None
+    """The name of that app; None for the default one."""
     identity: str | None = None
     holds_identity: bool = False
     """No other integration of the workspace may have the same `identity`."""
@@ -140,6 +149,9 @@ class Integration(OutboxRecord, LeasedRecord):
     """The selection of a resource may take over the integration of another user."""
     merged_grant: tuple[str, int] | None = Field(default=None, alias="grant_of")
     """Id and version of the integration whose grant it has got, because they were merged."""
+
+    confirmation: str | None = None
+    """The id of the unconfirmed grant that became its grant when it was confirmed."""
 
     # Credential
     version: int
@@ -207,6 +219,14 @@ class Integration(OutboxRecord, LeasedRecord):
         return ": ".join(part for part in parts if part)[:_MAX_NAME_LENGTH] or self.provider
 
 
+def search_terms(tags: Iterable[str], metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the terms of an integration, or of a list of some, by tags and entries of the metadata."""
+    return (
+        *(f"metadata:{name}:{value}" for name, value in metadata.items()),
+        *(f"tag:{tag}" for tag in tags),
+    )
+
+
 def build_events(
     integration: Integration,
     event_types: Sequence[IntegrationEventType],
@@ -237,6 +257,8 @@ def _build_event(
         "reason": integration.reason or None,
         "account": {"id": account.id, "label": account.label} if account else None,
         "scopes": list(integration.scopes),
+        "tags": list(integration.tags),
+        "metadata": dict(integration.metadata),
         "expiresAt": rfc3339(integration.expires_at) if integration.expires_at else None,
     }
     if event_type == "integration.taken_over" and before is not None:

@@ -18,6 +18,7 @@ from shared.connections.integration_record import (
     IntegrationEventType,
     IntegrationStatus,
     build_events,
+    search_terms,
 )
 from shared.contracts.errors import NotFound
 from shared.contracts.topics import INTEGRATION_EVENTS
@@ -115,18 +116,32 @@ class IntegrationRepository:
         status: IntegrationStatus | None,
         provider: str | None,
         user: str | None,
+        terms: Sequence[str] = (),
         limit: int,
         cursor: str | None,
     ) -> Page[T]:
         """Return a page of a workspace's integrations, newest first; `show` makes an item of each.
 
-        Status, provider and user select some of them. `show` gets neither credential nor pending events.
-        Raises `Malformed` if the cursor is invalid, and `DatabaseUnavailable`.
+        Status, provider, user and terms (all of them) select some. `show` gets neither credential nor pending
+        events. With terms, a page may have fewer than `limit` items: see `paging.page`. Raises `Malformed` if
+        the cursor is invalid, and `DatabaseUnavailable`.
         """
         selected = {"status": status, "provider": provider, "user": user}
-        query = {"workspace": workspace, "deleted_at": None} | {
-            name: value for name, value in selected.items() if value
-        }
+        selected = {name: value for name, value in selected.items() if value}
+        query: dict[str, Any] = {"workspace": workspace, "deleted_at": None}
+        matches: Callable[[Document], bool] | None = None
+        if not terms:
+            query |= selected
+        else:
+            # The index for terms has one of them, and nothing else that can be selected by.
+            query["terms"] = terms[0]
+            if selected or len(terms) > 1:
+
+                def matches(document: Document) -> bool:
+                    return set(terms) <= set(document["terms"]) and all(
+                        document.get(name) == value for name, value in selected.items()
+                    )
+
         return await page(
             self._collection,
             query,
@@ -134,6 +149,7 @@ class IntegrationRepository:
             limit=limit,
             cursor=cursor,
             fields=_LIST_PROJECTION,
+            matches=matches,
         )
 
     # Credentials
@@ -174,6 +190,9 @@ class IntegrationRepository:
         `DatabaseUnavailable`.
         """
         moment = utcnow()
+        if integration.tags or integration.metadata:
+            terms = search_terms(integration.tags, integration.metadata)
+            integration = integration.model_copy(update={"terms": terms})
         if publish:
             events = build_events(integration, (publish,), moment)
             integration = integration.model_copy(
@@ -202,13 +221,21 @@ class IntegrationRepository:
         identity, `KeyError` for an unknown field, and `DatabaseUnavailable`.
         """
         moment = utcnow()
+        condition = dict(condition or {})
+        if "tags" in changes or "metadata" in changes:
+            changes["terms"] = search_terms(
+                changes.get("tags", integration.tags), changes.get("metadata", integration.metadata)
+            )
+            condition["changed_at"] = (
+                integration.changed_at
+            )  # The terms are of both fields as they were read.
         changes["changed_at"] = moment
         types = (publish,) if isinstance(publish, str) else publish
         events = build_events(integration.model_copy(update=changes), types, moment, before=integration)
         # One write for state and events: a crash cannot store a change without its event.
         update = self._outbox.with_events({"$set": Integration.stored_fields(changes)}, events)
         query = Integration.stored_query(
-            {"id": integration.id, "version": integration.version, "deleted_at": None, **(condition or {})}
+            {"id": integration.id, "version": integration.version, "deleted_at": None, **condition}
         )
         with translate_errors():
             document: Document | None = await self._collection.find_one_and_update(

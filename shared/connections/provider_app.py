@@ -10,6 +10,8 @@ from shared.manifests.connector import Connector
 
 INSTALLATION: Final = ""
 """Stands in place of a workspace id for an app of the whole installation."""
+DEFAULT_APP: Final = ""
+"""The name of the app that accounts are connected with unless a call names another one."""
 SECRET_FIELDS: Final = ("client_secret", "signing_secret")
 SETTING_PREFIX: Final = "setting_"
 
@@ -39,6 +41,8 @@ class App:
 
     The result of a check holds for one revision only.
     """
+    name: str = DEFAULT_APP
+    """Distinguishes several apps of a provider in a workspace."""
     readable: bool = True
     """Whether every sealed value could be decrypted. An app with only some of its secrets is not used."""
 
@@ -48,9 +52,10 @@ def app_ref(app: App) -> AppRef:
     return app.workspace, app.client_id
 
 
-def app_record_id(provider: str, workspace: str) -> str:
-    """Return the id of an app's document. There is one for each provider and workspace."""
-    return f"pcr_{derive('platform credential', provider, workspace)}"
+def app_record_id(provider: str, workspace: str, name: str = DEFAULT_APP) -> str:
+    """Return the id of an app's document. There is one for each provider, workspace and name."""
+    parts = (provider, workspace) if name == DEFAULT_APP else (provider, workspace, name)
+    return f"pcr_{derive('platform credential', *parts)}"
 
 
 def secret_settings(connector: Connector | None) -> frozenset[str]:

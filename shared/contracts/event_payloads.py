@@ -160,6 +160,8 @@ class IntegrationRef(_CamelCaseModel):
     integration_id: Id
     provider: str | None = None
     user: Id | None = None
+    tags: list[str] | None = None
+    metadata: dict[str, str] | None = None
 
 
 class IntegrationTakenOver(IntegrationRef):

@@ -95,6 +95,7 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/deliveries/erase"): "webhooks:write",
     ("GET", "/api/events/unmatched"): "webhooks:read",
     ("POST", "/api/auth/oauth/connect"): "integrations:write",
+    ("POST", "/api/auth/oauth/confirm"): "integrations:write",
     ("POST", "/api/integrations"): "integrations:write",
     ("GET", "/api/integrations"): "integrations:read",
     ("GET", "/api/integrations/{integration_id}"): "integrations:read",
@@ -145,6 +146,7 @@ ROWS = sorted(NEEDS)
 EXPECTED_STATUS: dict[ROW, int] = {
     ("POST", "/api/inbound-endpoints/{endpoint_id}/handed-over-secret"): 409,
     ("POST", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/replay"): 409,
+    ("POST", "/api/auth/oauth/confirm"): 404,
     ("POST", "/api/integrations"): 422,
     ("POST", "/api/integrations/{integration_id}/fields"): 409,
     ("POST", "/api/integrations/{integration_id}/choose"): 422,
@@ -192,6 +194,7 @@ def body_for(row: ROW) -> Any:
         },
         ("POST", "/api/endpoint-templates/{template_id}"): {"channel_id": "general"},
         ("POST", "/api/auth/oauth/connect"): {"provider": PROVIDER},
+        ("POST", "/api/auth/oauth/confirm"): {"confirmation_code": "x", "user": "ada"},
         ("POST", "/api/integrations"): {"provider": PROVIDER, "fields": {}},
         ("POST", "/api/messages/preview"): {"provider": "github", "event": "ping", "payload": {}},
         ("PATCH", "/api/integrations/{integration_id}"): {"name": "x"},

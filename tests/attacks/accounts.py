@@ -9,16 +9,20 @@ from tests.support.hub import Hub
 from tests.support.person import Person
 from tests.support.rotating_server import RotatingServer
 
-_SETUP = Setup(services=("gateway", "oauth"), entrance=True)
-_SECRET = "the-secret-of-the-hub"
+SETUP = Setup(
+    services=("gateway", "oauth"),
+    env={"INTERLINK_RETURN_ORIGINS": "https://chat.example.com"},
+    entrance=True,
+)
+SECRET = "the-secret-of-the-hub"
 _RESULT = "/api/auth/oauth/result/"
 _VICTIM, _ATTACKER = "usr_victim", "usr_attacker"
 
 
-def _server(hub: Hub) -> RotatingServer:
+def server_of(hub: Hub) -> RotatingServer:
     """Return an authorization server that the hub's app is registered at."""
-    server = RotatingServer("app", _SECRET, hub.url("gateway") + "/api/auth/oauth/callback")
-    body = {"client_id": "app", "client_secret": _SECRET, "settings": server.settings, "verified": True}
+    server = RotatingServer("app", SECRET, hub.url("gateway") + "/api/auth/oauth/callback")
+    body = {"client_id": "app", "client_secret": SECRET, "settings": server.settings, "verified": True}
     hub.call("PUT", "/api/platform-credentials/oidc", body)
     return server
 
@@ -26,7 +30,7 @@ def _server(hub: Hub) -> RotatingServer:
 def _take_over(hub: Hub) -> None:
     """Connect somebody else's account under another user's name, by each call that could."""
     name = f"shared-{token_hex(4)}"
-    with _server(hub) as server:
+    with server_of(hub) as server:
         server.login(name)
         with Person(hub, name, entrance="gateway") as person:
             started = person.connect("oidc", user=_VICTIM, name="Private name")
@@ -45,7 +49,7 @@ def _take_over(hub: Hub) -> None:
 def _replay(hub: Hub) -> None:
     """Bring a state that was used once more: with another code, an error, and in another browser."""
     name = f"replayed-{token_hex(4)}"
-    with _server(hub) as server:
+    with server_of(hub) as server:
         server.login(name)
         with Person(hub, name, entrance="gateway") as person:
             started = person.connect("oidc")
@@ -75,7 +79,7 @@ def _forge(hub: Hub) -> None:
 def _redirect(hub: Hub) -> None:
     """Be sent elsewhere by the second arrival of a state that was used."""
     name = f"redirected-{token_hex(4)}"
-    with _server(hub) as server:
+    with server_of(hub) as server:
         server.login(name)
         with Person(hub, name, entrance="gateway") as person:
             came = person.consent(person.connect("oidc", return_to="/healthz")["authorization_url"])
@@ -87,8 +91,8 @@ def _redirect(hub: Hub) -> None:
 
 
 ATTACKS = (
-    Attack("accounts: take over another user's integration", _take_over, _SETUP),
-    Attack("accounts: replay a state that was used", _replay, _SETUP),
-    Attack("accounts: forge a result page", _forge, _SETUP),
-    Attack("accounts: an open redirect by a finished state", _redirect, _SETUP),
+    Attack("accounts: take over another user's integration", _take_over, SETUP),
+    Attack("accounts: replay a state that was used", _replay, SETUP),
+    Attack("accounts: forge a result page", _forge, SETUP),
+    Attack("accounts: an open redirect by a finished state", _redirect, SETUP),
 )

@@ -280,6 +280,7 @@ def test_secrets_go_in_and_never_come_out(hub: Hub) -> None:
     shown = settled(hub, f"{APPS}/blackbaud", body)
     assert shown == {
         "provider": "blackbaud",
+        "app": None,
         "scope": "workspace",
         "source": "api",
         "client_id": "blackbaud-app",

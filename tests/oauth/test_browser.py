@@ -22,8 +22,11 @@ from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
 from tests.support.person import Person
+from tests.support.recorded_secrets import record_secret
+from tests.support.rotating_server import RotatingServer
 from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber, WebhookRequest
+from tests.support.tickets import USER, confirm, start
 
 CALLBACK = "/api/auth/oauth/callback"
 ELSEWHERE = "https://hub.example.com"
@@ -46,6 +49,11 @@ class Chat:
     @property
     def origin(self) -> str:
         return "http://" + urlsplit(self.site.url).netloc
+
+    @property
+    def foreign_origin(self) -> str:
+        """The same chat under another host name than the hub's: it gets no cookies of the hub."""
+        return self.origin.replace("127.0.0.1", "localhost")
 
     def answer(self, got: WebhookRequest) -> web.StreamResponse:
         if got.path == "/favicon.ico":
@@ -120,7 +128,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
         chat = Chat(stack.enter_context(Subscriber()))
         chat.site.answer = chat.answer
         env = {
-            "INTERLINK_RETURN_ORIGINS": chat.origin,
+            "INTERLINK_RETURN_ORIGINS": f"{chat.origin},{chat.foreign_origin}",
             "INTERLINK_CHAT_NAME": "<Chat>",
             "INTERLINK_CHAT_URL": f"{chat.origin}/?from=hub&a=1",
         }
@@ -174,6 +182,40 @@ async def test_an_account_is_connected_with_two_clicks(world: World, chromium: B
         assert await world.back(tab) == first, "the account is connected already, and is not twice"
         assert world.account("ada") == [first["integration_id"]]
         world.hub.call("POST", f"/api/integrations/{first['integration_id']}/refresh")
+
+
+async def test_an_account_is_connected_without_a_common_host_name(world: World, chromium: Browser) -> None:
+    """By the hub's page and back: also where the provider asks nobody and sends everybody on at once."""
+    foreign = world.chat.foreign_origin
+    secret = f"the-secret-of-another-app-{token_hex(8)}"
+    with RotatingServer("prompt", secret, world.hub.url("gateway") + CALLBACK) as prompt:
+        body = {"client_id": "prompt", "client_secret": secret, "settings": prompt.settings, "verified": True}
+        world.hub.call("PUT", "/api/platform-credentials/oidc", body | {"app": "prompt"})
+        prompt.login("tina-at-once")
+        for app, account in ((None, "tina"), ("prompt", "tina-at-once")):
+            async with chromium.user() as tab:
+                started = await asyncio.to_thread(
+                    start, world.hub, service="gateway", return_to=f"{foreign}/back?tab=2", app=app
+                )
+                await tab.goto(started.connect_url)
+                names = [await tab.see(f"#{name}") for name in ("provider", "workspace", "user", "return")]
+                assert names == ["OpenID Connect", "default", USER, urlsplit(foreign).netloc]
+                assert await tab.see("#chat") == "<Chat>"
+                await tab.press("#continue")
+                if app is None:
+                    await world.sign_in(tab, account)
+                    await tab.press("#allow")
+                url = await tab.at(f"^{foreign}/back")
+                came = dict(parse_qsl(urlsplit(url).query))
+                record_secret("a confirmation code", came["confirmation_code"])
+                assert came["status"] == "confirmation_required"
+                assert tab.complaints == []
+                assert world.account(account) == []
+                answer = await asyncio.to_thread(
+                    confirm, world.hub, came["confirmation_code"], service="gateway"
+                )
+                assert answer.status_code == 200, answer.text
+                assert world.account(account) == [came["integration_id"]]
 
 
 async def test_a_denied_authorization_returns_with_the_error(world: World, chromium: Browser) -> None:

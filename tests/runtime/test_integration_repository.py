@@ -10,7 +10,7 @@ from bson import json_util
 from pydantic import SecretStr
 from pymongo import MongoClient
 
-from services.oauth.authorization.state import StoredState
+from services.oauth.authorization.state_record import StoredState
 from shared.connections.integration_record import COLLECTION, Account, Integration, SelectedResource
 from shared.connections.integrations import IntegrationRepository
 from shared.runtime.kafka.producer import Producer

@@ -17,7 +17,8 @@ from tests.support.second_process import second_process
 NAMES = set(
     """
     cancel_delivery cancel_delivery_job change_event_type change_inbound_endpoint change_incoming_webhook
-    change_outgoing_webhook check_integration choose_integration connect_auth_oauth create_api_key
+    change_outgoing_webhook check_integration choose_integration confirm_auth_oauth connect_auth_oauth
+    create_api_key
     create_event_type create_inbound_endpoint create_inbound_endpoint_from_template create_incoming_webhook
     create_integration create_integration_watch create_outgoing_webhook delete_event_type
     delete_inbound_endpoint delete_incoming_webhook delete_integration delete_integration_watch

@@ -102,7 +102,11 @@ def app_at(accounts: Accounts) -> Client:
 def accounts(folder: Path, bus: Bus, store: Store, **env: str) -> Iterator[Accounts]:
     """The service, started, and ended with the test."""
     port = free_port()
-    usual = {"INTERLINK_PUBLIC_URL": f"http://127.0.0.1:{port}", "INTERLINK_UPKEEP_EVERY_S": "0.3"}
+    usual = {
+        "INTERLINK_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "INTERLINK_UPKEEP_EVERY_S": "0.3",
+        "INTERLINK_RETURN_ORIGINS": "https://chat.example.com",
+    }
     hub = Hub(folder, bus, store, services=("oauth",), env=usual | env)
     hub.ports["oauth"] = port
     try:

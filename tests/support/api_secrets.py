@@ -23,7 +23,8 @@ class SecretInResponse:
     """A response that shows a secret in a field of its JSON, or in a header.
 
     In `path`, `{}` stands for one part. `kind` names the secret; empty: the field repeats, in a
-    sentence, what another one shows. `param`: the field is an address, and the secret is this parameter.
+    sentence, what another one shows. `param`: the field or header is an address, and the secret is this
+    parameter.
     """
 
     method: str
@@ -54,8 +55,16 @@ SECRETS_IN_RESPONSES = (
     ),
     SecretInResponse("POST", "/api/incoming-webhooks/{}/rotate-token", "", "url"),
     SecretInResponse("POST", "/api/auth/oauth/connect", "a state", "authorization_url", param="state"),
+    SecretInResponse("POST", "/api/auth/oauth/connect", "a ticket", "connect_url", param="ticket"),
     SecretInResponse("POST", "/api/auth/oauth/connect", "", header="set-cookie"),
+    # What a real browser got is captured as the answer to a GET.
+    *(
+        SecretInResponse(method, "/api/auth/oauth/start", "a state", header="location", param="state")
+        for method in ("GET", "POST")
+    ),
+    SecretInResponse("GET", CALLBACK, "a confirmation code", header="location", param="confirmation_code"),
     SecretInResponse("POST", "/api/integrations/{}/reconnect", "a state", "authorization_url", param="state"),
+    SecretInResponse("POST", "/api/integrations/{}/reconnect", "a ticket", "connect_url", param="ticket"),
     SecretInResponse("POST", "/api/integrations/{}/reconnect", "", header="set-cookie"),
     SecretInResponse("POST", "/api/integrations/{}/token", "an access token", "access_token"),
     SecretInResponse("POST", "/api/integrations/{}/token/refused", "an access token", "access_token"),
@@ -118,12 +127,16 @@ SECRETS_IN_REQUESTS = (
         for method, path in (("POST", "/api/outgoing-webhooks"), ("PATCH", "/api/outgoing-webhooks/{}"))
         for field, only in (("headers.*", lambda _name: True), ("auth.*", _is_auth))
     ),
+    SecretInRequest("POST", "/api/auth/oauth/confirm", "a confirmation code", "confirmation_code"),
     SecretInRequest("PUT", "/api/platform-credentials/{}", "a client secret", "client_secret"),
     SecretInRequest("PUT", "/api/platform-credentials/{}", "a signing secret", "signing_secret"),
     SecretInRequest(
         "PUT", "/api/platform-credentials/{}", "a secret setting", "settings.*", _is_secret_field
     ),
     SecretInRequest("POST", "/api/integrations", "a secret that was entered", "fields.*", _is_secret_field),
+    SecretInRequest(
+        "POST", "/api/integrations", "an imported token", "tokens.*", lambda name: name.endswith("_token")
+    ),
     SecretInRequest(
         "POST", "/api/integrations/{}/fields", "a secret that was entered", "fields.*", _is_secret_field
     ),
@@ -165,7 +178,12 @@ def remove_response_secrets(
     for rule in SECRETS_IN_RESPONSES:
         if rule.method != method or not _is(rule.path, path):
             continue
-        if rule.header:
+        if rule.header and rule.param:
+            headers = [
+                (name, _without(value, rule) if name.lower() == rule.header else value)
+                for name, value in headers
+            ]
+        elif rule.header:
             headers = [(name, value) for name, value in headers if name.lower() != rule.header]
         elif isinstance(body, dict) and body.get(rule.field):
             value, body = body[rule.field], {**body, rule.field: None}
@@ -174,6 +192,15 @@ def remove_response_secrets(
             if rule.kind:
                 record_secret(rule.kind, value)
     return headers, body
+
+
+def _without(address: str, rule: SecretInResponse) -> str:
+    """Return an address without the parameter of a rule, which is recorded."""
+    value = dict(parse_qsl(urlsplit(address).query)).get(rule.param, "")
+    if not value:
+        return address
+    record_secret(rule.kind, value)
+    return address.replace(value, "")
 
 
 @cache

@@ -79,6 +79,15 @@ class RotatingServer(Fake):
         """Who logs in from now on."""
         self.accounts = [Account(name, name.title(), f"{name}@example.com", (Place(name, name),))]
 
+    def issue(self) -> dict[str, str]:
+        """Tokens for whoever logs in, that the hub knows nothing of."""
+        asked = HostRequest("GET", "", "/authorize", {}, {}, b"")
+        grant = Grant(self.accounts[0], ("openid",), asked, {}, first=True)
+        self._grants.append(grant)
+        access = self.give("access", grant, self.lifetime_s, f"at-{self.new_code()}")
+        refresh = self.give("refresh", grant, self.refresh_lifetime_s, f"rt-{self.new_code()}")
+        return {"access_token": access.value, "refresh_token": refresh.value}
+
     def spoil(self, account: str) -> None:
         """The access tokens of an account end before their time."""
         for token in self._tokens.values():

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.oauth.api.schemas import FieldValues
+from services.oauth.api.schemas import AppName, FieldValues
 
 
 class AppUpdate(BaseModel):
@@ -20,6 +20,7 @@ class AppUpdate(BaseModel):
         None
     )
     settings: FieldValues | None = None
+    app: AppName | None = None
     scope: Annotated[
         Literal["workspace", "installation"],
         Field(description="Whether accounts of this workspace or of all workspaces are connected with it."),
@@ -34,9 +35,13 @@ class AppUpdate(BaseModel):
 
 
 class AppOut(BaseModel):
-    """An OAuth app of a provider. `secrets` lists the names of its secrets."""
+    """An OAuth app of a provider.
+
+    `app` is its name, null for the default app; `secrets` lists the names of its secrets.
+    """
 
     provider: str
+    app: str | None
     scope: Literal["workspace", "installation"]
     source: Literal["api", "environment", "file"]
     client_id: str
@@ -49,6 +54,6 @@ class AppOut(BaseModel):
 
 
 class AppListOut(BaseModel):
-    """The apps that accounts of the workspace are connected with, sorted by provider."""
+    """The apps that accounts of the workspace can be connected with, by provider; the default one first."""
 
     items: list[AppOut]

@@ -12,6 +12,7 @@ from shared.connections.app_check import AppChecker
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.provider_app import (
+    DEFAULT_APP,
     INSTALLATION,
     SECRET_FIELDS,
     App,
@@ -29,6 +30,8 @@ from shared.runtime.web.routes import Routes
 _MAX_ATTEMPTS: Final = 5
 _NOT_ASKED: Final = "not_asked"
 """Starts the reason of an app that the provider could not check. Clients match it."""
+_MAX_APPS: Final = 10
+"""Of a provider in a workspace. The app webhook tries the secrets of all."""
 _CONFLICT_DETAIL: Final = "the app changed while it was updated: try again"
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
@@ -36,6 +39,13 @@ Admin = Annotated[ApiKey, Depends(requires("admin"))]
 Scope = Annotated[
     Literal["workspace", "installation"],
     Query(description="Whose app: the workspace's, or the installation's."),
+]
+AppQuery = Annotated[
+    str | None,
+    Query(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$",
+        description="The name of one of several apps of the provider. If left out, the default app.",
+    ),
 ]
 
 
@@ -72,32 +82,35 @@ class AppsApi:
         add("/{provider}/verify", self.verify, methods=["POST"])
 
     async def list_all(self, key: Reader) -> AppListOut:
-        """List the apps that accounts of the workspace are connected with."""
+        """List the apps that accounts of the workspace can be connected with."""
         app_ids = sorted({connector.app for connector in self._connectors.values()})
-        apps = (self._apps.select(app_id, key.workspace) for app_id in app_ids)
-        return AppListOut(items=[self._app_out(app) for app in apps if app is not None])
+        apps = (app for app_id in app_ids for app in self._apps.usable(app_id, key.workspace))
+        return AppListOut(items=[self._app_out(app) for app in apps])
 
-    async def read(self, provider: str, key: Reader) -> AppOut:
+    async def read(self, provider: str, key: Reader, app: AppQuery = None) -> AppOut:
         """Return the app that accounts of the provider are connected with in the workspace."""
-        app = self._apps.select(self._connector(provider).app, key.workspace)
-        if app is None:
-            raise NotFound(f"no app is registered for {provider}")
-        return self._app_out(app)
+        found = self._apps.select(self._connector(provider).app, key.workspace, app or DEFAULT_APP)
+        if found is None:
+            raise NotFound(f"no such app is registered for {provider}")
+        return self._app_out(found)
 
     async def put(self, provider: str, body: AppUpdate, key: Admin) -> AppOut:
         """Create or update an app. Without `verified`, the provider is asked whether it accepts the app.
 
-        A new client id or setting needs the client secret again: the settings decide which server it is sent
-        to.
+        With `app` it is one of several apps of the provider, which `connect` selects by this name. A new
+        client id or setting needs the client secret again: the settings decide which server it is sent to.
         """
         connector = self._connector_with_own_app(provider)
         workspace = self._scope_workspace(body.scope, key)
-        if workspace == INSTALLATION and provider in self._apps.configured:
+        name = body.app or DEFAULT_APP
+        if workspace == INSTALLATION and name == DEFAULT_APP and provider in self._apps.configured:
             source = self._apps.configured[provider].source
             raise Conflict(f"the installation's app of {provider} comes from the {source}: change it there")
         for _ in range(_MAX_ATTEMPTS):
-            before = await self._apps.read(provider, workspace)
-            app = await self._apps.write(_updated_app(connector, workspace, body, before), before)
+            before = await self._apps.read(provider, workspace, name)
+            updated = _updated_app(connector, workspace, body, before)
+            self._check_others(updated)
+            app = await self._apps.write(updated, before)
             if app is not None:
                 break
         else:
@@ -107,21 +120,38 @@ class AppsApi:
         await self._resume_integrations(app)
         return self._app_out(app)
 
-    async def verify(self, provider: str, key: Admin, scope: Scope = "workspace") -> AppOut:
+    def _check_others(self, app: App) -> None:
+        """Raise `Conflict` if another app of the workspace has the client id, or if there are too many.
+
+        The client id is what an account stores of its app.
+        """
+        others = [
+            other for other in self._apps.of_workspace(app.provider, app.workspace) if other.name != app.name
+        ]
+        same = next((other for other in others if other.client_id == app.client_id), None)
+        if same is not None:
+            name = same.name or "the default app"
+            raise Conflict(f"{name} has this client id already: update that one, or register another app")
+        if app.created_at is None and len(others) >= _MAX_APPS:
+            raise Conflict(f"a provider can have {_MAX_APPS} apps in a workspace at most: delete one first")
+
+    async def verify(
+        self, provider: str, key: Admin, scope: Scope = "workspace", app: AppQuery = None
+    ) -> AppOut:
         """Ask the provider whether it accepts the app's client id and secret.
 
         If the provider's answer does not say, the app stays as it was. If the provider is not available, the
         status is 503.
         """
         connector = self._connector_with_own_app(provider)
-        app = await self._find_app(provider, scope, key)
-        if not app.readable:
+        found = await self._find_app(provider, scope, key, app)
+        if not found.readable:
             raise Conflict(
                 "the app's secrets cannot be decrypted: restore their encryption key, or enter them again"
             )
-        app = await self._check_app(connector, app, require_answer=True)
-        await self._resume_integrations(app)
-        return self._app_out(app)
+        checked = await self._check_app(connector, found, require_answer=True)
+        await self._resume_integrations(checked)
+        return self._app_out(checked)
 
     async def _resume_integrations(self, app: App) -> None:
         """Resume the refreshes of integrations that stopped because the provider rejected the app."""
@@ -130,18 +160,20 @@ class AppsApi:
         providers = [name for name, connector in self._connectors.items() if connector.app == app.provider]
         await self._integrations.clear_app_pauses(providers, app_ref(app), app.revision)
 
-    async def delete(self, provider: str, key: Admin, scope: Scope = "workspace") -> Response:
+    async def delete(
+        self, provider: str, key: Admin, scope: Scope = "workspace", app: AppQuery = None
+    ) -> Response:
         """Remove an app. Accounts that are connected with it stop working when their tokens expire."""
         self._connector_with_own_app(provider)
         for _ in range(_MAX_ATTEMPTS):
-            if await self._apps.remove(await self._find_app(provider, scope, key)) is not None:
+            if await self._apps.remove(await self._find_app(provider, scope, key, app)) is not None:
                 return Response(status_code=204)
         raise Conflict(_CONFLICT_DETAIL)
 
-    async def _find_app(self, provider: str, scope: str, key: ApiKey) -> App:
-        app = await self._apps.read(provider, self._scope_workspace(scope, key))
+    async def _find_app(self, provider: str, scope: str, key: ApiKey, name: str | None) -> App:
+        app = await self._apps.read(provider, self._scope_workspace(scope, key), name or DEFAULT_APP)
         if app is None:
-            raise NotFound(f"no app of {provider} was registered by this API")
+            raise NotFound(f"no such app of {provider} was registered by this API")
         return app
 
     def _scope_workspace(self, scope: str, key: ApiKey) -> str:
@@ -195,6 +227,7 @@ class AppsApi:
         known_settings, hidden = connector.settings, secret_settings(connector)
         return AppOut(
             provider=app.provider,
+            app=app.name or None,
             scope="workspace" if app.workspace else "installation",
             source=app.source,
             client_id=app.client_id,
@@ -213,7 +246,7 @@ class AppsApi:
 
 def _updated_app(connector: Connector, workspace: str, body: AppUpdate, before: App | None) -> App:
     """Return the app with the request's changes; a new one if there was none. Raises `Invalid`."""
-    old = before or App(connector.provider, workspace, "", {})
+    old = before or App(connector.provider, workspace, "", {}, name=body.app or DEFAULT_APP)
     client_id = body.client_id or old.client_id
     if not client_id:
         raise _invalid_field("client_id", "required")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.responses import RedirectResponse
@@ -12,8 +12,10 @@ from services.oauth.api.authorization_schemas import (
     AuthorizationOut,
     ReauthorizationCreate,
 )
+from services.oauth.api.cookies import COOKIE_PATH, StateCookies
 from services.oauth.api.pages import SECURITY_HEADERS, Pages
-from services.oauth.authorization.callback import CallbackHandler
+from services.oauth.api.tickets import TICKET_PATH
+from services.oauth.authorization.callback import CallbackHandler, CompletedAuthorization
 from services.oauth.authorization.errors import AuthorizationFailed
 from services.oauth.authorization.flows import OAUTH_KINDS
 from services.oauth.authorization.redirect import add_outcome
@@ -22,19 +24,15 @@ from services.oauth.authorization.start import (
     AuthorizationRequest,
     AuthorizationStarter,
 )
-from services.oauth.authorization.state import (
-    STATE_TTL,
+from services.oauth.authorization.state import States, cookie_name, cookie_name_of_result
+from services.oauth.authorization.state_record import (
     AuthorizationOutcome,
     BrowserMismatch,
-    ConsumedState,
     FinishedState,
-    States,
     UnknownState,
     UsedState,
-    cookie_name,
-    cookie_name_of_result,
 )
-from shared.connections.integration_record import Integration
+from services.oauth.authorization.unconfirmed_grants import CONFIRMATION_REQUIRED
 from shared.connections.integrations import IntegrationRepository
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, Misconfigured, RetryLater
@@ -45,8 +43,7 @@ from shared.runtime.metrics import CONNECTIONS
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.routes import Routes
 
-_COOKIE_PATH: Final = "/api/auth/oauth"
-RESULT_PATH: Final = f"{_COOKIE_PATH}/result"
+RESULT_PATH: Final = f"{COOKIE_PATH}/result"
 _MAX_QUERY_PARAMETERS: Final = 50
 
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
@@ -63,6 +60,7 @@ class AuthorizationApi:
         integrations: IntegrationRepository,
         connectors: Mapping[str, Connector],
         pages: Pages,
+        cookies: StateCookies,
         log: Log,
         *,
         public_base: str,
@@ -74,13 +72,9 @@ class AuthorizationApi:
         self._integrations = integrations
         self._connectors = connectors
         self._log = log
+        self._cookies = cookies
         self._result_url = public_base + RESULT_PATH
-        base = urlsplit(public_base)
-        self._https = base.scheme == "https"
-        # Another host of the same domain cannot set a cookie with this prefix (RFC 6265bis, 4.1.3.2). The
-        # prefix requires TLS and the path "/", so the cookie is sent to every path of the host.
-        self._prefix = "__Host-" if self._https else ""
-        self._path = "/" if self._https else base.path + _COOKIE_PATH
+        self._ticket_url = public_base + TICKET_PATH
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -96,7 +90,8 @@ class AuthorizationApi:
         """Start an authorization. Return the provider's address to send the person to.
 
         The response sets a cookie that the browser of that person needs. If a server makes this call, it must
-        pass the cookie on to the browser.
+        pass the cookie on to the browser. If it cannot, because chat and hub have no common host name, it
+        sends the person to `connect_url` instead, and confirms the result.
         """
         authorization_request = AuthorizationRequest(
             provider=body.provider,
@@ -107,6 +102,9 @@ class AuthorizationApi:
             return_to=body.return_to,
             name=body.name,
             takeover=body.takeover,
+            app_name=body.app,
+            tags=body.tags,
+            metadata=body.metadata,
         )
         return self._authorization_out(await self._starter.start(authorization_request), response)
 
@@ -115,7 +113,9 @@ class AuthorizationApi:
     ) -> AuthorizationOut:
         """Start an authorization for an existing integration, which keeps its id.
 
-        Another account than before is refused unless `any_account` is set.
+        `add_scopes` asks for more than before. The integration's `scopes` are those that were granted, its
+        `missing_scopes` those that were not. Another account than before is refused unless `any_account` is
+        set.
         """
         body = body or ReauthorizationCreate()
         integration = await self._integrations.find(integration_id, key.workspace)
@@ -131,9 +131,11 @@ class AuthorizationApi:
             workspace=key.workspace,
             user=body.user,
             scopes=body.scopes,
+            more_scopes=body.add_scopes,
             params=body.params,
             return_to=body.return_to,
             takeover=body.takeover,
+            app_name=body.app,
         )
         redirect = await self._starter.reconnect(
             integration, authorization_request, any_account=body.any_account
@@ -143,18 +145,11 @@ class AuthorizationApi:
     def _authorization_out(self, redirect: AuthorizationRedirect, response: Response) -> AuthorizationOut:
         """Return the redirect as the API shows it, and set the cookie of its state on the response."""
         pending_state = redirect.pending_state
-        response.set_cookie(
-            self._prefix + pending_state.cookie,
-            pending_state.binding,
-            max_age=int(STATE_TTL.total_seconds()),
-            path=self._path,
-            secure=self._https,
-            httponly=True,
-            samesite="lax",
-        )
+        self._cookies.set(response, pending_state.cookie, pending_state.binding)
         response.headers["Cache-Control"] = "no-store"
         return AuthorizationOut(
             authorization_url=redirect.url,
+            connect_url=f"{self._ticket_url}?ticket={redirect.ticket}" if redirect.ticket else None,
             integration_id=redirect.integration_id,
             expires_at=rfc3339(pending_state.stored.expires_at),
         )
@@ -170,9 +165,9 @@ class AuthorizationApi:
         if rejection := self._check_query(query):
             return rejection
         state = dict(query)["state"]
-        cookie = self._prefix + cookie_name(state)
+        cookie = cookie_name(state)
         try:
-            consumed, integration = await self._callback_handler.complete(query, request.cookies.get(cookie))
+            completed = await self._callback_handler.complete(query, self._cookies.get(request, cookie))
         except FinishedState as error:
             return self._result_redirect(error.result, error.outcome)
         except AuthorizationFailed as error:
@@ -196,9 +191,10 @@ class AuthorizationApi:
                 "unavailable", 503, "The service is not available: try again in a moment."
             )
         else:
+            integration = completed.integration
             CONNECTIONS.labels(integration.provider, integration.status).inc()
-            return await self._success_response(state, consumed, integration)
-        response.delete_cookie(cookie, path=self._path, secure=self._https, httponly=True, samesite="lax")
+            return await self._success_response(state, completed)
+        self._cookies.delete(response, cookie)
         return response
 
     def _check_query(self, query: Sequence[tuple[str, str]]) -> Response | None:
@@ -214,28 +210,33 @@ class AuthorizationApi:
             )
         return None
 
-    async def _success_response(
-        self, state: str, consumed: ConsumedState, integration: Integration
-    ) -> Response:
+    async def _success_response(self, state: str, completed: CompletedAuthorization) -> Response:
         """Store the outcome for repeated callbacks, and redirect the person."""
-        title, text = self._success_text(integration)
+        title, text = self._success_text(completed)
+        integration, code = completed.integration, completed.confirmation_code
         outcome = AuthorizationOutcome(
             title=title,
             text=text,
-            return_to=consumed.authorization.return_to,
-            parameters={"integration_id": integration.id, "status": integration.status},
+            return_to=completed.state.authorization.return_to,
+            parameters={
+                "integration_id": integration.id,
+                "status": CONFIRMATION_REQUIRED if code else integration.status,
+                **({"confirmation_code": code} if code else {}),
+            },
         )
         try:
-            result = await self._states.complete(state, consumed.workspace, outcome)
+            result = await self._states.complete(state, completed.state.workspace, outcome)
         except RetryLater:  # The account is connected all the same.
             return _return_redirect(outcome.return_to, outcome.parameters) or self._pages.page(
                 200, title, text
             )
         return self._result_redirect(result, outcome)
 
-    def _success_text(self, integration: Integration) -> tuple[str, str]:
+    def _success_text(self, completed: CompletedAuthorization) -> tuple[str, str]:
         """Return title and text of the result page."""
-        label = integration.account.label if integration.account else ""
+        label, integration = completed.account.label, completed.integration
+        if completed.confirmation_code:
+            return "Confirm in the chat", f"{label} is connected once the chat confirms it."
         if integration.status == "connected":
             return "Connected", f"{label} is connected. You can close this window."
         selection = self._connectors[integration.provider].account_selection
@@ -252,9 +253,8 @@ class AuthorizationApi:
     async def result(self, result: str, request: Request) -> Response:
         """Return the result page. Only the browser that started the authorization sees the account."""
         try:
-            outcome = await self._states.result(
-                result, request.cookies.get(self._prefix + cookie_name_of_result(result))
-            )
+            cookie = self._cookies.get(request, cookie_name_of_result(result))
+            outcome = await self._states.result(result, cookie)
         except UnknownState:
             text = "This page has expired. The chat shows which accounts are connected."
             return self._pages.page(404, "Page expired", text, "unknown_result")

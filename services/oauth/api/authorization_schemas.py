@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.oauth.api.schemas import FieldValues, Name, Takeover, User
+from services.oauth.api.schemas import AppName, FieldValues, Metadata, Name, Tags, Takeover, User
 
 Scopes = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]],
@@ -31,6 +31,9 @@ class AuthorizationCreate(BaseModel):
     user: User | None = None
     takeover: Takeover = False
     name: Name | None = None
+    app: AppName | None = None
+    tags: Tags | None = None
+    metadata: Metadata | None = None
 
 
 class ReauthorizationCreate(BaseModel):
@@ -38,19 +41,67 @@ class ReauthorizationCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    scopes: Scopes | None = None
+    scopes: Annotated[
+        Scopes | None,
+        Field(description="The scopes to request. If left out, those that were requested before."),
+    ] = None
+    add_scopes: Annotated[
+        Scopes, Field(description="Scopes to request besides: the person is asked for all of them together.")
+    ] = []
     params: FieldValues = {}
     return_to: ReturnTo | None = None
     user: User | None = None
     takeover: Takeover = False
+    app: Annotated[
+        AppName | None,
+        Field(description="The name of the app to connect with. If left out, that of before."),
+    ] = None
     any_account: Annotated[
         bool, Field(description="Accept another account than the one that was connected before.")
     ] = False
 
 
 class AuthorizationOut(BaseModel):
-    """The address to send the person to. The response's cookie must reach the browser that opens it."""
+    """Where to send the person: to one of the two addresses. Each can be used once, until `expires_at`."""
 
-    authorization_url: str
+    authorization_url: Annotated[
+        str,
+        Field(
+            description="The provider's address. The response's cookie must reach the browser that opens it."
+        ),
+    ]
+    connect_url: Annotated[
+        str | None,
+        Field(
+            description="An address of the hub, for any browser without a cookie. `return_to` gets a "
+            "`confirmation_code` then, and the account is connected once that is confirmed at "
+            "`POST /api/auth/oauth/confirm`. null without `user` and a `return_to` on another host than the "
+            "hub's."
+        ),
+    ]
     integration_id: str
     expires_at: str
+
+
+class ConfirmationCreate(BaseModel):
+    """`POST /api/auth/oauth/confirm`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    confirmation_code: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="The parameter that the person's browser brought to `return_to`.",
+        ),
+    ]
+    user: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            pattern=r"^[^\x00-\x1f\x7f]*$",
+            description="The user who is logged in to the chat in that browser, by the chat's own id.",
+        ),
+    ]

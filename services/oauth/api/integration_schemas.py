@@ -1,15 +1,19 @@
 """Request and response bodies of integrations. Secrets are never returned."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from services.oauth.api.authorization_schemas import Scopes
 from services.oauth.api.schemas import (
+    AppName,
     FieldValues,
     LastError,
+    Metadata,
     Name,
     ShortText,
+    Tags,
     Takeover,
     User,
 )
@@ -20,18 +24,68 @@ from shared.manifests.connector import Connector
 Health = Literal["ok", "at_risk", "broken", "none"]
 
 
+TokenText = Annotated[str, Field(min_length=1, max_length=16384, pattern=r"^[\x21-\x7e]+$")]
+
+
+class TokensImport(BaseModel):
+    """Tokens of OAuth 2.0 that the provider issued before, to the same app."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    access_token: TokenText
+    refresh_token: Annotated[
+        TokenText | None,
+        Field(description="The hub refreshes with it from now on: nobody else may use it any more."),
+    ] = None
+    expires_at: Annotated[
+        AwareDatetime | None, Field(description="When the access token expires. null: it is not known.")
+    ] = None
+
+
 class IntegrationCreate(BaseModel):
-    """`POST /api/integrations`: connect an account by manual credentials."""
+    """`POST /api/integrations`: connect an account by manual credentials (`fields`), or by `tokens`."""
 
     model_config = ConfigDict(extra="forbid")
 
     provider: Annotated[str, Field(max_length=40)]
-    kind: Annotated[str | None, Field(max_length=40)] = None
-    fields: FieldValues
+    kind: Annotated[
+        str | None, Field(max_length=40, description="The kind of `fields`, if the provider has several.")
+    ] = None
+    fields: FieldValues | None = None
     preset: Annotated[str | None, Field(max_length=40)] = None
+    tokens: Annotated[
+        TokensImport | None,
+        Field(
+            description="Tokens of OAuth 2.0, instead of `fields`. The provider is asked for their account. "
+            "They must be of the workspace's own app; the operator's workspace may import those of the "
+            "installation's app."
+        ),
+    ] = None
+    scopes: Annotated[Scopes | None, Field(description="The scopes that `tokens` have, if known.")] = None
+    params: Annotated[
+        FieldValues | None, Field(description="What `connect` needs for the provider too, with `tokens`.")
+    ] = None
+    app: Annotated[
+        AppName | None, Field(description="The name of the app of `tokens`. If left out, the default app.")
+    ] = None
     user: User | None = None
     takeover: Takeover = False
     name: Name | None = None
+    tags: Tags | None = None
+    metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _check_credential(self) -> Self:
+        if (self.fields is None) == (self.tokens is None):
+            raise ValueError("either fields or tokens is required")
+        of_others = (self.kind, self.preset) if self.tokens else (self.scopes, self.params, self.app)
+        if any(value is not None for value in of_others):
+            raise ValueError(
+                "kind and preset belong to fields"
+                if self.tokens
+                else "scopes, params and app belong to tokens"
+            )
+        return self
 
 
 class ManualCredentialsUpdate(BaseModel):
@@ -46,11 +100,19 @@ class ManualCredentialsUpdate(BaseModel):
 
 
 class IntegrationUpdate(BaseModel):
-    """`PATCH /api/integrations/{id}`."""
+    """`PATCH /api/integrations/{id}`: fields that are left out stay unchanged, the others are replaced."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name
+    name: Name | None = None
+    tags: Tags | None = None
+    metadata: Metadata | None = None
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if self.name is None and self.tags is None and self.metadata is None:
+            raise ValueError("name, tags or metadata is required")
+        return self
 
 
 class AccountSelectionUpdate(BaseModel):
@@ -82,7 +144,8 @@ class IntegrationOut(BaseModel):
 
     `health` summarizes its state for people: ok, at risk (it works, but the last refresh or check failed),
     broken, or none (it is not in use). `user` is the user who was named when it was last connected, by the
-    chat's own id. `name` is the account's label, unless another name was given.
+    chat's own id. `app` is the name of the OAuth app, null for the default one. `name` is the account's
+    label, unless another name was given.
     """
 
     id: str
@@ -90,6 +153,9 @@ class IntegrationOut(BaseModel):
     kind: str
     name: str
     user: str | None
+    app: str | None
+    tags: list[str]
+    metadata: dict[str, str]
     status: IntegrationStatus
     reason: str | None
     health: Health
@@ -122,6 +188,9 @@ def integration_out(integration: Integration, connector: Connector | None) -> In
         kind=integration.kind,
         name=integration.display_name,
         user=integration.user,
+        app=integration.app_name,
+        tags=list(integration.tags),
+        metadata=dict(integration.metadata),
         status=integration.status,
         reason=integration.reason or None,
         health=_health(integration),

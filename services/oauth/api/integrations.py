@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI, Query
+from pydantic import Field
 from starlette.responses import Response
 
 from services.oauth.api.integration_schemas import (
@@ -12,18 +13,22 @@ from services.oauth.api.integration_schemas import (
     IntegrationOut,
     IntegrationUpdate,
     ManualCredentialsUpdate,
+    TokensImport,
     integration_out,
 )
 from services.oauth.authorization.account_selection import AccountSelection
 from services.oauth.authorization.disconnect import Disconnector
 from services.oauth.authorization.flows import OAUTH_KINDS
+from services.oauth.authorization.start import AuthorizationRequest
 from services.oauth.credentials.manual import ManualCredentials
+from services.oauth.credentials.token_import import ImportedTokens, TokenImporter
 from shared.connections.integration_record import (
     USABLE,
     Integration,
     IntegrationEventType,
     IntegrationStatus,
     LastError,
+    search_terms,
 )
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import Access, TokenSource
@@ -53,6 +58,7 @@ class IntegrationsApi:
         connectors: Mapping[str, Connector],
         tokens: TokenSource,
         manual_credentials: ManualCredentials,
+        token_importer: TokenImporter,
         account_selection: AccountSelection,
         disconnector: Disconnector,
     ) -> None:
@@ -60,6 +66,7 @@ class IntegrationsApi:
         self._connectors = connectors
         self._tokens = tokens
         self._manual_credentials = manual_credentials
+        self._token_importer = token_importer
         self._account_selection = account_selection
         self._disconnector = disconnector
 
@@ -82,21 +89,40 @@ class IntegrationsApi:
         add(f"{item}/disconnect", self.disconnect, methods=["POST"])
 
     async def create(self, body: IntegrationCreate, key: Writer) -> IntegrationOut:
-        """Connect an account by manual credentials, which are checked at the provider before they are stored.
+        """Connect an account by manual credentials or by tokens, which the provider is asked about first.
 
         An account that is connected already keeps its integration, with the new credentials.
         """
+        if body.tokens is not None:
+            return self._out(await self._import(body, body.tokens, key))
         integration = await self._manual_credentials.add(
             body.provider,
             body.kind,
-            body.fields,
+            body.fields or {},
             preset=body.preset,
             name=body.name,
             workspace=key.workspace,
             user=body.user,
             takeover=body.takeover,
+            labels=_labels(body),
         )
         return self._out(integration)
+
+    async def _import(self, body: IntegrationCreate, tokens: TokensImport, key: ApiKey) -> Integration:
+        authorization_request = AuthorizationRequest(
+            provider=body.provider,
+            workspace=key.workspace,
+            user=body.user,
+            scopes=body.scopes,
+            params=body.params,
+            name=body.name,
+            takeover=body.takeover,
+            app_name=body.app,
+            tags=body.tags,
+            metadata=body.metadata,
+        )
+        imported = ImportedTokens(tokens.access_token, tokens.refresh_token or "", tokens.expires_at)
+        return await self._token_importer.add(authorization_request, imported)
 
     async def list_all(
         self,
@@ -106,16 +132,31 @@ class IntegrationsApi:
         user: Annotated[
             str | None, Query(min_length=1, max_length=200, description="The user whose account it is.")
         ] = None,
+        tag: Annotated[
+            list[Annotated[str, Field(max_length=64)]] | None,
+            Query(max_length=5, description="A tag. Several: integrations that have all of them."),
+        ] = None,
+        metadata: Annotated[
+            list[Annotated[str, Field(max_length=541, pattern=r"^[A-Za-z0-9_-]{1,40}:")]] | None,
+            Query(max_length=5, description="`name:value`: integrations with this value in their metadata."),
+        ] = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[IntegrationOut]:
-        """List the integrations of the workspace, newest first."""
+        """List the integrations of the workspace, newest first.
+
+        With `tag` or `metadata` and other filters, a page may have fewer items than `limit`, or none; the
+        list ends where `next_cursor` is null.
+        """
+        entries = [entry.partition(":") for entry in metadata or ()]
+        terms = [term for name, _, value in entries for term in search_terms((), {name: value})]
         return await self._integrations.page_of(
             key.workspace,
             self._out,
             status=status,
             provider=provider,
             user=user,
+            terms=[*terms, *search_terms(tag or (), {})],
             limit=limit,
             cursor=cursor,
         )
@@ -129,8 +170,9 @@ class IntegrationsApi:
         return self._out(await self._load(integration_id, key))
 
     async def rename(self, integration_id: str, body: IntegrationUpdate, key: Writer) -> IntegrationOut:
-        """Change the name of an integration."""
-        return await self._update(integration_id, key, lambda _: {"name": body.name})
+        """Change the name, the tags or the metadata of an integration."""
+        change = _labels(body) | ({} if body.name is None else {"name": body.name})
+        return await self._update(integration_id, key, lambda _: change)
 
     async def delete(self, integration_id: str, key: Writer) -> Response:
         """Disconnect an integration, if it is connected, and delete it."""
@@ -278,3 +320,9 @@ class IntegrationsApi:
             current, publish=events, condition={"status": current.status}, **change
         )
         self._tokens.forget(current.id)
+
+
+def _labels(body: IntegrationCreate | IntegrationUpdate) -> dict[str, Any]:
+    """Return the fields of tags and metadata that a request names."""
+    tags = {} if body.tags is None else {"tags": tuple(body.tags)}
+    return tags | ({} if body.metadata is None else {"metadata": body.metadata})

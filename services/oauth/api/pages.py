@@ -1,10 +1,10 @@
-"""The HTML pages of the callback, for people who are not redirected. They have no script and no secret."""
+"""The HTML pages for people who connect an account. They have no script and no secret."""
 
 import base64
 import hashlib
 from typing import Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
@@ -15,19 +15,23 @@ _ENVIRONMENT: Final = Environment(
     undefined=StrictUndefined,
 )
 _PAGE: Final = _ENVIRONMENT.get_template("page.html.jinja")
+_TICKET_PAGE: Final = _ENVIRONMENT.get_template("ticket.html.jinja")
 _STYLE: Final = _ENVIRONMENT.get_template("page.css").render()
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_POLICY: Final = (
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; frame-ancestors 'none'; base-uri 'none'"
+)
 SECURITY_HEADERS: Final = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'none'; frame-ancestors 'none'; "
-        "base-uri 'none'"
-    ),
+    "Content-Security-Policy": f"{_POLICY}; form-action 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
 """Headers of every response to a browser: the request's address may contain code and state."""
+# Without `form-action`: browsers apply it to every redirect after the form, which leads to the provider, from
+# there to addresses that only the provider knows, and to `return_to`.
+_TICKET_HEADERS: Final = {**SECURITY_HEADERS, "Content-Security-Policy": _POLICY}
 
 
 class Pages:
@@ -39,12 +43,27 @@ class Pages:
 
     def page(self, status: int, title: str, text: str, code: str = "") -> HTMLResponse:
         """Return a page with a title, a sentence and a stable code to quote to support."""
-        body = _PAGE.render(
+        body = self._render(_PAGE, title=title, text=text, code=code)
+        return HTMLResponse(body, status_code=status, headers=SECURITY_HEADERS)
+
+    def ticket_page(self, *, provider: str, user: str, workspace: str, return_host: str) -> HTMLResponse:
+        """Return the page that asks whether to go on to the provider, with a button that posts the page."""
+        body = self._render(
+            _TICKET_PAGE,
+            title=f"Connect {provider}",
+            text="",
+            code="",
+            provider=provider,
+            user=user,
+            workspace=workspace,
+            return_host=return_host,
+        )
+        return HTMLResponse(body, headers=_TICKET_HEADERS)
+
+    def _render(self, template: Template, **values: str) -> str:
+        return template.render(
             chat_name=self._name,
             chat_url=self._url,
-            title=title,
-            text=text,
-            code=code,
             style=Markup(_STYLE),  # noqa: S704 -- our own file
+            **values,
         )
-        return HTMLResponse(body, status_code=status, headers=SECURITY_HEADERS)

@@ -27,6 +27,7 @@ _MAX_LISTED_CHOICES: Final = 20
 _GRANT_FIELDS: Final = (
     "params",
     "app",
+    "app_name",
     "requested_scopes",
     "scopes",
     "resources",
@@ -35,6 +36,7 @@ _GRANT_FIELDS: Final = (
     "renew_at",
     "refresh_expires_at",
     "refreshable",
+    "confirmation",
 )
 """The fields of an integration that describe its grant, beside the credential."""
 
@@ -99,7 +101,7 @@ class AccountSelection:
         is_pending = integration.status == "pending"
         if is_pending:
             change |= {"status": "connected", "reason": "", **_due_fields(integration)}
-            await self._subscriptions.prepare_automatic(integration)
+            await self._subscriptions.prepare_automatic(integration, app=integration.app)
         changed = await self._integrations.change(
             integration,
             publish="integration.connected" if is_pending else (),
@@ -131,6 +133,8 @@ class AccountSelection:
             "status": "connected",
             "reason": "",
             "user": integration.user or same.user,
+            **({"tags": integration.tags} if integration.tags else {}),
+            **({"metadata": integration.metadata} if integration.metadata else {}),
             "account": account,
             **identity_fields(same, account),
             "merged_grant": (integration.id, integration.version),
@@ -138,7 +142,7 @@ class AccountSelection:
             "credential": self._integrations.seal(same, self._integrations.open(integration)),
             "version": same.version + 1,
         }
-        await self._subscriptions.prepare_automatic(same)
+        await self._subscriptions.prepare_automatic(same, app=integration.app)
         changed = await self._integrations.change(
             same,
             publish=CONNECTED_EVENTS[taken_over],

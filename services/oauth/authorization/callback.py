@@ -1,30 +1,36 @@
 """Handle the OAuth callback: validate the response, exchange the code, fetch the account.
 
 Tokens are stored only after the provider has said which account they belong to. Tokens that will not be
-stored are revoked. `store_connection.py` writes the integration.
+stored are revoked. `store_connection.py` writes the integration. If the authorization was opened with a
+ticket, the tokens wait for a confirmation instead (`confirmation.py`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from services.oauth.authorization.errors import AuthorizationFailed
-from services.oauth.authorization.flows import app_for, oauth_connector, server_binding
-from services.oauth.authorization.state import (
+from services.oauth.authorization.fetch_account import fetch_account
+from services.oauth.authorization.flows import authorized_connector
+from services.oauth.authorization.state import STATE_TTL, States
+from services.oauth.authorization.state_record import (
     ConsumedState,
     LockTimeout,
     PendingAuthorization,
-    States,
     UsedCode,
 )
 from services.oauth.authorization.store_connection import ConnectionWriter
+from services.oauth.authorization.unconfirmed_grants import (
+    CONFIRMATION_REQUIRED,
+    CONFIRMATION_TTL,
+    UnconfirmedGrants,
+)
 from shared.connections.apps import Apps
-from shared.connections.credentials import template_values
 from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
-from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound, Rejected
-from shared.manifests.accounts import AccountIdentity, AccountResource
+from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound
+from shared.manifests.accounts import AccountIdentity
 from shared.manifests.connector import Connector
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.manifests.provider_response import (
@@ -35,6 +41,7 @@ from shared.manifests.provider_response import (
 )
 from shared.manifests.token_response import TokenResponse
 from shared.runtime.logs import Log
+from shared.runtime.mongo import utcnow
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
@@ -45,6 +52,17 @@ _DENIAL_ERRORS: Final = frozenset(
 )
 _GONE_DETAIL: Final = "the integration does not exist any more: start again"
 _FOREIGN_RESPONSE_DETAIL: Final = "the response is not from the provider that was asked: start again"
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedAuthorization:
+    """What a callback has brought."""
+
+    state: ConsumedState
+    integration: Integration
+    account: AccountIdentity
+    confirmation_code: str = field(default="", repr=False)
+    """What confirms it; '' if the integration is connected already."""
 
 
 class CallbackHandler:
@@ -58,6 +76,7 @@ class CallbackHandler:
         apps: Apps,
         tokens: TokenSource,
         writer: ConnectionWriter,
+        unconfirmed: UnconfirmedGrants,
         log: Log,
     ) -> None:
         self._states = states
@@ -66,15 +85,14 @@ class CallbackHandler:
         self._apps = apps
         self._tokens = tokens
         self._writer = writer
+        self._unconfirmed = unconfirmed
         self._log = log
 
-    async def complete(
-        self, query: Sequence[tuple[str, str]], cookie: str | None
-    ) -> tuple[ConsumedState, Integration]:
+    async def complete(self, query: Sequence[tuple[str, str]], cookie: str | None) -> CompletedAuthorization:
         """Complete the authorization that a callback belongs to.
 
         `query` holds the callback's parameters, among them `state`; `cookie` is the value of the state's
-        cookie, None if the browser sent none. Return the state and the connected integration.
+        cookie, None if the browser sent none.
 
         Raises `AuthorizationFailed` if nothing was connected. Raises what `States.consume` raises if the
         state or the browser is not acceptable; then nothing was done, and the browser must not be redirected
@@ -83,7 +101,7 @@ class CallbackHandler:
         await self._apps.current()
         state = await self._states.consume(dict(query).get("state", ""), cookie)
         try:
-            return state, await self._complete(state, query)
+            return await self._complete(state, query)
         except AuthorizationFailed as error:
             error.pending = state.authorization
             await self._states.mark_failed(dict(query)["state"])
@@ -105,11 +123,13 @@ class CallbackHandler:
             await self._states.mark_failed(dict(query)["state"])
             raise failure from error
 
-    async def _complete(self, state: ConsumedState, query: Sequence[tuple[str, str]]) -> Integration:
-        """Return the connected integration. Revoke the tokens if they cannot be stored."""
+    async def _complete(
+        self, state: ConsumedState, query: Sequence[tuple[str, str]]
+    ) -> CompletedAuthorization:
+        """Get the tokens, and connect the integration or have it confirmed. Revoke them if that fails."""
         pending, workspace = state.authorization, state.workspace
         integration = await self._integrations.find(pending.integration_id, workspace)
-        connector, values = self._resolve_connector(pending, integration)
+        connector, values = authorized_connector(self._connectors, self._apps, pending, integration)
         if integration.status == "disabled":
             raise AuthorizationFailed("disabled", "the integration is disabled: enable it first")
         callback_values = await self._check_response(pending, integration, connector, values, query)
@@ -122,14 +142,20 @@ class CallbackHandler:
         provider_account: AccountIdentity | None = None
         try:
             granted = await self._exchange_long_lived(workspace, connector, values, granted)
-            provider_account, resources = await self._fetch_account(
-                workspace, connector, values, granted, callback_values
+            provider_account, resources = await fetch_account(
+                self._tokens, workspace, connector, values, granted, callback_values
             )
+            if state.needs_confirmation:
+                code = await self._unconfirmed.add(workspace, pending, granted, provider_account, resources)
+                return CompletedAuthorization(
+                    state, await self._await_confirmation(integration), provider_account, code
+                )
             # Callbacks of one account wait for each other, so that the second sees what the first stored.
             async with self._states.lock(workspace, pending.provider, provider_account.id):
-                return await self._writer.store(
+                connected = await self._writer.store(
                     pending, integration, connector, granted, provider_account, resources
                 )
+            return CompletedAuthorization(state, connected, provider_account)
         except LockTimeout:
             # Where one revocation ends all grants of the account, it would also end the grant of the
             # callback that holds the lock.
@@ -152,31 +178,17 @@ class CallbackHandler:
                 log_detail=redact(f"the account could not be fetched: {error}", secrets),
             ) from error
 
-    def _resolve_connector(
-        self, pending: PendingAuthorization, integration: Integration
-    ) -> tuple[Connector, dict[str, str]]:
-        """Return the connector and the template values for the provider's requests.
+    async def _await_confirmation(self, integration: Integration) -> Integration:
+        """Let a new integration stay until its grant is confirmed or revoked. Return it as it is now.
 
-        Raises `AuthorizationFailed` if app, provider or server are not those that the authorization was
-        started with: a code must not be sent to a server that did not issue it.
+        An integration that was connected before stays as it is.
         """
-        try:
-            connector = oauth_connector(self._connectors, pending.provider)
-            app = app_for(self._apps, connector, integration.workspace)
-        except Rejected as error:
-            raise AuthorizationFailed(
-                "app_gone",
-                f"the app of {pending.provider} cannot be used here any more",
-                log_detail=error.detail,
-            ) from error
-        values = template_values(
-            connector, app, pending.redirect_uri, params=pending.params, account=integration.account
+        if not integration.is_unfinished:
+            return integration
+        changed = await self._integrations.change(
+            integration, reason=CONFIRMATION_REQUIRED, due_at=utcnow() + CONFIRMATION_TTL + STATE_TTL
         )
-        if server_binding(connector, app, values) != pending.server:
-            raise AuthorizationFailed(
-                "app_changed", f"the app of {pending.provider} was changed: start again"
-            )
-        return connector, values
+        return changed or integration
 
     async def _check_response(
         self,
@@ -245,7 +257,7 @@ class CallbackHandler:
             error_code, detail = redact(error.code, secrets), redact(error.detail, secrets)
             if isinstance(error, InvalidClient):
                 rejection = InvalidClient(error_code, detail)
-                app = self._apps.find(connector.app, workspace)
+                app = self._apps.find(connector.app, workspace, pending.server[:2])
                 if await self._tokens.app_checker.handle_invalid_client(app, connector, workspace, rejection):
                     raise AuthorizationFailed(
                         "app_refused", "the provider rejects the app's client id or secret"
@@ -272,38 +284,6 @@ class CallbackHandler:
         if long_lived.tokens and long_lived.tokens.scopes is None:
             long_lived = replace(long_lived, tokens=replace(long_lived.tokens, scopes=granted.tokens.scopes))
         return replace(long_lived, document=granted.document)
-
-    async def _fetch_account(
-        self,
-        workspace: str,
-        connector: Connector,
-        values: Mapping[str, str],
-        granted: TokenResponse,
-        callback_values: Mapping[str, str],
-    ) -> tuple[AccountIdentity, list[AccountResource]]:
-        """Return the account that the tokens belong to, and its resources (sites, pages), if it has any."""
-        account = connector.account
-        assert account is not None  # noqa: S101 -- the manifest has one for every flow
-        tokens = granted.tokens or next(iter(granted.others.values()))
-        values = {**values, "access_token": tokens.access_token} | {
-            f"account:{name}": value for name, value in callback_values.items()
-        }
-        document = granted.document
-        if account.call is not None:
-            call = connector.request(account.call, values)
-            document = connector.parse_api_response(await self._tokens.send(call, workspace))
-        provider_account = connector.parse_account(account, document)
-        person = connector.parse_person(document, token=granted.document)
-        provider_account = replace(
-            provider_account, attributes={**callback_values, **provider_account.attributes}, person=person
-        )
-        if connector.account_selection is None:
-            return provider_account, []
-        values |= {f"account:{name}": value for name, value in provider_account.attributes.items()}
-        answer = await self._tokens.send(
-            connector.request(connector.account_selection.call, values), workspace
-        )
-        return provider_account, connector.parse_resources(connector.parse_api_response(answer))
 
 
 def _request_token(pending: PendingAuthorization) -> RequestToken:

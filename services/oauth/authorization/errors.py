@@ -1,6 +1,6 @@
 """The error that ends an authorization without a connection."""
 
-from services.oauth.authorization.state import PendingAuthorization
+from services.oauth.authorization.state_record import PendingAuthorization
 from shared.connections.integration_record import Integration
 
 

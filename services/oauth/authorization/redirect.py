@@ -1,12 +1,30 @@
 """Check and build `return_to`, the address that a person is sent to after an authorization."""
 
+import re
 from collections.abc import Mapping
+from posixpath import normpath
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from shared.contracts.errors import FieldError, Invalid
 
-_OUTCOME_PARAMETERS: Final = frozenset({"error", "integration_id", "status"})
+_OUTCOME_PARAMETERS: Final = frozenset({"confirmation_code", "error", "integration_id", "status"})
+
+
+_WEBHOOK_PATH: Final = re.compile(r"/api/webhooks(/|$)|/integrations/[^/]+/webhook")
+"""Paths of webhooks. A proxy may pass them on to the hub on the chat's host, under a prefix too."""
+
+
+def may_get_code(return_to: str | None, *, base: str) -> bool:
+    """Return whether a confirmation code may be brought to `return_to`, which `validate_return_to` returned.
+
+    It may not come to the hub: a tenant could name an inbound endpoint of his own, which shows him every
+    request, and confirm the account of the person whom he sent the ticket.
+    """
+    if return_to is None or _origin(return_to) == _origin(base):
+        return False
+    path = normpath("/" + unquote(unquote(urlsplit(return_to).path)).lstrip("/"))
+    return _WEBHOOK_PATH.search(path) is None
 
 
 def validate_return_to(return_to: str | None, *, base: str, origins: frozenset[str]) -> str | None:

@@ -10,12 +10,11 @@ from typing import Final
 
 from services.oauth.authorization.account_identity import account_in_use, has_another_user
 from services.oauth.authorization.flows import app_for, integration_kind, oauth_connector, server_binding
-from services.oauth.authorization.redirect import validate_return_to
-from services.oauth.authorization.state import (
-    STATE_TTL,
+from services.oauth.authorization.redirect import may_get_code, validate_return_to
+from services.oauth.authorization.state import STATE_TTL, States, state_of_ticket
+from services.oauth.authorization.state_record import (
     PendingAuthorization,
     PendingState,
-    States,
     StoredRequestToken,
 )
 from shared.connections.apps import Apps
@@ -23,17 +22,18 @@ from shared.connections.credentials import template_values
 from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
-from shared.contracts.errors import Conflict
+from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.contracts.ids import new_integration_id
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.manifests.provider_response import ProviderRejected
 from shared.runtime.mongo import utcnow
-from shared.wire.oauth import new_state
+from shared.wire.oauth import new_code_verifier, new_state
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 
+MAX_SCOPES: Final = 100
 _PENDING_TTL: Final = STATE_TTL + timedelta(minutes=2)
 """How long a new integration stays pending. It outlives its state, whose last callback takes some time."""
 
@@ -48,11 +48,53 @@ class AuthorizationRequest:
     """The chat's id of the user whose account it is; None leaves the stored user unchanged."""
     scopes: Sequence[str] | None = None
     """The scopes to request; None for the manifest's, or for those requested before."""
+    more_scopes: Sequence[str] = ()
+    """Scopes to request besides."""
     params: Mapping[str, str] | None = None
     return_to: str | None = None
     name: str | None = None
     takeover: bool = False
     """Whether an integration of another user may become this user's."""
+    app_name: str | None = None
+    """The app to connect with; None for the default one, or for that of before."""
+    tags: Sequence[str] | None = None
+    metadata: Mapping[str, str] | None = None
+    """Tags and metadata of the integration; None leaves the stored ones unchanged."""
+
+
+def unfinished_integration(
+    connector: Connector, request: AuthorizationRequest, params: Mapping[str, str]
+) -> Integration:
+    """Return a new integration that waits for its tokens. Maintenance deletes it if none come."""
+    now = utcnow()
+    return Integration(
+        id=new_integration_id(),
+        workspace=request.workspace,
+        provider=request.provider,
+        kind=integration_kind(connector),
+        name=request.name or "",
+        tags=tuple(request.tags or ()),
+        metadata=request.metadata or {},
+        status="pending",
+        reason="",
+        account=None,
+        params=params,
+        scopes=(),
+        user=request.user,
+        created_at=now,
+        changed_at=now,
+        deleted_at=None,
+        version=0,
+        fence=0,
+        settled_fence=0,
+        credential=None,
+        expires_at=None,
+        refreshable=False,
+        needs_maintenance=True,
+        due_at=now + _PENDING_TTL,
+        pending_events=(),
+        has_pending_events=False,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +104,18 @@ class AuthorizationRedirect:
     url: str
     integration_id: str
     pending_state: PendingState
+    ticket: str | None
+    """What opens the flow in another browser; None without a user, or a `return_to` outside of the hub."""
+
+
+def _requested_scopes(connector: Connector, request: AuthorizationRequest) -> list[str]:
+    """Return the scopes to ask for, each once. Raises `Invalid` if there are too many."""
+    named = connector.scopes if request.scopes is None else request.scopes
+    scopes = list(dict.fromkeys((*named, *request.more_scopes)))
+    if len(scopes) > MAX_SCOPES:
+        message = f"with the scopes of this integration there are more than {MAX_SCOPES}"
+        raise Invalid("there are too many scopes", errors=(FieldError("add_scopes", message),))
+    return scopes
 
 
 class AuthorizationStarter:
@@ -96,33 +150,7 @@ class AuthorizationStarter:
         """
         connector = oauth_connector(self._connectors, request.provider)
         params = validate_fields(connector.params, request.params or {}, place="params")
-        now = utcnow()
-        integration = Integration(
-            id=new_integration_id(),
-            workspace=request.workspace,
-            provider=request.provider,
-            kind=integration_kind(connector),
-            name=request.name or "",
-            status="pending",
-            reason="",
-            account=None,
-            params=params,
-            scopes=(),
-            user=request.user,
-            created_at=now,
-            changed_at=now,
-            deleted_at=None,
-            version=0,
-            fence=0,
-            settled_fence=0,
-            credential=None,
-            expires_at=None,
-            refreshable=False,
-            needs_maintenance=True,
-            due_at=now + _PENDING_TTL,
-            pending_events=(),
-            has_pending_events=False,
-        )
+        integration = unfinished_integration(connector, request, params)
         redirect = await self._authorization_redirect(
             connector, request, integration, params, reconnect=False, any_account=False
         )
@@ -142,11 +170,10 @@ class AuthorizationStarter:
         connector = oauth_connector(self._connectors, request.provider)
         merged_params = {**integration.params, **(request.params or {})}
         params = validate_fields(connector.params, merged_params, place="params")
+        before = integration.requested_scopes if request.scopes is None else request.scopes
         redirect = await self._authorization_redirect(
             connector,
-            replace(
-                request, scopes=integration.requested_scopes if request.scopes is None else request.scopes
-            ),
+            replace(request, scopes=before, app_name=request.app_name or integration.app_name),
             integration,
             params,
             reconnect=True,
@@ -172,12 +199,13 @@ class AuthorizationStarter:
         Raises `Invalid` if `return_to` is not allowed; `Conflict` if the app is not usable or a value is
         missing; `ProviderUnavailable`.
         """
-        app = app_for(self._apps, connector, request.workspace)
+        app = app_for(self._apps, connector, request.workspace, request.app_name)
         values = template_values(
             connector, app, self._redirect_uri, params=params, account=integration.account
         )
-        scopes = list(connector.scopes if request.scopes is None else dict.fromkeys(request.scopes))
-        state = new_state()
+        scopes = _requested_scopes(connector, request)
+        ticket = new_state()
+        state, verifier = state_of_ticket(ticket), new_code_verifier()
         authorization = PendingAuthorization(
             provider=request.provider,
             server=server_binding(connector, app, values),
@@ -186,6 +214,9 @@ class AuthorizationStarter:
             is_reconnect=reconnect,
             any_account=any_account,
             takeover=request.takeover,
+            app_name=request.app_name,
+            tags=None if request.tags is None else tuple(request.tags),
+            metadata=request.metadata,
             params=params,
             requested_scopes=tuple(scopes),
             redirect_uri=self._redirect_uri,
@@ -197,14 +228,17 @@ class AuthorizationStarter:
                 request_token = await self._request_token(request.workspace, connector, flow, values, state)
                 stored_token = StoredRequestToken(token=request_token.token, secret=request_token.secret)
                 authorization = authorization.model_copy(update={"request_token": stored_token})
-                pending_state = self._states.new(request.workspace, authorization, state)
                 url = flow.authorize(values, request_token.token, scopes)
             else:
-                pending_state = self._states.new(request.workspace, authorization, state)
-                url = connector.authorize(values, state=state, verifier=pending_state.verifier, scopes=scopes)
+                url = connector.authorize(values, state=state, verifier=verifier, scopes=scopes)
         except MissingValue as error:
             raise Conflict(f"the app of {connector.app} is not complete: {error}") from None
-        return AuthorizationRedirect(url, integration.id, pending_state)
+        # The result has to be confirmed for this user, with a code that `return_to` gets.
+        has_ticket = authorization.user is not None and may_get_code(authorization.return_to, base=self._base)
+        pending_state = self._states.new(
+            request.workspace, authorization, state, verifier, authorization_url=url if has_ticket else None
+        )
+        return AuthorizationRedirect(url, integration.id, pending_state, ticket if has_ticket else None)
 
     async def _request_token(
         self, workspace: str, connector: Connector, flow: OAuth1Flow, values: Mapping[str, str], state: str

@@ -5,27 +5,45 @@ verifier are sealed. A state belongs to the browser that holds its cookie: a cal
 refused and does not consume it. Authorization codes are stored as digests: a code that came back once is
 never sent to a provider again, whichever state it comes with.
 
+An authorization can have a ticket besides: whoever opens it binds the authorization to another browser, once.
+What comes back by that browser has to be confirmed (`confirmation.py`). A state with a ticket is derived from
+it, so that the ticket finds the state, and nobody finds the ticket from a state.
+
 The collection also holds the locks that serialize callbacks of one account.
 """
 
 import asyncio
+import base64
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hmac import compare_digest
 from time import monotonic
 from typing import Final
 
 import orjson
-from pydantic import Field
 
-from shared.contracts.errors import DatabaseUnavailable, Forbidden, Misconfigured, NotFound
+from services.oauth.authorization.state_record import (
+    AuthorizationOutcome,
+    BrowserMismatch,
+    ConsumedState,
+    FinishedState,
+    LockTimeout,
+    OpenedTicket,
+    PendingAuthorization,
+    PendingState,
+    SealedFields,
+    StoredState,
+    UnknownState,
+    UsedCode,
+    UsedState,
+)
+from shared.contracts.errors import DatabaseUnavailable, Misconfigured
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
-from shared.runtime.records import Record, StoredPart, stored_null
-from shared.runtime.secrets import Sealed, StoredSecret, Vault
-from shared.wire.oauth import new_code_verifier, new_state
+from shared.runtime.records import StoredPart
+from shared.runtime.secrets import Sealed, Vault
+from shared.wire.oauth import new_state
 
 COLLECTION: Final = "oauth_states"
 STATE_TTL: Final = timedelta(minutes=10)
@@ -34,126 +52,15 @@ _LOCK_TTL: Final = timedelta(seconds=60)
 """Covers a clock difference of 30 s between processes, and slow writes."""
 _LOCK_TIMEOUT_S: Final = 10.0
 _LOCK_POLL_INTERVAL_S: Final = 0.05
+_FIELD: Final = "state"
+_FIELD_OF_TICKET: Final = "ticket"
+"""The field that the state is sealed for once its ticket was used.
+
+A process of a release without tickets would connect the account without a confirmation. It cannot open it.
+"""
 _OUTCOME_TIMEOUT_S: Final = 20.0
 _OUTCOME_POLL_INTERVAL_S: Final = 0.2
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {COLLECTION: (Index((("gone_at", 1),), ttl_s=0),)}
-
-
-class StoredRequestToken(StoredPart):
-    """The request token of an OAuth 1.0a flow."""
-
-    token: str
-    secret: str
-
-
-class PendingAuthorization(StoredPart):
-    """An authorization between start and callback: what is stored sealed in its state.
-
-    The callback may be handled by another release, which reads the same names.
-    """
-
-    provider: str
-    server: tuple[str, ...]
-    """The app and the addresses that have to be the same at the callback: see `server_binding`."""
-    user: str | None = stored_null()
-    integration_id: str
-    is_reconnect: bool = Field(alias="again")
-    any_account: bool
-    """Whether another account than before may be connected."""
-    takeover: bool = False
-    params: Mapping[str, str]
-    requested_scopes: tuple[str, ...] = Field(alias="asked")
-    redirect_uri: str
-    return_to: str | None = stored_null()
-    request_token: StoredRequestToken | None = Field(default=None, alias="request")
-
-
-class AuthorizationOutcome(StoredPart):
-    """What the result page of an authorization shows, and where the person is sent."""
-
-    title: str
-    text: str
-    return_to: str | None = stored_null()
-    parameters: Mapping[str, str] = Field(alias="told")
-    """The parameters that `return_to` gets."""
-
-
-class _SealedFields(StoredPart):
-    """The sealed part of a state."""
-
-    authorization: PendingAuthorization = Field(alias="about")
-    binding_digest: str = Field(alias="binding")
-    verifier: str
-
-
-class StoredState(Record):
-    """A state as it is stored. Its id is a digest of it."""
-
-    workspace: str
-    sealed: StoredSecret
-    created_at: datetime
-    expires_at: datetime
-    gone_at: datetime
-    """When MongoDB deletes it."""
-    used_at: datetime | None = stored_null()
-    failed: bool = True
-    """Earlier releases did not store it: then nothing waits for an outcome."""
-    outcome: StoredSecret | None = stored_null()
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumedState:
-    """What a callback gets of its state."""
-
-    workspace: str
-    authorization: PendingAuthorization
-    verifier: str
-    """The PKCE verifier."""
-
-
-class UnknownState(NotFound):
-    """The state does not exist: it was never created, was removed, or cannot be decrypted."""
-
-
-class UsedState(NotFound):
-    """The state was used before, or it has expired."""
-
-
-class FinishedState(NotFound):
-    """The state was used, and its account is connected.
-
-    `result` identifies the result page. `outcome` is what the page shows; None for a browser that did not
-    start the flow.
-    """
-
-    def __init__(self, result: str, outcome: AuthorizationOutcome | None) -> None:
-        super().__init__("this connection is finished")
-        self.result = result
-        self.outcome = outcome
-
-
-class BrowserMismatch(Forbidden):
-    """The callback comes from a browser that did not start the flow."""
-
-
-class LockTimeout(DatabaseUnavailable):
-    """Another process held the lock for too long. Nothing was done."""
-
-
-class UsedCode(Forbidden):
-    """The authorization code came back before, with this state or another one."""
-
-
-@dataclass(frozen=True, slots=True)
-class PendingState:
-    """A new state, with what the provider, the browser and the database get of it."""
-
-    state: str
-    cookie: str
-    """The cookie's name. Its value is `binding`."""
-    binding: str
-    verifier: str
-    stored: StoredState
 
 
 class States:
@@ -163,31 +70,96 @@ class States:
         self._collection = mongo.collection(COLLECTION)
         self._vault = vault
 
-    def new(self, workspace: str, authorization: PendingAuthorization, state: str) -> PendingState:
-        """Create the state of an authorization from `state`, a value of `new_state()`.
+    def new(
+        self,
+        workspace: str,
+        authorization: PendingAuthorization,
+        state: str,
+        verifier: str,
+        *,
+        authorization_url: str | None = None,
+    ) -> PendingState:
+        """Create the state of an authorization from `state`, which nobody can guess.
 
-        It can be used only after `save`.
+        `verifier` is the PKCE verifier. With `authorization_url`, the ticket that `state` was derived from
+        can be used, and leads there. The state can be used only after `save`.
         """
-        binding, verifier = new_state(), new_code_verifier()
+        binding = new_state()
         record_id, now = _digest(state), utcnow()
-        sealed_fields = _SealedFields(
-            authorization=authorization, binding_digest=_digest(binding), verifier=verifier
+        sealed_fields = SealedFields(
+            authorization=authorization,
+            binding_digest=_digest(binding),
+            verifier=verifier,
+            authorization_url=authorization_url,
         )
         stored = StoredState(
             id=record_id,
             workspace=workspace,
-            sealed=self._seal(sealed_fields, workspace, record_id, "state"),
+            sealed=self._seal(sealed_fields, workspace, record_id, _FIELD),
             created_at=now,
             expires_at=now + STATE_TTL,
             gone_at=now + _RETENTION,
             failed=False,
         )
-        return PendingState(state, cookie_name(state), binding, verifier, stored)
+        return PendingState(state, cookie_name(state), binding, stored)
 
     async def save(self, pending_state: PendingState) -> None:
         """Store a new state. Raises `DatabaseUnavailable`."""
         with translate_errors():
             await self._collection.insert_one(pending_state.stored.document())
+
+    async def open_ticket(self, ticket: str, binding: str | None) -> OpenedTicket:
+        """Return what a ticket is for, without using it.
+
+        `binding` is the value of the state's cookie, None if the browser sent none. Raises `UnknownState`;
+        `UsedState` if the ticket has expired, or if another browser used it; `DatabaseUnavailable`.
+        """
+        stored, sealed_fields = await self._load_ticket(ticket)
+        if not self._may_use_ticket(stored, sealed_fields, binding):
+            raise UsedState("this address was used before, or it has expired")
+        return OpenedTicket(stored.workspace, sealed_fields.authorization, stored.id)
+
+    def result_of_ticket(self, ticket: str) -> str:
+        """Return the id of the result page of a ticket's authorization, which names its cookie."""
+        return _digest(state_of_ticket(ticket))
+
+    async def use_ticket(self, ticket: str, binding: str) -> str:
+        """Bind an authorization to the browser with this cookie, once. Return the provider's address.
+
+        A repetition by the same browser returns the same address. Raises as `open_ticket` does.
+        """
+        stored, sealed_fields = await self._load_ticket(ticket)
+        fields = sealed_fields.model_copy(update={"binding_digest": _digest(binding)})
+        query = {
+            "_id": stored.id,
+            "used_at": None,
+            "ticket_used_at": None,
+            "expires_at": {"$gt": utcnow()},
+        }
+        change = {
+            "sealed": self._seal(fields, stored.workspace, stored.id, _FIELD_OF_TICKET),
+            "ticket_used_at": utcnow(),
+        }
+        with translate_errors():
+            used: Document | None = await self._collection.find_one_and_update(query, {"$set": change})
+        if used is None:
+            stored, sealed_fields = await self._load_ticket(ticket)
+            if stored.ticket_used_at is None or not self._may_use_ticket(stored, sealed_fields, binding):
+                raise UsedState("this address was used before, or it has expired")
+        return sealed_fields.authorization_url or ""
+
+    async def _load_ticket(self, ticket: str) -> tuple[StoredState, SealedFields]:
+        stored = await self._load(self.result_of_ticket(ticket))
+        sealed_fields = self._decrypt(stored)
+        if sealed_fields.authorization_url is None:
+            raise UnknownState("this authorization has no ticket")
+        return stored, sealed_fields
+
+    def _may_use_ticket(self, stored: StoredState, sealed_fields: SealedFields, binding: str | None) -> bool:
+        """Return whether a browser may use a ticket: nobody has, or this browser itself."""
+        if stored.used_at is not None or stored.expires_at <= utcnow():
+            return False
+        return stored.ticket_used_at is None or _is_same_browser(sealed_fields, binding)
 
     async def consume(self, state: str, binding: str | None) -> ConsumedState:
         """Mark a state as used, and return its authorization.
@@ -202,25 +174,35 @@ class States:
         record_id = _digest(state)
         stored = await self._load(record_id)
         sealed_fields = self._decrypt(stored)
-        is_same_browser = compare_digest(_digest(binding or ""), sealed_fields.binding_digest)
+        is_same_browser = _is_same_browser(sealed_fields, binding)
         if is_same_browser and stored.used_at is not None:
             stored = await self._await_outcome(stored)
         if stored.outcome is not None:
             raise FinishedState(record_id, self._decrypt_outcome(stored) if is_same_browser else None)
         if not is_same_browser:
             raise BrowserMismatch("the callback comes from a browser that did not start the flow")
+        query: Document = {"_id": record_id, "used_at": None, "expires_at": {"$gt": utcnow()}}
+        if stored.ticket_used_at is None:  # Another browser may use the ticket at the same time.
+            query["ticket_used_at"] = None
         with translate_errors():
             consumed: Document | None = await self._collection.find_one_and_update(
-                {"_id": record_id, "used_at": None, "expires_at": {"$gt": utcnow()}},
-                {"$set": {"used_at": utcnow()}},
+                query, {"$set": {"used_at": utcnow()}}
             )
         if consumed is None:
+            stored = await self._load(record_id)
+            if not _is_same_browser(self._decrypt(stored), binding):
+                raise BrowserMismatch("another browser used the ticket of this flow")
             # A double click: the other request has just consumed the state.
-            stored = await self._await_outcome(await self._load(record_id))
+            stored = await self._await_outcome(stored)
             if stored.outcome is not None:
                 raise FinishedState(record_id, self._decrypt_outcome(stored))
             raise UsedState("this address was used before, or it has expired")
-        return ConsumedState(stored.workspace, sealed_fields.authorization, sealed_fields.verifier)
+        return ConsumedState(
+            stored.workspace,
+            sealed_fields.authorization,
+            sealed_fields.verifier,
+            needs_confirmation=stored.ticket_used_at is not None,
+        )
 
     async def complete(self, state: str, workspace: str, outcome: AuthorizationOutcome) -> str:
         """Store the outcome of a used state, sealed. Return the id of its result page.
@@ -247,8 +229,7 @@ class States:
         stored = await self._load(result)
         if stored.outcome is None:
             raise UnknownState("this authorization has no outcome")
-        sealed_fields = self._decrypt(stored)
-        is_same_browser = compare_digest(_digest(cookie or ""), sealed_fields.binding_digest)
+        is_same_browser = _is_same_browser(self._decrypt(stored), cookie)
         return self._decrypt_outcome(stored) if is_same_browser else None
 
     async def _load(self, record_id: str) -> StoredState:
@@ -284,16 +265,15 @@ class States:
         except (Misconfigured, KeyError, TypeError, ValueError):
             return None
 
-    def _decrypt(self, stored: StoredState) -> _SealedFields:
+    def _decrypt(self, stored: StoredState) -> SealedFields:
         """Return authorization, cookie digest and verifier. Raises `UnknownState`."""
+        field = _FIELD if stored.ticket_used_at is None else _FIELD_OF_TICKET
         try:
-            text = self._vault.open(
-                stored.sealed, workspace=stored.workspace, record=stored.id, field="state"
-            )
+            text = self._vault.open(stored.sealed, workspace=stored.workspace, record=stored.id, field=field)
         except (Misconfigured, KeyError) as error:
             raise UnknownState("this address cannot be decrypted any more") from error
         try:
-            return _SealedFields.model_validate_json(text)
+            return SealedFields.model_validate_json(text)
         except ValueError:  # Its text has the secrets, so it is not passed on.
             raise UnknownState("this address was created by another release") from None
 
@@ -351,6 +331,21 @@ def cookie_name(state: str) -> str:
 def cookie_name_of_result(result: str) -> str:
     """Return the name of a state's cookie, by the id of its result page."""
     return f"interlink_oauth_{result[:16]}"
+
+
+def _is_same_browser(sealed_fields: SealedFields, binding: str | None) -> bool:
+    """Return whether a state belongs to the browser with this cookie.
+
+    It is the one that started the flow, until another one uses the ticket. From then on the first must not
+    see what the other brings back.
+    """
+    return compare_digest(_digest(binding or ""), sealed_fields.binding_digest)
+
+
+def state_of_ticket(ticket: str) -> str:
+    """Return the state that belongs to a ticket, a value of `new_state()`."""
+    digest = hashlib.sha256(f"state of {ticket}".encode()).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _digest(text: str) -> str:

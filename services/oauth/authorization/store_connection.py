@@ -1,6 +1,7 @@
 """Write the result of an authorization into an integration, and revoke the tokens that are not stored."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from services.oauth.authorization.account_identity import (
@@ -14,7 +15,7 @@ from services.oauth.authorization.account_identity import (
 from services.oauth.authorization.account_selection import SELECTION_TIMEOUT
 from services.oauth.authorization.errors import AuthorizationFailed
 from services.oauth.authorization.revoke import GrantRevoker
-from services.oauth.authorization.state import PendingAuthorization
+from services.oauth.authorization.state_record import PendingAuthorization
 from services.oauth.subscriptions.lifecycle import SubscriptionLifecycle
 from shared.connections.credentials import (
     merge_tokens,
@@ -60,12 +61,16 @@ class ConnectionWriter:
         granted: TokenResponse,
         provider_account: AccountIdentity,
         resources: list[AccountResource],
+        *,
+        granted_at: datetime | None = None,
+        confirmation: str | None = None,
     ) -> Integration:
         """Store the tokens and return the changed integration.
 
         The target is the integration that already has this account, else the one that the authorization was
-        started for (`started`). The latter is deleted if it is not the target. Call it while holding
-        the lock of the account.
+        started for (`started`). The latter is deleted if it is not the target. Lifetimes of tokens count from
+        `granted_at` (default: now). `confirmation` identifies a grant that was confirmed. Call it while
+        holding the lock of the account.
 
         Raises `AuthorizationFailed` if the account is not acceptable, or if the integration changed at every
         attempt; `NotFound`, `DatabaseUnavailable`, `Misconfigured`.
@@ -75,11 +80,13 @@ class ConnectionWriter:
             target = await self._find_target(pending, integration, provider_account, resources)
             retained = self._retained_tokens(pending, target, granted, provider_account)
             change = _connection_change(
-                pending, target, connector, granted, provider_account, resources, retained
+                pending, target, connector, granted, provider_account, resources, retained, granted_at
             )
+            if confirmation is not None:
+                change["confirmation"] = confirmation
             change["credential"] = self._integrations.seal(target, merge_tokens(retained, granted))
             if change["status"] == "connected":
-                await self._subscriptions.prepare_automatic(target)
+                await self._subscriptions.prepare_automatic(target, app=pending.server[:2])
             taken_over = has_another_user(target, pending.user)
             try:
                 changed = await self._integrations.change(
@@ -116,7 +123,7 @@ class ConnectionWriter:
         `provider_account` is None if the account is not known. Failures are logged, never raised.
         """
         account = provider_account.id if provider_account else None
-        tokens_in_use = self._tokens_in_use(holder) if holder is not None else ()
+        tokens_in_use = self.tokens_in_use(holder) if holder is not None else ()
         await self._revoker.revoke(
             integration, values, merge_tokens({}, granted), account, tokens_in_use=tokens_in_use
         )
@@ -209,10 +216,10 @@ class ConnectionWriter:
             secrets = self._integrations.open(before)
         except Misconfigured:
             return
-        values, tokens_in_use = self._tokens.values(before), self._tokens_in_use(changed)
+        values, tokens_in_use = self._tokens.values(before), self.tokens_in_use(changed)
         await self._revoker.revoke(before, values, secrets, account.id, tokens_in_use=tokens_in_use)
 
-    def _tokens_in_use(self, integration: Integration) -> Collection[str]:
+    def tokens_in_use(self, integration: Integration) -> Collection[str]:
         """Return the tokens of an integration, in clear; none if they cannot be decrypted."""
         try:
             secrets = self._integrations.open(integration)
@@ -269,6 +276,7 @@ def _connection_change(
     provider_account: AccountIdentity,
     resources: Sequence[AccountResource],
     retained: Mapping[str, Any],
+    granted_at: datetime | None,
 ) -> dict[str, Any]:
     """Return the fields to set on `target`, without the credential.
 
@@ -290,6 +298,7 @@ def _connection_change(
         granted,
         refreshable=bool(retained),
         refresh_expires_at=target.refresh_expires_at if retained else None,
+        at=granted_at,
     )
     if not is_complete:
         times |= {
@@ -306,11 +315,14 @@ def _connection_change(
         "account": account,
         "params": pending.params,
         "app": pending.server[:2],
+        "app_name": pending.app_name,
         "requested_scopes": pending.requested_scopes,
         "scopes": _granted_scopes(pending, granted),
         "version": target.version + 1,
         "connected_at": utcnow(),
         "user": pending.user or target.user,
+        **({} if pending.tags is None else {"tags": pending.tags}),
+        **({} if pending.metadata is None else {"metadata": pending.metadata}),
         **reset_refresh_state(target),
         **times,
         **(identity_fields(target, account) if is_complete else {"allows_takeover": pending.takeover}),

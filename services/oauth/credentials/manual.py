@@ -80,12 +80,14 @@ class ManualCredentials:
         workspace: str,
         user: str | None,
         takeover: bool = False,
+        labels: Mapping[str, Any] | None = None,
     ) -> Integration:
         """Connect an account. Return its integration: the existing one with new secrets, or a new one.
 
         `kind` is a kind of manual credential of the provider; None if it has one only. `preset` names values
         of the manifest that `fields` overwrite. `user` is the chat's id of the user whose account it is; None
         leaves the stored user unchanged. With `takeover`, an integration of another user becomes this user's.
+        `labels` are its tags and metadata, as fields of the record.
 
         Raises `Invalid` if provider, kind or fields are not acceptable, or if the provider rejects them;
         `Conflict`, `ProviderUnavailable`, `DatabaseUnavailable`.
@@ -98,7 +100,9 @@ class ManualCredentials:
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             existing = await self._same_account(provider, credential.id, provider_account, workspace)
             if existing is not None:
-                changed = await self._save(existing, provider_account, values, user, takeover=takeover)
+                changed = await self._save(
+                    existing, provider_account, values, user, takeover=takeover, labels=labels
+                )
                 if changed is not None:
                     return changed
                 await asyncio.sleep(_RETRY_PAUSES.pause_s(attempt))
@@ -125,7 +129,7 @@ class ManualCredentials:
                 needs_maintenance=False,
                 due_at=None,
             )
-            change = self._change(integration, provider_account, values, user)
+            change = {**self._change(integration, provider_account, values, user), **(labels or {})}
             try:
                 added = await self._integrations.add(
                     integration.model_copy(update=change), publish="integration.connected"
@@ -233,6 +237,7 @@ class ManualCredentials:
         user: str | None,
         *,
         takeover: bool,
+        labels: Mapping[str, Any] | None = None,
     ) -> Integration | None:
         """Store checked credentials in an existing integration. Return None if it changed since it was read.
 
@@ -244,7 +249,7 @@ class ManualCredentials:
             raise account_in_use()
         if integration.status == "disabled":
             raise Conflict(f"the integration {integration.id} of this account is disabled: enable it first")
-        change = self._change(integration, provider_account, values, user)
+        change = {**self._change(integration, provider_account, values, user), **(labels or {})}
         is_unchanged = all(getattr(integration, field) == change[field] for field in ("status", "user"))
         is_same_account = integration.account is not None and integration.account.id == provider_account.id
         changed = await self._integrations.change(

@@ -81,13 +81,16 @@ class SubscriptionLifecycle:
             raise Conflict(f"an integration can have {MAX_SUBSCRIPTIONS} watches at most: delete one first")
         return await self._ensure(integration, definition, values, channel)
 
-    async def prepare_automatic(self, integration: Integration) -> None:
+    async def prepare_automatic(
+        self, integration: Integration, *, app: tuple[str, ...] | None = None
+    ) -> None:
         """Add the automatic subscriptions of an integration that is about to be connected.
 
-        They are created at the provider once it is connected. Raises `DatabaseUnavailable`.
+        `app` is the `app_ref` of the app that it is connected with; None with manual credentials. They are
+        created at the provider once it is connected. Raises `DatabaseUnavailable`.
         """
-        # Without `app`, the app is resolved now: the stored one is that of the previous connection.
-        connecting = integration.model_copy(update={"app": None})
+        # The stored app is that of the previous connection.
+        connecting = integration.model_copy(update={"app": app})
         for definition in self._types.of(integration.provider):
             if definition.automatic:
                 defaults = validate_fields(definition.resource, {}, place="resource")

@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import orjson
 from fastapi import Query
@@ -14,6 +14,9 @@ from shared.contracts.errors import Malformed
 from shared.runtime.mongo import Collection, Document, translate_errors
 
 T = TypeVar("T")
+
+_BATCH: Final = 500
+_MAX_BATCHES: Final = 4
 
 Limit = Annotated[int, Query(ge=1, le=500, description="The maximum number of items.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the previous page.")]
@@ -34,35 +37,56 @@ async def page(
     limit: int,
     cursor: str | None,
     fields: Mapping[str, int] | None = None,
+    matches: Callable[[Document], bool] | None = None,
 ) -> Page[T]:
     """Return one page of the documents that match a query, newest first by `created_at` and `_id`.
 
-    `show` makes an item of a document; `fields` is the projection of MongoDB. Raises `Malformed` if the
-    cursor is invalid, and `DatabaseUnavailable`.
+    `show` makes an item of a document; `fields` is the projection of MongoDB. `matches` selects documents
+    that the query cannot select by an index (ADR 0061). At most 2,000 are examined for a page then, so it may
+    have fewer items than `limit`, or none, and a next page all the same. Raises `Malformed` if the cursor is
+    invalid, and `DatabaseUnavailable`.
     """
+    position = decode_cursor(cursor) if cursor else None
+    batch, items = limit if matches is None else _BATCH, list[T]()
+    for _ in range(1 if matches is None else _MAX_BATCHES):
+        documents = await _read(collection, query, position, batch, fields)
+        for index, document in enumerate(documents[:batch], start=1):
+            if matches is None or matches(document):
+                items.append(show(document))
+            position = document["created_at"], document["_id"]
+            if len(items) == limit:
+                return Page(
+                    items=items, next_cursor=encode_cursor(*position) if index < len(documents) else None
+                )
+        if len(documents) <= batch:
+            return Page(items=items, next_cursor=None)
+    return Page(items=items, next_cursor=encode_cursor(*position) if position else None)
+
+
+async def _read(
+    collection: Collection,
+    query: Mapping[str, Any],
+    position: tuple[datetime, str] | None,
+    limit: int,
+    fields: Mapping[str, int] | None,
+) -> list[Document]:
+    """Return up to `limit` documents behind a position, and one more if there is one."""
     page_query: dict[str, Any] = dict(query)
-    if cursor:
-        at, last_id = decode_cursor(cursor)
+    if position:
+        at, last_id = position
         page_query["$or"] = [{"created_at": {"$lt": at}}, {"created_at": at, "_id": {"$lt": last_id}}]
     with translate_errors():
-        documents = (
+        return (
             await collection.find(page_query, fields)
             .sort([("created_at", -1), ("_id", -1)])
-            .limit(limit + 1)  # one more than the page, to see whether there is another page
+            .limit(limit + 1)
             .to_list(limit + 1)
         )
-    has_more = len(documents) > limit
-    documents = documents[:limit]
-    return Page(
-        items=[show(document) for document in documents],
-        next_cursor=encode_cursor(documents[-1]["created_at"], documents[-1]["_id"]) if has_more else None,
-    )
 
 
-def encode_cursor(created_at: datetime, document_id: str) -> str:
+def encode_cursor(created_at: datetime, last_id: str) -> str:
     """Return the cursor of the page behind a document."""
-    at = int(created_at.timestamp() * 1000)
-    return base64.urlsafe_b64encode(orjson.dumps([at, document_id])).decode()
+    return base64.urlsafe_b64encode(orjson.dumps([int(created_at.timestamp() * 1000), last_id])).decode()
 
 
 def decode_cursor(cursor: str) -> tuple[datetime, str]:

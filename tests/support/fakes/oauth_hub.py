@@ -78,6 +78,7 @@ class OAuthHub:
             **self.platforms.env(folder),
             "INTERLINK_PUBLIC_URL": f"http://127.0.0.1:{port}",
             "INTERLINK_UPKEEP_EVERY_S": "0.5",
+            "INTERLINK_RETURN_ORIGINS": "https://chat.example.com",
         }
         self.hub = Hub(folder / "hub", bus, store, services=("oauth",), env=env)
         self.hub.ports["oauth"] = port
