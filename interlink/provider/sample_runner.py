@@ -32,6 +32,7 @@ from shared.manifests.provider_response import (
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
+    UnreadableResponse,
 )
 from shared.manifests.token_response import TokenResponse, Tokens
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
@@ -41,6 +42,7 @@ _ERROR_NAMES: Final[Mapping[type[Exception], str]] = {
     GrantRevoked: "ConsentGone",
     InvalidClient: "ClientRefused",
     ProviderUnavailable: "PlatformBusy",
+    UnreadableResponse: "Refused",
 }
 """The names of errors in `connect.yaml`."""
 

@@ -39,7 +39,7 @@ from shared.connections.refresh_outcome import (
     next_pause_s,
     status_after_refresh,
 )
-from shared.connections.refresh_types import NoAnswer, Timing
+from shared.connections.refresh_types import Timing
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound
 from shared.manifests.connector import Connector
 from shared.manifests.provider_response import (
@@ -47,6 +47,7 @@ from shared.manifests.provider_response import (
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
+    UnreadableResponse,
 )
 from shared.manifests.token_response import TokenResponse
 from shared.runtime.failpoints import failpoint
@@ -128,7 +129,7 @@ class Refresher:
             await self.outcomes.check_pause(integration, bypass=user_initiated)
             lease = Lease.of(integration)
             if lease is None or observer.silent_s(lease) >= self._takeover_after_s(lease):
-                if lease is not None and lease.committed and self._is_single_use(integration):
+                if lease is not None and lease.committed and self.outcomes.is_single_use(integration):
                     # The refresh token may have been used: sending it again could revoke the grant.
                     await self.outcomes.end_interrupted(integration)
                     continue
@@ -142,10 +143,6 @@ class Refresher:
                 )
             polls += 1
             await asyncio.sleep(_POLL_PAUSES.pause_s(polls))
-
-    def _is_single_use(self, integration: Integration) -> bool:
-        """Return whether the provider accepts a refresh token only once."""
-        return self._connectors[integration.provider].refresh.rotation == "single-use"
 
     def _takeover_after_s(self, lease: Lease) -> float:
         """Return the seconds without a heartbeat after which a lease is taken over."""
@@ -244,10 +241,9 @@ class Refresher:
             failpoint("refresh.answered")
             granted = connector.parse_token_response(answer)
         except ProviderUnavailable as error:
-            ambiguous = isinstance(error, NoAnswer) and error.is_ambiguous
             pause = max(next_pause_s(claimed), error.retry_after)
             await self.outcomes.record_failure(
-                claimed, "unavailable", str(error), pause, settled=not ambiguous
+                claimed, "unavailable", str(error), pause, settled=not error.is_ambiguous
             )
             raise
         except ProviderRejected as error:
@@ -269,7 +265,13 @@ class Refresher:
             await self.outcomes.end_grant(claimed, error.code, error.detail)
             return
         if not isinstance(error, InvalidClient):
-            await self.outcomes.record_failure(claimed, error.code, error.detail, next_pause_s(claimed))
+            await self.outcomes.record_failure(
+                claimed,
+                error.code,
+                error.detail,
+                next_pause_s(claimed),
+                settled=not isinstance(error, UnreadableResponse),
+            )
             raise ProviderUnavailable(f"the provider issued no new token: {error.code}")
         revision = app.revision if app is not None else NO_APP
         await self.outcomes.record_failure(

@@ -24,6 +24,7 @@ from shared.manifests.provider_response import (
     MAX_VALUE_LENGTH,
     ProviderRejected,
     ProviderUnavailable,
+    UnreadableResponse,
     as_text,
     error_code,
     parse_document,
@@ -214,8 +215,9 @@ class Connector:
     def parse_token_response(self, response: ProviderResponse) -> TokenResponse:
         """Return the tokens of a token endpoint's response.
 
-        Raises `GrantRevoked`, `InvalidClient` or another `ProviderRejected` if the provider returned an error
-        or no token, and `ProviderUnavailable` if the request may succeed later.
+        Raises `GrantRevoked`, `InvalidClient` or another `ProviderRejected` if the provider returned an
+        error, `UnreadableResponse` if it returned neither error nor token, and `ProviderUnavailable` if the
+        request may succeed later.
         """
         flow = self._flow()
         document = parse_document(response)
@@ -230,7 +232,7 @@ class Connector:
         }
         tokens = parse_tokens(mapping, document, flow)
         if tokens is None and not others:
-            raise ProviderRejected("no_token", "the provider's response has no token")
+            raise UnreadableResponse("no_token", "the provider's response has no token")
         return TokenResponse(tokens, others, document)
 
     def api_error_code(self, response: ProviderResponse, api: Api | None = None) -> str:

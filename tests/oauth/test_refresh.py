@@ -96,7 +96,7 @@ def ada(own: Accounts, server: RotatingServer, request: pytest.FixtureRequest) -
     over = {"open": False, "refused_app": None}
     own.database.integrations.update_one({"_id": integration}, {"$set": over})
     server.says, server.fail_next, server.slow_s = {}, [], 0
-    server.lose_next, server.grace_s = 0, 0
+    server.lose_next, server.grace_s, server.replace_next = 0, 0, []
     server.latest_only = server.refuse_all = False
     server.let_go()
     own.register(server.settings, "app")
@@ -270,7 +270,8 @@ def test_an_expired_token_is_an_error_until_the_provider_is_back(
 
     eventually(found_well)
     assert Counts.of(server).since(before) == (1, 0)
-    assert own.events(ada) == ["connected", "error", "refreshed", "recovered"]
+    # The status is stored before its events are published.
+    eventually(lambda: own.events(ada) == ["connected", "error", "refreshed", "recovered"])
 
 
 @pytest.mark.parametrize("grace_s", [0, 600], ids=["strict", "lenient"])
@@ -287,6 +288,49 @@ def test_a_lost_refresh_response_is_retried_and_reported_if_it_was_the_only_one(
         assert (shown["status"], shown["health"]) == ("connected", "ok")
     else:
         assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(500),
+        Reply(502, b"<html>", {"content-type": "text/html"}),
+        Reply.json({"error": "server_error"}, 503),
+        Reply(200, b"<html>", {"content-type": "text/html"}),
+        Reply.json({}),
+    ],
+    ids=["500", "502-page", "503", "200-page", "200-empty"],
+)
+def test_an_error_after_the_rotation_is_reported_as_an_interrupted_refresh(
+    own: Accounts, server: RotatingServer, ada: str, answer: Reply
+) -> None:
+    """The server has replaced the refresh token, and a proxy before it answers something else."""
+    server.replace_next = [answer]
+    own.call(ada, "refresh", expect=503)
+    assert own.shown(ada)["status"] == "connected"
+    own.move(ada, retry_at=-1)
+    # What it answers before it has looked at the token leaves the doubt about the first attempt.
+    server.fail_next = [Reply(429)]
+    own.call(ada, "refresh", expect=503)
+    own.move(ada, retry_at=-1)
+    own.call(ada, "refresh", expect=409)
+    shown = own.shown(ada)
+    assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
+    assert own.events(ada) == ["connected", "reauth_required"]
+
+
+@pytest.mark.parametrize(
+    "answer", [Reply(429), Reply.json({"error": "temporarily_unavailable"}, 400)], ids=["429", "400"]
+)
+def test_a_refusal_before_the_rotation_leaves_no_doubt(
+    own: Accounts, server: RotatingServer, ada: str, answer: Reply
+) -> None:
+    server.fail_next = [answer]
+    own.call(ada, "refresh", expect=503)
+    own.move(ada, retry_at=-1)
+    server.withdraw(own.shown(ada)["account"]["id"])
+    own.call(ada, "refresh", expect=409)
+    assert own.shown(ada)["reason"] == "invalid_grant"
 
 
 def test_a_provider_timeout_is_an_error_too(own: Accounts, server: RotatingServer, ada: str) -> None:
@@ -399,7 +443,8 @@ def test_an_account_is_an_error_once_its_token_expires_during_a_pause(
     own.call(ada, "check", expect=503)
     own.register(server.settings, "app")
     eventually(lambda: own.shown(ada)["status"] == "connected")
-    assert own.events(ada) == ["connected", "error", "refreshed", "recovered"]
+    # The status is stored before its events are published.
+    eventually(lambda: own.events(ada) == ["connected", "error", "refreshed", "recovered"])
 
 
 def test_secrets_that_a_provider_repeats_are_redacted(

@@ -20,6 +20,7 @@ from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import NotConnected
 from shared.connections.refresh_types import Timing
 from shared.connections.refresher import Refresher
+from shared.manifests.provider_response import ProviderUnavailable
 from shared.manifests.registry import registry
 from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.mongo import Document, Mongo, utcnow
@@ -201,6 +202,31 @@ async def test_a_token_that_works_once_is_not_sent_after_its_refresher_may_have_
         await refresher(grant, ask).ensure_newer("int_1", 1)
     stored = grant.stored
     assert (stored.status, stored.reason) == ("reauth_required", "refresh_interrupted")
+
+
+@pytest.mark.parametrize(
+    ("provider", "reason"), [("slack", "refresh_interrupted"), ("google", "invalid_grant")]
+)
+async def test_only_a_token_that_works_once_is_lost_by_an_error_of_the_provider(
+    keep: Keep, provider: str, reason: str
+) -> None:
+    grant = keep(provider, {"access_token": "a-1", "refresh_token": "r-1"})
+    answers = [
+        ProviderResponse(500, {}, b""),
+        ProviderResponse(429, {}, b""),
+        ProviderResponse(400, {"content-type": "application/json"}, b'{"error":"invalid_grant"}'),
+    ]
+
+    async def ask(_call: ProviderRequest, _workspace: str) -> ProviderResponse:
+        return answers.pop(0)
+
+    for _ in range(2):
+        with pytest.raises(ProviderUnavailable):
+            await refresher(grant, ask).ensure_newer("int_1", 1)
+        grant.set(retry_at=None)
+    with pytest.raises(NotConnected):
+        await refresher(grant, ask).ensure_newer("int_1", 1)
+    assert (grant.stored.status, grant.stored.reason) == ("reauth_required", reason)
 
 
 async def test_a_live_refresher_is_waited_for_however_slow_the_provider_is(keep: Keep) -> None:
