@@ -148,7 +148,12 @@ async def build(runtime: Runtime) -> Service:
         integrations_repository, connectors, tokens, mail_logins, subscriptions, runtime.log
     )
     maintenance = Maintenance(
-        integrations_repository, tokens, disconnector, runtime.log, interval_s=settings.upkeep_every_s
+        integrations_repository,
+        connectors,
+        tokens,
+        disconnector,
+        runtime.log,
+        interval_s=settings.upkeep_every_s,
     )
 
     # Routes

@@ -49,6 +49,7 @@ from shared.manifests.provider_response import (
     ProviderUnavailable,
     UnreadableResponse,
 )
+from shared.manifests.scopes import granted_user_scopes
 from shared.manifests.token_response import TokenResponse
 from shared.runtime.failpoints import failpoint
 from shared.runtime.leases import Lease, LeaseObserver, Leases
@@ -298,6 +299,8 @@ class Refresher:
             refreshable=claimed.refreshable,
             refresh_expires_at=claimed.refresh_expires_at,
             at=at,
+            granted_at=claimed.connected_at,
+            warned_at=claimed.warned_at,
         )
         change: dict[str, Any] = {
             **reset_refresh_state(claimed),
@@ -307,6 +310,8 @@ class Refresher:
         }
         if granted.tokens and granted.tokens.scopes is not None:
             change["scopes"] = tuple(granted.tokens.scopes)
+        if (user_scopes := granted_user_scopes(connector.oauth2, granted)) is not None:
+            change["user_scopes"] = user_scopes
         return change
 
     async def _save(

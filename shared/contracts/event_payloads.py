@@ -160,6 +160,12 @@ class IntegrationRef(_CamelCaseModel):
     user: Id | None = None
 
 
+class IntegrationExpiring(IntegrationRef):
+    """An integration whose grant ends soon, however often its tokens are refreshed."""
+
+    reconnect_by: str
+
+
 class IntegrationTakenOver(IntegrationRef):
     """An integration that another user of the same account has taken over."""
 

@@ -74,6 +74,8 @@ class World:
     hub: Hub
     server: OidcProvider
     chat: Chat
+    app: dict[str, Any]
+    """What the hub's app was registered with."""
 
     def status(self, integration: str, expect: int = 200) -> dict[str, Any]:
         return dict(self.hub.call("GET", f"/api/integrations/{integration}", expect=expect))
@@ -143,7 +145,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
         }
         body = {"client_id": client.id, "client_secret": client.secret, "settings": settings}
         assert hub.call("PUT", "/api/platform-credentials/oidc", body)["verified"]
-        yield World(hub, server, chat)
+        yield World(hub, server, chat, body)
         assert server.stats().faults == []
 
 
@@ -174,6 +176,24 @@ async def test_an_account_is_connected_with_two_clicks(world: World, chromium: B
         assert await world.back(tab) == first, "the account is connected already, and is not twice"
         assert world.account("ada") == [first["integration_id"]]
         world.hub.call("POST", f"/api/integrations/{first['integration_id']}/refresh")
+
+
+async def test_a_response_that_another_site_posts_is_accepted(world: World, chromium: Browser) -> None:
+    """The provider is another site (`localhost`): the browser posts its response without the hub's cookie."""
+    path, settings = "/api/platform-credentials/oidc", world.app["settings"]
+    there = world.server.authorize_url.replace("127.0.0.1", "localhost")
+    changed = {**settings, "authorize_url": there, "response_mode": "form_post"}
+    world.hub.call("PUT", path, {**world.app, "settings": changed})
+    try:
+        async with chromium.user() as tab:
+            await world.press(tab)
+            await world.sign_in(tab, "posting")
+            await tab.press("#allow")
+            found = await world.back(tab)
+        assert found["status"] == "connected"
+        assert world.status(found["integration_id"])["account"]["id"] == "posting"
+    finally:
+        world.hub.call("PUT", path, {**world.app, "settings": {**settings, "response_mode": ""}})
 
 
 async def test_a_denied_authorization_returns_with_the_error(world: World, chromium: Browser) -> None:

@@ -758,7 +758,7 @@ HOUR, DAY = 3600.0, 24 * 3600.0
 def due(provider: str, tokens: Tokens, before: dict[str, Any]) -> dict[str, float | None]:
     """What is to be done when, in seconds from `AT`."""
     made = refresh_schedule(registry().connectors[provider], TokenResponse(tokens, {}, None), **before, at=AT)
-    names = ("expires_at", "renew_at", "refresh_expires_at", "due_at")
+    names = ("expires_at", "renew_at", "refresh_expires_at", "due_at", "grant_ends_at")
     return {name: made[name] and (made[name] - AT).total_seconds() for name in names}
 
 
@@ -769,6 +769,7 @@ def test_due_times_of_refreshes() -> None:
         "renew_at": HOUR - 300,
         "refresh_expires_at": 90 * DAY,
         "due_at": 72 * DAY,
+        "grant_ends_at": None,
     }
     # An access token that is its own refresh token has to be refreshed while it is valid.
     assert due("facebook", Tokens("a", expires_in=60 * DAY), {})["due_at"] == 30 * DAY
@@ -781,11 +782,31 @@ def test_due_times_of_refreshes() -> None:
 def test_a_refresh_does_not_extend_a_lifetime_that_counts_from_the_authorization() -> None:
     tokens = Tokens("a", "r", HOUR)
     first = due("linkedin", tokens, {})
-    assert (first["refresh_expires_at"], first["due_at"]) == (365 * DAY, 365 * DAY)
+    assert (first["refresh_expires_at"], first["due_at"]) == (365 * DAY, 351 * DAY)  # a warning
     known = {"refreshable": True, "refresh_expires_at": AT + timedelta(days=2)}
     assert due("linkedin", tokens, known)["due_at"] == 2 * DAY
     over = {"refreshable": True, "refresh_expires_at": AT - timedelta(days=1)}
     assert due("linkedin", tokens, over)["due_at"] == 300  # the platform still takes it: not at every turn
+
+
+def test_a_grant_ends_a_year_after_the_consent_however_often_it_is_refreshed() -> None:
+    tokens = Tokens("a", "r", HOUR)
+    first = due("jira", tokens, {})
+    assert (first["refresh_expires_at"], first["grant_ends_at"]) == (90 * DAY, 365 * DAY)
+    assert first["due_at"] == 72 * DAY  # an idle token is used before its 90 days are over
+
+    def after(days: int, warned: int | None = None) -> dict[str, float | None]:
+        """A refresh so many days after the consent, and the warning so many before the refresh."""
+        warned_at = None if warned is None else AT - timedelta(days=warned)
+        return due("jira", tokens, {"granted_at": AT - timedelta(days=days), "warned_at": warned_at})
+
+    assert (after(290)["refresh_expires_at"], after(290)["due_at"]) == (75 * DAY, 61 * DAY)  # the warning
+    assert (after(360)["refresh_expires_at"], after(360)["due_at"]) == (5 * DAY, 0)  # it is overdue
+    assert after(360, warned=361)["due_at"] == 0  # that was about the grant before
+    assert after(360, warned=3)["due_at"] == 5 * DAY
+    # The provider accepts the token for longer than its documents say: it goes on as if there was no end.
+    late = after(366)
+    assert (late["refresh_expires_at"], late["grant_ends_at"], late["due_at"]) == (90 * DAY, None, 72 * DAY)
 
 
 def test_a_response_without_a_refresh_expiry_leaves_the_stored_one() -> None:

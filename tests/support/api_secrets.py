@@ -51,6 +51,8 @@ SECRETS_IN_RESPONSES = (
     SecretInResponse("POST", "/api/auth/oauth/connect", "", header="set-cookie"),
     SecretInResponse("POST", "/api/integrations/{}/reconnect", "a state", "authorization_url", param="state"),
     SecretInResponse("POST", "/api/integrations/{}/reconnect", "", header="set-cookie"),
+    # A posted response of a provider goes back to the same browser, as the query of the callback.
+    SecretInResponse("POST", CALLBACK, "", header="location"),
     # Asana's handshake wants to see its own secret again.
     SecretInResponse("POST", "/api/webhooks/asana/{}", "", header="x-hook-secret"),
 )

@@ -5,10 +5,27 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.oauth.api.schemas import FieldValues, Name, Takeover, User
+from shared.manifests.connect_models import Purpose
 
+ScopeName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]
 Scopes = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]],
+    list[ScopeName],
     Field(max_length=100, description="The scopes to request. If left out, those of the manifest."),
+]
+Purposes = Annotated[
+    Purpose | Annotated[list[Purpose], Field(min_length=1, max_length=3)],
+    Field(
+        description="What the account is connected for, one or several: their scopes are requested together, "
+        "and `scopes` beside them. The catalogue lists them for each provider."
+    ),
+]
+UserScopes = Annotated[
+    list[ScopeName],
+    Field(
+        max_length=100,
+        description="The scopes to request for a token of the person, beside the app's own (Slack). If left "
+        "out, those of the app's settings.",
+    ),
 ]
 ReturnTo = Annotated[
     str,
@@ -25,7 +42,9 @@ class AuthorizationCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     provider: Annotated[str, Field(max_length=40)]
+    purpose: Purposes | None = None
     scopes: Scopes | None = None
+    user_scopes: UserScopes | None = None
     params: FieldValues = {}
     return_to: ReturnTo | None = None
     user: User | None = None
@@ -38,7 +57,9 @@ class ReauthorizationCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    purpose: Purposes | None = None
     scopes: Scopes | None = None
+    user_scopes: UserScopes | None = None
     params: FieldValues = {}
     return_to: ReturnTo | None = None
     user: User | None = None
@@ -54,3 +75,9 @@ class AuthorizationOut(BaseModel):
     authorization_url: str
     integration_id: str
     expires_at: str
+
+
+def purposes_of(body: AuthorizationCreate | ReauthorizationCreate) -> list[Purpose]:
+    """Return the purposes of a request."""
+    purpose = body.purpose or []
+    return purpose if isinstance(purpose, list) else [purpose]

@@ -11,6 +11,7 @@ from typing import Final
 from services.oauth.authorization.account_identity import account_in_use, has_another_user
 from services.oauth.authorization.flows import app_for, integration_kind, oauth_connector, server_binding
 from services.oauth.authorization.redirect import validate_return_to
+from services.oauth.authorization.scopes import scopes_of_purposes, validate_user_scopes
 from services.oauth.authorization.state import (
     STATE_TTL,
     PendingAuthorization,
@@ -25,6 +26,7 @@ from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict
 from shared.contracts.ids import new_integration_id
+from shared.manifests.connect_models import Purpose
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
@@ -48,6 +50,10 @@ class AuthorizationRequest:
     """The chat's id of the user whose account it is; None leaves the stored user unchanged."""
     scopes: Sequence[str] | None = None
     """The scopes to request; None for the manifest's, or for those requested before."""
+    purposes: Sequence[Purpose] = ()
+    """What the account is for: the scopes of each are requested too."""
+    user_scopes: Sequence[str] | None = None
+    """The scopes to request for the person; None for the app's, or for those requested before."""
     params: Mapping[str, str] | None = None
     return_to: str | None = None
     name: str | None = None
@@ -62,6 +68,20 @@ class AuthorizationRedirect:
     url: str
     integration_id: str
     pending_state: PendingState
+
+
+def _with_scopes(
+    connector: Connector, request: AuthorizationRequest, before: Integration | None = None
+) -> AuthorizationRequest:
+    """Return the request with the scopes of its purposes, and with the person's of `before` if it names none.
+
+    Raises `Invalid` if the provider has no such scopes.
+    """
+    user_scopes = validate_user_scopes(connector, request.user_scopes)
+    if user_scopes is None and before is not None:
+        user_scopes = before.requested_user_scopes
+    scopes = scopes_of_purposes(connector, request.purposes, request.scopes)
+    return replace(request, scopes=scopes, user_scopes=user_scopes)
 
 
 class AuthorizationStarter:
@@ -95,6 +115,7 @@ class AuthorizationStarter:
         request token: raises `ProviderUnavailable` if it does not answer.
         """
         connector = oauth_connector(self._connectors, request.provider)
+        request = _with_scopes(connector, request)
         params = validate_fields(connector.params, request.params or {}, place="params")
         now = utcnow()
         integration = Integration(
@@ -140,6 +161,7 @@ class AuthorizationStarter:
         if has_another_user(integration, request.user) and not request.takeover:
             raise account_in_use()
         connector = oauth_connector(self._connectors, request.provider)
+        request = _with_scopes(connector, request, before=integration)
         merged_params = {**integration.params, **(request.params or {})}
         params = validate_fields(connector.params, merged_params, place="params")
         redirect = await self._authorization_redirect(
@@ -188,6 +210,7 @@ class AuthorizationStarter:
             takeover=request.takeover,
             params=params,
             requested_scopes=tuple(scopes),
+            requested_user_scopes=request.user_scopes,
             redirect_uri=self._redirect_uri,
             return_to=validate_return_to(request.return_to, base=self._base, origins=self._origins),
         )
@@ -201,7 +224,13 @@ class AuthorizationStarter:
                 url = flow.authorize(values, request_token.token, scopes)
             else:
                 pending_state = self._states.new(request.workspace, authorization, state)
-                url = connector.authorize(values, state=state, verifier=pending_state.verifier, scopes=scopes)
+                url = connector.authorize(
+                    values,
+                    state=state,
+                    verifier=pending_state.verifier,
+                    scopes=scopes,
+                    user_scopes=request.user_scopes,
+                )
         except MissingValue as error:
             raise Conflict(f"the app of {connector.app} is not complete: {error}") from None
         return AuthorizationRedirect(url, integration.id, pending_state)
