@@ -167,6 +167,17 @@ def _scope_faults(connect: ConnectSpec, base: ConnectSpec | None) -> Iterator[st
     scopes = [scope for flow in flows if flow for scope in flow.scopes] + list(connect.scopes)
     for scope in sorted({scope for scope in scopes if scopes.count(scope) > 1}):
         yield f"scopes: {scope} is repeated"
+    shared = {scope for flow in flows[2:] if flow for scope in flow.scopes}
+    if connect.purposes and not any(flows):
+        yield "purposes: there is no OAuth to ask for scopes: remove them"
+    for purpose, wanted in connect.purposes.items():
+        if not wanted:
+            yield f"purposes.{purpose}: no scope: name one, or remove it"
+        for scope in sorted({scope for scope in wanted if wanted.count(scope) > 1 or scope in shared}):
+            yield f"purposes.{purpose}: {scope} is repeated"
+    user = connect.oauth2 and connect.oauth2.user_scopes
+    if connect.oauth2 and user and user.token not in connect.oauth2.answer.others:
+        yield f"oauth2.user_scopes.token: {user.token} is not among answer.others"
 
 
 def _app_step_faults(connect: ConnectSpec, settings: set[str]) -> Iterator[str]:

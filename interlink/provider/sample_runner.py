@@ -17,6 +17,7 @@ from interlink.provider.samples import (
     CallbackSample,
     ClientSample,
     ManualCredentialSample,
+    ResourcesSample,
     Sample,
     SampleAccount,
     SampleResource,
@@ -24,7 +25,7 @@ from interlink.provider.samples import (
 )
 from shared.contracts.errors import InterlinkError
 from shared.manifests.accounts import AccountIdentity, manual_credential_values
-from shared.manifests.connect_models import ManualCredential
+from shared.manifests.connect_models import ManualCredential, ResourceToken
 from shared.manifests.connector import Connector
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.manifests.provider_response import (
@@ -32,8 +33,10 @@ from shared.manifests.provider_response import (
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
+    UnreadableResponse,
+    select_value,
 )
-from shared.manifests.token_response import TokenResponse, Tokens
+from shared.manifests.token_response import TokenResponse, Tokens, parse_token
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
 _ERROR_NAMES: Final[Mapping[type[Exception], str]] = {
@@ -41,6 +44,7 @@ _ERROR_NAMES: Final[Mapping[type[Exception], str]] = {
     GrantRevoked: "ConsentGone",
     InvalidClient: "ClientRefused",
     ProviderUnavailable: "PlatformBusy",
+    UnreadableResponse: "Refused",
 }
 """The names of errors in `connect.yaml`."""
 
@@ -304,7 +308,9 @@ def _identity_faults(location: str, identity: AccountIdentity, expected: SampleA
 
 
 def _resource_faults(connector: Connector, sample: Sample, values: Mapping[str, str]) -> Iterator[str]:
-    choices, expected = connector.connect.choices, sample.choices
+    # Resources of the provider in `through` may have samples too: requests after them need their values.
+    expected = sample.choices
+    choices = connector.account_selection if expected is not None else connector.connect.choices
     if choices is None or expected is None:
         if choices or expected:
             yield ("choices: missing: add a sample" if choices else "choices: the manifest has none")
@@ -323,6 +329,23 @@ def _resource_faults(connector: Connector, sample: Sample, values: Mapping[str, 
     )
     if actual != expected.found:
         yield f"choices.found: is {[resource.model_dump() for resource in actual]}"
+    elif choices.token or expected.token:
+        yield from _resource_token_faults(connector, choices.token, expected, values)
+
+
+def _resource_token_faults(
+    connector: Connector, token: ResourceToken | None, sample: ResourcesSample, values: Mapping[str, str]
+) -> Iterator[str]:
+    if (expected := sample.token) is None or token is None:
+        yield ("choices.token: missing: add a sample" if token else "choices.token: the manifest has none")
+        return
+    values = {**values, **_account_values(sample.found[0].kept), **TOKENS}
+    yield from request_faults(
+        "choices.token.request", expected.request, lambda: connector.request(token.call, values)
+    )
+    answer = connector.parse_api_response(expected.to_answer())
+    if (actual := parse_token(select_value(token.access_token, answer))) != expected.access_token:
+        yield f"choices.token.access_token: is {actual!r}"
 
 
 def _manual_credentials_faults(connector: Connector, sample: Sample) -> Iterator[str]:

@@ -131,11 +131,19 @@ class SampleResource(ManifestModel):
     kept: dict[str, str] = Field(default_factory=dict)
 
 
+class ResourceTokenSample(SampleResponse):
+    """The request for the token of the first resource, and the token in its response."""
+
+    request: SampleRequest
+    access_token: str
+
+
 class ResourcesSample(SampleResponse):
     """The resources that a user can select."""
 
     request: SampleRequest
     found: tuple[SampleResource, ...]
+    token: ResourceTokenSample | None = None
 
 
 class CallbackSample(ManifestModel):

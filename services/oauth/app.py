@@ -185,7 +185,12 @@ async def build(runtime: Runtime) -> Service:
         operator_workspace=settings.operator_workspace,
     )
     maintenance = Maintenance(
-        integrations_repository, tokens, disconnector, runtime.log, interval_s=settings.upkeep_every_s
+        integrations_repository,
+        connectors,
+        tokens,
+        disconnector,
+        runtime.log,
+        interval_s=settings.upkeep_every_s,
     )
 
     # Routes

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from shared.connections.grant_end import grant_end, is_warned, warning_at
 from shared.connections.integration_record import Account, Integration
 from shared.connections.provider_app import App
 from shared.manifests.connector import Connector
@@ -12,6 +13,9 @@ from shared.runtime.mongo import utcnow
 
 MAIN: Final = ""
 """The name of a credential's main grant. Further grants of the same consent have names of their own."""
+
+RESOURCE: Final = "@resource"
+"""The name of the selected resource's token among the others. It ends with the main grant."""
 
 _IDLE_SHARE: Final = 0.2
 """An idle refresh token is used when this share of its lifetime is left."""
@@ -54,8 +58,11 @@ def merge_tokens(secrets: Mapping[str, Any], granted: TokenResponse) -> dict[str
     """Return the credential with new tokens. What the response leaves out, such as a refresh token, stays."""
     merged = {**secrets, **(_token_fields(granted.tokens) if granted.tokens else {})}
     others = dict(secrets.get("others", {}))
+    if granted.tokens is not None:
+        others.pop(RESOURCE, None)  # it came from the token that is replaced
     for name, tokens in granted.others.items():
         others[name] = {**others.get(name, {}), **_token_fields(tokens)}
+    merged.pop("others", None)
     return {**merged, "others": others} if others else merged
 
 
@@ -115,13 +122,17 @@ def refresh_schedule(
     refreshable: bool = False,
     refresh_expires_at: datetime | None = None,
     at: datetime | None = None,
+    granted_at: datetime | None = None,
+    warned_at: datetime | None = None,
 ) -> dict[str, Any]:
     """Return the fields of an integration that say when tokens expire and when maintenance has to act.
 
     Tokens are refreshed on use, from `renew_at` on. Maintenance (`due_at`) refreshes only what would expire
     unused: a refresh token near the end of its lifetime, or an access token that is its own refresh token.
-    For tokens that cannot be refreshed, it notes the expiry. Lifetimes count from `at` (default: now), the
-    time of the token request. `refreshable` and `refresh_expires_at` are of the earlier tokens that are kept.
+    For tokens that cannot be refreshed, it notes the expiry. Before the end of a grant, it warns. Lifetimes
+    count from `at` (default: now), the time of the token request, and those of grants from `granted_at`, the
+    time of the consent (default: `at`). `warned_at` is when the last warning was published. `refreshable` and
+    `refresh_expires_at` are of the earlier tokens that are kept.
     """
     at = at or utcnow()
     refresh = connector.refresh
@@ -134,16 +145,34 @@ def refresh_schedule(
     has_refresh_token = any(tokens.refresh_token for tokens in grants) or refreshable
     refreshable = refresh.by == "request" or (refresh.by == "refresh_token" and has_refresh_token)
     refresh_ends = _refresh_token_expiry(connector, granted, refresh_expires_at, at) if refreshable else None
+    granted_at = granted_at or at
+    grant_ends = grant_end(
+        connector,
+        granted_at=granted_at,
+        expires_at=ends,
+        refresh_expires_at=refresh_ends,
+        refreshable=refreshable,
+    )
+    is_fixed = refresh.fixed
+    if refreshable and refresh.absolute_s is not None and grant_ends is not None:
+        if grant_ends <= at:
+            grant_ends = None  # the provider issues tokens beyond the end that its documents name
+        elif refresh_ends is None or grant_ends <= refresh_ends:
+            refresh_ends, is_fixed = grant_ends, True
     if refreshable and refresh.by == "request":
         due = renew
     elif refreshable:
-        due = _idle_refresh_at(at, refresh_ends, fixed=refresh.fixed)
+        due = _idle_refresh_at(at, refresh_ends, fixed=is_fixed)
     else:
         due = ends
+    warn = warning_at(grant_ends, granted_at)
+    if warn is not None and not is_warned(warned_at, granted_at):
+        due = min(max(warn, at), due) if due else max(warn, at)
     return {
         "expires_at": ends,
         "renew_at": renew if refreshable else None,
         "refresh_expires_at": refresh_ends,
+        "grant_ends_at": grant_ends,
         "refreshable": refreshable,
         "needs_maintenance": due is not None,
         "due_at": due,

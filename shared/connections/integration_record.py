@@ -63,6 +63,7 @@ IntegrationEventType = Literal[
     "integration.error",
     "integration.recovered",
     "integration.taken_over",
+    "integration.expiring",
 ]
 _MAX_NAME_LENGTH: Final = 100
 
@@ -160,11 +161,19 @@ class Integration(OutboxRecord, LeasedRecord):
     requested_scopes: tuple[str, ...] | None = Field(default=None, alias="asked")
     scopes: tuple[str, ...] = ()
     """The granted scopes."""
+    requested_user_scopes: tuple[str, ...] | None = None
+    """The scopes that were requested for the person beside those of the app; None for the app's settings."""
+    user_scopes: tuple[str, ...] = ()
+    """Those that the person granted."""
     expires_at: datetime | None = None
     renew_at: datetime | None = None
     """From here on, a use of the token refreshes it."""
     refresh_expires_at: datetime | None = None
     refreshable: bool = False
+    grant_ends_at: datetime | None = None
+    """When a person has to connect the account again, whatever is refreshed; None if that is not known."""
+    warned_at: datetime | None = None
+    """When the last `integration.expiring` was published."""
     is_revoked: bool | None = Field(default=None, alias="revoked")
     """Whether the provider confirmed that the grant was revoked, when it was disconnected."""
 
@@ -263,5 +272,7 @@ def _build_event(
     }
     if event_type == "integration.taken_over" and before is not None:
         data["previousUser"] = before.user
+    if event_type == "integration.expiring" and integration.grant_ends_at is not None:
+        data["reconnectBy"] = rfc3339(integration.grant_ends_at)
     digest = derive(integration.id, event_type, str(integration.version), rfc3339(moment))
     return PendingEvent(id=f"evt_{digest}", type=event_type, at=moment, data=data)

@@ -73,6 +73,10 @@ class RefreshOutcomes:
             return None
         return self._apps.find(connector.app, integration.workspace, integration.app)
 
+    def is_single_use(self, integration: Integration) -> bool:
+        """Return whether the provider accepts a refresh token only once."""
+        return self._connectors[integration.provider].refresh.rotation == "single-use"
+
     def decrypt_credential(self, integration: Integration) -> dict[str, Any]:
         """Decrypt the credential. Raises `NotConnected` if it does not open, for example without its key."""
         try:
@@ -135,8 +139,13 @@ class RefreshOutcomes:
         Return False if the integration changed since it was read. The fence stays, so that a holder of the
         lease that comes back with new tokens can still write them.
         """
-        # An earlier holder of the lease did not settle its attempt. If it received tokens, they are lost.
-        interrupted = integration.fence > integration.settled_fence + 1 and code not in _LOCAL_REASONS
+        # It is not certain whether an earlier attempt brought tokens. If it did, they are lost, and that is
+        # why the refresh token does not work any more.
+        interrupted = (
+            integration.fence > integration.settled_fence + 1
+            and code not in _LOCAL_REASONS
+            and self.is_single_use(integration)
+        )
         changed = await self._integrations.change(
             integration,
             status="reauth_required",
@@ -204,7 +213,8 @@ class RefreshOutcomes:
             "rejected_app_revision": rejected_app,
         }
         if settled:
-            change["settled_fence"] = claimed.fence
+            # One attempt more. An earlier one that is not settled stays so.
+            change["settled_fence"] = claimed.settled_fence + 1
         if unusable:  # maintenance tries again, so that the integration recovers without being used
             change |= {"needs_maintenance": True, "due_at": retry_at}
         else:

@@ -16,7 +16,7 @@ _AMBIGUOUS_FAILURES: Final = frozenset({"timeout", "closed_mid_response"})
 
 
 class NoAnswer(ProviderUnavailable):
-    """The provider did not answer. `is_ambiguous`: it may have processed the request."""
+    """The provider did not answer."""
 
     def __init__(self, failure: EgressFailure, detail: str) -> None:
         super().__init__(f"the provider cannot be reached: {failure}: {detail}"[:MAX_DETAIL_LENGTH])

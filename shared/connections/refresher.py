@@ -39,7 +39,7 @@ from shared.connections.refresh_outcome import (
     next_pause_s,
     status_after_refresh,
 )
-from shared.connections.refresh_types import NoAnswer, Timing
+from shared.connections.refresh_types import Timing
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured, NotFound
 from shared.manifests.connector import Connector
 from shared.manifests.provider_response import (
@@ -47,7 +47,9 @@ from shared.manifests.provider_response import (
     InvalidClient,
     ProviderRejected,
     ProviderUnavailable,
+    UnreadableResponse,
 )
+from shared.manifests.scopes import granted_user_scopes
 from shared.manifests.token_response import TokenResponse
 from shared.runtime.failpoints import failpoint
 from shared.runtime.leases import Lease, LeaseObserver, Leases
@@ -128,7 +130,7 @@ class Refresher:
             await self.outcomes.check_pause(integration, bypass=user_initiated)
             lease = Lease.of(integration)
             if lease is None or observer.silent_s(lease) >= self._takeover_after_s(lease):
-                if lease is not None and lease.committed and self._is_single_use(integration):
+                if lease is not None and lease.committed and self.outcomes.is_single_use(integration):
                     # The refresh token may have been used: sending it again could revoke the grant.
                     await self.outcomes.end_interrupted(integration)
                     continue
@@ -142,10 +144,6 @@ class Refresher:
                 )
             polls += 1
             await asyncio.sleep(_POLL_PAUSES.pause_s(polls))
-
-    def _is_single_use(self, integration: Integration) -> bool:
-        """Return whether the provider accepts a refresh token only once."""
-        return self._connectors[integration.provider].refresh.rotation == "single-use"
 
     def _takeover_after_s(self, lease: Lease) -> float:
         """Return the seconds without a heartbeat after which a lease is taken over."""
@@ -244,10 +242,9 @@ class Refresher:
             failpoint("refresh.answered")
             granted = connector.parse_token_response(answer)
         except ProviderUnavailable as error:
-            ambiguous = isinstance(error, NoAnswer) and error.is_ambiguous
             pause = max(next_pause_s(claimed), error.retry_after)
             await self.outcomes.record_failure(
-                claimed, "unavailable", str(error), pause, settled=not ambiguous
+                claimed, "unavailable", str(error), pause, settled=not error.is_ambiguous
             )
             raise
         except ProviderRejected as error:
@@ -269,7 +266,13 @@ class Refresher:
             await self.outcomes.end_grant(claimed, error.code, error.detail)
             return
         if not isinstance(error, InvalidClient):
-            await self.outcomes.record_failure(claimed, error.code, error.detail, next_pause_s(claimed))
+            await self.outcomes.record_failure(
+                claimed,
+                error.code,
+                error.detail,
+                next_pause_s(claimed),
+                settled=not isinstance(error, UnreadableResponse),
+            )
             raise ProviderUnavailable(f"the provider issued no new token: {error.code}")
         revision = app.revision if app is not None else NO_APP
         await self.outcomes.record_failure(
@@ -296,6 +299,8 @@ class Refresher:
             refreshable=claimed.refreshable,
             refresh_expires_at=claimed.refresh_expires_at,
             at=at,
+            granted_at=claimed.connected_at,
+            warned_at=claimed.warned_at,
         )
         change: dict[str, Any] = {
             **reset_refresh_state(claimed),
@@ -305,6 +310,8 @@ class Refresher:
         }
         if granted.tokens and granted.tokens.scopes is not None:
             change["scopes"] = tuple(granted.tokens.scopes)
+        if (user_scopes := granted_user_scopes(connector.oauth2, granted)) is not None:
+            change["user_scopes"] = user_scopes
         return change
 
     async def _save(

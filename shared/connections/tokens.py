@@ -8,11 +8,11 @@ calls received it. `refresher.py` has the refresh itself.
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from time import monotonic
 from typing import Final
 
+from shared.connections.access import Access
 from shared.connections.app_check import AppChecker
 from shared.connections.apps import Apps
 from shared.connections.credentials import MAIN, token_values
@@ -23,6 +23,7 @@ from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import NotConnected
 from shared.connections.refresh_types import DEFAULT_TIMING, NoAnswer, Timing
 from shared.connections.refresher import Refresher
+from shared.connections.resource_tokens import ResourceTokens, stored_resource_token
 from shared.contracts.errors import Conflict, DatabaseUnavailable, RetryLater
 from shared.manifests.accounts import manual_credential_values
 from shared.manifests.connector import Connector
@@ -32,8 +33,7 @@ from shared.runtime.egress.client import EgressClient
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 from shared.runtime.version import VERSION
-from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_authorization
-from shared.wire.request_template import RequestTemplate
+from shared.wire.provider_http import ProviderRequest, ProviderResponse
 
 __all__ = ["MAIN", "Access", "NoAnswer", "NotConnected", "Timing", "TokenSource"]
 
@@ -49,49 +49,6 @@ _MAX_ATTEMPTS: Final = 5
 _ACCEPTED_TTL_S: Final = 60.0
 """A token that the provider accepted counts as valid for this time, even if single calls are rejected."""
 _MAX_RESPONSE_BYTES: Final = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """The tokens for a call to a provider. `version` identifies them for `TokenSource.replace_rejected`."""
-
-    integration: str
-    connector: Connector = field(repr=False)
-    workspace: str
-    version: int
-    values: Mapping[str, str] = field(repr=False)
-    """Values for the manifest's request templates: tokens, account, params, settings."""
-    ends_at: datetime | None
-    """Expiry of the token; None if it does not expire."""
-    other: str = MAIN
-    """Name of the grant that the tokens belong to; `MAIN` for the main one."""
-    kind: str = "oauth2"
-
-    @property
-    def provider(self) -> str:
-        return self.connector.provider
-
-    @property
-    def token(self) -> str:
-        return self.values["access_token"]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The request headers that carry the token."""
-        api = self.connector.api_for(self.kind)
-        headers = {
-            name: RequestTemplate(text).render_or_empty(self.values) for name, text in api.headers.items()
-        }
-        if api.basic:
-            headers["Authorization"] = basic_authorization(
-                *(RequestTemplate(text).render_or_empty(self.values) for text in api.basic)
-            )
-        return {name: value for name, value in headers.items() if value}
-
-    @property
-    def base(self) -> str:
-        """The base URL of the provider's API."""
-        return RequestTemplate(self.connector.api_for(self.kind).base).url(self.values)
 
 
 class TokenSource:
@@ -126,6 +83,9 @@ class TokenSource:
             self.send,
             redirect_uri=redirect_uri,
             timing=timing,
+        )
+        self._resource_tokens = ResourceTokens(
+            integrations, connectors, self._refresher.outcomes, self.send, log
         )
         self._cache: dict[str, tuple[float, Integration]] = {}
         self._changes = 0
@@ -173,7 +133,7 @@ class TokenSource:
                         raise
             elif renew_at <= utcnow() and self._refresher.outcomes.may_refresh(integration):
                 self._start_refresh(integration_id, integration.version)
-        access = self._access(integration, other)
+        access = await self._open(integration, other)
         self._last_used.record(integration.id)
         return access
 
@@ -188,7 +148,7 @@ class TokenSource:
             integration = await self._integrations.find(access.integration)
             self._refresher.outcomes.check_usable(integration)
             if integration.version > access.version and not integration.is_partially_refreshed:
-                return self._access(integration, access.other)
+                return await self._open(integration, access.other)
             key = (access.integration, access.other, access.version)
             if self._accepted.get(key, 0.0) > monotonic():
                 return access
@@ -197,7 +157,7 @@ class TokenSource:
             refreshing = integration.is_partially_refreshed or integration.lease is not None
             if integration.refreshable and (not recent or refreshing):
                 integration = await self._ensure_newer(access.integration, than=access.version, forced=True)
-                return self._access(integration, access.other)
+                return await self._open(integration, access.other)
             if await self._is_accepted(access):
                 if len(self._accepted) >= _MAX_CACHED:
                     self._accepted.clear()
@@ -313,6 +273,17 @@ class TokenSource:
         if cached is None or cached[1].version <= integration.version:
             self._cache[integration.id] = (monotonic() + _CACHE_TTL_S, integration)
 
+    async def _open(self, integration: Integration, other: str) -> Access:
+        """Return the tokens of one grant. The main one is that of the selected resource, if it has one.
+
+        Raises as `access` does.
+        """
+        if other == MAIN and self._resource_tokens.is_used_by(integration):
+            changes = self._changes
+            integration = await self._resource_tokens.ensure(integration, self._refresher.values(integration))
+            self._cache_integration(integration, changes)
+        return self._access(integration, other)
+
     def _access(self, integration: Integration, other: str) -> Access:
         """Decrypt the tokens of one grant. Raises `NotConnected` if there are none that can be used."""
         secrets = self._refresher.outcomes.decrypt_credential(integration)
@@ -320,6 +291,8 @@ class TokenSource:
         tokens = secrets if other == MAIN else others.get(other)
         if other == MAIN and others and not secrets.get("access_token"):
             tokens = next(iter(others.values()))  # this consent has no main grant
+        if other == MAIN:
+            tokens = stored_resource_token(integration, secrets) or tokens
         if not tokens:
             raise NotConnected("connected", f"the account has no token named {other!r}")
         ends = integration.expires_at

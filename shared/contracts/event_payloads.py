@@ -164,6 +164,12 @@ class IntegrationRef(_CamelCaseModel):
     metadata: dict[str, str] | None = None
 
 
+class IntegrationExpiring(IntegrationRef):
+    """An integration whose grant ends soon, however often its tokens are refreshed."""
+
+    reconnect_by: str
+
+
 class IntegrationTakenOver(IntegrationRef):
     """An integration that another user of the same account has taken over."""
 

@@ -24,6 +24,7 @@ from shared.contracts.event_payloads import (
     EndpointSecretRotated,
     FileRef,
     InboxRef,
+    IntegrationExpiring,
     IntegrationRef,
     IntegrationTakenOver,
     MessageRef,
@@ -243,6 +244,17 @@ _CHAT: Final = (
         "An integration is another user's from now on: `user` has it, `previousUser` had it.",
         IntegrationTakenOver,
         {"integrationId": "int_1", "provider": "example", "user": "usr_2", "previousUser": "usr_1"},
+    ),
+    EventType(
+        "integration.expiring",
+        "An integration's consent ends at `reconnectBy`: its owner has to connect it again before.",
+        IntegrationExpiring,
+        {
+            "integrationId": "int_1",
+            "provider": "example",
+            "user": "usr_1",
+            "reconnectBy": "2026-12-07T09:30:00.000Z",
+        },
     ),
     EventType(
         "integration.disconnected",

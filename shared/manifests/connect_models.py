@@ -64,6 +64,9 @@ RequestTemplateText = Annotated[
 JmesPath = Annotated[str, AfterValidator(_validate_jmespath)]
 """A JMESPath expression over a JSON response."""
 
+Purpose = Literal["basic", "sync", "import"]
+"""What an account is connected for."""
+
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 TOKEN_NAMES: Final = frozenset({"access_token", "refresh_token"})
@@ -208,6 +211,13 @@ class Account(AccountMapping):
     )
 
 
+class ResourceToken(ManifestModel):
+    """The token of the selected resource, which calls use in place of the account's."""
+
+    call: ApiRequest = Field(description="The request for it, with the account's token.")
+    access_token: JmesPath = Field(default="access_token", description="The token in the response.")
+
+
 class AccountSelection(ManifestModel):
     """The resources of an account (sites, pages), of which a user selects one.
 
@@ -221,6 +231,9 @@ class AccountSelection(ManifestModel):
     label: JmesPath = Field(default="name", description="The name that people know it by.")
     keep: dict[SettingName, JmesPath] = Field(
         default={}, description="Values of the selected resource that later requests need, by name."
+    )
+    token: ResourceToken | None = Field(
+        default=None, description="How the resource's own token is got, if it has one."
     )
 
 
@@ -326,6 +339,14 @@ class TokenRefresh(ManifestModel):
         default=False,
         description="Whether the lifetime counts from the consent: refreshing does not extend it.",
     )
+    absolute_s: int | None = Field(
+        default=None,
+        gt=0,
+        description=(
+            "Seconds after the consent at which every refresh token ends, beside a lifetime that refreshing "
+            "extends. Its owner is warned 14 days before."
+        ),
+    )
     reconnect: tuple[str, ...] = Field(
         default=(),
         description=(
@@ -356,6 +377,13 @@ class TokenRevocation(ManifestModel):
     )
 
 
+class UserScopes(ManifestModel):
+    """Scopes that the person grants in his own name, beside those of the app (a bot)."""
+
+    parameter: str = Field(description="The parameter of the authorization request that has them.")
+    token: SettingName = Field(description="The name of their token among `answer.others`.")
+
+
 class OAuth2(ManifestModel):
     """A provider's authorization code grant."""
 
@@ -371,6 +399,9 @@ class OAuth2(ManifestModel):
         default=" ", description="Separator of the scopes in the authorization request."
     )
     scopes: tuple[str, ...] = Field(default=(), description="Scopes that are requested by default.")
+    user_scopes: UserScopes | None = Field(
+        default=None, description="The scopes of a further token that acts for the person, if there is one."
+    )
     scope_means: dict[Pattern, tuple[str, ...]] = Field(
         default={},
         description=(
@@ -479,6 +510,14 @@ class ConnectSpec(ManifestModel):
     )
     scopes: tuple[str, ...] = Field(
         default=(), description="Scopes that are requested by default, after those of `through`."
+    )
+    purposes: dict[Purpose, tuple[str, ...]] = Field(
+        default={},
+        description=(
+            "Scopes that are requested for a purpose in place of the default ones, after those of `through`. "
+            "`basic`: know the account and send to it; `sync`: keep its content the same on both sides; "
+            "`import`: read what it has, without changing anything."
+        ),
     )
     params: dict[SettingName, Setting] = Field(
         default={}, description="Inputs of the user who connects: `{param:...}`."

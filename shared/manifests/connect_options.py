@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared.manifests.catalogue import CALLBACK_PATH, app_setup_steps
-from shared.manifests.connect_models import ManualCredential, Setting
+from shared.manifests.connect_models import ManualCredential, Purpose, Setting
 from shared.manifests.connector import Connector
 from shared.manifests.models import Manifest
 from shared.manifests.registry import Provider
@@ -69,10 +69,11 @@ class ConnectApp:
 class ConnectOption:
     """One way to connect an account: what to post to `path`, beside `provider`.
 
-    By OAuth (`kind` is `oauth2` or `oauth1`): `params`; `scopes` are the default, and `choice` says what the
-    user may have to select afterwards. Any other kind is manual credentials: `kind`, `fields` and perhaps a
-    `preset`. `app_registered`: whether there is an app for the workspace's accounts; null if no app is
-    needed.
+    By OAuth (`kind` is `oauth2` or `oauth1`): `params`; `scopes` are the default, `purposes` those that a
+    `purpose` asks for, `user_scopes` says whether scopes of the person can be named beside them, and `choice`
+    what the user may have to select afterwards. Any other kind is manual credentials: `kind`, `fields` and
+    perhaps a `preset`. `app_registered`: whether there is an app for the workspace's accounts; null if no app
+    is needed.
     """
 
     kind: str
@@ -83,6 +84,8 @@ class ConnectOption:
     presets: tuple[ConnectPreset, ...]
     params: tuple[ConnectField, ...]
     scopes: tuple[str, ...]
+    purposes: Mapping[Purpose, tuple[str, ...]]
+    user_scopes: bool
     choice: str | None
     app: ConnectApp | None
     app_registered: bool | None
@@ -121,6 +124,8 @@ def _oauth_option(connector: Connector, app_manifest: Manifest, app: ConnectApp)
         presets=(),
         params=_connect_fields(connector.params),
         scopes=connector.scopes,
+        purposes=connector.purposes,
+        user_scopes=connector.oauth2 is not None and connector.oauth2.user_scopes is not None,
         choice=connector.account_selection.about if connector.account_selection else None,
         app=app,
         app_registered=False,
@@ -170,6 +175,8 @@ def _manual_option(kind: ManualCredential) -> ConnectOption:
         presets=tuple(presets),
         params=(),
         scopes=(),
+        purposes={},
+        user_scopes=False,
         choice=None,
         app=None,
         app_registered=None,

@@ -1,7 +1,6 @@
 """A manifest's `connect`, compiled: requests that connect an account, and their responses. No I/O."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hmac import compare_digest
 from typing import Any, Final
@@ -24,6 +23,7 @@ from shared.manifests.provider_response import (
     MAX_VALUE_LENGTH,
     ProviderRejected,
     ProviderUnavailable,
+    UnreadableResponse,
     as_text,
     error_code,
     parse_document,
@@ -32,6 +32,7 @@ from shared.manifests.provider_response import (
     select_value,
     select_values,
 )
+from shared.manifests.scopes import scopes_by_purpose
 from shared.manifests.token_response import TokenResponse, parse_tokens, token_error
 from shared.wire.oauth import ClientCredentials, authorization_url, code_challenge, sorted_query_hmac
 from shared.wire.provider_http import ProviderRequest, ProviderResponse, basic_authorization, build_request
@@ -68,6 +69,8 @@ class Connector:
         flow = source.oauth2 or source.oauth1
         self.scopes = tuple(dict.fromkeys((*(flow.scopes if flow else ()), *connect.scopes)))
         """Scopes that are requested unless the caller names others."""
+        self.purposes = scopes_by_purpose(connect, base)
+        """Scopes that are requested for a purpose."""
 
     @property
     def needs_secret(self) -> bool:
@@ -106,12 +109,19 @@ class Connector:
     # Requests
 
     def authorize(
-        self, values: Mapping[str, str], *, state: str, verifier: str, scopes: Sequence[str]
+        self,
+        values: Mapping[str, str],
+        *,
+        state: str,
+        verifier: str,
+        scopes: Sequence[str],
+        user_scopes: Sequence[str] | None = None,
     ) -> str:
         """Return the URL of the authorization request, which the user's browser opens.
 
-        `values` has `client_id`, `redirect_uri`, the app's settings and the params. Raises `MissingValue` if
-        the provider has no OAuth 2.0 or the URL needs a value that is missing.
+        `values` has `client_id`, `redirect_uri`, the app's settings and the params. `user_scopes` are those
+        of the person beside `scopes`; None for those of the app's settings. Raises `MissingValue` if the
+        provider has no OAuth 2.0 or the URL needs a value that is missing.
         """
         flow = self._flow()
         parameters = {
@@ -124,7 +134,12 @@ class Connector:
         if flow.pkce == "S256":
             parameters |= {"code_challenge": code_challenge(verifier), "code_challenge_method": "S256"}
         url = RequestTemplate(flow.authorize_url).url(values)
-        return authorization_url(url, parameters | fill_all(flow.authorize, values))
+        parameters |= fill_all(flow.authorize, values)
+        if flow.user_scopes is not None and user_scopes is not None:
+            parameters.pop(flow.user_scopes.parameter, None)
+            if user_scopes:
+                parameters[flow.user_scopes.parameter] = flow.scope_separator.join(user_scopes)
+        return authorization_url(url, parameters)
 
     def validate_callback(
         self, query: Sequence[tuple[str, str]], values: Mapping[str, str]
@@ -214,8 +229,9 @@ class Connector:
     def parse_token_response(self, response: ProviderResponse) -> TokenResponse:
         """Return the tokens of a token endpoint's response.
 
-        Raises `GrantRevoked`, `InvalidClient` or another `ProviderRejected` if the provider returned an error
-        or no token, and `ProviderUnavailable` if the request may succeed later.
+        Raises `GrantRevoked`, `InvalidClient` or another `ProviderRejected` if the provider returned an
+        error, `UnreadableResponse` if it returned neither error nor token, and `ProviderUnavailable` if the
+        request may succeed later.
         """
         flow = self._flow()
         document = parse_document(response)
@@ -230,7 +246,7 @@ class Connector:
         }
         tokens = parse_tokens(mapping, document, flow)
         if tokens is None and not others:
-            raise ProviderRejected("no_token", "the provider's response has no token")
+            raise UnreadableResponse("no_token", "the provider's response has no token")
         return TokenResponse(tokens, others, document)
 
     def api_error_code(self, response: ProviderResponse, api: Api | None = None) -> str:
@@ -254,22 +270,6 @@ class Connector:
             with suppress(ProviderRejected, ProviderUnavailable):  # not JSON: the status has decided
                 code = error_code(select_value(self.oauth2.answer.error, parse_document(response)))
         return code
-
-    def missing_scopes(self, requested: Iterable[str], granted: Iterable[str]) -> list[str]:
-        """Return the requested scopes that were not granted.
-
-        Return none if the response did not list any: then nothing is known.
-        """
-        effective = set(granted)
-        if not effective or self.oauth2 is None:
-            return []
-        # Only the provider's own scopes imply others, not those that were added here.
-        for scope in tuple(effective):
-            for pattern, implied in self.oauth2.scope_means.items():
-                if match := re.fullmatch(pattern, scope):
-                    effective.update(match.expand(template) for template in implied)
-        effective.update(self.oauth2.scope_untold)
-        return [scope for scope in requested if scope not in effective]
 
     def parse_account(
         self, mapping: AccountMapping, document: Any, values: Mapping[str, str] | None = None

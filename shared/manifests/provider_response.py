@@ -38,8 +38,18 @@ class InvalidClient(ProviderRejected):
     """The provider rejected the app's client id or secret. An operator has to correct them."""
 
 
+class UnreadableResponse(ProviderRejected):
+    """The provider reported no error, but its response does not have what was asked for.
+
+    It may have processed the request: what it answered is lost.
+    """
+
+
 class ProviderUnavailable(RetryLater):
     """The provider could not answer. Repeat the request after `retry_after` seconds."""
+
+    is_ambiguous = False
+    """Whether the provider may have processed the request."""
 
 
 def provider_unavailable(response: ProviderResponse) -> ProviderUnavailable:
@@ -53,16 +63,19 @@ def provider_unavailable(response: ProviderResponse) -> ProviderUnavailable:
     except ValueError:
         pause_s = parse_retry_after(header, datetime.now(UTC)) or 0.0  # an HTTP date
     pause_s = pause_s if isfinite(pause_s) else 0.0
-    return ProviderUnavailable(
+    error = ProviderUnavailable(
         f"the provider answered with status {response.status}", retry_after=min(max(pause_s, 1.0), 3600.0)
     )
+    # It may have failed, or a proxy before it, after it had done its work. A 429 comes before the work.
+    error.is_ambiguous = response.status >= 500
+    return error
 
 
 def parse_document(response: ProviderResponse) -> Any:
     """Parse a response: JSON, or a form if the content type says so.
 
-    Raises `ProviderRejected` if the body is not JSON, and `ProviderUnavailable` if it also has status 429 or
-    5xx.
+    Raises `ProviderRejected` if the body is not JSON (`UnreadableResponse` with a status below 400), and
+    `ProviderUnavailable` if it also has status 429 or 5xx.
     """
     content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == FORM_CONTENT_TYPE:
@@ -77,7 +90,7 @@ def parse_document(response: ProviderResponse) -> Any:
             raise provider_unavailable(response) from None
         if response.status >= 400:
             raise ProviderRejected(f"http_{response.status}") from None
-        raise ProviderRejected("not_json", "the provider's response is not JSON") from None
+        raise UnreadableResponse("not_json", "the provider's response is not JSON") from None
 
 
 def select_value(selection: JmesPath, document: Any) -> Any:

@@ -76,6 +76,13 @@ class SubscriptionSpec(ManifestModel):
             "Belongs to the app, not to the account: a workspace's accounts of the same app share one."
         ),
     )
+    of_choice: bool = Field(
+        default=False,
+        description=(
+            "Belongs to the selected resource (`choices`): it is created again when another one is selected, "
+            "or the account is connected again."
+        ),
+    )
     resource: dict[SettingName, Setting] = Field(default={}, description="Inputs that name the resource.")
     before: PreliminaryRequest | None = Field(default=None, description="A request before the creation.")
     create: ApiRequest = Field(description="The request that creates the subscription.")

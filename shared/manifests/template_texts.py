@@ -23,6 +23,8 @@ def connect_texts(connect: ConnectSpec) -> Iterator[LocatedText]:
         yield from api_texts("api", connect.api)
     yield from request_texts("account.call", connect.account.call if connect.account else None)
     yield from request_texts("choices.call", connect.choices.call if connect.choices else None)
+    token = connect.choices.token if connect.choices else None
+    yield from request_texts("choices.token.call", token.call if token else None)
     yield from request_texts("probe", connect.probe)
 
 

@@ -50,7 +50,7 @@ class TokenResponse:
 
 def parse_tokens(grant: TokenMapping, document: Any, flow: OAuth2) -> Tokens | None:
     """Return the tokens that `grant` selects from a response; None if it has no access token."""
-    access_token = _parse_token(select_value(grant.access_token, document))
+    access_token = parse_token(select_value(grant.access_token, document))
     if not access_token:
         return None
     # The response wins over the manifest's lifetime; 0 means that the token does not expire.
@@ -58,14 +58,14 @@ def parse_tokens(grant: TokenMapping, document: Any, flow: OAuth2) -> Tokens | N
     lifetime = flow.lifetime_s if seconds is None else seconds
     return Tokens(
         access_token=access_token,
-        refresh_token=_parse_token(select_value(grant.refresh_token, document)),
+        refresh_token=parse_token(select_value(grant.refresh_token, document)),
         expires_in=lifetime or None,
         refresh_expires_in=_parse_seconds(select_value(grant.refresh_expires_in, document)) or None,
         scopes=_parse_scopes(select_value(grant.scope, document), flow.scope_separator),
     )
 
 
-def _parse_token(value: Any) -> str:
+def parse_token(value: Any) -> str:
     """Return a token; '' if the value is not a printable string of at most `_MAX_TOKEN_LENGTH`."""
     return value if isinstance(value, str) and len(value) <= _MAX_TOKEN_LENGTH and value.isprintable() else ""
 

@@ -1,6 +1,7 @@
 """Attacks on connected accounts: other people's integrations, used states, and forged result pages."""
 
 from secrets import token_hex
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
@@ -16,6 +17,7 @@ SETUP = Setup(
 )
 SECRET = "the-secret-of-the-hub"
 _RESULT = "/api/auth/oauth/result/"
+_FORM = "application/x-www-form-urlencoded"
 _VICTIM, _ATTACKER = "usr_victim", "usr_attacker"
 
 
@@ -90,9 +92,45 @@ def _redirect(hub: Hub) -> None:
                 assert "int_x" not in where
 
 
+def _post_a_response(hub: Hub) -> None:
+    """Post a response of a provider: to another browser, elsewhere, or to exhaust what reads it."""
+    name = f"posted-{token_hex(4)}"
+    callback = hub.url("gateway") + "/api/auth/oauth/callback"
+    with server_of(hub) as server:
+        server.login(name)
+        with Person(hub, name, entrance="gateway") as person:
+            came = person.consent(person.connect("oidc")["authorization_url"])
+            fields = dict(parse_qsl(urlsplit(came).query))
+            # The attacker's code and state in the browser of somebody else: its GET has no cookie of them.
+            extra = {
+                "id_token": "a-token",
+                "redirect_uri": "https://evil.example",
+                "return_to": "//evil.example",
+            }
+            posted = httpx.post(callback, data={**fields, **extra}, timeout=10)
+            assert posted.status_code == 303
+            assert "set-cookie" not in posted.headers
+            where = posted.headers["location"]
+            assert dict(parse_qsl(urlsplit(where).query)) == fields
+            assert where.partition("?")[0] == callback
+            assert httpx.get(where, timeout=10).status_code == 403
+            assert server.exchanges == 0
+            # The browser that started can go on.
+            own = person.client.post(callback, data=fields).headers["location"]
+            assert person.client.get(own).status_code == 303
+    for body in (b"state=x&" * 10_000, b"state=" + b"x" * 10_000, b"\xff" * 100, b"", b"state=a&state=b"):
+        refused = httpx.post(callback, content=body, headers={"content-type": _FORM}, timeout=10)
+        assert refused.status_code == 400, (body[:20], refused.status_code)
+        assert "location" not in refused.headers
+    for media in ("text/plain", "multipart/form-data; boundary=x", "application/json", ""):
+        headers = {"content-type": media} if media else {}
+        assert httpx.post(callback, content=b"state=x", headers=headers, timeout=10).status_code == 400
+
+
 ATTACKS = (
     Attack("accounts: take over another user's integration", _take_over, SETUP),
     Attack("accounts: replay a state that was used", _replay, SETUP),
     Attack("accounts: forge a result page", _forge, SETUP),
     Attack("accounts: an open redirect by a finished state", _redirect, SETUP),
+    Attack("accounts: post a response of a provider", _post_a_response, SETUP),
 )

@@ -29,6 +29,7 @@ OWN = (
     *("webhook.secret_rotated", "endpoint.secret_rotated"),
     *("integration.refreshed", "integration.reauth_required"),
     *("integration.error", "integration.recovered", "integration.taken_over"),
+    "integration.expiring",
 )
 
 ACCOUNT = {
@@ -144,6 +145,7 @@ REAL: list[tuple[str, dict[str, Any]]] = [
     ("integration.error", ACCOUNT | {"status": "error", "reason": "invalid_client"}),
     ("integration.recovered", ACCOUNT),
     ("integration.taken_over", ACCOUNT | {"user": "usr_2", "previousUser": "usr_1"}),
+    ("integration.expiring", ACCOUNT | {"reconnectBy": "2026-12-07T09:30:00.000Z"}),
     ("integration.reauth_required", ACCOUNT | {"status": "reauth_required", "reason": "invalid_grant"}),
     ("integration.disconnected", ACCOUNT | {"status": "disconnected", "account": None, "expiresAt": None}),
 ]

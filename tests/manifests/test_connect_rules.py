@@ -54,6 +54,13 @@ RULES: list[tuple[str, Break, str]] = [
         manifest("scopes: [read_user, api]", "scopes: [api, read_user, api]"),
         "scopes: api is repeated",
     ),
+    ("gitlab", manifest("basic: [read_user]", "basic: []"), "purposes.basic: no scope"),
+    ("onedrive", manifest("basic: [Files.Read]", "basic: [email]"), "purposes.basic: email is repeated"),
+    (
+        "slack",
+        manifest("parameter: user_scope, token: user", "parameter: user_scope, token: person"),
+        "oauth2.user_scopes.token: person is not among answer.others",
+    ),
     (
         "gmail",
         manifest("through: google", "through: goggle"),
@@ -295,7 +302,11 @@ SUBSCRIPTIONS: list[tuple[str, Break, str]] = [
     ),
     (
         "onedrive",
-        manifest("connect:\n  through: microsoft\n  scopes: [Files.ReadWrite]\n", ""),
+        manifest(
+            "connect:\n  through: microsoft\n  scopes: [Files.ReadWrite]\n"
+            "  purposes:\n    basic: [Files.Read]\n    sync: [Files.ReadWrite]\n    import: [Files.Read]\n",
+            "",
+        ),
         "watches: they need an account",
     ),
     (

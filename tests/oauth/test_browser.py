@@ -82,6 +82,8 @@ class World:
     hub: Hub
     server: OidcProvider
     chat: Chat
+    app: dict[str, Any]
+    """What the hub's app was registered with."""
 
     def status(self, integration: str, expect: int = 200) -> dict[str, Any]:
         return dict(self.hub.call("GET", f"/api/integrations/{integration}", expect=expect))
@@ -151,7 +153,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
         }
         body = {"client_id": client.id, "client_secret": client.secret, "settings": settings}
         assert hub.call("PUT", "/api/platform-credentials/oidc", body)["verified"]
-        yield World(hub, server, chat)
+        yield World(hub, server, chat, body)
         assert server.stats().faults == []
 
 
@@ -216,6 +218,24 @@ async def test_an_account_is_connected_without_a_common_host_name(world: World, 
                 )
                 assert answer.status_code == 200, answer.text
                 assert world.account(account) == [came["integration_id"]]
+
+
+async def test_a_response_that_another_site_posts_is_accepted(world: World, chromium: Browser) -> None:
+    """The provider is another site (`localhost`): the browser posts its response without the hub's cookie."""
+    path, settings = "/api/platform-credentials/oidc", world.app["settings"]
+    there = world.server.authorize_url.replace("127.0.0.1", "localhost")
+    changed = {**settings, "authorize_url": there, "response_mode": "form_post"}
+    world.hub.call("PUT", path, {**world.app, "settings": changed})
+    try:
+        async with chromium.user() as tab:
+            await world.press(tab)
+            await world.sign_in(tab, "posting")
+            await tab.press("#allow")
+            found = await world.back(tab)
+        assert found["status"] == "connected"
+        assert world.status(found["integration_id"])["account"]["id"] == "posting"
+    finally:
+        world.hub.call("PUT", path, {**world.app, "settings": {**settings, "response_mode": ""}})
 
 
 async def test_a_denied_authorization_returns_with_the_error(world: World, chromium: Browser) -> None:

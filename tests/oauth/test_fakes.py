@@ -14,17 +14,23 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 import pytest
 
 from tests.support.fakes.atlassian import Atlassian
+from tests.support.fakes.calendly import Calendly
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.github import GitHub
 from tests.support.fakes.google import Google
+from tests.support.fakes.hubspot import HubSpot
 from tests.support.fakes.mailchimp import Mailchimp
 from tests.support.fakes.microsoft import Microsoft
 from tests.support.fakes.notion import Notion
+from tests.support.fakes.pagerduty import PagerDuty
 from tests.support.fakes.shopify import Shopify
 from tests.support.fakes.slack import Slack
 from tests.support.fakes.tiktok import TikTok
 from tests.support.fakes.tokens import s256
+from tests.support.fakes.typeform import Typeform
 from tests.support.fakes.zalo import Zalo
+from tests.support.fakes.zendesk import Zendesk
+from tests.support.fakes.zoom import Zoom
 from tests.support.provider_hosts import FORM, JSON, HostRequest, Reply
 
 ID: Final = "the-client"
@@ -195,6 +201,58 @@ CASES: Final = {
         bears=lambda token: with_bearer(token) | {"notion-version": "2025-09-03"},
         pkce=False,
     ),
+    "zoom": ProviderCase(
+        Zoom,
+        "https://zoom.us/oauth/authorize",
+        {"response_type": "code"},
+        "https://zoom.us/oauth/token",
+        "https://api.zoom.us/v2/users/me",
+        client={},
+        headers=BASIC,
+    ),
+    "hubspot": ProviderCase(
+        HubSpot,
+        "https://app.hubspot.com/oauth/authorize",
+        {"response_type": "code", "scope": "oauth crm.objects.contacts.read"},
+        "https://api.hubapi.com/oauth/2026-03/token",
+        "https://api.hubapi.com/account-info/v3/details",
+        another_style=BASIC,
+    ),
+    "calendly": ProviderCase(
+        Calendly,
+        "https://auth.calendly.com/oauth/authorize",
+        {"response_type": "code", "scope": "users:read webhooks:write"},
+        "https://auth.calendly.com/oauth/token",
+        "https://api.calendly.com/users/me",
+        another_style=BASIC,
+    ),
+    "typeform": ProviderCase(
+        Typeform,
+        "https://api.typeform.com/oauth/authorize",
+        {"response_type": "code", "scope": "accounts:read offline"},
+        "https://api.typeform.com/oauth/token",
+        "https://api.typeform.com/me",
+        pkce=False,
+        another_style=BASIC,
+    ),
+    "pagerduty": ProviderCase(
+        PagerDuty,
+        "https://identity.pagerduty.com/oauth/authorize",
+        {"response_type": "code", "scope": "users.read incidents.read"},
+        "https://identity.pagerduty.com/oauth/token",
+        "https://api.pagerduty.com/users/me",
+        bears=lambda token: with_bearer(token) | {"accept": "application/vnd.pagerduty+json;version=2"},
+        another_style=BASIC,
+    ),
+    "zendesk": ProviderCase(
+        Zendesk,
+        "https://example-1.zendesk.com/oauth/authorizations/new",
+        {"response_type": "code", "scope": "read write"},
+        "https://example-1.zendesk.com/oauth/tokens",
+        "https://example-1.zendesk.com/api/v2/users/me.json",
+        body=JSON,
+        another_style=BASIC,
+    ),
 }
 PLAIN: Final = {
     fake: {fake.client_field: ID, "redirect_uri": BACK, "state": STATE} for fake in (Atlassian, TikTok)
@@ -272,7 +330,7 @@ def test_a_used_refresh_token_is_refused_where_it_is_for_one_use(case: ProviderC
     first = case.tokens(fake)["refresh_token"]
     new = answer(case.refresh(fake, first)).get("refresh_token", "")
     second = answer(case.refresh(fake, first))
-    if case.fake in {Google, Microsoft}:
+    if case.fake in {Google, Microsoft, HubSpot}:
         assert "access_token" in second
         assert fake.refused == []
         return
@@ -298,7 +356,7 @@ def test_a_code_works_once_and_not_for_long(case: ProviderCase) -> None:
 def test_an_access_token_ends(case: ProviderCase) -> None:
     fake = case.make()
     token = case.tokens(fake)["access_token"]
-    fake.now = lambda: time.time() + 100_000
+    fake.now = lambda: time.time() + 1_000_000
     assert case.works(fake, token) is (case.fake in {Mailchimp, Notion})
 
 

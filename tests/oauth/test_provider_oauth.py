@@ -4,6 +4,7 @@ The providers are strict fakes written from their documents (`tests/support/fake
 provider would reject, or answer with an error page, is a fault and fails the test.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from tests.support.fakes.shopify import Shopify
 from tests.support.fakes.slack import Slack
 from tests.support.fakes.tiktok import TikTok
 from tests.support.fakes.tokens import Account, Place
+from tests.support.fakes.zendesk import Zendesk
 from tests.support.npm import Unavailable
 from tests.support.provider_hosts import Forward, Handler, Reply
 from tests.support.recorded_secrets import is_recorded
@@ -96,7 +98,17 @@ CASES = {
         "id",
         refreshes=False,
     ),
+    "zoom": ProviderCase(lambda it: (it.id, it.name), ("GET", "/users/me"), "id"),
+    "hubspot": ProviderCase(
+        lambda it: (it.place.id, f"HubSpot {it.place.id}"), ("GET", "/account-info/v3/details"), "portalId"
+    ),
+    "calendly": ProviderCase(lambda it: (it.id, it.name), ("GET", "/users/me"), "resource.uri"),
+    "typeform": ProviderCase(lambda it: (it.id, it.name), ("GET", "/me"), "user_id", revokes=False),
+    "pagerduty": ProviderCase(lambda it: (it.id, it.name), ("GET", "/users/me"), "user.id", revokes=False),
+    "zendesk": ProviderCase(lambda it: (it.id, it.name), ("GET", "/users/me.json"), "user.id", tells=False),
 }
+HOST_OF_EACH = ("shopify", "zendesk")
+"""Providers with a host of each account: nobody can be asked about the app alone."""
 every = pytest.mark.parametrize("name", CASES)
 refreshing = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.refreshes])
 
@@ -140,7 +152,10 @@ def play(oauth_hub: OAuthHub, name: str, kind: type[F]) -> F:
 
 def fields(fake: Fake) -> dict[str, Any]:
     """What has to be said beside the provider."""
-    return {"params": {"shop": f"shop-{fake.accounts[0].place.id}"}} if isinstance(fake, Shopify) else {}
+    place = fake.accounts[0].place.id
+    if isinstance(fake, Shopify):
+        return {"params": {"shop": f"shop-{place}"}}
+    return {"params": {"subdomain": place}} if isinstance(fake, Zendesk) else {}
 
 
 def call(oauth_hub: OAuthHub, access: Access, name: str) -> httpx.Response:
@@ -280,16 +295,16 @@ def test_an_app_that_the_provider_rejects_is_no_longer_verified(oauth_hub: OAuth
         with oauth_hub.person() as ada:
             authorization = ada.connect(name, **fields(fake))
             assert ended(ada.go(authorization["authorization_url"])) == "app_refused"
-            assert verified(oauth_hub, name) == (name == "shopify")
-            if name != "shopify":
+            assert verified(oauth_hub, name) == (name in HOST_OF_EACH)
+            if name not in HOST_OF_EACH:
                 ada.connect(name, expect=409, **fields(fake))
     finally:
         oauth_hub.register(name)
 
 
 def refused_twice(fake: Fake) -> list[Reply]:
-    """By the account's request, and when it is asked about the app itself; Shopify is a host of each shop."""
-    return [fake.refusal("secret")] * (1 if isinstance(fake, Shopify) else 2)
+    """By the account's request, and when it is asked about the app itself, unless each account has a host."""
+    return [fake.refusal("secret")] * (1 if isinstance(fake, Shopify | Zendesk) else 2)
 
 
 def verified(oauth_hub: OAuthHub, name: str) -> bool:
@@ -318,7 +333,9 @@ def test_the_provider_is_asked_whether_it_accepts_the_app(oauth_hub: OAuthHub, n
         assert (shown["verified"], shown["reason"] is None) == (case.tells, case.tells), shown
         wrong = oauth_hub.register(name, client_secret="not-the-secret-of-the-app", verified=None)
         assert not wrong["verified"]
-        assert fake.refused == {"shopify": [], "trello": ["secret"]}.get(name, ["code", "secret"])
+        assert fake.refused == {"shopify": [], "zendesk": [], "trello": ["secret"]}.get(
+            name, ["code", "secret"]
+        )
     finally:
         oauth_hub.register(name)
 
@@ -330,7 +347,7 @@ def test_an_app_that_is_rejected_later_does_not_end_its_accounts(oauth_hub: OAut
     fake.fail_next = refused_twice(fake)
     try:
         oauth_hub.do(shown["id"], "refresh", expect=503)
-        assert verified(oauth_hub, name) == (name == "shopify")
+        assert verified(oauth_hub, name) == (name in HOST_OF_EACH)
         after = oauth_hub.shown(shown["id"])
         assert (after["status"], after["health"]) == ("connected", "at_risk")
     finally:
@@ -730,7 +747,7 @@ def test_issued_secrets_are_searched_for_in_logs_and_answers(oauth_hub: OAuthHub
     for name in FAKES:
         fake = oauth_hub.play(name)
         shown = oauth_hub.connect(name, **fields(fake))
-        if CASES[name].refreshes:
+        if name not in CASES or CASES[name].refreshes:
             oauth_hub.do(shown["id"], "refresh")
         assert len(fake.tokens_seen) >= 2
         assert all(map(is_recorded, fake.tokens_seen)), f"a secret of {name} is too short"
@@ -755,3 +772,131 @@ def test_a_grant_without_a_selection_is_revoked(oauth_hub: OAuthHub) -> None:
         found.update_one({"_id": shown["id"]}, {"$set": earlier})
         eventually(lambda: found.find_one({"_id": shown["id"], "deleted_at": {"$ne": None}}))
     oauth_hub.ask("GET", f"/api/integrations/{shown['id']}", expect=404)
+
+
+def test_the_owner_of_a_grant_is_warned_before_it_ends(oauth_hub: OAuthHub, events: Tap) -> None:
+    """Atlassian ends every grant a year after the consent."""
+    fake, year_s = play(oauth_hub, "jira", Atlassian), 365 * 86400
+    shown = oauth_hub.connect("jira")
+    assert year_s - 60 < seconds_until(shown["reconnect_by"]) <= year_s
+    assert shown["health"] == "ok"
+    with MongoClient[dict[str, Any]](oauth_hub.hub.env["MONGODB_URI"], tz_aware=True) as mongo:
+        now = datetime.now(UTC)
+        passed = {"connected_at": now - timedelta(days=355), "grant_ends_at": now + timedelta(days=10)}
+        integrations = mongo.get_default_database()["integrations"]
+        integrations.update_one({"_id": shown["id"]}, {"$set": {**passed, "open": True, "due_at": now}})
+    # The warning, and then the refresh that keeps the grant alive until its end.
+    eventually(lambda: published(events, shown["id"]) == ["connected", "expiring", "refreshed"])
+    after = oauth_hub.shown(shown["id"])
+    assert (after["status"], after["health"], fake.refreshes) == ("connected", "at_risk", 1)
+    assert abs(seconds_until(after["reconnect_by"]) - 10 * 86400) < 60
+    assert seconds_until(after["refresh_expires_at"]) < 10 * 86400
+    assert oauth_hub.do(shown["id"], "refresh")["health"] == "at_risk"
+    [warning] = [
+        item for item in events.look() if item.attributes["ce_type"].endswith("integration.expiring")
+    ]
+    assert json.loads(warning.value or b"")["reconnectBy"].startswith(str(now.date() + timedelta(days=10)))
+    with oauth_hub.person() as ada:
+        ada.go(ada.reconnect(shown["id"])["authorization_url"])
+    again = oauth_hub.shown(shown["id"])
+    assert (again["health"], seconds_until(again["reconnect_by"]) > year_s - 60) == ("ok", True)
+    gone = oauth_hub.do(shown["id"], "disconnect")
+    assert gone["reconnect_by"] is None
+
+
+def asked(authorization: dict[str, Any], parameter: str = "scope") -> list[str]:
+    """What an authorization request asks for."""
+    query = urlsplit(str(authorization["authorization_url"])).query
+    text = dict(parse_qsl(query)).get(parameter, "")
+    return text.replace(",", " ").split()
+
+
+def test_a_purpose_asks_for_its_scopes(oauth_hub: OAuthHub) -> None:
+    oauth_hub.play("slack")
+    with oauth_hub.person() as ada:
+        basic, several = asked(ada.connect("slack", purpose="basic")), ["basic", "import"]
+        assert {"chat:write", "users:read.email"} <= set(basic)
+        authorization = ada.connect("slack", purpose=several, scopes=["emoji:read", "usergroups:read"])
+        both = asked(authorization)
+        assert set(basic) | {"channels:history", "reactions:read", "files:read", "emoji:read"} <= set(both)
+        assert len(both) == len(set(both))
+        assert both[-1] == "usergroups:read"
+        assert {"chat:write.customize", "im:history"} <= set(asked(ada.connect("slack", purpose="sync")))
+        assert ada.go(authorization["authorization_url"]).status_code == 200
+        shown = oauth_hub.shown(authorization["integration_id"])
+        assert (shown["scopes"], shown["missing_scopes"]) == (both, [])
+        # Without a purpose, connecting again asks for the same.
+        assert asked(ada.reconnect(shown["id"])) == both
+        assert asked(ada.reconnect(shown["id"], purpose="basic")) == basic
+        # The scopes of the shared app come first, whatever the purpose is.
+        gmail = asked(ada.connect("gmail", purpose="import"))
+        assert gmail == ["openid", "email", "profile", "https://www.googleapis.com/auth/gmail.readonly"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "fields", "name"),
+    [
+        ("notion", {"purpose": "sync"}, "purpose"),
+        ("slack", {"purpose": "everything"}, "purpose"),
+        ("slack", {"purpose": []}, "purpose"),
+        ("github", {"user_scopes": ["repo"]}, "user_scopes"),
+        ("slack", {"user_scopes": ["a b"]}, "user_scopes"),
+    ],
+)
+def test_an_unknown_purpose_and_scopes_of_nobody_are_refused(
+    oauth_hub: OAuthHub, provider: str, fields: dict[str, Any], name: str
+) -> None:
+    with oauth_hub.person() as ada:
+        refused = ada.connect(provider, expect=422, **fields)
+    assert any(name in error["field"] for error in refused["errors"]), refused
+
+
+def test_the_scopes_of_a_person_are_those_of_the_connection(oauth_hub: OAuthHub) -> None:
+    fake = play(oauth_hub, "slack", Slack)
+    wanted = ["search:read", "users.profile:write"]
+    shown = oauth_hub.connect("slack", user_scopes=wanted)
+    assert shown["user_scopes"] == wanted
+    assert call(oauth_hub, oauth_hub.access(shown["id"], "user"), "slack").json()["user_id"]
+    assert oauth_hub.do(shown["id"], "refresh")["user_scopes"] == wanted
+    with oauth_hub.person() as ada:
+        assert asked(ada.reconnect(shown["id"]), "user_scope") == wanted
+        fake.accounts = [fake.account(oauth_hub.number())]
+        oauth_hub.register("slack", settings={"user_scope": "search:read"})
+        try:
+            assert asked(ada.connect("slack"), "user_scope") == ["search:read"]
+            assert asked(ada.connect("slack", user_scopes=[]), "user_scope") == []
+            # A scope cannot add a parameter of its own.
+            hostile = ada.connect("slack", user_scopes=["search:read&redirect_uri=https://evil.example"])
+            query = parse_qsl(urlsplit(hostile["authorization_url"]).query, strict_parsing=True)
+            assert [value for name, value in query if name == "redirect_uri"] == [fake.redirect_uri]
+        finally:
+            oauth_hub.register("slack", settings={"user_scope": ""})
+
+
+def test_an_account_of_another_zendesk_is_not_reached_by_a_code(oauth_hub: OAuthHub) -> None:
+    """Each Zendesk account is a host of its own, named by a parameter that cannot name anything else."""
+    fake = play(oauth_hub, "zendesk", Zendesk)
+    with oauth_hub.person() as ada:
+        for subdomain in ("evil.example/x", "a.b", "a@evil", "-a", "A", "a#", ""):
+            refused = ada.connect("zendesk", expect=422, params={"subdomain": subdomain})
+            assert any("subdomain" in error["field"] for error in refused["errors"]), subdomain
+        authorization = ada.connect("zendesk", **fields(fake))
+        place = fake.accounts[0].place.id
+        assert authorization["authorization_url"].startswith(f"https://{place}.zendesk.com/oauth/")
+        assert ada.go(authorization["authorization_url"]).status_code == 200
+    access = oauth_hub.access(authorization["integration_id"])
+    assert access.base == f"https://{place}.zendesk.com/api/v2"
+
+
+@pytest.mark.parametrize(
+    ("name", "host"), [("typeform", "api.eu.typeform.com"), ("pagerduty", "api.eu.pagerduty.com")]
+)
+def test_an_account_in_the_eu_has_another_address_of_the_api(
+    oauth_hub: OAuthHub, name: str, host: str
+) -> None:
+    fake = oauth_hub.play(name)
+    shown = oauth_hub.connect(name, params={"host": host})
+    assert shown["account"]["id"] == fake.grants_of(shown["account"]["id"])[0].account.id
+    assert oauth_hub.access(shown["id"]).base == f"https://{host}"
+    with oauth_hub.person() as ada:
+        ada.connect(name, expect=422, params={"host": "api.example.com"})

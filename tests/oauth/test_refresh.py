@@ -96,7 +96,7 @@ def ada(own: Accounts, server: RotatingServer, request: pytest.FixtureRequest) -
     over = {"open": False, "refused_app": None}
     own.database.integrations.update_one({"_id": integration}, {"$set": over})
     server.says, server.fail_next, server.slow_s = {}, [], 0
-    server.lose_next, server.grace_s = 0, 0
+    server.lose_next, server.grace_s, server.replace_next = 0, 0, []
     server.latest_only = server.refuse_all = False
     server.let_go()
     own.register(server.settings, "app")
@@ -270,7 +270,8 @@ def test_an_expired_token_is_an_error_until_the_provider_is_back(
 
     eventually(found_well)
     assert Counts.of(server).since(before) == (1, 0)
-    assert own.events(ada) == ["connected", "error", "refreshed", "recovered"]
+    # The status is stored before its events are published.
+    eventually(lambda: own.events(ada) == ["connected", "error", "refreshed", "recovered"])
 
 
 @pytest.mark.parametrize("grace_s", [0, 600], ids=["strict", "lenient"])
@@ -287,6 +288,49 @@ def test_a_lost_refresh_response_is_retried_and_reported_if_it_was_the_only_one(
         assert (shown["status"], shown["health"]) == ("connected", "ok")
     else:
         assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(500),
+        Reply(502, b"<html>", {"content-type": "text/html"}),
+        Reply.json({"error": "server_error"}, 503),
+        Reply(200, b"<html>", {"content-type": "text/html"}),
+        Reply.json({}),
+    ],
+    ids=["500", "502-page", "503", "200-page", "200-empty"],
+)
+def test_an_error_after_the_rotation_is_reported_as_an_interrupted_refresh(
+    own: Accounts, server: RotatingServer, ada: str, answer: Reply
+) -> None:
+    """The server has replaced the refresh token, and a proxy before it answers something else."""
+    server.replace_next = [answer]
+    own.call(ada, "refresh", expect=503)
+    assert own.shown(ada)["status"] == "connected"
+    own.move(ada, retry_at=-1)
+    # What it answers before it has looked at the token leaves the doubt about the first attempt.
+    server.fail_next = [Reply(429)]
+    own.call(ada, "refresh", expect=503)
+    own.move(ada, retry_at=-1)
+    own.call(ada, "refresh", expect=409)
+    shown = own.shown(ada)
+    assert (shown["status"], shown["reason"]) == ("reauth_required", "refresh_interrupted")
+    assert own.events(ada) == ["connected", "reauth_required"]
+
+
+@pytest.mark.parametrize(
+    "answer", [Reply(429), Reply.json({"error": "temporarily_unavailable"}, 400)], ids=["429", "400"]
+)
+def test_a_refusal_before_the_rotation_leaves_no_doubt(
+    own: Accounts, server: RotatingServer, ada: str, answer: Reply
+) -> None:
+    server.fail_next = [answer]
+    own.call(ada, "refresh", expect=503)
+    own.move(ada, retry_at=-1)
+    server.withdraw(own.shown(ada)["account"]["id"])
+    own.call(ada, "refresh", expect=409)
+    assert own.shown(ada)["reason"] == "invalid_grant"
 
 
 def test_a_provider_timeout_is_an_error_too(own: Accounts, server: RotatingServer, ada: str) -> None:
@@ -399,7 +443,8 @@ def test_an_account_is_an_error_once_its_token_expires_during_a_pause(
     own.call(ada, "check", expect=503)
     own.register(server.settings, "app")
     eventually(lambda: own.shown(ada)["status"] == "connected")
-    assert own.events(ada) == ["connected", "error", "refreshed", "recovered"]
+    # The status is stored before its events are published.
+    eventually(lambda: own.events(ada) == ["connected", "error", "refreshed", "recovered"])
 
 
 def test_secrets_that_a_provider_repeats_are_redacted(
@@ -713,7 +758,7 @@ HOUR, DAY = 3600.0, 24 * 3600.0
 def due(provider: str, tokens: Tokens, before: dict[str, Any]) -> dict[str, float | None]:
     """What is to be done when, in seconds from `AT`."""
     made = refresh_schedule(registry().connectors[provider], TokenResponse(tokens, {}, None), **before, at=AT)
-    names = ("expires_at", "renew_at", "refresh_expires_at", "due_at")
+    names = ("expires_at", "renew_at", "refresh_expires_at", "due_at", "grant_ends_at")
     return {name: made[name] and (made[name] - AT).total_seconds() for name in names}
 
 
@@ -724,6 +769,7 @@ def test_due_times_of_refreshes() -> None:
         "renew_at": HOUR - 300,
         "refresh_expires_at": 90 * DAY,
         "due_at": 72 * DAY,
+        "grant_ends_at": None,
     }
     # An access token that is its own refresh token has to be refreshed while it is valid.
     assert due("facebook", Tokens("a", expires_in=60 * DAY), {})["due_at"] == 30 * DAY
@@ -736,11 +782,31 @@ def test_due_times_of_refreshes() -> None:
 def test_a_refresh_does_not_extend_a_lifetime_that_counts_from_the_authorization() -> None:
     tokens = Tokens("a", "r", HOUR)
     first = due("linkedin", tokens, {})
-    assert (first["refresh_expires_at"], first["due_at"]) == (365 * DAY, 365 * DAY)
+    assert (first["refresh_expires_at"], first["due_at"]) == (365 * DAY, 351 * DAY)  # a warning
     known = {"refreshable": True, "refresh_expires_at": AT + timedelta(days=2)}
     assert due("linkedin", tokens, known)["due_at"] == 2 * DAY
     over = {"refreshable": True, "refresh_expires_at": AT - timedelta(days=1)}
     assert due("linkedin", tokens, over)["due_at"] == 300  # the platform still takes it: not at every turn
+
+
+def test_a_grant_ends_a_year_after_the_consent_however_often_it_is_refreshed() -> None:
+    tokens = Tokens("a", "r", HOUR)
+    first = due("jira", tokens, {})
+    assert (first["refresh_expires_at"], first["grant_ends_at"]) == (90 * DAY, 365 * DAY)
+    assert first["due_at"] == 72 * DAY  # an idle token is used before its 90 days are over
+
+    def after(days: int, warned: int | None = None) -> dict[str, float | None]:
+        """A refresh so many days after the consent, and the warning so many before the refresh."""
+        warned_at = None if warned is None else AT - timedelta(days=warned)
+        return due("jira", tokens, {"granted_at": AT - timedelta(days=days), "warned_at": warned_at})
+
+    assert (after(290)["refresh_expires_at"], after(290)["due_at"]) == (75 * DAY, 61 * DAY)  # the warning
+    assert (after(360)["refresh_expires_at"], after(360)["due_at"]) == (5 * DAY, 0)  # it is overdue
+    assert after(360, warned=361)["due_at"] == 0  # that was about the grant before
+    assert after(360, warned=3)["due_at"] == 5 * DAY
+    # The provider accepts the token for longer than its documents say: it goes on as if there was no end.
+    late = after(366)
+    assert (late["refresh_expires_at"], late["grant_ends_at"], late["due_at"]) == (90 * DAY, None, 72 * DAY)
 
 
 def test_a_response_without_a_refresh_expiry_leaves_the_stored_one() -> None:

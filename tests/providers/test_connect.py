@@ -14,16 +14,21 @@ from shared.manifests.registry import registry
 from shared.wire.oauth import new_code_verifier
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from tests.support.fakes.atlassian import Atlassian
+from tests.support.fakes.calendly import Calendly
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.github import GitHub
 from tests.support.fakes.google import Google
 from tests.support.fakes.mailchimp import Mailchimp
 from tests.support.fakes.microsoft import Microsoft
 from tests.support.fakes.notion import Notion
+from tests.support.fakes.pagerduty import PagerDuty
 from tests.support.fakes.shopify import Shopify
 from tests.support.fakes.slack import Slack
 from tests.support.fakes.tiktok import TikTok
+from tests.support.fakes.typeform import Typeform
 from tests.support.fakes.zalo import Zalo
+from tests.support.fakes.zendesk import Zendesk
+from tests.support.fakes.zoom import Zoom
 from tests.support.provider_hosts import HostRequest
 
 FOLDERS = Path(next(iter(shared.providers.__path__)))
@@ -87,6 +92,11 @@ FAKES: dict[str, type[Fake]] = {
     "zalo": Zalo,
     "tiktok": TikTok,
     "mailchimp": Mailchimp,
+    "zoom": Zoom,
+    "calendly": Calendly,
+    "typeform": Typeform,
+    "pagerduty": PagerDuty,
+    "zendesk": Zendesk,
 }
 
 
@@ -106,7 +116,7 @@ def new_fake(name: str) -> Fake:
 
 def values_of(connector: Connector) -> dict[str, str]:
     settings = {f"setting:{key}": each.default for key, each in connector.settings.items() if each.default}
-    params = {f"param:{key}": each.example for key, each in connector.params.items()}
+    params = {f"param:{key}": each.example or each.default for key, each in connector.params.items()}
     return {**VALUES, **settings, **params}
 
 

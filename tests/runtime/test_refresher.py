@@ -12,6 +12,8 @@ import structlog
 from pydantic import SecretStr
 from pymongo import MongoClient
 
+from services.oauth.authorization.disconnect import Disconnector
+from services.oauth.credentials.maintenance import Maintenance
 from shared.connections.app_check import AppChecker
 from shared.connections.apps import Apps
 from shared.connections.integration_record import COLLECTION, Integration
@@ -20,6 +22,8 @@ from shared.connections.provider_app import App
 from shared.connections.refresh_outcome import NotConnected
 from shared.connections.refresh_types import Timing
 from shared.connections.refresher import Refresher
+from shared.connections.tokens import TokenSource
+from shared.manifests.provider_response import ProviderUnavailable
 from shared.manifests.registry import registry
 from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.mongo import Document, Mongo, utcnow
@@ -33,17 +37,22 @@ USER = {"access_token": "user-1", "refresh_token": "of-user-1"}
 
 
 class Nobody:
-    """Kafka, for a test that reads no events."""
+    """Kafka, for a test that reads no events. `types` are those of the events that it got."""
 
-    async def publish(self, _record: Record, *, timeout_s: float) -> None:
+    def __init__(self) -> None:
+        self.types: list[str] = []
+
+    async def publish(self, record: Record, *, timeout_s: float) -> None:
         assert timeout_s
+        self.types.append(dict(record.headers)["ce_type"].decode().rpartition("integration.")[2])
 
 
 class StoredGrant:
     """One integration in a database of its own, and the repository that a refresh uses."""
 
     def __init__(self, uri: str, provider: str, secrets: dict[str, Any], **fields: Any) -> None:
-        log, nobody = structlog.get_logger(), cast("Producer", Nobody())
+        log, self.kafka = structlog.get_logger(), Nobody()
+        nobody = cast("Producer", self.kafka)
         self.mongo = Mongo(MongoSettings(uri=SecretStr(uri)), app="test")
         self.integrations = IntegrationRepository(
             self.mongo, Vault(LocalKeyProvider([b"k" * 32])), nobody, log
@@ -203,6 +212,31 @@ async def test_a_token_that_works_once_is_not_sent_after_its_refresher_may_have_
     assert (stored.status, stored.reason) == ("reauth_required", "refresh_interrupted")
 
 
+@pytest.mark.parametrize(
+    ("provider", "reason"), [("slack", "refresh_interrupted"), ("google", "invalid_grant")]
+)
+async def test_only_a_token_that_works_once_is_lost_by_an_error_of_the_provider(
+    keep: Keep, provider: str, reason: str
+) -> None:
+    grant = keep(provider, {"access_token": "a-1", "refresh_token": "r-1"})
+    answers = [
+        ProviderResponse(500, {}, b""),
+        ProviderResponse(429, {}, b""),
+        ProviderResponse(400, {"content-type": "application/json"}, b'{"error":"invalid_grant"}'),
+    ]
+
+    async def ask(_call: ProviderRequest, _workspace: str) -> ProviderResponse:
+        return answers.pop(0)
+
+    for _ in range(2):
+        with pytest.raises(ProviderUnavailable):
+            await refresher(grant, ask).ensure_newer("int_1", 1)
+        grant.set(retry_at=None)
+    with pytest.raises(NotConnected):
+        await refresher(grant, ask).ensure_newer("int_1", 1)
+    assert (grant.stored.status, grant.stored.reason) == ("reauth_required", reason)
+
+
 async def test_a_live_refresher_is_waited_for_however_slow_the_provider_is(keep: Keep) -> None:
     """Its beat is seen, so its lease does not end."""
     grant, goes_on, asked = (
@@ -246,3 +280,33 @@ async def test_a_lost_lease_sends_no_request(keep: Keep) -> None:
     done = await first.ensure_newer("int_1", 1)
     assert [b"refresh_token=r-1" in body for body in asked] == [True], "once, with the third claim"
     assert done.fence == 3
+
+
+async def test_of_two_processes_one_warns_that_a_grant_ends(keep: Keep) -> None:
+    now = utcnow()
+    ends = {"connected_at": now - timedelta(days=355), "grant_ends_at": now + timedelta(days=10)}
+    fields = {**ends, "open": True, "due_at": now, "expires_at": now + timedelta(hours=1)}
+    grant = keep("jira", {"access_token": "a-1", "refresh_token": "r-1"}, **fields)
+    asked: list[str] = []
+
+    class Tokens:
+        """The refresh that follows is another test's."""
+
+        async def refresh(self, integration_id: str, *, than: int) -> None:
+            asked.append(f"{integration_id} {than}")
+
+        def forget(self, _integration_id: str) -> None:
+            """It remembers nothing."""
+
+    tokens, nobody = cast("TokenSource", Tokens()), cast("Disconnector", None)
+    processes = [
+        Maintenance(
+            grant.integrations, registry().connectors, tokens, nobody, structlog.get_logger(), interval_s=60
+        )
+        for _ in range(3)
+    ]
+    await asyncio.gather(*(process.run_due() for process in processes))
+    assert (grant.kafka.types, grant.stored.warned_at is not None) == (["expiring"], True)
+    await processes[0].run_due()
+    assert asked[-1] == "int_1 1", "what keeps the tokens alive goes on"
+    assert grant.kafka.types == ["expiring"]

@@ -68,6 +68,8 @@ SECRETS_IN_RESPONSES = (
     SecretInResponse("POST", "/api/integrations/{}/reconnect", "", header="set-cookie"),
     SecretInResponse("POST", "/api/integrations/{}/token", "an access token", "access_token"),
     SecretInResponse("POST", "/api/integrations/{}/token/refused", "an access token", "access_token"),
+    # A posted response of a provider goes back to the same browser, as the query of the callback.
+    SecretInResponse("POST", CALLBACK, "", header="location"),
     # Asana's handshake wants to see its own secret again.
     SecretInResponse("POST", "/api/webhooks/asana/{}", "", header="x-hook-secret"),
 )

@@ -63,6 +63,8 @@ class Tab:
         self._calls = 0
         self.complaints: list[str] = []
         """What the page's console and the browser's security policy complained about."""
+        self._methods: dict[str, str] = {}
+        """The methods of requests, by their id."""
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._calls += 1
@@ -80,9 +82,12 @@ class Tab:
             if not params.get("entry", {}).get("url", "").endswith("/favicon.ico"):  # its own idea
                 self.complaints.append(json.dumps(params))
         elif what == "Network.requestWillBeSent":
-            _keep(params.get("redirectResponse"))
+            # A redirect is the answer to the request before, which has the same id.
+            before = self._methods.get(params["requestId"], "GET")
+            _keep(params.get("redirectResponse"), method=before)
+            self._methods[params["requestId"]] = params["request"]["method"]
         elif what == "Network.responseReceived":
-            _keep(params["response"])
+            _keep(params["response"], method=self._methods.get(params["requestId"], "GET"))
 
     async def evaluate(self, script: str) -> Any:
         result = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
@@ -243,11 +248,11 @@ async def _listening(file: Path) -> tuple[int, str]:
     return int(port), path
 
 
-def _keep(response: dict[str, Any] | None, body: str = "") -> None:
+def _keep(response: dict[str, Any] | None, body: str = "", method: str = "GET") -> None:
     """Keep what the browser was answered, for the search for secrets."""
     if response is not None:
         headers = response.get("headers", {}).items()
-        capture.save_response("GET", response["url"], "", b"", response["status"], headers, body.encode())
+        capture.save_response(method, response["url"], "", b"", response["status"], headers, body.encode())
 
 
 def _is_between_pages(error: dict[str, Any]) -> bool:

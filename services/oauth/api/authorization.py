@@ -11,8 +11,10 @@ from services.oauth.api.authorization_schemas import (
     AuthorizationCreate,
     AuthorizationOut,
     ReauthorizationCreate,
+    purposes_of,
 )
 from services.oauth.api.cookies import COOKIE_PATH, StateCookies
+from services.oauth.api.form_post import FormPosts, NotAForm
 from services.oauth.api.pages import SECURITY_HEADERS, Pages
 from services.oauth.api.tickets import TICKET_PATH
 from services.oauth.authorization.callback import CallbackHandler, CompletedAuthorization
@@ -75,13 +77,18 @@ class AuthorizationApi:
         self._cookies = cookies
         self._result_url = public_base + RESULT_PATH
         self._ticket_url = public_base + TICKET_PATH
+        self._form_posts = FormPosts(
+            public_base + CALLBACK_PATH, connectors.values(), max_parameters=_MAX_QUERY_PARAMETERS
+        )
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
         add = Routes(app, "/api").add
         add("/auth/oauth/connect", self.connect, methods=["POST"], status_code=201)
         add(CALLBACK_PATH.removeprefix("/api"), self.callback, methods=["GET"], response_class=Response)
-        # A page for browsers, which API clients do not call.
+        # Pages for browsers, which API clients do not call.
+        form_post = CALLBACK_PATH.removeprefix("/api")
+        add(form_post, self.form_post, methods=["POST"], response_class=Response, include_in_schema=False)
         result = RESULT_PATH.removeprefix("/api") + "/{result}"
         add(result, self.result, methods=["GET"], response_class=Response, include_in_schema=False)
         add("/integrations/{integration_id}/reconnect", self.reconnect, methods=["POST"])
@@ -97,7 +104,9 @@ class AuthorizationApi:
             provider=body.provider,
             workspace=key.workspace,
             user=body.user,
+            purposes=purposes_of(body),
             scopes=body.scopes,
+            user_scopes=body.user_scopes,
             params=body.params,
             return_to=body.return_to,
             name=body.name,
@@ -130,8 +139,10 @@ class AuthorizationApi:
             provider=integration.provider,
             workspace=key.workspace,
             user=body.user,
+            purposes=purposes_of(body),
             scopes=body.scopes,
             more_scopes=body.add_scopes,
+            user_scopes=body.user_scopes,
             params=body.params,
             return_to=body.return_to,
             takeover=body.takeover,
@@ -196,6 +207,20 @@ class AuthorizationApi:
             return await self._success_response(state, completed)
         self._cookies.delete(response, cookie)
         return response
+
+    async def form_post(self, request: Request) -> Response:
+        """Have the browser repeat a posted response as a callback by GET, which has the state's cookie."""
+        try:
+            content_type = request.headers.get("content-type", "")
+            parameters = self._form_posts.parse(content_type, await request.body())
+            if rejection := self._check_query(parameters):
+                return rejection
+            url = self._form_posts.callback_url(parameters)
+        except NotAForm:
+            return self._rejection_page(
+                "not_a_form", 400, "This is not a response of a provider that the hub can read: start again."
+            )
+        return RedirectResponse(url, status_code=303, headers=dict(SECURITY_HEADERS))
 
     def _check_query(self, query: Sequence[tuple[str, str]]) -> Response | None:
         """Return an error page if the query is not a provider's response; else None."""

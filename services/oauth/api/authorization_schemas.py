@@ -5,10 +5,27 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.oauth.api.schemas import AppName, FieldValues, Metadata, Name, Tags, Takeover, User
+from shared.manifests.connect_models import Purpose
 
+ScopeName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]
 Scopes = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]],
+    list[ScopeName],
     Field(max_length=100, description="The scopes to request. If left out, those of the manifest."),
+]
+Purposes = Annotated[
+    Purpose | Annotated[list[Purpose], Field(min_length=1, max_length=3)],
+    Field(
+        description="What the account is connected for, one or several: their scopes are requested together, "
+        "and `scopes` beside them. The catalogue lists them for each provider."
+    ),
+]
+UserScopes = Annotated[
+    list[ScopeName],
+    Field(
+        max_length=100,
+        description="The scopes to request for a token of the person, beside the app's own (Slack). If left "
+        "out, those of the app's settings.",
+    ),
 ]
 ReturnTo = Annotated[
     str,
@@ -25,7 +42,9 @@ class AuthorizationCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     provider: Annotated[str, Field(max_length=40)]
+    purpose: Purposes | None = None
     scopes: Scopes | None = None
+    user_scopes: UserScopes | None = None
     params: FieldValues = {}
     return_to: ReturnTo | None = None
     user: User | None = None
@@ -41,6 +60,7 @@ class ReauthorizationCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    purpose: Purposes | None = None
     scopes: Annotated[
         Scopes | None,
         Field(description="The scopes to request. If left out, those that were requested before."),
@@ -48,6 +68,7 @@ class ReauthorizationCreate(BaseModel):
     add_scopes: Annotated[
         Scopes, Field(description="Scopes to request besides: the person is asked for all of them together.")
     ] = []
+    user_scopes: UserScopes | None = None
     params: FieldValues = {}
     return_to: ReturnTo | None = None
     user: User | None = None
@@ -105,3 +126,9 @@ class ConfirmationCreate(BaseModel):
             description="The user who is logged in to the chat in that browser, by the chat's own id.",
         ),
     ]
+
+
+def purposes_of(body: AuthorizationCreate | ReauthorizationCreate) -> list[Purpose]:
+    """Return the purposes of a request."""
+    purpose = body.purpose or []
+    return purpose if isinstance(purpose, list) else [purpose]

@@ -17,9 +17,12 @@ from services.oauth.api.schemas import (
     Takeover,
     User,
 )
+from shared.connections.grant_end import is_ending
 from shared.connections.integration_record import Integration, IntegrationStatus
 from shared.contracts.envelope import rfc3339
 from shared.manifests.connector import Connector
+from shared.manifests.scopes import missing_scopes
+from shared.runtime.mongo import utcnow
 
 Health = Literal["ok", "at_risk", "broken", "none"]
 
@@ -142,10 +145,12 @@ class AccountResourceOut(BaseModel):
 class IntegrationOut(BaseModel):
     """An integration.
 
-    `health` summarizes its state for people: ok, at risk (it works, but the last refresh or check failed),
-    broken, or none (it is not in use). `user` is the user who was named when it was last connected, by the
-    chat's own id. `app` is the name of the OAuth app, null for the default one. `name` is the account's
-    label, unless another name was given.
+    `health` summarizes its state for people: ok, at risk (it works, but the last refresh or check failed, or
+    `reconnect_by` is less than 14 days away), broken, or none (it is not in use). `reconnect_by` is when the
+    grant ends, whatever is refreshed: the person has to connect the account again before. `user_scopes` are
+    those of the person's own token, where a provider gives one beside the app's. `user` is the user who was
+    named when it was last connected, by the chat's own id. `app` is the name of the OAuth app, null for the
+    default one. `name` is the account's label, unless another name was given.
     """
 
     id: str
@@ -163,9 +168,11 @@ class IntegrationOut(BaseModel):
     choices: list[AccountResourceOut]
     scopes: list[str]
     missing_scopes: list[str]
+    user_scopes: list[str]
     params: dict[str, str]
     expires_at: str | None
     refresh_expires_at: str | None
+    reconnect_by: str | None
     refreshed_at: str | None
     last_used_at: str | None
     last_error: LastError | None
@@ -204,10 +211,12 @@ def integration_out(integration: Integration, connector: Connector | None) -> In
         else None,
         choices=[AccountResourceOut(id=item.id, label=item.label) for item in integration.resources],
         scopes=list(integration.scopes),
-        missing_scopes=connector.missing_scopes(requested, integration.scopes) if connector else [],
+        missing_scopes=missing_scopes(connector.oauth2, requested, integration.scopes) if connector else [],
+        user_scopes=list(integration.user_scopes),
         params=dict(integration.params),
         expires_at=_time(integration.expires_at),
         refresh_expires_at=_time(integration.refresh_expires_at),
+        reconnect_by=_time(integration.grant_ends_at),
         refreshed_at=_time(integration.refreshed_at),
         last_used_at=_time(integration.last_used_at),
         last_error=LastError(at=rfc3339(error.at), code=error.code, detail=error.detail) if error else None,
@@ -223,7 +232,7 @@ def _health(integration: Integration) -> Health:
         return "none"
     if integration.status != "connected":
         return "broken"
-    return "at_risk" if integration.failures else "ok"
+    return "at_risk" if integration.failures or is_ending(integration, utcnow()) else "ok"
 
 
 def _time(value: datetime | None) -> str | None:

@@ -30,11 +30,15 @@ _GRANT_FIELDS: Final = (
     "app_name",
     "requested_scopes",
     "scopes",
+    "requested_user_scopes",
+    "user_scopes",
     "resources",
     "connected_at",
     "expires_at",
     "renew_at",
     "refresh_expires_at",
+    "grant_ends_at",
+    "warned_at",
     "refreshable",
     "confirmation",
 )
@@ -92,6 +96,7 @@ class AccountSelection:
                         changed = None
             if changed is not None:
                 await self._subscriptions.resume(changed.id)
+                await self._subscriptions.recreate_for_choice(changed)
                 return changed
         raise Conflict("the integration changed while it was updated: try again")
 

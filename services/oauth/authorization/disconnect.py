@@ -62,6 +62,7 @@ class Disconnector:
                 refreshable=False,
                 expires_at=None,
                 refresh_expires_at=None,
+                grant_ends_at=None,
                 needs_maintenance=False,
                 due_at=None,
                 lease=None,

@@ -7,7 +7,7 @@ are checked first.
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from shared.connections.credentials import token_values
+from shared.connections.credentials import RESOURCE, token_values
 from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
@@ -65,7 +65,8 @@ class GrantRevoker:
                 "token.revoke_failed", integration_id=integration_id, error=type(error).__name__
             )
             return False
-        grants = [token_values(tokens) for tokens in (secrets, *secrets.get("others", {}).values())]
+        others = {name: tokens for name, tokens in secrets.get("others", {}).items() if name != RESOURCE}
+        grants = [token_values(tokens) for tokens in (secrets, *others.values())]
         revoked = [
             await self._revoke_grant(integration, connector, {**values, **grant})
             for grant in grants

@@ -11,6 +11,7 @@ from typing import Final
 from services.oauth.authorization.account_identity import account_in_use, has_another_user
 from services.oauth.authorization.flows import app_for, integration_kind, oauth_connector, server_binding
 from services.oauth.authorization.redirect import may_get_code, validate_return_to
+from services.oauth.authorization.scopes import scopes_of_purposes, validate_user_scopes
 from services.oauth.authorization.state import STATE_TTL, States, state_of_ticket
 from services.oauth.authorization.state_record import (
     PendingAuthorization,
@@ -24,6 +25,7 @@ from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.contracts.ids import new_integration_id
+from shared.manifests.connect_models import Purpose
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
@@ -50,6 +52,10 @@ class AuthorizationRequest:
     """The scopes to request; None for the manifest's, or for those requested before."""
     more_scopes: Sequence[str] = ()
     """Scopes to request besides."""
+    purposes: Sequence[Purpose] = ()
+    """What the account is for: the scopes of each are requested too."""
+    user_scopes: Sequence[str] | None = None
+    """The scopes to request for the person; None for the app's, or for those requested before."""
     params: Mapping[str, str] | None = None
     return_to: str | None = None
     name: str | None = None
@@ -118,6 +124,20 @@ def _requested_scopes(connector: Connector, request: AuthorizationRequest) -> li
     return scopes
 
 
+def _with_scopes(
+    connector: Connector, request: AuthorizationRequest, before: Integration | None = None
+) -> AuthorizationRequest:
+    """Return the request with the scopes of its purposes, and with the person's of `before` if it names none.
+
+    Raises `Invalid` if the provider has no such scopes.
+    """
+    user_scopes = validate_user_scopes(connector, request.user_scopes)
+    if user_scopes is None and before is not None:
+        user_scopes = before.requested_user_scopes
+    scopes = scopes_of_purposes(connector, request.purposes, request.scopes)
+    return replace(request, scopes=scopes, user_scopes=user_scopes)
+
+
 class AuthorizationStarter:
     """Starts authorizations."""
 
@@ -149,6 +169,7 @@ class AuthorizationStarter:
         request token: raises `ProviderUnavailable` if it does not answer.
         """
         connector = oauth_connector(self._connectors, request.provider)
+        request = _with_scopes(connector, request)
         params = validate_fields(connector.params, request.params or {}, place="params")
         integration = unfinished_integration(connector, request, params)
         redirect = await self._authorization_redirect(
@@ -168,6 +189,7 @@ class AuthorizationStarter:
         if has_another_user(integration, request.user) and not request.takeover:
             raise account_in_use()
         connector = oauth_connector(self._connectors, request.provider)
+        request = _with_scopes(connector, request, before=integration)
         merged_params = {**integration.params, **(request.params or {})}
         params = validate_fields(connector.params, merged_params, place="params")
         before = integration.requested_scopes if request.scopes is None else request.scopes
@@ -219,6 +241,7 @@ class AuthorizationStarter:
             metadata=request.metadata,
             params=params,
             requested_scopes=tuple(scopes),
+            requested_user_scopes=request.user_scopes,
             redirect_uri=self._redirect_uri,
             return_to=validate_return_to(request.return_to, base=self._base, origins=self._origins),
         )
@@ -230,7 +253,13 @@ class AuthorizationStarter:
                 authorization = authorization.model_copy(update={"request_token": stored_token})
                 url = flow.authorize(values, request_token.token, scopes)
             else:
-                url = connector.authorize(values, state=state, verifier=verifier, scopes=scopes)
+                url = connector.authorize(
+                    values,
+                    state=state,
+                    verifier=verifier,
+                    scopes=scopes,
+                    user_scopes=request.user_scopes,
+                )
         except MissingValue as error:
             raise Conflict(f"the app of {connector.app} is not complete: {error}") from None
         # The result has to be confirmed for this user, with a code that `return_to` gets.

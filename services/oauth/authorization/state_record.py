@@ -39,6 +39,7 @@ class PendingAuthorization(StoredPart):
     metadata: Mapping[str, str] | None = None
     params: Mapping[str, str]
     requested_scopes: tuple[str, ...] = Field(alias="asked")
+    requested_user_scopes: tuple[str, ...] | None = None
     redirect_uri: str
     return_to: str | None = stored_null()
     request_token: StoredRequestToken | None = Field(default=None, alias="request")

@@ -30,6 +30,7 @@ from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Misconfigured
 from shared.manifests.accounts import AccountIdentity, AccountResource
 from shared.manifests.connector import Connector
+from shared.manifests.scopes import granted_user_scopes
 from shared.manifests.token_response import TokenResponse
 from shared.runtime.mongo import Duplicate, utcnow
 
@@ -108,6 +109,7 @@ class ConnectionWriter:
         if changed.id != integration.id:
             await self._integrations.delete(integration, merged_into=changed.id)
         await self._subscriptions.resume(changed.id)
+        await self._subscriptions.recreate_for_choice(changed)
         return changed
 
     async def revoke_unused(
@@ -318,6 +320,8 @@ def _connection_change(
         "app_name": pending.app_name,
         "requested_scopes": pending.requested_scopes,
         "scopes": _granted_scopes(pending, granted),
+        "requested_user_scopes": pending.requested_user_scopes,
+        "user_scopes": granted_user_scopes(connector.oauth2, granted) or (),
         "version": target.version + 1,
         "connected_at": utcnow(),
         "user": pending.user or target.user,

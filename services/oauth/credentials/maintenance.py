@@ -10,16 +10,19 @@ whatever is not a refresh is a write under a condition, and may be repeated.
 """
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
 from services.oauth.authorization.account_selection import SELECTION_TIMEOUT
 from services.oauth.authorization.disconnect import Disconnector
+from shared.connections.grant_end import must_warn
 from shared.connections.integration_record import USABLE, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, DatabaseUnavailable, NotFound, RetryLater
+from shared.manifests.connector import Connector
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 from shared.runtime.periodic_task import PeriodicTask
@@ -37,6 +40,7 @@ class Maintenance:
     def __init__(
         self,
         integrations: IntegrationRepository,
+        connectors: Mapping[str, Connector],
         tokens: TokenSource,
         disconnector: Disconnector,
         log: Log,
@@ -44,6 +48,7 @@ class Maintenance:
         interval_s: float,
     ) -> None:
         self._integrations = integrations
+        self._connectors = connectors
         self._tokens = tokens
         self._disconnector = disconnector
         self._log = log
@@ -87,6 +92,8 @@ class Maintenance:
                 await self._integrations.delete(integration)
             elif integration.status == "pending" and _is_past(integration.connected_at, SELECTION_TIMEOUT):
                 await self._expire_selection(integration)
+            elif integration.status in USABLE and must_warn(integration, utcnow()):
+                await self._warn_of_end(integration)
             elif integration.status in USABLE:
                 await self._tokens.refresh(integration_id, than=integration.version)
             elif integration.status in ("disabled", "pending"):
@@ -111,6 +118,26 @@ class Maintenance:
                 error=repr(error)[:_MAX_LOGGED_LENGTH],
             )
             await self._postpone(integration_id, _LONG_DELAY)
+
+    async def _warn_of_end(self, integration: Integration) -> None:
+        """Publish that the grant ends soon, once for all processes.
+
+        What can be refreshed until then is refreshed at the next turn, which sets the next due time.
+        """
+        connector = self._connectors.get(integration.provider)
+        can_refresh = integration.refreshable and connector is not None and not connector.refresh.fixed
+        changed = await self._integrations.change(
+            integration,
+            publish="integration.expiring",
+            condition={"status": integration.status, "warned_at": integration.warned_at},
+            warned_at=utcnow(),
+            due_at=utcnow() if can_refresh else integration.grant_ends_at,
+        )
+        if changed is not None:
+            self._log.info(
+                "integration.expiring", integration_id=integration.id, provider=integration.provider
+            )
+            self._tokens.forget(integration.id)
 
     async def _expire_selection(self, integration: Integration) -> None:
         """Revoke the grant and delete the integration: no resource was selected in time."""

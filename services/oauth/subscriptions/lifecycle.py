@@ -103,6 +103,15 @@ class SubscriptionLifecycle:
         """
         await self._subscriptions.make_waiting_due(integration)
 
+    async def recreate_for_choice(self, integration: Integration) -> None:
+        """Make the subscriptions of the selected resource due: another one was selected, or connected again.
+
+        Raises `DatabaseUnavailable`.
+        """
+        types = [item.id for item in self._types.of(integration.provider) if item.of_choice]
+        if types:
+            await self._subscriptions.make_active_due(integration.id, types)
+
     async def unsubscribe(self, subscription: ProviderSubscription, integration: str) -> None:
         """Remove an integration from a subscription. If it was the last one, remove the subscription.
 

@@ -19,6 +19,7 @@ from shared.contracts.errors import InterlinkError, Invalid, RetryLater
 from shared.manifests.connect_models import ApiRequest
 from shared.manifests.connector import Connector
 from shared.manifests.provider_response import ProviderRejected
+from shared.manifests.scopes import missing_scopes
 from shared.manifests.subscription_requests import (
     creation_values,
     expiry_of,
@@ -75,10 +76,10 @@ class ProviderCalls:
         """
         definition = self._types.get(claimed.provider, claimed.type_id)
         connector = self._connectors[claimed.provider]
-        missing_scopes = connector.missing_scopes(definition.scopes, account.scopes)
-        if missing_scopes:
+        ungranted = missing_scopes(connector.oauth2, definition.scopes, account.scopes)
+        if ungranted:
             raise ProviderRejected(
-                "missing_scope", f"the person did not grant {', '.join(missing_scopes)}: connect it again"
+                "missing_scope", f"the person did not grant {', '.join(ungranted)}: connect it again"
             )
         account_values = self._tokens.values(account)
         if missing := missing_setting(definition, connector, account_values):

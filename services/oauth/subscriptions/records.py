@@ -190,6 +190,13 @@ class SubscriptionRepository:
             {"due_at": utcnow(), "failures": 0},
         )
 
+    async def make_active_due(self, integration: str, type_ids: Sequence[str]) -> None:
+        """Make the active subscriptions of an integration of these types due."""
+        await self._make_due(
+            {"integrations": integration, "watch": {"$in": list(type_ids)}, "status": "active"},
+            {"is_open": True, "due_at": utcnow()},
+        )
+
     async def make_uncreated_due(self, due_at: datetime) -> None:
         """Make all subscriptions due at this time that are pending or failing."""
         await self._make_due({**OPEN, "status": {"$in": ["pending", "failing"]}}, {"due_at": due_at})

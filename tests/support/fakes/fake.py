@@ -98,6 +98,8 @@ class Fake(ABC):
         """What the next calls of the API, who-am-i and revocations among them, are answered."""
         self.lose_next = 0
         """So many answers of the token endpoint are lost: it does its work, and the connection ends."""
+        self.replace_next: list[Reply] = []
+        """What the token endpoint answers next, in order, in place of what it did."""
         self.slow_s: float = 0
         """How long the token endpoint takes to answer, after its work is done."""
         self.now: Callable[[], float] = time.time
@@ -243,7 +245,7 @@ class Fake(ABC):
         if self.lose_next:
             self.lose_next -= 1
             return Reply.gone()
-        return reply
+        return self.replace_next.pop(0) if self.replace_next else reply
 
     def _token(self, request: HostRequest) -> Reply:
         assert not request.query, "the token request has a query"

@@ -27,17 +27,24 @@ from shared.runtime.mongo import Mongo
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from tests.support.backends import Bus, Store
 from tests.support.fakes.atlassian import Atlassian
+from tests.support.fakes.calendly import Calendly
+from tests.support.fakes.facebook import Facebook
 from tests.support.fakes.fake import Fake
 from tests.support.fakes.github import GitHub
 from tests.support.fakes.google import Google
+from tests.support.fakes.hubspot import HubSpot
 from tests.support.fakes.mailchimp import Mailchimp
 from tests.support.fakes.microsoft import Microsoft
 from tests.support.fakes.notion import Notion
+from tests.support.fakes.pagerduty import PagerDuty
 from tests.support.fakes.shopify import Shopify
 from tests.support.fakes.slack import Slack
 from tests.support.fakes.tiktok import TikTok
 from tests.support.fakes.trello import Trello
+from tests.support.fakes.typeform import Typeform
 from tests.support.fakes.zalo import Zalo
+from tests.support.fakes.zendesk import Zendesk
+from tests.support.fakes.zoom import Zoom
 from tests.support.hub import Hub
 from tests.support.person import Person
 from tests.support.ports import free_port
@@ -55,6 +62,13 @@ FAKES: Final[Mapping[str, type[Fake]]] = {
     "mailchimp": Mailchimp,
     "notion": Notion,
     "trello": Trello,
+    "zoom": Zoom,
+    "hubspot": HubSpot,
+    "calendly": Calendly,
+    "typeform": Typeform,
+    "pagerduty": PagerDuty,
+    "zendesk": Zendesk,
+    "facebook": Facebook,
 }
 """By the id of the provider that has the app."""
 CALLBACK: Final = "/api/auth/oauth/callback"
