@@ -30,7 +30,6 @@ _COSTLY: Final = {
     "compares all the time": "{%for i in a%}" + "{%if m contains deep%}{%endif%}" * 60 + "{%endfor%}",
     "writes without end": "{% for i in a %}" + "x" * 1900 + "{% endfor %}",
     "replaces": "{% for i in a %}{{ m | replace: 'x', m }}{% endfor %}",
-    "nests deeply": "{% if a %}" * 90 + "x" + "{% endif %}" * 90,
 }
 _REFUSED: Final = {
     "includes a file": "{% include '/etc/passwd' %}",
@@ -38,6 +37,7 @@ _REFUSED: Final = {
     "ends nowhere": "{% for i in a %}",
     "uses a filter that multiplies": "{{ a | join: m }}",
     "is long": "x" * 2001,
+    "nests deeply": "{% if a %}" * 90 + "x" + "{% endif %}" * 90,
 }
 
 

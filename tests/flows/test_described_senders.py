@@ -96,9 +96,11 @@ def test_without_a_template_every_event_is_a_readable_message(hub: Hub, bus: Bus
 def test_a_template_counts_for_the_next_event_after_the_answer(hub: Hub, bus: Bus) -> None:
     endpoint = Endpoint(hub, bus, source={"message": TEMPLATE})
     endpoint.send(PAYLOAD)
+    endpoint.messages(1)
     for number in range(5):
         endpoint.change({"message": {"text": f"version {number} of {{{{ title }}}}"}})
         endpoint.send(PAYLOAD)
+        endpoint.messages(number + 2)
     endpoint.change(None)
     endpoint.send(PAYLOAD)
     messages = endpoint.messages(7)
@@ -132,7 +134,7 @@ def test_the_preview_is_the_message_that_is_published(hub: Hub, bus: Bus) -> Non
         assert shown["message"][field] == message[field]
     [default] = preview(hub, payload=PAYLOAD)["events"]
     assert default["message"]["text"] == "[**Build \\[7\\]**](https://ci.example/7)"
-    [failed] = preview(hub, payload={}, source=source)["events"]
+    [failed] = preview(hub, payload={}, source={"message": {"text": "{{ who }}"}})["events"]
     assert failed["outcome"] == "relayed"
     assert "nothing to show" in failed["reason"]
 
