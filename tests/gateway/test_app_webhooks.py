@@ -585,6 +585,8 @@ def test_a_provider_without_such_an_address_says_what_to_do(world: World, name: 
     """Which providers there are is in the documents: it tells nothing of what anybody has here."""
     for path in (f"/api/webhooks/{name}", f"/integrations/{name}/webhook"):
         for method in ("GET", "POST"):
+            if (method, path) == ("POST", "/api/webhooks/discord"):
+                continue  # it takes messages: see test_incoming_tokens.py
             answer = world.send(name, b"{}", {}, url=world.hub.url("gateway") + path, method=method)
             assert (answer.status_code, answer.json()["detail"]) == (404, content), (method, path)
             assert answer.headers["content-type"] == "application/problem+json"

@@ -58,13 +58,14 @@ def test_a_message_as_the_chat_writes_it_to_discord(hub: Hub) -> None:
         f"Basic {webhook['token']}",
         webhook["token"],
         f"Bearer {hub.admin_key}",
-        f"Bearer {webhook['id']}",
     ):
         answer = post_discord(hub, authorization)
         assert answer.status_code == 401, authorization
         assert answer.headers["content-type"] == "application/problem+json"
     headers = {"authorization": f"Bearer {webhook['token']}"}
-    assert httpx.get(hub.url("gateway") + DISCORD, headers=headers).status_code == 405
+    assert httpx.get(hub.url("gateway") + DISCORD, headers=headers).status_code == 404
+    alias = f"{hub.url('gateway')}/integrations/discord/webhook"
+    assert httpx.post(alias, json={"content": "x"}, headers=headers).status_code == 404
     hub.call("PATCH", f"{PATH}/{webhook['id']}", {"enabled": False})
     assert post_discord(hub, f"Bearer {webhook['token']}").status_code == 410
     hub.call("DELETE", f"{PATH}/{webhook['id']}", expect=204)

@@ -51,7 +51,7 @@ _REJECTED_PER_MINUTE: Final = 600
 """Rejected requests of one caller at one address, until this caller has to wait."""
 _NOT_FOUND: Final = "no such endpoint"
 _DISCORD: Final = "discord"
-"""Its address without an id takes messages: what is posted there has a token, and no signature."""
+"""Its address without an id takes messages, with a token in a header, as chats post them to Discord."""
 _UNAUTHENTICATED_DETAIL: Final = "send the token of an incoming webhook: 'Authorization: Bearer <token>'"
 
 
@@ -96,6 +96,8 @@ class Receiver:
         if has_name:
             route = INCOMING_PROVIDER if kind == INCOMING_PROVIDER else "webhook"
             response = await self.receive(self._find_endpoint(kind, name), route, scope, receive)
+        elif kind == _DISCORD and scope["method"] == "POST":
+            response = await self._receive_with_token(scope, receive)
         else:
             response = await self._receive_for_app(kind, scope, receive)
         await send_response(response, scope, send)
@@ -124,8 +126,6 @@ class Receiver:
 
     async def _receive_for_app(self, provider: str, scope: Scope, receive: Receive) -> Response:
         """Process a request to an address without an id: of an app, of a default endpoint, or of both."""
-        if provider == _DISCORD:
-            return await self._receive_with_token(scope, receive)
         webhook, default = self._app_webhooks.get(provider), self._endpoints.default(provider)
         target: Target | None = None
         missing: Rejected | None = None
