@@ -7,6 +7,7 @@ from services.oauth.api.apps import AppsApi
 from services.oauth.api.authorization import AuthorizationApi
 from services.oauth.api.integrations import IntegrationsApi
 from services.oauth.api.pages import Pages
+from services.oauth.api.polling_triggers import PollingTriggersApi
 from services.oauth.api.subscriptions import SubscriptionsApi
 from services.oauth.authorization import state
 from services.oauth.authorization.account_identity import AccountMatcher
@@ -20,6 +21,12 @@ from services.oauth.authorization.store_connection import ConnectionWriter
 from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.credentials.maintenance import Maintenance
 from services.oauth.credentials.manual import ManualCredentials
+from services.oauth.polling import records as polling_records
+from services.oauth.polling.budget import PollBudget
+from services.oauth.polling.poller import Poller
+from services.oauth.polling.polling_types import PollingTypes
+from services.oauth.polling.records import PollingTriggerRepository
+from services.oauth.polling.requests import PollRequests
 from services.oauth.settings import OAuthSettings
 from services.oauth.subscriptions import records
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
@@ -47,6 +54,7 @@ from shared.runtime.settings import load
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **state.INDEXES,
     **records.INDEXES,
+    **polling_records.INDEXES,
     **integrations.INDEXES,
     **app_records.INDEXES,
 }
@@ -111,6 +119,24 @@ async def build(runtime: Runtime) -> Service:
         provider_calls,
         runtime.log,
         interval_s=settings.upkeep_every_s,
+    )
+
+    # Polling triggers
+    polling_types = PollingTypes(known)
+    polling_triggers = PollingTriggerRepository(
+        runtime.mongo, per_workspace=settings.polling_triggers_per_workspace
+    )
+    poll_budget = PollBudget()
+    poller = Poller(
+        polling_triggers,
+        polling_types,
+        integrations_repository,
+        connectors,
+        PollRequests(tokens, connectors, client, poll_budget),
+        endpoints,
+        poll_budget,
+        runtime.log,
+        search_interval_s=settings.upkeep_every_s,
     )
 
     # Authorizations
@@ -185,10 +211,11 @@ async def build(runtime: Runtime) -> Service:
             SubscriptionsApi(
                 integrations_repository, subscription_repository, subscription_types, subscriptions
             ),
+            PollingTriggersApi(polling_triggers, polling_types, integrations_repository, connectors),
         ],
     )
     return Service(
         app=management,
-        parts=[client, endpoints, registered_apps, tokens, maintenance, renewal],
+        parts=[client, endpoints, registered_apps, tokens, maintenance, renewal, poller],
         indexes=INDEXES,
     )

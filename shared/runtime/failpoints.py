@@ -37,6 +37,7 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "refresh.committing": "the lease is committed, the provider is not asked for new tokens",
     "refresh.answered": "the provider has answered with new tokens, they are not written",
     "refresh.committed": "the new tokens are written, no caller of this process has got them",
+    "poll.published": "the events of a poll are published, its cursor is not stored",
     "audit.before_status": "a management call is carried out, its status is not stored and no answer is sent",
 }
 """Every failpoint, and the state in which a process dies there."""

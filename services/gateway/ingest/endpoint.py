@@ -71,6 +71,8 @@ class InboundEndpoint:
     """Why the owner's description of the sender cannot be used. `definition` is None then."""
     mass_mentions: bool = False
     """Whether messages of an incoming webhook may mention everybody."""
+    polled: bool = False
+    """Whether its events come from a polling trigger. It accepts no requests then."""
 
     provider_id: str = field(init=False)
     """The provider's id; `incoming` for an incoming webhook."""

@@ -97,6 +97,8 @@ class ProviderEndpoint(EndpointRecord):
     """The owner's description of the sender, for a generic provider."""
     handed_over: bool | None = None
     """Whether the provider handed the secret over in a handshake, and it was not shown yet."""
+    polled: bool | None = None
+    """Whether its events come from a polling trigger: it has no address, no secret and no settings then."""
 
     @property
     def shown_settings(self) -> dict[str, str | None]:
