@@ -100,11 +100,16 @@ def _catalogue_faults(manifest: Manifest, entry: CatalogueEntry) -> Iterator[str
     )
     if not (webhook or entry.setup_steps):
         yield f"{MANIFEST}: integration.setup_steps: empty: describe the steps at the provider"
+    pollable = set(manifest.polling.triggers) if manifest.polling else set()
     for trigger in entry.triggers:
-        if trigger not in fired and trigger not in entry.polled and not entry.through:
+        if trigger not in fired | pollable and trigger not in entry.polled and not entry.through:
             yield f"{MANIFEST}: integration.triggers: nothing fires {trigger}: map an event, or poll it"
     for trigger in sorted(fired & set(entry.polled)):
         yield f"{MANIFEST}: integration.polled: an event fires {trigger}: remove it"
+    for trigger in sorted(pollable & set(entry.polled)):
+        yield f"{MANIFEST}: integration.polled: {trigger} is in polling.triggers: remove it"
+    for trigger in sorted(pollable - set(entry.triggers)):
+        yield f"{MANIFEST}: polling.triggers: {trigger} is not in integration.triggers"
     for trigger in sorted(set(entry.polled) - set(entry.triggers)):
         yield f"{MANIFEST}: integration.polled: {trigger} is not in integration.triggers"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from interlink.provider.polling_rules import polling_faults
 from interlink.provider.sample_runner import sample_faults
 from interlink.provider.samples import SAMPLES, TOKENS, VALUES, read_sample
 from interlink.provider.subscription_rules import subscription_faults
@@ -24,7 +25,7 @@ from shared.contracts.errors import Misconfigured
 from shared.manifests.connect_models import ConnectSpec, ManualCredential, Preset
 from shared.manifests.connector import Connector
 from shared.manifests.models import Manifest
-from shared.manifests.registry import MANIFEST, provider_folders, read_manifest
+from shared.manifests.registry import MANIFEST, Provider, provider_folders, read_manifest
 from shared.manifests.template_texts import api_texts, connect_texts, request_texts
 from shared.wire.request_template import RequestTemplate
 
@@ -53,6 +54,9 @@ def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{SAMPLES}: the manifest has no connect: remove it"
         if manifest.watches:
             yield f"{MANIFEST}: watches: they need an account: add connect"
+        if manifest.polling:
+            polling = polling_faults(Provider(manifest), manifest.polling, None, set())
+            yield from (f"{MANIFEST}: polling.{fault}" for fault in polling)
         return
     base: ConnectSpec | None = None
     if connect.through:
@@ -75,6 +79,9 @@ def connect_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
     yield from (
         f"{MANIFEST}: watches.{fault}" for fault in subscription_faults(manifest, connector, targets, known)
     )
+    if manifest.polling:
+        polling = polling_faults(Provider(manifest), manifest.polling, connector, known)
+        yield from (f"{MANIFEST}: polling.{fault}" for fault in polling)
     readme = folder / "README.md"
     if readme.is_file() and README_HEADING not in readme.read_text("utf-8", "replace"):
         yield f"README.md: the manifest has connect: add a section '{README_HEADING}'"

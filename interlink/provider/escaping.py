@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -151,3 +152,16 @@ def _unescaped_texts(
         for part, rendered in parts.items()
         for number in _MARKER_PATTERN.findall(rendered)
     ]
+
+
+def unescaped_fields(templates: EventTemplates, payload: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the fields of a payload that a message contains as they are, each with the part of the message.
+
+    The fields are marked all at once, and then one at a time, because a marked text may hide another one.
+    """
+    payload = deepcopy(payload)
+    texts = list(_payload_texts(payload, ()))
+    leaks = _unescaped_texts(templates, payload, texts)
+    for text in texts[:_MAX_SINGLE_MARKERS]:
+        leaks += _unescaped_texts(templates, payload, [text])
+    return sorted({(".".join(map(str, text.path)), part) for text, part in leaks})

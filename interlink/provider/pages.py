@@ -94,8 +94,19 @@ def pages(known: Mapping[str, Provider], readmes: Mapping[str, str]) -> dict[str
         "index",
         providers=sorted(known.values(), key=lambda provider: provider.manifest.name.casefold()),
         triggers={name: triggers(provider, known) for name, provider in known.items()},
+        sources=_trigger_sources(known),
     )
     return rendered
+
+
+def _trigger_sources(known: Mapping[str, Provider]) -> list[str]:
+    """Return how each trigger of the catalogue comes: `webhook`, `polling` or `none`."""
+    return [
+        "webhook" if trigger.by != "polling" else "polling" if trigger.polling else "none"
+        for provider in known.values()
+        if provider.manifest.integration
+        for trigger in triggers(provider, known)
+    ]
 
 
 def stale(folder: Path, current: Mapping[str, str]) -> list[str]:

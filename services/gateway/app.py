@@ -17,6 +17,8 @@ from services.gateway.api.event_types import EventTypesApi
 from services.gateway.api.executions import ExecutionsApi
 from services.gateway.api.incoming_webhooks import IncomingWebhooksApi
 from services.gateway.api.integration_webhooks import IntegrationWebhooksApi
+from services.gateway.api.polled_events import PATH as POLLED_EVENTS_PATH
+from services.gateway.api.polled_events import PolledEventsApi
 from services.gateway.api.proxy import ServiceProxy
 from services.gateway.api.publish_events import MAX_BODY_BYTES, PublishEventsApi
 from services.gateway.api.workspaces import WorkspacesApi
@@ -28,6 +30,7 @@ from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.execution_records import ExecutionRepository
 from services.gateway.ingest.executions import Executions
+from services.gateway.ingest.polled_events import PolledEvents
 from services.gateway.ingest.public_keys import PublishedKeys
 from services.gateway.ingest.rate_limit import RateLimits
 from services.gateway.ingest.receive import Receiver
@@ -108,6 +111,7 @@ async def build(runtime: Runtime) -> Service:
     types = EventTypes(event_types, runtime.configuration, log)
     fixed_types = FixedEventTypes(known.providers)
     publish_events = PublishEventsApi(types, fixed_types, runtime.keyring, runtime.producer)
+    polled_events = PolledEventsApi(PolledEvents(inbound, receiver.publisher, recorder), runtime.keyring)
     catalogue = Catalogue(known, public_base)
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
@@ -118,6 +122,7 @@ async def build(runtime: Runtime) -> Service:
         [
             IncomingWebhooksApi(endpoints, inbound, runtime.producer, public_base=public_base),
             publish_events,
+            polled_events,
             ApiKeysApi(
                 runtime.keyring,
                 keys,
@@ -149,7 +154,7 @@ async def build(runtime: Runtime) -> Service:
         max_body_bytes=MAX_BODY_BYTES,
         # Not audited: events are no configuration, and two writes for each call would cost more than
         # publishing them.
-        bare={"/api/events": publish_events.handle},
+        bare={"/api/events": publish_events.handle, POLLED_EVENTS_PATH: polled_events.handle},
     )
     return Service(
         app=_dispatch(receiver, management, proxy),

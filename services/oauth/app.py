@@ -10,6 +10,7 @@ from services.oauth.api.authorization import AuthorizationApi
 from services.oauth.api.cookies import StateCookies
 from services.oauth.api.integrations import IntegrationsApi
 from services.oauth.api.pages import Pages
+from services.oauth.api.polling_triggers import PollingTriggersApi
 from services.oauth.api.subscriptions import SubscriptionsApi
 from services.oauth.api.tickets import TicketsApi
 from services.oauth.authorization import state, unconfirmed_grants
@@ -28,6 +29,12 @@ from services.oauth.credentials.mail_login import MailLoginChecker
 from services.oauth.credentials.maintenance import Maintenance
 from services.oauth.credentials.manual import ManualCredentials
 from services.oauth.credentials.token_import import TokenImporter
+from services.oauth.polling import records as polling_records
+from services.oauth.polling.budget import PollBudget
+from services.oauth.polling.poller import Poller
+from services.oauth.polling.polling_types import PollingTypes
+from services.oauth.polling.records import PollingTriggerRepository
+from services.oauth.polling.requests import PollRequests
 from services.oauth.settings import OAuthSettings
 from services.oauth.subscriptions import records
 from services.oauth.subscriptions.gateway_endpoints import GatewayEndpoints
@@ -58,6 +65,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **state.INDEXES,
     **unconfirmed_grants.INDEXES,
     **records.INDEXES,
+    **polling_records.INDEXES,
     **integrations.INDEXES,
     **app_records.INDEXES,
 }
@@ -125,6 +133,24 @@ async def build(runtime: Runtime) -> Service:
         provider_calls,
         runtime.log,
         interval_s=settings.upkeep_every_s,
+    )
+
+    # Polling triggers
+    polling_types = PollingTypes(known)
+    polling_triggers = PollingTriggerRepository(
+        runtime.mongo, per_workspace=settings.polling_triggers_per_workspace
+    )
+    poll_budget = PollBudget()
+    poller = Poller(
+        polling_triggers,
+        polling_types,
+        integrations_repository,
+        connectors,
+        PollRequests(tokens, connectors, client, poll_budget),
+        endpoints,
+        poll_budget,
+        runtime.log,
+        search_interval_s=settings.upkeep_every_s,
     )
 
     # Authorizations
@@ -233,6 +259,7 @@ async def build(runtime: Runtime) -> Service:
             ),
             AccountTokensApi(integrations_repository, tokens),
             AccountCallsApi(),
+            PollingTriggersApi(polling_triggers, polling_types, integrations_repository, connectors),
         ],
     )
     calls = Audit(
@@ -259,6 +286,7 @@ async def build(runtime: Runtime) -> Service:
             maintenance,
             renewal,
             confirmer,
+            poller,
             runtime.workspace_cleanup(
                 OAuthData(integrations_repository, disconnector, registered_apps).delete
             ),

@@ -41,6 +41,13 @@ class OAuthSettings(EgressSettings):
         ),
     )
 
+    polling_triggers_per_workspace: int = Field(
+        default=100,
+        ge=1,
+        le=10_000,
+        description="The maximum number of polling triggers of one workspace.",
+    )
+
     @field_validator("return_origins")
     @classmethod
     def _origins(cls, text: str) -> str:

@@ -20,6 +20,7 @@ ApiKeyId = NewType("ApiKeyId", str)
 AuditEntryId = NewType("AuditEntryId", str)
 IntegrationId = NewType("IntegrationId", str)
 ProviderSubscriptionId = NewType("ProviderSubscriptionId", str)
+PollingTriggerId = NewType("PollingTriggerId", str)
 
 
 def new_endpoint_id() -> EndpointId:
@@ -41,6 +42,10 @@ def new_integration_id() -> IntegrationId:
 def provider_subscription_id_for(integration: str, kind: str, *resource: str) -> ProviderSubscriptionId:
     """Derive the id of the provider subscription of a kind for a resource of an integration."""
     return ProviderSubscriptionId(f"wch_{derive(integration, kind, *resource)}")
+
+
+def new_polling_trigger_id() -> PollingTriggerId:
+    return PollingTriggerId(f"pol_{secrets.token_hex(16)}")
 
 
 def new_execution_id() -> ExecutionId:

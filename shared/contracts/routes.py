@@ -22,7 +22,7 @@ SERVICE_PATHS: Final[Paths] = {
         "/api/events/unmatched",
     ),
     "sync": ("/api/messages",),
-    "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials"),
+    "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials", "/api/polling-triggers"),
 }
 """The patterns of all services but the gateway, which serves every other path."""
 

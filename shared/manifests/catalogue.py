@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from shared.manifests.connect_models import ConnectSpec, Setting
 from shared.manifests.models import Manifest
+from shared.manifests.polling import PollSpec
 from shared.manifests.registry import Provider
 
 ICON: Final = "icon.svg"
@@ -28,7 +29,8 @@ class Trigger:
 
     `webhook`: events of the provider's own webhooks; `through`: events of another provider's; `polling`: the
     provider has to be polled, `polled` says for what and `every_s` how often that makes sense. Without
-    `every_s` there is no provider: the trigger is the hub's own.
+    `every_s` there is no provider: the trigger is the hub's own. With `polling` the hub can poll for it, also
+    where there is a webhook.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Trigger:
     events: tuple[str, ...] = ()
     polled: str = ""
     every_s: int | None = None
+    polling: PollSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,11 @@ def triggers(provider: Provider, known: Mapping[str, Provider]) -> list[Trigger]
     """Return the triggers of a provider's catalogue entry; without an entry, those of its events."""
     entry = provider.manifest.integration
     events_by_trigger = _events_by_trigger(provider.manifest)
+    polling = provider.manifest.polling
+    specs = polling.triggers if polling else {}
     return [
-        _resolve_trigger(provider, known, trigger, events_by_trigger)
-        for trigger in (entry.triggers if entry else tuple(events_by_trigger))
+        replace(_resolve_trigger(provider, known, trigger, events_by_trigger), polling=specs.get(trigger))
+        for trigger in (entry.triggers if entry else (*events_by_trigger, *specs))
     ]
 
 
@@ -66,9 +71,14 @@ def _resolve_trigger(
     trigger: str,
     events_by_trigger: Mapping[str, Sequence[str]],
 ) -> Trigger:
-    entry = provider.manifest.integration
-    if trigger in events_by_trigger or entry is None:
+    entry, polling = provider.manifest.integration, provider.manifest.polling
+    if trigger in events_by_trigger:
         return Trigger(trigger, "webhook", provider.id, tuple(events_by_trigger[trigger]))
+    if polling and trigger in polling.triggers:
+        spec = polling.triggers[trigger]
+        return Trigger(trigger, "polling", provider.id, polled=spec.about, every_s=spec.interval_s)
+    if entry is None:
+        return Trigger(trigger, "polling", provider.id)
     if trigger in entry.polled:
         polled = entry.polled[trigger]
         every = polled.every_s if entry.auth_type != "none" else None
@@ -145,6 +155,8 @@ def setup_steps(manifest: Manifest, url: str) -> list[str]:
     webhook, entry = manifest.webhook, manifest.integration
     settings = webhook.settings if webhook else {}
     steps = webhook.setup_steps if webhook else entry.setup_steps if entry else ()
+    if not steps and manifest.polling:
+        steps = manifest.polling.setup_steps
     # Without webhooks, the steps are those of connecting an account.
     if not steps and manifest.connect:
         return app_setup_steps(manifest.connect, url.partition(_WEBHOOKS_PATH)[0] + CALLBACK_PATH)

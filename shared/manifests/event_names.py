@@ -67,7 +67,8 @@ class EventNames:
         return sorted(
             name
             for name, trigger in self._triggers.items()
-            if trigger.provider == provider and event in trigger.events
+            if trigger.provider == provider
+            and (event in trigger.events or (trigger.polling and trigger.polling.event == event))
         )
 
     def check(
@@ -99,7 +100,11 @@ class EventNames:
         if pattern == "*":
             return "", ""
         if trigger := self._triggers.get(pattern):
-            return "", "" if trigger.events else "no webhook brings this trigger, so nothing will come for it"
+            if trigger.events:
+                return "", ""
+            if trigger.polling:
+                return "", "it comes only where a polling trigger asks for it: POST /api/polling-triggers"
+            return "", "no webhook brings this trigger, so nothing will come for it"
         if prefix := _TRIGGER_PATTERN.fullmatch(name):
             provider_triggers = [known for known in self._triggers if known.startswith(prefix[1])]
             hint = _suggestion(

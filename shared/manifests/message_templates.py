@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, HttpUrl, StringConstraints, TypeAdapter, ValidationError
 
 from shared.contracts.messages import Author, Embed, Payload
-from shared.manifests.models import MessageTemplates, WebhookSpec
+from shared.manifests.models import MessageTemplates, PollingSection, WebhookSpec
 from shared.wire.markdown import plain_text, shorten
 from shared.wire.message_template import MessageTemplate, MessageTemplateError
 
@@ -30,8 +30,11 @@ class EventTemplates:
 
     __slots__ = ("_actor", "_icon", "_parts", "_phrases")
 
-    def __init__(self, name: str, message: MessageTemplates, webhook: WebhookSpec) -> None:
-        """Compile the templates. Raises `MessageTemplateError` for one that is not valid Liquid."""
+    def __init__(self, name: str, message: MessageTemplates, section: WebhookSpec | PollingSection) -> None:
+        """Compile the templates of an event of this section of the manifest.
+
+        Raises `MessageTemplateError` for one that is not valid Liquid.
+        """
         sources = {part: source for part, source in message if source}
         self._parts = {
             part: MessageTemplate(source, f"handled.{name}.message.{part}")
@@ -39,11 +42,11 @@ class EventTemplates:
         }
         self._phrases = {
             phrase: MessageTemplate(source, f"phrases.{phrase}")
-            for phrase, source in webhook.phrases.items()
+            for phrase, source in section.phrases.items()
             if any(uses_phrase(calling, phrase) for calling in sources.values())
         }
-        self._actor = MessageTemplate(webhook.actor, "actor")
-        self._icon = MessageTemplate(webhook.actor_icon, "actor_icon")
+        self._actor = MessageTemplate(section.actor, "actor")
+        self._icon = MessageTemplate(section.actor_icon, "actor_icon")
 
     def message(self, payload: Mapping[str, Any]) -> RenderedMessage:
         """Render the message for a payload.

@@ -10,14 +10,14 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, StringConstraints, model_validator
 
-from shared.manifests.base import ManifestModel, as_list
-from shared.manifests.connect_models import ConnectSpec, ProviderId, Setting, SettingName
+from shared.manifests.base import EventName, ManifestModel, as_list
+from shared.manifests.connect_models import ConnectSpec, JmesPath, ProviderId, Setting, SettingName
+from shared.manifests.polling import PollSpec
 from shared.manifests.schemes import HeaderName, MatchRules, SchemeSpec, TemplateText
 from shared.manifests.subscriptions import SubscriptionSpec
 from shared.verification.batch import Batch
 
 PhraseName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]{0,29}$")]
-EventName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,100}$")]
 TriggerId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+(_[a-z0-9]+)+$")]
 Color = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$")]
 Status = Annotated[int, Field(ge=200, le=599)]
@@ -446,6 +446,43 @@ class PollingSpec(ManifestModel):
     every_s: int = Field(default=300, description="Seconds between two requests.")
 
 
+class PollingSection(ManifestModel):
+    """The polling triggers of a provider and the events that they bring."""
+
+    actor: str = Field(default="", description="Liquid template of the name that a message is shown as from.")
+    actor_icon: str = Field(
+        default="",
+        description="Liquid template of the sender's picture: an https URL. Required beside messages.",
+    )
+    phrases: dict[PhraseName, str] = Field(
+        default={},
+        description="Liquid templates that several messages share; a message calls one as `{{ name }}`.",
+    )
+    setup_steps: tuple[str, ...] = Field(
+        default=(), description="What a user does at a provider without webhooks and without accounts."
+    )
+    busy: JmesPath = Field(
+        default="",
+        description=(
+            "An expression on an error response: whether it only asks for a pause, as status 429 does."
+        ),
+    )
+    handled: dict[EventName, HandledEvent] = Field(
+        description="The events, by name. They have no `triggers`: each comes from the trigger that asks."
+    )
+    triggers: dict[TriggerId, PollSpec] = Field(min_length=1, description="The polling triggers, by id.")
+
+    @model_validator(mode="after")
+    def _events_are_known(self) -> "PollingSection":
+        for trigger, spec in self.triggers.items():
+            if spec.event not in self.handled:
+                raise ValueError(f"triggers.{trigger}.event: {spec.event} is not in handled: add it")
+        unused = sorted(self.handled.keys() - {spec.event for spec in self.triggers.values()})
+        if unused:
+            raise ValueError(f"handled: no trigger brings {', '.join(unused)}: remove it")
+        return self
+
+
 class CatalogueEntry(ManifestModel):
     """The provider as an integration of the catalogue."""
 
@@ -504,4 +541,7 @@ class Manifest(ManifestModel):
     watches: tuple[SubscriptionSpec, ...] = Field(
         default=(),
         description="Provider subscriptions that a connected account needs, so that its webhooks come.",
+    )
+    polling: PollingSection | None = Field(
+        default=None, description="Triggers that the hub asks for again and again."
     )

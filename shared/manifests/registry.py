@@ -67,7 +67,8 @@ class Provider:
         self.id = manifest.id
         webhook = manifest.webhook
         self.definition = WebhookDefinition(webhook, reader) if webhook else None
-        self.handled = frozenset(webhook.handled if webhook else ())
+        polled = manifest.polling.handled if manifest.polling else ()
+        self.handled = frozenset((*(webhook.handled if webhook else ()), *polled))
         self.ignored = frozenset(webhook.ignored if webhook else ())
 
     @cached_property
@@ -79,22 +80,20 @@ class Provider:
         """
         from shared.manifests.message_templates import EventTemplates  # noqa: PLC0415 -- as said above
 
-        webhook = self.manifest.webhook
-        if webhook is None:
-            return {}
         return {
-            name: EventTemplates(name, event.message, webhook)
-            for name, event in webhook.handled.items()
+            name: EventTemplates(name, event.message, section)
+            for section in (self.manifest.webhook, self.manifest.polling)
+            if section
+            for name, event in section.handled.items()
             if event.message
         }
 
     @property
     def trigger_types(self) -> list[str]:
         """The event types that a subscriber can ask for by name."""
-        webhook = self.manifest.webhook
-        return [
-            f"{self.id}.{name}" for name in (*(webhook.handled if webhook else ()), *sorted(self.ignored))
-        ]
+        webhook, polling = self.manifest.webhook, self.manifest.polling
+        names = (*(webhook.handled if webhook else ()), *(polling.handled if polling else ()))
+        return [f"{self.id}.{name}" for name in (*names, *sorted(self.ignored))]
 
     @property
     def takes_description(self) -> bool:

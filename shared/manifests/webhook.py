@@ -254,8 +254,8 @@ class WebhookDefinition:
         delivery = _first_value(self._delivery_id, request) or ""
         return WebhookEvent(
             event,
-            _printable_id(delivery),
-            _printable_id(_first_value(self._account, request) or ""),
+            printable_id(delivery),
+            printable_id(_first_value(self._account, request) or ""),
             self._occurred_at(request),
             self._fired_triggers(event, request),
             data,
@@ -365,7 +365,7 @@ def _raise_missing(templates: Sequence[SourceTemplate]) -> str:
     raise Malformed(f"the webhook has no {sources}, or has it more than once")
 
 
-def _printable_id(text: str) -> str:
+def printable_id(text: str) -> str:
     """Return an id that fits in a header: unchanged, or its digest if it is long or has other characters."""
     if len(text) > _MAX_ID_LENGTH or _INVALID_ID_CHARACTERS.search(text):
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

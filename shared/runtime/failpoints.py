@@ -39,6 +39,7 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "refresh.committed": "the new tokens are written, no caller of this process has got them",
     "confirmation.claimed": "a confirmation code is used up, the grant is in no integration",
     "confirmation.stored": "the grant is in its integration, and still among the unconfirmed ones",
+    "poll.published": "the events of a poll are published, its cursor is not stored",
     "audit.before_status": "a management call is carried out, its status is not stored and no answer is sent",
 }
 """Every failpoint, and the state in which a process dies there."""

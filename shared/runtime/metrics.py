@@ -72,6 +72,9 @@ PROVIDER_SUBSCRIPTIONS: Final = Counter(
     "Provider subscriptions created or renewed, by outcome.",
     ["provider", "outcome"],
 )
+POLLS: Final = Counter(
+    "interlink_polls_total", "Polls of polling triggers, by outcome.", ["provider", "outcome"]
+)
 REFRESHES: Final = Counter(
     "interlink_token_refreshes_total", "Token refreshes, by outcome.", ["provider", "outcome"]
 )

@@ -42,7 +42,8 @@ _VALUES: Final[Mapping[str, str]] = {
     for name in ("client_id", "client_secret", "redirect_uri", "access_token", "refresh_token", "token")
 }
 _VALUES_WITH_ARGUMENT: Final[Mapping[str, Callable[[str], str]]] = {
-    kind: _named(kind) for kind in ("setting", "param", "account", "field", "endpoint", "watch", "made")
+    kind: _named(kind)
+    for kind in ("setting", "param", "account", "field", "endpoint", "watch", "made", "poll")
 }
 
 

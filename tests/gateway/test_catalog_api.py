@@ -123,6 +123,7 @@ def test_github(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
         "events": ["push"],
         "polled": None,
         "every_s": None,
+        "polling": None,
     }
     assert github["scopes"] == ["repo", "gist"]
     assert "github.push" in github["webhooks"]["event_types"]

@@ -12,6 +12,8 @@ from services.gateway.api.catalogue_schemas import (
     CatalogueOut,
     CredentialFieldOut,
     InitialsIconOut,
+    PollingOut,
+    PollingParamOut,
     ProviderWebhooksOut,
     SvgIconOut,
     TriggerOut,
@@ -23,6 +25,7 @@ from shared.connections.apps import Apps
 from shared.manifests.catalogue import credentials, icon, initials, placeholder_url, setup_steps, triggers
 from shared.manifests.connect_options import connect_options
 from shared.manifests.models import Category
+from shared.manifests.polling import PollSpec
 from shared.manifests.registry import Provider, Registry
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.routes import Routes
@@ -138,6 +141,7 @@ def _entry_out(provider: Provider, registry: Registry, base: str) -> CatalogueEn
                 events=list(trigger.events),
                 polled=trigger.polled or None,
                 every_s=trigger.every_s,
+                polling=_polling_out(provider, trigger.polling),
             )
             for trigger in triggers(provider, registry.providers)
         ],
@@ -156,6 +160,29 @@ def _entry_out(provider: Provider, registry: Registry, base: str) -> CatalogueEn
         ],
         setup_steps=setup_steps(manifest, placeholder_url(base, manifest)),
         tier=manifest.tier,
+    )
+
+
+def _polling_out(provider: Provider, spec: PollSpec | None) -> PollingOut | None:
+    if spec is None:
+        return None
+    return PollingOut(
+        event=f"{provider.id}.{spec.event}",
+        needs_account=provider.manifest.connect is not None,
+        params=[
+            PollingParamOut(
+                id=name,
+                name=setting.name,
+                about=setting.about,
+                pattern=setting.pattern,
+                required=setting.required,
+                default=setting.default,
+            )
+            for name, setting in spec.params.items()
+        ],
+        scopes=list(spec.scopes),
+        interval_s=spec.interval_s,
+        min_interval_s=spec.min_interval_s,
     )
 
 

@@ -20,8 +20,37 @@ class InitialsIconOut(BaseModel):
     initials: str
 
 
+class PollingParamOut(BaseModel):
+    """A value of `params` of a polling trigger."""
+
+    id: str
+    name: str
+    about: str
+    pattern: str
+    required: bool
+    default: str
+
+
+class PollingOut(BaseModel):
+    """How the hub can poll for a trigger: what `POST /api/polling-triggers` takes.
+
+    `interval_s` is the default, `min_interval_s` the shortest one. Without `needs_account` there is no
+    `integration_id`.
+    """
+
+    event: str
+    needs_account: bool
+    params: list[PollingParamOut]
+    scopes: list[str]
+    interval_s: int
+    min_interval_s: int
+
+
 class TriggerOut(BaseModel):
-    """A trigger and its source: webhooks of the provider or of another `provider`, or polling."""
+    """A trigger and its source: webhooks of the provider or of another `provider`, or polling.
+
+    With `polling`, the hub can poll for it: also where a webhook brings it, for accounts without one.
+    """
 
     id: str
     by: catalogue.TriggerSource
@@ -29,6 +58,7 @@ class TriggerOut(BaseModel):
     events: list[str]
     polled: str | None
     every_s: int | None
+    polling: PollingOut | None
 
 
 class WebhookSecretOut(BaseModel):

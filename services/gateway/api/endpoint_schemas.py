@@ -15,6 +15,9 @@ EndpointStatus = Literal["active", "inactive", "error"]
 
 _ROTATION_OVERLAP_H: Final = 24
 _PROVIDER_PER_MINUTE: Final = 60_000
+_POLLED_SETUP_STEP: Final = (
+    "Nothing to set up at the provider: the hub asks it, see GET /api/polling-triggers."
+)
 _SOURCE_SETUP_STEP: Final = "Send webhooks to {url}, signed as the endpoint's source says."
 
 
@@ -78,6 +81,9 @@ class EndpointCreate(StrictModel):
     unsigned_reason: Reason = ""
     source: Source = None
     installation_default: InstallationDefault = False
+    polled: bool = Field(
+        False, description="Only for the hub's own calls: its events come from a polling trigger."
+    )
 
 
 class EndpointUpdate(StrictModel):
@@ -111,7 +117,7 @@ class EndpointOut(BaseModel):
 
     `awaits` is what the endpoint needs before it can verify requests. A secret setting is null.
     `disabled_reason` says why the endpoint's `source` cannot be used and what to change; until then it
-    accepts no requests.
+    accepts no requests. `polled`: its events come from a polling trigger, and `url` is empty.
     """
 
     id: str
@@ -140,6 +146,7 @@ class EndpointOut(BaseModel):
     error_count: int
     created_at: str
     updated_at: str
+    polled: bool = False
     secret: str | None = None
 
     @classmethod
@@ -166,7 +173,7 @@ class EndpointOut(BaseModel):
             name=record.name,
             url=url,
             status=endpoint_status(record, source_error),
-            awaits=missing_setup(webhook, record),
+            awaits=None if record.polled else missing_setup(webhook, record),
             disabled_reason=source_error or None,
             channel_id=record.channel_id,
             events=list(record.events),
@@ -181,7 +188,9 @@ class EndpointOut(BaseModel):
             source=dict(record.source) if record.source is not None else None,
             installation_default=record.is_default,
             trigger_types=provider.trigger_types if provider else [],
-            setup_steps=[_SOURCE_SETUP_STEP.format(url=url)]
+            setup_steps=[_POLLED_SETUP_STEP]
+            if record.polled
+            else [_SOURCE_SETUP_STEP.format(url=url)]
             if record.source
             else endpoint_setup_steps(webhook, url, secret, {**shown_settings, **settings}),
             last_triggered=rfc3339(record.last_triggered) if record.last_triggered else None,
@@ -189,6 +198,7 @@ class EndpointOut(BaseModel):
             error_count=record.error_count or 0,
             created_at=rfc3339(record.created_at),
             updated_at=rfc3339(record.changed_at),
+            polled=bool(record.polled),
             secret=secret or None,
         )
 

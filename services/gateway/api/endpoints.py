@@ -44,6 +44,8 @@ from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.routes import Routes
 
 _NULLABLE: Final = frozenset({"channel_id", "body_limit", "dedupe_window_s", "public_url", "source"})
+_CHANGEABLE_IF_POLLED: Final = frozenset({"name", "channel_id", "events", "rate_limit", "enabled"})
+_POLLED: Final = "this endpoint receives no requests: its events come from a polling trigger"
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
@@ -103,6 +105,8 @@ class EndpointsApi:
 
     async def create(self, body: EndpointCreate, key: Writer) -> EndpointOut:
         """Create the address that a provider calls. A generated secret is shown only this once."""
+        if body.polled:
+            return await self._create_polled(body, key)
         provider, webhook = require_webhooks(self._registry.providers, body.provider)
         definition = compile_definition(webhook, body.source)
         check_unsigned_reason(body.require_signature, body.unsigned_reason)
@@ -139,6 +143,32 @@ class EndpointsApi:
         await self._endpoints.insert(record)
         return self._endpoint_out(record, secret, settings)
 
+    async def _create_polled(self, body: EndpointCreate, key: ApiKey) -> EndpointOut:
+        """Create the endpoint that the events of a polling trigger belong to."""
+        provider = self._registry.providers.get(body.provider)
+        if not key.service:
+            raise invalid_field("polled", "create a polling trigger instead: POST /api/polling-triggers")
+        if provider is None or provider.manifest.polling is None:
+            raise invalid_field("provider", "this provider has no polling triggers")
+        now = utcnow()
+        record = ProviderEndpoint(
+            id=new_endpoint_id(),
+            workspace=key.workspace,
+            provider=provider.id,
+            name=body.name,
+            channel_id=body.channel_id,
+            rate_limit=body.rate_limit,
+            enabled=True,
+            created_at=now,
+            changed_at=now,
+            secrets=[],
+            allow_ips=(),
+            events=tuple(body.events),
+            polled=True,
+        )
+        await self._endpoints.insert(record)
+        return self._endpoint_out(record)
+
     async def list_all(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[EndpointOut]:
         """List the workspace's endpoints, newest first."""
         records = await self._repository.list_page(key.workspace, limit=limit, cursor=cursor)
@@ -153,8 +183,12 @@ class EndpointsApi:
     async def change(self, endpoint_id: str, body: EndpointUpdate, key: Writer) -> EndpointOut:
         """Change the given fields. Of `settings`, only the given names are changed."""
         record = await self._repository.find(endpoint_id, key.workspace)
-        _, webhook = require_webhooks(self._registry.providers, record.provider)
         changes = sent_fields(body, nullable=_NULLABLE)
+        if record.polled:
+            if unusable := sorted(changes.keys() - _CHANGEABLE_IF_POLLED):
+                raise invalid_field(unusable[0], "this endpoint receives no requests: its events are polled")
+            return self._endpoint_out(await self._endpoints.change(record, **changes))
+        _, webhook = require_webhooks(self._registry.providers, record.provider)
         if "require_signature" in changes or "unsigned_reason" in changes:
             required = bool(changes.get("require_signature", record.require_signature))
             reason = changes.get("unsigned_reason") or record.unsigned_reason or ""
@@ -202,6 +236,8 @@ class EndpointsApi:
         without a secret makes the endpoint wait for another handshake.
         """
         record = await self._repository.find(endpoint_id, key.workspace)
+        if record.polled:
+            raise Conflict(_POLLED)
         _, webhook = require_webhooks(self._registry.providers, record.provider)
         if webhook.secret.source == "handshake" and body.secret is None:
             return self._endpoint_out(await self._endpoints.change(record, secrets=[], handed_over=False))
@@ -241,6 +277,8 @@ class EndpointsApi:
         endpoint = self._endpoints.get(endpoint_id)
         if endpoint and endpoint.source_error:
             raise Conflict(f"this endpoint accepts no requests: {endpoint.source_error}")
+        if record.polled:
+            raise Conflict(_POLLED)
         if endpoint is None or endpoint.provider is None or endpoint.definition is None:
             raise NotFound("no such endpoint")
         fixture = find_fixture(self._registry, endpoint.provider, body.event)

@@ -78,8 +78,13 @@ class FixedEventTypes:
         schema = ProviderEvent.model_json_schema()
         provider_types: list[KnownEventType] = []
         for provider in self._providers.values():
-            webhook = provider.manifest.webhook
-            abouts = {name: event.about for name, event in webhook.handled.items()} if webhook else {}
+            sections = (provider.manifest.webhook, provider.manifest.polling)
+            abouts = {
+                name: event.about
+                for section in sections
+                if section
+                for name, event in section.handled.items()
+            }
             for name in (*provider.handled, *provider.ignored):
                 about = abouts.get(name, f"{provider.manifest.name} sent the event {name}.")
                 fired_triggers = tuple(self._names.triggers_of(provider.id, name))

@@ -114,7 +114,7 @@ class IntegrationWebhooksApi:
         return IntegrationWebhooksOut(webhooks=with_endpoint + without_endpoint)
 
     def _endpoint_webhook(self, record: ProviderEndpoint, entry: CatalogueEntryOut) -> IntegrationWebhookOut:
-        last_triggered, url = record.last_triggered, self._endpoints.address(record)
+        last_triggered, url = record.last_triggered, self._endpoints.address(record) or None
         return IntegrationWebhookOut(
             id=record.id,
             user_id=record.workspace,

@@ -75,6 +75,8 @@ class InboundEndpoint:
     """The digest of an incoming webhook's token before the last rotation, and when it expires."""
     mass_mentions: bool = False
     """Whether messages of an incoming webhook may mention everybody."""
+    polled: bool = False
+    """Whether its events come from a polling trigger. It accepts no requests then."""
 
     provider_id: str = field(init=False)
     """The provider's id; `incoming` for an incoming webhook."""

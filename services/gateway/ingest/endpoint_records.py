@@ -111,6 +111,8 @@ class ProviderEndpoint(EndpointRecord):
     """Whether the address of the provider without an id leads to it, if it is the operator's."""
     handed_over: bool | None = None
     """Whether the provider handed the secret over in a handshake, and it was not shown yet."""
+    polled: bool | None = None
+    """Whether its events come from a polling trigger: it has no address, no secret and no settings then."""
 
     @property
     def shown_settings(self) -> dict[str, str | None]:

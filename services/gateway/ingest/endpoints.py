@@ -99,7 +99,9 @@ class InboundEndpoints:
         return endpoint.source_error if endpoint else ""
 
     def address(self, record: EndpointRecord) -> str:
-        """Return the URL that the provider calls."""
+        """Return the URL that the provider calls; '' for an endpoint of a polling trigger."""
+        if isinstance(record, ProviderEndpoint) and record.polled:
+            return ""
         base = (isinstance(record, ProviderEndpoint) and record.public_url) or self._base
         return f"{base}/api/webhooks/{record.provider}/{record.id}"
 
@@ -199,6 +201,8 @@ class InboundEndpoints:
                 mass_mentions=record.allow_mass_mentions,
                 old_token=(old, expires_at) if old and expires_at else None,
             )
+        if record.polled:
+            return None, replace(endpoint, message_events=EventSelection(record.events), polled=True)
         keys, settings = self._decrypt(record)
         definition, source_error = _compile_webhook(provider, record.source)
         if source_error:

@@ -78,6 +78,8 @@ class Receiver:
         publisher = EventPublisher(
             producer, configuration, log, dedupe_window_s=settings.dedupe_window_s, memory=memory
         )
+        self.publisher: Final = publisher
+        """Publishes the events, and remembers those of the deduplication window."""
         self._services = TargetServices(endpoints, accounts, verifier, confirmations, publisher, log)
         self._max_body_bytes = settings.max_body_bytes
         self._configuration = configuration
@@ -153,8 +155,9 @@ class Receiver:
         if provider == INCOMING_PROVIDER:
             return self._endpoints.find_by_token(name.removesuffix(f"/{SLACK_SUFFIX}"))
         endpoint = self._endpoints.get(name)
-        is_of_provider = endpoint and endpoint.provider and endpoint.provider.id == provider
-        return endpoint if is_of_provider else None
+        if endpoint is None or endpoint.polled or endpoint.provider is None:
+            return None
+        return endpoint if endpoint.provider.id == provider else None
 
     # The pipeline: one sequence for every kind of target
 

@@ -1,6 +1,6 @@
 """Create, rotate and remove the gateway's inbound endpoints of provider subscriptions, over its API."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -61,6 +61,27 @@ class GatewayEndpoints:
         )
         return GatewayEndpoint(created["id"], created["url"], created.get("secret") or "")
 
+    async def create_polled(
+        self, workspace: str, idempotency_key: str, provider: str, name: str, channel: str | None
+    ) -> str:
+        """Create the endpoint of a polling trigger and return its id. Otherwise as `create`."""
+        body = {"provider": provider, "name": name, "channel_id": channel, "polled": True}
+        created = await self._call(
+            "POST", "/api/inbound-endpoints", workspace, body, idempotency_key=idempotency_key
+        )
+        return str(created["id"])
+
+    async def publish_polled(
+        self, workspace: str, endpoint: str, events: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Publish the events of a poll; when this returns, Kafka has acknowledged all of them.
+
+        Raises `Unreachable`: then all have to be published again. Raises `EndpointClosed` if the endpoint was
+        disabled or deleted, `Invalid`.
+        """
+        body = {"endpoint_id": endpoint, "events": events}
+        await self._call("POST", "/api/polled-events", workspace, body)
+
     async def set_secret(self, workspace: str, endpoint: str, secret: str) -> None:
         """Set the secret that the provider chose. The previous one stays valid for one hour.
 
@@ -88,8 +109,8 @@ class GatewayEndpoints:
     ) -> Any:
         """Return the parsed JSON of the answer; None without a body, or for the 404 of a DELETE.
 
-        Raises `Unreachable` for what a repeat may change, `_EndpointConflict` for 409, `Invalid` for other
-        errors.
+        Raises `Unreachable` for what a repeat may change, `EndpointClosed` for 404 and 410,
+        `_EndpointConflict` for 409, `Invalid` for other errors.
         """
         # The member whose call led to this one; None for a renewal, which the service does by itself.
         acting = CURRENT_ACTOR.get()
@@ -103,11 +124,21 @@ class GatewayEndpoints:
             raise Unreachable(f"the gateway answered {status}")
         if status == 404 and method == "DELETE":
             return None
+        if status in (404, 410):
+            raise EndpointClosed(_problem_detail(answer), is_deleted=status == 404)
         if status == 409:
             raise _EndpointConflict(f"the gateway rejected the endpoint: {_problem_detail(answer)}")
         if status >= 400:
             raise Invalid(f"the gateway rejected the endpoint: {_problem_detail(answer)}")
         return parse_json(answer) if answer else None
+
+
+class EndpointClosed(Invalid):
+    """The endpoint was deleted (`is_deleted`) or disabled."""
+
+    def __init__(self, detail: str, *, is_deleted: bool) -> None:
+        super().__init__(f"the gateway rejected the endpoint: {detail}")
+        self.is_deleted = is_deleted
 
 
 class _EndpointConflict(Invalid):

@@ -107,12 +107,14 @@ class MessagePreviewApi:
             events = [WebhookEvent("message", "", "", "", (), data, body.content_type)]
         else:
             provider = self._providers.get(body.provider)
-            if provider is None or provider.definition is None:
+            if provider is None or (provider.definition is None and provider.manifest.polling is None):
                 raise _invalid("provider", _NO_SUCH_PROVIDER)
             endpoint = _endpoint(provider, body)
             definition = sender_messages(provider, endpoint.source).definition if endpoint.source else None
             if body.event is not None:
                 events = [WebhookEvent(body.event, "", "", "", (), data, body.content_type)]
+            elif provider.definition is None:
+                raise _invalid("event", "required: this provider's events are polled")
             else:
                 found = _read(provider, definition or provider.definition, body, data)
                 if found is None:
