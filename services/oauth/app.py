@@ -208,7 +208,7 @@ async def build(runtime: Runtime) -> Service:
         tokens,
         writer,
         redirect_uri=redirect_uri,
-        operator_workspace=settings.operator_workspace,
+        operator_workspace=runtime.hub.operator_workspace,
     )
     maintenance = Maintenance(
         integrations_repository,
@@ -288,7 +288,7 @@ async def build(runtime: Runtime) -> Service:
             confirmer,
             poller,
             runtime.workspace_cleanup(
-                OAuthData(integrations_repository, disconnector, registered_apps).delete
+                OAuthData(integrations_repository, disconnector, registered_apps, polling_triggers).delete
             ),
         ],
         indexes=INDEXES,

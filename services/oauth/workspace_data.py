@@ -1,8 +1,9 @@
-"""The part of a deletion that is oauth's: integrations, with what providers know of them, and OAuth apps."""
+"""The part of a deletion that is oauth's: polling triggers, integrations and OAuth apps."""
 
 from typing import Final
 
 from services.oauth.authorization.disconnect import Disconnector
+from services.oauth.polling.records import PollingTriggerRepository
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
 from shared.contracts.errors import Conflict, NotFound, RetryLater
@@ -13,7 +14,14 @@ _PAGE: Final = 100
 class OAuthData:
     """Deletes what oauth stores of a workspace."""
 
-    def __init__(self, integrations: IntegrationRepository, disconnector: Disconnector, apps: Apps) -> None:
+    def __init__(
+        self,
+        integrations: IntegrationRepository,
+        disconnector: Disconnector,
+        apps: Apps,
+        polling_triggers: PollingTriggerRepository,
+    ) -> None:
+        self._polling_triggers = polling_triggers
         self._integrations = integrations
         self._disconnector = disconnector
         self._apps = apps
@@ -21,8 +29,12 @@ class OAuthData:
     async def delete(self, workspace: str) -> None:
         """Revoke and delete every integration, then the apps that this may need. Safe to repeat.
 
-        Raises `RetryLater` if an integration is changing all the time.
+        Polling triggers are removed first: they use the integrations. Raises `RetryLater` if an integration
+        is changing all the time.
         """
+        while triggers := (await self._polling_triggers.list_page(workspace, limit=_PAGE, cursor=None)).items:
+            for trigger in triggers:
+                await self._polling_triggers.remove(trigger)
         has_remaining = False
         cursor: str | None = None
         while True:

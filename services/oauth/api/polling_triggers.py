@@ -21,6 +21,7 @@ from shared.contracts.errors import Conflict, FieldError, Invalid
 from shared.contracts.ids import new_polling_trigger_id
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
+from shared.manifests.scopes import missing_scopes
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
@@ -121,7 +122,7 @@ class PollingTriggersApi:
     async def delete(self, polling_trigger_id: str, key: Writer) -> Response:
         """Delete a polling trigger, and in a moment its inbound endpoint."""
         trigger = await self._triggers.find(polling_trigger_id, key.workspace)
-        await self._triggers.change(trigger, is_removed=True, is_open=True, due_at=utcnow())
+        await self._triggers.remove(trigger)
         return Response(status_code=204)
 
     async def _change(self, trigger: PollingTrigger, changes: Mapping[str, Any]) -> PollingTriggerOut:
@@ -146,7 +147,8 @@ class PollingTriggersApi:
             raise _invalid(
                 "integration_id", f"connect the account with {' or '.join(kind.spec.kinds)} for this trigger"
             )
-        missing = self._connectors[kind.provider].missing_scopes(kind.spec.scopes, account.scopes)
+        connector = self._connectors[kind.provider]
+        missing = missing_scopes(connector.oauth2, kind.spec.scopes, account.scopes)
         if missing:
             raise Conflict(f"the account was connected without {', '.join(missing)}: connect it again")
         return account

@@ -42,6 +42,7 @@ from shared.manifests.poll_pages import (
     with_validators,
 )
 from shared.manifests.provider_response import as_text, select_value
+from shared.manifests.scopes import missing_scopes
 from shared.runtime.due_work import DueWorker, LeaseLost
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
@@ -340,7 +341,7 @@ class Poller:
         connector = self._connectors.get(kind.provider)
         if account is None or connector is None:
             return
-        missing = connector.missing_scopes(kind.spec.scopes, account.scopes)
+        missing = missing_scopes(connector.oauth2, kind.spec.scopes, account.scopes)
         if missing:
             raise PollRefused(403, "missing_scope", f"the person did not grant {', '.join(missing)}")
 

@@ -6,7 +6,7 @@ of an account are polled one after another, by the process that holds the accoun
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -148,6 +148,11 @@ class PollingTriggerRepository:
                 return_document=True,
             )
         return _existing(document)
+
+    async def remove(self, trigger: PollingTrigger) -> None:
+        """Delete a trigger for its workspace; its owner deletes the inbound endpoint and the record."""
+        with suppress(NotFound):
+            await self.change(trigger, is_removed=True, is_open=True, due_at=utcnow())
 
     # For the process that has claimed a trigger
 
