@@ -157,11 +157,15 @@ def _unescaped_texts(
 def unescaped_fields(templates: EventTemplates, payload: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the fields of a payload that a message contains as they are, each with the part of the message.
 
-    The fields are marked all at once, and then one at a time, because a marked text may hide another one.
+    The fields are marked all at once; then one at a time, because a marked text may hide another one; then
+    all but one, which is empty, because a template may say something else without it.
     """
     payload = deepcopy(payload)
     texts = list(_payload_texts(payload, ()))
     leaks = _unescaped_texts(templates, payload, texts)
     for text in texts[:_MAX_SINGLE_MARKERS]:
         leaks += _unescaped_texts(templates, payload, [text])
+        text.container[text.key] = ""
+        leaks += _unescaped_texts(templates, payload, [other for other in texts if other is not text])
+        text.restore()
     return sorted({(".".join(map(str, text.path)), part) for text, part in leaks})

@@ -120,6 +120,13 @@ NEEDS: dict[ROW, str] = {
     ("DELETE", "/api/integrations/{integration_id}/proxy/{path}"): "accounts:call",
     ("POST", "/api/integrations/{integration_id}/token"): "tokens:read",
     ("POST", "/api/integrations/{integration_id}/token/refused"): "tokens:read",
+    ("GET", "/api/polling-triggers"): "integrations:read",
+    ("POST", "/api/polling-triggers"): "integrations:write",
+    ("GET", "/api/polling-triggers/{polling_trigger_id}"): "integrations:read",
+    ("PATCH", "/api/polling-triggers/{polling_trigger_id}"): "integrations:write",
+    ("DELETE", "/api/polling-triggers/{polling_trigger_id}"): "integrations:write",
+    ("POST", "/api/polling-triggers/{polling_trigger_id}/pause"): "integrations:write",
+    ("POST", "/api/polling-triggers/{polling_trigger_id}/resume"): "integrations:write",
     ("GET", "/api/platform-credentials"): "integrations:read",
     ("GET", "/api/platform-credentials/{provider}"): "integrations:read",
     ("PUT", "/api/platform-credentials/{provider}"): "admin",
@@ -203,6 +210,10 @@ def body_for(row: ROW) -> Any:
         ("POST", "/api/integrations/{integration_id}/choose"): {"choice": "x"},
         ("POST", "/api/integrations/{integration_id}/watches"): {"watch": "x"},
         ("POST", "/api/integrations/{integration_id}/token/refused"): {"version": 0},
+        ("POST", "/api/polling-triggers"): {
+            "trigger": "rss_trigger_new_item",
+            "params": {"url": "http://127.0.0.1:9/feed"},
+        },
         ("PUT", "/api/platform-credentials/{provider}"): {
             "client_id": "x",
             "client_secret": "x",
@@ -241,6 +252,7 @@ class Items:
     job: str = "job_x"
     execution: str = "exe_x"
     integration: str = "int_x"
+    polling_trigger: str = "pol_x"
 
     def path(self, template: str) -> str:
         endpoint = self.incoming if "/incoming-webhooks/" in template else self.endpoint
@@ -256,6 +268,7 @@ class Items:
             .replace("{integration_id}", self.integration)
             .replace("{watch_id}", "wch_x")
             .replace("{path}", "user")
+            .replace("{polling_trigger_id}", self.polling_trigger)
             .replace("{template_id}", "github-to-channel")
             .replace("{provider}", PROVIDER)
         )
@@ -297,6 +310,9 @@ def create_items(hub: Hub, key: str | None = None) -> Items:
         dead_letter=hub.call("POST", f"/api/outgoing-webhooks/{dying}/test", key=key)["delivery_id"],
         job=hub.call("POST", f"/api/outgoing-webhooks/{dying}/recover", SINCE, key=key)["job"]["id"],
         integration=connect(hub, key),
+        polling_trigger=hub.call(
+            "POST", "/api/polling-triggers", body_for(("POST", "/api/polling-triggers")), key=key
+        )["id"],
     )
     httpx.post(f"{hub.url('gateway')}/api/webhooks/github/{items.endpoint}", content=b"{}")
     received = f"/api/inbound-endpoints/{items.endpoint}/events"

@@ -39,6 +39,8 @@ NAMES = set(
     read_platform_credential read_queue_stats reconnect_integration recover_outgoing_webhook
     reenter_integration_fields refresh_integration rename_integration replay_dead_letters
     replay_inbound_endpoint_event replay_outgoing_webhook resend_delivery resume_outgoing_webhook resume_queue
+    list_polling_triggers create_polling_trigger read_polling_trigger change_polling_trigger
+    delete_polling_trigger pause_polling_trigger resume_polling_trigger
     retry_delivery reveal_inbound_endpoint_secret revoke_api_key rotate_inbound_endpoint_secret
     rotate_outgoing_webhook_secret test_inbound_endpoint test_outgoing_webhook verify_platform_credential
     rotate_incoming_webhook_token create_workspace list_workspaces read_workspace change_workspace
