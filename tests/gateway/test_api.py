@@ -971,6 +971,7 @@ STRANGERS = {
     "/api/webhooks/{provider}",
     "/integrations/{provider}/webhook",
     "/api/webhooks/incoming/{token}",
+    "/api/webhooks/incoming/{token}/slack",
 }
 
 
