@@ -972,6 +972,7 @@ STRANGERS = {
     "/integrations/{provider}/webhook",
     "/api/webhooks/incoming/{token}",
     "/api/webhooks/discord",
+    "/api/webhooks/incoming/{token}/slack",
 }
 
 
