@@ -108,8 +108,11 @@ def test_messages_of_discord(world: World) -> None:
     shown = world.poll(trigger)
     texts = [item["content"] for item in world.data(shown["endpoint_id"])]
     assert texts == [f"message {number}" for number in range(60)], "in their order, over more than one page"
-    discord.refuse = [Reply.json({"message": "You are being rate limited.", "retry_after": 5}, 429)]
+    other = world.polled("discord_trigger_new_message", account, channel_id=discord.channel)
+    limited = {"message": "You are being rate limited.", "retry_after": 1800}
+    discord.refuse = [Reply.json(limited, 429, retry_after="1800")]
     assert world.poll(trigger, status="failing")["last_error"]["code"] == "rate_limited"
+    eventually(lambda: world.shown(other["id"])["next_at"] > other["next_at"])
     discord.say("after the limit")
     world.poll(trigger)
     assert world.data(shown["endpoint_id"])[-1]["content"] == "after the limit"

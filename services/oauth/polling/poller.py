@@ -164,10 +164,10 @@ class Poller:
             )
         except RateLimited as error:
             await self._outcomes.fail(claimed, "rate_limited", str(error), error.retry_after)
-            if app:
+            if account is not None:
                 # The limits of most providers are those of the app: its other accounts wait as well.
                 until = utcnow() + timedelta(seconds=error.retry_after)
-                await self._triggers.hold(claimed.provider, app, until)
+                await self._triggers.hold(claimed.provider, app, account.id, until)
         except NotConnected as error:
             await self._outcomes.stop(claimed, "not_connected", error.detail)
         except PollRefused as error:

@@ -171,12 +171,17 @@ class PollingTriggerRepository:
         with translate_errors():
             await self._collection.delete_one(claimed_query(claimed))
 
-    async def hold(self, provider: str, app: str, until: datetime) -> None:
-        """Let no trigger of an app be due before this time, except those that are being polled."""
-        query: Document = {**OPEN, "provider": provider, "app": app, "working": False}
+    async def hold(self, provider: str, app: str, account: str, until: datetime) -> None:
+        """Let no trigger of an app be due before this time, except those that are being polled.
+
+        Without an app, those of the account `account` are held.
+        """
+        query: Document = {**OPEN, "provider": provider, "app": app, "working": False, "removed": False}
+        if not app:
+            query["integration_id"] = account
         with translate_errors():
             await self._collection.update_many(
-                {**query, "removed": False, "due_at": {"$lt": until}}, {"$set": {"due_at": until}}
+                {**query, "due_at": {"$lt": until}}, {"$set": {"due_at": until}}
             )
 
     # The lock of an account
