@@ -344,6 +344,16 @@ SUBSCRIPTIONS: list[tuple[str, Break, str]] = [
 ]
 PROOF: list[tuple[str, Break, str]] = [
     (
+        "facebook",
+        sample("access_token: EAApage", "access_token: another"),
+        "choices.token.access_token: is 'EAApage'",
+    ),
+    (
+        "facebook",
+        manifest("query: { fields: access_token }", "query: { fields: token }"),
+        "choices.token.request.url: is",
+    ),
+    (
         "slack",
         manifest('scope_separator: ","', 'scope_separator: " "'),
         "authorize: is https://slack.com/oauth/v2",
