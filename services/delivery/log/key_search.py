@@ -239,11 +239,13 @@ async def search_keys(
 
 def _page_width(parts: Sequence[_SliceKeys], wanted: int) -> timedelta:
     """Return the width of a slice with about so many deliveries, by the densest range."""
-    most = max(part.examined for part in parts)
+    max_examined = max(part.examined for part in parts)
     spans = [
-        part.first[0] - part.last[0] for part in parts if part.first and part.last and part.examined == most
+        part.first[0] - part.last[0]
+        for part in parts
+        if part.first and part.last and part.examined == max_examined
     ]
-    return max(min(spans) * (_SPARE * wanted / most), TIME_RESOLUTION)
+    return max(min(spans) * (_SPARE * wanted / max_examined), TIME_RESOLUTION)
 
 
 async def _read_slice(
