@@ -238,12 +238,14 @@ async def search_keys(
 
 
 def _page_width(parts: Sequence[_SliceKeys], wanted: int) -> timedelta:
-    """Return the width of a slice with about so many deliveries, from the range with the most of them."""
-    largest = max(parts, key=lambda part: part.examined)
-    if not largest.first or not largest.last:
-        return TIME_RESOLUTION
-    span = (largest.first[0] - largest.last[0]) * (_SPARE * wanted / largest.examined)
-    return max(span, TIME_RESOLUTION)
+    """Return the width of a slice with about so many deliveries, by the densest range."""
+    max_examined = max(part.examined for part in parts)
+    spans = [
+        part.first[0] - part.last[0]
+        for part in parts
+        if part.first and part.last and part.examined == max_examined
+    ]
+    return max(min(spans) * (_SPARE * wanted / max_examined), TIME_RESOLUTION)
 
 
 async def _read_slice(
