@@ -75,7 +75,7 @@ def sample_faults(connector: Connector, sample: Sample) -> Iterator[str]:
         for position, response in enumerate(responses):
             if connector.is_token_rejected(response.to_answer()) is not is_rejected:
                 yield f"{name}.{position}: the token is {'not ' * is_rejected}rejected"
-    if "api" in connector.connect.model_fields_set and connector.api.expired and not sample.expired:
+    if connector.connect.api.expired and not sample.expired:  # else `through` has the codes and the sample
         yield "expired: missing: add a response to a token that is no longer valid"
     yield from _manual_credentials_faults(connector, sample)
 
