@@ -70,9 +70,13 @@ class ResourceTokens:
         if task is None or task.done():
             task = asyncio.create_task(self._fetch(integration, secrets, values))
             self._running[integration.id] = task
-            task.add_done_callback(lambda _done: self._running.pop(integration.id, None))
+            task.add_done_callback(lambda done: self._remove(integration.id, done))
         # A cancelled caller does not cancel it for the others.
         return await asyncio.shield(task)
+
+    def _remove(self, integration_id: str, task: "asyncio.Task[Integration]") -> None:
+        if self._running.get(integration_id) is task:
+            del self._running[integration_id]
 
     async def _fetch(
         self, integration: Integration, secrets: Mapping[str, Any], values: Mapping[str, str]
