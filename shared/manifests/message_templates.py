@@ -69,7 +69,7 @@ class EventTemplates:
 
         Raises `MessageTemplateError`.
         """
-        phrases = {phrase: template.render(payload) for phrase, template in self._phrases.items()}
+        phrases = {phrase: template.render_phrase(payload) for phrase, template in self._phrases.items()}
         # A phrase hides a payload field of the same name; the checker rejects that.
         context = {**payload, **phrases}
         parts = {part: template.render(context) for part, template in self._parts.items()}

@@ -255,7 +255,7 @@ class MessageTemplates(ManifestModel):
     `text` is one line of Markdown with everything that matters (a list may follow). The others make the card
     below it: `title` and `body` are Markdown, `url` is the title's link, `color` is `#rrggbb`. A part with an
     empty result is left out; without title and body there is no card. Values from the payload go through
-    `md`, `link`, `excerpt` or `url`.
+    `md`, `link`, `excerpt`, `markdown`, `wiki` or `url`.
     """
 
     text: str = Field(description="One line of Markdown with everything that matters; a list may follow.")
