@@ -51,10 +51,13 @@ class Relay:
         for received in batch:
             event = received.event
             outcome = outcome_of(event, self._providers)
+            message = message_of(event, self._providers) if outcome == "relayed" else None
+            if message:
+                relayed.append((event, message))
+            elif outcome == "relayed":
+                outcome = "ignored"
             outcomes.append(outcome)
-            if outcome == "relayed":
-                relayed.append((event, message_of(event, self._providers)))
-            elif outcome == "unknown":
+            if outcome == "unknown":
                 self._log.warning(
                     "event.unknown_type", trace_id=event.trace_id, event_id=event.id, type=event.type
                 )
@@ -76,7 +79,7 @@ class Relay:
 
 
 def outcome_of(event: Event, providers: Providers) -> RelayOutcome:
-    """Return `relayed` if the event becomes a message, or why it becomes none."""
+    """Return `relayed` if events of this name become messages, or why this one becomes none."""
     name = event.attributes.get("provider", "")
     if name != INCOMING_PROVIDER:
         provider = providers.get(name)
@@ -88,13 +91,16 @@ def outcome_of(event: Event, providers: Providers) -> RelayOutcome:
     return "relayed" if event.attributes.get("channel_id") else "no_channel"
 
 
-def message_of(event: Event, providers: Providers) -> InboundMessage:
-    """Return the message of a handled event that has a channel.
+def message_of(event: Event, providers: Providers) -> InboundMessage | None:
+    """Return the message of a handled event that has a channel; None if the manifest has none for it.
 
     Raises `Malformed` or `Invalid` if a header is missing or the body is not valid, and
     `MessageTemplateError` if the manifest's template does not fit the body.
     """
-    author, text, embeds, attachments, thread = _message_parts(event, providers)
+    parts = _message_parts(event, providers)
+    if parts is None:
+        return None
+    author, text, embeds, attachments, thread = parts
     return InboundMessage(
         message_id=message_id_for(event.id),
         channel_id=_attribute(event, "channel_id"),
@@ -117,8 +123,8 @@ def message_of(event: Event, providers: Providers) -> InboundMessage:
 
 def _message_parts(
     event: Event, providers: Providers
-) -> tuple[Author, str, list[Embed], list[Attachment], str | None]:
-    """Return author, text, embeds, attachments and thread id."""
+) -> tuple[Author, str, list[Embed], list[Attachment], str | None] | None:
+    """Return author, text, embeds, attachments and thread id; None if there is no message."""
     name = _attribute(event, "provider")
     if name == INCOMING_PROVIDER:
         allowed = event.attributes.get(MASS_MENTIONS_ATTRIBUTE) == "true"
@@ -127,7 +133,10 @@ def _message_parts(
         return author, message.text, message.embeds, message.attachments, message.thread_id
     provider = providers[name]
     payload = parse_object(provider.payload(event.content_type, event.data))
-    rendered = provider.messages[_attribute(event, "event")].message(payload)
+    templates = provider.messages[_attribute(event, "event")]
+    if not templates.applies(payload):
+        return None
+    rendered = templates.message(payload)
     return rendered.author, rendered.text, rendered.embeds, [], None
 
 

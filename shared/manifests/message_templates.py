@@ -8,7 +8,8 @@ from pydantic import Field, HttpUrl, StringConstraints, TypeAdapter, ValidationE
 
 from shared.contracts.messages import Author, Embed, Payload
 from shared.manifests.models import MessageTemplates, WebhookSpec
-from shared.wire.markdown import plain_text, shorten
+from shared.wire.excerpt import fit_lines
+from shared.wire.markdown import plain_text
 from shared.wire.message_template import MessageTemplate, MessageTemplateError
 
 MAX_TEXT_LENGTH: Final = 4000
@@ -28,11 +29,12 @@ class RenderedMessage(Payload):
 class EventTemplates:
     """The templates of one handled event, compiled once, with the phrases that they call."""
 
-    __slots__ = ("_actor", "_icon", "_parts", "_phrases")
+    __slots__ = ("_actor", "_icon", "_parts", "_phrases", "_when")
 
     def __init__(self, name: str, message: MessageTemplates, webhook: WebhookSpec) -> None:
         """Compile the templates. Raises `MessageTemplateError` for one that is not valid Liquid."""
-        sources = {part: source for part, source in message if source}
+        sources = {part: source for part, source in message if source and part != "when"}
+        self._when = MessageTemplate(message.when, f"handled.{name}.message.when") if message.when else None
         self._parts = {
             part: MessageTemplate(source, f"handled.{name}.message.{part}")
             for part, source in sources.items()
@@ -44,6 +46,10 @@ class EventTemplates:
         }
         self._actor = MessageTemplate(webhook.actor, "actor")
         self._icon = MessageTemplate(webhook.actor_icon, "actor_icon")
+
+    def applies(self, payload: Mapping[str, Any]) -> bool:
+        """Return whether an event with this payload makes a message. Raises `MessageTemplateError`."""
+        return self._when is None or bool(self._when.render(payload))
 
     def message(self, payload: Mapping[str, Any]) -> RenderedMessage:
         """Render the message for a payload.
@@ -57,7 +63,7 @@ class EventTemplates:
                 author=Author.model_validate(
                     {"name": plain_text(parts["actor"]), "icon_url": _valid_url(parts["actor_icon"])}
                 ),
-                text=_truncate_lines(parts.get("text", ""), MAX_TEXT_LENGTH),
+                text=fit_lines(parts.get("text", ""), MAX_TEXT_LENGTH),
                 embeds=[_embed(parts)] if parts.get("title") or parts.get("body") else [],
             )
         except ValidationError as error:
@@ -85,7 +91,7 @@ def _embed(parts: Mapping[str, str]) -> Embed:
     return Embed.model_validate(
         {
             "title": _truncate(plain_text(parts.get("title", "")), _MAX_TITLE_LENGTH) or None,
-            "description": _truncate_lines(parts.get("body", ""), _MAX_BODY_LENGTH) or None,
+            "description": fit_lines(parts.get("body", ""), _MAX_BODY_LENGTH) or None,
             "url": _valid_url(parts.get("url", "")),
             "color": parts.get("color") or None,
         }
@@ -99,13 +105,6 @@ def _valid_url(text: str) -> str | None:
     except ValidationError:
         return None
     return text
-
-
-def _truncate_lines(text: str, max_length: int) -> str:
-    """Remove lines from the end until the text is short enough."""
-    while len(text) > max_length and "\n" in text:
-        text = text.rpartition("\n")[0]
-    return shorten(text, max_length)
 
 
 def _truncate(text: str, max_length: int) -> str:

@@ -263,6 +263,13 @@ class MessageTemplates(ManifestModel):
     url: str = Field(default="", description="Link of the title.")
     body: str = Field(default="", description="Text of the card.")
     color: str = Field(default="", description="Color of the card: `#rrggbb`.")
+    when: str = Field(
+        default="",
+        description=(
+            "Condition: a template over the payload, without phrases. If its result is empty, "
+            "the event makes no message."
+        ),
+    )
 
 
 class HandledEvent(ManifestModel):
@@ -274,6 +281,13 @@ class HandledEvent(ManifestModel):
         description="Triggers of the catalogue, each with the conditions under which the event fires it.",
     )
     message: MessageTemplates | None = Field(default=None, description="The chat message of the event.")
+    quiet: bool = Field(
+        default=False,
+        description=(
+            "Whether an endpoint shows it only if its `events` name it: the pattern `*` alone does not match "
+            "it."
+        ),
+    )
 
 
 class ProviderLimits(ManifestModel):

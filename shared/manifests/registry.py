@@ -67,8 +67,10 @@ class Provider:
         self.id = manifest.id
         webhook = manifest.webhook
         self.definition = WebhookDefinition(webhook, reader) if webhook else None
-        self.handled = frozenset(webhook.handled if webhook else ())
+        handled = webhook.handled if webhook else {}
+        self.handled = frozenset(handled)
         self.ignored = frozenset(webhook.ignored if webhook else ())
+        self.quiet = frozenset(name for name, event in handled.items() if event.quiet)
 
     @cached_property
     def messages(self) -> "Mapping[str, EventTemplates]":

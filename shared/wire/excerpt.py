@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shared.wire.markdown import split_links
+from shared.wire.markdown import shorten, split_links
 from shared.wire.spans import Span, clean, strip, visible_text, write_line
 
 _RULE: Final = re.compile(r"[-=+: ]+")
@@ -16,6 +16,8 @@ _STAR_BULLET: Final = re.compile(r"[*+]\s+")
 _STRONG: Final = re.compile(r"(?<!\w)\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\w)")
 _MAX_STRONG_CHARACTERS: Final = 2000
 _WORD: Final = re.compile(r"\w")
+_FENCE: Final = re.compile(r"((?:> |- (?:\[[ x]\] )?|\d{1,9}\. | )*)(`{3,})[A-Za-z0-9_+#.-]*")
+_ITEM_MARKER: Final = re.compile(r"- (?:\[[ x]\] )?|\d{1,9}\. ")
 _MAX_WORD_CHARACTERS: Final = 30
 """A line is cut in front of a word that is not longer than this."""
 
@@ -134,6 +136,35 @@ def cut_lines(
     hidden += unread.count("\n") + 1 if unread else 0
     note = f"… ({_count(hidden, 'line')})" if hidden else ""
     return gap.join(filter(None, (_write(shown), note)))
+
+
+def fit_lines(markdown: str, max_length: int) -> str:
+    """Remove lines from the end of Markdown that was written here until it is short enough.
+
+    A code block that is cut is closed, and a table keeps its header. A single line is shortened.
+    """
+    if len(markdown) <= max_length:
+        return markdown
+    lines = markdown.split("\n")
+    fitting: list[str] = []
+    closing, left = "", max_length
+    for line in lines:
+        mark = _FENCE.fullmatch(line)
+        after = closing
+        if mark and not closing:
+            after = _ITEM_MARKER.sub(lambda marker: " " * len(marker[0]), mark[1]) + mark[2]
+        elif line == closing:
+            after = ""
+        if len(line) + 1 + len(after) > left:
+            break
+        fitting.append(line)
+        left -= len(line) + 1
+        closing = after
+    if not fitting:
+        return shorten(lines[0], max_length)
+    if lines[len(fitting)].lstrip("> ").startswith("| ---"):
+        fitting.pop()
+    return "\n".join((*fitting, closing) if closing else fitting).rstrip()
 
 
 def _write(lines: Sequence[Line]) -> str:

@@ -51,8 +51,8 @@ class TextReader:
     def _mark(self, mark: str, *, is_open: bool) -> None:
         if is_open:
             self._marks.append(mark)
-        else:
-            self._marks.pop()
+        elif mark in self._marks:
+            self._marks.remove(mark)
         if self._marks.count(mark) == is_open:  # a mark within the same one means nothing
             self._lines[-1].append(Span(mark=mark))
 

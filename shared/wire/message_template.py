@@ -7,7 +7,7 @@ name cannot forge a link or a mention; URLs in a value stay links, byte for byte
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ MAX_TEMPLATE_CHARACTERS: Final = 20_000
 
 _DEFAULT_LINE_CHARACTERS: Final = 200
 """Characters of a value on one line, unless the template sets another limit."""
+
+_MAX_NAMES: Final = 5
 
 _READ_PER_CHARACTER: Final = 4
 _READ_CHARACTERS: Final = 1000
@@ -158,8 +160,12 @@ def _rewrite(read: str, unread: str, lines: int, characters: int) -> str:
     if budget[0] < 0:
         raise FilterError("too much Markdown in one template", token=None)
     read = read.replace("\r\n", "\n").replace("\r", "\n")
-    excerpt = cut_lines(markdown_lines(read), read.split("\n"), unread, lines, characters, "\n\n")
-    return excerpt.translate(_TO_LAYOUT)
+    source = read.split("\n")
+    try:
+        parsed = markdown_lines(read)
+    except Exception:  # noqa: BLE001 -- of the parser: no text of a stranger may cost the message
+        parsed = plain_lines(source)
+    return cut_lines(parsed, source, unread, lines, characters, "\n\n").translate(_TO_LAYOUT)
 
 
 def _strip_comments(text: str) -> str:
@@ -170,6 +176,27 @@ def _strip_comments(text: str) -> str:
         end = text.find("-->", start)
         text = text[end + 3 :] if end >= 0 else ""
     return "".join((*pieces, text))
+
+
+def _names(value: object, *paths: str) -> str:
+    """Filter `names: path, ...`: the names of people in a list, in bold type and separated by commas.
+
+    Of each person, it is the first text at one of the paths, which have dots between keys. Five are named.
+    """
+    people = value if isinstance(value, list) else []
+    names = (_first_name(person, paths) for person in people[:_MAX_NAMES])
+    more = [f"{len(people) - _MAX_NAMES} more"] if len(people) > _MAX_NAMES else []
+    return ", ".join(filter(None, (*names, *more)))
+
+
+def _first_name(person: object, paths: Sequence[str]) -> str:
+    for path in paths:
+        value = person
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if name := _bold(value):
+            return name
+    return ""
 
 
 def _replace(value: object, old: str, new: str = "") -> str:
@@ -192,6 +219,7 @@ def _environment() -> Environment:
         "link": _link,
         "excerpt": _excerpt,
         "markdown": _markdown,
+        "names": _names,
         "wiki": _wiki,
         "replace": _replace,
         "subject": _subject,

@@ -71,18 +71,27 @@ def write_line(spans: Sequence[Span], max_characters: int) -> tuple[str, str]:
         if is_cut and len(span.text) > left:
             label = _cut_label(span, left) if span.url else ""
             if label:
-                markdown += link(f"{escape(label)}…", span.url)
+                markdown = _append(markdown, link(f"{escape(label)}…", span.url))
             else:
                 rest = "" if span.url else write_span(Span(span.text[:left], code=span.code))
-                markdown = f"{(markdown + rest).rstrip()}…"
+                markdown = f"{_append(markdown, rest).rstrip()}…"
             break
         left -= len(span.text)
-        markdown += write_span(span)
+        markdown = _append(markdown, write_span(span))
         if span.mark in marks:
             marks.remove(span.mark)
         elif span.mark:
             marks.append(span.mark)
     return visible, markdown + "".join(reversed(marks))
+
+
+def _append(markdown: str, span: str) -> str:
+    """Append a span, so that its beginning means nothing together with the end of the Markdown before it."""
+    if span.startswith("[") and markdown.endswith("!"):
+        return f"{markdown[:-1]}\\!{span}"  # it would be an image
+    if span.startswith("`") and markdown.endswith("`"):
+        return f"{markdown} {span}"  # the code would begin or end elsewhere
+    return markdown + span
 
 
 def write_span(span: Span) -> str:

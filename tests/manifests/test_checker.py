@@ -328,7 +328,9 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     ),
     (
         "no text",
-        manifest('text: "{{ who }} {{ done }} {{ which_pull }} {{ how }} in {{ where }}"', 'text: ""'),
+        manifest(
+            'text: "{{ who }} {{ done }} {{ which_pull }} {{ how }} in {{ where }}{{ people }}"', 'text: ""'
+        ),
         "it is rejected: the message is not valid: text: ",
     ),
     (

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from shared.wire.excerpt import fit_lines
 from shared.wire.message_template import MAX_TEMPLATE_CHARACTERS, MessageTemplate, MessageTemplateError
 from tests.support.markdown import STRUCTURE, shown
 
@@ -201,15 +202,17 @@ PIECES = [
 @example("".join(PIECES))
 @example("\n".join(PIECES))
 @example("`a|[x](javascript:alert(1))`|\n|-|-|\n|`b|[x](javascript:alert(1))`|")
+@example("`a`<b></b>``b`[x](javascript:alert(1))``")
+@example("\\`<b></b>``b`[x](javascript:alert(1))``")
+@example("\\![i](https://a.example/i)")
 @example("<!-- ```\n[x](javascript:alert(1))\n```")
 @example("&#32;&#32;&#32;&#32;code&NewLine;# heading")
 def test_nothing_of_a_stranger_is_active_but_links(text: str) -> None:
     for template in (WHOLE, SHORT, WIKI):
         written = template.render({"v": text})
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", written)
-        assert not re.search(
-            r"(?<![\\/.\w])@(everyone|here|all)", re.sub(r"<https?:[^>]*>|\]\(.*?\)", "", written)
-        )
+        texts = re.sub(r"<https?:[^>]*>|\]\(.*?\)", "", written)
+        assert not re.search(r"(?<![\\/.\w])@(everyone|here|all)\b", texts)
         for name, seen in shown(written).items():
             assert seen.elements <= ELEMENTS | TABLE, f"{name}: {written!r}"
             assert not seen.nested, name
@@ -257,6 +260,43 @@ def test_an_excerpt_has_whole_lines_and_says_what_is_missing(
         MessageTemplate("{{ v | markdown: n, c }}").render({"v": text, "n": lines, "c": characters})
         == expected
     )
+
+
+@pytest.mark.parametrize(
+    ("markdown", "maximum", "expected"),
+    [
+        ("short", 10, "short"),
+        ("one\ntwo\nthree", 8, "one\ntwo"),
+        ("```py\na = 1\nb = 2\n```", 18, "```py\na = 1\n```"),
+        ("- x\n\n  ````\n  a\n  b\n  ````", 25, "- x\n\n  ````\n  a\n  ````"),
+        ("> ```\n> a\n> b\n> ```", 18, "> ```\n> a\n> ```"),
+        ("- ```\n  a\n  b\n  ```", 18, "- ```\n  a\n  ```"),
+        ("```\na\n```\nmore text", 14, "```\na\n```"),
+        ("x\n| a | b |\n| --- | --- |\n| 1 | 2 |", 20, "x"),
+        ("**" + "x" * 30 + "**", 12, "**xxxxxxx…**"),
+    ],
+)
+def test_written_markdown_is_cut_between_lines(markdown: str, maximum: int, expected: str) -> None:
+    assert fit_lines(markdown, maximum) == expected
+    assert len(expected) <= maximum
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.integers(5, 200))
+def test_what_is_cut_is_as_harmless_as_the_whole(text: str, maximum: int) -> None:
+    cut = fit_lines(rewritten(text), maximum)
+    assert len(cut) <= maximum
+    for name, seen in shown(cut).items():
+        assert seen.elements <= ELEMENTS | TABLE, f"{name}: {cut!r}"
+        for _visible, href in seen.links:
+            assert re.match(r"https?://|mailto:", href, re.IGNORECASE), f"{name}: {cut!r}"
+
+
+def test_names_of_people_are_listed() -> None:
+    people = [{"login": "a_b"}, {"user": {"name": "B"}}, {"login": ""}, None, {"login": 3}, {"login": "f"}, 7]
+    template = MessageTemplate("{{ v | names: 'login', 'user.name' }}")
+    assert template.render({"v": people}) == "**a\\_b**, **B**, **3**, 2 more"
+    assert template.render({"v": people[:2]}) == "**a\\_b**, **B**"
+    assert template.render({"v": "x"}) == template.render({}) == ""
 
 
 def test_links_with_long_targets_do_not_make_a_long_message() -> None:
