@@ -90,7 +90,7 @@ def escaping_faults(provider: Provider, webhook: WebhookSpec, fixtures: Iterable
                     reported.add((location, text.normalized_path, part))
                     yield (
                         f"{MANIFEST}: {location}: {'.'.join(map(str, text.path))} is not escaped in {part}: "
-                        "use a filter: md, bold, link, excerpt, subject or url"
+                        "use a filter: md, bold, link, excerpt, markdown, wiki, subject or url"
                     )
 
 

@@ -51,7 +51,8 @@ def evaluate_fixture(provider: Provider, fixture: Fixture, secret: str = "") -> 
         templates = provider.messages.get(webhook_event.event)
         if templates:
             payload = parse_object(provider.payload(webhook_event.content_type, webhook_event.data))
-            event["message"] = templates.message(payload).model_dump(mode="json", exclude_defaults=True)
+            if templates.applies(payload):
+                event["message"] = templates.message(payload).model_dump(mode="json", exclude_defaults=True)
         elif provider.takes_description:
             described = SenderMessages(provider.manifest.webhook, None)
             message, _ = described.message(

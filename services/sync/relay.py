@@ -57,14 +57,17 @@ class Relay:
         for received in batch:
             event = received.event
             outcome = outcome_of(event, self._providers)
-            outcomes.append(outcome)
             if outcome == "relayed":
                 endpoint = self._endpoints.get(event.attributes.get("endpoint_id", ""))
                 message, problem = message_of(event, self._providers, endpoint)
-                relayed.append((event, message))
+                if message is None:
+                    outcome = "ignored"
+                else:
+                    relayed.append((event, message))
                 if problem:
                     self._log.info("message.incomplete", event_id=event.id, type=event.type, reason=problem)
-            elif outcome == "unknown":
+            outcomes.append(outcome)
+            if outcome == "unknown":
                 self._log.warning(
                     "event.unknown_type", trace_id=event.trace_id, event_id=event.id, type=event.type
                 )
@@ -86,7 +89,7 @@ class Relay:
 
 
 def outcome_of(event: Event, providers: Providers) -> RelayOutcome:
-    """Return `relayed` if the event becomes a message, or why it becomes none."""
+    """Return `relayed` if events of this name become messages, or why this one becomes none."""
     name = event.attributes.get("provider", "")
     if name != INCOMING_PROVIDER:
         provider = providers.get(name)
@@ -100,14 +103,21 @@ def outcome_of(event: Event, providers: Providers) -> RelayOutcome:
     return "relayed" if event.attributes.get("channel_id") else "no_channel"
 
 
-def message_of(event: Event, providers: Providers, endpoint: DescribedEndpoint) -> tuple[InboundMessage, str]:
+def message_of(
+    event: Event, providers: Providers, endpoint: DescribedEndpoint
+) -> tuple[InboundMessage | None, str]:
     """Return the message of a handled event that has a channel, and what it does not show ('' for nothing).
+
+    There is no message if the manifest has none for it.
 
     `endpoint` is the event's, if its owner describes the sender. Raises `Malformed` or `Invalid` if a header
     is missing or the body is not valid, and `MessageTemplateError` if the manifest's template does not fit
     the body.
     """
-    author, text, embeds, attachments, thread, problem = _message_parts(event, providers, endpoint)
+    parts = _message_parts(event, providers, endpoint)
+    if parts is None:
+        return None, ""
+    author, text, embeds, attachments, thread, problem = parts
     message = InboundMessage(
         message_id=message_id_for(event.id),
         channel_id=_attribute(event, "channel_id"),
@@ -131,8 +141,11 @@ def message_of(event: Event, providers: Providers, endpoint: DescribedEndpoint) 
 
 def _message_parts(
     event: Event, providers: Providers, endpoint: DescribedEndpoint
-) -> tuple[Author, str, list[Embed], list[Attachment], str | None, str]:
-    """Return author, text, embeds, attachments, thread id, and what the message does not show."""
+) -> tuple[Author, str, list[Embed], list[Attachment], str | None, str] | None:
+    """Return author, text, embeds, attachments, thread id, and what the message does not show.
+
+    None if there is no message.
+    """
     name = _attribute(event, "provider")
     if name == INCOMING_PROVIDER:
         allowed = event.attributes.get(MASS_MENTIONS_ATTRIBUTE) == "true"
@@ -156,7 +169,10 @@ def _message_parts(
         )
         return described.author, described.text, described.embeds, [], None, problem
     payload = parse_object(provider.payload(event.content_type, event.data))
-    rendered = provider.messages[_attribute(event, "event")].message(payload)
+    templates = provider.messages[_attribute(event, "event")]
+    if not templates.applies(payload):
+        return None
+    rendered = templates.message(payload)
     return rendered.author, rendered.text, rendered.embeds, [], None, ""
 
 

@@ -35,6 +35,9 @@ class EmbedField(Payload):
 class Embed(Payload):
     """A card below a message. `description` and the values of fields are Markdown, the rest is plain text.
 
+    Markdown is CommonMark with tables and strikethrough. A `description` has several blocks if a person wrote
+    the text; it contains no HTML.
+
     `color` is `#rrggbb`.
     """
 

@@ -8,7 +8,8 @@ from pydantic import Field, HttpUrl, StringConstraints, TypeAdapter, ValidationE
 
 from shared.contracts.messages import Author, Embed, Payload
 from shared.manifests.models import MessageTemplates, PollingSection, WebhookSpec
-from shared.wire.markdown import plain_text, shorten
+from shared.wire.excerpt import fit_lines
+from shared.wire.markdown import plain_text
 from shared.wire.message_template import MessageTemplate, MessageTemplateError
 
 MAX_TEXT_LENGTH: Final = 4000
@@ -28,14 +29,15 @@ class RenderedMessage(Payload):
 class EventTemplates:
     """The templates of one handled event, compiled once, with the phrases that they call."""
 
-    __slots__ = ("_actor", "_icon", "_parts", "_phrases")
+    __slots__ = ("_actor", "_icon", "_parts", "_phrases", "_when")
 
     def __init__(self, name: str, message: MessageTemplates, section: WebhookSpec | PollingSection) -> None:
         """Compile the templates of an event of this section of the manifest.
 
         Raises `MessageTemplateError` for one that is not valid Liquid.
         """
-        sources = {part: source for part, source in message if source}
+        sources = {part: source for part, source in message if source and part != "when"}
+        self._when = MessageTemplate(message.when, f"handled.{name}.message.when") if message.when else None
         self._parts = {
             part: MessageTemplate(source, f"handled.{name}.message.{part}")
             for part, source in sources.items()
@@ -47,6 +49,10 @@ class EventTemplates:
         }
         self._actor = MessageTemplate(section.actor, "actor")
         self._icon = MessageTemplate(section.actor_icon, "actor_icon")
+
+    def applies(self, payload: Mapping[str, Any]) -> bool:
+        """Return whether an event with this payload makes a message. Raises `MessageTemplateError`."""
+        return self._when is None or bool(self._when.render(payload))
 
     def message(self, payload: Mapping[str, Any]) -> RenderedMessage:
         """Render the message for a payload.
@@ -61,7 +67,7 @@ class EventTemplates:
 
         Raises `MessageTemplateError`.
         """
-        phrases = {phrase: template.render(payload) for phrase, template in self._phrases.items()}
+        phrases = {phrase: template.render_phrase(payload) for phrase, template in self._phrases.items()}
         # A phrase hides a payload field of the same name; the checker rejects that.
         context = {**payload, **phrases}
         parts = {part: template.render(context) for part, template in self._parts.items()}
@@ -78,7 +84,7 @@ def message_of_parts(parts: Mapping[str, str]) -> RenderedMessage:
             author=Author.model_validate(
                 {"name": plain_text(parts["actor"]), "icon_url": _valid_url(parts.get("actor_icon", ""))}
             ),
-            text=_truncate_lines(parts.get("text", ""), MAX_TEXT_LENGTH),
+            text=fit_lines(parts.get("text", ""), MAX_TEXT_LENGTH),
             embeds=[_embed(parts)] if parts.get("title") or parts.get("body") else [],
         )
     except ValidationError as error:
@@ -95,7 +101,7 @@ def _embed(parts: Mapping[str, str]) -> Embed:
     return Embed.model_validate(
         {
             "title": _truncate(plain_text(parts.get("title", "")), _MAX_TITLE_LENGTH) or None,
-            "description": _truncate_lines(parts.get("body", ""), _MAX_BODY_LENGTH) or None,
+            "description": fit_lines(parts.get("body", ""), _MAX_BODY_LENGTH) or None,
             "url": _valid_url(parts.get("url", "")),
             "color": parts.get("color") or None,
         }
@@ -109,13 +115,6 @@ def _valid_url(text: str) -> str | None:
     except ValidationError:
         return None
     return text
-
-
-def _truncate_lines(text: str, max_length: int) -> str:
-    """Remove lines from the end until the text is short enough."""
-    while len(text) > max_length and "\n" in text:
-        text = text.rpartition("\n")[0]
-    return shorten(text, max_length)
 
 
 def _truncate(text: str, max_length: int) -> str:

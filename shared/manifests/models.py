@@ -278,7 +278,7 @@ class MessageTemplates(ManifestModel):
     `text` is one line of Markdown with everything that matters (a list may follow). The others make the card
     below it: `title` and `body` are Markdown, `url` is the title's link, `color` is `#rrggbb`. A part with an
     empty result is left out; without title and body there is no card. Values from the payload go through
-    `md`, `link`, `excerpt` or `url`.
+    `md`, `link`, `excerpt`, `markdown`, `wiki` or `url`.
     """
 
     text: str = Field(description="One line of Markdown with everything that matters; a list may follow.")
@@ -286,6 +286,13 @@ class MessageTemplates(ManifestModel):
     url: str = Field(default="", description="Link of the title.")
     body: str = Field(default="", description="Text of the card.")
     color: str = Field(default="", description="Color of the card: `#rrggbb`.")
+    when: str = Field(
+        default="",
+        description=(
+            "Condition: a template over the payload, without phrases. If its result is empty, "
+            "the event makes no message."
+        ),
+    )
 
 
 class HandledEvent(ManifestModel):
@@ -297,6 +304,13 @@ class HandledEvent(ManifestModel):
         description="Triggers of the catalogue, each with the conditions under which the event fires it.",
     )
     message: MessageTemplates | None = Field(default=None, description="The chat message of the event.")
+    quiet: bool = Field(
+        default=False,
+        description=(
+            "Whether an endpoint shows it only if its `events` name it: the pattern `*` alone does not match "
+            "it."
+        ),
+    )
 
 
 class ProviderLimits(ManifestModel):

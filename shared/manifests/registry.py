@@ -67,9 +67,11 @@ class Provider:
         self.id = manifest.id
         webhook = manifest.webhook
         self.definition = WebhookDefinition(webhook, reader) if webhook else None
-        polled = manifest.polling.handled if manifest.polling else ()
-        self.handled = frozenset((*(webhook.handled if webhook else ()), *polled))
+        handled = dict(webhook.handled) if webhook else {}
+        handled |= manifest.polling.handled if manifest.polling else {}
+        self.handled = frozenset(handled)
         self.ignored = frozenset(webhook.ignored if webhook else ())
+        self.quiet = frozenset(name for name, event in handled.items() if event.quiet)
 
     @cached_property
     def messages(self) -> "Mapping[str, EventTemplates]":

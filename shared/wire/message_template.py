@@ -7,14 +7,19 @@ name cannot forge a link or a mention; URLs in a value stay links, byte for byte
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Final
 
 from liquid import BoundTemplate, Environment
 from liquid.exceptions import FilterError, LiquidError
 
 from shared.contracts.errors import InterlinkError
-from shared.wire.markdown import bare_link, cut_label, escape, link, split_links, web_url
+from shared.wire.excerpt import cut_lines, plain_lines
+from shared.wire.markdown import bare_link, escape, link, web_url
+from shared.wire.people_markdown import markdown_lines
+from shared.wire.spans import Span, strip, text_spans, visible_text, write_line
+from shared.wire.wiki_markup import wiki_to_markdown
 
 MAX_TEMPLATE_CHARACTERS: Final = 20_000
 """Characters of a rendered text, and of a template's source."""
@@ -22,17 +27,24 @@ MAX_TEMPLATE_CHARACTERS: Final = 20_000
 _DEFAULT_LINE_CHARACTERS: Final = 200
 """Characters of a value on one line, unless the template sets another limit."""
 
-_WHITESPACE: Final = re.compile(r"\s+")
-_RULE: Final = re.compile(r"[-=+: ]+")
-_HEADING: Final = re.compile(r"#{1,6}\s+")
-_BULLET: Final = re.compile(r"[*+]\s+")
-_STRONG: Final = re.compile(r"(?<!\w)\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\w)")
+_MAX_NAMES: Final = 5
+
+_READ_PER_CHARACTER: Final = 4
+_READ_CHARACTERS: Final = 1000
+_READ_PER_LINE: Final = 10
+_MAX_READ_CHARACTERS: Final = 8000
+"""An excerpt of Markdown is made from so many characters of the text for each of its own, plus a thousand,
+and from so many lines for each: parsing costs time, and much of a text (targets of links) is not shown."""
+_MAX_MARKDOWN_CHARACTERS: Final = 20_000
+"""Characters of Markdown that one template parses, with `_READ_CHARACTERS` more for each text."""
+_MARKDOWN_BUDGET: ContextVar[list[int]] = ContextVar("markdown_budget")
+
+_TO_LAYOUT: Final = {ord("\n"): "\x0e", ord(" "): "\x0f"}
+"""Line breaks and blanks that have a meaning, until the layout of the template is gone."""
+_FROM_LAYOUT: Final = {0x0E: "\n", 0x0F: " "}
 _LAYOUT: Final = re.compile(r"[ \t]*\n[ \t]*(\n?)\s*")
 _BLANKS: Final = re.compile(r"[ \t]+")
 _LINE_BREAK: Final = re.compile(r" ?\n\s*")
-_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and those that change the direction of writing: they disguise text."""
-
 _TAGS: Final = frozenset(
     {"#", "assign", "break", "capture", "case", "comment", "content", "continue", "echo", "for", "if"}
     | {"illegal", "liquid", "output", "unless"}
@@ -56,44 +68,14 @@ class BoundedEnvironment(Environment):
     context_depth_limit = 10
 
 
+def _spans(value: object) -> list[Span]:
+    """Return the spans of a text on one line."""
+    return strip(text_spans(_scalar_text(value)[:MAX_TEMPLATE_CHARACTERS]))
+
+
 def _scalar_text(value: object) -> str:
     """Return a text or number as text; empty for values that have no place in a sentence."""
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
-
-
-def _visible_parts(parts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Put the parts of a text (see `split_links`) on one line, without control characters."""
-    line = [
-        (text if url else _WHITESPACE.sub(" ", _CONTROL_CHARACTERS.sub("", text)), url) for text, url in parts
-    ]
-    if line and not line[0][1]:
-        line[0] = (line[0][0].lstrip(), "")
-    if line and not line[-1][1]:
-        line[-1] = (line[-1][0].rstrip(), "")
-    return line
-
-
-def _cut_line(parts: Iterable[tuple[str, str]], max_characters: int) -> tuple[str, str]:
-    """Cut the parts of a text to one line of `max_characters`; return its visible text and its Markdown.
-
-    A URL that is cut still links to its whole target, if its visible part includes the host.
-    """
-    line = _visible_parts(parts)
-    visible_text = "".join(visible for visible, _url in line)
-    if len(visible_text) <= max_characters:
-        markdown = "".join(bare_link(visible, url) if url else escape(visible) for visible, url in line)
-        return visible_text, markdown
-    left = max(max_characters, 1) - 1
-    visible_text, markdown = f"{visible_text[:left]}…", ""
-    for visible, url in line:
-        if len(visible) > left:
-            if label := cut_label(visible, left) if url else "":
-                return visible_text, markdown + link(f"{escape(label)}…", url)
-            markdown += "" if url else escape(visible[:left])
-            break
-        left -= len(visible)
-        markdown += bare_link(visible, url) if url else escape(visible)
-    return visible_text, f"{markdown.rstrip()}…"
 
 
 # Filters. Their parameters are positional in templates: `{{ title | md: 80 }}`.
@@ -101,7 +83,7 @@ def _cut_line(parts: Iterable[tuple[str, str]], max_characters: int) -> tuple[st
 
 def _md(value: object, max_characters: int = _DEFAULT_LINE_CHARACTERS) -> str:
     """Filter `md`: the value on one line, cut to `max_characters`, escaped except for its URLs."""
-    return _cut_line(split_links(_scalar_text(value)[:MAX_TEMPLATE_CHARACTERS]), max_characters)[1]
+    return write_line(_spans(value), max_characters)[1]
 
 
 def _bold(value: object) -> str:
@@ -120,8 +102,7 @@ def _link(label: object, target: object) -> str:
     url = _url(target)
     if not url:
         return _md(label)
-    parts = _visible_parts(split_links(_scalar_text(label)[:MAX_TEMPLATE_CHARACTERS]))
-    text = "".join(visible for visible, _target in parts)
+    text = visible_text(_spans(label))
     if text == url:
         return bare_link(text, url)
     if len(text) > _DEFAULT_LINE_CHARACTERS:
@@ -135,40 +116,58 @@ def _subject(value: object, max_characters: int = 100) -> str:
 
 
 def _excerpt(value: object, lines: int = 5, characters: int = 500) -> str:
-    """Filter `excerpt: lines, characters`: the first lines that are not empty, each as `md` writes it.
+    """Filter `excerpt: lines, characters`: the first lines of plain text that are not empty.
 
-    The text is treated as Markdown: marks that plain text does not need are removed.
+    Lines stay whole, and a note says how much is left out. Marks of Markdown that plain text does not need
+    are removed.
     """
-    excerpt: list[str] = []
-    left = max(characters, 1)
-    for raw in _strip_comments(_scalar_text(value)[:MAX_TEMPLATE_CHARACTERS]).splitlines():
-        visible, line = _cut_line(_strip_markdown(raw.strip()), max(left, 1))
-        if not line:
-            continue
-        if excerpt and (len(excerpt) >= lines or left <= 1):
-            excerpt[-1] = excerpt[-1].removesuffix("…") + "…"
-            break
-        left -= len(visible)
-        # A line of dashes would be a rule, or make a heading of the line above it.
-        excerpt.append(("\\" if _RULE.fullmatch(visible) else "") + line)
-    return "\n".join(excerpt)
+    text = _scalar_text(value)
+    source = _strip_comments(text[:MAX_TEMPLATE_CHARACTERS]).splitlines()
+    unread = text[MAX_TEMPLATE_CHARACTERS:]
+    return cut_lines(plain_lines(source), source, unread, lines, characters, "\n")
 
 
-def _strip_markdown(line: str) -> Iterator[tuple[str, str]]:
-    """Split a line into parts (see `split_links`) without the marks of headings, bold type and autolinks.
+def _markdown(value: object, lines: int = 8, characters: int = 700) -> str:
+    """Filter `markdown: lines, characters`: the first lines of Markdown that a person wrote, made safe.
 
-    Every bullet becomes `-`.
+    Lines stay whole, and a note says how much is left out. Raises `FilterError` if a template parses too
+    much.
     """
-    line = _HEADING.sub("", line, count=1) if line.startswith("#") else line
-    line = _BULLET.sub("- ", line, count=1) if line.startswith(("* ", "+ ")) else line
-    # Marks in a URL have no meaning: a NUL replaces each URL while the marks in the text are removed.
-    parts = list(split_links(line.replace("\0", "")))
-    masked = "".join("\0" if url else text for text, url in parts)[:2000]
-    texts = _STRONG.sub(r"\1", masked).replace("<\0>", "\0").split("\0")
-    yield texts[0], ""
-    for text, url_part in zip(texts[1:], (part for part in parts if part[1]), strict=False):
-        yield url_part
-        yield text, ""
+    text = _scalar_text(value)
+    visible = _strip_comments(text[:MAX_TEMPLATE_CHARACTERS])
+    read, unread = _split_at(visible, lines, characters)
+    return _rewrite(read, unread + text[MAX_TEMPLATE_CHARACTERS:], lines, characters)
+
+
+def _wiki(value: object, lines: int = 8, characters: int = 700) -> str:
+    """Filter `wiki: lines, characters`: as `markdown`, for Jira's wiki markup."""
+    read, unread = _split_at(_scalar_text(value), lines, characters)
+    return _rewrite(wiki_to_markdown(read), unread, lines, characters)
+
+
+def _split_at(text: str, lines: int, characters: int) -> tuple[str, str]:
+    """Split a text behind what an excerpt may be made from, at the end of a line if one is near."""
+    limit = min(_READ_PER_CHARACTER * max(characters, 1) + _READ_CHARACTERS, _MAX_READ_CHARACTERS)
+    read = text[:limit]
+    if len(text) > limit:
+        read = read[: read.rfind("\n", limit // 2) + 1 or limit]
+    read = "".join(read.splitlines(keepends=True)[: _READ_PER_LINE * max(lines, 1)])
+    return read, text[len(read) :]
+
+
+def _rewrite(read: str, unread: str, lines: int, characters: int) -> str:
+    """Return an excerpt of Markdown, its layout encoded. `unread` is the text behind `read`."""
+    budget = _MARKDOWN_BUDGET.get()
+    budget[0] -= len(read) + _READ_CHARACTERS
+    if budget[0] < 0:
+        raise FilterError("too much Markdown in one template", token=None)
+    read = read.replace("\r\n", "\n").replace("\r", "\n")
+    source = read.split("\n")
+    try:
+        parsed = markdown_lines(read)
+    except Exception:  # noqa: BLE001 -- of the parser: no text of a stranger may cost the message
+        parsed = plain_lines(source)
+    return cut_lines(parsed, source, unread, lines, characters, "\n\n").translate(_TO_LAYOUT)
 
 
 def _strip_comments(text: str) -> str:
@@ -179,6 +178,27 @@ def _strip_comments(text: str) -> str:
         end = text.find("-->", start)
         text = text[end + 3 :] if end >= 0 else ""
     return "".join((*pieces, text))
+
+
+def _names(value: object, *paths: str) -> str:
+    """Filter `names: path, ...`: the names of people in a list, in bold type and separated by commas.
+
+    Of each person, it is the first text at one of the paths, which have dots between keys. Five are named.
+    """
+    people = value if isinstance(value, list) else []
+    names = (_first_name(person, paths) for person in people[:_MAX_NAMES])
+    more = [f"{len(people) - _MAX_NAMES} more"] if len(people) > _MAX_NAMES else []
+    return ", ".join(filter(None, (*names, *more)))
+
+
+def _first_name(person: object, paths: Sequence[str]) -> str:
+    for path in paths:
+        value = person
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if name := _bold(value):
+            return name
+    return ""
 
 
 def _replace(value: object, old: str, new: str = "") -> str:
@@ -201,6 +221,9 @@ def new_environment(kind: type[BoundedEnvironment] = BoundedEnvironment) -> Boun
         "url": _url,
         "link": _link,
         "excerpt": _excerpt,
+        "markdown": _markdown,
+        "names": _names,
+        "wiki": _wiki,
         "replace": _replace,
         "subject": _subject,
     }
@@ -239,10 +262,20 @@ class MessageTemplate:
 
     def render(self, payload: Mapping[str, Any]) -> str:
         """Return the text for a payload. Raises `MessageTemplateError`."""
+        return self.render_phrase(payload).translate(_FROM_LAYOUT).strip()
+
+    def render_phrase(self, payload: Mapping[str, Any]) -> str:
+        """Return the text for a payload as another template can use it: the layout of Markdown is encoded.
+
+        Raises `MessageTemplateError`.
+        """
+        budget = _MARKDOWN_BUDGET.set([_MAX_MARKDOWN_CHARACTERS])
         try:
             text = self._template.render(payload)
         except (LiquidError, RecursionError, ArithmeticError, ValueError, TypeError) as error:
             raise MessageTemplateError(f"{self._name}: {_first_line(error)}") from None
+        finally:
+            _MARKDOWN_BUDGET.reset(budget)
         return _LINE_BREAK.sub("\n", _BLANKS.sub(" ", text)).strip()
 
 

@@ -10,6 +10,7 @@ from shared.manifests.registry import Provider, provider_folders, registry
 from shared.manifests.scheme_signers import scheme_signers
 from tests.support.backends import Bus
 from tests.support.eventually import eventually
+from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
 from tests.support.tap import Tap
 
@@ -31,7 +32,7 @@ def test_the_first_message_of_each(hub: Hub, bus: Bus) -> None:
     for provider in current:
         cases = {case.name: _texts(case) for case in read_fixtures(_folder(provider))}
         event = next(event for texts in cases.values() for event, text in texts if text)
-        endpoint = _endpoint(hub, provider)
+        endpoint = _endpoint(hub, provider, event)
         answer = httpx.post(
             f"{hub.url('gateway')}/api/inbound-endpoints/{endpoint}/test",
             json={"event": event},
@@ -57,6 +58,50 @@ def test_the_first_message_of_each(hub: Hub, bus: Bus) -> None:
     assert messages() == expected
 
 
+def test_a_quiet_event_is_shown_where_it_is_named(hub: Hub, bus: Bus) -> None:
+    tap = Tap(bus, "chat.inbound")
+    selections = {
+        "all": ["*"],
+        "named": ["star"],
+        "prefix": ["sta*"],
+        "both": ["*", "star"],
+        "other": ["push"],
+    }
+    endpoints = {
+        name: hub.github_endpoint(channel_id="general", events=events) for name, events in selections.items()
+    }
+    sent = [
+        _github(name) for name in ("star_created", "workflow_run_requested", "workflow_run_succeeded", "push")
+    ]
+    for endpoint in endpoints.values():
+        for case in sent:
+            headers = signed(endpoint["secret"], case.headers["x-github-event"], case.body)
+            path = f"{hub.url('gateway')}/api/webhooks/github/{endpoint['id']}"
+            assert httpx.post(path, content=case.body, headers=headers).status_code == 202
+    expected = {
+        "all": ["workflow_run", "push"],  # of workflow runs, only those that ended
+        "named": ["star"],
+        "prefix": ["star"],
+        "both": ["star", "workflow_run", "push"],
+        "other": ["push"],
+    }
+
+    def shown() -> dict[str, list[str]]:
+        origins = [record.data["origin"] for record in tap.look()]
+        return {
+            name: [origin["event"] for origin in origins if origin["endpoint_id"] == endpoint["id"]]
+            for name, endpoint in endpoints.items()
+        }
+
+    eventually(lambda: sum(map(len, shown().values())) >= sum(map(len, expected.values())), 30)
+    assert shown() == expected
+
+
+def _github(name: str) -> Fixture:
+    folder = _folder(registry().providers["github"])
+    return next(case for case in read_fixtures(folder) if case.name == name)
+
+
 def _folder(provider: Provider) -> Path:
     return next(Path(str(folder)) for folder in provider_folders() if folder.name == provider.id)
 
@@ -68,14 +113,15 @@ def _texts(case: Fixture) -> list[tuple[str, str]]:
     ]
 
 
-def _endpoint(hub: Hub, provider: Provider) -> str:
-    """A new endpoint with a channel, and with a secret where the provider makes it."""
+def _endpoint(hub: Hub, provider: Provider, *events: str) -> str:
+    """A new endpoint with a channel that also shows `events`; with a secret where the provider makes it."""
     webhook = provider.manifest.webhook
     assert webhook
     body: dict[str, Any] = {
         "provider": provider.id,
         "name": provider.id,
         "channel_id": "general",
+        "events": ["*", *events],
         "settings": default_settings(provider),
     }
     shared = [item.secret for item in scheme_signers(provider) if item.key == item.secret.encode()]

@@ -204,7 +204,7 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     ),
     (
         "a text unescaped, in the card",
-        manifest("{{ review.body | excerpt: 5, 500 }}", "{{ review.body }}"),
+        manifest("{{ review.body | markdown: 8, 700 }}", "{{ review.body }}"),
         "webhook.handled.pull_request_review: review.body is not escaped in body",
     ),
     ("missing field", manifest("name: GitHub", ""), "name: Field required"),
@@ -328,7 +328,9 @@ OF_GITHUB: list[tuple[str, Break, str]] = [
     ),
     (
         "no text",
-        manifest('text: "{{ who }} {{ done }} {{ which_pull }} {{ how }} in {{ where }}"', 'text: ""'),
+        manifest(
+            'text: "{{ who }} {{ done }} {{ which_pull }} {{ how }} in {{ where }}{{ people }}"', 'text: ""'
+        ),
         "it is rejected: the message is not valid: text: ",
     ),
     (
@@ -534,7 +536,7 @@ def test_an_unescaped_text_of_a_batch(acme: Path) -> None:
     manifest("{{ title | link: item.url }}", "{% for each in items %}{{ each.name }}{% endfor %}")(acme)
     found = [fault for fault in check(acme) if "is not escaped" in fault]
     where = "acme/manifest.yaml: webhook.handled.item.created: items.0.name is not escaped in text"
-    assert found == [f"{where}: use a filter: md, bold, link, excerpt, subject or url"]
+    assert found == [f"{where}: use a filter: md, bold, link, excerpt, markdown, wiki, subject or url"]
 
 
 def test_a_text_in_a_branch_that_a_comparison_leads_to(acme: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.manifests.registry import registry
 from tests.support.npm import installed
 
 _PACKAGE = Path(__file__).parent / "octokit"
@@ -58,6 +59,14 @@ class Example:
     name: str
     event: str
     body: bytes
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether an endpoint that names no events makes a message of it."""
+        github = registry().providers["github"]
+        if self.event in github.quiet or self.event not in github.messages:
+            return False
+        return github.messages[self.event].applies(json.loads(self.body))
 
 
 def octokit_examples() -> list[Example]:

@@ -18,6 +18,10 @@ LINK = re.compile(  # what this language writes for a URL; tests/wire/test_links
 )
 
 
+NOTE = re.compile(r"(?:\n?… | )\([\d,]+ more (?:line|character)s?\)\Z")
+"""What an excerpt says of the text that it leaves out."""
+
+
 def render(source: str, **payload: Any) -> str:
     return MessageTemplate(source).render(payload)
 
@@ -123,7 +127,7 @@ def test_a_link_is_one_link_or_none(label: str, target: str) -> None:
 @example("# [x](y)\n* @all\n<!-- -->\n**b**", 5, 100)
 def test_an_excerpt_is_short_and_harmless(value: str, lines: int, characters: int) -> None:
     text = render("{{ v | excerpt: n, c }}", v=value, n=lines, c=characters)
-    text = LINK.sub("", text)
+    text = NOTE.sub("", LINK.sub("", text))
     plain = ESCAPED.sub("x", re.sub(r"(?m)^\\(?=[-=+: ]+…?$)", "", text))
     assert not ACTIVE.search(plain)
     assert len(text.splitlines()) <= max(lines, 1)
@@ -152,14 +156,18 @@ def test_an_excerpt_is_short_and_harmless(value: str, lines: int, characters: in
         ("{{ v | link: 'https://a.example' }}", "#1 [x]", "[\\#1 \\[x\\]](https://a.example)"),
         ("{{ v | link: 'https://a.example' }}", None, ""),
         ("{{ v | subject }}", "\n first line \nsecond", "first line"),
-        ("{{ v | excerpt: 2 }}", "<!-- fill in\nthe form -->\n## What\n\n* this\n* that", "What\n- this…"),
+        (
+            "{{ v | excerpt: 2 }}",
+            "<!-- fill in\nthe form -->\n## What\n\n* this\n* that",
+            "What\n- this\n… (1 more line)",
+        ),
         ("{{ v | md }}", "see https://a.example/b#c-1_d.", "see <https://a.example/b#c-1_d>."),
         (
             "{{ v | excerpt }}",
             "**https://a.example/**/b** <https://a.example>",
             "<https://a.example/**/b> <https://a.example>",
         ),
-        ("{{ v | excerpt: 5, 10 }}", "0123456789abc\nx", "012345678…"),
+        ("{{ v | excerpt: 5, 10 }}", "0123456789abc\nx", "012345678… (5 more characters)"),
         ("{{ v | excerpt }}", None, ""),
         ("{{ v | replace: '_', ' ' }}", "a_b_c", "a b c"),
     ],

@@ -29,7 +29,8 @@ Events = Annotated[
     list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,100}\*?$", min_length=1)]],
     Field(
         max_length=100,
-        description="Names of events that become messages of the channel; `*` at the end matches any rest.",
+        description="Names of events that become messages of the channel; `*` at the end matches any rest. "
+        "`*` alone matches all events but the quiet ones, which the provider's page names.",
     ),
 ]
 BodyLimit = Annotated[int | None, Field(ge=1024, le=8 * 1024 * 1024, description="Bytes.")]

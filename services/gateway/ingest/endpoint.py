@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
@@ -23,16 +24,24 @@ INTEGRATION_ID_PREFIX: Final = "int_"
 
 
 class EventSelection:
-    """The events of an endpoint that become messages: names, or prefixes that end in `*`."""
+    """The events of an endpoint that become messages: names, or prefixes that end in `*`.
 
-    __slots__ = ("_names", "_prefixes")
+    `*` alone matches all events but those that the provider's manifest calls quiet.
+    """
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    __slots__ = ("_has_all", "_names", "_prefixes", "_quiet")
+
+    def __init__(self, patterns: Sequence[str], quiet: AbstractSet[str] = frozenset()) -> None:
         self._names = frozenset(pattern for pattern in patterns if not pattern.endswith("*"))
-        self._prefixes = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
+        prefixes = [pattern[:-1] for pattern in patterns if pattern.endswith("*")]
+        self._prefixes = tuple(filter(None, prefixes))
+        self._has_all = "" in prefixes
+        self._quiet = quiet
 
     def __contains__(self, event: str) -> bool:
-        return event in self._names or event.startswith(self._prefixes)
+        if event in self._names or event.startswith(self._prefixes):
+            return True
+        return self._has_all and event not in self._quiet
 
 
 @dataclass(slots=True)

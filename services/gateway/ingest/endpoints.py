@@ -215,7 +215,7 @@ class InboundEndpoints:
             require_signature=record.require_signature,
             body_limit=record.body_limit,
             dedupe_window_s=record.dedupe_window_s,
-            message_events=EventSelection(record.events),
+            message_events=EventSelection(record.events, provider.quiet if provider else frozenset()),
             source_error=source_error,
             is_default=record.is_default and record.workspace == self._operator,
         )

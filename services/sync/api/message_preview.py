@@ -30,6 +30,7 @@ MAX_EVENTS: Final = 10
 """Events of a batch that are shown. Each is rendered within the limits of message templates."""
 _NO_SUCH_PROVIDER: Final = "no such provider with webhooks: GET /api/catalog lists them"
 _HANDSHAKE: Final = "the gateway answers this request itself: it checks the address, and is no event"
+_NO_MESSAGE: Final = "the provider's manifest has a message for this event, but not with this payload"
 _REASONS: Final = {
     "unknown": "the provider's manifest does not name this event",
     "ignored": "the provider's manifest has no message for this event",
@@ -140,6 +141,8 @@ class MessagePreviewApi:
         except (Rejected, MessageTemplateError) as error:
             reason = "; ".join(_reasons(error))
             return MessagePreviewItem(event=webhook_event.event, outcome="dead_letter", reason=reason)
+        if message is None:
+            return MessagePreviewItem(event=webhook_event.event, outcome="ignored", reason=_NO_MESSAGE)
         return MessagePreviewItem(
             event=webhook_event.event, outcome="relayed", reason=problem or None, message=message
         )
