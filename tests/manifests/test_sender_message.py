@@ -52,7 +52,7 @@ def test_a_template_makes_the_message_and_its_card() -> None:
     assert message.text == "**Ada** finished [Build 7](https://ci.example/7) (build.finished)"
     [card] = message.embeds
     assert (card.title, str(card.url), card.color) == ("Build 7", "https://ci.example/7", "#00ff00")
-    assert card.description == "a\nb…"
+    assert card.description == "a\nb\n… (1 more line)"
 
 
 @pytest.mark.parametrize("value", ["[x](https://evil.example)", "<script>", "**b**", "@everyone", "<!here>"])

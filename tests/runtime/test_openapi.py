@@ -56,6 +56,7 @@ OF_STRANGERS = {
     "receive_at_discord",
     "receive_at_integration",
     "receive_incoming",
+    "receive_incoming_slack",
     "receive_webhook",
 }
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}

@@ -187,7 +187,7 @@ class EndpointOut(BaseModel):
             require_signature=record.require_signature,
             unsigned_reason=record.unsigned_reason or "",
             source=dict(record.source) if record.source is not None else None,
-            installation_default=record.is_default,
+            installation_default=bool(record.is_default),
             trigger_types=provider.trigger_types if provider else [],
             setup_steps=[_POLLED_SETUP_STEP]
             if record.polled

@@ -138,7 +138,7 @@ class EndpointsApi:
             require_signature=body.require_signature,
             unsigned_reason=body.unsigned_reason,
             source=body.source,
-            is_default=body.installation_default,
+            is_default=body.installation_default or None,
         )
         await self._endpoints.insert(record)
         return self._endpoint_out(record, secret, settings)

@@ -107,7 +107,7 @@ class ProviderEndpoint(EndpointRecord):
     unsigned_reason: str | None = ""
     source: Annotated[Mapping[str, Any] | None, _AS_STORED] = stored_null()
     """The owner's description of the sender, for a generic provider."""
-    is_default: bool = False
+    is_default: bool | None = None
     """Whether the address of the provider without an id leads to it, if it is the operator's."""
     handed_over: bool | None = None
     """Whether the provider handed the secret over in a handshake, and it was not shown yet."""

@@ -217,7 +217,7 @@ class InboundEndpoints:
             dedupe_window_s=record.dedupe_window_s,
             message_events=EventSelection(record.events, provider.quiet if provider else frozenset()),
             source_error=source_error,
-            is_default=record.is_default and record.workspace == self._operator,
+            is_default=bool(record.is_default) and record.workspace == self._operator,
         )
 
     def _decrypt(
