@@ -16,7 +16,7 @@ from bench.machine import Cores, cpu_seconds, resident_mb
 from bench.remote import Failed, Remote
 from bench.system import CONCURRENCY, BusName, System, has_sync, system
 from bench.webhook import body
-from bench.written import written
+from bench.written import bytes_to_disk, written
 from interlink.supervise import ProcessGroup
 
 _ARRIVAL_TIMEOUT_S: Final = 60.0
@@ -188,6 +188,7 @@ class Bench:
         """
         sides = Sides()
         database_us: list[float] = []
+        disk_bytes: list[float] = []
         with self.hub("delivery", "delivery") as hub:
             self.subscribe(hub)
             pid = hub.pid("delivery")
@@ -210,8 +211,9 @@ class Bench:
                 cost, rate = self.deliver_least(hub, topic, self.plan.deliveries)
                 sides.least_us.append(cost)
                 sides.least_per_s.append(rate)
-                before = cpu_seconds(hub.store_pid)
+                before, on_disk = cpu_seconds(hub.store_pid), bytes_to_disk(hub.store_pid)
                 cost, rate = self.deliver(hub, pid, self.plan.deliveries)
+                disk_bytes.append((bytes_to_disk(hub.store_pid) - on_disk) / self.plan.deliveries)
                 database_us.append((cpu_seconds(hub.store_pid) - before) / self.plan.deliveries * 1e6)
                 sides.ours_us.append(cost)
                 sides.ours_per_s.append(rate)
@@ -219,7 +221,9 @@ class Bench:
             self.least.call("stop")
             sleep(_STATISTICS_WAIT_S)
             total = warming + self.plan.rounds * self.plan.deliveries
-            stored = written(hub.store_uri, hub.store_pid, total, cpu_us=median(database_us))
+            stored = written(
+                hub.store_uri, total, cpu_us=median(database_us), disk_bytes=median(disk_bytes) or None
+            )
             self.say(f"delivery: {stored.description}")
         return sides.document() | {"written": stored.document()}
 

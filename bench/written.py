@@ -52,10 +52,10 @@ class Written:
         return asdict(self)
 
 
-def written(uri: str, store_pid: int, deliveries: int, *, cpu_us: float) -> Written:
+def written(uri: str, deliveries: int, *, cpu_us: float, disk_bytes: float | None) -> Written:
     """Measure a database that holds only these deliveries. Sizes are means of the latest 2,000.
 
-    `cpu_us` was measured by the caller while they were made.
+    `cpu_us` and `disk_bytes` were measured by the caller while they were made.
     """
     with MongoClient[RawBSONDocument](uri, document_class=RawBSONDocument) as client:
         database = client.get_default_database()
@@ -71,7 +71,7 @@ def written(uri: str, store_pid: int, deliveries: int, *, cpu_us: float) -> Writ
         statistics_rows=len(hours),
         statistics_bytes=sum(len(hour.raw) for hour in hours) / deliveries,
         index_bytes=None if index_bytes is None else index_bytes / deliveries,
-        disk_bytes=_disk_bytes(store_pid, deliveries),
+        disk_bytes=disk_bytes,
         cpu_us=cpu_us,
     )
 
@@ -84,10 +84,9 @@ def _index_bytes(client: MongoClient[RawBSONDocument], database: str) -> float |
     return float(answer["totalIndexSize"]) if "totalIndexSize" in answer else None
 
 
-def _disk_bytes(pid: int, deliveries: int) -> float | None:
-    """Return None if the kernel does not report it, or if nothing was written (a folder in memory)."""
+def bytes_to_disk(pid: int) -> int:
+    """Return what a process wrote to disk; 0 if the kernel does not say it, or if the disk is memory."""
     try:
-        total = psutil.Process(pid).io_counters().write_bytes  # not on every platform
+        return int(psutil.Process(pid).io_counters().write_bytes)  # not on every platform
     except (AttributeError, psutil.Error):
-        return None
-    return total / deliveries or None
+        return 0
