@@ -248,3 +248,14 @@ def test_a_service_that_was_down_deletes_its_part_when_it_is_back(hub: Hub, data
     hub.wait_ready("delivery")
     finish(hub, database, tenant["id"])
     assert left(database, tenant["id"]).keys() <= LEFT
+
+
+def test_polling_triggers_end_with_their_workspace(hub: Hub, database: Any) -> None:
+    tenant = make(hub)
+    body = {"trigger": "rss_trigger_new_item", "params": {"url": "http://127.0.0.1:9/feed"}}
+    hub.call("POST", "/api/polling-triggers", body, key=tenant["key"])
+    assert left(database, tenant["id"])["polling_triggers"]
+    hub.call("DELETE", f"{PATH}/{tenant['id']}", expect=202)
+    finish(hub, database, tenant["id"])
+    eventually(lambda: "polling_triggers" not in left(database, tenant["id"]), 30)
+    assert left(database, tenant["id"]).keys() <= LEFT
