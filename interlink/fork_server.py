@@ -83,7 +83,11 @@ class _ForkServer:
 
     def _report_ended(self, *_: Any) -> None:
         while self._status_pipes:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                # This handler interrupted itself: the child still in the table was reaped by the outer call.
+                return
             if pid == 0:
                 return
             pipe = self._status_pipes.pop(pid)

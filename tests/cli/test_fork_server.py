@@ -94,6 +94,14 @@ def test_its_end_is_known(fork: Fork, tmp_path: Path) -> None:
     assert "No module named nothing" in (tmp_path / "errors").read_text()
 
 
+def test_processes_that_end_at_the_same_moment_do_not_end_the_server(fork: Fork) -> None:
+    for _ in range(60):
+        children = [fork("lasting") for _ in range(4)]
+        for child in children:
+            os.kill(child.pid, signal.SIGKILL)
+        assert [child.wait(10) for child in children] == [-signal.SIGKILL] * 4
+
+
 def test_a_process_list_shows_which_it_is(fork: Fork) -> None:
     child = psutil.Process(fork("lasting", "one").pid)
     eventually(lambda: " ".join(child.cmdline()).strip() == "lasting one")
