@@ -1,1 +1,1 @@
-"""What the hub costs, as ratios to bare building blocks measured in the same run: `make bench`."""
+"""Measure the hub's costs, as ratios to bare building blocks measured in the same run: `make bench`."""

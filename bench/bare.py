@@ -36,12 +36,17 @@ async def serve() -> dict[str, Any]:
             timeout_keep_alive=65,
         )
     )
+    await start(server, listening)
+    return {"port": listening.getsockname()[1]}
+
+
+async def start(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Serve on a bound socket until the process ends. Return once requests are accepted."""
     tune_collector()
     task = asyncio.create_task(server._serve(sockets=[listening]))
     _tasks.add(task)  # the event loop holds only weak references
     while not server.started:  # noqa: ASYNC110 -- uvicorn has no event for it
         await asyncio.sleep(0.01)
-    return {"port": listening.getsockname()[1]}
 
 
 async def post(url: str, body: str, total: int, concurrency: int) -> dict[str, Any]:

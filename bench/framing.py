@@ -1,4 +1,4 @@
-"""Where an HTTP/1.1 message ends: all that the load generator and the sink need of the protocol."""
+"""Find the end of an HTTP/1.1 message: all that the load generator and the sink need of the protocol."""
 
 import re
 from typing import Final

@@ -21,14 +21,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 
-from bench.bare import tune_collector
+from bench.bare import start, tune_collector
 from bench.remote import Command, answer
 
 _PARTITIONS: Final = 12
 _COMMIT_INTERVAL_S: Final = 0.2
 _IN_FLIGHT: Final = 64
 _TIMEOUT_S: Final = 20.0
-_tasks: set[asyncio.Task[None]] = set()
 
 
 async def accept(bootstrap: str, secret: str, *, embedded: bool) -> dict[str, Any]:
@@ -85,12 +84,7 @@ async def accept(bootstrap: str, secret: str, *, embedded: bool) -> dict[str, An
     config = uvicorn.Config(
         app, http="httptools", loop="none", lifespan="off", access_log=False, log_config=None
     )
-    server = uvicorn.Server(config)
-    tune_collector()
-    task = asyncio.create_task(server._serve(sockets=[listening]))
-    _tasks.add(task)  # the event loop holds only weak references
-    while not server.started:  # noqa: ASYNC110 -- uvicorn has no event for it
-        await asyncio.sleep(0.01)
+    await start(uvicorn.Server(config), listening)
     return {"port": listening.getsockname()[1]}
 
 

@@ -16,7 +16,7 @@ _RESPONSE: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-leng
 
 
 class _Received:
-    """What arrived since the last reset.
+    """Requests received since the last reset.
 
     With `ids` the delivery ids of the headers are stored, with `events` the first arrival of each delivery id
     that the load generator put into a body. `upto_at` is the time at which request number `upto` arrived.

@@ -29,7 +29,7 @@ _MAX_KEPT_UP_P50_MS: Final = 150.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how often each stage measures."""
+    """Durations and repetitions of each stage's measurements."""
 
     bus: BusName = "embedded"
     rounds: int = 5

@@ -1,4 +1,4 @@
-"""Where the time of one event goes: the stages from the webhook to its delivery, log entry and commit."""
+"""Measure the stages of one event: from the webhook to its delivery, log entry and commit."""
 
 import json
 import os

@@ -25,7 +25,7 @@ _EVENT_ID: Final = re.compile(rb"[0-9a-f]{16}-[0-9a-f]+")
 
 
 class Trace:
-    """What happened to which event, and when; empty until it starts."""
+    """Stages of each event with their times; empty until it starts."""
 
     def __init__(self) -> None:
         self._is_on = False

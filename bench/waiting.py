@@ -11,6 +11,7 @@ from typing import Final
 from pydantic import SecretStr
 
 from services.delivery.log.deliveries import DELIVERIES, Deliveries
+from services.delivery.log.statistics import Statistics
 from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import now
@@ -69,7 +70,9 @@ async def _fill(
 
     started = perf_counter()
     async with database_at(uri) as mongo:
-        deliveries = Deliveries(mongo, DeliverySettings(), configure("bench", "error"), instance="bench")
+        log = configure("bench", "error")
+        statistics = Statistics(mongo, log)
+        deliveries = Deliveries(mongo, DeliverySettings(), statistics, log, instance="bench")
         await asyncio.gather(*(insert(deliveries) for _ in range(_WRITERS)))
     return perf_counter() - started
 

@@ -1,4 +1,4 @@
-"""What deliveries store in the database: rows, BSON bytes, and the bytes written to disk."""
+"""Measure what deliveries store in the database: rows, BSON bytes, and the bytes written to disk."""
 
 from dataclasses import asdict, dataclass
 from statistics import mean

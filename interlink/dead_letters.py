@@ -38,7 +38,7 @@ class DeadLetterRecord:
 
     @property
     def has_record(self) -> bool:
-        """Whether the record itself is there. One that was too large to copy is only a pointer."""
+        """True if it contains the record. Of a record that was too large to copy, it has a pointer."""
         return any(not name.startswith(_HEADER_PREFIX) for name, _ in self.record.headers) or bool(
             self.record.value
         )
@@ -73,7 +73,7 @@ class DeadLetterFilter:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What happened to a dead letter that was to be replayed. `detail` says where to, or why not."""
+    """Result of the replay of a dead letter. `detail` says where it was published, or why it was not."""
 
     letter: DeadLetterRecord
     outcome: Literal["replayed", "skipped"]

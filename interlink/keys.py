@@ -22,14 +22,14 @@ _BATCH_SIZE: Final = 300
 _MAX_PASSES: Final = 4
 _MAX_ATTEMPTS: Final = 20
 _MAX_REPORTED: Final = 100
-"""How many faulty values of a collection are listed. The others are only counted."""
+"""Maximum of faulty values of a collection that are listed. The others are only counted."""
 
 FieldPath = tuple[str | int, ...]
 """Path of a value in its document: field names, and indexes of lists."""
 SealedTransform = Callable[[Sealed, FieldPath, Document], Sealed | None]
 """Returns the new value, or None to leave it. Raises `Misconfigured` if the value cannot be opened."""
 _KeyUse = tuple[str, bool]
-"""What is counted of a sealed value: its key id, and whether it has the format of version 0.3.0."""
+"""Key id of a sealed value, and True if it has the format of version 0.3.0."""
 
 
 class LineReporter(Protocol):

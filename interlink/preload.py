@@ -1,4 +1,4 @@
-"""What every service has imported and read when it is ready, for the fork server: see `fork_server`.
+"""Import and read what every service needs to get ready, for the fork server: see `fork_server`.
 
 Nothing here may start a thread, open a connection or read a setting.
 """

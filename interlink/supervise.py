@@ -79,7 +79,7 @@ class ProcessGroup:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run. `env` is the whole environment. `log` receives the output: two files of about 10 MB.
+    """Process to run. `env` is the whole environment. `log` receives the output: two files of about 10 MB.
 
     `command` is a program and its arguments; for a process of the fork server, a module and its arguments.
     """
@@ -92,7 +92,7 @@ class ProcessSpec:
 
 
 class Process(Protocol):
-    """What supervision needs of a process, as `subprocess.Popen` has it."""
+    """Part of the interface of `subprocess.Popen` that supervision needs."""
 
     pid: int
 
@@ -129,7 +129,7 @@ class Child:
         self._process: Process | None = None
         self._log_start = 0
         self.status: int | None = None
-        """How the last run ended: its exit status, or the signal's number as a negative one."""
+        """Exit status of the last run, or the signal's number as a negative one."""
 
     @property
     def pid(self) -> int | None:

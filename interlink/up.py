@@ -94,7 +94,7 @@ class _ManagedProcess:
     prepare: Callable[[], None] | None = None
     exit_note: str = ""
     forked: bool = False
-    """Whether starting it requires the fork server."""
+    """True if it is forked off the fork server."""
 
 
 class Hub:

@@ -1,4 +1,4 @@
-"""What the bench needs of an engine: how to start it, and the requests that make it deliver."""
+"""Define how the bench starts an engine, and the requests that make it deliver."""
 
 import json
 from collections.abc import Collection, Mapping

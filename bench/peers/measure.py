@@ -1,4 +1,4 @@
-"""What is measured of one engine in one run: idle, a burst by the API, signed webhooks, and steady rates."""
+"""Measure one engine in one run: idle, a burst by the API, signed webhooks, and steady rates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _MAX_SETTLE_S: Final = 10.0
 
 @dataclass(frozen=True)
 class PeerPlan:
-    """How much each run measures."""
+    """Number of runs, and the events, durations and rate of each."""
 
     runs: int = 3
     events: int = 10_000

@@ -40,7 +40,7 @@ _CONTENT_TYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class SignOptions:
-    """What to sign. `file` is a body or a fixture's folder; `event` is the provider's name of the event.
+    """Request to sign. `file` is a body or a fixture's folder; `event` is the provider's name of the event.
 
     `headers` are `name: value`, `settings` are `name=value`. `secret` may be `@file`; '' generates one. `way`
     is the position or the name of a signature scheme; '' means the first that can sign this request.

@@ -37,7 +37,7 @@ class InputField:
 
     @property
     def secret(self) -> bool:
-        """Whether it has to be hidden: a named part of a secret may be shown."""
+        """True if it has to be redacted. A named part of a secret may be shown."""
         return self.setting.secret and not self.group
 
     def accepts(self, value: str) -> bool:

@@ -86,13 +86,13 @@ async def build(runtime: Runtime) -> Service:
     encryption = WebhookEncryption(runtime.vault)
     queues = DeliveryQueues(runtime.mongo, runtime.configuration, runtime.log)
     webhooks = OutgoingWebhooks(repository, queues, encryption, runtime.configuration, runtime.log)
-    deliveries = Deliveries(runtime.mongo, settings, runtime.log, instance=runtime.instance)
+    statistics = Statistics(runtime.mongo, runtime.log)
+    deliveries = Deliveries(runtime.mongo, settings, statistics, runtime.log, instance=runtime.instance)
     due_deliveries = DueDeliveries(runtime.mongo, holder=deliveries.holder)
-    delivery_search = DeliverySearch(runtime.mongo)
+    delivery_search = DeliverySearch(runtime.mongo, statistics)
     changes = DeliveryChanges(runtime.mongo, settings)
     endpoint_health = EndpointHealthRecords(runtime.mongo)
     erasures = Erasures(runtime.mongo, runtime.configuration, changes, runtime.log)
-    statistics = Statistics(runtime.mongo, runtime.log)
     unmatched = UnmatchedEventLog(runtime.mongo, runtime.log)
     shares = FairShares()
     backlog = Backlog(
@@ -221,7 +221,7 @@ async def build(runtime: Runtime) -> Service:
             first_attempts,
             scheduler,
             backlog_worker,
-            JobWorker(jobs.jobs, steps.run, runtime.log),
+            JobWorker(jobs.jobs, steps.run, runtime.log).worker,
             runtime.workspace_cleanup(data.delete),
         ],
         consumers=[events, requested],

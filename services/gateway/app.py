@@ -116,7 +116,7 @@ async def build(runtime: Runtime) -> Service:
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
     keys = ApiKeys(runtime.mongo)
-    data = GatewayData(keys, endpoints, inbound, executions, accounts, types, runtime.audit_entries)
+    data = GatewayData(keys, endpoints, inbound, executions, routes, types, runtime.audit_entries)
     management = runtime.management_app(
         "Interlink gateway",
         [
@@ -146,7 +146,7 @@ async def build(runtime: Runtime) -> Service:
                 runtime.producer,
                 operator=runtime.hub.operator_workspace,
             ),
-            ExecutionsApi(endpoints, accounts, executions, runtime.producer, runtime.kafka),
+            ExecutionsApi(endpoints, routes, executions, runtime.producer, runtime.kafka),
             CatalogueApi(catalogue, apps),
             IntegrationWebhooksApi(endpoints, inbound, catalogue, known.providers, public_base),
             EventTypesApi(event_types, types, fixed_types),

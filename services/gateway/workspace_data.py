@@ -1,10 +1,10 @@
 """The gateway's part of a deletion: keys, endpoints, executions, event types and audit log of a workspace."""
 
 from services.gateway.api.event_type_registry import EventTypes
-from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.execution_records import ExecutionRepository
+from shared.connections.account_routes import AccountRoutes
 from shared.runtime.web.api_keys import ApiKeys
 from shared.runtime.web.audit_entries import AuditEntries
 
@@ -18,7 +18,7 @@ class GatewayData:
         repository: EndpointRepository,
         endpoints: InboundEndpoints,
         executions: ExecutionRepository,
-        accounts: ConnectedAccounts,
+        routes: AccountRoutes,
         types: EventTypes,
         audit_entries: AuditEntries,
     ) -> None:
@@ -26,7 +26,7 @@ class GatewayData:
         self._repository = repository
         self._endpoints = endpoints
         self._executions = executions
-        self._accounts = accounts
+        self._routes = routes
         self._types = types
         self._audit_entries = audit_entries
 
@@ -37,7 +37,7 @@ class GatewayData:
         await self._endpoints.delete_all(workspace)
         for endpoint_id in await self._repository.ids(workspace):
             await self._executions.delete_all(endpoint_id)
-        for integration_id in await self._accounts.ids(workspace):
+        for integration_id in await self._routes.ids(workspace):
             await self._executions.delete_all(integration_id)
         await self._types.delete_all(workspace)
         await self._audit_entries.delete_all(workspace)

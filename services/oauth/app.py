@@ -251,6 +251,7 @@ async def build(runtime: Runtime) -> Service:
                 connectors,
                 integrations_repository,
                 tokens.app_checker,
+                states,
                 redirect_uri=redirect_uri,
                 operator_workspace=runtime.hub.operator_workspace,
             ),
@@ -284,11 +285,13 @@ async def build(runtime: Runtime) -> Service:
             registered_apps,
             tokens,
             maintenance,
-            renewal,
-            confirmer,
-            poller,
+            renewal.worker,
+            confirmer.worker,
+            poller.worker,
             runtime.workspace_cleanup(
-                OAuthData(integrations_repository, disconnector, registered_apps, polling_triggers).delete
+                OAuthData(
+                    integrations_repository, disconnector, confirmer, registered_apps, polling_triggers
+                ).delete
             ),
         ],
         indexes=INDEXES,

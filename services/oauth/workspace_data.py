@@ -1,7 +1,8 @@
-"""The part of a deletion that is oauth's: polling triggers, integrations and OAuth apps."""
+"""The part of a deletion that is oauth's: polling triggers, grants, integrations and OAuth apps."""
 
 from typing import Final
 
+from services.oauth.authorization.confirmation import GrantConfirmer
 from services.oauth.authorization.disconnect import Disconnector
 from services.oauth.polling.records import PollingTriggerRepository
 from shared.connections.apps import Apps
@@ -18,16 +19,18 @@ class OAuthData:
         self,
         integrations: IntegrationRepository,
         disconnector: Disconnector,
+        confirmer: GrantConfirmer,
         apps: Apps,
         polling_triggers: PollingTriggerRepository,
     ) -> None:
         self._polling_triggers = polling_triggers
         self._integrations = integrations
         self._disconnector = disconnector
+        self._confirmer = confirmer
         self._apps = apps
 
     async def delete(self, workspace: str) -> None:
-        """Revoke and delete every integration, then the apps that this may need. Safe to repeat.
+        """Revoke and delete every grant and integration, then the apps that this may need. Safe to repeat.
 
         Polling triggers are removed first: they use the integrations. Raises `RetryLater` if an integration
         is changing all the time.
@@ -35,6 +38,7 @@ class OAuthData:
         while triggers := (await self._polling_triggers.list_page(workspace, limit=_PAGE, cursor=None)).items:
             for trigger in triggers:
                 await self._polling_triggers.remove(trigger)
+        await self._confirmer.revoke_all(workspace)
         has_remaining = False
         cursor: str | None = None
         while True:

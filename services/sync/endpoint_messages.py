@@ -1,4 +1,4 @@
-"""How endpoints of described senders make messages: read from their configuration, compiled on use."""
+"""Read how endpoints of described senders make messages: from their configuration, compiled on use."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,7 +20,7 @@ _MAX_COMPILED: Final = 64
 
 
 class DescribedEndpoint(NamedTuple):
-    """What a message needs of its endpoint: its name, and how its owner describes the sender."""
+    """Name of an endpoint, and its owner's description of the sender."""
 
     name: str
     source: bytes

@@ -42,7 +42,7 @@ _ROUTE_FIELDS: Final = {
 }
 
 AccountField = Literal["account.id", "account.choice.id"]
-"""What a provider names in a webhook: the account, or one resource of it (a page, site or number)."""
+"""Field with the id that a webhook names: of the account, or of one resource (a page, site or number)."""
 AppKey = tuple[str, str]
 """The workspace of an OAuth app (`INSTALLATION` for an app of the whole installation) and its client id."""
 _Key = tuple[str, AccountField, str]
@@ -58,7 +58,7 @@ class AccountRoute(NamedTuple):
     app: AppKey | None
     """The app with which it was connected; None for manual credentials."""
     has_resource: bool
-    """Whether it is of one resource of the account, and not of the whole."""
+    """True if it is the route of one resource of the account, and not of the whole account."""
 
 
 class _Entry(NamedTuple):

@@ -30,7 +30,7 @@ _PROBE_CODE: Final = "interlink-checks-its-client-credentials"
 
 @dataclass(frozen=True, slots=True)
 class AppCheckResult:
-    """Whether the provider accepts the app. `accepted` is None if its answer does not show that."""
+    """Result of a check. `accepted` is None if the provider's answer does not show if it accepts the app."""
 
     accepted: bool | None
     reason: str = ""

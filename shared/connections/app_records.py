@@ -41,7 +41,7 @@ _UNREADABLE: Final = "unreadable: its secrets cannot be decrypted: restore their
 
 
 class AppVersion(Record):
-    """What shows whether an app was changed."""
+    """The id of an app and its revision, which changes with the app."""
 
     provider: str
     workspace: str

@@ -11,7 +11,7 @@ from shared.connections.integration_record import Integration
 from shared.manifests.connector import Connector
 
 _WARNING: Final = timedelta(days=14)
-"""How long before the end the warning is published."""
+"""Time before the end at which the warning is published."""
 _MIN_LIFETIME: Final = 2 * _WARNING
 """Grants that live shorter end without a warning: their users know, and it would come every few days."""
 

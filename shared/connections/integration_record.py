@@ -6,14 +6,14 @@ write, which a crash cannot split. `integrations.py` has the repository.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from shared.contracts.envelope import rfc3339
-from shared.contracts.ids import derive
+from shared.contracts.ids import derive, new_integration_id
 from shared.runtime.leases import LeasedRecord
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Index
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Index, utcnow
 from shared.runtime.outbox import OUTBOX_INDEX, OutboxRecord, PendingEvent
 from shared.runtime.records import StoredPart
 from shared.runtime.secrets import StoredSecret
@@ -97,7 +97,7 @@ class Account(StoredPart):
 
 
 class LastError(StoredPart):
-    """Why the last refresh or check failed."""
+    """Error of the last refresh or check."""
 
     at: datetime
     code: str
@@ -117,7 +117,7 @@ class Integration(OutboxRecord, LeasedRecord):
     """Given by a person; '' for the account's label. See `display_name`."""
     status: IntegrationStatus
     reason: str = ""
-    """Why the status is not `connected`."""
+    """Reason for which the status is not `connected`."""
     status_before_disabled: IntegrationStatus | None = Field(default=None, alias="disabled_from")
     user: str | None = None
     """The chat's id of the user whose account it is."""
@@ -125,7 +125,7 @@ class Integration(OutboxRecord, LeasedRecord):
     metadata: Mapping[str, str] = Field(default_factory=dict)
     """The chat's own values, by their names."""
     terms: tuple[str, ...] = ()
-    """What it can be listed by: see `search_terms`. Written with tags and metadata."""
+    """Terms by which it can be listed: see `search_terms`. Written with tags and metadata."""
     created_at: datetime
     connected_at: datetime | None = None
     deleted_at: datetime | None
@@ -171,11 +171,11 @@ class Integration(OutboxRecord, LeasedRecord):
     refresh_expires_at: datetime | None = None
     refreshable: bool = False
     grant_ends_at: datetime | None = None
-    """When a person has to connect the account again, whatever is refreshed; None if that is not known."""
+    """Time by which a person has to connect the account again, in spite of refreshes; None if unknown."""
     warned_at: datetime | None = None
-    """When the last `integration.expiring` was published."""
+    """Time at which the last `integration.expiring` was published."""
     is_revoked: bool | None = Field(default=None, alias="revoked")
-    """Whether the provider confirmed that the grant was revoked, when it was disconnected."""
+    """True if the provider confirmed that the grant was revoked, when it was disconnected."""
 
     # Refreshing
     settled_fence: int
@@ -184,7 +184,7 @@ class Integration(OutboxRecord, LeasedRecord):
     """Some grants of the credential have new tokens, others do not yet."""
     refreshed_at: datetime | None = None
     forced_refresh_at: datetime | None = Field(default=None, alias="forced_at")
-    """When tokens were last refreshed because the provider rejected them."""
+    """Time at which tokens were last refreshed because the provider rejected them."""
     retry_at: datetime | None = None
     """The end of the pause after a failed refresh."""
     failures: int = 0
@@ -204,14 +204,14 @@ class Integration(OutboxRecord, LeasedRecord):
 
     @property
     def due_after_selection(self) -> datetime | None:
-        """When maintenance of the grant is due once a resource is selected; None for never."""
+        """Time at which maintenance of the grant is due once a resource is selected; None for never."""
         # Earlier releases stored it as `due_at`.
         is_stored = "due_at_once_selected" in self.model_fields_set
         return self.due_at_once_selected if is_stored else self.due_at
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether its first authorization was started, and has not brought tokens yet."""
+        """True if its first authorization was started, and has not led to tokens yet."""
         return self.status == "pending" and self.credential is None
 
     @property
@@ -226,6 +226,35 @@ class Integration(OutboxRecord, LeasedRecord):
         resource = account and account.resource
         parts = (account and account.label, resource and resource.label)
         return ": ".join(part for part in parts if part)[:_MAX_NAME_LENGTH] or self.provider
+
+
+def new_integration(
+    workspace: str, provider: str, kind: str, *, name: str | None, status: IntegrationStatus, **fields: Any
+) -> Integration:
+    """Return a new integration, which has no grant yet and is not stored. `fields` has more of its fields."""
+    now = utcnow()
+    initial: dict[str, Any] = {
+        "scopes": (),
+        "created_at": now,
+        "changed_at": now,
+        "deleted_at": None,
+        "version": 0,
+        "fence": 0,
+        "settled_fence": 0,
+        "expires_at": None,
+        "refreshable": False,
+        "needs_maintenance": False,
+        "due_at": None,
+    }
+    return Integration(
+        id=new_integration_id(),
+        workspace=workspace,
+        provider=provider,
+        kind=kind,
+        name=name or "",
+        status=status,
+        **initial | fields,
+    )
 
 
 def search_terms(tags: Iterable[str], metadata: Mapping[str, str]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ class App:
     secrets: Mapping[str, str] = field(repr=False)
     settings: Mapping[str, str] = field(default_factory=dict, repr=False)
     verified: bool = False
-    """Whether accounts may be connected with it: the provider accepted it, or its operator vouches for it."""
+    """True if accounts may be connected with it: the provider accepted it, or its operator vouches for it."""
     source: AppSource = "api"
     reason: str = ""
     """The provider's error for the app, or why it was not checked."""
@@ -44,7 +44,7 @@ class App:
     name: str = DEFAULT_APP
     """Distinguishes several apps of a provider in a workspace."""
     readable: bool = True
-    """Whether every sealed value could be decrypted. An app with only some of its secrets is not used."""
+    """True if every sealed value could be decrypted. An app with only some of its secrets is not used."""
 
 
 def app_ref(app: App) -> AppRef:

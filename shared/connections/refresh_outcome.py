@@ -32,6 +32,12 @@ _PAUSES: Final = Backoff(first_s=2.0, max_s=MAX_PAUSE_S, spread=0.2)
 _LOCAL_REASONS: Final = ("expired", "token_refused")
 """Reasons for `reauth_required` that do not come from a refresh response."""
 _MAX_ATTEMPTS: Final = 5
+_REMEDIES: Final[Mapping[str, str]] = {
+    "disabled": "enable it",
+    "confirmation_required": "confirm the account with POST /api/auth/oauth/confirm",
+    "choice_required": "send one of its choices to POST /api/integrations/{id}/choose",
+}
+"""What makes an integration usable, by its status, or by the reason why it is pending."""
 
 
 class NotConnected(Conflict):
@@ -61,7 +67,8 @@ class RefreshOutcomes:
         """Raise `NotConnected` unless the integration is usable and its provider exists."""
         status = integration.status
         if status not in USABLE or integration.credential is None:
-            remedy = "enable it" if status == "disabled" else "connect the account"
+            cause = integration.reason if status == "pending" else status
+            remedy = _REMEDIES.get(cause, "connect the account")
             raise NotConnected(status, f"the integration is {status.replace('_', ' ')}: {remedy}")
         if integration.provider not in self._connectors:
             raise NotConnected("error", "this provider is no longer part of the hub")

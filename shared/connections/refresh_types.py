@@ -1,4 +1,4 @@
-"""What refreshing and its callers share: durations, and the error of a provider that does not answer."""
+"""Define durations of refreshing for its callers, and the error of a provider that does not answer."""
 
 from dataclasses import dataclass
 from typing import Final

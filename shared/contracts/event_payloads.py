@@ -167,7 +167,7 @@ class IntegrationRef(_CamelCaseModel):
 class IntegrationExpiring(IntegrationRef):
     """An integration whose grant ends soon, however often its tokens are refreshed."""
 
-    reconnect_by: str
+    reconnect_by: TimeText
 
 
 class IntegrationTakenOver(IntegrationRef):

@@ -58,7 +58,7 @@ class Author(Payload):
 
 
 class Origin(Payload):
-    """Where a message came from, so that it is never sent back there.
+    """Source of a message, so that it is never sent back there.
 
     `account` is the provider's account that the event is about, and `occurred_at` when it happened; both are
     null if the provider does not say.

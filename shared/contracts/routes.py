@@ -1,4 +1,4 @@
-"""Which service serves which API paths: the one table of proxy, Caddyfile, `interlink up` and documents."""
+"""Map API paths to services: the one table of proxy, Caddyfile, `interlink up` and documents."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How accounts of a provider are connected: the models of a manifest's `connect`.
+"""Define the models of a manifest's `connect`: the connection of a provider's accounts.
 
 Texts with values in braces are those of `shared/wire/request_template.py`. Values are selected from
 responses by JMESPath (`shared/wire/expressions.py`). A parameter whose value is missing is left out. The
@@ -65,7 +65,7 @@ JmesPath = Annotated[str, AfterValidator(_validate_jmespath)]
 """A JMESPath expression over a JSON response."""
 
 Purpose = Literal["basic", "sync", "import"]
-"""What an account is connected for."""
+"""Purpose for which an account is connected."""
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -139,7 +139,7 @@ class ApiRequest(ManifestModel):
 
 
 class Api(ManifestModel):
-    """How the provider's API is called with an account's token."""
+    """Settings for calls of the provider's API with an account's token."""
 
     base: RequestTemplateText = Field(default="", description="The beginning of the API's URLs.")
     headers: dict[str, RequestTemplateText] = Field(
@@ -238,7 +238,7 @@ class AccountSelection(ManifestModel):
 
 
 class ClientAuthentication(ManifestModel):
-    """How the app authenticates at the token endpoint."""
+    """Authentication of the app at the token endpoint."""
 
     auth: Literal["basic", "body", "none"] = Field(
         default="body", description="HTTP Basic, parameters of the body, or no secret."
@@ -313,7 +313,7 @@ class Callback(ManifestModel):
 
 
 class TokenRefresh(ManifestModel):
-    """How a token is refreshed."""
+    """Settings for the refresh of a token."""
 
     by: Literal["refresh_token", "request", "none"] = Field(
         default="refresh_token",
@@ -362,7 +362,7 @@ class TokenRefresh(ManifestModel):
 
 
 class TokenRevocation(ManifestModel):
-    """How a grant is revoked at the provider, by the refresh token if there is one."""
+    """Settings to revoke a grant at the provider, by the refresh token if there is one."""
 
     request: ApiRequest = Field(description="The request that revokes the grant: `{token}` is the token.")
     by: Literal["refresh_token", "access_token"] = Field(
@@ -503,7 +503,7 @@ class ManualCredential(ManifestModel):
 
 
 class ConnectSpec(ManifestModel):
-    """How accounts are connected. `through`: with the URLs and the OAuth app of another provider."""
+    """Settings to connect accounts. `through`: with the URLs and the OAuth app of another provider."""
 
     through: ProviderId | None = Field(
         default=None, description="The provider whose URLs and OAuth app are used."

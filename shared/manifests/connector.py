@@ -74,24 +74,24 @@ class Connector:
 
     @property
     def needs_secret(self) -> bool:
-        """Whether an app needs a client secret."""
+        """True if an app needs a client secret."""
         return self.oauth1 is not None or (self.oauth2 is not None and self.oauth2.client.auth != "none")
 
     @property
     def revokes_all_grants(self) -> bool:
-        """Whether revoking one grant ends every grant of the app for the account."""
+        """True if revoking one grant ends every grant of the app for the account."""
         revoke = self.oauth2.revoke if self.oauth2 else self.oauth1.revoke if self.oauth1 else None
         return revoke is not None and revoke.everything
 
     @property
     def revokes_by_access_token(self) -> bool:
-        """Whether the revocation request needs a valid access token."""
+        """True if the revocation request needs a valid access token."""
         revoke = self.oauth2.revoke if self.oauth2 else None
         return revoke is not None and revoke.by == "access_token"
 
     @property
     def refresh(self) -> TokenRefresh:
-        """How tokens are refreshed; `by` is "none" for OAuth 1.0a and manual credentials."""
+        """Settings for the refresh of tokens; `by` is "none" for OAuth 1.0a and manual credentials."""
         return self.oauth2.refresh if self.oauth2 else _NO_REFRESH
 
     def api_for(self, kind: str) -> Api:
@@ -350,7 +350,7 @@ class Connector:
 
     @property
     def _form_encoded(self) -> bool:
-        """Whether client id and secret are form-encoded in HTTP Basic."""
+        """True if client id and secret are form-encoded in HTTP Basic."""
         return self.oauth2 is not None and self.oauth2.client.form_encoded
 
     def _flow(self) -> OAuth2:

@@ -81,7 +81,7 @@ _EventNameTemplates = Annotated[_Templates, Field(max_length=_MAX_ALTERNATIVES)]
 
 
 class EventNaming(ManifestModel):
-    """How an event gets its name: the first template whose sources all have a value, made into a name.
+    """Rule that names an event: by the first template of which every source has a value, made into a name.
 
     `strip` is removed from the beginning, then `names` renames the rest. At last `/` becomes `.`, and every
     other run of characters that are not allowed becomes `_`.
@@ -111,7 +111,7 @@ EventNames = Annotated[
         parse_event_naming, json_schema_input_type=TemplateText | _EventNameTemplates | EventNaming
     ),
 ]
-"""How an event gets its name: a template, alternatives, or an `EventNaming`."""
+"""Rule that names an event: a template, alternatives, or an `EventNaming`."""
 
 
 class EmbeddedJson(ManifestModel):
@@ -124,7 +124,7 @@ class EmbeddedJson(ManifestModel):
 
 
 class BodyFormat(ManifestModel):
-    """How a body becomes the payload. JSON is always accepted; an empty body only with `empty`."""
+    """Settings to parse a body into the payload. JSON is always accepted; an empty body only with `empty`."""
 
     form_field: str | None = Field(
         default=None, description="The field of a URL-encoded form that holds the JSON payload."
@@ -314,7 +314,7 @@ class HandledEvent(ManifestModel):
 
 
 class ProviderLimits(ManifestModel):
-    """How the provider sends, for the documents. Unknown facts are left out."""
+    """Facts of how the provider sends, for the documents. Unknown facts are left out."""
 
     within_s: float | None = Field(
         default=None, description="Seconds that the provider waits for a response."
@@ -366,7 +366,7 @@ class AppWebhookSpec(ManifestModel):
 
 
 class WebhookSpec(ManifestModel):
-    """How the provider's webhooks come in."""
+    """Settings of the provider's webhooks: schemes, events, handshakes and setup."""
 
     methods: tuple[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], ...] = Field(
         default=("POST",), description="Accepted HTTP methods."

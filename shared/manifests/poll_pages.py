@@ -33,6 +33,7 @@ _MAX_ITEMS: Final = 1000
 """Items of one response that are read."""
 _MAX_CURSOR_LENGTH: Final = 4000
 _MAX_ID_LENGTH: Final = 500
+_MAX_VALIDATOR_LENGTH: Final = 500
 MAX_DATA_BYTES: Final = 128 * 1024
 _DIGEST_BYTES: Final = 8
 _CREATION_TOLERANCE: Final = timedelta(seconds=60)
@@ -45,7 +46,7 @@ class UnusableResponse(InterlinkError):
 
 @dataclass(frozen=True, slots=True)
 class PollState:
-    """Where the polls of a trigger are. All texts are '' while there is no value."""
+    """State of the polls of a trigger. All texts are '' while there is no value."""
 
     starting: bool = True
     """The first poll is not complete: nothing is published."""
@@ -59,9 +60,9 @@ class PollState:
     seen: tuple[str, ...] = ()
     """Digests of items that were published or are not new, the newest last."""
     since: str = ""
-    """When the last complete poll began, RFC 3339."""
+    """Time at which the last complete poll began, RFC 3339."""
     began: str = ""
-    """When the poll that is under way began."""
+    """Time at which the poll that is under way began."""
     etag: str = ""
     modified: str = ""
 
@@ -76,7 +77,7 @@ class PollItem:
 
 @dataclass(frozen=True, slots=True)
 class PollPage:
-    """What a response brings: the new items to publish, the oldest first, and the state after the page.
+    """Result of one response: the new items to publish, the oldest first, and the state after the page.
 
     `is_last` says that nothing is left to ask for at once.
     """
@@ -85,7 +86,7 @@ class PollPage:
     state: PollState
     is_last: bool
     is_whole: bool = field(default=True)
-    """Whether all of its new items are in `items`."""
+    """True if all of its new items are in `items`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +216,14 @@ def with_validators(page: PollPage, headers: Mapping[str, str]) -> PollPage:
     """Return the page with the response's ETag and Last-Modified, unless a part of it comes again."""
     if not page.is_whole:
         return page
-    etag, modified = headers.get("etag", "")[:500], headers.get("last-modified", "")[:100]
+    etag, modified = _validator(headers, "etag"), _validator(headers, "last-modified")
     return replace(page, state=replace(page.state, etag=etag, modified=modified))
+
+
+def _validator(headers: Mapping[str, str], name: str) -> str:
+    """Return a header's text; '' if it is too long, or has bytes that cannot be stored or sent again."""
+    text = headers.get(name, "")
+    return text if len(text) <= _MAX_VALIDATOR_LENGTH and text.isascii() and text.isprintable() else ""
 
 
 def completed(state: PollState) -> PollState:

@@ -30,7 +30,7 @@ def _without_cursor_values(params: dict[str, Setting]) -> dict[str, Setting]:
 
 
 class PollCursor(ManifestModel):
-    """How the next poll knows where this one ended.
+    """Rule by which the next poll goes on where this one ended.
 
     - `token`: the provider says it: `value` is selected from each response.
     - `newest`: the greatest `value` of all items. Items at the boundary come again; those that were published

@@ -49,7 +49,7 @@ class ProviderUnavailable(RetryLater):
     """The provider could not answer. Repeat the request after `retry_after` seconds."""
 
     is_ambiguous = False
-    """Whether the provider may have processed the request."""
+    """True if the provider may have processed the request."""
 
 
 def provider_unavailable(response: ProviderResponse) -> ProviderUnavailable:

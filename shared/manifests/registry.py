@@ -80,7 +80,7 @@ class Provider:
         Only one service renders messages; the others need not hold Liquid and the templates in memory. Raises
         `MessageTemplateError`, which names the template that is not valid Liquid.
         """
-        from shared.manifests.message_templates import EventTemplates  # noqa: PLC0415 -- as said above
+        from shared.manifests.message_templates import EventTemplates  # noqa: PLC0415 -- saves memory
 
         return {
             name: EventTemplates(name, event.message, section)
@@ -99,7 +99,7 @@ class Provider:
 
     @property
     def takes_description(self) -> bool:
-        """Whether the owner of an endpoint may describe its sender (`configurable`)."""
+        """True if the owner of an endpoint may describe its sender (`configurable`)."""
         webhook = self.manifest.webhook
         return webhook is not None and webhook.configurable
 

@@ -96,7 +96,7 @@ _Prefixes = Annotated[tuple[str, ...], Field(max_length=_MAX_NAMES)]
 
 
 class SignatureLocation(ManifestModel):
-    """Where signatures are: see `shared.verification.scheme.SignatureFormat`."""
+    """Location of signatures: see `shared.verification.scheme.SignatureFormat`."""
 
     header: Annotated[
         _HeaderNames, BeforeValidator(as_list, json_schema_input_type=HeaderName | _HeaderNames)
@@ -140,7 +140,7 @@ class SignatureLocation(ManifestModel):
 
 
 class KeySpec(ManifestModel):
-    """How the secret becomes a key: see `shared.verification.scheme.SecretFormat`."""
+    """Rules to make a key of the secret: see `shared.verification.scheme.SecretFormat`."""
 
     form: KeyEncoding = Field(default="text", description="How the key is written in the secret.")
     prefix: str = Field(

@@ -16,7 +16,7 @@ from shared.wire.bodies import parse_object
 from shared.wire.markdown import escape, link, web_url
 from shared.wire.mentions import defuse_mentions
 from shared.wire.message_template import MessageTemplateError
-from shared.wire.tenant_template import TenantTemplate, bounded_payload
+from shared.wire.tenant_template import TenantTemplate, bounded_payload, render_message
 
 _TITLE_NAMES: Final = (
     ("title", "subject", "headline", "summary", "alertname", "name"),
@@ -45,7 +45,7 @@ _PARTS: Final = ("text", "title", "url", "body", "color")
 
 
 class SenderMessages:
-    """How the events of one described sender become messages, compiled."""
+    """Renders messages of the events of one described sender. Compiled."""
 
     __slots__ = ("_templates", "definition")
 
@@ -74,9 +74,8 @@ class SenderMessages:
 
     def _rendered(self, payload: Mapping[str, Any], event: str, author: str) -> RenderedMessage:
         context = {**payload, "event_name": event}
-        parts = {
-            part: defuse_mentions(template.render(context)) for part, template in self._templates.items()
-        }
+        rendered = render_message(self._templates, context)
+        parts = {part: defuse_mentions(markdown) for part, markdown in rendered.items()}
         if not _LETTER.search(parts["text"]):
             raise MessageTemplateError("text: the template has nothing to show for this payload")
         return message_of_parts({**parts, "actor": escape(author)})
@@ -111,6 +110,9 @@ def default_message(payload: Mapping[str, Any], event: str, author: str) -> Rend
     """
     objects = [payload, *(item for item in list(payload.values())[:_MAX_NESTED] if isinstance(item, Mapping))]
     title, text = _first(objects, _TITLE_NAMES), _first(objects, _TEXT_NAMES)
+    if not (title or text) and event == _UNNAMED_EVENT:
+        objects = _nested_objects(payload)
+        title, text = _first(objects, _TITLE_NAMES), _first(objects, _TEXT_NAMES)
     url = next(filter(None, map(web_url, _texts(objects, _LINK_NAMES))), "")
     name_of_event = event if event != _UNNAMED_EVENT or not text else ""
     heading = " ".join((title or name_of_event).split())[:_MAX_TITLE_LENGTH]
@@ -126,6 +128,17 @@ def default_message(payload: Mapping[str, Any], event: str, author: str) -> Rend
         text=defuse_mentions(shown)[:MAX_TEXT_LENGTH],
         embeds=[Embed(fields=[_field(*fact) for fact in facts.items()])] if facts else [],
     )
+
+
+def _nested_objects(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the payload and objects in it, outer ones first; of a list, its first item."""
+    objects = [payload]
+    for outer in objects:
+        values = (value[0] if isinstance(value, list) and value else value for value in outer.values())
+        objects += [value for value in values if isinstance(value, Mapping)][: _MAX_NESTED - len(objects)]
+        if len(objects) >= _MAX_NESTED:
+            break
+    return objects
 
 
 def _texts(objects: Iterable[Mapping[str, Any]], names: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -147,7 +160,7 @@ def _facts(objects: Sequence[Mapping[str, Any]], readable: str) -> Iterator[tupl
     """Yield names and values: those of usual names; without any text, the first ones of the payload."""
     names: Iterable[str] = (name for group in _FACT_NAMES for name in group)
     if not readable:
-        names = (name for name in list(objects[0])[:_MAX_NESTED] if isinstance(name, str))
+        names = dict.fromkeys(name for item in objects for name in list(item)[:_MAX_NESTED])
     count = 0
     for name in names:
         value = next((text for item in objects if (text := _fact_text(item.get(name)))), "")

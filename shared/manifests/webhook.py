@@ -112,7 +112,7 @@ class WebhookDefinition:
         self.has_secret_in_body = any(
             isinstance(scheme, TokenVerifier) and scheme.is_in_body for scheme in self.schemes
         )
-        """Whether the provider sends the secret in the body, so that events have to be redacted."""
+        """True if the provider sends the secret in the body. Then events have to be redacted."""
         self.rejection_status = webhook.refused.status if webhook.refused else None
         hash_passes = max((scheme.hash_passes for scheme in self.schemes), default=1)
         self.max_body = (MAX_HASHED_BYTES - _MAX_SIGNED_METADATA_BYTES) // hash_passes

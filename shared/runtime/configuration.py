@@ -122,7 +122,7 @@ class Configuration:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the last check failed, so that what is in memory may be out of date."""
+        """True if the last check failed. Then the memory may be out of date."""
         return self._stale
 
     async def current(self) -> bool:

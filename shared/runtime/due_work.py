@@ -17,9 +17,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import uuid4
 
+from pydantic import Field
+
 from shared.contracts.errors import DatabaseUnavailable, RetryLater
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
+from shared.runtime.records import Record, stored_null
 from shared.runtime.retry import Backoff
 
 OPEN: Final[Mapping[str, Any]] = {"open": True}
@@ -35,7 +38,7 @@ _MAX_COUNTED_FAILURES: Final = 10_000
 
 
 class Claimed(Protocol):
-    """What a claim returns: any type that has the document's id and the fence of the claim."""
+    """Claimed document: any type that has the document's id and the fence of the claim."""
 
     @property
     def id(self) -> str: ...
@@ -45,6 +48,19 @@ class Claimed(Protocol):
 
 
 C = TypeVar("C", bound=Claimed)
+
+
+class DueRecord(Record):
+    """A record of due work that shows when a process works on it. Claims set `is_claimed`."""
+
+    is_open: bool = Field(alias="open")
+    """True if it has a due time."""
+    due_at: datetime | None = stored_null()
+    is_claimed: bool = Field(alias="working")
+    """True while a process works on it. Then `due_at` is the end of the lease."""
+    fence: int
+    failures: int
+    """Failures in a row."""
 
 
 class LeaseLost(Exception):

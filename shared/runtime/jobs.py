@@ -50,16 +50,16 @@ class Job(Record):
     kind: str
     status: JobStatus = "running"
     open: bool = False
-    """Whether there is work left; then it has `due_at`."""
+    """True if there is work left. Then it has `due_at`."""
     due_at: datetime | None = None
     fence: int = 0
     created_at: datetime
     finished_at: datetime | None = None
     expires_at: datetime | None = None
     error: str | None = stored_null()
-    """Why it failed."""
+    """Error with which it failed."""
     waiting_for: str | None = stored_null()
-    """Why it makes no progress although it is running."""
+    """Reason for which it makes no progress although it is running."""
     total: int | None = stored_null()
     """Items at the start, as far as they were counted."""
     done: int = 0
@@ -67,9 +67,9 @@ class Job(Record):
     batch: tuple[str, ...] = ()
     """Items that were planned and not worked on yet."""
     cursor: Any = stored_null()
-    """Where planning goes on, in a form that only the job's steps know."""
+    """Position at which planning goes on, in a form that only the job's steps know."""
     is_planned: bool = Field(default=False, alias="read")
-    """Whether nothing is left to plan behind `cursor`."""
+    """True if nothing is left to plan behind `cursor`."""
 
 
 J = TypeVar("J", bound=Job)
@@ -222,7 +222,7 @@ class Jobs(Generic[J]):
 
 
 class JobWorker(Generic[J]):
-    """Works on the jobs of all workspaces: a part of a service, beside those of other processes."""
+    """Works on the jobs of all workspaces, beside the workers of other processes."""
 
     def __init__(
         self, jobs: Jobs[J], step: Callable[[J], Awaitable[StepResult]], log: Log, *, max_concurrent: int = 1
@@ -236,7 +236,7 @@ class JobWorker(Generic[J]):
         self._jobs = jobs
         self._step = step
         self._log = log
-        self._worker = DueWorker(
+        self.worker = DueWorker(
             jobs.work,
             self._run_step,
             log,
@@ -246,13 +246,7 @@ class JobWorker(Generic[J]):
             max_concurrent=max_concurrent,
             wake=jobs.wake,
         )
-
-    async def start(self) -> None:
-        await self._worker.start()
-
-    async def stop(self) -> None:
-        """Finish the steps in progress. Another process goes on with the jobs."""
-        await self._worker.stop()
+        """The part of the service that works on the jobs."""
 
     async def _run_step(self, job: J) -> None:
         try:

@@ -37,7 +37,7 @@ class StoredLease(StoredPart):
     """A random text, new with each claim."""
     beat: int
     committed: bool
-    """Whether the holder has announced the step that must not be done twice."""
+    """True if the holder has announced the step that must not be done twice."""
 
 
 class LeasedRecord(Record):

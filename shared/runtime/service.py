@@ -128,9 +128,9 @@ class Runtime:
         """
         return self.worker.memory if self.worker else None
 
-    def workspace_cleanup(self, *steps: DeleteData) -> WorkspaceCleanup:
+    def workspace_cleanup(self, *steps: DeleteData) -> ServicePart:
         """Return the part that deletes this service's data of deleted workspaces with these steps."""
-        return WorkspaceCleanup(Workspaces(self.mongo), self.name, steps, self.log)
+        return WorkspaceCleanup(Workspaces(self.mongo), self.name, steps, self.log).worker
 
     def consumer(
         self,
@@ -352,7 +352,7 @@ def _drain_on_signal(app: ServiceApp, server: Server, worker: Worker | None) -> 
 
 
 class _ReadinessChecks:
-    """What `/readyz` checks of a service, besides draining. MongoDB is asked at most every 2 s."""
+    """Checks of `/readyz`, besides draining. MongoDB is asked at most every 2 s."""
 
     def __init__(self, service: Service, context: Runtime) -> None:
         self._service = service

@@ -78,7 +78,7 @@ class KafkaSettings(BaseSettings):
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the broker is the embedded one, which has no idempotent producers."""
+        """True if the broker is the embedded one, which has no idempotent producers."""
         return not self.enable_idempotence
 
 

@@ -38,7 +38,7 @@ SERVICES_WITH_DATA: Final = ("gateway", "delivery", "oauth")
 _PASS_DELAYS: Final = (timedelta(minutes=2),)
 """The pauses before further passes. Requests, deliveries and refreshes end sooner."""
 _RESERVED: Final = timedelta(days=30)
-"""How long the id of a deleted workspace cannot be used again: topics may have its events meanwhile."""
+"""Time for which the id of a deleted workspace cannot be used again: topics may have its events meanwhile."""
 _LEASE: Final = timedelta(seconds=30)
 _POLL_INTERVAL_S: Final = 5.0
 _BACKOFF: Final = Backoff(first_s=5.0, max_s=300.0)
@@ -57,12 +57,12 @@ class WorkspaceRecord(Record):
     created_at: datetime
     changed_at: datetime
     deleted_at: datetime | None = None
-    """When an operator deleted it."""
+    """Time at which an operator deleted it."""
     expires_at: datetime | None = None
 
     @property
     def status(self) -> WorkspaceStatus:
-        """Whether it is in use, or its data is being deleted, or is gone."""
+        """State of the workspace: in use, its data being deleted, or its data gone."""
         if not self.is_listed:
             return "deleted"
         return "deleting" if self.deleted_at else "active"
@@ -198,7 +198,7 @@ DeleteData = Callable[[str], Awaitable[None]]
 
 
 class WorkspaceCleanup:
-    """Deletes the data of deleted workspaces: a part of a service, beside those of other processes."""
+    """Deletes the data of deleted workspaces, beside the workers of other processes."""
 
     def __init__(self, workspaces: Workspaces, service: str, steps: Sequence[DeleteData], log: Log) -> None:
         """Set the steps that delete the data of one workspace, which run one after another."""
@@ -207,7 +207,7 @@ class WorkspaceCleanup:
         self._service = service
         self._log = log
         self._work = workspaces.deletions(service)
-        self._worker = DueWorker(
+        self.worker = DueWorker(
             self._work,
             self._delete,
             log,
@@ -215,13 +215,7 @@ class WorkspaceCleanup:
             poll_interval_s=_POLL_INTERVAL_S,
             backoff=_BACKOFF,
         )
-
-    async def start(self) -> None:
-        await self._worker.start()
-
-    async def stop(self) -> None:
-        """Stop deleting. Another process goes on when the lease ends."""
-        await self._worker.stop()
+        """The part of the service that deletes the data."""
 
     async def _delete(self, deletion: WorkspaceDeletion) -> None:
         async with self._work.keep(deletion):

@@ -10,7 +10,7 @@ from shared.verification.template import SourceTemplate
 from shared.wire.template import has_sources
 
 ExpectedValue = str | int | bool | Sequence[str | int]
-"""What a match expects of a part: a value, one of several values, `present` or `absent`."""
+"""Expected value of a part in a match: a value, one of several values, `present` or `absent`."""
 
 PRESENT: Final = "present"
 ABSENT: Final = "absent"

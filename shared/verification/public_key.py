@@ -53,7 +53,7 @@ _KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """Where the provider publishes a key that neither the endpoint nor the request has.
+    """Location of a published key that neither the endpoint nor the request has.
 
     `url` may come from the request (such as the URL of a certificate), so it must be https, on one of
     `hosts`, below `path`, without user, port, query, fragment or escapes. `json` is the path of the key in a

@@ -33,7 +33,7 @@ MAX_SIGNATURES: Final = 10
 
 
 class VerificationResult(StrEnum):
-    """Why a request was accepted or not. The value is a metric label and is stored in executions."""
+    """Result of verifying a request. The value is a metric label and is stored in executions."""
 
     VERIFIED = "verified"
     UNSIGNED = "unsigned"
@@ -77,11 +77,11 @@ class SchemeVerifier(Protocol):
 
     @property
     def hash_passes(self) -> int:
-        """How often a body is hashed to verify it with one secret; 1 if only a part of it is."""
+        """Number of times that a body is hashed to verify it with one secret; 1 if only a part of it is."""
 
     @property
     def uses_secrets(self) -> bool:
-        """Whether it verifies with the endpoint's secrets, and not with keys that are fetched."""
+        """True if it verifies with the endpoint's secrets, and not with keys that are fetched."""
 
     def applies(self, request: InboundRequest) -> bool:
         """Return whether the request carries this scheme's proof."""
@@ -141,7 +141,7 @@ def missing_header_result(request: InboundRequest, header: bytes) -> Verificatio
 
 @dataclass(frozen=True, slots=True)
 class SecretFormat:
-    """How an endpoint's secret, as its owner sees it, becomes the bytes of a key.
+    """Format of an endpoint's secret, as its owner sees it, from which the bytes of a key are made.
 
     A secret of this scheme starts with `prefix`, which is removed. `otherwise` is the encoding of a secret
     without the prefix; None rejects it. A secret that starts with `except_prefix` belongs to another scheme.
@@ -184,7 +184,7 @@ TEXT_SECRET: Final = SecretFormat()
 
 @dataclass(frozen=True, slots=True)
 class TimestampCheck:
-    """Where a request says when it was sent, how the time is written, and how old or new it may be.
+    """Location and format of the time at which a request was sent, and how old or new it may be.
 
     Without `source`, the time is in the signature's header. `tolerance_s` bounds the age; `future_s` allows
     for clocks that are ahead.
@@ -227,7 +227,7 @@ class TimestampCheck:
 
 @dataclass(frozen=True, slots=True)
 class SignatureFormat:
-    """Which headers carry signatures and how they are written.
+    """Headers of signatures, and their format.
 
     There may be several headers, and any of their signatures may match. `prefixes` are the texts that may
     stand before a signature; `separator` divides several signatures in one value. For headers of pairs

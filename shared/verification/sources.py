@@ -28,7 +28,7 @@ _HMAC_PREFIX: Final = "hmac_"
 _OPTIONAL_PREFIX: Final = "optional:"
 
 _SIGNABLE_TEXT: Final = re.compile(r"[A-Za-z0-9_+/-]{1,200}={0,2}")
-"""What a handshake may have signed. The key is the one of webhooks, and a stranger chooses the text.
+"""Matches a text that a handshake may sign. The key is that of webhooks, and a stranger chooses the text.
 
 So the text must not be a body (no brace, bracket, quote, angle bracket or `=` inside), nor a text that is
 signed around a body (no colon, blank or dot), nor a JSON Web Token (no dot).

@@ -38,7 +38,7 @@ class TokenVerifier(NoFetchedKey):
 
     @property
     def is_in_body(self) -> bool:
-        """Whether the secret is a part of the body, which is passed on to consumers."""
+        """True if the secret is a part of the body, which is passed on to consumers."""
         return self.source.source.strip("{}").partition(":")[0] in ("json", "item", "form")
 
     @property

@@ -11,7 +11,7 @@ MAX_HASHED_BYTES: Final = 8 * 1024 * 1024
 """Bytes hashed to verify one request, over all schemes, signed contents and secrets."""
 
 MAX_HASH_PASSES: Final = 4
-"""How often a large body may be hashed: number of secrets times number of signed contents."""
+"""Number of times that a large body may be hashed: secrets times signed contents."""
 
 MAX_PUBLIC_KEY_CHECKS: Final = 10
 """Public-key signatures checked for one request. Each costs as much as hashing 100 KiB."""

@@ -1,4 +1,4 @@
-"""When to retry a delivery: named schedules and jitter. Pure.
+"""Compute when to retry a delivery: named schedules and jitter. Pure.
 
 A schedule is the seconds to wait before each attempt, so its length is the number of attempts.
 """

@@ -76,7 +76,7 @@ class EventFields:
 
     @cached_property
     def is_bot(self) -> bool:
-        """Whether the actor is a program."""
+        """True if the actor is a program."""
         actor = self.actor or {}
         return any(actor.get(name) is True for name in ("bot", "isBot", "is_bot")) or (
             id_text(actor.get("type")).lower() in _BOT_TYPES
@@ -126,7 +126,7 @@ class EventFields:
 
     @cached_property
     def changed(self) -> Any:
-        """What an update changed, as the producer describes it; None if it does not."""
+        """Change of an update, as the producer describes it; None if it does not."""
         if not isinstance(self.data, Mapping):
             return None
         return self.data.get("changed", self.data.get("changed_attributes"))

@@ -28,7 +28,7 @@ _MAX_SEARCHED_CHARACTERS: Final = 10_000
 """Characters of a message's text. With the size of a pattern's program, they bound the time of a search."""
 
 _Check = Callable[[EventFields, str], bool]
-"""Whether an event meets a criterion, by its fields and the id of the webhook's own integration."""
+"""Returns True if an event meets a criterion. Gets its fields and the id of the webhook's own integration."""
 
 
 def _re2_options() -> re2.Options:
@@ -156,7 +156,7 @@ class EventFilter:
 
     @property
     def has_condition(self) -> bool:
-        """Whether evaluating the filter may take long."""
+        """True if evaluating the filter may take long."""
         return self._condition is not None
 
     def evaluate(

@@ -24,7 +24,14 @@ from shared.webhooks.incoming_formats.normal_form import MAX_ATTACHMENTS, Normal
 from shared.webhooks.incoming_formats.sentry import is_sentry, read_sentry
 from shared.webhooks.incoming_formats.teams import is_teams, read_teams
 from shared.webhooks.incoming_formats.uptime_kuma import FORM_FIELD, is_uptime_kuma, read_uptime_kuma
-from shared.wire.bodies import FORM_CONTENT_TYPE, dump_json, form_field, media_type, parse_object
+from shared.wire.bodies import (
+    FORM_CONTENT_TYPE,
+    dump_json,
+    form_field,
+    media_type,
+    parse_object,
+    replace_lone_surrogates,
+)
 from shared.wire.multipart import MULTIPART_CONTENT_TYPE, FormPart, parse_multipart
 
 INCOMING_PROVIDER: Final = "incoming"
@@ -38,7 +45,7 @@ _TEXT_FIELDS: Final = frozenset({"content", "text", "username", "avatar_url", "i
 """Fields of a multipart form that belong to a message, as in JSON."""
 
 _Format = tuple[Callable[[RawObject], bool], Callable[[RawObject], NormalForm]]
-"""How a format is recognized, and who reads it."""
+"""Functions that recognize a format and read it."""
 _CARD_FORMATS: Final[tuple[_Format, ...]] = ((is_teams, read_teams), (is_google_chat, read_google_chat))
 _ALERT_FORMATS: Final[tuple[_Format, ...]] = (
     (is_alertmanager, read_alertmanager),
@@ -55,7 +62,7 @@ class ReceivedMessage(NamedTuple):
 
     message: IncomingMessage
     warnings: tuple[str, ...]
-    """What was cut or left out, each with its path in the body: `embeds.0.color: ...: left out`."""
+    """Values that were cut or left out, each with its path in the body: `embeds.0.color: ...: left out`."""
 
 
 def parse_incoming_message(content_type: str, body: bytes, *, mass_mentions: bool = False) -> ReceivedMessage:
@@ -88,12 +95,12 @@ def _reader(source: RawObject) -> Callable[[RawObject], NormalForm]:
 def published_body(content_type: str, body: bytes, *, thread_id: str = "") -> tuple[bytes, str]:
     """Return the body of a message as its event has it, and its content type.
 
-    It is the body as it was sent. Of a multipart form it is the JSON, without the files: an event has no
-    binary data. `thread_id` is added if it is not empty: Discord's callers have it in the query. Raises
-    `Malformed`.
+    It is the body as it was sent, with U+FFFD for half of a surrogate pair. Of a multipart form it is the
+    JSON, without the files: an event has no binary data. `thread_id` is added if it is not empty: Discord's
+    callers have it in the query. Raises `Malformed`.
     """
     if media_type(content_type) != MULTIPART_CONTENT_TYPE and not thread_id:
-        return body, content_type
+        return replace_lone_surrogates(body), content_type
     source = _parse_body(content_type, body)
     if thread_id:
         source = {"thread_id": thread_id, **source}
@@ -107,7 +114,19 @@ def _parse_body(content_type: str, body: bytes) -> dict[str, Any]:
         return _multipart_object(parse_multipart(content_type, body))
     # A form with bare JSON in it (curl's default type) is read as JSON.
     is_form = kind == FORM_CONTENT_TYPE and not body.lstrip().startswith(b"{")
-    return parse_object(form_field(body, "payload") if is_form else body)
+    if not is_form:
+        return _parse_text(body)
+    try:
+        return _parse_text(form_field(body, "payload"))
+    except Malformed as error:
+        raise Malformed(
+            f"{error}. JSON without a form needs the header Content-Type: {JSON_CONTENT_TYPE}"
+        ) from None
+
+
+def _parse_text(text: bytes) -> dict[str, Any]:
+    """Return the JSON object in a text. A character that was cut in two costs only itself."""
+    return parse_object(replace_lone_surrogates(text))
 
 
 def _multipart_object(parts: list[FormPart]) -> dict[str, Any]:
@@ -115,7 +134,7 @@ def _multipart_object(parts: list[FormPart]) -> dict[str, Any]:
     texts = {part.name: part for part in reversed(parts) if part.filename is None}
     files = [part for part in parts if part.filename is not None]
     json_part = next((texts[name] for name in _JSON_FIELDS if name in texts), None)
-    source = parse_object(json_part.data) if json_part else {}
+    source = _parse_text(json_part.data) if json_part else {}
     for name in _TEXT_FIELDS & texts.keys():
         source.setdefault(name, texts[name].data.decode("utf-8", "replace"))
     if not source and not files:

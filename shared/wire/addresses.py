@@ -1,4 +1,4 @@
-"""Which IP addresses the hub may call for a stranger, against server-side request forgery. Pure.
+"""Decide which IP addresses the hub may call for a stranger, against server-side request forgery. Pure.
 
 `ipaddress.is_global` alone is not enough: it allows multicast, IPv4 addresses wrapped in IPv6, and a cloud's
 metadata address, and its table changes with the version of Python. The rule here adds the IANA

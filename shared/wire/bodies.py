@@ -19,6 +19,13 @@ MAX_FORM_FIELDS: Final = 1000
 _MAX_BROKEN_ESCAPES: Final = 1000
 _BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 """A percent sign that does not begin an escape: it stands for itself."""
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE: Final = re.compile(
+    rb"(?P<character>\\[^u]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+"""An escape in a JSON text; without `character`, half of a surrogate pair."""
+_REPLACEMENT: Final = rb"\ufffd"
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
@@ -57,6 +64,17 @@ def parse_json(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Malformed(f"the body is not JSON: {error}") from None
+
+
+def replace_lone_surrogates(body: bytes) -> bytes:
+    """Return a JSON text in which U+FFFD stands for each half of a surrogate pair.
+
+    Programs in JavaScript write one where they cut a text inside an emoji. No UTF-8 has it, so that
+    `parse_json` refuses the whole text.
+    """
+    if not _SURROGATE.search(body):
+        return body
+    return _ESCAPE.sub(lambda match: match["character"] or _REPLACEMENT, body)
 
 
 def dump_json(value: Any, option: int | None = None) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shared.wire.fences import next_closing
 from shared.wire.markdown import shorten, split_links
 from shared.wire.spans import Span, clean, strip, visible_text, write_line
 
@@ -16,8 +17,6 @@ _STAR_BULLET: Final = re.compile(r"[*+]\s+")
 _STRONG: Final = re.compile(r"(?<!\w)\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\w)")
 _MAX_STRONG_CHARACTERS: Final = 2000
 _WORD: Final = re.compile(r"\w")
-_FENCE: Final = re.compile(r"((?:> |- (?:\[[ x]\] )?|\d{1,9}\. | )*)(`{3,})[A-Za-z0-9_+#.-]*")
-_ITEM_MARKER: Final = re.compile(r"- (?:\[[ x]\] )?|\d{1,9}\. ")
 _MAX_WORD_CHARACTERS: Final = 30
 """A line is cut in front of a word that is not longer than this."""
 
@@ -37,11 +36,11 @@ class Line:
     markdown: str = ""
     visible: int = 0
     is_code: bool = False
-    """Whether it is a line of a code block, which is written as it is."""
+    """True if it is a line of a code block. Such a line is written unchanged."""
     closing: str = ""
     """The line that must follow if the excerpt ends here: the end of a code block."""
     is_beginning: bool = False
-    """Whether it must not be the last line: the beginning of a code block, the header of a table."""
+    """True if it must not be the last line: the beginning of a code block, or the header of a table."""
 
     def write(self, max_characters: int) -> str:
         """Return the line; text is cut to `max_characters`."""
@@ -149,12 +148,7 @@ def fit_lines(markdown: str, max_length: int) -> str:
     fitting: list[str] = []
     closing, left = "", max_length
     for line in lines:
-        mark = _FENCE.fullmatch(line)
-        after = closing
-        if mark and not closing:
-            after = _ITEM_MARKER.sub(lambda marker: " " * len(marker[0]), mark[1]) + mark[2]
-        elif line == closing:
-            after = ""
+        after = next_closing(line, closing)
         if len(line) + 1 + len(after) > left:
             break
         fitting.append(line)

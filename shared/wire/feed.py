@@ -1,16 +1,17 @@
 """RSS and Atom feeds of strangers: bounded, without entities of their own. Pure.
 
-A document type is refused, with or without entities: nothing is expanded, and nothing else is loaded. What
-is read is bounded in bytes by the caller, and here in elements, in depth, in entries and in the length of
-each text.
+`xml_events` refuses document types. What is read is bounded in bytes by the caller, and here in elements, in
+depth, in entries and in the length of each text.
 """
 
 import html
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
-from xml.parsers import expat
 
 from shared.contracts.errors import Malformed
+from shared.wire.xml_events import parse_xml
 
 MAX_ENTRIES: Final = 500
 """Entries of one feed that are read: the first ones, which are the newest in nearly every feed."""
@@ -21,7 +22,6 @@ _MAX_TEXT_LENGTH: Final = 20_000
 _MAX_TITLE_LENGTH: Final = 1000
 _MAX_CATEGORIES: Final = 20
 
-_SEPARATOR: Final = " "
 _ATOM: Final = "http://www.w3.org/2005/Atom"
 _ROOTS: Final = frozenset({"rss", "RDF", "feed"})
 _FEEDS: Final = frozenset({"channel", "feed"})
@@ -63,23 +63,9 @@ def parse_feed(body: bytes) -> dict[str, Any]:
     feed, has a document type, or exceeds a bound.
     """
     reader = _Reader()
-    parser = expat.ParserCreate(namespace_separator=_SEPARATOR)
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = _refuse_doctype
-    parser.StartElementHandler = reader.start
-    parser.EndElementHandler = reader.end
-    parser.CharacterDataHandler = reader.text
-    try:
-        parser.Parse(body, True)
-    except _Enough:
-        pass
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise Malformed(f"the feed is not well-formed XML: {error}") from None
+    with suppress(_Enough):
+        parse_xml(body, reader, "the feed")
     return {"feed": reader.feed, "items": [item for item in map(_finished, reader.items) if item["id"]]}
-
-
-def _refuse_doctype(*_: object) -> None:
-    raise Malformed("the feed has a document type, which is not accepted")
 
 
 class _Reader:
@@ -97,11 +83,10 @@ class _Reader:
         self._texts: list[str] = []
         self._length = 0
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
+    def start(self, namespace: str, local: str, attributes: Mapping[str, str]) -> None:
         self._elements += 1
         if self._elements > _MAX_ELEMENTS or len(self._path) >= _MAX_DEPTH:
             raise Malformed("the feed has too many elements, or nests them too deep")
-        namespace, _, local = name.rpartition(_SEPARATOR)
         if not self._path and local not in _ROOTS:
             raise Malformed(f"this is not a feed: it begins with <{local[:40]}>, not with <rss> or <feed>")
         self._path.append(local)
@@ -127,7 +112,7 @@ class _Reader:
             elif local == "link":
                 self._link(self.feed, namespace, attributes)
 
-    def _start_field(self, local: str, namespace: str, attributes: dict[str, str]) -> None:
+    def _start_field(self, local: str, namespace: str, attributes: Mapping[str, str]) -> None:
         assert self._item is not None  # noqa: S101 -- the caller has looked
         if local == "link":
             self._link(self._item, namespace, attributes)
@@ -138,7 +123,7 @@ class _Reader:
         elif local in _FIELDS:
             self._begin(_FIELDS[local], len(self._path))
 
-    def _link(self, target: dict[str, Any], namespace: str, attributes: dict[str, str]) -> None:
+    def _link(self, target: dict[str, Any], namespace: str, attributes: Mapping[str, str]) -> None:
         """Take an Atom link to the page itself, or read the text of another one."""
         if "href" in attributes:
             if attributes.get("rel", "alternate") == "alternate" and not target.get("link"):
@@ -154,7 +139,7 @@ class _Reader:
             self._texts.append(data[: _MAX_TEXT_LENGTH - self._length])
             self._length += len(data)
 
-    def end(self, _name: str) -> None:
+    def end(self) -> None:
         depth = len(self._path)
         if self._field and depth == self._field_depth:
             self._add(self._field, "".join(self._texts).strip())
@@ -189,9 +174,9 @@ def _finished(item: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _attribute(attributes: dict[str, str], local: str) -> str:
+def _attribute(attributes: Mapping[str, str], local: str) -> str:
     """Return an attribute by its name without namespace."""
-    names = (name for name in attributes if name.rpartition(_SEPARATOR)[2] == local)
+    names = (name for name in attributes if name.rpartition(":")[2] == local)
     return next((attributes[name] for name in names), "")[:_MAX_TITLE_LENGTH]
 
 

@@ -1,20 +1,33 @@
 """Mass mentions (`@everyone`, `<!here>`) in text of strangers: made plain text that notifies nobody."""
 
 import re
-from html import unescape
 from typing import Final
 
-_NAMES: Final = r"(?:everyone|here|channel|all|room)(?!_*[^\W_])"
-"""Names of all people of a channel or chat. Underscores around them are Markdown's emphasis."""
+_NAMES: Final = ("everyone", "here", "channel", "all", "room")
+"""Names of all people of a channel or chat."""
+_NAME_END: Final = r"(?!_*[^\W_])"
+"""Underscores around a name are Markdown's emphasis."""
+
+
+def _character_pattern(character: str) -> str:
+    """Return the pattern of a letter as it is or as an HTML entity, in upper or lower case."""
+    codes = sorted({ord(character), ord(character.upper())})
+    decimal, hexadecimal = ("|".join(format(code, kind) for code in codes) for kind in "dx")
+    return rf"(?:{character}|&#0*+(?:{decimal})(?:;|(?!\d))|&#x0*+(?:{hexadecimal})(?:;|(?![0-9a-f])))"
+
+
+_NAME: Final = rf"(?:{'|'.join(_NAMES)}){_NAME_END}"
+_ENCODED_NAME: Final = (
+    rf"(?:{'|'.join(''.join(map(_character_pattern, name)) for name in _NAMES)}){_NAME_END}"
+)
 _AT: Final = r"(?:[@\uff20\ufe6b]|&commat;|&#0*64;|&#[xX]0*40;)"
 _MENTION: Final = re.compile(
-    rf"(?P<url>https?://[^\s<>\"]+)|(?:<|&lt;)!(?P<special>{_NAMES})(?:\\?\|[^<>\n]{{0,100}}?)?\\?(?:>|&gt;)"
-    rf"|(?:(?<![^\W_])|(?={_AT}{_NAMES}(?!\.\w)))(?P<at>{_AT})"  # not in an e-mail address
-    rf"(?=[*_]*(?:{_NAMES}|(?P<encoded>[a-z]{{0,8}}&#[a-z0-9&#;]{{1,80}})))",
+    rf"(?P<url>https?://[^\s<>\"]+)|(?:<|&lt;)!(?P<special>{_NAME})(?:\\?\|[^<>\n]{{0,100}}?)?\\?(?:>|&gt;)"
+    rf"|(?:(?<![^\W_])|(?={_AT}{_NAME}(?!\.\w)))(?P<at>{_AT})"  # not in an e-mail address
+    rf"(?=[*_]*{_ENCODED_NAME})",
     re.IGNORECASE,
 )
-_NAME: Final = re.compile(_NAMES, re.IGNORECASE)
-_IN_URL: Final = re.compile(rf"@(?={_NAMES})", re.IGNORECASE)
+_IN_URL: Final = re.compile(rf"@(?={_NAME})", re.IGNORECASE)
 _MAX_CHARACTERS: Final = 40_000
 _ZERO_WIDTH_SPACE: Final = "\u200b"
 """Put after the `@`: the text looks the same, and is no longer a name that a chat knows."""
@@ -34,6 +47,4 @@ def _replace_mention(match: re.Match[str]) -> str:
         return _IN_URL.sub("%40", url)
     if special := match["special"]:
         return f"@{_ZERO_WIDTH_SPACE}{special}"
-    if (encoded := match["encoded"]) and not _NAME.match(unescape(encoded)):  # `@bob&#39;s`
-        return match[0]
     return match["at"] + _ZERO_WIDTH_SPACE

@@ -27,7 +27,10 @@ MAX_TEMPLATE_CHARACTERS: Final = 20_000
 _DEFAULT_LINE_CHARACTERS: Final = 200
 """Characters of a value on one line, unless the template sets another limit."""
 
-_MAX_NAMES: Final = 5
+MAX_NAMES: Final = 5
+MAX_NAME_CHARACTERS: Final = _DEFAULT_LINE_CHARACTERS + 1
+"""Characters that `names` reads of each name: with one more than is shown, `md` marks the cut."""
+_MAX_NAME_PATHS: Final = 5
 
 _READ_PER_CHARACTER: Final = 4
 _READ_CHARACTERS: Final = 1000
@@ -184,10 +187,13 @@ def _names(value: object, *paths: str) -> str:
     """Filter `names: path, ...`: the names of people in a list, in bold type and separated by commas.
 
     Of each person, it is the first text at one of the paths, which have dots between keys. Five are named.
+    Raises `FilterError` for paths that are not texts, or more than five.
     """
+    if len(paths) > _MAX_NAME_PATHS or not all(isinstance(path, str) for path in paths):
+        raise FilterError(f"write at most {_MAX_NAME_PATHS} paths as texts: names: 'name'", token=None)
     people = value if isinstance(value, list) else []
-    names = (_first_name(person, paths) for person in people[:_MAX_NAMES])
-    more = [f"{len(people) - _MAX_NAMES} more"] if len(people) > _MAX_NAMES else []
+    names = (_first_name(person, paths) for person in people[:MAX_NAMES])
+    more = [f"{len(people) - MAX_NAMES} more"] if len(people) > MAX_NAMES else []
     return ", ".join(filter(None, (*names, *more)))
 
 
@@ -196,7 +202,7 @@ def _first_name(person: object, paths: Sequence[str]) -> str:
         value = person
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        if name := _bold(value):
+        if name := _bold(_scalar_text(value)[:MAX_NAME_CHARACTERS]):
             return name
     return ""
 
@@ -208,6 +214,21 @@ def _replace(value: object, old: str, new: str = "") -> str:
     return text.replace(old, new)
 
 
+_MARKDOWN_FILTERS: Final[Mapping[str, Callable[..., str]]] = {
+    "md": _md,
+    "bold": _bold,
+    "url": _url,
+    "link": _link,
+    "excerpt": _excerpt,
+    "markdown": _markdown,
+    "names": _names,
+    "wiki": _wiki,
+    "subject": _subject,
+}
+MARKDOWN_FILTERS: Final = frozenset(_MARKDOWN_FILTERS)
+"""Filters whose result is safe in Markdown."""
+
+
 def new_environment(kind: type[BoundedEnvironment] = BoundedEnvironment) -> BoundedEnvironment:
     """Return an environment with the allowed tags and filters."""
     environment = kind()
@@ -215,24 +236,19 @@ def new_environment(kind: type[BoundedEnvironment] = BoundedEnvironment) -> Boun
     environment.filters = {
         name: function for name, function in environment.filters.items() if name in _FILTERS
     }
-    own_filters: dict[str, Callable[..., str]] = {
-        "md": _md,
-        "bold": _bold,
-        "url": _url,
-        "link": _link,
-        "excerpt": _excerpt,
-        "markdown": _markdown,
-        "names": _names,
-        "wiki": _wiki,
-        "replace": _replace,
-        "subject": _subject,
-    }
-    for name, function in own_filters.items():
+    for name, function in {**_MARKDOWN_FILTERS, "replace": _replace}.items():
         environment.add_filter(name, function)
     return environment
 
 
 _ENVIRONMENT: Final = new_environment()
+
+
+_RENDERING_ERRORS: Final = (
+    *(LiquidError, RecursionError, ArithmeticError),
+    *(ValueError, TypeError, AttributeError, LookupError),
+)
+"""Of a filter too, which a template may call with any arguments."""
 
 
 class MessageTemplate:
@@ -272,7 +288,7 @@ class MessageTemplate:
         budget = _MARKDOWN_BUDGET.set([_MAX_MARKDOWN_CHARACTERS])
         try:
             text = self._template.render(payload)
-        except (LiquidError, RecursionError, ArithmeticError, ValueError, TypeError) as error:
+        except _RENDERING_ERRORS as error:
             raise MessageTemplateError(f"{self._name}: {_first_line(error)}") from None
         finally:
             _MARKDOWN_BUDGET.reset(budget)

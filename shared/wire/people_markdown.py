@@ -110,7 +110,7 @@ class _Writer:
     containers: list[_Container] = field(default_factory=list)
     lists: list[_List] = field(default_factory=list)
     needs_gap: bool = False
-    """Whether an empty line must separate the next block from the one before it."""
+    """True if an empty line must separate the next block from the one before it."""
     text: TextReader = field(default_factory=TextReader)
 
     def write(self, tokens: Sequence[Token]) -> list[Line]:

@@ -23,7 +23,7 @@ MAX_QUOTED_CHARACTERS: Final = 100
 """Characters of a manifest's text that an error message repeats."""
 
 TEMPLATE_PATTERN: Final = r"^(?:[^{}]|\{[^{}]+\})*$"
-"""What every template matches, for the JSON Schema of manifests."""
+"""Pattern that every template matches, for the JSON Schema of manifests."""
 
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
 

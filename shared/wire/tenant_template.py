@@ -13,28 +13,29 @@ from typing import Any, Final, TextIO
 from liquid import RenderContext
 from liquid.builtin.expressions import FilteredExpression
 from liquid.builtin.output import Output, OutputNode
+from liquid.builtin.tags.echo_tag import EchoTag
 from liquid.exceptions import FilterError
 
 from shared.wire.message_template import (
+    MARKDOWN_FILTERS,
+    MAX_NAME_CHARACTERS,
+    MAX_NAMES,
     BoundedEnvironment,
     MessageTemplate,
     new_environment,
 )
 
 MAX_FILTERED_CHARACTERS: Final = 40_000
-"""Characters that the filters of one template may read."""
+"""Characters that the filters of one message's templates may read."""
 
 _MAX_ITERATIONS: Final = 50
 _MAX_OUTPUT_CHARACTERS: Final = 8_000
 _FILTER_CALL_CHARACTERS: Final = 20
-"""What a call of a filter costs, whatever it reads."""
+"""Characters that count for each call of a filter, whatever it reads."""
 _MAX_TEXT_CHARACTERS: Final = 4_000
 _MAX_ITEMS: Final = 200
 _MAX_VALUES: Final = 2_000
 _MAX_DEPTH: Final = 10
-_MARKDOWN_FILTERS: Final = frozenset({"md", "bold", "link", "url", "excerpt", "subject"})
-"""Filters whose result is Markdown."""
-
 _left: ContextVar[list[int]] = ContextVar("left")
 """The characters that the filters of the current rendering may still read, in a list of one."""
 
@@ -56,9 +57,13 @@ class _EscapingOutput(Output):
     node_class = _EscapingOutputNode
 
 
+class _EscapingEcho(EchoTag):
+    node_class = _EscapingOutputNode  # type: ignore[assignment]
+
+
 def _is_markdown(expression: object) -> bool:
     filters = expression.filters if isinstance(expression, FilteredExpression) else None
-    return any(item.name in _MARKDOWN_FILTERS for item in filters or ())
+    return any(item.name in MARKDOWN_FILTERS for item in filters or ())
 
 
 def _charged(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,6 +74,8 @@ def _charged(run: Callable[..., Any]) -> Callable[..., Any]:
         left = _left.get()
         texts = (item for item in (value, *arguments) if isinstance(item, str))
         left[0] -= _FILTER_CALL_CHARACTERS + sum(map(len, texts))
+        if isinstance(value, list):  # only `names` reads one: each person at each path
+            left[0] -= len(value[:MAX_NAMES]) * len(arguments) * MAX_NAME_CHARACTERS
         if left[0] < 0:
             raise FilterError(f"the filters read more than {MAX_FILTERED_CHARACTERS} characters", token=None)
         return run(value, *arguments, **options)
@@ -80,6 +87,7 @@ def _environment() -> _TenantEnvironment:
     environment = new_environment(_TenantEnvironment)
     environment.filters = {name: _charged(run) for name, run in environment.filters.items()}
     environment.add_tag(_EscapingOutput)
+    environment.add_tag(_EscapingEcho)
     assert isinstance(environment, _TenantEnvironment)  # noqa: S101 -- for the type checker
     return environment
 
@@ -98,11 +106,23 @@ class TenantTemplate:
 
     def render(self, payload: Mapping[str, Any]) -> str:
         """Return the Markdown for a payload from `bounded_payload`. Raises `MessageTemplateError`."""
-        token = _left.set([MAX_FILTERED_CHARACTERS])
-        try:
-            return self._template.render(payload)
-        finally:
-            _left.reset(token)
+        return render_message({"": self}, payload)[""]
+
+    def render_within_budget(self, payload: Mapping[str, Any]) -> str:
+        """Return the Markdown as a part of a message. Raises `MessageTemplateError`."""
+        return self._template.render(payload)
+
+
+def render_message(templates: Mapping[str, TenantTemplate], payload: Mapping[str, Any]) -> dict[str, str]:
+    """Return the Markdown of each part of a message. The templates share what their filters may read.
+
+    The payload is from `bounded_payload`. Raises `MessageTemplateError`.
+    """
+    token = _left.set([MAX_FILTERED_CHARACTERS])
+    try:
+        return {part: template.render_within_budget(payload) for part, template in templates.items()}
+    finally:
+        _left.reset(token)
 
 
 def bounded_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +139,8 @@ def bounded_payload(payload: Mapping[str, Any]) -> dict[str, Any]:
 def _bounded(value: object, depth: int, left: list[int]) -> Any:
     left[0] -= 1
     if isinstance(value, str):
-        return value[:_MAX_TEXT_CHARACTERS]
+        is_cut = len(value) > _MAX_TEXT_CHARACTERS
+        return f"{value[: _MAX_TEXT_CHARACTERS - 1]}…" if is_cut else value
     if isinstance(value, Mapping):
         names = list(value)[:_MAX_ITEMS] if depth else []
         return {name: _bounded(value[name], depth - 1, left) for name in names if left[0] > 0}

@@ -25,7 +25,7 @@ _BARS: Final = re.compile(r"(?:\\\|){1,2}")
 _URL_CHARACTERS: Final = "!#$%&'()*+,/:;=?@[]~"
 _MARKS: Final = {"strong": "**", "emphasis": "*", "deleted": "~~", "inserted": "", "citation": "*"}
 _MAX_DEPTH: Final = 3
-"""How deep emphasis may be nested."""
+"""Maximum depth of nested emphasis."""
 
 
 def _pair(name: str, mark: str) -> str:

@@ -14,7 +14,10 @@ from pymongo import MongoClient
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
+from tests.support.person import Person
+from tests.support.rotating_server import RotatingServer
 from tests.support.subscriber import Subscriber
+from tests.support.tickets import RETURN_TO, bring_back, start
 
 OPERATOR = "operator"
 PATH = "/api/workspaces"
@@ -34,8 +37,12 @@ OWN_LISTS = {
 
 hub = hub_with(
     services=("gateway", "delivery", "oauth"),
-    env={"INTERLINK_OPERATOR_WORKSPACE": OPERATOR},
+    env={
+        "INTERLINK_OPERATOR_WORKSPACE": OPERATOR,
+        "INTERLINK_RETURN_ORIGINS": RETURN_TO.removesuffix("/back"),
+    },
     workspace=OPERATOR,
+    entrance=True,
 )
 
 
@@ -258,4 +265,24 @@ def test_polling_triggers_end_with_their_workspace(hub: Hub, database: Any) -> N
     hub.call("DELETE", f"{PATH}/{tenant['id']}", expect=202)
     finish(hub, database, tenant["id"])
     eventually(lambda: "polling_triggers" not in left(database, tenant["id"]), 30)
+    assert left(database, tenant["id"]).keys() <= LEFT
+
+
+def test_unconfirmed_grants_are_revoked_before_the_app_is_gone(hub: Hub, database: Any) -> None:
+    tenant, name = make(hub), f"ada-{token_hex(4)}"
+    back = hub.url("gateway") + "/api/auth/oauth/callback"
+    with (
+        RotatingServer("app", "the-secret", back) as server,
+        Person(hub, name, entrance="gateway") as person,
+    ):
+        server.login(name)
+        app = {"client_id": "app", "client_secret": "the-secret", "settings": server.settings}
+        path = "/api/platform-credentials/oidc"
+        hub.call("PUT", path, app | {"verified": True}, key=tenant["key"])
+        bring_back(person, start(hub, key=tenant["key"], service="gateway"))
+        assert len(server.grants_of(name)) == 1
+        assert left(database, tenant["id"])["oauth_confirmations"]
+        hub.call("DELETE", f"{PATH}/{tenant['id']}", expect=202)
+        eventually(lambda: server.grants_of(name) == [])
+        finish(hub, database, tenant["id"])
     assert left(database, tenant["id"]).keys() <= LEFT

@@ -216,7 +216,7 @@ def _never_end(hub: Hub) -> None:
 
 
 def _show_a_page(hub: Hub) -> None:
-    """What a provider answers is no page of the hub, and sets nothing for its host."""
+    """What a provider answers is no page of the hub, and sets nothing for its host or a proxy before it."""
     with _calls(hub) as world:
         account = world.with_token()
         page = b"<script>document.cookie</script>"
@@ -229,6 +229,9 @@ def _show_a_page(hub: Hub) -> None:
             ("Interlink-Provider", "github"),
             ("Service-Worker-Allowed", "/"),
             ("Refresh", "0; url=https://evil.example"),
+            ("X-Accel-Redirect", "/internal/"),
+            ("X-Sendfile", "/etc/passwd"),
+            ("Cache-Control", "public, s-maxage=600"),
         ]
         world.api.answers["page"] = lambda request: reply(request, 200, page, hostile)
         for at in _ENTRANCES:
@@ -236,7 +239,15 @@ def _show_a_page(hub: Hub) -> None:
             assert answer.headers.get_list("content-security-policy") == ["sandbox; default-src 'none'"]
             assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
             assert answer.headers.get_list("interlink-provider") == ["gitlab"]
-            for name in ("set-cookie", "access-control-allow-origin", "service-worker-allowed", "refresh"):
+            assert answer.headers.get_list("cache-control") == ["private"]
+            for name in (
+                "set-cookie",
+                "access-control-allow-origin",
+                "service-worker-allowed",
+                "refresh",
+                "x-accel-redirect",
+                "x-sendfile",
+            ):
                 assert name not in answer.headers
 
 

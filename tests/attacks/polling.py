@@ -1,6 +1,7 @@
 """Attacks by what is polled: hostile feeds, addresses inside, and a workspace with many triggers."""
 
 import gzip
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -45,11 +46,13 @@ def _endless(connection: socket.socket) -> None:
 
 
 def _dripping(connection: socket.socket) -> None:
-    """Send a byte a second."""
+    """Send a byte a second, until the hub closes the connection."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
     for byte in _HEAD * 100:
         connection.sendall(bytes((byte,)))
-        time.sleep(1)
+        is_closed, _, _ = select.select([connection], [], [], 1.0)
+        if is_closed:
+            return
 
 
 def _create(hub: Hub, url: str, *, key: str | None = None) -> str:
@@ -82,9 +85,19 @@ _FEEDS: dict[str, tuple[Callable[[socket.socket], None], str]] = {
     "gzip bomb": (_answer(_BOMB, b"Content-Encoding: gzip"), "decompresses to more"),
     "elements": (_answer(_HEAD + b"<x/>" * 400_000 + _TAIL), "too many elements"),
     "depth": (_answer(_HEAD + b"<x>" * 500_000), "too deep"),
+    "one long namespace for many elements": (
+        _answer(
+            _HEAD + b'<x:z xmlns:x="' + b"u" * 1_000_000 + b'">' + b"<x:a/>" * 90_000 + b"</x:z>" + _TAIL
+        ),
+        "too long",
+    ),
+    "many namespaces": (
+        _answer(_HEAD + b"<x " + b" ".join(b'xmlns:a%d="u"' % n for n in range(10_000)) + b"/>" + _TAIL),
+        "too many namespaces",
+    ),
     "attributes": (
         _answer(_HEAD + b"<x " + b" ".join(b'a%d="1"' % n for n in range(100_000)) + b"/>" + b"<"),
-        "not well-formed",
+        "too long",
     ),
 }
 
@@ -125,6 +138,16 @@ def _many_items(hub: Hub) -> None:
         endpoint = hub.call("GET", f"{_PATH}/{trigger}")["endpoint_id"]
         path = f"/api/inbound-endpoints/{endpoint}"
         eventually(lambda: hub.call("GET", path)["trigger_count"] == 100)
+        hub.call("DELETE", f"{_PATH}/{trigger}", expect=204)
+
+
+def _headers_that_cannot_be_stored(hub: Hub) -> None:
+    """Send validators that are no text: the poll must end, and not be repeated for ever."""
+    names = (b"ETag", b"Last-Modified", b"Content-Type", b"X-Other")
+    headers = [name + b': "\xff\xfe\xc3\xa9"' for name in names]
+    with MisbehavingServer(_answer(_HEAD + b"<item><guid>1</guid></item>" + _TAIL, *headers)) as server:
+        trigger = _create(hub, server.url)
+        assert _outcome(hub, trigger)["status"] == "active"
         hub.call("DELETE", f"{_PATH}/{trigger}", expect=204)
 
 
@@ -203,6 +226,7 @@ def _forged_events(hub: Hub) -> None:
 ATTACKS = (
     *(Attack(f"a hostile feed: {name}", _hostile_feed(name), _SETUP) for name in _FEEDS),
     Attack("a feed with tens of thousands of items", _many_items, _SETUP),
+    Attack("a feed with headers that are no text", _headers_that_cannot_be_stored, _SETUP),
     Attack("a feed that redirects inside", _redirect_inside, _SETUP),
     Attack("polled events of a stranger", _forged_events, _SETUP),
     Attack("a workspace with many slow triggers", _many_triggers, _SETUP),

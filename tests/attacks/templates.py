@@ -20,6 +20,7 @@ _PAYLOAD: Final = {
     "title": "still readable",
     "a": list(range(50)),
     "m": "https://a.example/ *x* `y` " * 20_000,
+    "p": [{"a": "\x01" * 4000}] * 5,
     "deep": {"a": {"a": {"a": {"a": {}}}}},
     "call": "@everyone <!here> [x](https://evil.example)",
 }
@@ -29,6 +30,9 @@ _COSTLY: Final = {
     "nests loops": "{% for i in a %}{% for j in a %}{% for k in a %}x{% endfor %}{% endfor %}{% endfor %}",
     "compares all the time": "{%for i in a%}" + "{%if m contains deep%}{%endif%}" * 60 + "{%endfor%}",
     "writes without end": "{% for i in a %}" + "x" * 1900 + "{% endfor %}",
+    "names people without end": "{% for i in a %}{{ p | names: " + "'a'," * 300 + "'a' }}{% endfor %}",
+    "calls a filter wrongly": "{{ p | names: 5 }}",
+    "parses much Markdown": "{% for i in a %}{{ m | markdown: 99, 4000 }}{% endfor %}",
     "replaces": "{% for i in a %}{{ m | replace: 'x', m }}{% endfor %}",
 }
 _REFUSED: Final = {

@@ -12,6 +12,7 @@ from tests.attacks.attack import Attack
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.person import Person
+from tests.support.recorded_secrets import record_secret
 from tests.support.rotating_server import RotatingServer
 from tests.support.tickets import RETURN_TO, Started, bring_back, confirm, press, start
 
@@ -120,16 +121,22 @@ def _use_early(hub: Hub) -> None:
     with _victim(hub) as (_, victim):
         started = _start(hub, _ATTACKER)
         bring_back(victim, started)
-        headers = {"authorization": f"Bearer {hub.admin_key}"}
+        scopes = ["integrations:write", "integrations:read", "accounts:call", "tokens:read"]
+        key = hub.call("POST", "/api/api-keys", {"name": "attacker", "scopes": scopes})["key"]
+        record_secret("an API key", key)
+        headers = {"authorization": f"Bearer {key}"}
         base = f"{hub.url('gateway')}/api/integrations/{started.integration}"
         for path, body in (
             ("check", {}),
             ("refresh", {}),
             ("choose", {"choice": victim.name}),
             ("enable", {}),
+            ("token", {}),
+            ("token/refused", {"version": 0}),
+            ("proxy/me", {}),
         ):
             answer = httpx.post(f"{base}/{path}", json=body, headers=headers, timeout=30)
-            assert answer.is_client_error, (path, answer.text)
+            assert answer.status_code in (409, 422), (path, answer.text)
         current = httpx.get(base, headers=headers, timeout=10).json()
         assert (current["status"], current["account"], current["scopes"]) == ("pending", None, [])
 

@@ -187,6 +187,7 @@ def test_times_have_their_format() -> None:
         ("webhook.failing", "disables_at"),
         ("webhook.disabled", "failing_since"),
         ("incoming.message", "received_at"),
+        ("integration.expiring", "reconnectBy"),
     ):
         schema = EVENT_TYPES[name].schema["properties"][field]
         found = [part for part in schema.get("anyOf", [schema]) if part != {"type": "null"}]

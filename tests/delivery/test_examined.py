@@ -8,6 +8,7 @@ from bench.log import explained, finds, mongo_at
 from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES, Deliveries
 from services.delivery.log.due_deliveries import DueDeliveries
+from services.delivery.log.statistics import Statistics
 from services.delivery.settings import DeliverySettings
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Collection, Document, Mongo, utcnow
@@ -83,7 +84,8 @@ def test_what_waited_too_long_is_found_without_examining_the_log(store: Store) -
     counts: list[int] = []
 
     async def expire(mongo: Mongo) -> None:
-        deliveries = Deliveries(mongo, DeliverySettings(), configure("tests", "error"), instance="tests")
+        log = configure("tests", "error")
+        deliveries = Deliveries(mongo, DeliverySettings(), Statistics(mongo, log), log, instance="tests")
         counts.append(await deliveries.dead_letter_expired(WEBHOOK, utcnow()))
 
     async def check(log: Collection) -> None:

@@ -13,10 +13,13 @@ from bench.log import TYPES, WORKSPACES, Finds, explained, filling, finds
 from services.delivery.app import INDEXES
 from services.delivery.log import search
 from services.delivery.log.deliveries import DELIVERIES
-from services.delivery.log.key_search import DeliveryQuery, LogKey, search_keys
+from services.delivery.log.key_search import DeliveryQuery, search_keys
+from services.delivery.log.log_slices import LogKey
 from services.delivery.log.recovery_jobs import RecoveryJob
 from services.delivery.log.recovery_steps import RecoverySteps
 from services.delivery.log.search import page
+from services.delivery.log.statistics import Statistics
+from shared.runtime.logs import configure
 from shared.runtime.mongo import Document, Mongo, utcnow
 from shared.runtime.web.paging import Page
 from tests.delivery.test_log import COMBINATIONS, NOW, can_match, expected, filled, is_covered, run
@@ -26,6 +29,11 @@ __all__ = ["filled"]  # a fixture
 
 SPARSE = [name for name, query in COMBINATIONS.items() if not is_covered(query) and can_match(query)]
 BUDGET = 150
+
+
+def deliveries_of(mongo: Mongo) -> search.DeliverySearch:
+    """The searches of the API on a database."""
+    return search.DeliverySearch(mongo, Statistics(mongo, configure("tests", "warning")))
 
 
 @pytest.mark.parametrize("oldest_first", [False, True])
@@ -83,7 +91,7 @@ def test_after_a_first_page_a_long_time_without_deliveries_costs_few_reads(store
         await mongo.ensure_indexes({DELIVERIES: INDEXES[DELIVERIES]})
         log = mongo.collection(DELIVERIES)
         await log.insert_many(documents)
-        deliveries = search.DeliverySearch(mongo)
+        deliveries = deliveries_of(mongo)
         first = await deliveries.page(query, limit=limit, cursor=None)
         second = await deliveries.page(query, limit=limit, cursor=first.next_cursor)
         seen.commands.clear()
@@ -108,6 +116,7 @@ def test_pages_and_jobs_go_on_where_a_search_ended(
 ) -> None:
     uri, documents = filled
     monkeypatch.setattr(search, "search_keys", partial(search_keys, max_examined=BUDGET // 5))
+    monkeypatch.setattr(search, "MAX_PAGE_EXAMINED", BUDGET // 5)
     query = DeliveryQuery(WORKSPACES[0], statuses=("dead_letter",), error="tls", event_type=TYPES[0])
     [document] = random.Random(1).sample(  # noqa: S311 -- not a secret
         [found for found in documents if found["status"] == "dead_letter" and found["workspace"] == "busy"], 1
@@ -121,7 +130,7 @@ def test_pages_and_jobs_go_on_where_a_search_ended(
         while not pages or pages[-1].next_cursor:
             cursor = pages[-1].next_cursor if pages else None
             pages.append(await page(log, query, lambda found: found["_id"], limit=50, cursor=cursor))
-        steps = RecoverySteps(None, search.DeliverySearch(mongo), None)  # type: ignore[arg-type]
+        steps = RecoverySteps(None, deliveries_of(mongo), None)  # type: ignore[arg-type]
         job = RecoveryJob(
             id="job_1",
             kind="discard",

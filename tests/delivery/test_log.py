@@ -34,7 +34,8 @@ from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.delivery_changes import DeliveryChanges
 from services.delivery.log.erasures import Erasures
-from services.delivery.log.key_search import DeliveryQuery, LogKey, search_keys
+from services.delivery.log.key_search import DeliveryQuery, search_keys
+from services.delivery.log.log_slices import LogKey
 from services.delivery.log.search import page
 from services.delivery.log.statistics import STATISTICS, Statistics, hour_of
 from services.delivery.settings import DeliverySettings
@@ -513,7 +514,7 @@ def test_what_is_counted_while_the_store_is_away_is_written_when_it_is_back(tmp_
     own = embedded.database(tmp_path, processes)
     own.start()
 
-    async def counted() -> int:
+    async def counted() -> tuple[int, int]:
         mongo = mongo_at(own.uri, timeout_ms=500)
         statistics = Statistics(mongo, log)
         statistics.record("wh_1", "w", "delivered", 0.01, NOW)
@@ -522,16 +523,18 @@ def test_what_is_counted_while_the_store_is_away_is_written_when_it_is_back(tmp_
         for _ in range(3):
             statistics.record("wh_1", "w", "delivered", 0.01, NOW)
             statistics.record("wh_2", "w", "delivered", 0.01, NOW)
+            statistics.record_entry("wh_2", "w", NOW, delivered=True)
             await statistics.flush()
         await asyncio.to_thread(own.start)
         await statistics.flush()
         await statistics.flush()
         found = await statistics.delivered("w", None, NOW)
+        rows = await mongo.collection(STATISTICS).find({"webhook_id": "wh_2"}).to_list(None)
         mongo.close()
-        return found
+        return found, sum(sum(row["entries"].values()) for row in rows)
 
     try:
-        assert asyncio.run(counted()) == 7
+        assert asyncio.run(counted()) == (7, 3)
     finally:
         own.stop()
         processes.close()

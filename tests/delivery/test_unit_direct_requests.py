@@ -37,6 +37,7 @@ class Rig:
         self.published: list[dict[str, str]] = []
         """The headers of each record."""
         self.broker_is_away = False
+        self.failed_publishes = 0
         self.too_large = ""
         """The delivery whose request Kafka does not accept."""
         self.errors: list[str] = []
@@ -111,6 +112,7 @@ class Rig:
 
     async def _publish_all(self, records: Sequence[Record], *, timeout_s: float) -> list[tuple[int, int]]:
         if self.broker_is_away:
+            self.failed_publishes += 1
             raise BrokerUnavailable(f"no acknowledgement within {timeout_s} s")
         events = [{name: raw.decode() for name, raw in record.headers} for record in records]
         if any(event["ce_id"] == self.too_large for event in events):
@@ -154,7 +156,7 @@ async def test_what_is_open_when_its_partition_is_lost_is_published_before_the_e
     rig.log.answer.set()
     # One was sent and is not to be repeated; one failed, and one waits for its attempt.
     await until(lambda: len(rig.log.entries) == 1)
-    await asyncio.sleep(0.1)
+    await until(lambda: rig.failed_publishes > 1)
     assert rig.tracker.watermark == 0, "neither in the log nor on Kafka"
     rig.broker_is_away = False
     await until(lambda: rig.tracker.watermark == 1)
@@ -171,7 +173,7 @@ async def test_what_is_written_after_its_partition_was_lost_makes_the_next_owner
     rig.log.write.clear()
     rig.send(FAILS)
     await until(lambda: rig.log.sent == [FAILS])
-    await asyncio.sleep(0.1)  # the write is under way
+    await until(lambda: rig.log.started_writes == 1)
     rig.lose()
     rig.log.write.set()
     await until(lambda: rig.tracker.watermark == 1)
@@ -217,7 +219,7 @@ async def test_what_comes_after_a_webhook_became_strict_waits_behind_an_entry_th
     rig.log.write.clear()
     rig.send(FAILS)
     await until(lambda: rig.log.sent == [FAILS])
-    await asyncio.sleep(0.1)  # the write is under way
+    await until(lambda: rig.log.started_writes == 1)
     webhook: Any = rig.first._webhooks.loaded("wh_1")
     webhook.strict = True
     requested = Partition(rig.first)

@@ -40,6 +40,7 @@ class Log:
         self.answer.set()
         self.write = asyncio.Event()
         self.write.set()
+        self.started_writes = 0
         self.unwritable = self.dead = ""
 
     async def attempt(self, _webhook: Any, claimed: Any) -> tuple[Any, Any]:
@@ -51,6 +52,7 @@ class Log:
         return None, SimpleNamespace(due_at=due_at, status="retrying" if failed else status)
 
     async def write_entries(self, entries: Sequence[tuple[str, str]]) -> None:
+        self.started_writes += 1
         await self.write.wait()
         if any(delivery_id == self.unwritable for _, delivery_id in entries):
             raise ValueError("the document is too large")

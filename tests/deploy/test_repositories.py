@@ -14,6 +14,7 @@ WITHOUT_INDEXES = {
     "services/delivery/log/delivery_changes.py": "changes of many deliveries; indexes in deliveries.py",
     "services/delivery/log/due_deliveries.py": "claims of due deliveries; indexes in deliveries.py",
     "services/delivery/log/key_search.py": "searches of the log's keys; indexes in deliveries.py",
+    "services/delivery/log/log_slices.py": "slices of time for searches of the log; indexes in deliveries.py",
     "services/delivery/log/search.py": "searches of the log; indexes in deliveries.py",
     "services/sync/endpoint_messages.py": "descriptions of senders in memory; indexes in endpoint_records.py",
     "shared/connections/account_routes.py": "routes of accounts in memory; indexes in integration_record.py",

@@ -570,7 +570,10 @@ def test_who_has_no_such_address_has_nothing_there(world: World, name: str) -> N
         assert answer.json()["detail"] == "no such endpoint"
 
 
-NO_ADDRESS = "{} has no app webhook: create {} with POST /api/inbound-endpoints"
+NO_ADDRESS = (
+    "{} has no app webhook and no default endpoint here: create {} with POST /api/inbound-endpoints, "
+    "and use its own address"
+)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,14 @@ def test_validators_are_stored_only_for_a_whole_page() -> None:
     assert conditions(SEEN, page.state) == {}, "the rest has to come again"
 
 
+@pytest.mark.parametrize("text", ['"\udcff"', '"é"', '"\x01"', f'"{"x" * 500}"'])
+def test_validators_that_cannot_be_sent_again_are_left_out(text: str) -> None:
+    _, state, _ = poll(SEEN, PollState(), [items("a")])
+    headers = {"etag": text, "last-modified": text}
+    page = with_validators(read_page(SEEN, begin(state, NOW), items("a", "b")), headers)
+    assert conditions(SEEN, page.state) == {}
+
+
 def test_rows_below_the_last_known_one_are_new() -> None:
     _, state, _ = poll(ROWS, PollState(), [{"items": [["Name"], ["a"]]}])
     _, values = page_request(ROWS, state)

@@ -55,9 +55,37 @@ def test_a_template_makes_the_message_and_its_card() -> None:
     assert card.description == "a\nb\n… (1 more line)"
 
 
+def test_a_template_shows_markdown_of_people_as_such() -> None:
+    message, problem = shown(
+        {
+            "text": "{{ who | names: 'login' }} wrote",
+            "title": "t",
+            "body": "{{ text | markdown }}\n\n{{ wiki | wiki }}",
+        },
+        {
+            "who": [{"login": "ada"}, {"login": "b_b"}],
+            "text": "- **a** [x](https://a.example)\n\n```py\ncode\n```",
+            "wiki": "*b* [x|https://b.example]",
+        },
+    )
+    assert problem == ""
+    assert message.text == "**ada**, **b\\_b** wrote"
+    assert message.embeds[0].description == (
+        "- **a** [x](https://a.example)\n\n```py\ncode\n```\n**b** [x](https://b.example)"
+    )
+
+
+@pytest.mark.parametrize("template", ["{{ p | names: 5 }}", "{{ p | names: p }}", "{{ p | link }}"])
+def test_a_filter_with_wrong_arguments_gives_the_default_message(template: str) -> None:
+    message, problem = shown({"text": template}, {"title": "Build 7", "p": [{"a": "b"}]})
+    assert problem.startswith("text: ")
+    assert message.text == "**Build 7**"
+
+
 @pytest.mark.parametrize("value", ["[x](https://evil.example)", "<script>", "**b**", "@everyone", "<!here>"])
 def test_a_value_without_a_filter_is_only_text(value: str) -> None:
-    message, problem = shown({"text": "x {{ a }} {{ a | append: a }}"}, {"a": value})
+    template = "x {{ a }} {{ a | append: a }} {% echo a %} {% liquid\n echo a\n %}"
+    message, problem = shown({"text": template}, {"a": value})
     assert problem == ""
     assert "[x](" not in message.text
     assert "**b**" not in message.text
@@ -103,13 +131,17 @@ COSTLY = {
     "doubling": "{% assign x = m %}{% for i in a %}{% assign x = x | append: x %}{% endfor %}",
     "much output": "{% for i in a %}" + "x" * 400 + "{% endfor %}",
     "captures": "{% for i in a %}{% capture x %}{{ m | excerpt: 99, 4000 }}{% endcapture %}{% endfor %}",
+    "names": "{% for i in a %}{{ p | names: 'a', 'a', 'a', 'a', 'a' }}{% endfor %}",
+    "many names": "{{ p | names: " + "'a'," * 400 + "'a' }}",
+    "much Markdown": "{% for i in a %}{{ m | markdown }}{% endfor %}",
     "replacements": "{% for i in a %}{{ m | replace: 'x', m }}{% endfor %}",
 }
 
 
 @pytest.mark.parametrize("name", COSTLY)
 def test_a_template_that_costs_too_much_gives_the_default_message(name: str) -> None:
-    payload = {"title": "Disk is full", "a": list(range(50)), "m": "x" * 900_000}
+    people = [{"a": "\x01" * 4000}] * 5
+    payload = {"title": "Disk is full", "a": list(range(50)), "m": "x" * 900_000, "p": people}
     message, problem = shown({"text": COSTLY[name]}, payload)
     assert problem
     assert "x" * 100 not in problem
@@ -148,17 +180,24 @@ def test_a_template_sees_a_bounded_payload() -> None:
         }
     )
     assert len(bounded["text"]) == 4000
+    assert bounded["text"].endswith("x…")
     assert len(bounded["list"]) == len(bounded["many"]) == 200
     assert "leaf" not in json.dumps(bounded)
     assert len(json.dumps(bounded_payload({str(n): [0] * 200 for n in range(200)}))) < 20_000
 
 
-def test_the_budget_of_filters_is_that_of_one_rendering() -> None:
+def test_the_budget_of_filters_is_that_of_one_message() -> None:
     template = TenantTemplate("{{ a | md: 4000 }}" * 9, "text")
     payload = {"a": "x" * 4000}
     for _ in range(3):
         with pytest.raises(MessageTemplateError, match="limit"):
             template.render(payload)
+    message, problem = shown(
+        {"text": "t", "body": "{{ a | md }}" * 6, "title": "{{ a | md }}" * 6},
+        {"title": "Build 7", **payload},
+    )
+    assert "40000 characters" in problem
+    assert message.text == "**Build 7**"
     small = TenantTemplate("{{ a | md }}" * 9, "text")
     for _ in range(20):
         assert small.render(payload)
@@ -185,6 +224,15 @@ def test_the_budget_of_filters_is_that_of_one_rendering() -> None:
         ),
         ({"alert": {"title": "Disk", "description": "full"}}, "e", "**Disk**\nfull", {}),
         ({"title": "@everyone <!here>"}, "e", "**\\@\u200beveryone \\@\u200bhere**", {}),
+        ({"data": {"attributes": {"title": "Deep"}}}, "received", "**Deep**", {}),
+        ({"data": {"attributes": {"title": "Deep"}}}, "job.done", "**job.done**", {"attributes": "Deep"}),
+        (
+            {"alerts": [{"title": "Disk", "url": "https://a.example"}, {"title": "2"}], "status": "firing"},
+            "received",
+            "[**Disk**](https://a.example)",
+            {"status": "firing"},
+        ),
+        ({"data": {"items": [{"id": 7}]}}, "received", "**received**", {"id": "7"}),
         ({}, "received", "**received**", {}),
         ({"a": 1, "ok": True, "list": [1]}, "job.done", "**job.done**", {"a": "1", "ok": "true"}),
     ],

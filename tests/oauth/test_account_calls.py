@@ -21,6 +21,7 @@ from tests.support.second_process import second_process
 
 MIB = 1024 * 1024
 ENTRANCES = ("gateway", "oauth")
+CALLBACK = "/api/auth/oauth/callback"
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +188,15 @@ class TestPath:
         [entry] = [entry for entry in world.audit(account) if "proxy" in entry["route"]]
         assert entry["resources"] == [account, "one/proxy/two"]
 
+    def test_with_a_slash_too_few_or_too_many_leads_to_no_other_address(
+        self, world: AccountCalls, account: str
+    ) -> None:
+        """The service behind the entrance knows only its own, which nobody outside reaches."""
+        base = f"/api/integrations/{account}/proxy"
+        for path, other in ((base, f"{base}/"), (f"{CALLBACK}/?code=x", f"{CALLBACK}?code=x")):
+            answer = httpx.get(world.hub.url("gateway") + path, timeout=10)
+            assert (answer.status_code, answer.headers["location"]) == (307, other)
+
     def test_other_methods_are_405(self, world: AccountCalls, account: str) -> None:
         answer = world.send("OPTIONS", account, "projects")
         assert answer.status_code == 405
@@ -206,6 +216,10 @@ class TestAnswer:
             "Content-Security-Policy": "default-src *",
             "X-Hop": "1",
             "Keep-Alive": "timeout=1",
+            "X-Accel-Redirect": "/internal/secret",
+            "X-Sendfile": "/etc/passwd",
+            "X-Reproxy-URL": "http://127.0.0.1/",
+            "CDN-Cache-Control": "max-age=60",
         }
         page = b"<script>alert(1)</script>"
         headers = [
@@ -226,13 +240,41 @@ class TestAnswer:
         for name in set(away) - {"Content-Security-Policy"}:
             assert name.lower() not in answer.headers, name
 
-    @pytest.mark.parametrize("status", [204, 304, 400, 404, 500, 503])
+    @pytest.mark.parametrize(
+        ("caching", "expected"),
+        [
+            ("public, max-age=60, S-Maxage=60", "private, max-age=60"),
+            ("private, max-age=0, must-revalidate", "private, max-age=0, must-revalidate"),
+            ("no-store", "private, no-store"),
+            ("public", "private"),
+        ],
+    )
+    def test_is_for_no_shared_cache(
+        self, world: AccountCalls, account: str, caching: str, expected: str
+    ) -> None:
+        """Which does not check the API key of the next caller."""
+        world.api.answers["cached"] = lambda request: reply_json(
+            request, {}, 200, [("Cache-Control", caching)]
+        )
+        assert world.send("GET", account, "cached").headers.get_list("cache-control") == [expected]
+
+    @pytest.mark.parametrize("status", [204, 205, 304, 400, 404, 500, 503, 599])
     def test_keeps_its_status(self, world: AccountCalls, account: str, status: int) -> None:
         content = b"" if status in (204, 304) else b"x"
         world.api.answers["status"] = lambda request: reply(request, status, content)
         answer = world.send("GET", account, "status")
         assert (answer.status_code, answer.content) == (status, content)
         assert answer.headers["interlink-provider"] == "gitlab"
+
+    @pytest.mark.parametrize("at", ENTRANCES)
+    def test_with_a_status_that_http_does_not_have_is_502(
+        self, world: AccountCalls, account: str, at: str
+    ) -> None:
+        for status in (600, 999):
+            world.api.answers["odd"] = lambda request, status=status: reply(request, status, b"x")  # type: ignore[misc]
+            answer = world.send("GET", account, "odd", at=at)
+            assert (answer.status_code, "interlink-provider" in answer.headers) == (502, False)
+            assert f"answered {status}, which is no status" in answer.json()["detail"]
 
     def test_of_too_many_requests_keeps_retry_after(self, world: AccountCalls, account: str) -> None:
         world.api.answers["busy"] = lambda request: reply_json(request, {}, 429, [("Retry-After", "7")])
@@ -377,6 +419,28 @@ class TestRefresh:
         assert (seen["method"], world.last()["body"]) == ("POST", b'{"once": true}')
         assert world.api.refreshes == refreshes + 1
         assert len(world.api.seen) == before + 1
+
+    def test_a_compressed_error_is_read_too(self, world: AccountCalls) -> None:
+        """Providers that answer 400 or 403 to a token that has ended say so in the body alone."""
+        integration, _ = world.connected()
+        refreshes, packed = world.api.refreshes, gzip.compress(b'{"error":"invalid_token"}')
+        headers = [("Content-Encoding", "gzip"), ("Content-Type", "application/json")]
+
+        def once(request: BaseHTTPRequestHandler) -> None:
+            if world.api.refreshes == refreshes:
+                return reply(request, 403, packed, headers)
+            return reply(request, 200, b"new")
+
+        world.api.answers["ended"] = once
+        assert world.send("GET", integration, "ended").content == b"new"
+        assert world.api.refreshes == refreshes + 1
+        for encoding in ("br", "gzip"):
+            odd = [("Content-Encoding", encoding)]
+            world.api.answers["odd"] = lambda request, odd=odd: reply(request, 403, b"\x00odd", odd)  # type: ignore[misc]
+            with world.hub.client("gateway") as client:
+                path = f"/api/integrations/{integration}/proxy/odd"
+                with client.stream("GET", path) as answer:
+                    assert (answer.status_code, b"".join(answer.iter_raw())) == (403, b"\x00odd")
 
     def test_many_calls_at_once_cause_one_refresh(self, world: AccountCalls) -> None:
         integration, name = world.connected()

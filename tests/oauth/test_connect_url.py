@@ -65,7 +65,8 @@ def test_an_account_is_connected_once_it_is_confirmed(
     started = start(hub, name="Mine")
     page = person.client.get(started.connect_url)
     assert page.status_code == 200
-    for text in (USER, hub.workspace, "OpenID Connect", "chat.example.com"):
+    host = rotating.url.removeprefix("http://")  # of the workspace's choice
+    for text in (USER, hub.workspace, "OpenID Connect", f"<bdi>{host}</bdi>", "chat.example.com"):
         assert text in page.text
     assert page.headers["cache-control"] == "no-store"
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
@@ -81,6 +82,8 @@ def test_an_account_is_connected_once_it_is_confirmed(
     )
     for what in ("refresh", "check"):
         shared_accounts.call(started.integration, what, expect=409)
+    refused = shared_accounts.call(started.integration, "proxy/me", expect=409)["detail"]
+    assert "confirm the account with POST /api/auth/oauth/confirm" in refused
     assert shared_accounts.stored(started.integration)["credential"] is None
 
     answer = confirm(hub, code)
@@ -323,6 +326,26 @@ def test_what_nobody_confirms_is_revoked(
     eventually(lambda: shown(hub, came["integration_id"])[0] == 404)
     eventually(lambda: unconfirmed(shared_accounts) == [])
     assert shared_accounts.events(came["integration_id"]) == []
+
+
+def test_a_grant_is_revoked_when_its_workspace_is_deleted(
+    shared_accounts: Accounts, rotating: RotatingServer, person: Person
+) -> None:
+    """With the app of the workspace, which is deleted too."""
+    other = shared_accounts.at(rotating.settings, "app")
+    came = bring_back(person, start(other.hub))
+    stored = unconfirmed(shared_accounts)[0]
+    assert len(rotating.grants_of(person.name)) == 1
+    now = datetime.now(UTC)
+    deletion = {"workspace": stored["workspace"], "service": "oauth", "open": True, "due_at": now}
+    shared_accounts.database.workspace_deletions.insert_one(
+        {"_id": f"oauth/{stored['workspace']}", **deletion, "fence": 0, "passes": 0, "created_at": now}
+    )
+    eventually(lambda: rotating.grants_of(person.name) == [])
+    eventually(lambda: unconfirmed(shared_accounts) == [])
+    assert confirm(other.hub, came["confirmation_code"], key=other.hub.admin_key).status_code == 404
+    apps = shared_accounts.database.platform_credentials
+    eventually(lambda: not apps.count_documents({"workspace": stored["workspace"], "deleted_at": None}))
 
 
 def test_the_end_of_one_grant_leaves_the_others_of_the_account(

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
@@ -195,15 +197,22 @@ def test_a_missing_permission_pauses(world: World) -> None:
     [error(403, "userRateLimitExceeded"), Reply.json({}, 429, retry_after="1800")],
     ids=["403", "429"],
 )
-def test_a_limit_of_the_app_holds_all_its_accounts(world: World, reply: Reply) -> None:
+def test_a_limit_of_the_app_holds_all_accounts_of_the_workspace(world: World, reply: Reply) -> None:
     items, account = world.items, world.connected("gmail")
     first = world.polled("gmail_trigger_new_label", account)["id"]
     second = world.polled("gmail_trigger_new_email", account)
-    items.refuse = [reply]
-    shown = world.poll(first, status="failing")
-    assert shown["last_error"]["code"] == "rate_limited"
-    if reply.status == 429:
-        eventually(lambda: world.shown(second["id"])["next_at"] > second["next_at"])
+    with MongoClient[dict[str, Any]](world.hub.env["MONGODB_URI"], tz_aware=True) as mongo:
+        triggers = mongo.get_default_database()["polling_triggers"]
+        # Another workspace has an account of the same app.
+        other = {**(triggers.find_one({"_id": second["id"]}) or {}), "_id": "pol_other", "workspace": "other"}
+        triggers.insert_one(other)
+        items.refuse = [reply]
+        shown = world.poll(first, status="failing")
+        assert shown["last_error"]["code"] == "rate_limited"
+        if reply.status == 429:
+            eventually(lambda: world.shown(second["id"])["next_at"] > second["next_at"])
+        assert (triggers.find_one({"_id": "pol_other"}) or {})["due_at"] == other["due_at"]
+        triggers.delete_one({"_id": "pol_other"})
     items.mail("kept")
     assert world.data(world.poll(second["id"])["endpoint_id"])[-1]["subject"] == "kept"
 

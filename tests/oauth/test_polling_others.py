@@ -97,6 +97,23 @@ def test_pages_of_notion(world: World) -> None:
     assert len(world.data(updated)) == 1
 
 
+def test_a_page_that_has_ended_at_the_provider(world: World) -> None:
+    notion = world.notion
+    account = world.connected_by_token("notion", "internal_token", notion.token)
+    fields = {"data_source_id": notion.source}
+    trigger = world.polled("notion_trigger_database_item_created", account, **fields)["id"]
+    names = [f"item {number}" for number in range(2 * 5 * notion.page_size)]
+    for name in names:
+        notion.add(name)
+    endpoint = world.poll(trigger)["endpoint_id"]
+    assert len(world.data(endpoint)) < len(names), "a poll has few pages; the next one goes on"
+    notion.era += 1
+    assert world.poll(trigger, status="failing")["last_error"]["code"] == "validation_error"
+    for _ in range(4):
+        world.poll(trigger)
+    assert [item["title"] for item in world.data(endpoint)] == names, "each of them once"
+
+
 def test_messages_of_discord(world: World) -> None:
     discord = world.discord
     account = world.connected_by_token("discord", "bot_token", discord.token)

@@ -490,7 +490,7 @@ def test_jira_with_several_sites_needs_a_selection(oauth_hub: OAuthHub, events: 
     shown = oauth_hub.shown(integration)
     assert (shown["status"], shown["reason"]) == ("pending", "choice_required")
     assert [item["id"] for item in shown["choices"]] == [first.id, second.id, third.id]
-    with pytest.raises(NotConnected):
+    with pytest.raises(NotConnected, match="send one of its choices to POST"):
         oauth_hub.access(integration)
     oauth_hub.do(integration, "choose", {"choice": "another"}, expect=422)
     chosen = oauth_hub.do(integration, "choose", {"choice": second.id})

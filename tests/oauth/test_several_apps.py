@@ -1,14 +1,19 @@
 """Several OAuth apps of a provider in a workspace: chosen at connect, and an account stays with its app."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 
 from tests.support.accounts import SECRET, Accounts
+from tests.support.backends import Bus, Store
 from tests.support.person import Person
 from tests.support.rotating_server import RotatingServer
+from tests.support.second_process import second_process
 from tests.support.tickets import bring_back, confirm, start
 
 PATH = "/api/platform-credentials/oidc"
@@ -156,3 +161,26 @@ def test_apps_are_bounded_and_have_client_ids_of_their_own(
         register(own, f"n{number}", f"client-{number}", second)
     register(own, "n9", "client-9", second, expect=409)
     register(own, "n8", "client-changed", second)
+
+
+def test_apps_that_are_registered_at_once_are_bounded_too(
+    shared_accounts: Accounts, second: RotatingServer, bus: Bus, store: Store, tmp_path: Path
+) -> None:
+    """By two processes: the app webhook would try the secrets of all, at everybody's cost."""
+    own = shared_accounts.at(second.settings, "default-app")
+    headers = {"authorization": f"Bearer {own.hub.admin_key}"}
+    fields = {"client_secret": SECRET, "settings": second.settings, "verified": True}
+    with second_process("oauth", shared_accounts.hub, tmp_path, bus, store) as other:
+        urls = [hub.url("oauth") + PATH for hub in (own.hub, other)]
+
+        def put(number: int) -> int:
+            body = {**fields, "app": f"n{number}", "client_id": f"client-{number // 2}"}
+            return httpx.put(urls[number % 2], json=body, headers=headers, timeout=30).status_code
+
+        with ThreadPoolExecutor(30) as pool:
+            statuses = list(pool.map(put, range(30)))
+    assert set(statuses) == {200, 409}
+    items = own.hub.call("GET", "/api/platform-credentials")["items"]
+    mine = [item["client_id"] for item in items if item["scope"] == "workspace"]
+    assert len(mine) == statuses.count(200) + 1 == 10
+    assert len(set(mine)) == 10

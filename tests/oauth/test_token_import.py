@@ -118,6 +118,7 @@ def test_tokens_of_the_installations_app_are_the_operators(
         {"tokens": {"access_token": "x" * 16385}},
         {"tokens": {"access_token": "x", "id_token": "y"}},
         {"tokens": {"access_token": "x", "expires_at": "2026-01-01T00:00:00"}},
+        {"tokens": {"access_token": "x", "expires_at": "9999-12-31T23:59:59-12:00"}},
         {"tokens": {"access_token": "x"}, "kind": "oauth2"},
         {"fields": {}, "scopes": ["a"]},
         {"provider": "telegram", "tokens": {"access_token": "x"}},

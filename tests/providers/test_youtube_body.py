@@ -197,3 +197,13 @@ def test_any_text_of_a_field_is_read_or_malformed(title: str, published: str) ->
     except Malformed:
         return
     assert event["kind"] in {"published", "updated"}
+
+
+def test_a_long_namespace_is_not_copied_for_each_element() -> None:
+    started = time.process_time()
+    long = '<feed xmlns="http://www.w3.org/2005/Atom" xmlns:x="' + "u" * 200_000 + '">'
+    with pytest.raises(Malformed, match="elements"):
+        body.read((long + "<x:a/>" * 100_000 + "</feed>").encode())
+    with pytest.raises(Malformed, match="too long"):
+        body.read((long + "<a " + " ".join(f'x:a{n}=""' for n in range(50_000)) + "/></feed>").encode())
+    assert time.process_time() - started < 5

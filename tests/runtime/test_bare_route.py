@@ -22,6 +22,7 @@ from shared.contracts.errors import (
 from shared.runtime.web.bare_route import BareRoute
 from shared.runtime.web.problems import install_handlers
 from shared.runtime.web.query_parameters import reject_parameters
+from shared.runtime.web.routes import Routes
 
 FIELDS = (FieldError("0.id", "Field required"), FieldError("query.ä", 'says "no"'))
 
@@ -90,6 +91,23 @@ async def test_another_method_is_the_frameworks() -> None:
     framework, bare = await _answers(_app([], None), "PUT")
     assert bare == framework
     assert bare[0] == 405
+
+
+async def test_a_declared_call_without_a_handler_is_no_success() -> None:
+    app = FastAPI()
+
+    async def declared(name: str) -> None:
+        """Do something."""
+
+    Routes(app, "").declare("/bare", declared, methods=["POST"], response_model=Accepted)
+    operation = app.openapi()["paths"]["/bare"]["post"]
+    assert operation["description"] == "Do something."
+    assert [parameter["name"] for parameter in operation["parameters"]] == ["name"]
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://hub") as client:
+        answer = await client.post("/bare?name=x")
+    assert answer.status_code == 500
+    assert "no handler" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ async def collection_of(uri: str) -> AsyncIterator[Collection]:
 
 @asynccontextmanager
 async def working(jobs: Jobs[Import], step: Callable[[Import], Awaitable[StepResult]]) -> AsyncIterator[None]:
-    worker = JobWorker(jobs, step, configure("tests", "error"))
+    worker = JobWorker(jobs, step, configure("tests", "error")).worker
     await worker.start()
     try:
         yield

@@ -87,7 +87,10 @@ def test_the_type_of_a_problem_leads_to_a_page(hub: Hub, documents: dict[str, An
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     described = {status for _, _, call in _calls(documents[service]) for status in call["responses"]}
     pages = {status: f"{hub.url(service)}/api/problems/{status}" for status in described if status > "400"}
-    assert {status for status, url in pages.items() if httpx.get(url).status_code != 200} == set()
+    answers = {status: httpx.get(url) for status, url in pages.items()}
+    assert {status for status, answer in answers.items() if answer.status_code != 200} == set()
+    assert {status for status, answer in answers.items() if "`" in answer.text} == set()
+    assert "<code>errors</code>" in answers["422"].text
     for other in ("200", "999", "404/", "4040", "%3Cb%3E", ""):
         answer = httpx.get(f"{hub.url(service)}/api/problems/{other}")
         assert answer.status_code == 404, other
@@ -126,9 +129,10 @@ def test_every_operation_is_complete(documents: dict[str, Any], service: str) ->
             continue
         [scopes] = [scopes for item in call["security"] for scopes in item.values()]
         assert f"`{scopes[0]}`" in call["description"], where
+        assert "\n    " not in call["description"], f"{where}: an indented text is shown as code"
         answers = call["responses"]
         assert {"401", "403", "422", "503"} <= answers.keys(), where
-        assert ("404" in answers) is ("{" in path), where
+        assert ("404" in answers) is ("{" in path or path == "/api/auth/oauth/confirm"), where
         is_call = path.endswith("/proxy/{path}")
         assert ({"400", "408", "409", "413"} <= answers.keys()) is (method in MUTATING or is_call), where
         for status, answer in answers.items():

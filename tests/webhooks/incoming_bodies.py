@@ -151,6 +151,37 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
         "text": "# Alerts Firing:\n\nLabels:\n\n  - alertname = HighCPU\n",
         "themeColor": "8C1A1A",
     },
+    "alertmanager_teams2": {
+        "type": "message",
+        "attachments": [
+            {
+                "contentType": "application/vnd.microsoft.card.adaptive",
+                "contentUrl": None,
+                "content": {
+                    "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+                    "type": "AdaptiveCard",
+                    "version": "1.2",
+                    "body": [
+                        {
+                            "type": "TextBlock",
+                            "text": "[FIRING:1] HighCPU",
+                            "weight": "Bolder",
+                            "size": "Medium",
+                            "wrap": True,
+                            "style": "heading",
+                            "color": "Attention",
+                        },
+                        {
+                            "type": "TextBlock",
+                            "text": "# Alerts Firing:\n\nLabels:\n - alertname = HighCPU\n",
+                            "wrap": True,
+                        },
+                    ],
+                    "msteams": {"width": "full"},
+                },
+            }
+        ],
+    },
     "adaptive": {
         "type": "message",
         "attachments": [

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from shared.webhooks.incoming import ReceivedMessage, parse_incoming_message
+from shared.webhooks.incoming import ReceivedMessage, parse_incoming_message, published_body
 from shared.webhooks.incoming_formats.fitting import CUT_MARK, MAX_MESSAGE_BYTES, cut_markdown
 
 JSON = "application/json"
@@ -26,6 +27,18 @@ def test_a_long_text_is_cut_with_a_mark(name: str, length: int) -> None:
     assert 3900 < len(text) <= 4000
     assert text == "word " * ((len(text) - len(CUT_MARK)) // 5) + "word" + CUT_MARK
     assert [warning.partition(":")[0] for warning in received.warnings] == [name]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "frame"),
+    [(JSON, "%s"), ("application/x-www-form-urlencoded", "payload=%s")],
+)
+def test_an_emoji_that_the_sender_cut_in_two_costs_only_itself(content_type: str, frame: str) -> None:
+    body = (frame % json.dumps({"text": "Build 7 \ud83d"})).encode()
+    assert parse_incoming_message(content_type, body).message.text == "Build 7 \ufffd"
+    published, published_type = published_body(content_type, body)
+    assert parse_incoming_message(published_type, published).message.text == "Build 7 \ufffd"
+    assert content_type != JSON or json.loads(published)["text"] == "Build 7 \ufffd"
 
 
 def test_a_text_of_4000_characters_is_whole() -> None:
@@ -97,6 +110,46 @@ def test_an_open_fence_is_closed() -> None:
     text = receive({"text": "log:\n```\n" + "line of it\n" * 1000 + "```"}).message.text
     assert text.endswith(f"\n```{CUT_MARK}")
     assert text.count("```") == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "line", "end"),
+    [
+        ("````", "code ``` of it", "\n````"),
+        ("~~~", "code", "\n~~~"),
+        ("> ```", "> code", "\n> ```"),
+        ("- ```", "  code", "\n  ```"),
+        ("1. x\n   ```py", "   code", "\n   ```"),
+        ("- ```\n  code\n  ```", "word", "word"),
+        ("> ```\n> code", "word", "word"),
+        ("```", "> ```\ncode", "\n```"),
+        ("| a | b |\n| - | - |", "| cell | cell |", "\n| cell | cell |"),
+        ("```a`", "word", "word"),
+    ],
+)
+def test_a_cut_closes_what_is_open(first: str, line: str, end: str) -> None:
+    text = receive({"text": "\n".join((first, *[line] * 2000))}).message.text
+    assert text.endswith(end + CUT_MARK)
+    *_, last, mark = MarkdownIt("commonmark").enable("table").parse(text)[-4:-1]
+    assert (last.type, last.level, mark.content) == ("paragraph_open", 0, CUT_MARK.strip())
+
+
+def test_a_warning_says_what_is_wrong_with_a_url() -> None:
+    received = receive({"text": "x", "icon_url": "javascript:x"})
+    assert received.warnings == ("icon_url: URL scheme should be 'http' or 'https': left out",)
+
+
+@pytest.mark.parametrize("text", ["```\nlog", "```\n" + "x" * 3990])
+def test_a_note_is_not_in_code(text: str) -> None:
+    shown = receive({"text": text, "embeds": [{"title": "t"}] * 11}).message.text
+    assert shown.endswith("\n\n… (cut: more than 10 embeds)")
+    assert len(shown) <= 4000
+    assert MarkdownIt("commonmark").parse(shown)[-3].type == "paragraph_open"
+
+
+def test_a_cut_value_closes_what_is_open() -> None:
+    text = receive({"embeds": [{"title": "t", "fields": [{"name": "n", "value": "```\n" + "x\n" * 900}]}]})
+    assert text.message.embeds[0].fields[0].value.endswith("x\n```\n…")
 
 
 @settings(max_examples=200)

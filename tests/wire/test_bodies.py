@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import json
 import tracemalloc
 import zlib
 from typing import Any
@@ -12,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.contracts.errors import Malformed, TooLarge, UnsupportedMedia
-from shared.wire.bodies import decode_bytes, form_field, inflate, media_type, parse_json, parse_object
+from shared.wire.bodies import (
+    decode_bytes,
+    form_field,
+    inflate,
+    media_type,
+    parse_json,
+    parse_object,
+    replace_lone_surrogates,
+)
 
 LIMIT = 1000
 
@@ -218,3 +227,27 @@ def test_decoding(text: str, encoding: str, raw: bytes | None) -> None:
 def test_decoding_never_raises(raw: bytes, encoding: str) -> None:
     decode_bytes(raw, encoding)
     decode_bytes(raw.decode("latin-1"), encoding)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\ud83d", "\ufffd"),
+        (r"a\uDE00b", "a\ufffdb"),
+        (r"\ud83d\ude00", "\U0001f600"),
+        (r"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
+        (r"\ud83d\u0041", "\ufffdA"),
+        (r"\\ud83d", r"\ud83d"),
+        (r"\\\ud83d", "\\\ufffd"),
+        (r"\"\ud83d\"", '"\ufffd"'),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_replaced(text: str, expected: str) -> None:
+    assert parse_json(replace_lone_surrogates(f'"{text}"'.encode())) == expected
+
+
+@given(st.text(alphabet=st.characters(), max_size=50))
+def test_other_json_stays_as_it_is(text: str) -> None:
+    body = json.dumps(text).encode()
+    assert replace_lone_surrogates(body) == body
+    assert parse_json(body) == text

@@ -61,6 +61,20 @@ def test_only_the_first_entries_are_read() -> None:
     assert process_time() - started < 5
 
 
+def test_a_long_namespace_is_not_copied_for_each_element() -> None:
+    started = process_time()
+    elements = b"<x:a/>" * 50_000
+    parsed = parse_feed(b'<rss xmlns:x="' + b"u" * 200_000 + b'"><channel>' + elements + b"</channel></rss>")
+    assert parsed["items"] == []
+    assert process_time() - started < 5
+
+
+def test_a_prefix_means_what_is_declared_where_it_stands() -> None:
+    feed = b"""<rss xmlns:m="http://search.yahoo.com/mrss/"><channel><item><guid>1</guid><m:title>Picture</m:title>
+    <m:title xmlns:m="http://purl.org/dc/elements/1.1/">Real</m:title></item></channel></rss>"""
+    assert parse_feed(feed)["items"][0]["title"] == "Real"
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
@@ -69,6 +83,8 @@ def test_only_the_first_entries_are_read() -> None:
         (b"<html/>", "not a feed"),
         (b"<rss>" + b"<a>" * 100, "too deep"),
         (b"<rss><channel>" + b"<a/>" * 200_000 + b"</channel></rss>", "too many elements"),
+        (b'<rss xmlns:x="' + b"u" * 400_000 + b'"/>', "too long"),
+        (b"<rss " + b" ".join(b'xmlns:n%d="u"' % n for n in range(101)) + b"/>", "too many namespaces"),
         (b'<!DOCTYPE rss [<!ENTITY x SYSTEM "file:///etc/passwd">]><rss>&x;</rss>', "document type"),
         (
             b'<!DOCTYPE rss [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;">]><rss><title>&b;</title></rss>',

@@ -1,4 +1,4 @@
-"""How a chat service works with the hub: consume `chat.inbound`, publish on `chat.events`.
+"""Show how a chat service works with the hub: consume `chat.inbound`, publish on `chat.events`.
 
 The two topics are the whole interface; `/api/asyncapi.json` describes them. Nothing is imported from the hub:
 copy this file, and use `inbound` and `publish` in your own service.

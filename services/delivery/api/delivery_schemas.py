@@ -162,7 +162,7 @@ class ErasureCreate(BaseModel):
 
 
 class ErasureOut(BaseModel):
-    """How many deliveries lost their payload, and how many of them were open and are cancelled."""
+    """Number of deliveries that lost their payload, and of those that were open and are cancelled."""
 
     erased: int
     cancelled: int

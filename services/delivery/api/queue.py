@@ -10,7 +10,7 @@ from shared.runtime.web.routes import Routes
 
 
 class QueueStateOut(BaseModel):
-    """Whether the workspace's deliveries are paused."""
+    """State of the workspace's delivery queue."""
 
     paused: bool
 

@@ -24,7 +24,7 @@ class UnmatchedEventOut(BaseModel):
 
 
 class UnmatchedTypeOut(BaseModel):
-    """How many events of a type no outgoing webhook got since the first one."""
+    """Number of events of a type that no outgoing webhook got since the first one."""
 
     type: str
     count: int

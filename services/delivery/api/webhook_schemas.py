@@ -61,7 +61,7 @@ class RetrySettings(_StrictModel):
 
 
 class CircuitBreakerSettings(_StrictModel):
-    """When the circuit opens; null means the installation's `INTERLINK_BREAKER_...`.
+    """Conditions under which the circuit opens; null means the installation's `INTERLINK_BREAKER_...`.
 
     The circuit opens after `failures` in a row over at least `failing_s` seconds. The first pause takes
     `pause_s`; each later one is twice as long, up to `max_pause_s`. A delivery waits behind an open circuit
@@ -187,7 +187,7 @@ class WebhookSecretRotate(_StrictModel):
 
 
 class WebhookAuthOut(BaseModel):
-    """How the webhook authenticates, without secret values."""
+    """The webhook's authentication, without secret values."""
 
     type: str
     username: str | None = None

@@ -27,11 +27,15 @@ from services.delivery.settings import DeliverySettings
 from services.delivery.webhooks.encryption import WebhookEncryption
 from services.delivery.webhooks.outgoing_webhooks import (
     OutgoingWebhooks,
-    WebhookCriteria,
     compile_readable,
     validate_webhook,
 )
-from services.delivery.webhooks.repository import WebhookRecord, WebhookRepository, enabled_changes
+from services.delivery.webhooks.repository import (
+    WebhookCriteria,
+    WebhookRecord,
+    WebhookRepository,
+    enabled_changes,
+)
 from shared.contracts.envelope import Event, now
 from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, Misconfigured
 from shared.contracts.ids import WorkspaceId, delivery_id_for, new_event_id, new_webhook_id
@@ -155,16 +159,13 @@ class WebhooksApi:
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[WebhookOut]:
-        """List the workspace's outgoing webhooks, newest first, or those that `name` and others select."""
+        """List the workspace's outgoing webhooks, newest first, or those that `name` and others select.
+
+        Of more than 2,000 webhooks, a page may have fewer of those selected than `limit`, or none, before the
+        last one: use `next_cursor`.
+        """
         criteria = WebhookCriteria(name, url, dict(item.split(":", 1) for item in metadata or ()))
-        if criteria == WebhookCriteria():
-            records = await self._repository.list_page(key.workspace, limit=limit, cursor=cursor)
-        else:
-            found = self._webhooks.search(key.workspace, criteria, limit=limit, cursor=cursor)
-            by_id = {record.id: record for record in await self._repository.by_ids(found.items)}
-            # One that is missing was deleted meanwhile.
-            items = [by_id[webhook_id] for webhook_id in found.items if webhook_id in by_id]
-            records = Page(items=items, next_cursor=found.next_cursor)
+        records = await self._repository.list_page(key.workspace, criteria, limit=limit, cursor=cursor)
         health = await self._endpoint_health.by_webhook([record.id for record in records.items])
         return Page[WebhookOut](
             items=[self._out(record, health[record.id]) for record in records.items],

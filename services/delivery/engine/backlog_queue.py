@@ -50,7 +50,7 @@ class BacklogChunk:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the partition was revoked, so that its next owner consumes the events from Kafka."""
+        """True if the partition was revoked: its next owner consumes the events from Kafka."""
         return bool(self.completions) and self.completions[0].is_revoked
 
     def takes(self, size: int) -> bool:

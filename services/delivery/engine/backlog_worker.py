@@ -74,7 +74,7 @@ class _OpenChunk:
     requests: list[Event] = field(default_factory=list)
     """Requests of the event in progress that are not sent yet."""
     is_partly_sent: bool = False
-    """Whether requests of the event in progress were sent already."""
+    """True if requests of the event in progress were sent already."""
 
 
 class _ThreadThrottle:

@@ -1,4 +1,4 @@
-"""What ends with a direct request: its part of the completion of its event's record."""
+"""Complete an event's record when its direct requests have ended."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -29,7 +29,7 @@ class DirectEvent:
 
     @property
     def is_revoked(self) -> bool:
-        """Whether the event's partition was revoked, so that its next owner repeats the event."""
+        """True if the event's partition was revoked: its next owner repeats the event."""
         return self._completion.is_revoked
 
     def end(self, error: Exception | None) -> None:
@@ -59,7 +59,7 @@ class DirectRequest:
 
     @property
     def is_revoked(self) -> bool:
-        """Whether another process may own the webhook's partition by now."""
+        """True if another process may own the webhook's partition by now."""
         return self._owner.is_lost(self._assignment)
 
     def done(self) -> None:

@@ -29,7 +29,7 @@ class OpenDelivery:
         self.started_at = 0.0
         """The patience clock's time at which its attempt started."""
         self.lease: asyncio.Future[bool] | None = None
-        """Whether the log has the lease of its attempt, as soon as that was written; None without a lease."""
+        """None without a lease. Ends when the lease of its attempt was written: True if the log has it."""
 
     def is_lost(self) -> bool:
         """Return whether another process handles the request now: its partition was revoked."""
@@ -73,12 +73,12 @@ class EndpointQueue:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing depends on it any more."""
+        """True if nothing depends on it any more."""
         return not (self.waiting or self.in_flight or self.unacknowledged)
 
     @property
     def goes_to_log(self) -> bool:
-        """Whether a strict webhook's requests have to wait in the log, behind an earlier open delivery."""
+        """True if a strict webhook's requests have to wait in the log, behind an earlier open delivery."""
         return self.state.next_due is not None or any(
             delivery.lease is not None for delivery in self.in_flight.values()
         )

@@ -62,15 +62,15 @@ class EndpointState:
         self.due_cursor = DueCursor()
         self.in_flight = 0
         self.slow = False
-        """Whether first attempts take long: their requests are handed over to the log without a wait."""
+        """True if first attempts take long. Then their requests are handed over to the log without a wait."""
         self.draining = False
-        """Whether a task of the scheduler works on the due deliveries."""
+        """True if a task of the scheduler works on the due deliveries."""
         self.lost = False
         """Set when another process took the partition over."""
         self.version = 0
         """Rises with every delivery that becomes due, so that a search notices concurrent changes."""
         self.next_due: datetime | None = None
-        """When the next open delivery of the log is due; None if none is open."""
+        """Time at which the next open delivery of the log is due; None if none is open."""
         self.not_before = 0.0
         """Searching the log before this time is useless."""
         self.held_until = 0.0
@@ -90,7 +90,7 @@ class EndpointState:
         self.recorded_since: datetime | None = None
         """The `failing_since` that is in MongoDB."""
         self.warned = False
-        """Whether the warning before disabling the webhook was published."""
+        """True if the warning before disabling the webhook was published."""
         self.url = ""
         self.workspace = ""
 
@@ -112,7 +112,7 @@ class EndpointState:
 
     @property
     def hold_state(self) -> tuple[Any, ...]:
-        """What makes deliveries of this endpoint wait; empty if nothing does.
+        """Reasons for which deliveries of this endpoint wait; empty if there are none.
 
         A half-open circuit counts as open: a probe is too short to be written.
         """

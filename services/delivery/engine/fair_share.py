@@ -8,9 +8,9 @@ in a second, and may save up to one burst. A workspace without credit waits, so 
 from typing import Final
 
 BUDGET_PER_S: Final = 500_000.0
-"""What all workspaces together may spend at once per second: half a process. The backlog gets the rest."""
+"""Work per second that all workspaces together may do at once: half a process. The backlog gets the rest."""
 BURST: Final = 50_000.0
-"""What one workspace may spend at once after a pause: about 100 requests."""
+"""Work that one workspace may do at once after a pause: about 100 requests."""
 MAX_IMMEDIATE_COST: Final = 16_000.0
 """The highest cost of an event that is handled at once."""
 REQUEST_COST: Final = 500.0

@@ -71,7 +71,7 @@ class Expansion:
 
     @property
     def is_slow(self) -> bool:
-        """Whether the next step evaluates a condition, and so should run in a thread."""
+        """True if the next step evaluates a condition. Then it should run in a thread."""
         if self._evaluated == len(self._webhooks):
             return False
         event_filter = self._webhooks[self._evaluated].filter

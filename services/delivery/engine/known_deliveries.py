@@ -1,4 +1,4 @@
-"""Which deliveries may be in the log: a Bloom filter, so that an event that is new needs no read.
+"""Remember which deliveries may be in the log: a Bloom filter, so that an event that is new needs no read.
 
 The log has an entry for as long as its retention lasts, and a publisher may publish an event again at any
 time. So the filter has every id of the log, whatever its age. It is loaded at each assignment, in the
@@ -33,7 +33,7 @@ _MAX_COUNT_S: Final = 0.1
 _SCANNED_CAPACITY: Final = 1 << 20
 """Of the filter after such a scan, which is not repeated when the log is longer."""
 _REST_FACTOR: Final = 4
-"""How much longer than its work the load rests: it takes a fifth of the process."""
+"""Pause of the load, as a multiple of its work: it takes a fifth of the process."""
 _CLOCK_SKEW_MS: Final = 5_000
 _RETRY_INTERVAL_S: Final = 5.0
 _BUSY_RETRY: Final = Backoff(first_s=5.0, max_s=600.0)

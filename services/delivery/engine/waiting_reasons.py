@@ -1,4 +1,4 @@
-"""Why deliveries wait and until when, from what is stored, so that every process gives the same answer.
+"""Determine why deliveries wait and until when, from stored values: every process gives the same answer.
 
 Circuit and hold of an endpoint are in the memory of the process that owns its partition. That process writes
 every change to the health document. This module combines it with the webhook's settings and each delivery's
@@ -32,7 +32,7 @@ class WaitingState:
 
 @dataclass(frozen=True, slots=True)
 class HoldState:
-    """What makes the deliveries of one webhook wait. Times in the past are None."""
+    """Reasons for which the deliveries of one webhook wait. Times in the past are None."""
 
     stopped: WaitingReason | None = None
     held_until: datetime | None = None
@@ -41,7 +41,7 @@ class HoldState:
 
     @property
     def is_open(self) -> bool:
-        """Whether the circuit is open."""
+        """True if the circuit is open."""
         return self.next_probe_at is not None
 
     def waiting_state(self, due_at: datetime, now: datetime) -> WaitingState:

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from pydantic import Field
 
+from services.delivery.log.statistics import Statistics
 from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.model.delivery_status import DeliveryStatus
 from services.delivery.model.retry_policy import MAX_LOGGED_BODY_BYTES, Attempt, AttemptOutcome
@@ -159,7 +160,7 @@ class ClaimedDelivery:
     cycle_start: int = 0
     """Attempts before the present retry cycle: a manual retry starts the schedule again."""
     manual: bool = False
-    """Whether a person asked for it.
+    """True if a person requested it.
 
     It goes past hold and open circuit, and its result decides about them.
     """
@@ -175,7 +176,9 @@ class Deliveries:
     Its documents are built without a model: this is the hot path.
     """
 
-    def __init__(self, mongo: Mongo, settings: DeliverySettings, log: Log, *, instance: str) -> None:
+    def __init__(
+        self, mongo: Mongo, settings: DeliverySettings, statistics: Statistics, log: Log, *, instance: str
+    ) -> None:
         """Open the log.
 
         `instance` names this process and its predecessor in the same place, so that the leases of a killed
@@ -184,6 +187,7 @@ class Deliveries:
         self._collection: Collection = mongo.collection(DELIVERIES)
         self.holder: Mapping[str, str] = {"holder": instance, "holder_run": uuid4().hex}
         """The fields that name this process in a lease."""
+        self._statistics = statistics
         self._log = log
         self.retention: Mapping[str, timedelta] = {
             "delivered": timedelta(days=settings.delivered_days),
@@ -201,17 +205,18 @@ class Deliveries:
 
     def attempted_entry(self, request: DeliveryRequest, attempt: Attempt, outcome: AttemptOutcome) -> Write:
         """Return the log entry of a first attempt that ended."""
-        entry = _entry(request) | {"attempts": [_attempt_fields(attempt)]} | self._outcome_fields(outcome, 1)
+        entry = self._entry(request, delivered=outcome.status == "delivered")
+        entry |= {"attempts": [_attempt_fields(attempt)]} | self._outcome_fields(outcome, 1)
         return InsertOne(entry if attempt.ok else entry | _failure_fields(attempt))
 
     def waiting_entry(self, request: DeliveryRequest, due_at: datetime) -> Write:
         """Return the log entry of a delivery without attempts."""
-        return InsertOne(_entry(request) | _open_fields("pending", due_at))
+        return InsertOne(self._entry(request) | _open_fields("pending", due_at))
 
     def leased_entry(self, request: DeliveryRequest, timeout_s: float) -> Write:
         """Return the log entry of a first attempt in flight: due again when its lease expires."""
         lease = _open_fields("delivering", utcnow() + attempt_lease(timeout_s))
-        return InsertOne({**_entry(request), **lease, **self.holder})
+        return InsertOne({**self._entry(request), **lease, **self.holder})
 
     def result_update(self, claimed: ClaimedDelivery, attempt: Attempt, outcome: AttemptOutcome) -> Write:
         """Return the update with the result of a claimed delivery."""
@@ -291,6 +296,13 @@ class Deliveries:
                 },
             )
 
+    def _entry(self, request: DeliveryRequest, *, delivered: bool = False) -> Document:
+        """Return the common fields of a new entry, and count it."""
+        created_at = utcnow()
+        self._statistics.record_entry(request.webhook_id, request.workspace, created_at, delivered=delivered)
+        state = {"created_at": created_at, "fence": 0, "attempt_count": 0, "attempts": []}
+        return _request_fields(request) | state
+
     def _outcome_fields(self, outcome: AttemptOutcome, attempts: int) -> Document:
         state: Document = {"status": outcome.status, "attempt_count": attempts}
         if outcome.due_at is not None:
@@ -331,8 +343,8 @@ def request_of(document: Document) -> DeliveryRequest:
     )
 
 
-def _entry(request: DeliveryRequest) -> Document:
-    entry: Document = {
+def _request_fields(request: DeliveryRequest) -> Document:
+    fields: Document = {
         "_id": request.delivery_id,
         "webhook_id": request.webhook_id,
         "workspace": request.workspace,
@@ -345,10 +357,10 @@ def _entry(request: DeliveryRequest) -> Document:
         "order": request.order,
     }
     if request.replay_of:
-        entry |= {"replay_of": request.replay_of, "replay_no": request.replay_no}
+        fields |= {"replay_of": request.replay_of, "replay_no": request.replay_no}
     if request.fault:
-        entry["fault"] = request.fault
-    return entry | {"created_at": utcnow(), "fence": 0, "attempt_count": 0, "attempts": []}
+        fields["fault"] = request.fault
+    return fields
 
 
 def _open_fields(status: str, due_at: datetime) -> Document:

@@ -39,7 +39,7 @@ class EndpointHealthRecord(Record, StoredHoldState):
     since: datetime | None = None
     """The first failure since the last success, if it was long enough ago."""
     warned: bool = False
-    """Whether the warning before disabling the webhook was published."""
+    """True if the warning before disabling the webhook was published."""
     resets: int | None = Field(default=None, alias="lifts")
 
 

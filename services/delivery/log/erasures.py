@@ -45,7 +45,7 @@ class ErasureMark(Record):
     passes: int = 0
     """The number of times that the erasure was repeated."""
     again_at: datetime | None = None
-    """When it is repeated next; None after the last time."""
+    """Time at which it is repeated next; None after the last one."""
     expires_at: datetime
 
 

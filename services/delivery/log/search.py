@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from services.delivery.log.deliveries import DELIVERIES, Delivery, batches_of_ids, request_of
+from services.delivery.log.entry_counts import EntryCounts
 from services.delivery.log.key_search import (
-    TIME_RESOLUTION,
+    MAX_EXAMINED,
     DeliveryQuery,
     FoundKeys,
     LogGaps,
-    LogKey,
     search_keys,
 )
+from services.delivery.log.log_slices import TIME_RESOLUTION, LogKey
+from services.delivery.log.statistics import Statistics
 from services.delivery.model.delivery import DeliveryRequest
 from shared.contracts.errors import DatabaseUnavailable, Malformed
 from shared.runtime.due_work import OPEN
@@ -23,6 +25,10 @@ from shared.runtime.web.paging import Page
 
 T = TypeVar("T")
 
+MAX_PAGE_EXAMINED: Final = 2_000
+"""Deliveries that the search of a page examines, if it filters what it reads: somebody waits for it."""
+_LARGE_PAGE: Final = 100
+"""Items of a page from which on its search examines as many deliveries as other searches."""
 _COUNTED_KEYS: Final = 1_000
 """Keys that are found at a time to count them."""
 _DELETED_KEYS: Final = 500
@@ -46,8 +52,9 @@ class LoggedDelivery:
 class DeliverySearch:
     """The queries of API and jobs. Every method raises `DatabaseUnavailable`."""
 
-    def __init__(self, mongo: Mongo) -> None:
+    def __init__(self, mongo: Mongo, statistics: Statistics) -> None:
         self._collection: Collection = mongo.collection(DELIVERIES)
+        self._statistics = statistics
         self._gaps = LogGaps()
 
     async def find(self, workspace: str, delivery_id: str, *, status: str | None = None) -> Delivery | None:
@@ -67,6 +74,7 @@ class DeliverySearch:
         With `last_attempt`, each delivery has its last attempt. Raises `Malformed` if the cursor is invalid.
         """
         fields = _WITH_LAST_ATTEMPT if last_attempt else _WITHOUT_ATTEMPTS
+        undelivered = query.error is not None or bool(query.statuses and "delivered" not in query.statuses)
         return await page(
             self._collection,
             query,
@@ -75,6 +83,7 @@ class DeliverySearch:
             cursor=cursor,
             fields=fields,
             log_gaps=self._gaps,
+            counts=self._statistics.entry_counts(query.workspace, query.webhook_id, undelivered=undelivered),
         )
 
     async def next_logged(
@@ -203,6 +212,7 @@ async def page(
     cursor: str | None,
     fields: Mapping[str, Any] | None = None,
     log_gaps: LogGaps | None = None,
+    counts: EntryCounts | None = None,
 ) -> Page[T]:
     """Return one page of the log, newest first; `convert` makes its items.
 
@@ -210,7 +220,15 @@ async def page(
     `Malformed` if the cursor is invalid, `DatabaseUnavailable`.
     """
     after = _parse_cursor(cursor) if cursor else None
-    found = await search_keys(deliveries, query, limit=limit + 1, after=after, log_gaps=log_gaps)
+    found = await search_keys(
+        deliveries,
+        query,
+        limit=limit + 1,
+        after=after,
+        max_examined=MAX_EXAMINED if limit >= _LARGE_PAGE else MAX_PAGE_EXAMINED,
+        log_gaps=log_gaps,
+        counts=counts,
+    )
     documents = await _fetch_deliveries(deliveries, found.keys[:limit], fields)
     last = found.keys[limit - 1] if len(found.keys) > limit else found.resume
     return Page(

@@ -1,4 +1,4 @@
-"""Hourly statistics: outcomes and durations of attempts, per outgoing webhook and per workspace.
+"""Hourly statistics: outcomes and durations of attempts and new log entries, per webhook and per workspace.
 
 There is one document for each webhook and UTC hour, and one for each workspace and hour, for 90 days. They
 are written from memory: each second, those of the 100 webhooks that have waited the longest. The counts are
@@ -15,6 +15,15 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field
 
+from services.delivery.log.entry_counts import (
+    CountedTime,
+    EntryCounts,
+    EntryTally,
+    add_entries,
+    add_entry,
+    counted_times,
+    entry_increments,
+)
 from shared.contracts.errors import InterlinkError
 from shared.runtime.logs import Log
 from shared.runtime.mongo import (
@@ -58,6 +67,10 @@ _WIDTH: Final = _FIRST_BUCKET + len(BOUNDS) + 1
 
 Tally = list[int]
 """The four counts, then the latency buckets."""
+_Key = tuple[str, str, datetime]
+"""Workspace, webhook and hour."""
+_ENTRY_FIELDS: Final = ("workspace", "hour", "entries", "undelivered")
+"""The fields that a search of the log needs."""
 
 
 class HourRecord(Record):
@@ -75,6 +88,10 @@ class HourRecord(Record):
     failed_attempts: int = 0
     dead_letters: int = 0
     latency: Mapping[str, int] = Field(default_factory=dict)
+    entries: Mapping[str, int] = Field(default_factory=dict)
+    """Entries that the log got, by minute or busy interval. Records of earlier releases have none."""
+    undelivered: Mapping[str, int] = Field(default_factory=dict)
+    """Those of them that were not delivered when they were logged."""
 
 
 @dataclass(slots=True)
@@ -139,7 +156,9 @@ class Statistics:
     def __init__(self, mongo: Mongo, log: Log) -> None:
         self._collection: Collection = mongo.collection(STATISTICS)
         self._log = log
-        self._tallies: dict[tuple[str, str, datetime], Tally] = {}
+        self._tallies: dict[_Key, Tally] = {}
+        self._entries: dict[_Key, EntryTally] = {}
+        """Of some keys in `_tallies`."""
         self._hour = datetime.min.replace(tzinfo=UTC)
         self._next_hour = self._hour
         self._flush_task = PeriodicTask(self._flush_oldest, _FLUSH_INTERVAL_S, log)
@@ -156,14 +175,7 @@ class Statistics:
         self, webhook_id: str, workspace: str, outcome: CountedOutcome, seconds: float, at: datetime
     ) -> None:
         """Count one attempt that ended at `at`. For the hot path: about a microsecond, no I/O."""
-        # The hour is computed once an hour, not for every attempt.
-        if not self._hour <= at < self._next_hour:
-            self._hour = hour_of(at)
-            self._next_hour = self._hour + _HOUR
-        key = (workspace, webhook_id, self._hour)
-        tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = [0] * _WIDTH
+        _, tally = self._tally(workspace, webhook_id, at)
         tally[0] += 1
         if outcome == "delivered":
             tally[1] += 1
@@ -172,6 +184,22 @@ class Statistics:
             if outcome == "dead_letter":
                 tally[3] += 1
         tally[_FIRST_BUCKET + bisect_left(BOUNDS, seconds)] += 1
+
+    def record_entry(self, webhook_id: str, workspace: str, at: datetime, *, delivered: bool) -> None:
+        """Count one new entry of the log with the time `at`. For the hot path: no I/O."""
+        key, _ = self._tally(workspace, webhook_id, at)
+        add_entry(self._entries.setdefault(key, {}), at, delivered=delivered)
+
+    def _tally(self, workspace: str, webhook_id: str, at: datetime) -> tuple[_Key, Tally]:
+        # The hour is computed once an hour, not for every attempt.
+        if not self._hour <= at < self._next_hour:
+            self._hour = hour_of(at)
+            self._next_hour = self._hour + _HOUR
+        key = (workspace, webhook_id, self._hour)
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = [0] * _WIDTH
+        return key, tally
 
     async def flush(self, limit: int | None = None) -> None:
         """Write the oldest `limit` tallies, or all; keep those that MongoDB does not take.
@@ -182,12 +210,13 @@ class Statistics:
         tallies = {key: self._tallies.pop(key) for key in list(islice(self._tallies, limit))}
         if not tallies:
             return
+        entries = {key: self._entries.pop(key, {}) for key in tallies}
         try:
             with translate_errors():
-                await self._collection.bulk_write(list(_writes(tallies)), ordered=False)
+                await self._collection.bulk_write(list(_writes(tallies, entries)), ordered=False)
         except (InterlinkError, Duplicate) as error:
             self._log.warning("statistics.write_failed", error=str(error))
-            self._restore(tallies)
+            self._restore(tallies, entries)
 
     async def _flush_oldest(self) -> None:
         await self.flush(_FLUSHED_TALLIES)
@@ -233,21 +262,47 @@ class Statistics:
         with translate_errors():
             documents = await self._collection.find({"_id": {"$in": ids}}).to_list(len(ids))
         hours = [HourCounts.of(HourRecord.from_document(document)) for document in documents]
-        return sorted(hours, key=lambda hour: hour.hour)
+        return sorted((hour for hour in hours if hour.attempts), key=lambda hour: hour.hour)
 
-    def _restore(self, tallies: dict[tuple[str, str, datetime], Tally]) -> None:
+    def entry_counts(self, workspace: str, webhook_id: str | None, *, undelivered: bool) -> EntryCounts:
+        """Return the entry counts of a workspace's log, or of one webhook's.
+
+        With `undelivered`, they are of the entries that were not delivered when they were logged.
+        """
+        owner = webhook_id if webhook_id is not None else _workspace_owner(workspace)
+
+        async def read(hours: Sequence[datetime]) -> list[Sequence[CountedTime]]:
+            query = {"_id": {"$in": [_id(owner, hour) for hour in hours]}}
+            with translate_errors():
+                found = self._collection.find(query, dict.fromkeys(_ENTRY_FIELDS, 1))
+                documents = await found.to_list(len(hours))
+            records = [HourRecord.from_document(document) for document in documents]
+            # A webhook id from a query may be that of another workspace.
+            records = [record for record in records if record.workspace == workspace]
+            records.sort(key=lambda record: record.hour, reverse=True)
+            return [
+                counted_times(record.hour, record.undelivered if undelivered else record.entries)
+                for record in records
+            ]
+
+        return EntryCounts(read)
+
+    def _restore(self, tallies: dict[_Key, Tally], entries: dict[_Key, EntryTally]) -> None:
         for key, tally in self._tallies.items():
             if key in tallies:
                 _add(tallies[key], tally)
             else:
                 tallies[key] = tally
+        for key, entry_tally in self._entries.items():
+            add_entries(entries.setdefault(key, {}), entry_tally)
         # MongoDB is away for long: limit the memory.
         if len(tallies) > _MAX_TALLIES:
             oldest = sorted(tallies, key=lambda key: key[2])
             for key in oldest[: len(tallies) - _MAX_TALLIES]:
                 del tallies[key]
+                entries.pop(key, None)
             self._log.warning("statistics.dropped", tallies=len(oldest) - _MAX_TALLIES)
-        self._tallies = tallies
+        self._tallies, self._entries = tallies, entries
 
 
 def hour_of(moment: datetime) -> datetime:
@@ -263,21 +318,25 @@ def sum_hours(hours: Sequence[HourCounts], since: datetime) -> HourCounts:
     return total
 
 
-def _writes(tallies: Mapping[tuple[str, str, datetime], Tally]) -> Iterator[Write]:
-    workspaces: dict[tuple[str, datetime], Tally] = {}
-    for (workspace, webhook_id, hour), tally in tallies.items():
-        yield _write(webhook_id, hour, tally, {"workspace": workspace, "webhook_id": webhook_id})
-        _add(workspaces.setdefault((workspace, hour), [0] * _WIDTH), tally)
-    for (workspace, hour), tally in workspaces.items():
-        yield _write(_workspace_owner(workspace), hour, tally, {"workspace": workspace})
+def _writes(tallies: Mapping[_Key, Tally], entries: Mapping[_Key, EntryTally]) -> Iterator[Write]:
+    workspaces: dict[tuple[str, datetime], tuple[Tally, EntryTally]] = {}
+    for key, tally in tallies.items():
+        workspace, webhook_id, hour = key
+        fields = {"workspace": workspace, "webhook_id": webhook_id}
+        yield _write(webhook_id, hour, tally, entries[key], fields)
+        total, total_entries = workspaces.setdefault((workspace, hour), ([0] * _WIDTH, {}))
+        _add(total, tally)
+        add_entries(total_entries, entries[key])
+    for (workspace, hour), (total, total_entries) in workspaces.items():
+        yield _write(_workspace_owner(workspace), hour, total, total_entries, {"workspace": workspace})
 
 
-def _write(owner: str, hour: datetime, tally: Tally, fields: Mapping[str, Any]) -> Write:
+def _write(owner: str, hour: datetime, tally: Tally, entries: EntryTally, fields: Mapping[str, Any]) -> Write:
     counts = {name: tally[index] for index, name in enumerate(_COUNTS)}
     buckets = {f"latency.{bucket}": count for bucket, count in enumerate(tally[_FIRST_BUCKET:]) if count}
     return UpdateOne(
         {"_id": _id(owner, hour)},
-        {"$setOnInsert": {"hour": hour, **fields}, "$inc": counts | buckets},
+        {"$setOnInsert": {"hour": hour, **fields}, "$inc": counts | buckets | entry_increments(entries)},
         upsert=True,
     )
 

@@ -81,7 +81,7 @@ class LastUnmatchedEvents(Record):
 
 @dataclass(slots=True)
 class _Tally:
-    """What was recorded for one workspace since the last write."""
+    """Records of one workspace since the last write."""
 
     counts: dict[str, int] = field(default_factory=dict)
     last: list[Document] = field(default_factory=list)

@@ -21,7 +21,7 @@ _MAX_FAILURES: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """When the circuit opens: after `failures` in a row that last at least `failing_s` seconds.
+    """Rule that opens the circuit: after `failures` in a row that last at least `failing_s` seconds.
 
     The first pause takes `pause_s` seconds. Each later pause is twice as long, up to `max_pause_s`. A
     delivery waits behind an open circuit for the sum of its own schedule and `max_wait_s`. The field names

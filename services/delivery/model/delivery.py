@@ -44,7 +44,7 @@ class DeliveryRequest:
     replay_of: str = ""
     replay_no: int = 0
     manual: bool = False
-    """Whether a person asked for this delivery. It is not stored."""
+    """True if a person requested this delivery. It is not stored."""
     fault: str = ""
 
 

@@ -24,7 +24,7 @@ _WIDENING_FACTOR: Final = 16
 _MAX_LOOKAHEAD: Final = timedelta(days=8)
 """Deliveries wait no longer than this unless a clock is wrong; everything later is one window."""
 _CLOCK_SKEW: Final = timedelta(seconds=60)
-"""How far the clock of another process may be behind when it makes a delivery due."""
+"""Time by which the clock of another process may be behind when it makes a delivery due."""
 
 
 class DueCursor:

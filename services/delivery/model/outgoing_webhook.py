@@ -55,13 +55,12 @@ class OutgoingWebhook:
     breaker: Mapping[str, Any] | None
     """Circuit breaker settings that differ from those of the installation."""
     metadata: Mapping[str, str]
-    created_at: datetime
     resets: int
     """Rises when a person ends hold and open circuit: enable, resume, another URL or other limits."""
 
     @property
     def strict(self) -> bool:
-        """Whether deliveries go out one at a time, in the order of the events."""
+        """True if deliveries go out one at a time, in the order of the events."""
         return self.ordering == "strict"
 
     def valid_keys(self) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Whether something keeps happening for long enough to act on it. Pure."""
+"""Decide if something keeps happening for long enough to act on it. Pure."""
 
 from datetime import UTC, datetime, timedelta
 

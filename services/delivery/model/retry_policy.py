@@ -1,4 +1,4 @@
-"""What the response to an attempt means: delivered, retried at a time, or a dead letter. Pure."""
+"""Decide the outcome of an attempt by its response: delivered, retried later, or a dead letter. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _FINAL_FAILURES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When an outgoing webhook is retried.
+    """Rules for the retries of an outgoing webhook.
 
     `schedule` has the seconds before each attempt, so its length is the number of attempts. `jitter`
     lengthens each wait by up to this share.
@@ -49,22 +49,22 @@ class Attempt:
 
     @property
     def ok(self) -> bool:
-        """Whether the subscriber accepted the request with 2xx."""
+        """True if the subscriber accepted the request with 2xx."""
         return self.response.status is not None and 200 <= self.response.status < 300
 
     @property
     def is_hub_failure(self) -> bool:
-        """Whether the hub failed and not the endpoint: the egress proxy is unavailable."""
+        """True if the hub failed and not the endpoint: the egress proxy is unavailable."""
         return self.response.failure == "proxy"
 
     @property
     def is_not_sent(self) -> bool:
-        """Whether it ended before anything was sent, so that it says nothing about the endpoint."""
+        """True if it ended before anything was sent. Then it says nothing about the endpoint."""
         return self.response.failure in _FINAL_FAILURES
 
     @property
     def is_endpoint_failure(self) -> bool:
-        """Whether the endpoint does not work, as opposed to rejecting this one request."""
+        """True if the endpoint does not work, as opposed to rejecting this one request."""
         status = self.response.status
         if status is None:
             return not self.is_not_sent

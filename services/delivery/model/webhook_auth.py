@@ -1,4 +1,4 @@
-"""How an outgoing webhook authenticates beside its signature: basic, bearer, a header, a certificate."""
+"""Authenticate an outgoing webhook beside its signature: basic, bearer, a header, a certificate."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from shared.runtime.egress.certificates import ClientCertificate, parse_client_c
 
 @dataclass(frozen=True, slots=True)
 class WebhookAuth:
-    """What an attempt adds to its request: headers with secret values, or a client certificate."""
+    """Authentication of an attempt's request: headers with secret values, or a client certificate."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     certificate: ClientCertificate | None = None

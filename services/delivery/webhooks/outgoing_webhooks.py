@@ -7,7 +7,6 @@ decrypts.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from typing import Any, Final, Literal
@@ -19,12 +18,10 @@ from services.delivery.webhooks.encryption import DecryptedParts, WebhookEncrypt
 from services.delivery.webhooks.queues import DeliveryQueues
 from services.delivery.webhooks.repository import WebhookRecord, WebhookRepository
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured
-from shared.contracts.ids import WebhookId
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.metrics import UNREADABLE_WEBHOOKS
 from shared.runtime.snapshot import Snapshot
-from shared.runtime.web.paging import Page, decode_cursor, encode_cursor
 from shared.webhooks.backoff import SCHEDULES
 from shared.webhooks.filters import EventFilter
 from shared.webhooks.patterns import matches
@@ -148,27 +145,6 @@ class OutgoingWebhooks:
         """Return the ids of a workspace's webhooks, as of the last `ensure_current`."""
         return list(self._by_workspace.get(workspace, ()))
 
-    def search(
-        self, workspace: str, criteria: "WebhookCriteria", *, limit: int, cursor: str | None
-    ) -> Page[WebhookId]:
-        """Return a page of the ids of webhooks that meet all criteria, newest first, from memory.
-
-        Raises `Malformed` if the cursor is invalid.
-        """
-        after = decode_cursor(cursor) if cursor else None
-        found = sorted(
-            (
-                (webhook.created_at, webhook.id)
-                for webhook in self._by_workspace.get(workspace, {}).values()
-                if criteria.matches(webhook) and (after is None or (webhook.created_at, webhook.id) < after)
-            ),
-            reverse=True,
-        )
-        return Page(
-            items=[webhook_id for _, webhook_id in found[:limit]],
-            next_cursor=encode_cursor(*found[limit - 1]) if len(found) > limit else None,
-        )
-
     async def is_deleted(self, webhook_id: str) -> bool:
         """Return whether the webhook is deleted, as opposed to unreadable. Raises `DatabaseUnavailable`."""
         return not await self._repository.exists(webhook_id)
@@ -291,26 +267,6 @@ class OutgoingWebhooks:
         UNREADABLE_WEBHOOKS.set(len(self._unreadable))
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookCriteria:
-    """What a search for webhooks asks for; what is empty matches every webhook.
-
-    `name` and `url` are parts of them, in upper or lower case. Every item of `metadata` has to be there.
-    """
-
-    name: str = ""
-    url: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    def matches(self, webhook: OutgoingWebhook) -> bool:
-        """Return whether a webhook meets all criteria."""
-        return (
-            self.name.casefold() in webhook.name.casefold()
-            and self.url.casefold() in webhook.url.casefold()
-            and self.metadata.items() <= webhook.metadata.items()
-        )
-
-
 def compile_webhook(record: WebhookRecord, parts: DecryptedParts) -> OutgoingWebhook:
     """Return the webhook of a record, with its filter and transform compiled.
 
@@ -350,7 +306,6 @@ def compile_webhook(record: WebhookRecord, parts: DecryptedParts) -> OutgoingWeb
         disable_after=timedelta(days=record.disable_after_days) if record.disable_after_days else None,
         breaker=breaker.overrides() if breaker else None,
         metadata=record.metadata or {},
-        created_at=record.created_at,
         resets=record.resets,
     )
 

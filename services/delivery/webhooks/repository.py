@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any, Final, TypeVar
@@ -101,7 +102,7 @@ class WebhookRecord(SendConditions):
     name: str
     url: str
     claims_url: bool = False
-    """Whether the URL is unique in the workspace. A webhook that was created with `force` shares its URL."""
+    """True if the URL is unique in the workspace. A webhook that was created with `force` shares its URL."""
     events: tuple[str, ...]
     description: str = ""
     metadata: Mapping[str, str] | None = None
@@ -150,6 +151,27 @@ def enabled_changes(*, enabled: bool) -> dict[str, Any]:
     return {"enabled": False, "disabled_reason": "by_hand"}
 
 
+@dataclass(frozen=True, slots=True)
+class WebhookCriteria:
+    """Selects webhooks in a list. An empty criterion matches every webhook.
+
+    `name` and `url` are contained in the webhook's, in upper or lower case. The webhook has every item of
+    `metadata`.
+    """
+
+    name: str = ""
+    url: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def matches(self, document: Document) -> bool:
+        """Return whether a stored webhook meets all criteria."""
+        return (
+            self.name.casefold() in document["name"].casefold()
+            and self.url.casefold() in document["url"].casefold()
+            and self.metadata.items() <= (document.get("metadata") or {}).items()
+        )
+
+
 class WebhookRepository:
     """Reads and writes of the collection. Every method raises `DatabaseUnavailable`.
 
@@ -193,10 +215,22 @@ class WebhookRepository:
             raise _not_found()
         return WebhookRecord.from_document(document)
 
-    async def list_page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[WebhookRecord]:
-        """Return a page of a workspace's webhooks, newest first. Raises `Malformed` for an invalid cursor."""
-        query = {"workspace": workspace, "deleted_at": None}
-        return await page(self._collection, query, WebhookRecord.from_document, limit=limit, cursor=cursor)
+    async def list_page(
+        self, workspace: str, criteria: WebhookCriteria, *, limit: int, cursor: str | None
+    ) -> Page[WebhookRecord]:
+        """Return a page of a workspace's webhooks that meet all criteria, newest first.
+
+        With criteria, a page may have fewer than `limit` items: see `paging.page`. Raises `Malformed` if the
+        cursor is invalid.
+        """
+        return await page(
+            self._collection,
+            {"workspace": workspace, "deleted_at": None},
+            WebhookRecord.from_document,
+            limit=limit,
+            cursor=cursor,
+            matches=None if criteria == WebhookCriteria() else criteria.matches,
+        )
 
     async def by_ids(self, webhook_ids: Collection[str]) -> list[WebhookRecord]:
         """Return the webhooks with these ids that exist."""

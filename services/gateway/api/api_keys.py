@@ -34,7 +34,7 @@ Ids = Annotated[
 
 
 class AccountLimitsIn(StrictModel):
-    """Which connected accounts a key may use. Each limit that is left out allows all of the workspace."""
+    """Limits of the accounts that a key may use. A limit that is left out allows all of the workspace."""
 
     integrations: Ids | None = Field(default=None, description="Ids of integrations.")
     providers: Ids | None = Field(default=None, description="Provider ids.")
@@ -56,7 +56,7 @@ class ApiKeyCreate(StrictModel):
 
 
 class AccountLimitsOut(BaseModel):
-    """Which connected accounts a key may use; null allows all of the workspace."""
+    """Limits of the connected accounts that a key may use; null allows all of the workspace."""
 
     integrations: list[str] | None
     providers: list[str] | None

@@ -32,7 +32,7 @@ class PollingParamOut(BaseModel):
 
 
 class PollingOut(BaseModel):
-    """How the hub can poll for a trigger: what `POST /api/polling-triggers` takes.
+    """Settings with which `POST /api/polling-triggers` creates a polling trigger for this trigger.
 
     `interval_s` is the default, `min_interval_s` the shortest one. Without `needs_account` there is no
     `integration_id`.
@@ -84,7 +84,7 @@ class WebhookSettingOut(BaseModel):
 
 
 class ProviderWebhooksOut(BaseModel):
-    """Whether the provider sends webhooks itself (`supported`), or other providers send them (`through`)."""
+    """Webhooks of the provider itself (`supported`), or those that other providers send (`through`)."""
 
     supported: bool
     through: list[str]

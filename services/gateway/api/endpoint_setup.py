@@ -1,4 +1,4 @@
-"""What a person still has to do for an inbound endpoint: missing values and setup steps."""
+"""List what a person still has to do for an inbound endpoint: missing values and setup steps."""
 
 from collections.abc import Mapping
 from typing import Final, Literal

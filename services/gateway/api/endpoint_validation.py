@@ -91,8 +91,8 @@ def compile_definition(webhook: WebhookSpec, source: Mapping[str, Any] | None) -
         )
     definition = WebhookDefinition(apply_description(webhook, source))
     if source.get("message"):
-        # Only here: a gateway without such endpoints need not hold Liquid in memory.
-        from shared.manifests.sender_message import check_message  # noqa: PLC0415 -- as said above
+        # A gateway without such endpoints need not have Liquid in memory.
+        from shared.manifests.sender_message import check_message  # noqa: PLC0415 -- saves memory
 
         check_message(source)
     return definition

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, FastAPI
 from starlette.responses import Response
@@ -35,7 +35,7 @@ from services.gateway.ingest.endpoint_records import EndpointRepository, Provide
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.receive import Receiver
 from shared.contracts.errors import Conflict, Forbidden, NotFound
-from shared.contracts.ids import new_endpoint_id
+from shared.contracts.ids import EndpointId, WorkspaceId, new_endpoint_id
 from shared.manifests.registry import Registry
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.mongo import utcnow
@@ -115,23 +115,16 @@ class EndpointsApi:
         secret = choose_secret(webhook, definition, body.secret)
         endpoint_id = new_endpoint_id()
         settings = validate_settings(webhook, body.settings, complete=True)
-        now = utcnow()
-        record = ProviderEndpoint(
-            id=endpoint_id,
-            workspace=key.workspace,
-            provider=provider.id,
-            name=body.name,
-            channel_id=body.channel_id,
-            rate_limit=body.rate_limit,
-            enabled=True,
-            created_at=now,
-            changed_at=now,
+        record = _new_record(
+            endpoint_id,
+            key.workspace,
+            provider.id,
+            body,
             secrets=[self._endpoints.seal_secret(key.workspace, endpoint_id, secret)] if secret else [],
             settings=self._endpoints.seal_settings(
                 key.workspace, endpoint_id, settings, secret_settings(webhook)
             ),
             allow_ips=tuple(body.allow_ips),
-            events=tuple(body.events),
             body_limit=body.body_limit,
             dedupe_window_s=body.dedupe_window_s,
             public_url=public_origin(body.public_url),
@@ -150,21 +143,8 @@ class EndpointsApi:
             raise invalid_field("polled", "create a polling trigger instead: POST /api/polling-triggers")
         if provider is None or provider.manifest.polling is None:
             raise invalid_field("provider", "this provider has no polling triggers")
-        now = utcnow()
-        record = ProviderEndpoint(
-            id=new_endpoint_id(),
-            workspace=key.workspace,
-            provider=provider.id,
-            name=body.name,
-            channel_id=body.channel_id,
-            rate_limit=body.rate_limit,
-            enabled=True,
-            created_at=now,
-            changed_at=now,
-            secrets=[],
-            allow_ips=(),
-            events=tuple(body.events),
-            polled=True,
+        record = _new_record(
+            new_endpoint_id(), key.workspace, provider.id, body, secrets=[], allow_ips=(), polled=True
         )
         await self._endpoints.insert(record)
         return self._endpoint_out(record)
@@ -344,3 +324,23 @@ class EndpointsApi:
             secret=secret,
             settings=settings or {},
         )
+
+
+def _new_record(
+    endpoint_id: EndpointId, workspace: WorkspaceId, provider: str, body: EndpointCreate, **fields: Any
+) -> ProviderEndpoint:
+    """Return the record of a new endpoint. `fields` has those that depend on where its events come from."""
+    now = utcnow()
+    return ProviderEndpoint(
+        id=endpoint_id,
+        workspace=workspace,
+        provider=provider,
+        name=body.name,
+        channel_id=body.channel_id,
+        rate_limit=body.rate_limit,
+        enabled=True,
+        created_at=now,
+        changed_at=now,
+        events=tuple(body.events),
+        **fields,
+    )

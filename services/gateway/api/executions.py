@@ -7,10 +7,10 @@ from fastapi import Depends, FastAPI
 
 from services.gateway.api.execution_schemas import ExecutionOut, PayloadOut, PayloadsOut
 from services.gateway.api.publish_events import AcceptedEventsOut
-from services.gateway.ingest.connected_accounts import ConnectedAccounts
 from services.gateway.ingest.endpoint import INTEGRATION_ID_PREFIX
 from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.execution_records import ExecutionRecord, ExecutionRepository
+from shared.connections.account_routes import AccountRoutes
 from shared.contracts.envelope import Event, now, parse_event
 from shared.contracts.errors import Conflict
 from shared.contracts.ids import derive
@@ -38,7 +38,7 @@ class ExecutionsApi:
     def __init__(
         self,
         endpoints: EndpointRepository,
-        accounts: ConnectedAccounts,
+        accounts: AccountRoutes,
         executions: ExecutionRepository,
         producer: Producer,
         kafka: KafkaSettings,

@@ -25,7 +25,7 @@ Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 
 
 class ExternalConfigOut(BaseModel):
-    """What has to be set up at the provider for an integration's webhook."""
+    """Settings to make at the provider for an integration's webhook."""
 
     type: Literal["webhook", "polling", "none"]
     setup_required: bool

@@ -87,7 +87,13 @@ class ServiceProxy:
             response = problem_response(503, str(error), headers={"Retry-After": "2"})
             await response(scope, receive, send)
             return
-        response_headers = [(name, value) for name, value in received if name.lower() not in _NOT_FORWARDED]
+        base = self._base(scope).encode()
+        response_headers = [
+            # A redirect to another path of the service is one of the hub: nobody outside reaches its address.
+            (name, value.removeprefix(base) if name.lower() == b"location" else value)
+            for name, value in received
+            if name.lower() not in _NOT_FORWARDED
+        ]
         # The response to HEAD has no body, but the length that the response to GET would have.
         if scope["method"] == "HEAD":
             response_headers += [
@@ -99,7 +105,10 @@ class ServiceProxy:
         await send({"type": "http.response.body", "body": content})
 
     async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward a call whose body and response are streams. A response that breaks off does so here too."""
+        """Forward a call, and stream its body and response.
+
+        If the service's response ends early, the caller's ends early too.
+        """
         url = self._url(scope)
         if len(url) > _MAX_URL_LENGTH:
             await problem_response(414, _URL_TOO_LONG)(scope, receive, send)
@@ -156,7 +165,10 @@ class ServiceProxy:
     def _url(self, scope: Scope) -> str:
         query = scope["query_string"].decode("ascii", "replace")
         path: str = scope["raw_path"].decode("ascii", "replace").partition("?")[0]
-        return self._peers[service_for_path(scope["path"])] + path + (f"?{query}" if query else "")
+        return self._base(scope) + path + (f"?{query}" if query else "")
+
+    def _base(self, scope: Scope) -> str:
+        return self._peers[service_for_path(scope["path"])]
 
     async def openapi(self) -> dict[str, dict[str, Any]]:
         """Return the OpenAPI documents of the services that answer, by service name."""

@@ -93,7 +93,7 @@ class WorkspacesApi:
         operator: str,
         keys_per_workspace: int,
     ) -> None:
-        """`operator` is the workspace whose admin keys may use these routes."""
+        """Set the repositories. Only admin keys of the workspace `operator` may use these routes."""
         self._workspaces = workspaces
         self._keys = keys
         self._keyring = keyring

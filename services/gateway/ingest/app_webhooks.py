@@ -188,7 +188,10 @@ class AppWebhooks:
         if receiver is None or receiver.manifest.webhook is None:
             return f"{name} sends no webhooks"
         endpoint = "an endpoint" if receiver is provider else f"an endpoint of {receiver.id}"
-        return f"{name} has no app webhook: create {endpoint} with POST /api/inbound-endpoints"
+        return (
+            f"{name} has no app webhook and no default endpoint here: create {endpoint} with "
+            "POST /api/inbound-endpoints, and use its own address"
+        )
 
 
 def alias_provider(path: str) -> str:

@@ -70,14 +70,6 @@ class ConnectedAccounts:
             recorded_rejections=self._recorded_rejections,
         )
 
-    async def ids(self, workspace: str) -> list[str]:
-        """Return the ids of a workspace's integrations, also of those that were just deleted."""
-        return await self._routes.ids(workspace)
-
-    async def check(self, integration_id: str, workspace: str) -> None:
-        """Raise `NotFound` if the workspace has no such integration."""
-        await self._routes.check(integration_id, workspace)
-
 
 def _select(
     of_account: Sequence[AccountRoute],

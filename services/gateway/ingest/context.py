@@ -19,7 +19,7 @@ from shared.verification.scheme import VerificationResult
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of one request so far, for its response and its executions.
+    """State of one request on its way, for its response and its executions.
 
     `endpoints`, `events` and `event_ids` have one item for each event that is published.
     """
@@ -27,7 +27,7 @@ class RequestContext:
     started: float
     """The start of the request, by `perf_counter`."""
     test: bool = False
-    """Whether the hub made this request itself, to test an endpoint."""
+    """True if the hub made this request itself, to test an endpoint."""
     headers: Headers = field(default_factory=dict)
     caller: str = ""
     """The caller's name for limits: see `body.client_address`."""
@@ -40,7 +40,7 @@ class RequestContext:
     events: Sequence[WebhookEvent] = ()
     event_ids: Sequence[EventId] = ()
     positions: dict[int, RecordPosition] = field(default_factory=dict)
-    """Where events are on Kafka, by their index in `events`."""
+    """Positions of events on Kafka, by their index in `events`."""
 
     def for_endpoint(self, indexes: Sequence[int]) -> "RequestContext":
         """Return the part of a request for several accounts that belongs to one of them.
@@ -70,7 +70,7 @@ class RequestOutcome(NamedTuple):
     response: Response
     outcome: str
     detail: str = ""
-    """Why the request was rejected; '' if it was accepted."""
+    """Reason for which the request was rejected; '' if it was accepted."""
 
 
 def indexes_by_endpoint(

@@ -77,15 +77,15 @@ class InboundEndpoint:
     recorded_rejections: TokenBucket
     """Limits how many rejected requests are stored as executions."""
     source_error: str = ""
-    """Why the owner's description of the sender cannot be used. `definition` is None then."""
+    """Reason for which the owner's description of the sender cannot be used. Then `definition` is None."""
     is_default: bool = False
-    """Whether it is the installation's default endpoint for its provider."""
+    """True if it is the installation's default endpoint for its provider."""
     old_token: tuple[str, datetime] | None = None
     """The digest of an incoming webhook's token before the last rotation, and when it expires."""
     mass_mentions: bool = False
-    """Whether messages of an incoming webhook may mention everybody."""
+    """True if messages of an incoming webhook may mention everybody."""
     polled: bool = False
-    """Whether its events come from a polling trigger. It accepts no requests then."""
+    """True if its events come from a polling trigger. Then it accepts no requests."""
 
     provider_id: str = field(init=False)
     """The provider's id; `incoming` for an incoming webhook."""

@@ -62,7 +62,7 @@ _AS_STORED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_
 
 
 class EndpointRecord(Record):
-    """What both kinds of records have."""
+    """Fields of both kinds of records."""
 
     id: EndpointId = Field(alias="_id")
     workspace: WorkspaceId
@@ -88,7 +88,7 @@ class EndpointRecord(Record):
 
     @property
     def is_failing(self) -> bool:
-        """Whether the last requests of the sender were rejected: see `FAILING_STREAK`."""
+        """True if the last requests of the sender were rejected: see `FAILING_STREAK`."""
         return (self.error_streak or 0) >= FAILING_STREAK
 
 
@@ -108,11 +108,11 @@ class ProviderEndpoint(EndpointRecord):
     source: Annotated[Mapping[str, Any] | None, _AS_STORED] = stored_null()
     """The owner's description of the sender, for a generic provider."""
     is_default: bool | None = None
-    """Whether the address of the provider without an id leads to it, if it is the operator's."""
+    """True if the provider's address without an id leads to it. Counts for the operator's endpoints."""
     handed_over: bool | None = None
-    """Whether the provider handed the secret over in a handshake, and it was not shown yet."""
+    """True if the provider sent the secret in a handshake, and the API has not shown it yet."""
     polled: bool | None = None
-    """Whether its events come from a polling trigger: it has no address, no secret and no settings then."""
+    """True if its events come from a polling trigger. Then it has no address, no secret and no settings."""
 
     @property
     def shown_settings(self) -> dict[str, str | None]:
@@ -125,7 +125,7 @@ class IncomingWebhook(EndpointRecord):
 
     token_digest: str | None = None
     old_token_digest: str | None = None
-    """Of the token before the last rotation, which is accepted until `old_token_expires_at`."""
+    """Digest of the token before the last rotation. That token is accepted until `old_token_expires_at`."""
     old_token_expires_at: datetime | None = None
     allow_mass_mentions: bool = False
 
@@ -141,7 +141,7 @@ def endpoint_record(document: Document) -> ProviderEndpoint | IncomingWebhook:
 
 @dataclass(slots=True)
 class RequestCounts:
-    """What the counts of one endpoint grow by."""
+    """Increments of the counts of one endpoint."""
 
     triggered: int = 0
     stored: int = 0

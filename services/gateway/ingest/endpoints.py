@@ -52,7 +52,7 @@ class InboundEndpoints:
     ) -> None:
         """Set the providers, by id, the public URL of the hub as `public_base`, and where buckets are.
 
-        `operator` is the workspace whose endpoints may be the installation's defaults.
+        Only endpoints of the workspace `operator` may be the installation's defaults.
         """
         self._operator = operator
         self._repository = repository

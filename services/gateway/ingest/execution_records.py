@@ -58,7 +58,7 @@ class ExecutionRecord(Record):
 
     @property
     def positions(self) -> list[RecordPosition]:
-        """Where events of this request are on Kafka."""
+        """Positions on Kafka of this request's events."""
         return [(place[0], place[1]) for place in self.places or () if place]
 
 

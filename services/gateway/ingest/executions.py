@@ -71,7 +71,7 @@ class Execution:
     events: Sequence[ExecutionEvent] = ()
     event_ids: Sequence[EventId] = ()
     positions: Mapping[int, RecordPosition] | None = None
-    """Where events of this request are on Kafka, by their index in `events`; not those of a repeat."""
+    """Positions on Kafka of this request's events, by their index in `events`; not those of a repeat."""
     body: bytes = b""
     content_type: str = ""
     signature_failure: SignatureFailure | None = None

@@ -39,7 +39,7 @@ _MAX_CONCURRENT_FETCHES: Final = 3
 """Fetches per caller at a time."""
 
 CALLER: Final[ContextVar[str]] = ContextVar("caller", default="")
-"""The caller of the current request, to whose limits a fetch counts. `Receiver` sets it, by
+"""Caller of the current request. Fetches count towards its limits. `Receiver` sets it to
 `body.client_address`."""
 
 
@@ -57,9 +57,9 @@ class _CachedDocument:
 
 
 _CacheKey = tuple[str, str, bytes]
-"""The workspace that the document is fetched for ('' for the installation), the URL, and the posted body.
+"""Workspace that the document is fetched for ('' for the installation), URL, and body to post.
 
-The body contains credentials. They stay in memory as long as the document, as the endpoint's settings do.
+The body contains credentials. They stay in memory as long as the document.
 """
 
 
@@ -79,9 +79,9 @@ class PublishedKeys:
     ) -> FetchedKey:
         """Return the document at a URL, from the cache if it is fresh.
 
-        `refresh` fetches it again unless that was tried within the last 30 seconds. `workspace` is the
-        workspace that named the URL or whose credentials are in `body`; '' if a manifest named it. With
-        `body`, JSON, the document is requested with POST. Raises `KeysUnavailable`.
+        `refresh` fetches it again unless that was tried within the last 30 seconds. `workspace` configured
+        the URL or the credentials in `body`; '' if the URL is from a manifest. A `body`, JSON, is sent with
+        POST. Raises `KeysUnavailable`.
         """
         key = workspace, url, body
         document = self._cache.pop(key, None)

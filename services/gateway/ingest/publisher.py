@@ -49,7 +49,7 @@ class EventPublisher:
 
     @property
     def ack_timeout_s(self) -> float:
-        """How long a request may wait for Kafka's acknowledgement."""
+        """Seconds for which a request may wait for Kafka's acknowledgement."""
         return _ACK_AFTER_WAIT_TIMEOUT_S if self._configuration.is_stale else ACK_TIMEOUT_S
 
     async def publish(

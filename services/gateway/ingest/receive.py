@@ -51,7 +51,7 @@ _REJECTED_PER_MINUTE: Final = 600
 """Rejected requests of one caller at one address, until this caller has to wait."""
 _NOT_FOUND: Final = "no such endpoint"
 _DISCORD: Final = "discord"
-"""Its address without an id takes messages, with a token in a header, as chats post them to Discord."""
+"""The provider whose address without an id accepts messages with a token in a header."""
 _UNAUTHENTICATED_DETAIL: Final = "send the token of an incoming webhook: 'Authorization: Bearer <token>'"
 
 
@@ -127,7 +127,7 @@ class Receiver:
         return await self._process(target, route, None, scope, receive, test=test)
 
     async def _receive_for_app(self, provider: str, scope: Scope, receive: Receive) -> Response:
-        """Process a request to an address without an id: of an app, of a default endpoint, or of both."""
+        """Process a request to an address without an id, for an app, a default endpoint, or both."""
         webhook, default = self._app_webhooks.get(provider), self._endpoints.default(provider)
         target: Target | None = None
         missing: Rejected | None = None
@@ -142,7 +142,7 @@ class Receiver:
         return await self._process(target, "app", missing, scope, receive)
 
     async def _receive_with_token(self, scope: Scope, receive: Receive) -> Response:
-        """Process a message to an incoming webhook whose token is in the header `Authorization`."""
+        """Process a message to the incoming webhook of the token in the header `Authorization`."""
         authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         kind, _, token = authorization.decode("latin-1").partition(" ")
         endpoint = self._endpoints.find_by_token(token.strip()) if kind.lower() == "bearer" else None

@@ -49,7 +49,7 @@ _READ_METHODS: Final = ("GET", "HEAD")
 
 @dataclass(frozen=True, slots=True)
 class TargetServices:
-    """What targets work with: one of each per process."""
+    """Services that targets use: one of each per process."""
 
     endpoints: InboundEndpoints
     accounts: ConnectedAccounts
@@ -60,12 +60,12 @@ class TargetServices:
 
 
 class Target(ABC):
-    """What a request is for. The receiver calls the methods in the order in which they stand here."""
+    """Target of a request. The receiver calls the methods in the order in which they stand here."""
 
     __slots__ = ()
 
     counts_rejections: ClassVar[bool]
-    """Whether each rejected request uses up the caller's limit, and not only the work that it caused."""
+    """True if each rejected request uses up the caller's limit, and not only the work that it caused."""
 
     @property
     @abstractmethod

@@ -109,7 +109,7 @@ class Verifier:
     async def verify_app(
         self, apps: Sequence[AppSecret], definition: WebhookDefinition, request: InboundRequest, raw: bytes
     ) -> AppSecret:
-        """Return the app whose secret verifies the request, and give the request its settings.
+        """Return the app with the secret that verifies the request. Give the request the app's settings.
 
         Tries one app after another and yields to other tasks in between. Hashes at most `MAX_HASHED_BYTES`.
         The app that signed last for the claimed account is tried first, so that large bodies verify although
@@ -160,7 +160,7 @@ class Verifier:
     ) -> VerificationResult:
         """Verify with one scheme.
 
-        `workspace` is the workspace on whose behalf keys are fetched; '' if it does not matter.
+        Keys are fetched for `workspace`; '' fetches them for the installation.
         """
         url = scheme.key_url(request)
         try:

@@ -7,6 +7,7 @@ framework too, for the OpenAPI document and the audit log
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from inspect import getdoc
 from time import perf_counter
 from typing import Annotated, Any, AnyStr, Final, get_args
 
@@ -58,7 +59,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 
 class AccountCallsApi:
-    """The declaration of the calls; `AccountCalls` answers them."""
+    """Declares the calls. `AccountCalls` answers them."""
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app's document."""
@@ -66,12 +67,12 @@ class AccountCallsApi:
         for method in _METHODS:
             if method == "HEAD":
                 continue  # it is what GET is
-            Routes(app, "").add(
+            Routes(app, "").declare(
                 PATH,
                 self._read if method == "GET" else self._call,
                 methods=[method],
                 name=method.lower(),
-                description=self._read.__doc__,
+                description=getdoc(self._read),
                 response_class=Response,
                 responses=_RESPONSES,
                 openapi_extra=None if method == "GET" else body,
@@ -85,10 +86,10 @@ class AccountCallsApi:
         idempotency_key: Annotated[
             str | None, Header(alias="Idempotency-Key", description="Passed on to the provider.")
         ] = None,
-    ) -> Response:
-        raise NotImplementedError  # `AccountCalls` answers before the framework is asked
+    ) -> None:
+        """Call the provider's API with a body: see `_read`."""
 
-    async def _read(self, integration_id: str, path: str, key: Caller) -> Response:
+    async def _read(self, integration_id: str, path: str, key: Caller) -> None:
         """Call the provider's API with the account. The hub adds base URL and credentials.
 
         `path` is below the base URL of the provider's API: its slashes are sent as they are, not encoded. The
@@ -96,7 +97,6 @@ class AccountCallsApi:
         announced is cut off. Redirects are not followed. After a 401 the call is sent again with new tokens,
         if its body has at most 256 KiB.
         """
-        raise NotImplementedError  # `AccountCalls` answers before the framework is asked
 
 
 class AccountCalls:

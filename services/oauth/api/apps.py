@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI, Query
 from starlette.responses import Response
 
 from services.oauth.api.app_schemas import AppListOut, AppOut, AppUpdate
+from services.oauth.authorization.state import States
 from shared.connections.app_check import AppChecker
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
@@ -52,7 +53,7 @@ AppQuery = Annotated[
 class AppsApi:
     """The routes of OAuth apps.
 
-    `operator_workspace` is the workspace whose admin keys may set the installation's apps.
+    Only admin keys of `operator_workspace` may set the installation's apps.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class AppsApi:
         connectors: Mapping[str, Connector],
         integrations: IntegrationRepository,
         app_checker: AppChecker,
+        states: States,
         *,
         redirect_uri: str,
         operator_workspace: str,
@@ -69,6 +71,7 @@ class AppsApi:
         self._connectors = connectors
         self._integrations = integrations
         self._app_checker = app_checker
+        self._states = states
         self._redirect_uri = redirect_uri
         self._operator_workspace = operator_workspace
 
@@ -107,10 +110,13 @@ class AppsApi:
             source = self._apps.configured[provider].source
             raise Conflict(f"the installation's app of {provider} comes from the {source}: change it there")
         for _ in range(_MAX_ATTEMPTS):
-            before = await self._apps.read(provider, workspace, name)
-            updated = _updated_app(connector, workspace, body, before)
-            self._check_others(updated)
-            app = await self._apps.write(updated, before)
+            # One at a time in all processes: each sees the apps that were registered before it.
+            async with self._states.lock("apps", workspace, provider):
+                await self._apps.current()
+                before = await self._apps.read(provider, workspace, name)
+                updated = _updated_app(connector, workspace, body, before)
+                self._check_others(updated)
+                app = await self._apps.write(updated, before)
             if app is not None:
                 break
         else:

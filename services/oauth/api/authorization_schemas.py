@@ -83,7 +83,7 @@ class ReauthorizationCreate(BaseModel):
 
 
 class AuthorizationOut(BaseModel):
-    """Where to send the person: to one of the two addresses. Each can be used once, until `expires_at`."""
+    """Two addresses: send the person to one of them. Each can be used once, until `expires_at`."""
 
     authorization_url: Annotated[
         str,

@@ -46,14 +46,20 @@ class Pages:
         body = self._render(_PAGE, title=title, text=text, code=code)
         return HTMLResponse(body, status_code=status, headers=SECURITY_HEADERS)
 
-    def ticket_page(self, *, provider: str, user: str, workspace: str, return_host: str) -> HTMLResponse:
-        """Return the page that asks whether to go on to the provider, with a button that posts the page."""
+    def ticket_page(
+        self, *, provider: str, provider_host: str, user: str, workspace: str, return_host: str
+    ) -> HTMLResponse:
+        """Return the page that asks whether to go on to the provider, with a button that posts the page.
+
+        `provider_host` is where the button leads: a workspace can register a server of its own.
+        """
         body = self._render(
             _TICKET_PAGE,
             title=f"Connect {provider}",
             text="",
             code="",
             provider=provider,
+            provider_host=provider_host,
             user=user,
             workspace=workspace,
             return_host=return_host,

@@ -19,6 +19,7 @@ from shared.manifests.connector import Connector
 from shared.manifests.registry import Registry
 from shared.runtime.metrics import CONNECTIONS
 from shared.runtime.web.access import ApiKey, requires
+from shared.runtime.web.problems import openapi_response
 from shared.runtime.web.routes import Routes
 from shared.wire.oauth import new_state
 
@@ -54,7 +55,8 @@ class TicketsApi:
         # A page for browsers, which API clients do not call.
         add(path, self.show, methods=["GET"], response_class=Response, include_in_schema=False)
         add(path, self.start, methods=["POST"], response_class=Response, include_in_schema=False)
-        add("/auth/oauth/confirm", self.confirm, methods=["POST"])
+        unknown = openapi_response("The code is unknown, was used, or has expired.")
+        add("/auth/oauth/confirm", self.confirm, methods=["POST"], responses={404: unknown})
 
     async def show(self, request: Request, ticket: Ticket = "") -> Response:
         """Return the page that names workspace, user and provider, with a button. It uses nothing up.
@@ -68,6 +70,7 @@ class TicketsApi:
         provider = self._registry.providers.get(opened.authorization.provider)
         response = self._pages.ticket_page(
             provider=provider.manifest.name if provider else opened.authorization.provider,
+            provider_host=urlsplit(opened.authorization_url).netloc,
             user=opened.authorization.user or "",
             workspace=opened.workspace,
             return_host=urlsplit(opened.authorization.return_to or "").netloc,

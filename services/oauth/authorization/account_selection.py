@@ -21,7 +21,7 @@ from shared.manifests.accounts import AccountIdentity, AccountResource
 from shared.runtime.mongo import Duplicate
 
 SELECTION_TIMEOUT: Final = timedelta(days=7)
-"""How long a grant waits for the selection before it is revoked."""
+"""Time for which a grant waits for the selection before it is revoked."""
 _MAX_ATTEMPTS: Final = 5
 _MAX_LISTED_CHOICES: Final = 20
 _GRANT_FIELDS: Final = (

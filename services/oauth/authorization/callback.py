@@ -56,13 +56,13 @@ _FOREIGN_RESPONSE_DETAIL: Final = "the response is not from the provider that wa
 
 @dataclass(frozen=True, slots=True)
 class CompletedAuthorization:
-    """What a callback has brought."""
+    """Result of a callback that connected an account, or that waits for its confirmation."""
 
     state: ConsumedState
     integration: Integration
     account: AccountIdentity
     confirmation_code: str = field(default="", repr=False)
-    """What confirms it; '' if the integration is connected already."""
+    """Code that confirms it; '' if the integration is connected already."""
 
 
 class CallbackHandler:

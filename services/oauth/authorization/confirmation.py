@@ -10,6 +10,7 @@ point leaves a grant that an integration has, or one that is revoked.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -47,11 +48,11 @@ _MAX_CONCURRENT: Final = 10
 _PAUSES: Final = Backoff(first_s=5.0, max_s=300.0, spread=0.2)
 _STOP_TIMEOUT_S: Final = 30.0
 _KEY_TIMEOUT: Final = timedelta(days=1)
-"""How long a grant that cannot be decrypted waits for its encryption key."""
+"""Time for which a grant that cannot be decrypted waits for its encryption key."""
 
 
 class GrantConfirmer:
-    """Confirms grants, and revokes unconfirmed ones. A part of the service."""
+    """Confirms grants, and revokes unconfirmed ones."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class GrantConfirmer:
         *,
         interval_s: float,
     ) -> None:
-        """Set the work. Grants whose time is over are searched every `interval_s` seconds."""
+        """Set the work. Expired grants are searched every `interval_s` seconds."""
         self._unconfirmed = unconfirmed
         self._states = states
         self._integrations = integrations
@@ -77,7 +78,7 @@ class GrantConfirmer:
         self._writer = writer
         self._revoker = revoker
         self._log = log
-        self._worker = DueWorker(
+        self.worker = DueWorker(
             unconfirmed.due_work,
             self._expire,
             log,
@@ -87,17 +88,12 @@ class GrantConfirmer:
             max_concurrent=_MAX_CONCURRENT,
             stop_timeout_s=_STOP_TIMEOUT_S,
         )
-
-    async def start(self) -> None:
-        await self._worker.start()
-
-    async def stop(self) -> None:
-        await self._worker.stop()
+        """The part of the service that revokes grants that nobody confirms."""
 
     async def confirm(self, code: str, user: str, workspace: str) -> Integration:
         """Connect the account that a code stands for. Return its integration.
 
-        `user` is the user whose browser brought the code. The code is used up, whatever comes of it; a grant
+        `user` is the user whose browser brought the code. The code is used up even if that fails; a grant
         that is not stored is revoked.
 
         Raises `NotFound` if the code is unknown in the workspace, was used or has expired, or if the
@@ -121,6 +117,18 @@ class GrantConfirmer:
         await self._unconfirmed.delete(claimed)
         CONNECTIONS.labels(integration.provider, integration.status).inc()
         return integration
+
+    async def revoke_all(self, workspace: str) -> None:
+        """Revoke and delete the unconfirmed grants of a workspace now. Safe to repeat.
+
+        A confirmation under way fails. A grant that cannot be decrypted waits for its encryption key. Raises
+        `DatabaseUnavailable`.
+        """
+        for grant_id in await self._unconfirmed.ids_of(workspace):
+            claimed = await self._unconfirmed.due_work.claim(grant_id, early=True)
+            if claimed is not None:
+                with suppress(Misconfigured):
+                    await self._expire(claimed)
 
     async def _revoke_soon(self, claimed: UnconfirmedRecord) -> None:
         await self._unconfirmed.due_work.release(claimed, utcnow())
@@ -157,7 +165,7 @@ class GrantConfirmer:
             )
 
     async def _expire(self, claimed: UnconfirmedRecord) -> None:
-        """Revoke a grant whose time is over, unless an integration has it. Delete it.
+        """Revoke an expired grant, unless an integration has it. Delete its record.
 
         Raises `DatabaseUnavailable`; `Misconfigured` if it cannot be decrypted, for a day.
         """

@@ -1,4 +1,4 @@
-"""Which scopes an authorization asks for: those of purposes, those that are named, and those of a person."""
+"""Select the scopes to request: those of purposes, those that are named, and those of a person."""
 
 from collections.abc import Iterable, Sequence
 

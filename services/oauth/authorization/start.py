@@ -20,11 +20,10 @@ from services.oauth.authorization.state_record import (
 )
 from shared.connections.apps import Apps
 from shared.connections.credentials import template_values
-from shared.connections.integration_record import Integration
+from shared.connections.integration_record import Integration, new_integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError, Invalid
-from shared.contracts.ids import new_integration_id
 from shared.manifests.connect_models import Purpose
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
@@ -37,12 +36,12 @@ from shared.wire.request_template import MissingValue
 
 MAX_SCOPES: Final = 100
 _PENDING_TTL: Final = STATE_TTL + timedelta(minutes=2)
-"""How long a new integration stays pending. It outlives its state, whose last callback takes some time."""
+"""Time for which a new integration stays pending: longer than its state, as a last callback takes time."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """Which account to connect, for whom, and how."""
+    """Request to connect an account for a user of a workspace."""
 
     provider: str
     workspace: str
@@ -53,14 +52,14 @@ class AuthorizationRequest:
     more_scopes: Sequence[str] = ()
     """Scopes to request besides."""
     purposes: Sequence[Purpose] = ()
-    """What the account is for: the scopes of each are requested too."""
+    """Purposes of the account. The scopes of each are requested too."""
     user_scopes: Sequence[str] | None = None
     """The scopes to request for the person; None for the app's, or for those requested before."""
     params: Mapping[str, str] | None = None
     return_to: str | None = None
     name: str | None = None
     takeover: bool = False
-    """Whether an integration of another user may become this user's."""
+    """True if an integration of another user may become this user's."""
     app_name: str | None = None
     """The app to connect with; None for the default one, or for that of before."""
     tags: Sequence[str] | None = None
@@ -72,34 +71,55 @@ def unfinished_integration(
     connector: Connector, request: AuthorizationRequest, params: Mapping[str, str]
 ) -> Integration:
     """Return a new integration that waits for its tokens. Maintenance deletes it if none come."""
-    now = utcnow()
-    return Integration(
-        id=new_integration_id(),
-        workspace=request.workspace,
-        provider=request.provider,
-        kind=integration_kind(connector),
-        name=request.name or "",
+    return new_integration(
+        request.workspace,
+        request.provider,
+        integration_kind(connector),
+        name=request.name,
+        status="pending",
         tags=tuple(request.tags or ()),
         metadata=request.metadata or {},
-        status="pending",
         reason="",
         account=None,
         params=params,
-        scopes=(),
         user=request.user,
-        created_at=now,
-        changed_at=now,
-        deleted_at=None,
-        version=0,
-        fence=0,
-        settled_fence=0,
         credential=None,
-        expires_at=None,
-        refreshable=False,
         needs_maintenance=True,
-        due_at=now + _PENDING_TTL,
+        due_at=utcnow() + _PENDING_TTL,
         pending_events=(),
         has_pending_events=False,
+    )
+
+
+def pending_authorization(
+    request: AuthorizationRequest,
+    integration: Integration,
+    server: tuple[str, ...],
+    *,
+    params: Mapping[str, str],
+    scopes: Sequence[str],
+    redirect_uri: str,
+    is_reconnect: bool = False,
+    any_account: bool = False,
+    return_to: str | None = None,
+) -> PendingAuthorization:
+    """Return the authorization that a request starts for an integration. `server` is its `server_binding`."""
+    return PendingAuthorization(
+        provider=request.provider,
+        server=server,
+        user=request.user,
+        integration_id=integration.id,
+        is_reconnect=is_reconnect,
+        any_account=any_account,
+        takeover=request.takeover,
+        app_name=request.app_name,
+        tags=None if request.tags is None else tuple(request.tags),
+        metadata=request.metadata,
+        params=params,
+        requested_scopes=tuple(scopes),
+        requested_user_scopes=request.user_scopes,
+        redirect_uri=redirect_uri,
+        return_to=return_to,
     )
 
 
@@ -111,7 +131,7 @@ class AuthorizationRedirect:
     integration_id: str
     pending_state: PendingState
     ticket: str | None
-    """What opens the flow in another browser; None without a user, or a `return_to` outside of the hub."""
+    """Opens the flow in another browser; None without a user, or a `return_to` outside of the hub."""
 
 
 def _requested_scopes(connector: Connector, request: AuthorizationRequest) -> list[str]:
@@ -228,21 +248,15 @@ class AuthorizationStarter:
         scopes = _requested_scopes(connector, request)
         ticket = new_state()
         state, verifier = state_of_ticket(ticket), new_code_verifier()
-        authorization = PendingAuthorization(
-            provider=request.provider,
-            server=server_binding(connector, app, values),
-            user=request.user,
-            integration_id=integration.id,
+        authorization = pending_authorization(
+            request,
+            integration,
+            server_binding(connector, app, values),
+            params=params,
+            scopes=scopes,
+            redirect_uri=self._redirect_uri,
             is_reconnect=reconnect,
             any_account=any_account,
-            takeover=request.takeover,
-            app_name=request.app_name,
-            tags=None if request.tags is None else tuple(request.tags),
-            metadata=request.metadata,
-            params=params,
-            requested_scopes=tuple(scopes),
-            requested_user_scopes=request.user_scopes,
-            redirect_uri=self._redirect_uri,
             return_to=validate_return_to(request.return_to, base=self._base, origins=self._origins),
         )
         try:

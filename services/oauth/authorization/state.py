@@ -9,7 +9,8 @@ An authorization can have a ticket besides: whoever opens it binds the authoriza
 What comes back by that browser has to be confirmed (`confirmation.py`). A state with a ticket is derived from
 it, so that the ticket finds the state, and nobody finds the ticket from a state.
 
-The collection also holds the locks that serialize callbacks of one account.
+The collection also holds the locks that serialize callbacks of one account, and registrations of a provider's
+apps in a workspace.
 """
 
 import asyncio
@@ -117,7 +118,8 @@ class States:
         stored, sealed_fields = await self._load_ticket(ticket)
         if not self._may_use_ticket(stored, sealed_fields, binding):
             raise UsedState("this address was used before, or it has expired")
-        return OpenedTicket(stored.workspace, sealed_fields.authorization, stored.id)
+        url = sealed_fields.authorization_url or ""
+        return OpenedTicket(stored.workspace, sealed_fields.authorization, url, stored.id)
 
     def result_of_ticket(self, ticket: str) -> str:
         """Return the id of the result page of a ticket's authorization, which names its cookie."""
@@ -303,7 +305,7 @@ class States:
         lock = {"_id": record_id, "gone_at": utcnow() + _LOCK_TTL}
         while not await self._try_lock(lock):
             if monotonic() > deadline:
-                raise LockTimeout("this account is being changed by another request: try again")
+                raise LockTimeout("this account or app is being changed by another request: try again")
             await asyncio.sleep(_LOCK_POLL_INTERVAL_S)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What an authorization state holds: its stored record, what callers get of it, and the errors of its use."""
+"""Define the stored record of an authorization state, what callers get of it, and the errors of its use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class PendingAuthorization(StoredPart):
     integration_id: str
     is_reconnect: bool = Field(alias="again")
     any_account: bool
-    """Whether another account than before may be connected."""
+    """True if another account than before may be connected."""
     takeover: bool = False
     app_name: str | None = None
     """None for the default app."""
@@ -46,7 +46,7 @@ class PendingAuthorization(StoredPart):
 
 
 class AuthorizationOutcome(StoredPart):
-    """What the result page of an authorization shows, and where the person is sent."""
+    """Text of an authorization's result page, and the address that the person is sent to."""
 
     title: str
     text: str
@@ -63,7 +63,7 @@ class SealedFields(StoredPart):
     """Of the cookie of the browser that it belongs to."""
     verifier: str
     authorization_url: str | None = None
-    """Where the ticket leads; None if the authorization has no ticket."""
+    """Address that the ticket leads to; None if the authorization has no ticket."""
 
 
 class StoredState(Record):
@@ -74,7 +74,7 @@ class StoredState(Record):
     created_at: datetime
     expires_at: datetime
     gone_at: datetime
-    """When MongoDB deletes it."""
+    """Time at which MongoDB deletes it."""
     used_at: datetime | None = stored_null()
     failed: bool = True
     """Earlier releases did not store it: then nothing waits for an outcome."""
@@ -85,7 +85,7 @@ class StoredState(Record):
 
 @dataclass(frozen=True, slots=True)
 class ConsumedState:
-    """What a callback gets of its state."""
+    """State that a callback has consumed."""
 
     workspace: str
     authorization: PendingAuthorization
@@ -97,10 +97,12 @@ class ConsumedState:
 
 @dataclass(frozen=True, slots=True)
 class OpenedTicket:
-    """What a ticket is for."""
+    """Authorization that a ticket opens."""
 
     workspace: str
     authorization: PendingAuthorization
+    authorization_url: str
+    """The provider's address that it leads to."""
     result: str
     """The id of the state's result page, which names its cookie."""
 

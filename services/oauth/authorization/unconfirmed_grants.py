@@ -27,7 +27,10 @@ from shared.wire.oauth import new_state
 
 COLLECTION: Final = "oauth_confirmations"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    COLLECTION: (Index((("open", 1), ("due_at", 1), ("_id", 1)), where=OPEN),)
+    COLLECTION: (
+        Index((("open", 1), ("due_at", 1), ("_id", 1)), where=OPEN),
+        Index((("workspace", 1),)),
+    )
 }
 CONFIRMATION_TTL: Final = timedelta(minutes=10)
 CONFIRMATION_REQUIRED: Final = "confirmation_required"
@@ -64,7 +67,7 @@ class StoredAccount(StoredPart):
 
 
 class UnconfirmedGrant(StoredPart):
-    """What is sealed: the authorization, and what it has brought."""
+    """Sealed part of the record: the authorization, its tokens and its account."""
 
     authorization: PendingAuthorization
     tokens: StoredTokens | None = None
@@ -92,10 +95,10 @@ class UnconfirmedRecord(Record):
     created_at: datetime
     expires_at: datetime
     is_used: bool = Field(alias="used")
-    """Whether the code was brought. It is accepted once, whatever comes of it."""
+    """True if the code was used. It is accepted once, even if the confirmation fails."""
     is_open: bool = Field(alias="open")
     due_at: datetime
-    """When the grant is revoked; during a confirmation, the end of its lease."""
+    """Time at which the grant is revoked; during a confirmation, the end of its lease."""
     fence: int
 
 
@@ -161,6 +164,12 @@ class UnconfirmedGrants:
                 "there is no such confirmation code, it was used before, or it has expired: connect again"
             )
         return claimed
+
+    async def ids_of(self, workspace: str) -> list[str]:
+        """Return the ids of all grants of a workspace."""
+        with translate_errors():
+            documents = await self._collection.find({"workspace": workspace}, {"_id": 1}).to_list(None)
+        return [document["_id"] for document in documents]
 
     async def delete(self, claimed: UnconfirmedRecord) -> None:
         """Delete a claimed grant, unless another process has claimed it since."""

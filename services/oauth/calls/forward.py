@@ -10,7 +10,7 @@ from starlette.types import Send
 from services.oauth.calls.target import build_headers, build_url, hub_addresses, returned_headers
 from shared.connections.integration_record import Integration
 from shared.connections.tokens import Access, TokenSource
-from shared.contracts.errors import InterlinkError
+from shared.contracts.errors import InterlinkError, Rejected
 from shared.contracts.routes import MAX_STREAMED_BYTES
 from shared.manifests.provider_response import ProviderUnavailable
 from shared.runtime.egress.client import EgressClient
@@ -25,6 +25,7 @@ from shared.runtime.egress.exchange import (
 from shared.runtime.egress.progress import TransferDeadlines
 from shared.runtime.web.problems import SANDBOX_HEADERS
 from shared.runtime.web.request_body import RequestBody
+from shared.wire.bodies import inflate
 from shared.wire.provider_http import ProviderResponse
 
 PROVIDER_HEADER: Final = b"interlink-provider"
@@ -36,6 +37,8 @@ _TOKEN_TIMEOUT_S: Final = 20.0
 _MAX_ERROR_BYTES: Final = 64 * 1024
 """Of a response, to find out why a call was rejected."""
 _DEADLINES: Final = TransferDeadlines(total_s=300, interval_s=30, interval_bytes=1, answer_s=50)
+_STATUSES: Final = range(200, 600)
+"""Final statuses of HTTP. Clients and the server of the hub know no others, and some providers send 999."""
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -109,6 +112,10 @@ class CallForwarder:
         if response.status not in (400, 401, 403):
             return None
         body = await response.peek(_MAX_ERROR_BYTES)
+        try:  # Clients such as Node accept gzip by themselves.
+            body = inflate(body, response.header("Content-Encoding").lower(), _MAX_ERROR_BYTES)
+        except Rejected:
+            body = b""  # another encoding: the status decides
         api = access.connector.api_for(access.kind)
         judged = ProviderResponse(response.status, {"content-type": response.header("Content-Type")}, body)
         if not access.connector.is_token_rejected(judged, api):
@@ -125,6 +132,8 @@ class CallForwarder:
         body: RequestBody,
         start: Callable[[int], Send],
     ) -> int:
+        if response.status not in _STATUSES:
+            raise CallFailed(502, f"the provider answered {response.status}, which is no status of HTTP")
         has_body = call.method != "HEAD" and response.status not in _BODILESS
         length = response.content_length
         if has_body and length is not None and length > MAX_STREAMED_BYTES:

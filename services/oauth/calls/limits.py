@@ -1,4 +1,4 @@
-"""Which accounts an API key may use, and how many calls a workspace may have under way."""
+"""Limit the accounts that an API key may use, and the calls that a workspace may have under way."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What a call with an account is at the provider: its URL and its headers. Pure."""
+"""Build URL and headers of the request to the provider for a call with an account. Pure."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final
@@ -82,13 +82,34 @@ _NOT_RETURNED: Final = _HOP_BY_HOP | {
     "service-worker-allowed",
     "strict-transport-security",
     "x-content-type-options",
-    # The hub sets these, and `Location` is checked.
+    # A server or cache before the hub would obey them: answer with another location or a file of its own, or
+    # store the answer for everybody.
+    "x-accel-buffering",
+    "x-accel-charset",
+    "x-accel-expires",
+    "x-accel-limit-rate",
+    "x-accel-redirect",
+    "x-litespeed-cache-control",
+    "x-litespeed-location",
+    "x-lighttpd-send-file",
+    "x-lighttpd-send-tempfile",
+    "x-lighttpd-send2-file",
+    "x-reproxy-url",
+    "x-sendfile",
+    "x-sendfile2",
+    "cdn-cache-control",
+    "cloudflare-cdn-cache-control",
+    "surrogate-control",
+    # The hub sets these; `Location` is checked, and `Cache-Control` is made private.
+    "cache-control",
     "interlink-provider",
     "date",
     "server",
     "via",
     "location",
 }
+_FOR_SHARED_CACHES: Final = frozenset({"public", "private", "s-maxage", "proxy-revalidate"})
+"""Directives of `Cache-Control` that say what a cache between caller and hub may do."""
 _METHOD_PARAMETERS: Final = frozenset({"method", "_method", "x-http-method", "x-http-method-override"})
 _MIN_TOKEN_CHARACTERS: Final = 6
 _DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
@@ -165,7 +186,7 @@ def returned_headers(
 
     A redirect is the caller's to follow: `Location` becomes absolute, so that it leads to the provider. It is
     left out if it leads to the hub (the caller would go there with his API key) or shows the account's token.
-    `hub` are the addresses of the hub, as `host:port`.
+    `Cache-Control` becomes private. `hub` are the addresses of the hub, as `host:port`.
     """
     left_out = _NOT_RETURNED | _named_by_connection(headers)
     returned = [
@@ -174,7 +195,20 @@ def returned_headers(
     location = next((value for name, value in headers if name.lower() == b"location"), None)
     if location is not None and (absolute := _location(location, url, hub, access.values)):
         returned.append((b"location", absolute))
+    caching = b",".join(value for name, value in headers if name.lower() == b"cache-control")
+    if caching:
+        returned.append((b"cache-control", _private(caching)))
     return returned
+
+
+def _private(caching: bytes) -> bytes:
+    """Return the value of `Cache-Control` for the caller alone: no shared cache may store the answer.
+
+    A cache between the caller and the hub does not check the API key.
+    """
+    directives = (part.strip() for part in caching.decode("latin-1").split(","))
+    own = (item for item in directives if item.partition("=")[0].strip().lower() not in _FOR_SHARED_CACHES)
+    return ", ".join(["private", *filter(None, own)]).encode("latin-1")
 
 
 def hub_addresses(public_base: str, host: str) -> frozenset[str]:

@@ -19,6 +19,7 @@ from shared.manifests.provider_response import ProviderRejected, ProviderUnavail
 from shared.runtime.egress.certificates import describe_tls_error
 from shared.runtime.egress.checked_resolver import PrivateNetworks
 from shared.runtime.egress.checked_socket import CheckedSockets, ProxyFailed
+from shared.runtime.egress.client import WEB_PORTS
 from shared.runtime.egress.errors import AddressRefused
 from shared.runtime.egress.line_connection import TooManyLines, open_line_connection
 from shared.runtime.egress.resolver import DnsResolver, NotResolved
@@ -35,7 +36,6 @@ _PROTOCOL_PORTS: Final[Mapping[str, frozenset[int]]] = {
     "smtp": frozenset({25, 465, 587, 2525}),
     "imap": frozenset({143, 993}),
 }
-_WEB_PORTS: Final = frozenset({80, 443})
 _IMPLICIT_TLS_PORTS: Final = frozenset({465, 993})
 _HOST_PATTERN: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
@@ -131,7 +131,7 @@ class MailLoginChecker:
             raise ProviderRejected("port_refused", "the port must be a number from 1 to 65535")
         port = int(text[:6])
         usual_ports = _PROTOCOL_PORTS[protocol]
-        if self._ports is None or port in usual_ports or port in self._ports - _WEB_PORTS:
+        if self._ports is None or port in usual_ports or port in self._ports - WEB_PORTS:
             return port
         allowed = ", ".join(map(str, sorted(usual_ports)))
         raise ProviderRejected("port_refused", f"this port is not allowed for mail: use one of {allowed}")

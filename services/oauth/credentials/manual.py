@@ -16,12 +16,12 @@ from shared.connections.integration_record import (
     Integration,
     IntegrationEventType,
     LastError,
+    new_integration,
 )
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.refresh_types import NoAnswer
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError, Invalid, Misconfigured
-from shared.contracts.ids import new_integration_id
 from shared.manifests.accounts import AccountIdentity, manual_credential_values
 from shared.manifests.connect_models import ManualCredential
 from shared.manifests.connector import Connector
@@ -107,27 +107,14 @@ class ManualCredentials:
                     return changed
                 await asyncio.sleep(_RETRY_PAUSES.pause_s(attempt))
                 continue
-            now = utcnow()
-            integration = Integration(
-                id=new_integration_id(),
-                workspace=workspace,
-                provider=provider,
-                kind=credential.id,
-                name=name or "",
+            integration = new_integration(
+                workspace,
+                provider,
+                credential.id,
+                name=name,
                 status="connected",
                 is_sole=True,
                 params={},
-                scopes=(),
-                created_at=now,
-                changed_at=now,
-                deleted_at=None,
-                version=0,
-                fence=0,
-                settled_fence=0,
-                expires_at=None,
-                refreshable=False,
-                needs_maintenance=False,
-                due_at=None,
             )
             change = {**self._change(integration, provider_account, values, user), **(labels or {})}
             try:

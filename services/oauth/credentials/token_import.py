@@ -15,9 +15,12 @@ from typing import Final
 from services.oauth.authorization.errors import AuthorizationFailed
 from services.oauth.authorization.fetch_account import fetch_account
 from services.oauth.authorization.flows import app_for, oauth_connector, server_binding
-from services.oauth.authorization.start import AuthorizationRequest, unfinished_integration
+from services.oauth.authorization.start import (
+    AuthorizationRequest,
+    pending_authorization,
+    unfinished_integration,
+)
 from services.oauth.authorization.state import States
-from services.oauth.authorization.state_record import PendingAuthorization
 from services.oauth.authorization.store_connection import ConnectionWriter
 from shared.connections.apps import Apps
 from shared.connections.credentials import template_values
@@ -92,19 +95,12 @@ class TokenImporter:
         imported_at, granted = utcnow(), _token_response(request, imported)
         account, resources = await self._identify(connector, request.workspace, values, granted)
         integration = unfinished_integration(connector, request, params)
-        pending = PendingAuthorization(
-            provider=request.provider,
-            server=server_binding(connector, app, values),
-            user=request.user,
-            integration_id=integration.id,
-            is_reconnect=False,
-            any_account=False,
-            takeover=request.takeover,
-            app_name=request.app_name,
-            tags=None if request.tags is None else tuple(request.tags),
-            metadata=request.metadata,
+        pending = pending_authorization(
+            request,
+            integration,
+            server_binding(connector, app, values),
             params=params,
-            requested_scopes=tuple(request.scopes or connector.scopes),
+            scopes=request.scopes or connector.scopes,
             redirect_uri=self._redirect_uri,
         )
         await self._integrations.add(integration)

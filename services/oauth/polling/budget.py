@@ -1,4 +1,4 @@
-"""What the polls of one workspace may use of a process, so that none can use up what all share."""
+"""Limit what the polls of one workspace use of a process, so that none can use up what all share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,10 +1,10 @@
-"""Why a poll did not succeed, beside the errors of the account and of its tokens."""
+"""Define the errors of polls, beside those of the account and of its tokens."""
 
 from shared.contracts.errors import InterlinkError, RetryLater
 
 
 class RateLimited(RetryLater):
-    """The provider asks for a pause, which counts for every account of the app."""
+    """The provider asks for a pause, which counts for the workspace's accounts of the app."""
 
 
 class PollRefused(InterlinkError):

@@ -1,4 +1,4 @@
-"""What is stored of a poll that did not succeed: when it is tried again, and what a person has to do."""
+"""Store the failure of a poll: when it is tried again, and what a person has to do."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -33,7 +33,15 @@ class PollOutcomes:
         self._triggers = triggers
         self._log = log
 
-    async def fail(self, claimed: PollingTrigger, code: str, detail: str, min_pause_s: float) -> None:
+    async def fail(
+        self,
+        claimed: PollingTrigger,
+        code: str,
+        detail: str,
+        min_pause_s: float,
+        *,
+        is_page_refused: bool = False,
+    ) -> None:
         """Store a failure, and the time of the next poll: growing pauses, at least those of the provider."""
         POLLS.labels(claimed.provider, "failed").inc()
         failures = claimed.failures + 1
@@ -45,10 +53,14 @@ class PollOutcomes:
             last_polled_at=utcnow(),
             due_at=utcnow() + timedelta(seconds=pause_s),
             last_error=new_error(code, detail),
+            is_page_refused=is_page_refused,
         )
 
     async def refuse(self, claimed: PollingTrigger, error: PollRefused) -> None:
-        """Pause a trigger whose request a person has to mend; else try again for a while."""
+        """Pause a trigger whose request a person has to mend; else try again for a while.
+
+        The refused page may have ended at the provider: the next poll begins with the first one.
+        """
         help_text = error.detail or _HELP.get(error.status, "")
         if error.detail and error.status in _HELP:
             help_text = f"{error.detail}: {_HELP[error.status]}"
@@ -57,11 +69,13 @@ class PollOutcomes:
         )
         moved = 300 <= error.status < 400
         if error.status in _HELP or moved or claimed.failures + 1 >= _MAX_FAILURES:
-            await self.pause(claimed, error.code, detail)
+            await self.pause(claimed, error.code, detail, is_page_refused=True)
         else:
-            await self.fail(claimed, error.code, detail, 0.0)
+            await self.fail(claimed, error.code, detail, 0.0, is_page_refused=True)
 
-    async def pause(self, claimed: PollingTrigger, code: str, detail: str) -> None:
+    async def pause(
+        self, claimed: PollingTrigger, code: str, detail: str, *, is_page_refused: bool = False
+    ) -> None:
         """Store that a person has to do something before the trigger can go on."""
         POLLS.labels(claimed.provider, "paused").inc()
         self._log.info("polling.paused", polling_trigger_id=claimed.id, code=code)
@@ -73,6 +87,7 @@ class PollOutcomes:
             is_open=False,
             due_at=None,
             last_error=new_error(code, detail),
+            is_page_refused=is_page_refused,
         )
 
     async def stop(self, claimed: PollingTrigger, code: str, detail: str) -> None:

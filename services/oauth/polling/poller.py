@@ -63,7 +63,7 @@ _GONE: Final = frozenset({404, 410})
 
 
 class Poller:
-    """Polls the triggers of all workspaces, up to 20 at a time. A part of the service."""
+    """Polls the triggers of all workspaces, up to 20 at a time."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Poller:
         self._budget = budget
         self._log = log
         self._outcomes = PollOutcomes(triggers, log)
-        self._worker = DueWorker(
+        self.worker = DueWorker(
             triggers.due_work,
             self._process,
             log,
@@ -97,12 +97,7 @@ class Poller:
             backoff=_UNSTORED_FAILURE_PAUSES,
             max_concurrent=_MAX_CONCURRENT,
         )
-
-    async def start(self) -> None:
-        await self._worker.start()
-
-    async def stop(self) -> None:
-        await self._worker.stop()
+        """The part of the service that polls."""
 
     async def _process(self, claimed: PollingTrigger) -> None:
         """Poll a claimed trigger and store the outcome; remove it if it was deleted."""
@@ -165,9 +160,9 @@ class Poller:
         except RateLimited as error:
             await self._outcomes.fail(claimed, "rate_limited", str(error), error.retry_after)
             if account is not None:
-                # The limits of most providers are those of the app: its other accounts wait as well.
+                # The limit may be that of the app: the workspace's other accounts of it wait as well.
                 until = utcnow() + timedelta(seconds=error.retry_after)
-                await self._triggers.hold(claimed.provider, app, account.id, until)
+                await self._triggers.hold(claimed, app, account.id, until)
         except NotConnected as error:
             await self._outcomes.stop(claimed, "not_connected", error.detail)
         except PollRefused as error:

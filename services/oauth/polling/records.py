@@ -17,10 +17,10 @@ from shared.connections.integration_record import LastError
 from shared.contracts.errors import NotFound
 from shared.contracts.ids import PollingTriggerId
 from shared.manifests.poll_pages import PollState
-from shared.runtime.due_work import OPEN, DueWork, claimed_query
+from shared.runtime.due_work import OPEN, DueRecord, DueWork, claimed_query
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.quotas import Quota
-from shared.runtime.records import Record, stored_null
+from shared.runtime.records import stored_null
 from shared.runtime.web.paging import Page, page
 
 COLLECTION: Final = "polling_triggers"
@@ -39,8 +39,8 @@ PollingStatus = Literal["pending", "active", "failing", "paused", "stopped"]
 _STATE_FIELDS: Final = frozenset(item.name for item in fields(PollState))
 
 
-class PollingTrigger(Record):
-    """What a provider is asked for again and again, for one workspace."""
+class PollingTrigger(DueRecord):
+    """A trigger of a workspace for which a provider's API is polled."""
 
     workspace: str
     provider: str
@@ -56,25 +56,17 @@ class PollingTrigger(Record):
     is_removed: bool = Field(default=False, alias="removed")
     """It was deleted, and its endpoint is still there."""
     app: str = ""
-    """The app of its account: the provider's limits of requests are those of the app."""
+    """The app of its account: some limits of requests are those of the app."""
     endpoint_id: str | None = stored_null()
     state: Mapping[str, Any]
     """The `PollState`."""
     last_polled_at: datetime | None = stored_null()
     last_event_at: datetime | None = stored_null()
-
-    # Due work
-    is_open: bool = Field(alias="open")
-    due_at: datetime | None = stored_null()
-    is_claimed: bool = Field(alias="working")
-    fence: int
-    failures: int
-    """Failed polls in a row."""
     last_error: LastError | None = stored_null()
 
     @property
     def poll_state(self) -> PollState:
-        """Where its polls are. Values that a newer release has added are left out."""
+        """State of its polls. Values that a newer release has added are left out."""
         known = {name: value for name, value in self.state.items() if name in _STATE_FIELDS}
         return PollState(**{**known, "seen": tuple(known.get("seen", ()))})
 
@@ -161,9 +153,15 @@ class PollingTriggerRepository:
         changes = {"due_at": utcnow() + LEASE, **changes}
         return await self.due_work.write(claimed, {"$set": PollingTrigger.stored_fields(changes)})
 
-    async def finish(self, claimed: PollingTrigger, **changes: Any) -> None:
-        """Write the outcome of a poll, and end the claim; do nothing if the claim is over already."""
+    async def finish(self, claimed: PollingTrigger, *, is_page_refused: bool = False, **changes: Any) -> None:
+        """Write the outcome of a poll, and end the claim; do nothing if the claim is over already.
+
+        If the page was refused, the next poll begins with the first page. What was published is not
+        published again: it is in `seen`.
+        """
         changed = PollingTrigger.stored_fields({"is_claimed": False, **changes})
+        if is_page_refused:
+            changed |= {"state.page": "", "state.pending": ""}
         await self.due_work.write(claimed, {"$set": changed})
 
     async def delete(self, claimed: PollingTrigger) -> None:
@@ -171,12 +169,19 @@ class PollingTriggerRepository:
         with translate_errors():
             await self._collection.delete_one(claimed_query(claimed))
 
-    async def hold(self, provider: str, app: str, account: str, until: datetime) -> None:
-        """Let no trigger of an app be due before this time, except those that are being polled.
+    async def hold(self, limited: PollingTrigger, app: str, account: str, until: datetime) -> None:
+        """Let no trigger of the workspace's accounts of an app be due before this time.
 
-        Without an app, those of the account `account` are held.
+        Except those that are being polled. Without an app, those of the account `account` are held. Other
+        workspaces are not: anybody can make a provider limit an account of their own.
         """
-        query: Document = {**OPEN, "provider": provider, "app": app, "working": False, "removed": False}
+        query: Document = {
+            **OPEN,
+            **_of_workspace(limited.workspace),
+            "provider": limited.provider,
+            "app": app,
+            "working": False,
+        }
         if not app:
             query["integration_id"] = account
         with translate_errors():

@@ -14,9 +14,9 @@ from pydantic import Field
 
 from shared.connections.integration_record import LastError
 from shared.contracts.errors import NotFound
-from shared.runtime.due_work import OPEN, DueWork
+from shared.runtime.due_work import OPEN, DueRecord, DueWork
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
-from shared.runtime.records import Record, stored_null
+from shared.runtime.records import stored_null
 from shared.runtime.secrets import StoredSecret, Vault
 
 COLLECTION: Final = "watches"
@@ -34,8 +34,8 @@ LEASE: Final = timedelta(seconds=90)
 SubscriptionStatus = Literal["pending", "active", "failing", "stopped"]
 
 
-class ProviderSubscription(Record):
-    """What a provider was asked to send for one integration, or for all that are connected with an app."""
+class ProviderSubscription(DueRecord):
+    """A subscription at a provider, for one integration or for all that are connected with an app."""
 
     workspace: str
     integrations: tuple[str, ...]
@@ -60,19 +60,11 @@ class ProviderSubscription(Record):
     endpoint_url: str | None = stored_null()
     endpoint_secret: StoredSecret | None = stored_null()
 
-    # Due work
-    is_open: bool = Field(alias="open")
-    """Whether it is due at some time."""
-    due_at: datetime | None = stored_null()
-    is_claimed: bool = Field(alias="working")
-    fence: int
-    failures: int
-    """Failed requests in a row."""
     last_error: LastError | None = stored_null()
 
     @property
     def is_expired(self) -> bool:
-        """Whether it does not exist at the provider (any more)."""
+        """True if it does not exist at the provider, or not any more."""
         return self.expires_at is None or self.expires_at <= utcnow()
 
 

@@ -36,7 +36,7 @@ _MAX_DETAIL_LENGTH: Final = 300
 
 
 class SubscriptionRenewal:
-    """Creates and renews due subscriptions, up to 10 at a time. A part of the service."""
+    """Creates and renews due subscriptions, up to 10 at a time."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class SubscriptionRenewal:
         self._apps_checked_at: datetime | None = None
         self._lifecycle = lifecycle
         self._provider_calls = provider_calls
-        self._worker = DueWorker(
+        self.worker = DueWorker(
             subscriptions.due_work,
             self._process,
             log,
@@ -70,12 +70,7 @@ class SubscriptionRenewal:
             # What a provider has created, and nobody has stored, cannot be cancelled any more.
             stop_timeout_s=LEASE.total_seconds(),
         )
-
-    async def start(self) -> None:
-        await self._worker.start()
-
-    async def stop(self) -> None:
-        await self._worker.stop()
+        """The part of the service that creates and renews."""
 
     async def _detect_app_changes(self) -> None:
         """Make the subscriptions due that depend on an app that was changed since the last check.

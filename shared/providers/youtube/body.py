@@ -1,14 +1,15 @@
 """The Atom feed of YouTube's hub, as JSON.
 
-Only Expat parses it, and a document type stops the parser: without one there are no entities, so nothing
-expands and nothing is fetched. Depth, number of elements and length of texts are limited. Pure.
+`xml_events` refuses document types, so nothing expands and nothing is fetched. Depth, number of elements and
+length of texts are limited. Pure.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
-from xml.parsers import expat
 
 from shared.contracts.errors import Malformed
+from shared.wire.xml_events import parse_xml
 
 NEW_VIDEO_WINDOW_S: Final = 900.0
 """A video whose entry changed at most this many seconds after its publication is new. The feed itself does
@@ -45,32 +46,20 @@ def read(body: bytes) -> Any:
     of a video: the time of the update or deletion, or `first` for all entries of its first minutes.
     """
     feed = _Feed()
-    parser = expat.ParserCreate(namespace_separator=" ")
-    parser.buffer_text = True
-    parser.StartDoctypeDeclHandler = _reject_document_type
-    parser.StartElementHandler = feed.start
-    parser.EndElementHandler = feed.end
-    parser.CharacterDataHandler = feed.text
-    try:
-        parser.Parse(body, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise Malformed(f"the body is not XML: {error}") from None
+    parse_xml(body, feed, "the body")
     return {"events": [_event(entry) for entry in feed.entries]}
 
 
-def _reject_document_type(*_declared: object) -> None:
-    raise Malformed("the body has a document type, which a feed does not need")
-
-
 class _Feed:
-    """The handlers that Expat calls."""
+    """Collects the entries of a feed."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, str]] = []
         self._path: list[str] = []
         self._elements = 0
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
+    def start(self, namespace: str, local: str, attributes: Mapping[str, str]) -> None:
+        name = f"{namespace} {local}"
         self._path.append(name)
         self._elements += 1
         if self._elements > _MAX_ELEMENTS or len(self._path) > _MAX_DEPTH:
@@ -86,7 +75,7 @@ class _Feed:
         elif self._entry is not None and self._path[2:] == [_ATOM + "link"]:
             self._entry.setdefault("link", attributes.get("href", "")[:_MAX_TEXT_LENGTH])
 
-    def end(self, _name: str) -> None:
+    def end(self) -> None:
         self._path.pop()
 
     def text(self, data: str) -> None:

@@ -12,7 +12,7 @@ from shared.runtime.egress.resolver import DnsResolver, literal_address
 from shared.wire.addresses import is_loopback, is_public
 
 PrivateNetworks = Literal["none", "loopback", "all"]
-"""Which internal addresses may be called."""
+"""Internal addresses that may be called."""
 
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 

@@ -315,7 +315,7 @@ class EgressClient:
 
     @property
     def proxied(self) -> bool:
-        """Whether requests go through the egress proxy."""
+        """True if requests go through the egress proxy."""
         return self._proxy is not None
 
     def workspace_slot(self, workspace: str) -> AbstractAsyncContextManager[None]:

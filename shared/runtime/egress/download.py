@@ -34,7 +34,7 @@ MAX_REDIRECTS: Final = 5
 DownloadFailure = (
     EgressFailure | Literal["status", "too_many_redirects", "too_large", "checksum", "disk", "in_use"]
 )
-"""Why a download failed: the classes of failed calls, and those of downloads."""
+"""Classes of failed downloads: those of failed calls, and those of downloads."""
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _RETRYABLE_STATUSES: Final = frozenset({408, 425, 429})

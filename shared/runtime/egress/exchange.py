@@ -45,7 +45,7 @@ class StreamedBody(aiohttp.Payload):
         self._stopped = False
         self._transport: asyncio.Transport | None = None
         self.sent = False
-        """Whether all bytes were handed to the system."""
+        """True if all bytes were handed to the system."""
         self.error: Exception | None = None
         """The error of the source of the chunks."""
         self.on_sent: Callable[[int], None] = lambda _count: None

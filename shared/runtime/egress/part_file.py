@@ -33,7 +33,7 @@ class PartInUse(InterlinkError):
 
 @dataclass(frozen=True, slots=True)
 class PartState:
-    """What `name.part.json` has. Only a response with a `validator` and a `total` can be resumed.
+    """Content of `name.part.json`. Only a response with a `validator` and a `total` can be resumed.
 
     `source` identifies the URL. `validator` is the value of `If-Range`. `total` is the size of the complete
     file, `size` the number of bytes that are on the disk; both in bytes.

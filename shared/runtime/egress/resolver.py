@@ -58,7 +58,7 @@ class NotResolved(socket.gaierror):
 
     @property
     def permanent(self) -> bool:
-        """Whether the name has no addresses. If False, a later lookup may find some."""
+        """True if the name has no addresses. If False, a later lookup may find some."""
         return self.errno == socket.EAI_NONAME
 
     def __str__(self) -> str:

@@ -51,7 +51,7 @@ class SmtpConnection:
 
     @property
     def line_limit_exceeded(self) -> bool:
-        """Whether the connection was closed because the server sent too many lines."""
+        """True if the connection was closed because the server sent too many lines."""
         return self._protocol.lines > MAX_LINES
 
     async def read_greeting(self) -> SMTPResponse:

@@ -1,4 +1,4 @@
-"""What the system is configured with for name resolution: its DNS servers and its hosts file."""
+"""Read the system's configuration of name resolution: its DNS servers and its hosts file."""
 
 import os
 from collections.abc import Iterator

@@ -56,7 +56,7 @@ class WebSocketLimits:
 
 @dataclass(frozen=True, slots=True)
 class WebSocketEnd:
-    """Why a WebSocket has ended: the server's close code and reason, or ours.
+    """End of a WebSocket: the server's close code and reason, or ours.
 
     The code is 1005 if the server named none, and 1006 if there was no close frame. `detail` is a text for
     people; the reason is the server's own text, not more than 123 bytes.
@@ -155,7 +155,7 @@ class WebSocket:
         self._room = asyncio.Event()
         """The reader has taken a message, or the WebSocket has ended."""
         self._held = False
-        """Whether the server's frames had to wait for the reader since the last ping."""
+        """True if the server's frames had to wait for the reader since the last ping."""
         self._send_lock = asyncio.Lock()
         self._ping = b""
         self._pong = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What a handler of consumed events gets: a batch, and completions of the records that it takes out of it."""
+"""Provide handlers of consumed events with a batch, and with completions of records taken out of it."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class OpenRecord(TrackedRecord):
         self.event: ConsumedEvent | None = None
         self.finish = finish
         self.attempts = 0
-        """How often the handling ended with `RetryLater`."""
+        """Number of times that the handling ended with `RetryLater`."""
 
 
 Finish = Callable[[OpenRecord, Exception | None], None]
@@ -57,7 +57,7 @@ class Completion:
 
     @property
     def is_revoked(self) -> bool:
-        """Whether the partition was revoked, so that its next owner handles the record again."""
+        """True if the partition was revoked: its next owner handles the record again."""
         return self._record is None or self._record.tracker.is_revoked
 
     def done(self) -> None:

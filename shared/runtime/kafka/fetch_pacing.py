@@ -1,4 +1,4 @@
-"""When a consumer fetches, and how long the broker may hold a fetch that finds no records.
+"""Decide when a consumer fetches, and how long the broker may hold a fetch that finds no records.
 
 Apache Kafka answers a held fetch as soon as a record arrives: an idle consumer needs one every few seconds.
 The embedded broker answers it only when its wait is over, and pays for each partition that is asked for.
@@ -22,8 +22,8 @@ from aiokafka.client import ConnectionGroup
 from shared.runtime.kafka.wake_ups import WakeUpReceiver
 
 _MAX_WAIT_MS: Final = 2_000
-"""How long the broker may hold a fetch of all partitions. Also an answer to other requests of the connection,
-such as the one for metadata, waits that long."""
+"""Time for which the broker may hold a fetch of all partitions. Other requests of the connection,
+such as the one for metadata, wait as long."""
 _PARTIAL_WAIT_MS: Final = 2
 """The same for a fetch that lacks partitions, because their records wait for the handler. They are not
 fetched until it is answered: a record of theirs arrives that much later."""
@@ -39,7 +39,7 @@ _MIN_PAUSE_S: Final = 0.008
 _MAX_PAUSE_S: Final = 1.0
 _PAUSE_SHARE: Final = 0.1
 _FETCHER_INTERVAL_S: Final = 2.0
-"""How often aiokafka looks for partitions to fetch without a reason to do so; by default every 0.2 s."""
+"""Interval at which aiokafka looks for partitions to fetch without a reason to; its default is 0.2 s."""
 
 Send = Callable[[Any, int, Any], Awaitable[bool]]
 """aiokafka's method that sends a fetch: assignment, node, request. Returns whether it found records."""
@@ -102,7 +102,7 @@ class _WokenFetches:
     def __init__(self, wake_ups: WakeUpReceiver) -> None:
         self._wake_ups = wake_ups
         self._unannounced_at = self._complete_at = monotonic()
-        """When wake-ups and records last did not match; when all partitions were last fetched."""
+        """Times at which wake-ups and records last did not match, and all partitions were last fetched."""
         self._fruitless: dict[TopicPartition, int] = {}
         """Positions at which a partition had no record, whatever its high watermark was before."""
         self._search_wait_ms = _SHORT_WAIT_MS

@@ -30,7 +30,7 @@ from shared.runtime.retry import Backoff
 
 _BACKOFF: Final = Backoff(first_s=0.2, max_s=10.0)
 _MAX_TURN_S: Final = 1.0
-"""How long held partitions are handled before the next poll."""
+"""Time for which held partitions are handled before the next poll."""
 
 
 @dataclass(slots=True)

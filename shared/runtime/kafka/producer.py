@@ -65,7 +65,7 @@ class Producer:
 
     @property
     def ready(self) -> bool:
-        """Whether the producer has metadata and no send has missed its deadline since."""
+        """True if the producer has metadata and no send has missed its deadline since."""
         return self._client is not None
 
     def start(self) -> None:

@@ -23,7 +23,7 @@ from aiokafka import TopicPartition
 from shared.runtime.logs import Log
 
 _LISTING_TTL_S: Final = 1.0
-"""How long a producer knows the FIFOs of a topic. A consumer that starts gets no wake-ups for this time."""
+"""Time for which a producer caches the FIFOs of a topic. A new consumer gets no wake-ups for this time."""
 _MAX_RECEIVERS: Final = 64
 """FIFOs of one topic that a producer writes to."""
 _READ_BYTES: Final = 65_536

@@ -1,4 +1,4 @@
-"""Which records of a partition are open, and the offset that may be committed. Pure: no client, no clock."""
+"""Track the open records of a partition, and the offset that may be committed. Pure: no client, no clock."""
 
 from collections import deque
 from collections.abc import Callable
@@ -43,9 +43,9 @@ class PartitionTracker:
         """The offset that was committed last, or at which the assignment started."""
         self.is_revoked = False
         self.is_paused = False
-        """Whether the consumer fetches no more records of the partition."""
+        """True if the consumer fetches no more records of the partition."""
         self.is_full = False
-        """Whether a bound was reached. Ends when the records are below half of both bounds.
+        """True if a bound was reached. Ends when the records are below half of both bounds.
 
         Not at the bound itself: a fetch of other partitions that is under way delays the next one of this
         partition, and meanwhile there should be work left.

@@ -64,7 +64,7 @@ def generate_key() -> str:
 
 
 class AccountLimits(StoredPart):
-    """Which accounts a key may use, and how. Each limit that is None allows everything."""
+    """Limits of the accounts that a key may use, and of its calls. A limit that is None allows everything."""
 
     integrations: tuple[str, ...] | None = None
     """Ids of integrations."""

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class AuditActor(StoredPart):
-    """Who made a call. `service` is set if a service made it, for this API key or for itself."""
+    """Caller of a call. `service` is set if a service made it, for this API key or for itself."""
 
     key_id: str
     key_name: str
@@ -72,7 +72,7 @@ class AuditEntry(Record):
     fields: tuple[str, ...]
     other_fields: int = 0
     terms: tuple[str, ...]
-    """What the entry can be searched by: see `search_terms`."""
+    """Terms by which the entry can be found: see `search_terms`."""
 
 
 def search_terms(

@@ -4,6 +4,7 @@ Every service answers `/api/problems/{status}`, to everybody: nothing in a page 
 documentation site has the same texts on one page.
 """
 
+import re
 from functools import cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -14,7 +15,7 @@ from shared.runtime.web.problems import PROBLEM_PAGES, SANDBOX_HEADERS, problem_
 
 
 class ProblemText(NamedTuple):
-    """What a status means, and what the caller can do."""
+    """Meaning of a status, and what the caller can do."""
 
     meaning: str
     remedy: str
@@ -98,6 +99,7 @@ _HTML: Final = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>'
     "<body><main><h1>{title}</h1><p>{meaning}</p><p>{remedy}</p></main></body></html>\n"
 )
+_CODE: Final = re.compile("`([^`]+)`")
 _HEADERS: Final = {**SANDBOX_HEADERS, "Cache-Control": "public, max-age=86400"}
 
 
@@ -114,5 +116,8 @@ def problem_page(path: str) -> Response | None:
 
 @cache
 def _html(status: int) -> str:
-    meaning, remedy = (text.replace("<", "&lt;").replace(">", "&gt;") for text in PROBLEM_TEXTS[status])
+    meaning, remedy = (
+        _CODE.sub(r"<code>\1</code>", text.replace("<", "&lt;").replace(">", "&gt;"))
+        for text in PROBLEM_TEXTS[status]
+    )
     return _HTML.format(title=f"{status} {HTTPStatus(status).phrase}", meaning=meaning, remedy=remedy)

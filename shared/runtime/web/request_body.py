@@ -34,7 +34,7 @@ class RequestBody:
 
     @property
     def complete(self) -> bool:
-        """Whether all of it has arrived."""
+        """True if the whole body was received."""
         return self._complete.is_set()
 
     def check_size(self) -> None:

@@ -30,7 +30,7 @@ _ACTING: Final = "acting:"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who wants a call: an API key and, where the call names one, a user of the chat."""
+    """Actor of a call: an API key and, where the call names one, a user of the chat."""
 
     key_id: str
     key_name: str = ""
@@ -38,7 +38,7 @@ class Actor:
 
 
 CURRENT_ACTOR: Final[ContextVar[Actor | None]] = ContextVar("CURRENT_ACTOR", default=None)
-"""Who wants the call that is being handled; None outside of calls that change something.
+"""Actor of the call that is being handled; None outside of calls that change something.
 
 Tasks that the call starts inherit it. What a service does by itself, such as a renewal, has none.
 """

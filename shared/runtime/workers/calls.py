@@ -16,7 +16,7 @@ _RETRY_INTERVAL_S: Final = 0.01
 _MAX_BYTES: Final = 64 * 1024
 
 Answers = Mapping[str, Callable[[], Awaitable[Any]]]
-"""How a worker answers each question: with something that JSON can hold."""
+"""Functions that answer the questions to a worker, by question. Each returns a value that JSON can hold."""
 
 
 class WorkerCalls:

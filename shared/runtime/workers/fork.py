@@ -35,7 +35,7 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What one worker has of its siblings."""
+    """Number and shared resources of one worker among its siblings."""
 
     number: int
     """From 0. A restarted worker has the number of its predecessor."""
@@ -103,7 +103,7 @@ class _Parent:
         self._forked_at = [0.0] * len(workers)
         self._failures = [0] * len(workers)
         self._due = dict.fromkeys(range(len(workers)), 0.0)
-        """When to fork each worker that does not run, on the monotonic clock."""
+        """Times at which to fork each worker that does not run, on the monotonic clock."""
         self._has_served = False
         self._signalled = self._stopping = False
         self._status = 0

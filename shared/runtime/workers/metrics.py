@@ -47,7 +47,7 @@ class WorkerMetrics:
         self._log = log
         self._reports = [SharedDocument(worker.memory, _MAX_REPORT_WORDS) for _ in range(worker.count)]
         self._before = _counters(self._read(worker.number))
-        """What the predecessors of this worker have counted."""
+        """Counts of the predecessors of this worker."""
 
     def _read(self, number: int) -> Sequence[Family]:
         families: Sequence[Family] = orjson.loads(self._reports[number].read() or b"[]")

@@ -1,4 +1,4 @@
-"""What one worker answers for all workers of its service: readiness and metrics."""
+"""Answer for all workers of a service in one of them: readiness and metrics."""
 
 from collections.abc import Mapping
 

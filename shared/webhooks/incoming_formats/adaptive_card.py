@@ -146,7 +146,7 @@ _READERS: Final[Mapping[str, Callable[[_CardReader, RawObject], None]]] = {
     "ActionSet": _CardReader._action_set,
     "CodeBlock": _CardReader._code_block,
 }
-"""How elements without others in them are read."""
+"""Readers of the elements that contain no others, by type."""
 
 
 def _inline(item: object) -> str:

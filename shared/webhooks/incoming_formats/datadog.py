@@ -19,7 +19,7 @@ from shared.webhooks.incoming_formats.normal_form import (
 from shared.wire.markdown import web_url
 
 _MARKDOWN_FENCE: Final = "%%%"
-"""What is between two of them is Markdown."""
+"""Delimits Markdown on both sides."""
 _COLORS: Final = {
     "error": FIRING_COLOR,
     "triggered": FIRING_COLOR,

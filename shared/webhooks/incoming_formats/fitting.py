@@ -15,6 +15,7 @@ from shared.webhooks.incoming_formats.normal_form import (
     NormalObject,
 )
 from shared.wire.addresses import is_internal_host
+from shared.wire.fences import closing_of
 from shared.wire.mentions import defuse_mentions
 
 MAX_TEXT_CHARACTERS: Final = 4000
@@ -22,14 +23,15 @@ MAX_NAME_CHARACTERS: Final = 80
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 """Size of a message as JSON."""
 
-CUT_MARK: Final = "\n… (cut: the text is longer)"
+CUT_MARK: Final = "\n\n… (cut: the text is longer)"
+"""Behind an empty line: otherwise it would be a row of a table, or code of a quote."""
 _ELLIPSIS: Final = "…"
-_FENCE: Final = "```"
 _MARKDOWN_PARTS: Final = frozenset({"text", "description", "value"})
 _SPARE_CHARACTERS: Final = 16
 """Room for what defusing and closing a fence add to a text that was cut."""
 _MAX_LINK_CHARACTERS: Final = 2_400
 _MAX_WORD_CHARACTERS: Final = 200
+_MAX_CLOSING_CHARACTERS: Final = 10
 _MAX_ROUNDS: Final = 5
 """Validations of one message: a repaired list may have errors inside it that were not reported before."""
 
@@ -120,7 +122,9 @@ def _validate(form: NormalForm, normal: NormalObject, *, mass_mentions: bool) ->
 def _warning(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     cut = detail["type"] in ("string_too_long", "too_long")
-    return f"{message[:1].lower()}{message[1:]}: {'cut' if cut else 'left out'}"
+    if not message.startswith("URL"):
+        message = message[:1].lower() + message[1:]
+    return f"{message}: {'cut' if cut else 'left out'}"
 
 
 def _repair(normal: NormalObject, detail: ErrorDetails, *, mass_mentions: bool) -> None:
@@ -184,7 +188,10 @@ def _limit_size(form: NormalForm, message: IncomingMessage) -> IncomingMessage:
 
 def _with_notes(text: str, notes: list[str]) -> str:
     end = "\n".join(notes)
-    cut = cut_markdown(text, MAX_TEXT_CHARACTERS - len(end) - 2, CUT_MARK)
+    cut = cut_markdown(text, MAX_TEXT_CHARACTERS - len(end) - 2 - _SPARE_CHARACTERS, CUT_MARK)
+    closing = closing_of(cut)
+    if closing and len(closing) <= _MAX_CLOSING_CHARACTERS:
+        cut = f"{cut}\n{closing}"
     return f"{cut}\n\n{end}" if cut else end
 
 
@@ -205,7 +212,8 @@ def _cut_line(text: str, max_characters: int) -> str:
 def cut_markdown(text: str, max_characters: int, mark: str) -> str:
     """Cut Markdown to at most `max_characters`, `mark` at its end included.
 
-    The cut is not inside a word or a link of usual length, and an open fence of code is closed.
+    The cut is not inside a word, a link or a table's row of usual length, and an open block of code is
+    closed.
     """
     if len(text) <= max_characters:
         return text
@@ -218,6 +226,12 @@ def cut_markdown(text: str, max_characters: int, mark: str) -> str:
     is_in_word = not text[len(shown)].isspace() and text[len(shown)] not in "[<"
     if is_in_word and blank > max(0, len(shown) - _MAX_WORD_CHARACTERS):
         shown = shown[:blank]
+    row = shown.rfind("\n") + 1
+    is_in_row = shown.startswith("|", row) and text[len(shown)] != "\n"
+    if is_in_row and row > max(0, len(shown) - _MAX_WORD_CHARACTERS):
+        shown = shown[:row]
     shown = shown.rstrip().removesuffix("\\")
-    is_fence_open = sum(line.lstrip().startswith(_FENCE) for line in shown.split("\n")) % 2
-    return shown + (f"\n{_FENCE}" if is_fence_open else "") + mark
+    closing = closing_of(shown)
+    if closing and len(closing) <= _MAX_CLOSING_CHARACTERS:
+        shown = f"{shown}\n{closing}\n" if mark == _ELLIPSIS else f"{shown}\n{closing}"
+    return shown + mark

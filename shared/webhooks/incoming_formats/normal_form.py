@@ -13,7 +13,7 @@ from shared.wire.mrkdwn import parse_http_url
 RawObject = Mapping[str, Any]
 NormalObject = dict[str, Any]
 Location = tuple[str | int, ...]
-"""Where a value is in the normal form: `("embeds", 2, "title")`."""
+"""Path of a value in the normal form: `("embeds", 2, "title")`."""
 
 MAX_EMBEDS: Final = 10
 MAX_ATTACHMENTS: Final = 10

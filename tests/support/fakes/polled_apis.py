@@ -89,6 +89,8 @@ class NotionPages:
     token: str = field(default_factory=lambda: f"ntn_{secrets.token_hex(20)}")
     pages: list[dict[str, Any]] = field(default_factory=list)
     page_size: int = 2
+    era: int = 1
+    """When it changes, a `start_cursor` of before has ended."""
 
     source: ClassVar[str] = "2f26ee68-df30-4251-aad4-8ddc420cba3d"
 
@@ -128,11 +130,14 @@ class NotionPages:
         assert body["sorts"] == [{"timestamp": name, "direction": "ascending"}]
         since = body["filter"][name]["on_or_after"]
         found = sorted((page for page in self.pages if page[name] >= since), key=lambda page: page[name])
-        start = int(body.get("start_cursor", "0"))
+        era, _, start_text = body.get("start_cursor", f"{self.era}.0").partition(".")
+        if int(era) != self.era:
+            return Reply.json({"object": "error", "status": 400, "code": "validation_error"}, 400)
+        start = int(start_text)
         end = start + self.page_size
         more = end < len(found)
         answer = {"object": "list", "results": found[start:end], "has_more": more}
-        return Reply.json({**answer, "next_cursor": str(end) if more else None})
+        return Reply.json({**answer, "next_cursor": f"{self.era}.{end}" if more else None})
 
 
 @dataclass
