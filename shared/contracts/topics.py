@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
+from shared.contracts.chat import ChatSignal
 from shared.contracts.messages import DeadLetter, InboundMessage, MessageCreated
+from shared.contracts.sync import SyncRequested
 
 DAY_MS = 24 * 3600 * 1000
 
@@ -80,6 +82,24 @@ CHAT_INBOUND = Topic(
     consumers=("chat services",),
     payload=InboundMessage,
 )
+SYNC_REQUESTED = Topic(
+    name="sync.requested",
+    key="the target's account: provider and account id",
+    about="One change of a message for one target of a mapping.",
+    producers=("sync",),
+    consumers=("sync",),
+    payload=SyncRequested,
+    partitions=12,
+)
+CHAT_SIGNALS = Topic(
+    name="chat.signals",
+    key="channel id",
+    about="Typing and presence, of the chat and of providers. One older than ten seconds is dropped.",
+    producers=("chat services", "sync"),
+    consumers=("chat services", "sync"),
+    payload=ChatSignal,
+    retention_ms=10 * 60 * 1000,
+)
 DEAD_LETTERS = Topic(
     name="dead.letters",
     key="as in the original topic",
@@ -97,5 +117,7 @@ TOPICS: tuple[Topic, ...] = (
     INTEGRATION_EVENTS,
     DELIVERY_REQUESTED,
     CHAT_INBOUND,
+    CHAT_SIGNALS,
+    SYNC_REQUESTED,
     DEAD_LETTERS,
 )

@@ -1,0 +1,127 @@
+"""The canonical model of the chat's messages: `chat.events` and `chat.inbound` have the same objects.
+
+All names are in snake case, all ids are texts, all times RFC 3339. `text` is the Markdown of the contract
+(docs/reference/chat-contract.md): a subset of CommonMark, mentions as links to `mention://`, custom emoji as
+images with an `emoji:` address.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from shared.contracts.messages import Embed, Payload, TimeText
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Name = Annotated[str, StringConstraints(max_length=256)]
+Text = Annotated[str, StringConstraints(max_length=40_000)]
+MAX_ATTACHMENTS = 50
+
+
+class ChatAuthor(Payload):
+    """Who wrote: `id` in the author's own system, and `user_id`, the linked user of the chat, if any."""
+
+    id: Id
+    name: Name = ""
+    user_id: Id | None = None
+    avatar_url: str | None = None
+    bot: bool = False
+
+
+class ChatAttachment(Payload):
+    """A file of a message. `url` of a provider's file is a signed, expiring address of the hub."""
+
+    id: Id
+    url: str
+    filename: Name = "file"
+    content_type: Name | None = None
+    size: int | None = None
+
+
+class ChatOrigin(Payload):
+    """Where a message or change comes from.
+
+    A chat that stored a message of `chat.inbound` repeats that message's id in `message_id`.
+    """
+
+    message_id: Id | None = None
+    provider: str | None = None
+    account: str | None = None
+    integration_id: str | None = None
+    mapping_id: str | None = None
+    conversation_id: str | None = None
+    external_id: str | None = None
+    permalink: str | None = None
+    endpoint_id: str | None = None
+    event: str | None = None
+    delivery_id: str | None = None
+    occurred_at: TimeText | None = None
+
+
+class ChatMessage(Payload):
+    """A message as it is now; `message.created` and `.updated` have all of it."""
+
+    message_id: Id
+    channel_id: Id
+    text: Text = ""
+    author: ChatAuthor
+    thread_id: Id | None = None
+    reply_to_id: Id | None = None
+    attachments: Annotated[tuple[ChatAttachment, ...], Field(max_length=MAX_ATTACHMENTS)] = ()
+    embeds: tuple[Embed, ...] = ()
+    origin: ChatOrigin | None = None
+    created_at: TimeText | None = None
+    edited_at: TimeText | None = None
+
+
+class ChatMessageDeleted(Payload):
+    message_id: Id
+    channel_id: Id
+    origin: ChatOrigin | None = None
+    deleted_at: TimeText | None = None
+
+
+class ChatReaction(Payload):
+    """One person's reaction with one emoji: the character itself, or `:name:` for a custom one."""
+
+    message_id: Id
+    channel_id: Id
+    emoji: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    author: ChatAuthor
+    origin: ChatOrigin | None = None
+    reacted_at: TimeText | None = None
+
+
+class ChatChannel(Payload):
+    channel_id: Id
+    name: Name | None = None
+
+
+class ChatUser(Payload):
+    user_id: Id
+    name: Name | None = None
+    email: Name | None = None
+    avatar_url: str | None = None
+
+
+class ChatStatusChanged(Payload):
+    """`inbound.message.status.changed`: what became of a message of the chat at one target."""
+
+    message_id: Id
+    channel_id: Id
+    mapping_id: Id
+    target: str
+    state: Literal["waiting", "sent", "failed", "unknown", "skipped", "deleted"]
+    reason: str | None = None
+    fix: str | None = None
+    permalink: str | None = None
+
+
+class ChatSignal(Payload):
+    """`chat.signals`: somebody types, or is present. It is dropped when older than ten seconds."""
+
+    kind: Literal["typing", "presence"]
+    channel_id: Id
+    author: ChatAuthor
+    state: Literal["started", "stopped", "online", "away", "offline"]
+    origin: ChatOrigin | None = None
+    at: TimeText
