@@ -46,11 +46,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class MessageWritten:
-    """A message as it is now. `edited` says that it replaces an earlier form. `revision` rises with each
-    edit.
+    """A message as it is now.
 
-    `marker` is the mark that a hub left on it, `own` says that the account itself wrote it: an echo either
-    way.
+    `edited` says that it replaces an earlier form; `revision` rises with each edit. `marker` is the mark that
+    a hub left on it, `own` says that the account itself wrote it: an echo either way.
     """
 
     external_id: str
@@ -189,12 +188,10 @@ class OutgoingFile:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One part of a message, small enough for the provider (`split`). `marker` is left on it where that is
-    possible.
+    """One part of a message, small enough for the provider (`split`).
 
-    `author` is shown as name and picture, or as a prefix if the provider has no other way. `broadcast`: a
-    reply
-    in a thread that is shown in the conversation too.
+    `marker` is left on it where that is possible. `author` is shown as name and picture, or as a prefix if
+    the provider has no other way. `broadcast`: a reply in a thread that is shown in the conversation too.
     """
 
     place: Place

@@ -42,8 +42,9 @@ class Emoji:
 
 @dataclass(frozen=True, slots=True)
 class CustomEmoji:
-    """An emoji of a workspace. `id` is what the dialect refers to it by; `name` is shown where it is
-    unknown.
+    """An emoji of a workspace.
+
+    `id` is what the dialect refers to it by; `name` is shown where it is unknown.
     """
 
     name: str

@@ -58,8 +58,9 @@ class Filters(StoredPart):
 
 
 class Options(StoredPart):
-    """How messages are forwarded. `prefix` is put before the author's name; `name_style` says how it is
-    shown.
+    """How messages are forwarded.
+
+    `prefix` is put before the author's name; `name_style` says how it is shown.
     """
 
     name_style: Literal["override", "prefix", "none"] = "override"

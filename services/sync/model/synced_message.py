@@ -33,9 +33,9 @@ class TraceEntry(StoredPart):
 
 
 class Target(StoredPart):
-    """A message at one leg. `parts` are its ids there, in order; `revision` is that of the last edit shown
-    there.
+    """A message at one leg.
 
+    `parts` are its ids there, in order; `revision` is that of the last edit shown there.
     `sending` is written before the visible step, so that whoever takes over after a crash knows of it.
     """
 
@@ -89,8 +89,9 @@ class MessageLink(Record):
 
 
 class QueuedChange(DueRecord):
-    """A change that could not be carried at once. Those of a `lane` (target conversation) go out by
-    `position`.
+    """A change that could not be carried at once.
+
+    Those of a `lane` (target conversation) go out by `position`.
     """
 
     workspace: str
