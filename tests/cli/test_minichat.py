@@ -17,9 +17,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from interlink.embedded import EmbeddedPair
-from shared.contracts.envelope import parse_event
-from shared.contracts.messages import MessageCreated
-from shared.contracts.topics import CHAT_EVENTS, CHAT_INBOUND
+from shared.contracts.chat import ChatMessage, ChatMessageDeleted, ChatReaction, ChatSignal
+from shared.contracts.envelope import Event, parse_event
+from shared.contracts.topics import CHAT_EVENTS, CHAT_INBOUND, CHAT_SIGNALS
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.settings import KafkaSettings
 from shared.wire.message_template import MessageTemplate
@@ -32,7 +32,7 @@ WORKSPACE = f"chat-{token_hex(4)}"
 ENVELOPE = [
     ("ce_specversion", b"1.0"),
     ("ce_id", b"1"),
-    ("ce_type", b"chat.message"),
+    ("ce_type", b"inbound.message.created"),
     ("ce_source", b"/test"),
     ("content-type", b"application/json"),
     ("workspace", WORKSPACE.encode()),
@@ -141,27 +141,137 @@ async def test_what_cannot_be_read_costs_only_itself(chat: Chat) -> None:
     assert other["message_id"] not in shown
 
 
-async def test_what_is_written_is_a_chat_event(chat: Chat, pair: EmbeddedPair) -> None:
+def of_type(event_type: str) -> Headers:
+    return [*((name, raw) for name, raw in ENVELOPE if name != "ce_type"), ("ce_type", event_type.encode())]
+
+
+class Events:
+    """What the page publishes on `chat.events` in its workspace, in order."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+
+    async def next(self, message_id: str) -> Event:
+        """The next event about a message."""
+        async with asyncio.timeout(20):
+            async for record in self._consumer:
+                # Others use this topic, for poison too.
+                if (
+                    "workspace",
+                    WORKSPACE.encode(),
+                ) in record.headers and message_id.encode() in record.value:
+                    assert record.key == b"general"
+                    return parse_event(record.headers, record.value)
+        raise AssertionError
+
+
+@pytest.fixture
+async def events(pair: EmbeddedPair) -> AsyncIterator[Events]:
     consumer = AIOKafkaConsumer(
         CHAT_EVENTS.name, bootstrap_servers=pair.kafka_bootstrap, auto_offset_reset="earliest"
     )
     await consumer.start()
+    yield Events(consumer)
+    await consumer.stop()
+
+
+@pytest.fixture
+async def client(chat: Chat) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=chat.url, timeout=20) as client:
+        yield client
+
+
+async def written(client: httpx.AsyncClient, **more: Any) -> str:
+    """The id of a new message of Ann."""
+    answer = await client.post(
+        "/messages", json={"channel": " general ", "author": "Ann", "text": "hi", **more}
+    )
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["message_id"])
+
+
+async def test_what_people_do_are_events_of_the_contract(
+    chat: Chat, client: httpx.AsyncClient, events: Events
+) -> None:
+    message_id = await written(client)
+    created = await events.next(message_id)
+    data = ChatMessage.model_validate_json(created.data)
+    assert (created.type, created.subject) == ("message.created", "general")
+    assert (data.message_id, data.channel_id, data.text) == (message_id, "general", "hi")
+    assert (data.author.id, data.author.name) == ("usr_ann", "Ann")
+    assert message_id in await chat.shown_until(message_id)
+
+    at = f"/messages/{message_id}"
+    assert (await client.patch(at, json={"author": "Ann", "text": "hello"})).status_code == 200
+    updated = await events.next(message_id)
+    assert updated.type == "message.updated"
+    assert ChatMessage.model_validate_json(updated.data).text == "hello"
+
+    for change in ("added", "removed"):
+        reaction = {"author": "Bo", "emoji": "👍", "change": change}
+        assert (await client.post(f"{at}/reactions", json=reaction)).status_code == 200
+        event = await events.next(message_id)
+        assert event.type == f"message.reaction.{change}"
+        reacted = ChatReaction.model_validate_json(event.data)
+        assert (reacted.emoji, reacted.author.id) == ("👍", "usr_bo")
+
+    assert (await client.delete(at, params={"author": "Ann"})).status_code == 200
+    deleted = await events.next(message_id)
+    assert deleted.type == "message.deleted"
+    assert ChatMessageDeleted.model_validate_json(deleted.data).channel_id == "general"
+    assert (await client.patch(at, json={"author": "Ann", "text": "again"})).status_code == 404
+
+
+async def test_a_reply_names_what_it_answers_and_its_thread(
+    client: httpx.AsyncClient, events: Events
+) -> None:
+    first = await written(client)
+    second = await written(client, reply_to=first)
+    third = await written(client, reply_to=second)
+    await events.next(first)
+    replies = [ChatMessage.model_validate_json((await events.next(each)).data) for each in (second, third)]
+    assert [(reply.reply_to_id, reply.thread_id) for reply in replies] == [(first, first), (second, first)]
+
+
+async def test_only_the_author_changes_a_message(client: httpx.AsyncClient) -> None:
+    at = f"/messages/{await written(client)}"
+    assert (await client.patch(at, json={"author": "Bo", "text": "mine"})).status_code == 403
+    assert (await client.delete(at, params={"author": "Bo"})).status_code == 403
+
+
+async def test_files_are_attached_and_served_as_files(client: httpx.AsyncClient, events: Events) -> None:
+    headers = {"Content-Type": "text/html", "X-Minichat": "1"}
+    page = b"<script>hit()</script>"
+    stored = await client.post("/files", params={"filename": "a b.html"}, content=page, headers=headers)
+    message_id = await written(client, text="", files=[stored.json()["id"]])
+    [attachment] = ChatMessage.model_validate_json((await events.next(message_id)).data).attachments
+    assert (attachment.filename, attachment.content_type) == ("a b.html", "text/html")
+    assert attachment.size == len(page)
+    served = await client.get(attachment.url)
+    assert served.content == page
+    assert served.headers["content-disposition"] == "attachment; filename*=UTF-8''a%20b.html"
+    assert served.headers["x-content-type-options"] == "nosniff"
+    too_large = await client.post(
+        "/files", params={"filename": "x"}, content=b"x" * (5 * 1024 * 1024 + 1), headers=headers
+    )
+    assert too_large.status_code == 413
+    del headers["X-Minichat"]  # what another site cannot set
+    refused = await client.post("/files", params={"filename": "x"}, content=b"x", headers=headers)
+    assert refused.status_code == 422
+
+
+async def test_typing_is_a_signal(client: httpx.AsyncClient, pair: EmbeddedPair) -> None:
+    consumer = AIOKafkaConsumer(CHAT_SIGNALS.name, bootstrap_servers=pair.kafka_bootstrap)
+    await consumer.start()
     try:
-        async with httpx.AsyncClient() as client:
-            post = {"channel": " general ", "author": "Ann", "text": "hi"}
-            answer = await client.post(f"{chat.url}/messages", json=post)
-        assert answer.status_code == 201
-        async for record in consumer:
-            if ("workspace", WORKSPACE.encode()) in record.headers:  # others use this topic, for poison too
-                event = parse_event(record.headers, record.value)
-                break
+        await consumer.seek_to_end()
+        await client.post("/typing", json={"channel": "general", "author": "Ann"})
+        async with asyncio.timeout(20):
+            record = await consumer.getone()
     finally:
         await consumer.stop()
-    data = MessageCreated.model_validate_json(event.data)
-    assert (event.type, event.subject, record.key) == ("message.created", "general", b"general")
-    assert (data.messageId, data.channelId, data.content) == (answer.json()["message_id"], "general", "hi")
-    assert data.author.username == "Ann"
-    assert data.messageId in await chat.shown_until(data.messageId)
+    signal = ChatSignal.model_validate_json(record.value)
+    assert (signal.kind, signal.state, signal.author.id) == ("typing", "started", "usr_ann")
 
 
 @pytest.mark.parametrize("body", [{}, {"channel": "", "author": "A", "text": "t"}, {"text": "x" * 5000}])
@@ -259,6 +369,57 @@ class TestInABrowser:
             assert await tab.evaluate("document.querySelectorAll('article').length") == 1
             await tab.evaluate("location.hash = 'alarms'")
             await tab.until("document.querySelector('main').innerText.includes('elsewhere')")
+
+    async def test_what_happens_elsewhere_is_drawn(self, chat: Chat) -> None:
+        sent = message("first form", channel_id="news", author={"id": "U1", "name": "Bo", "bot": False})
+        about = {"message_id": sent["message_id"], "channel_id": "news"}
+        bo = {"id": "U1", "name": "Bo"}
+        status = {
+            "mapping_id": "map_1",
+            "target": "slack",
+            "state": "failed",
+            "reason": "archived",
+            "fix": "open it",
+        }
+        async with opened(f"{chat.url}/#news") as tab:
+            await chat.send(sent)
+            await chat.send({**sent, "text": "second **form**"}, of_type("inbound.message.updated"))
+            await chat.send({**about, "emoji": "🎉", "author": bo}, of_type("inbound.message.reaction.added"))
+            await chat.send({**about, **status}, of_type("inbound.message.status.changed"))
+            article = "document.querySelector('article')"
+            await tab.until(f"{article}?.innerText.includes('slack: failed (archived: open it)')")
+            text = await tab.evaluate(f"{article}.innerText")
+            assert "second form" in text
+            assert "(edited)" in text
+            assert "🎉 1" in text
+            await chat.send(
+                {**about, "emoji": "🎉", "author": bo}, of_type("inbound.message.reaction.removed")
+            )
+            await chat.send(about, of_type("inbound.message.deleted"))
+            await tab.until(f"{article}.innerText.includes('(deleted)')")
+            assert "🎉" not in await tab.evaluate(f"{article}.innerText")
+            assert tab.complaints == []
+
+    async def test_the_buttons_of_a_message(self, chat: Chat) -> None:
+        async with opened(f"{chat.url}/#general") as tab:
+            await tab.until("document.getElementById('live').className === 'on'")
+            await _write(tab, "Cy", "to be changed ++now++ ||later||")
+            last = "[...document.querySelectorAll('article')].pop()"
+            await tab.until(f"{last}?.innerText.includes('to be changed now later')")
+            assert await tab.evaluate(f"!!{last}.querySelector('u') && !!{last}.querySelector('.spoiler')")
+            press = "[...{}.querySelectorAll('button')].find((each) => each.textContent === '{}').click()"
+            await tab.evaluate(press.format(last, "Edit"))
+            await _write(tab, "Cy", "changed")
+            await tab.until(f"{last}.innerText.includes('(edited)')")
+            await tab.evaluate("prompt = () => '🎈'")
+            await tab.evaluate(press.format(last, "React"))
+            await tab.until(f"{last}.innerText.includes('🎈 1')")
+            await tab.evaluate(press.format(last, "Reply"))
+            await _write(tab, "Cy", "an answer")
+            await tab.until(f"{last}.innerText.includes('↪ Cy: changed')")
+            await tab.evaluate(press.format(last, "Delete"))
+            await tab.until(f"{last}.innerText.includes('(deleted)')")
+            assert tab.complaints == []
 
     async def test_it_fits_a_phone(self, chat: Chat) -> None:
         await chat.send(message("`" + "long" * 100 + "` " + "https://example.com/" + "path/" * 60))

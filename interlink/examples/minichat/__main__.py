@@ -7,45 +7,61 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections import OrderedDict
+import uuid
 from collections.abc import AsyncIterator
 from os import environ
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Header, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, StringConstraints
 
 from interlink.examples.minichat import hub
+from interlink.examples.minichat.files import MAX_BYTES, Files
+from interlink.examples.minichat.history import MAX_MESSAGES, History
 
 PAGE = Path(__file__).with_name("page.html").read_text("utf-8")
-MAX_MESSAGES, KEEPALIVE_INTERVAL_S = 200, 15
+HOST, PORT = environ.get("MINICHAT_HOST", "127.0.0.1"), int(environ.get("MINICHAT_PORT", "8090"))
+FILES_URL = environ.get("MINICHAT_URL", f"http://{HOST}:{PORT}").rstrip("/")
+"""Where the hub fetches files of this chat."""
+KEEPALIVE_INTERVAL_S = 15
 
-history: OrderedDict[str, dict[str, Any]] = OrderedDict()  # this service's "database"
-pages: set[asyncio.Queue[dict[str, Any]]] = set()  # one queue per open page
+history, files = History(), Files()
+pages: set[asyncio.Queue[str]] = set()  # one queue per open page
 
 
-def show(message: dict[str, Any]) -> None:
-    """Store a message once and send it to every open page. A page that is too slow has to reconnect."""
-    if message["message_id"] in history:
-        return
-    history[message["message_id"]] = message
-    if len(history) > MAX_MESSAGES:
-        history.popitem(last=False)
+def show(lines: str) -> None:
+    """Send a server-sent event to every open page. A page that is too slow has to reconnect."""
     for page in list(pages):
         try:
-            page.put_nowait(message)
+            page.put_nowait(lines)
         except asyncio.QueueFull:
             pages.discard(page)
 
 
+def apply(event_type: str, data: dict[str, Any]) -> None:
+    """Store a change once, and show it."""
+    message = history.apply(event_type, data)
+    if message is not None:
+        show(f"data: {json.dumps(message)}\n\n")
+
+
 @hub.inbound
-async def receive(message: hub.Inbound, workspace: hub.Workspace) -> None:
-    """Show a message that is for this page's workspace."""
+async def receive(data: dict[str, Any], event_type: hub.EventType, workspace: hub.Workspace) -> None:
+    """Show what happened to a message, if it is for this page's workspace."""
     if workspace == hub.WORKSPACE:
-        show(message.model_dump())
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # not an event of the contract
+            apply(event_type, data)
+
+
+@hub.signals
+async def receive_signal(data: dict[str, Any], workspace: hub.Workspace) -> None:
+    """Show who types."""
+    if workspace == hub.WORKSPACE and hub.is_current(data):
+        show(f"event: signal\ndata: {json.dumps(data)}\n\n")
 
 
 @contextlib.asynccontextmanager
@@ -59,43 +75,172 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)]
+Emoji = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=40)]
 
 
 class Post(BaseModel):
-    """A message that a person writes."""
+    """A message that a person writes: a text, files or both."""
 
-    channel: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
-    author: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
+    channel: Name
+    author: Name
+    text: Text = ""
+    reply_to: str | None = None
+    files: Annotated[list[str], "ids of uploaded files"] = []
+
+
+class Edit(BaseModel):
+    author: Name
     text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
+
+
+class React(BaseModel):
+    author: Name
+    emoji: Emoji
+    change: Literal["added", "removed"] = "added"
+
+
+class Typing(BaseModel):
+    channel: Name
+    author: Name
+
+
+async def publish(event_type: str, data: dict[str, Any], status: int = 200) -> Response:
+    """Publish what a person did, and show it. Answer 503 if Kafka did not acknowledge it."""
+    if not await hub.publish(event_type, data):
+        return JSONResponse({"detail": "Kafka did not accept it: try again"}, 503)
+    apply(event_type, data)
+    return JSONResponse({"message_id": data["message_id"]}, status)
+
+
+def person(name: str) -> dict[str, str]:
+    """Return the author of this name. A chat with accounts has real ids."""
+    return {"id": f"usr_{name.lower()}", "name": name}
+
+
+def stored(message_id: str, author: str | None = None) -> dict[str, Any]:
+    """Return a message that can still be changed; by its author, if one is named."""
+    message = history.messages.get(message_id)
+    if message is None or message["deleted"]:
+        raise HTTPException(404, "this message is not there any more")
+    if author is not None and message["author"].get("id") != person(author)["id"]:
+        raise HTTPException(403, "only the author can change a message")
+    return message
 
 
 @app.post("/messages", status_code=201)
 async def write(post: Post) -> Response:
-    """Publish a message. Answer 503 if Kafka did not acknowledge it."""
-    message = await hub.publish(post.channel, post.author, post.text)
-    if message is None:
-        return JSONResponse({"detail": "Kafka did not accept the message: try again"}, 503)
-    show(message.model_dump())
-    return JSONResponse({"message_id": message.message_id}, 201)
+    """Publish a message."""
+    attached = [file for file_id in post.files[:10] if (file := files.get(file_id))]
+    if not post.text and not attached:
+        raise HTTPException(422, "write a text, or attach a file")
+    data: dict[str, Any] = {
+        "message_id": f"msg_{uuid.uuid4().hex}",
+        "channel_id": post.channel,
+        "text": post.text,
+        "author": person(post.author),
+        "created_at": hub.now(),
+        "attachments": [
+            {
+                "id": file.id,
+                "url": f"{FILES_URL}/files/{file.id}",
+                "filename": file.filename,
+                "content_type": file.content_type,
+                "size": len(file.content),
+            }
+            for file in attached
+        ],
+    }
+    if post.reply_to:
+        answered = stored(post.reply_to)
+        thread = answered["thread_id"] or answered["message_id"]
+        data |= {"reply_to_id": answered["message_id"], "thread_id": thread}
+    return await publish("message.created", data, 201)
+
+
+@app.patch("/messages/{message_id}")
+async def edit(message_id: str, change: Edit) -> Response:
+    """Publish another text of a message: the event has the whole message."""
+    message = stored(message_id, change.author)
+    names = ("message_id", "channel_id", "author", "attachments", "thread_id", "reply_to_id", "created_at")
+    data = {name: message[name] for name in names if message.get(name)}
+    return await publish("message.updated", {**data, "text": change.text, "edited_at": hub.now()})
+
+
+@app.delete("/messages/{message_id}")
+async def delete(message_id: str, author: Name) -> Response:
+    """Publish that a message was deleted."""
+    message = stored(message_id, author)
+    data = {"message_id": message_id, "channel_id": message["channel_id"], "deleted_at": hub.now()}
+    return await publish("message.deleted", data)
+
+
+@app.post("/messages/{message_id}/reactions")
+async def react(message_id: str, reaction: React) -> Response:
+    """Publish a reaction, or that it was taken back."""
+    data = {
+        "message_id": message_id,
+        "channel_id": stored(message_id)["channel_id"],
+        "emoji": reaction.emoji,
+        "author": person(reaction.author),
+        "reacted_at": hub.now(),
+    }
+    return await publish(f"message.reaction.{reaction.change}", data)
+
+
+@app.post("/typing", status_code=204)
+async def type_(typing: Typing) -> Response:
+    """Publish that somebody types. It is no loss if that fails."""
+    await hub.signal(person(typing.author), typing.channel)
+    return Response(status_code=204)
+
+
+@app.post("/files", status_code=201)
+async def upload(
+    request: Request,
+    filename: Annotated[str, StringConstraints(min_length=1, max_length=200)],
+    x_minichat: Annotated[str, Header(description="Any value: other sites cannot send this header.")],  # noqa: ARG001
+) -> dict[str, str]:
+    """Store a file to attach: the body as it is, up to 5 MB."""
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise HTTPException(413, "a file has at most 5 MB here")
+    content_type = request.headers.get("content-type", "application/octet-stream")
+    return {"id": files.add(filename, content_type, bytes(content)).id}
+
+
+@app.get("/files/{file_id}")
+async def download(file_id: str) -> Response:
+    """Return a file, never to be shown as a page of this site."""
+    file = files.get(file_id)
+    if file is None:
+        raise HTTPException(404, "this file is not there any more")
+    headers = {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+    }
+    return Response(file.content, media_type=file.content_type, headers=headers)
 
 
 @app.get("/events")
 async def events() -> StreamingResponse:
-    """Stream the stored messages and then every new one, as server-sent events."""
+    """Stream the stored messages and then every change, as server-sent events."""
 
     async def stream() -> AsyncIterator[str]:
-        page: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MAX_MESSAGES)
+        page: asyncio.Queue[str] = asyncio.Queue(MAX_MESSAGES)
         pages.add(page)
         try:
-            for message in list(history.values()):
+            for message in list(history.messages.values()):
                 yield f"data: {json.dumps(message)}\n\n"
             while page in pages:
                 try:
-                    message = await asyncio.wait_for(page.get(), KEEPALIVE_INTERVAL_S)
+                    yield await asyncio.wait_for(page.get(), KEEPALIVE_INTERVAL_S)
                 except TimeoutError:
                     yield ": still here\n\n"
-                else:
-                    yield f"data: {json.dumps(message)}\n\n"
         finally:
             pages.discard(page)
 
@@ -120,5 +265,4 @@ async def health() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    host, port = environ.get("MINICHAT_HOST", "127.0.0.1"), int(environ.get("MINICHAT_PORT", "8090"))
-    uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", timeout_graceful_shutdown=1)
+    uvicorn.run(app, host=HOST, port=PORT, access_log=False, log_level="warning", timeout_graceful_shutdown=1)

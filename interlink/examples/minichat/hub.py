@@ -1,11 +1,16 @@
-"""Show how a chat service works with the hub: consume `chat.inbound`, publish on `chat.events`.
+"""Show how a chat service works with the hub: three topics, and nothing imported from the hub.
 
-The two topics are the whole interface; `/api/asyncapi.json` describes them. Nothing is imported from the hub:
-copy this file, and use `inbound` and `publish` in your own service.
+It consumes `chat.inbound` (messages from elsewhere, and what became of its own), publishes what its people
+do on `chat.events`, and does both with typing on `chat.signals`. docs/reference/chat-contract.md has an
+example of every event. Copy this file, and use `inbound`, `signals`, `publish` and `signal` in your service.
+
+A chat that stores messages under ids of its own publishes `message.created` for each message of
+`chat.inbound`, with the hub's id in `origin.message_id`. This one uses the hub's ids, so it says nothing.
 """
 
 import asyncio
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from os import environ
 from pathlib import Path
@@ -17,13 +22,16 @@ from faststream import AckPolicy, Context
 from faststream.exceptions import FastStreamException
 from faststream.kafka import KafkaBroker
 from faststream.security import SASLPlaintext
-from pydantic import BaseModel
 
 WORKSPACE = environ.get("MINICHAT_WORKSPACE", "default")
 ACK_TIMEOUT_S = 5
+SIGNAL_TTL_S = 10
 SESSION_MS = int(environ.get("KAFKA_SESSION_TIMEOUT_MS", "10000"))
 
 Workspace = Annotated[str, Context("message.headers.workspace")]
+EventType = Annotated[str, Context("message.headers.ce_type")]
+Data = dict[str, Any]
+"""The data of an event, snake_case. `text` is untrusted Markdown."""
 
 
 def login() -> SASLPlaintext | None:
@@ -44,27 +52,13 @@ broker = KafkaBroker(
 )
 
 
-class Inbound(BaseModel):
-    """A message on `chat.inbound`: the fields that this service needs. `text` is untrusted Markdown."""
-
-    message_id: str
-    channel_id: str
-    text: str
-    sent_at: str
-    author: dict[str, Any]
-    thread_id: str | None = None
-    embeds: list[dict[str, Any]] = []
-    attachments: list[dict[str, Any]] = []
-    origin: dict[str, Any] = {}
-
-
 async def parse_readable(record: ConsumerRecord, parse: Any) -> Any:
     """Replace headers that are null or not text: because of one, FastStream would lose the whole message."""
     record.headers = [(name, (raw or b"").decode(errors="replace").encode()) for name, raw in record.headers]
     return await parse(record)
 
 
-# Decorates the handler. Delivery is at least once: `message_id` identifies a duplicate.
+# Decorates the handler. Delivery is at least once: an event that was handled before must change nothing.
 inbound = broker.subscriber(
     "chat.inbound",
     # A page without a database reads everything again at each start, so its group is new each time. A service
@@ -76,6 +70,17 @@ inbound = broker.subscriber(
     session_timeout_ms=SESSION_MS,
     heartbeat_interval_ms=SESSION_MS // 4,
 )
+# Without a group: every process shows who types, and nobody needs to know later.
+signals = broker.subscriber("chat.signals", auto_offset_reset="latest", parser=parse_readable)
+
+
+def is_current(signal: Mapping[str, Any]) -> bool:
+    """Return whether a signal is young enough to be shown."""
+    try:
+        age = datetime.now(UTC) - datetime.fromisoformat(signal["at"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return age.total_seconds() < SIGNAL_TTL_S
 
 
 async def connect() -> None:
@@ -88,34 +93,36 @@ async def connect() -> None:
             await asyncio.sleep(1)
 
 
-async def publish(channel: str, author: str, text: str) -> Inbound | None:
-    """Publish `message.created`, in order per channel. Return None if Kafka did not acknowledge it."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    message = Inbound(
-        message_id=f"msg_{uuid.uuid4().hex}",
-        channel_id=channel,
-        text=text,
-        sent_at=now,
-        author={"name": author},
-    )
-    data = {
-        "messageId": message.message_id,
-        "channelId": channel,
-        "content": text,
-        "author": {"id": author.lower(), "username": author},
-    }
+def now() -> str:
+    """Return the current time as the contract writes times."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+async def publish(event_type: str, data: Data) -> bool:
+    """Publish an event of the chat, in order per channel. Return False if Kafka did not acknowledge it."""
+    return await _publish("chat.events", event_type, data)
+
+
+async def signal(author: Mapping[str, str], channel: str) -> bool:
+    """Publish that somebody types in a channel. Return False if Kafka did not acknowledge it."""
+    data = {"kind": "typing", "channel_id": channel, "author": author, "state": "started", "at": now()}
+    return await _publish("chat.signals", "signal.typing", data)
+
+
+async def _publish(topic: str, event_type: str, data: Data) -> bool:
+    channel = data["channel_id"]
     headers = {  # a CloudEvent in Kafka's binary mode
         "ce_specversion": "1.0",
         "ce_id": f"evt_{uuid.uuid4().hex}",  # unique within ce_source: consumers recognise duplicates by it
-        "ce_type": "message.created",
+        "ce_type": event_type,
         "ce_source": "/minichat",
-        "ce_time": now,
+        "ce_time": now(),
         "ce_subject": channel,
         "workspace": WORKSPACE,
     }
     try:
         async with asyncio.timeout(ACK_TIMEOUT_S):
-            await broker.publish(data, topic="chat.events", key=channel.encode(), headers=headers)
+            await broker.publish(data, topic=topic, key=channel.encode(), headers=headers)
     except (KafkaError, FastStreamException, TimeoutError):
-        return None
-    return message
+        return False
+    return True

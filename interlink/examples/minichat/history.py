@@ -1,0 +1,62 @@
+"""The "database" of this chat: the last messages as they are now, in memory."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+MAX_MESSAGES, MAX_REACTIONS = 200, 50
+
+Message = dict[str, Any]
+
+
+class History:
+    """The messages by id. Every change returns the message to show; None if there is nothing new to show."""
+
+    def __init__(self) -> None:
+        self.messages: OrderedDict[str, Message] = OrderedDict()
+
+    def apply(self, event_type: str, data: Mapping[str, Any]) -> Message | None:
+        """Apply an event of `chat.inbound` or of this chat: the changes are the same, whoever made them."""
+        change = event_type.removeprefix("inbound.")
+        if change == "message.created":
+            return self._create(data)
+        message = self.messages.get(data["message_id"])
+        if message is None:
+            return None
+        if change == "message.updated":
+            kept = {name: data[name] for name in ("text", "attachments", "embeds") if name in data}
+            message.update(kept, edited=True)
+        elif change == "message.deleted":
+            message.update(text="", attachments=[], embeds=[], reactions={}, deleted=True)
+        elif change in {"message.reaction.added", "message.reaction.removed"}:
+            self._react(message, data, added=change.endswith("added"))
+        elif change == "message.status.changed":
+            message["states"][data["target"]] = {name: data.get(name) for name in ("state", "reason", "fix")}
+        else:
+            return None
+        return message
+
+    def _create(self, data: Mapping[str, Any]) -> Message | None:
+        if data["message_id"] in self.messages:
+            return None
+        empty: Message = {
+            "embeds": [],
+            "attachments": [],
+            "origin": None,
+            "thread_id": None,
+            "reply_to_id": None,
+        }
+        message = {**empty, **data, "reactions": {}, "states": {}, "edited": False, "deleted": False}
+        self.messages[message["message_id"]] = message
+        if len(self.messages) > MAX_MESSAGES:
+            self.messages.popitem(last=False)
+        return message
+
+    def _react(self, message: Message, data: Mapping[str, Any], *, added: bool) -> None:
+        people = message["reactions"].setdefault(data["emoji"], {})
+        if added:
+            people[data["author"]["id"]] = data["author"].get("name") or data["author"]["id"]
+        else:
+            people.pop(data["author"]["id"], None)
+        if not people or len(message["reactions"]) > MAX_REACTIONS:
+            del message["reactions"][data["emoji"]]
