@@ -24,8 +24,8 @@ class History:
         if message is None:
             return None
         if change == "message.updated":
-            kept = {name: data[name] for name in ("text", "attachments", "embeds") if name in data}
-            message.update(kept, edited=True)
+            changed = {name: data[name] for name in ("text", "attachments", "embeds") if name in data}
+            message.update(changed, edited=True)
         elif change == "message.deleted":
             message.update(text="", attachments=[], embeds=[], reactions={}, deleted=True)
         elif change in {"message.reaction.added", "message.reaction.removed"}:
