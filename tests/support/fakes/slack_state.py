@@ -151,6 +151,7 @@ class File:
     title: str = ""
     media_type: str = "application/octet-stream"
     alt_text: str = ""
+    upload_key: str = ""
     completed: bool = False
     deleted: bool = False
     shares: dict[str, list[str]] = field(default_factory=dict)
