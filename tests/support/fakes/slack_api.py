@@ -9,6 +9,8 @@ Facts are from https://docs.slack.dev/reference/methods; what is from memory say
 pass and a client must not do is refused, and stands in `complaints`, a line each.
 """
 
+import copy
+from dataclasses import replace
 from typing import Any, Final
 
 from tests.support.fakes import slack_chat, slack_files, slack_lists
@@ -22,14 +24,15 @@ from tests.support.provider_hosts import FORM, JSON, Handler, HostRequest, Reply
 
 REGISTERED: Final = (slack_chat, slack_files, slack_lists)
 """The modules that fill the table of methods."""
-EMOJI: Final = frozenset(
-    "+1 -1 100 clap cry eyes fire grinning heart heart_eyes heavy_check_mark hugging_face innocent joy"
-    " laughing muscle no_entry ok_hand open_mouth partying_face pray question raised_hands rocket sob"
-    " slightly_smiling_face smile sunglasses tada thinking_face thumbsdown thumbsup wave white_check_mark"
-    " wink x rage star sparkles warning exclamation point_up point_down point_left point_right coffee"
-    " bug rainbow sunny snowflake zap moneybag bulb lock key pencil2 memo calendar email phone rose"
-    " one two three four five six seven eight nine keycap_ten flag-de us gb".split()
-)
+_NAMES: Final = """
++1 -1 100 clap cry eyes fire grinning heart heart_eyes heavy_check_mark hugging_face innocent joy laughing
+muscle no_entry ok_hand open_mouth partying_face pray question raised_hands rocket sob slightly_smiling_face
+smile sunglasses tada thinking_face thumbsdown thumbsup wave white_check_mark wink x rage star sparkles
+warning exclamation point_up point_down point_left point_right coffee bug rainbow sunny snowflake zap moneybag
+bulb lock key pencil2 memo calendar email phone rose one two three four five six seven eight nine keycap_ten
+flag-de us gb
+"""
+EMOJI: Final = frozenset(_NAMES.split())
 """Some of Slack's names of emoji; a test may give others in `emoji_names`."""
 
 
@@ -82,10 +85,10 @@ class SlackApi:
 
     def _answered(self, name: str, request: HostRequest) -> Reply:
         method = METHODS.get(name)
+        if method is None:
+            self._complain(f"there is no method {name}")
+            return Reply.json({"ok": False, "error": "unknown_method", "req_method": name})
         try:
-            if method is None:
-                self._complain(f"there is no method {name}")
-                raise SlackError("unknown_method", req_method=name)
             args = self._args(name, method, request)
             self.calls.append((name, {key: value for key, value in args.items() if key != "token"}))
             app = self._app(self._token(request, args))
@@ -94,10 +97,11 @@ class SlackApi:
             if error.code == "ratelimited":
                 return limited(error.more["retry_after_s"])
             return Reply.json({"ok": False, "error": error.code} | error.more)
-        scopes = {"x_oauth_scopes": ",".join(sorted(app.scopes))}
+        scopes = {"x-oauth-scopes": ",".join(sorted(app.scopes))}
         if method.scopes:
-            scopes["x_accepted_oauth_scopes"] = ",".join(method.scopes)
-        return Reply.json({"ok": True} | answer, **scopes)
+            scopes["x-accepted-oauth-scopes"] = ",".join(method.scopes)
+        reply = Reply.json({"ok": True} | answer)
+        return replace(reply, headers=[*reply.fields, *scopes.items()])
 
     def _run(self, name: str, method: Method, app: App, args: dict[str, Any]) -> dict[str, Any]:
         team = self.workspaces[app.team]
@@ -112,7 +116,7 @@ class SlackApi:
             missing = sorted(one for one in method.needs if args.get(one) in {None, ""})
             if missing:
                 raise _wrong(f"missing required field: {', '.join(missing)}")
-            return method.run(call)
+            return copy.deepcopy(method.run(call))
 
     def _args(self, name: str, method: Method, request: HostRequest) -> dict[str, Any]:
         args: dict[str, Any] = dict(request.params())
