@@ -109,11 +109,9 @@ def test_conversations(at: Setting) -> None:
     at.team.add_channel("secret", "group")
     mine = at.team.add_channel("mine", "group", at.app)
     at.team.archive(others[2], ada.user_id)
-    pages = list(client.conversations_list(limit=2, exclude_archived=True))
-    assert [[one["name"] for one in page["channels"]] for page in pages] == [
-        ["general", "more-0"],
-        ["more-1"],
-    ]
+    listed = client.conversations_list(limit=2, exclude_archived=True)
+    pages = [[one["name"] for one in page["channels"]] for page in listed]
+    assert pages == [["general", "more-0"], ["more-1"]]
     groups = client.conversations_list(types="private_channel,public_channel")["channels"]
     assert mine.id in [one["id"] for one in groups]
     assert "secret" not in [one["name"] for one in groups]
