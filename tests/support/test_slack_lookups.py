@@ -53,12 +53,12 @@ def test_files_are_uploaded_shared_read_and_deleted(at: Setting) -> None:
 
 def test_a_file_of_a_form_with_blocks_and_another_name(at: Setting) -> None:
     client = at.client()
-    begun = client.files_getUploadURLExternal(filename="a.txt", length=3)
+    started_upload = client.files_getUploadURLExternal(filename="a.txt", length=3)
     part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\nabc\r\n--b--\r\n'
     with pytest.raises(json.JSONDecodeError):  # it says OK, which is no JSON
-        at.post(begun["upload_url"], part, "multipart/form-data; boundary=b")
+        at.post(started_upload["upload_url"], part, "multipart/form-data; boundary=b")
     client.files_completeUploadExternal(
-        files=[{"id": begun["file_id"], "title": "A"}],
+        files=[{"id": started_upload["file_id"], "title": "A"}],
         channel_id=at.channel.id,
         blocks=json.dumps([rich({"type": "text", "text": "look"})]),
         username="Bo",
@@ -75,30 +75,45 @@ def test_files_are_refused(at: Setting) -> None:
         found: str = refused(call)["error"]
         return found
 
-    def complete(file_id: str, **more: str) -> str:
+    def complete(file_id: str, **more: Any) -> str:
         return error(
             lambda: client.files_completeUploadExternal(files=[{"id": file_id, "title": "x"}], **more)
         )
 
     assert error(lambda: client.files_getUploadURLExternal(filename="a", length=0)) == "invalid_arguments"
-    begun = client.files_getUploadURLExternal(filename="a", length=3)
+    started_upload = client.files_getUploadURLExternal(filename="a", length=3)
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        at.post(begun["upload_url"], b"four", "application/octet-stream")
+        at.post(started_upload["upload_url"], b"four", "application/octet-stream")
     with pytest.raises(urllib.error.HTTPError, match="404"):
         at.post("https://files.slack.com/upload/v1/none", b"x", "application/octet-stream")
-    assert complete(begun["file_id"]) == complete("F0") == complete(theirs.id) == "file_not_found"
-    assert error(lambda: client.files_completeUploadExternal(files=[])) == "invalid_arguments"
+    assert complete(started_upload["file_id"]) == complete("F0") == complete(theirs.id) == "file_not_found"
+    for listed in ([], [{"id": "F0", "name": "x"}]):
+        assert (
+            error(lambda files=listed: client.files_completeUploadExternal(files=files))
+            == "invalid_arguments"
+        )  # type: ignore[misc]
     with pytest.raises(json.JSONDecodeError):
-        at.post(begun["upload_url"], b"abc", "application/octet-stream")
-    assert complete(begun["file_id"], channel_id="C0") == "channel_not_found"
-    assert complete(begun["file_id"], thread_ts="1700000000.000001") == "invalid_arguments"
+        at.post(started_upload["upload_url"], b"abc", "application/octet-stream")
+    assert complete(started_upload["file_id"], channel_id="C0") == "channel_not_found"
+    blocks = json.dumps([{"type": "nothing"}])
+    assert complete(started_upload["file_id"], channel_id=at.channel.id, blocks=blocks) == "invalid_blocks"
+    assert complete(started_upload["file_id"], thread_ts="1700000000.000001") == "invalid_arguments"
     outside = at.team.add_channel("outside")
     at.app.scopes.add("chat:write.public")
-    assert complete(begun["file_id"], channel_id=outside.id) == "not_in_channel"
+    assert complete(started_upload["file_id"], channel_id=outside.id) == "not_in_channel"
     assert error(lambda: client.files_info(file=theirs.id)) == "file_not_found"
     ada.write(at.channel, files=[theirs])
     assert client.files_info(file=theirs.id)["file"]["user"] == ada.user_id
     assert error(lambda: client.files_delete(file=theirs.id)) == "cant_delete_file"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        at.get("https://files.slack.com/files-pri/T1-F0/none", at.app.token)
+    client.files_completeUploadExternal(
+        files=[{"id": started_upload["file_id"], "title": "x"}],
+        channel_id=at.channel.id,
+        initial_comment="x",
+        blocks="[]",
+    )
+    assert at.slack.complaints == ["files.completeUploadExternal: blocks are ignored beside initial_comment"]
     at.app.scopes.discard("files:read")
     assert at.get(theirs.url, at.app.token)[0] == "text/html"
 

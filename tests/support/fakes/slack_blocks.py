@@ -94,6 +94,11 @@ def _checked(block: Any, at: str) -> Json:
     return dict(block)
 
 
+def _kind(thing: Any) -> str:
+    kind = thing.get("type") if isinstance(thing, dict) else None
+    return kind if isinstance(kind, str) else ""
+
+
 def _known(thing: Json, names: set[str], at: str) -> None:
     unknown = sorted(set(thing) - names)
     _need(not unknown, f"invalid additional property: {', '.join(unknown)} [json-pointer:{at}]")
@@ -152,8 +157,8 @@ def _rich_text(block: Json, at: str) -> None:
     _need(isinstance(parts, list), f"missing required field: elements [json-pointer:{at}]")
     for index, part in enumerate(parts or []):
         where = f"{at}/elements/{index}"
-        kind = part.get("type") if isinstance(part, dict) else None
-        _need(isinstance(kind, str) and kind in _PARTS, f"unsupported type: {kind} [json-pointer:{where}]")
+        kind = _kind(part)
+        _need(kind in _PARTS, f"unsupported type: {kind} [json-pointer:{where}]")
         _known(part, {"type", "elements"} | _PARTS[kind], where)
         _need(isinstance(part.get("elements"), list), f"missing field: elements [json-pointer:{where}]")
         if kind == "rich_text_list":
@@ -178,8 +183,8 @@ def _inlines(elements: Any, at: str) -> None:
     _need(isinstance(elements, list), f"missing required field: elements [json-pointer:{at}]")
     for index, one in enumerate(elements):
         where = f"{at}/elements/{index}"
-        kind = one.get("type") if isinstance(one, dict) else None
-        _need(isinstance(kind, str) and kind in _INLINE, f"unsupported type: {kind} [json-pointer:{where}]")
+        kind = _kind(one)
+        _need(kind in _INLINE, f"unsupported type: {kind} [json-pointer:{where}]")
         needs = _INLINE[kind]
         _known(one, {"type", "style", *(name for name, _ in needs), *_INLINE_MAY.get(kind, ())}, where)
         for name, needed in needs:
