@@ -1,5 +1,6 @@
 """The strict Slack server's messages and reactions, called by Slack's own SDK."""
 
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ def at(tmp_path: Path) -> Iterator[Setting]:
 
 def test_a_message_is_posted_edited_and_deleted(at: Setting) -> None:
     client = at.client()
-    assert (
-        client.auth_test().data | {"bot_id": at.app.bot_id, "team_id": at.team.id} == client.auth_test().data
-    )
+    me = client.auth_test()
+    assert (me["bot_id"], me["user_id"], me["team_id"]) == (at.app.bot_id, at.app.user_id, at.team.id)
     blocks = [rich({"type": "text", "text": "hi"}, {"type": "user", "user_id": at.app.user_id})]
     posted = client.chat_postMessage(
         channel=at.channel.id,
@@ -34,6 +34,8 @@ def test_a_message_is_posted_edited_and_deleted(at: Setting) -> None:
     assert posted["message"]["blocks"][0]["block_id"]
     (seen,) = at.slack.visible(at.channel)
     assert (seen.author, seen.text, seen.edited) == ("Interlink", "hi@interlink", False)
+    retained = client.chat_update(channel=at.channel.id, ts=ts, text="other")["message"]
+    assert retained["blocks"] == posted["message"]["blocks"]
     client.chat_update(channel=at.channel.id, ts=ts, text="other", blocks=[])
     (seen,) = at.slack.visible(at.channel)
     assert (seen.text, seen.edited) == ("other", True)
@@ -42,7 +44,7 @@ def test_a_message_is_posted_edited_and_deleted(at: Setting) -> None:
     client.chat_delete(channel=at.channel.id, ts=ts)
     assert at.slack.visible(at.channel) == []
     changes = [one.get("subtype") for one in at.slack.events.of("message")]
-    assert changes == [None, "message_changed", "message_deleted"]
+    assert changes == [None, "message_changed", "message_changed", "message_deleted"]
     assert at.slack.complaints == []
 
 
@@ -247,8 +249,10 @@ def test_tokens_and_scopes(at: Setting) -> None:
     other = at.team.add_app("Other", "reactions:read")
     assert refused(at.client(token=None).auth_test)["error"] == "not_authed"
     assert refused(at.client(token="xoxb-nothing").auth_test)["error"] == "invalid_auth"
-    lacking = refused(lambda: at.client(token=other.token).chat_postMessage(channel=at.channel.id, text="x"))
-    assert (lacking["error"], lacking["needed"], lacking["provided"]) == (
+    missing_one = refused(
+        lambda: at.client(token=other.token).chat_postMessage(channel=at.channel.id, text="x")
+    )
+    assert (missing_one["error"], missing_one["needed"], missing_one["provided"]) == (
         "missing_scope",
         "chat:write",
         "reactions:read",
@@ -277,6 +281,8 @@ def test_what_no_client_may_send_is_a_complaint(at: Setting) -> None:
     assert at.post(url, b"{", "application/json")["error"] == "invalid_json"
     assert at.post(url, b"[]", "application/json")["error"] == "json_not_object"
     assert at.post(url, b"x", "text/plain")["error"] == "invalid_post_type"
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        at.post("https://slack.com/chat.postMessage", b"{}", "application/json")
     missing = at.post(url, b"text=x", "application/x-www-form-urlencoded")
     assert missing["response_metadata"]["messages"] == ["[ERROR] missing required field: channel"]
 
@@ -284,7 +290,7 @@ def test_what_no_client_may_send_is_a_complaint(at: Setting) -> None:
 def test_reactions(at: Setting) -> None:
     client, ts = at.client(), at.say()
     at.team.emoji["parrot"] = "https://emoji.slack-edge.com/parrot.gif"
-    where = {"channel": at.channel.id, "timestamp": ts}
+    where: dict[str, Any] = {"channel": at.channel.id, "timestamp": ts}
     for name in ("tada", "parrot", "wave::skin-tone-3"):
         client.reactions_add(name=name, **where)
     at.team.person("Ada Example").react(at.channel, ts, "tada")
@@ -308,6 +314,7 @@ def test_reactions(at: Setting) -> None:
     assert add("eyes", timestamp="1") == "bad_timestamp"
     assert add("eyes", timestamp="1700000000.000001") == "message_not_found"
     assert add("eyes", channel="C0") == "channel_not_found"
+    assert add("eyes", channel=at.team.add_channel("outside").id) == "not_in_channel"
     assert refused(lambda: client.reactions_remove(name="tada", **where))["error"] == "no_reaction"
     assert refused(lambda: client.reactions_remove(name="tada"))["error"] == "no_item_specified"
     unknown = refused(lambda: client.reactions_get(channel=at.channel.id, timestamp="1"))
