@@ -32,22 +32,11 @@ class Params:
     @classmethod
     def of(cls, request: HostRequest) -> "Params":
         """Read them; Refusal for a body in no form that Telegram reads."""
-        values: dict[str, Any] = dict(request.params())
-        files: dict[str, Upload] = {}
-        if request.body:
-            try:
-                if request.media_type == JSON:
-                    values |= request.json()
-                elif request.media_type == FORM:
-                    values |= request.form()
-                elif request.media_type == _MULTIPART:
-                    found, files = _multipart(request)
-                    values |= found
-                else:
-                    raise ValueError(request.media_type)
-            except (ValueError, TypeError):
-                raise Refusal.bad("can't parse the request") from None
-        return cls(values, files)
+        try:
+            values, files = _body(request)
+        except (ValueError, TypeError):
+            raise Refusal.bad("can't parse the request") from None
+        return cls(request.params() | values, files)
 
     def text(self, name: str, default: str = "") -> str:
         """A text, or the default."""
@@ -83,9 +72,22 @@ class Params:
         return value
 
 
-def _multipart(request: HostRequest) -> tuple[dict[str, str], dict[str, Upload]]:
+def _body(request: HostRequest) -> tuple[dict[str, Any], dict[str, Upload]]:
+    """The values and files of a body; ValueError."""
+    if not request.body:
+        return {}, {}
+    if request.media_type == JSON:
+        return dict(request.json()), {}
+    if request.media_type == FORM:
+        return dict(request.form()), {}
+    if request.media_type == _MULTIPART:
+        return _multipart(request)
+    raise ValueError(request.media_type)
+
+
+def _multipart(request: HostRequest) -> tuple[dict[str, Any], dict[str, Upload]]:
     _, _, boundary = request.headers["content-type"].partition("boundary=")
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     files: dict[str, Upload] = {}
     for part in (b"\r\n" + request.body).split(b"\r\n--" + boundary.strip('"').encode())[1:-1]:
         head, _, content = part.partition(b"\r\n\r\n")

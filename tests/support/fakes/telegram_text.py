@@ -67,7 +67,7 @@ def _entity(raw: Any, text: str, complain: Complain) -> dict[str, Any]:
     needed = {"type", "offset", "length", *_TYPES[kind]}
     unknown = raw.keys() - needed - _OPTIONAL.get(kind, set())
     if missing := needed - raw.keys():
-        raise Refusal.bad(f"can't parse MessageEntity: Can't find field {sorted(missing)[0]!r}")
+        raise Refusal.bad(f"can't parse MessageEntity: Can't find field {min(missing)!r}")
     if unknown:
         complain(f"the entity {kind} has {sorted(unknown)}")
     offset, length = raw["offset"], raw["length"]
