@@ -17,6 +17,7 @@ from telegram import (
     InputMediaPhoto,
     MessageEntity,
     ReactionTypeCustomEmoji,
+    ReactionTypeEmoji,
     ReplyParameters,
     Update,
 )
@@ -191,7 +192,7 @@ async def test_files_that_are_too_large_or_unknown_are_refused(world: World) -> 
     world.api.max_upload = 10_000
     await world.refused(bot.send_photo(group.id, "https://example.com/a.png"), "wrong file identifier")
     assert world.api.complaints == ["photo is a URL, which Telegram would fetch"]
-    pair = [InputMediaPhoto(PNG), InputMediaDocument(PNG)]
+    pair: list[InputMediaPhoto | InputMediaDocument] = [InputMediaPhoto(PNG), InputMediaDocument(PNG)]
     await world.refused(bot.send_media_group(group.id, pair), "document and audio can't be mixed")
     await world.refused(bot.send_media_group(group.id, pair[:1]), "wrong number of messages")
     await world.refused(bot.send_document(group.id, b"", filename="empty"), "file must be non-empty")
@@ -423,7 +424,7 @@ async def test_updates_are_posted_in_order_until_they_are_accepted(world: World)
         assert ids == list(range(ids[0], ids[0] + len(ids)))
         parsed = [Update.de_json(one, world.bot) for one in hook.updates]
         assert parsed[3].message_reaction is not None
-        assert [one.emoji for one in parsed[3].message_reaction.new_reaction] == ["👍"]  # type: ignore[union-attr]
+        assert parsed[3].message_reaction.new_reaction == (ReactionTypeEmoji("👍"),)
         albums = {one.message.media_group_id for one in parsed[4:6] if one.message}
         assert len(albums) == 1
         assert hook.updates[6]["message"]["migrate_to_chat_id"] == hook.updates[7]["message"]["chat"]["id"]

@@ -90,8 +90,6 @@ class TelegramApi(People):
                 time.sleep(fault.delay_s)
             if fault.code:
                 return fault.reply()
-            if len(request.body) > self.max_upload:
-                raise Refusal(413, "Request Entity Too Large")
             result = self._call(bot, name, request)
         except Refusal as refusal:
             return Reply.json(refusal.envelope(), refusal.code)
@@ -116,6 +114,8 @@ class TelegramApi(People):
     def _call(self, bot: Bot, name: str, request: HostRequest) -> Any:
         if request.method not in {"GET", "POST"}:
             raise Refusal(405, "Method Not Allowed")
+        if len(request.body) > self.max_upload:
+            raise Refusal(413, "Request Entity Too Large")
         if name.lower() not in self._table:
             raise Refusal(404, "Not Found: method not found")
         method, accepted = self._table[name.lower()]
@@ -132,9 +132,7 @@ class TelegramApi(People):
         token, _, path = rest.partition("/")
         try:
             self._bot(f"/bot{token}", token)
-            found = [file for file in self.files.values() if file.path == path]
-            if not found or len(found[0].content) > self.chat_methods.max_download:
-                raise Refusal(404, "Not Found")
+            content = self.chat_methods.downloaded(path)
         except Refusal as refusal:
             return Reply.json(refusal.envelope(), refusal.code)
-        return Reply(200, found[0].content, {"content-type": "application/octet-stream"})
+        return Reply(200, content, {"content-type": "application/octet-stream"})

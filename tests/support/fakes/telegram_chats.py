@@ -41,9 +41,7 @@ def find_chat(people: People, bot: Bot, params: Params) -> Chat:
         if chat.type == "private":
             raise Refusal(403, "Forbidden: bot was blocked by the user")
         verb = "was kicked from" if member.status == "kicked" else "is not a member of"
-        raise Refusal(
-            403, f"Forbidden: bot {verb} the {chat.type}{' chat' if chat.type != 'private' else ''}"
-        )
+        raise Refusal(403, f"Forbidden: bot {verb} the {chat.type} chat")
     return chat
 
 
@@ -122,8 +120,8 @@ class ChatMethods:
         if bot.updates.url:
             raise Refusal(
                 409,
-                "Conflict: can't use getUpdates method while webhook is active; use deleteWebhook to delete the "
-                "webhook first",
+                "Conflict: can't use getUpdates method while webhook is active; use deleteWebhook to delete "
+                "the webhook first",
             )
         self._allow(bot, params)
         return bot.updates.take(params.integer("offset"), params.integer("limit") or 100)
@@ -182,6 +180,13 @@ class ChatMethods:
             raise Refusal.bad("file is too big")
         shown = {"file_id": file.id, "file_unique_id": f"u{file.id}", "file_size": len(file.content)}
         return {**shown, "file_path": file.path}
+
+    def downloaded(self, path: str) -> bytes:
+        """The content of a file; Refusal."""
+        found = [file.content for file in self.people.files.values() if file.path == path]
+        if not found or len(found[0]) > self.max_download:
+            raise Refusal(404, "Not Found")
+        return found[0]
 
     def _allow(self, bot: Bot, params: Params) -> None:
         if "allowed_updates" not in params.values:
