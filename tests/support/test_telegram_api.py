@@ -30,11 +30,12 @@ from telegram.error import (
     NetworkError,
     RetryAfter,
     TelegramError,
+    TimedOut,
 )
 from telegram.request import HTTPXRequest
 
 from tests.support.eventually import eventually
-from tests.support.fakes.telegram_api import HOST, Fault, TelegramApi
+from tests.support.fakes.telegram_api import HOST, MAX_REQUEST, Fault, TelegramApi
 from tests.support.fakes.telegram_messages import REACTIONS
 from tests.support.fakes.telegram_model import Chat, User
 from tests.support.provider_hosts import ProviderHosts
@@ -78,7 +79,7 @@ class World:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    with TelegramApi() as api, ProviderHosts(api.hosts) as hosts:
+    with TelegramApi() as api, ProviderHosts(api.hosts, max_body=MAX_REQUEST) as hosts:
         made = api.bot("example_bot")
         ada = api.user("Ada")
         group = api.chat("supergroup", "Example", ada, made, is_forum=True)
@@ -169,6 +170,9 @@ async def test_files_and_albums_are_sent_and_downloaded(world: World) -> None:
     assert again.document == document.document
     file = await bot.get_file(document.document.file_id)
     assert bytes(await file.download_as_bytearray()) == PNG
+    large = await bot.send_document(group.id, bytes(2 * 1024 * 1024), filename="large.bin")
+    assert large.document is not None
+    assert large.document.file_size == 2 * 1024 * 1024
     album = await bot.send_media_group(group.id, [InputMediaPhoto(PNG, caption="two"), InputMediaPhoto(PNG)])
     assert len({message.media_group_id for message in album}) == 1
     changed = await bot.edit_message_caption(group.id, photo.message_id, caption="another")
@@ -326,6 +330,9 @@ async def test_faults_come_on_request(world: World) -> None:
     assert world.texts() == []
     await world.refused(bot.send_message(group.id, "lost"), "", NetworkError)
     assert world.texts() == ["lost"], "the effect is there, the response is not"
+    api.fail(Fault(delay_s=0.5))
+    await world.refused(bot.send_message(group.id, "late", read_timeout=0.1), "Timed out", TimedOut)
+    eventually(lambda: world.texts() == ["lost", "late"])
     api.fail(Fault(500, method="getChat"))
     await bot.send_message(group.id, "not that method")
     await world.refused(bot.get_chat(group.id), "Internal Server Error", NetworkError)
