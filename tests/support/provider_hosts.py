@@ -174,10 +174,13 @@ class ProviderHosts:
     goes away is no fault. `asked` are the requests and `connected` the hosts of the tunnels, both in order.
     A browser's request for `/favicon.ico` is answered with 404 and not kept.
 
+    A request body of more than `max_body` bytes is a fault, too, and ends the connection.
+
     Hosts in `down` refuse connections: the proxy answers 502, and connections that wait are closed.
     """
 
-    def __init__(self, hosts: Mapping[str, Handler]) -> None:
+    def __init__(self, hosts: Mapping[str, Handler], *, max_body: int = _MAX_BODY) -> None:
+        self._max_body = max_body
         self.asked: list[HostRequest] = []
         self.connected: list[str] = []
         self.faults: list[str] = []
@@ -229,7 +232,7 @@ class ProviderHosts:
     def _serve(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            self._as_proxy(_Peer(connection, self._over.is_set))
+            self._as_proxy(_Peer(connection, self._over.is_set, self._max_body))
         except (_Gone, ConnectionError, ssl.SSLEOFError, TimeoutError):
             pass  # a client that went away
         except (OSError, ValueError, h11.RemoteProtocolError) as error:
@@ -262,7 +265,7 @@ class ProviderHosts:
         peer.socket.settimeout(_PATIENCE_S)
         peer.socket.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
         with self._tls.wrap_socket(peer.socket, server_side=True) as secure:
-            inner = _Peer(secure, lambda: self._over.is_set() or host in self.down)
+            inner = _Peer(secure, lambda: self._over.is_set() or host in self.down, self._max_body)
             while self._answer(inner, inner.head(), host, handler):
                 pass
         return None
@@ -303,8 +306,9 @@ class _Server(socketserver.ThreadingTCPServer):
 class _Peer:
     """The server's side of one connection; `over` says whether it has to end while it waits for a request."""
 
-    def __init__(self, connection: socket.socket, over: Callable[[], bool]) -> None:
+    def __init__(self, connection: socket.socket, over: Callable[[], bool], max_body: int) -> None:
         self.socket = connection
+        self._max_body = max_body
         self._over = over
         self._method = b""
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_MAX_HEAD)
@@ -322,8 +326,8 @@ class _Peer:
         while not isinstance(event := self._next(_PATIENCE_S), h11.EndOfMessage):
             assert isinstance(event, h11.Data)
             got += event.data
-            if len(got) > _MAX_BODY:
-                raise ValueError(f"a body of more than {_MAX_BODY} bytes")
+            if len(got) > self._max_body:
+                raise ValueError(f"a body of more than {self._max_body} bytes")
         return bytes(got)
 
     def done(self, reply: Reply) -> bool:
