@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from shared.richtext.build import MAX_CONTAINERS, canonical_inlines, canonical, clean, cut_text, visible_text
+from shared.richtext.build import MAX_CONTAINERS, canonical, canonical_inlines, clean, cut_text, visible_text
 from shared.richtext.markdown_inline import parse_inline
 from shared.richtext.markdown_render import render_markdown
 from shared.richtext.tree import Block, Bold, CodeBlock, Document, ListBlock, Paragraph, Quote, Text
@@ -65,9 +65,9 @@ def _parser() -> "MarkdownIt":
 
     parser = MarkdownIt("zero", {"maxNesting": 100}).enable(list(_RULES))
     parser.core.ruler.enableOnly(["normalize", "block"])
-    terminated = {"alt": ["paragraph", "reference", "blockquote", "list"]}
-    parser.block.ruler.at("blockquote", _limited(blockquote), terminated)  # type: ignore[arg-type]
-    parser.block.ruler.at("list", _limited(list_block), terminated)  # type: ignore[arg-type]
+    ended = ["paragraph", "reference", "blockquote"]  # the blocks that a quote or list may end
+    parser.block.ruler.at("blockquote", _limited(blockquote), {"alt": [*ended, "list"]})
+    parser.block.ruler.at("list", _limited(list_block), {"alt": ended})
     return parser
 
 
