@@ -6,8 +6,7 @@ dialect can render such a tree so that parsing gives it back.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from shared.richtext.tree import (
@@ -26,7 +25,6 @@ from shared.richtext.tree import (
     LineBreak,
     Link,
     ListBlock,
-    Marked,
     Paragraph,
     Quote,
     Spoiler,
@@ -44,10 +42,14 @@ MAX_CONTAINERS: Final = 8
 """Levels of quotes and lists. With a paragraph, six marks and a text they are the MAX_DEPTH of a tree."""
 CUT_MARK: Final = "…"
 
+Mark = Bold | Italic | Strike | Underline | Spoiler
+_MERGED: Final = frozenset({Text, Code, Bold, Italic, Strike, Underline, Spoiler})
+
 _LINE_END: Final = re.compile(r"\r\n|[\r\u2028\u2029]")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _UNCLEAN: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_UNCLEAN_OR_LINES: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LANGUAGE: Final = re.compile(r"[A-Za-z0-9_+#.-]{1,30}")
 
 
@@ -154,32 +156,40 @@ def canonical_inlines(nodes: Iterable[Inline]) -> tuple[Inline, ...]:
 def _inlines(nodes: Iterable[Inline], around: frozenset[type]) -> tuple[Inline, ...]:
     done: list[Inline] = []
     for node in nodes:
+        if type(node) is Text:
+            # Most nodes are texts without anything to do.
+            if node.text and not _UNCLEAN_OR_LINES.search(node.text):
+                _append(done, node)
+                continue
         for part in _inline(node, around):
             _append(done, part)
     return tuple(done)
 
 
 def _append(done: list[Inline], node: Inline) -> None:
-    """Append a node, merged with the last one if both are texts or marks of one kind."""
-    last = done[-1] if done else None
-    if isinstance(node, Text) and isinstance(last, Text):
-        done[-1] = Text(last.text + node.text)
-    elif isinstance(node, Bold | Italic | Strike | Underline | Spoiler) and type(last) is type(node):
-        merged = list(last.children)  # type: ignore[union-attr]
+    """Append a node, merged with the last one if both are texts, code, or marks of one kind."""
+    kind = type(node)
+    if not done or type(done[-1]) is not kind or kind not in _MERGED:
+        done.append(node)
+        return
+    last = done[-1]
+    if isinstance(node, Text | Code) and isinstance(last, Text | Code):
+        done[-1] = type(node)(last.text + node.text)
+    elif isinstance(node, Mark) and isinstance(last, Mark):
+        merged = list(last.children)
         for child in node.children:
             _append(merged, child)
         done[-1] = type(node)(tuple(merged))
-    else:
-        done.append(node)
 
 
 def _inline(node: Inline, around: frozenset[type]) -> tuple[Inline, ...]:
     match node:
+        case Bold() | Italic() | Strike() | Underline() | Spoiler():
+            return _mark(node, around)
         case Text(text):
-            return (node,) if text and "\n" not in text and not _UNCLEAN.search(text) else text_nodes(text)
-        case LineBreak() | Time() | Emoji() | EveryoneMention():
-            in_link = Link in around and isinstance(node, EveryoneMention)
-            return text_nodes(_visible(node)) if in_link else (node,)
+            return text_nodes(text)
+        case Link():
+            return _link(node, around)
         case Code(text):
             return (Code(clean_line(text)),) if clean_line(text) else ()
         case CustomEmoji(name, id_):
@@ -188,9 +198,9 @@ def _inline(node: Inline, around: frozenset[type]) -> tuple[Inline, ...]:
             if Link in around or not id_:
                 return text_nodes(_visible(node))
             return (type(node)(clean_line(id_), clean_line(label)),)
-        case Link():
-            return _link(node, around)
-    return _mark(node, around)
+        case EveryoneMention() if Link in around:
+            return text_nodes(_visible(node))
+    return (node,)
 
 
 def _link(node: Link, around: frozenset[type]) -> tuple[Inline, ...]:
@@ -201,45 +211,36 @@ def _link(node: Link, around: frozenset[type]) -> tuple[Inline, ...]:
     return (Link(url, children or (Text(url),)),)
 
 
-def _mark(node: Marked, around: frozenset[type]) -> tuple[Inline, ...]:
+def _mark(node: Mark, around: frozenset[type]) -> tuple[Inline, ...]:
     """Return a mark with the blanks at its ends outside of it."""
-    children = list(_inlines(node.children, around | {type(node)}))
-    if type(node) in around:
-        return tuple(children)
-    before: list[Inline] = []
-    after: list[Inline] = []
-    start, end = 0, len(children)
-    while start < end:
-        child = children[start]
-        if isinstance(child, Text):
-            stripped = child.text.lstrip()
-            if stripped != child.text:
-                before.append(Text(child.text[: len(child.text) - len(stripped)]))
-            if stripped:
-                children[start] = Text(stripped)
-                break
-        elif isinstance(child, LineBreak):
-            before.append(child)
+    kind = type(node)
+    children = _inlines(node.children, around if kind in around else around | {kind})
+    if kind in around:
+        return children
+    before, children = _split_blanks(children, str.lstrip)
+    after, children = _split_blanks(children[::-1], str.rstrip)
+    marked = (kind(children[::-1]),) if children else ()
+    return (*before, *marked, *after[::-1])
+
+
+def _split_blanks(
+    nodes: tuple[Inline, ...], strip: Callable[[str], str]
+) -> tuple[tuple[Inline, ...], tuple[Inline, ...]]:
+    """Return the blanks that nodes begin with, and the rest. `strip` removes blanks at the outer side."""
+    blanks: list[Inline] = []
+    for index, node in enumerate(nodes):
+        if isinstance(node, Text):
+            rest = strip(node.text)
+            size = len(node.text) - len(rest)
+            if size:
+                blanks.append(Text(node.text[:size] if node.text.endswith(rest) else node.text[-size:]))
+            if rest:
+                return tuple(blanks), ((Text(rest), *nodes[index + 1 :]) if size else nodes[index:])
+        elif isinstance(node, LineBreak):
+            blanks.append(node)
         else:
-            break
-        start += 1
-    while start < end:
-        child = children[end - 1]
-        if isinstance(child, Text):
-            stripped = child.text.rstrip()
-            if stripped != child.text:
-                after.append(Text(child.text[len(stripped) :]))
-            if stripped:
-                children[end - 1] = Text(stripped)
-                break
-        elif isinstance(child, LineBreak):
-            after.append(child)
-        else:
-            break
-        end -= 1
-    inner = tuple(children[start:end])
-    marked = (replace(node, children=inner),) if inner else ()
-    return (*before, *marked, *reversed(after))
+            return tuple(blanks), nodes[index:]
+    return tuple(blanks), ()
 
 
 def _trim_line_breaks(nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:

@@ -15,6 +15,7 @@
 """
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Final
 
 from shared.richtext.build import text_nodes, visible_text
@@ -60,6 +61,8 @@ _LOSSES: Final[dict[str, tuple[str, str]]] = {
     "ListBlock": ("list", "lines with bullets"),
 }
 """The loss of each node. An emoji of Unicode loses nothing as text."""
+_ALWAYS: Final = frozenset({Text, Paragraph})
+_PARENTS: Final = frozenset({Paragraph, Quote, Bold, Italic, Strike, Underline, Spoiler, Link})
 _BULLET: Final = "•"
 
 
@@ -73,11 +76,25 @@ def degrade(document: Document, supported: frozenset[type]) -> tuple[Document, t
 
     Paragraphs and texts are always supported. A document that needs no change is returned as it is.
     """
+    if all(kind in supported or kind in _ALWAYS for kind in node_kinds(document)):
+        return document, ()
     degrader = _Degrader(supported)
     blocks = degrader.blocks(document.blocks)
-    if blocks == document.blocks:
-        return document, ()
     return Document(blocks), tuple(Loss(*loss) for loss in degrader.losses)
+
+
+def node_kinds(document: Document) -> set[type]:
+    """Return the classes of a document's nodes."""
+    kinds: set[type] = set()
+    left: list[Block | Inline] = list(document.blocks)
+    while left:
+        node = left.pop()
+        kinds.add(type(node))
+        if isinstance(node, ListBlock):
+            left += chain.from_iterable(node.items)
+        elif type(node) in _PARENTS:
+            left += node.children  # type: ignore[union-attr]
+    return kinds
 
 
 class _Degrader:

@@ -138,12 +138,18 @@ def _can_touch(inner: str, outer: str, mark: str) -> bool:
 
 
 def _text(text: str, *, at_start: bool, at_end: bool) -> str:
-    escaped = _NUMBER.sub(r"\1\\\2", _SPECIAL.sub(r"\\\g<0>", text))
+    escaped = _SPECIAL.sub(_escape, text)
+    if text[0].isdigit() or text[0].isspace():
+        escaped = _NUMBER.sub(r"\1\\\2", escaped)
     if at_end and text[-1].isspace():
         escaped = escaped[:-1] + _entity(text[-1])
     if at_start and text[0].isspace() and escaped[0] == text[0]:
         escaped = _entity(text[0]) + escaped[1:]
     return escaped
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\{match[0]}"
 
 
 def _entity(character: str) -> str:
