@@ -79,7 +79,7 @@ def _nchat(fields: EventFields) -> bytes:
     Messages in another shape than nself-chat's, as those of `chat.inbound`, get nself-chat's.
     """
     if (data := nchat_data(fields)) is not None:
-        fields = replace(fields, raw=_json(data), data=fields.data)
+        fields = replace(fields, raw=_json(data))
     before = {"id": fields.id, "event": fields.type, "timestamp": fields.occurred_at, "version": "1.0"}
     if not fields.user:
         return _with_raw_data(before, fields, {})

@@ -42,9 +42,9 @@ def show(message: dict[str, Any]) -> None:
 
 
 @hub.inbound
-async def receive(message: hub.Inbound, workspace: hub.Workspace) -> None:
-    """Show a message that is for this page's workspace."""
-    if workspace == hub.WORKSPACE:
+async def receive(message: hub.Inbound, workspace: hub.Workspace, event_type: hub.EventType) -> None:
+    """Show a new message that is for this page's workspace."""
+    if (workspace, event_type) == (hub.WORKSPACE, hub.CREATED):
         show(message.model_dump())
 
 

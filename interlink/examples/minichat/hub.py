@@ -24,6 +24,8 @@ ACK_TIMEOUT_S = 5
 SESSION_MS = int(environ.get("KAFKA_SESSION_TIMEOUT_MS", "10000"))
 
 Workspace = Annotated[str, Context("message.headers.workspace")]
+EventType = Annotated[str, Context("message.headers.ce_type")]
+CREATED = "inbound.message.created"
 
 
 def login() -> SASLPlaintext | None:
@@ -45,13 +47,16 @@ broker = KafkaBroker(
 
 
 class Inbound(BaseModel):
-    """A message on `chat.inbound`: the fields that this service needs. `text` is untrusted Markdown."""
+    """An event of `chat.inbound`: the fields that this service needs. `text` is untrusted Markdown.
+
+    A deletion and a state have only the ids.
+    """
 
     message_id: str
     channel_id: str
-    text: str
-    sent_at: str
-    author: dict[str, Any]
+    text: str = ""
+    sent_at: str | None = None
+    author: dict[str, Any] = {}
     thread_id: str | None = None
     embeds: list[dict[str, Any]] = []
     attachments: list[dict[str, Any]] = []
