@@ -20,6 +20,7 @@ from shared.contracts.chat_shapes import CHAT_CHANGES, normalise, read_fields
 from shared.contracts.errors import Invalid
 from shared.contracts.event_types import EVENT_TYPES
 
+URL = "https://a.example/x.png"
 FILE = {
     "id": "f1",
     "url": "https://a.example/x.png",
