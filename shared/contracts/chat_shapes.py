@@ -110,7 +110,7 @@ def normalise(event_type: str, data: Any, *, channel_id: str = "") -> ChatChange
     kind = _KINDS.get(canonical(event_type))
     if kind is None:
         raise Invalid(f"{event_type[:100]} is not one of the chat's changes: {', '.join(sorted(_KINDS))}")
-    if not isinstance(data, Mapping):
+    if not isinstance(data, dict):
         raise Invalid(f"{event_type}: the data must be an object")
     read = _closest(kind, data, channel_id)
     if read.missing:
@@ -144,35 +144,47 @@ def read_fields(event_type: str, data: Any) -> ReadFields | None:
     out, and no limit of the model is applied.
     """
     kind = _KINDS.get(canonical(event_type).removeprefix(INBOUND))
-    if kind in (None, "channel", "user") or not isinstance(data, Mapping):
+    if kind in (None, "channel", "user") or not isinstance(data, dict):
         return None
     return _closest(kind, data, "")
 
 
 def _closest(kind: Kind, data: Mapping[str, Any], channel_id: str) -> ReadFields:
     """Return the fields by the first shape that fits, or else by the one with the most of what it needs."""
-    best: ReadFields | None = None
-    most = -1
+    closest, places, max_score = SHAPES[0], (), -1
     for shape in SHAPES:
         required = _required(shape, kind)
         if not required:
             continue
-        fields = _fields(shape, kind, data)
-        if channel_id and "message_id" in fields:
-            fields.setdefault("channel_id", channel_id)
-        missing = [name for name in required if name not in fields]
-        if "text" in missing and ("attachments" in fields or "embeds" in fields):
-            missing.remove("text")
+        missing = [name for name in required if not _has(shape, name, data, channel_id)]
         # The id is what tells the shapes of a chat apart: it counts more than all the rest.
-        present = len(required) - len(missing) + 10 * (required[0] in fields)
+        score = len(required) - len(missing) + 10 * (required[0] not in missing)
+        if not missing or score > max_score:
+            max_score = score
+            closest, places = shape, tuple(_place(shape, name) for name in missing)
         if not missing:
-            return ReadFields(shape.name, fields, ())
-        if present > most:
-            most = present
-            places = tuple(_place(shape, name) for name in missing)
-            best = ReadFields(shape.name, fields, places)
-    assert best is not None  # noqa: S101 -- every kind has a shape
-    return best
+            break
+    fields = _fields(closest, kind, data)
+    if channel_id and "message_id" in fields:
+        fields.setdefault("channel_id", channel_id)
+    return ReadFields(closest.name, fields, places)
+
+
+def _has(shape: Shape, name: str, data: Mapping[str, Any], channel_id: str) -> bool:
+    """Return whether the data has a required field. A file or card alone is a message, too."""
+    places = shape.fields[name]
+    if name == "author":
+        author = _first(data, places, dict)
+        return author is not None and bool(_text(author, AUTHOR["id"]))
+    if name == "emoji":
+        return bool(_first(data, places, str))
+    if name == "text":
+        return (
+            _first(data, places, str) is not None
+            or bool(_files(_first(data, shape.fields["attachments"], list), ""))
+            or bool(_first(data, shape.fields.get("embeds", ()), list))
+        )
+    return bool(_text(data, places)) or (name == "channel_id" and bool(channel_id))
 
 
 def _required(shape: Shape, kind: Kind) -> tuple[str, ...]:
@@ -208,10 +220,10 @@ def _fields(shape: Shape, kind: Kind, data: Mapping[str, Any]) -> dict[str, Any]
 def _parts(shape: Shape, data: Mapping[str, Any], message_id: str) -> dict[str, Any]:
     """Return the fields of a message that are objects or lists of them, without those that are empty."""
     parts = {
-        "author": _author(_first(data, shape.fields["author"], Mapping)),
+        "author": _author(_first(data, shape.fields["author"], dict)),
         "attachments": _files(_first(data, shape.fields["attachments"], list), message_id),
         "embeds": (_first(data, shape.fields.get("embeds", ()), list) or [])[:MAX_ATTACHMENTS],
-        "origin": _origin(_first(data, shape.fields.get("origin", ()), Mapping)),
+        "origin": _origin(_first(data, shape.fields.get("origin", ()), dict)),
     }
     return {name: part for name, part in parts.items() if part}
 
@@ -228,11 +240,18 @@ def _fields_of_object(shape: Shape, kind: Kind, data: Mapping[str, Any]) -> dict
 
 def _first(data: Any, paths: Paths, kind: type[Any]) -> Any:
     """Return the first value of a type at one of the paths; None if there is none."""
-    return next((value for path in paths if isinstance(value := value_at_names(data, path), kind)), None)
+    for path in paths:
+        value = value_at_names(data, path)
+        if isinstance(value, kind):
+            return value
+    return None
 
 
 def _text(data: Any, paths: Paths) -> str:
-    return next((text for path in paths if (text := id_text(value_at_names(data, path)))), "")
+    for path in paths:
+        if text := id_text(value_at_names(data, path)):
+            return text
+    return ""
 
 
 def _time(data: Any, paths: Paths) -> str | None:
@@ -249,7 +268,7 @@ def _time(data: Any, paths: Paths) -> str | None:
 def _author(author: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if author is None or not (author_id := _text(author, AUTHOR["id"])):
         return None
-    is_bot = any(author.get(name) is True for name in ("bot", "isBot", "is_bot"))
+    is_bot = author.get("bot") is True or author.get("isBot") is True or author.get("is_bot") is True
     fields: dict[str, Any] = {
         "id": author_id,
         "name": _text(author, AUTHOR["name"])[:_MAX_NAME_CHARACTERS],

@@ -1,6 +1,6 @@
 """Read fields of decoded JSON whose form nobody has checked: values at paths, and ids as texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -12,7 +12,7 @@ def value_at(data: Any, path: str) -> Any:
 def value_at_names(data: Any, names: Sequence[str]) -> Any:
     """Return the value at a path that is given as its names; None if the path ends early."""
     for name in names:
-        if not isinstance(data, Mapping):
+        if not isinstance(data, dict):  # much cheaper to check than `Mapping`, and what JSON decodes to
             return None
         data = data.get(name)
     return data
