@@ -151,7 +151,8 @@ def read_fields(event_type: str, data: Any) -> ReadFields | None:
 
 def _closest(kind: Kind, data: Mapping[str, Any], channel_id: str) -> ReadFields:
     """Return the fields by the first shape that fits, or else by the one with the most of what it needs."""
-    closest, places, max_score = SHAPES[0], (), -1
+    closest, max_score = SHAPES[0], -1
+    places: tuple[str, ...] = ()
     for shape in SHAPES:
         required = _required(shape, kind)
         if not required:

@@ -114,7 +114,7 @@ def test_a_built_in_type_by_each_of_its_names(client: httpx.Client) -> None:
     current = client.get("/api/event-types/message.created").json()
     assert current["aliases"] == ["message_created"]
     assert current["source"] == "built-in"
-    assert len(current["schema"]["anyOf"]) == 3
+    assert len(current["schema"]["anyOf"]) == 4
     assert current["example"] == EVENT_TYPES["message.created"].example
     assert client.get("/api/event-types/message_created").json() == current
     assert client.get("/api/event-types/no.such").status_code == 404
