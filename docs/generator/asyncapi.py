@@ -19,7 +19,7 @@ def topics_page(document: Mapping[str, Any]) -> str:
     schemas = document["components"]["schemas"]
     parts = [_INTRODUCTION]
     for name, channel in document["channels"].items():
-        message = channel["messages"]["record"]
+        messages = channel["messages"]
         binding = channel["bindings"]["kafka"]
         parts.append(f"## {channel['address']}\n\n{channel['description']}\n")
         rows = [
@@ -27,11 +27,15 @@ def topics_page(document: Mapping[str, Any]) -> str:
             ("received by", _services(document, name, "receive")),
             ("partitions", binding["partitions"]),
         ]
-        if payload := message.get("payload"):
-            schema = payload["$ref"].rpartition("/")[2]
-            rows.append(("payload", f"[{schema}](#{schema.lower()})"))
+        if payload := messages.get("record", {}).get("payload"):
+            rows.append(("payload", _schema_links(payload)))
+        rows += [
+            (f"`{message['name']}`", f"{message['summary']} Data: {_schema_links(message['payload'])}")
+            for message in messages.values()
+            if "name" in message
+        ]
         parts.append(table(("", ""), rows))
-        own = message["headers"].get("properties", {})
+        own = next(iter(messages.values()))["headers"].get("properties", {})
         headers = [
             (f"`{header}`", field.get("description", ""))
             for header, field in own.items()
@@ -43,6 +47,12 @@ def topics_page(document: Mapping[str, Any]) -> str:
         about = f"{schema['description']}\n\n" if schema.get("description") else ""
         parts.append(f"## {name} {{ #{name.lower()} }}\n\n{about}{properties_table(schema, '')}")
     return "\n".join(parts)
+
+
+def _schema_links(payload: Mapping[str, Any]) -> str:
+    """Return links to the schemas that a payload may have."""
+    names = [item["$ref"].rpartition("/")[2] for item in payload.get("anyOf", [payload])]
+    return " or ".join(f"[{name}](#{name.lower()})" for name in names)
 
 
 def _services(document: Mapping[str, Any], channel: str, action: str) -> str:

@@ -52,7 +52,13 @@ from services.delivery.webhooks.queues import DeliveryQueues
 from services.delivery.webhooks.repository import INDEXES as WEBHOOK_INDEXES
 from services.delivery.webhooks.repository import WebhookRepository
 from services.delivery.workspace_data import DeliveryData
-from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED
+from shared.contracts.topics import (
+    CHAT_EVENTS,
+    CHAT_INBOUND,
+    DELIVERY_REQUESTED,
+    INTEGRATION_EVENTS,
+    WEBHOOKS_RECEIVED,
+)
 from shared.manifests.event_names import EventNames
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
@@ -141,7 +147,7 @@ async def build(runtime: Runtime) -> Service:
     fanout = Fanout(webhooks, runtime.producer, direct, backlog, shares, unmatched, providers)
     events = runtime.consumer(
         group="fanout",
-        topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED],
+        topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED, CHAT_INBOUND],
         handler=fanout.handle,
     )
 

@@ -8,10 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 from services.sync.endpoint_messages import DescribedEndpoint, EndpointMessages, sender_messages
+from shared.contracts.chat import (
+    MESSAGE_CREATED,
+    ChatAttachment,
+    ChatAuthor,
+    ChatMessage,
+    ChatOrigin,
+)
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed
-from shared.contracts.ids import derive, message_id_for
-from shared.contracts.messages import Attachment, Author, Embed, InboundMessage, Origin
+from shared.contracts.ids import attachment_id_for, derive, message_id_for
+from shared.contracts.messages import Attachment, Author, Embed
 from shared.contracts.topics import CHAT_INBOUND
 from shared.manifests.registry import Provider
 from shared.runtime import metrics
@@ -21,7 +28,6 @@ from shared.runtime.logs import Log
 from shared.webhooks.incoming import INCOMING_PROVIDER, MASS_MENTIONS_ATTRIBUTE, parse_incoming_message
 from shared.wire.bodies import parse_object
 
-MESSAGE_RECEIVED: Final = "message.received"
 SOURCE: Final = "/sync"
 DEFAULT_AUTHOR: Final = "Incoming webhook"
 """The author of a message to an incoming webhook whose caller gives no `username`."""
@@ -53,7 +59,7 @@ class Relay:
         if any(_describing_provider(received.event, self._providers) for received in batch):
             await self._endpoints.current()
         outcomes: list[RelayOutcome] = []
-        relayed: list[tuple[Event, InboundMessage]] = []
+        relayed: list[tuple[Event, ChatMessage]] = []
         for received in batch:
             event = received.event
             outcome = outcome_of(event, self._providers)
@@ -105,7 +111,7 @@ def outcome_of(event: Event, providers: Providers) -> RelayOutcome:
 
 def message_of(
     event: Event, providers: Providers, endpoint: DescribedEndpoint
-) -> tuple[InboundMessage | None, str]:
+) -> tuple[ChatMessage | None, str]:
     """Return the message of a handled event that has a channel, and what it does not show ('' for nothing).
 
     There is no message if the manifest has none for it.
@@ -118,15 +124,16 @@ def message_of(
     if parts is None:
         return None, ""
     author, text, embeds, attachments, thread, problem = parts
-    message = InboundMessage(
-        message_id=message_id_for(event.id),
+    message_id = message_id_for(event.id)
+    message = ChatMessage(
+        message_id=message_id,
         channel_id=_attribute(event, "channel_id"),
-        thread_id=thread,
-        author=author,
+        thread_id=thread or None,
+        author=_chat_author(_attribute(event, "endpoint_id"), author),
         text=text,
-        attachments=attachments,
-        embeds=embeds,
-        origin=Origin(
+        attachments=_chat_attachments(message_id, attachments),
+        embeds=tuple(embeds),
+        origin=ChatOrigin(
             provider=_attribute(event, "provider"),
             endpoint_id=_attribute(event, "endpoint_id"),
             event=_attribute(event, "event"),
@@ -134,7 +141,7 @@ def message_of(
             account=event.attributes.get("account") or None,
             occurred_at=event.attributes.get("occurred_at") or None,
         ),
-        sent_at=event.time,
+        created_at=event.time,
     )
     return message, problem
 
@@ -176,6 +183,25 @@ def _message_parts(
     return rendered.author, rendered.text, rendered.embeds, [], None, ""
 
 
+def _chat_author(endpoint: str, author: Author) -> ChatAuthor:
+    """Return the author of a message without a person: the id is derived from endpoint and name."""
+    avatar = str(author.icon_url) if author.icon_url else None
+    author_id = f"author_{derive(endpoint, author.name)}"
+    return ChatAuthor(id=author_id, name=author.name, avatar_url=avatar, bot=author.bot)
+
+
+def _chat_attachments(message_id: str, files: Sequence[Attachment]) -> tuple[ChatAttachment, ...]:
+    return tuple(
+        ChatAttachment(
+            id=attachment_id_for(message_id, index),
+            url=str(file.url),
+            filename=file.filename or "file",
+            content_type=file.content_type,
+        )
+        for index, file in enumerate(files)
+    )
+
+
 def _describing_provider(event: Event, providers: Providers) -> bool:
     provider = providers.get(event.attributes.get("provider", ""))
     return provider is not None and provider.takes_description
@@ -189,10 +215,10 @@ def _attribute(event: Event, name: str) -> str:
     return value
 
 
-def _record(event: Event, message: InboundMessage) -> Record:
+def _record(event: Event, message: ChatMessage) -> Record:
     received = Event(
-        id=f"evt_{derive(event.id, MESSAGE_RECEIVED)}",
-        type=MESSAGE_RECEIVED,
+        id=f"evt_{derive(event.id, MESSAGE_CREATED)}",
+        type=MESSAGE_CREATED,
         source=SOURCE,
         workspace=event.workspace,
         time=event.time,

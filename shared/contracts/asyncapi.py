@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from shared.contracts.topics import TOPICS
+from pydantic import TypeAdapter
+
+from shared.contracts.event_types import EVENT_TYPES
+from shared.contracts.topics import TOPICS, Topic
+
+_REFERENCE = "#/components/schemas/{model}"
 
 
 def asyncapi(version: str) -> dict[str, Any]:
@@ -38,18 +43,11 @@ def asyncapi(version: str) -> dict[str, Any]:
                 name: {"type": "string", "description": about} for name, about in topic.attributes.items()
             }
             headers = {**envelope, "properties": {**properties, **attributes}}
-        message: dict[str, Any] = {"headers": headers}
-        if topic.payload:
-            name = topic.payload.__name__
-            schema = topic.payload.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(schema.pop("$defs", {}))
-            schemas[name] = schema
-            message["payload"] = {"$ref": f"#/components/schemas/{name}"}
         channel = topic.name.replace(".", "_")
         channels[channel] = {
             "address": topic.name,
             "description": f"{topic.about} Key: {topic.key}.",
-            "messages": {"record": message},
+            "messages": _messages(topic, headers, schemas),
             "bindings": {"kafka": {"topic": topic.name, "partitions": topic.partitions}},
         }
         reference = {"$ref": f"#/channels/{channel}"}
@@ -66,3 +64,31 @@ def asyncapi(version: str) -> dict[str, Any]:
         "operations": operations,
         "components": {"schemas": schemas},
     }
+
+
+def _messages(topic: Topic, headers: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the messages of a topic: one for each of its types, or else `record`. Adds their schemas."""
+    if not topic.types:
+        message: dict[str, Any] = {"headers": headers}
+        if topic.payload:
+            message["payload"] = _payload(topic.payload, schemas)
+        return {"record": message}
+    return {
+        name.replace(".", "_"): {
+            "name": name,
+            "summary": EVENT_TYPES[name].about,
+            "headers": headers,
+            "payload": _payload(EVENT_TYPES[name].payload, schemas),
+        }
+        for name in topic.types
+    }
+
+
+def _payload(payload: Any, schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return a reference to a model's schema, or `anyOf` for a union of models. Adds the schemas."""
+    schema = TypeAdapter(payload).json_schema(ref_template=_REFERENCE)
+    schemas.update(schema.pop("$defs", {}))
+    if "anyOf" in schema:
+        return schema
+    schemas[payload.__name__] = schema
+    return {"$ref": _REFERENCE.format(model=payload.__name__)}

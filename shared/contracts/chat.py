@@ -5,9 +5,9 @@ All names are in snake case, all ids are texts, all times RFC 3339. `text` is th
 images with an `emoji:` address.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from shared.contracts.messages import Embed, Payload, TimeText
 
@@ -16,15 +16,37 @@ Name = Annotated[str, StringConstraints(max_length=256)]
 Text = Annotated[str, StringConstraints(max_length=40_000)]
 MAX_ATTACHMENTS = 50
 
+INBOUND: Final = "inbound."
+"""The root of the types of `chat.inbound`. The chat's own `message.*` report the same changes again."""
+MESSAGE_CREATED: Final = "inbound.message.created"
+MESSAGE_UPDATED: Final = "inbound.message.updated"
+MESSAGE_DELETED: Final = "inbound.message.deleted"
+REACTION_ADDED: Final = "inbound.message.reaction.added"
+REACTION_REMOVED: Final = "inbound.message.reaction.removed"
+STATUS_CHANGED: Final = "inbound.message.status.changed"
+SIGNAL: Final = "chat.signal"
+"""The type of every event of `chat.signals`."""
+UNKNOWN_AUTHOR: Final = "unknown"
+"""The id of an author whom the event does not name: of an update, or of what no person did."""
+
 
 class ChatAuthor(Payload):
-    """Who wrote: `id` in the author's own system, and `user_id`, the linked user of the chat, if any."""
+    """Who wrote: `id` in the author's own system, and `user_id`, the linked user of the chat, if any.
+
+    `icon_url` is `avatar_url` under its earlier name.
+    """
 
     id: Id
     name: Name = ""
     user_id: Id | None = None
     avatar_url: str | None = None
+    icon_url: str | None = None
     bot: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_earlier_name(cls, data: Any) -> Any:
+        return _with_earlier_name(data, "avatar_url", "icon_url")
 
 
 class ChatAttachment(Payload):
@@ -58,7 +80,11 @@ class ChatOrigin(Payload):
 
 
 class ChatMessage(Payload):
-    """A message as it is now; `message.created` and `.updated` have all of it."""
+    """A message as it is now; `message.created` and `.updated` have all of it.
+
+    `private` is true for a note among the chat's own people, which is never forwarded. `sent_at` is
+    `created_at` under its earlier name.
+    """
 
     message_id: Id
     channel_id: Id
@@ -69,8 +95,23 @@ class ChatMessage(Payload):
     attachments: Annotated[tuple[ChatAttachment, ...], Field(max_length=MAX_ATTACHMENTS)] = ()
     embeds: tuple[Embed, ...] = ()
     origin: ChatOrigin | None = None
+    private: bool = False
     created_at: TimeText | None = None
+    sent_at: TimeText | None = None
     edited_at: TimeText | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_earlier_name(cls, data: Any) -> Any:
+        return _with_earlier_name(data, "created_at", "sent_at")
+
+
+class ChatMessageRef(Payload):
+    """A message that was updated in something that the model does not have, such as a pin."""
+
+    message_id: Id
+    channel_id: Id
+    origin: ChatOrigin | None = None
 
 
 class ChatMessageDeleted(Payload):
@@ -125,3 +166,11 @@ class ChatSignal(Payload):
     state: Literal["started", "stopped", "online", "away", "offline"]
     origin: ChatOrigin | None = None
     at: TimeText
+
+
+def _with_earlier_name(data: Any, name: str, earlier: str) -> Any:
+    """Return data in which both names of a field have its value."""
+    if not isinstance(data, dict):
+        return data
+    value = data.get(name) or data.get(earlier)
+    return {**data, name: value, earlier: value} if value else data

@@ -81,6 +81,19 @@ class Reaction(_CamelCaseModel):
     user: UserObject | None = None
 
 
+class MessageIdObject(_CamelCaseModel):
+    id: Id
+
+
+class NestedReaction(_CamelCaseModel):
+    """A user's reaction, with the message as an object."""
+
+    message: MessageIdObject
+    emoji: str
+    channel: NamedObject | None = None
+    user: UserObject | None = None
+
+
 class ChannelRef(_CamelCaseModel):
     channel_id: Id
     name: str | None = None

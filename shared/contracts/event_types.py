@@ -5,20 +5,15 @@ dots; other names are aliases. A type that is not in the table may be published 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from types import UnionType
-from typing import Any, Final
+from typing import Final
 
-from pydantic import BaseModel, TypeAdapter
-
+from shared.contracts.chat import INBOUND, SIGNAL, ChatChannel, ChatUser
 from shared.contracts.event_payloads import (
     CallRef,
     ChannelRef,
     ChatwootContact,
     ChatwootConversation,
     ChatwootInbox,
-    ChatwootMessage,
     ChatwootTyping,
     ChatwootWidget,
     EndpointSecretRotated,
@@ -27,18 +22,15 @@ from shared.contracts.event_payloads import (
     IntegrationExpiring,
     IntegrationRef,
     IntegrationTakenOver,
-    MessageRef,
     NestedCall,
     NestedChannel,
     NestedFile,
     NestedIntegration,
-    NestedMessage,
     NestedParticipant,
     NestedStatus,
     NestedThread,
     NestedUser,
     ParticipantRef,
-    Reaction,
     StatusRef,
     ThreadRef,
     UserRef,
@@ -47,30 +39,10 @@ from shared.contracts.event_payloads import (
     WebhookSecretRotated,
     WebhookTest,
 )
-from shared.contracts.messages import MessageCreated, ProviderEvent
+from shared.contracts.event_type import EventType
+from shared.contracts.message_event_types import ANN, CHAT_MESSAGES, INBOUND_MESSAGES, MESSAGE_EXAMPLE
+from shared.contracts.messages import ProviderEvent
 
-PayloadType = type[BaseModel] | UnionType
-
-
-@dataclass(frozen=True)
-class EventType:
-    """An event type: canonical name, description in a sentence, model of its data, an example, aliases."""
-
-    name: str
-    about: str
-    payload: PayloadType
-    example: Mapping[str, Any]
-    aliases: tuple[str, ...] = ()
-
-    @cached_property
-    def schema(self) -> dict[str, Any]:
-        """The JSON Schema (2020-12) of the data. It allows fields that it does not name."""
-        payload: Any = self.payload  # a type form, which no annotation can say before PEP 747
-        return TypeAdapter[Any](payload).json_schema()
-
-
-_ANN: Final = {"id": "usr_1", "username": "ann"}
-_MESSAGE: Final = {"messageId": "msg_1", "channelId": "general", "content": "Hello!", "author": _ANN}
 _ACCOUNT: Final = {"id": 1, "name": "Support"}
 _INBOX: Final = {"id": 3, "name": "Website"}
 _CONTACT: Final = {"id": 7, "name": "Bo", "email": "bo@example.com", "account": _ACCOUNT}
@@ -86,53 +58,15 @@ _CONVERSATION: Final = {
 }
 _NAME_CHANGE: Final = {"previous_value": "general", "current_value": "lobby"}
 _STATUS_CHANGE: Final = [{"status": {"previous_value": "pending", "current_value": "open"}}]
-_CONTENT_CHANGE: Final = {"content": {"previous_value": "Helo!", "current_value": "Hello!"}}
 _INBOX_SETTINGS: Final = {"channel": {"id": 3, "website_url": "https://example.com"}, "timezone": "UTC"}
 _CALL: Final = {"callId": "call_1", "channelId": "general"}
-
-_MESSAGES: Final = (
-    EventType(
-        "message.created",
-        "Somebody wrote a message.",
-        MessageCreated | ChatwootMessage | NestedMessage,
-        _MESSAGE,
-        ("message_created",),
-    ),
-    EventType(
-        "message.updated",
-        "A message was changed.",
-        MessageRef | ChatwootMessage | NestedMessage,
-        {**_MESSAGE, "changed": _CONTENT_CHANGE},
-        ("message_updated",),
-    ),
-    EventType(
-        "message.deleted",
-        "A message was deleted.",
-        MessageRef | NestedMessage,
-        {"messageId": "msg_1", "channelId": "general"},
-    ),
-    EventType(
-        "message.reaction.added",
-        "Somebody reacted to a message.",
-        Reaction,
-        {"messageId": "msg_1", "channelId": "general", "emoji": "👍", "user": _ANN},
-        ("reaction.added",),
-    ),
-    EventType(
-        "message.reaction.removed",
-        "Somebody took a reaction back.",
-        Reaction,
-        {"messageId": "msg_1", "channelId": "general", "emoji": "👍", "user": _ANN},
-        ("reaction.removed",),
-    ),
-)
 
 _CHAT: Final = (
     EventType(
         "channel.created",
         "A channel was created.",
         ChannelRef | NestedChannel,
-        {"channelId": "general", "name": "general", "actor": _ANN},
+        {"channelId": "general", "name": "general", "actor": ANN},
     ),
     EventType(
         "channel.updated",
@@ -143,13 +77,13 @@ _CHAT: Final = (
     EventType(
         "channel.deleted",
         "A channel was deleted.",
-        ChannelRef | NestedChannel,
+        ChannelRef | NestedChannel | ChatChannel,
         {"channelId": "general", "name": "general"},
     ),
     EventType(
         "channel.archived",
         "A channel was archived.",
-        ChannelRef | NestedChannel,
+        ChannelRef | NestedChannel | ChatChannel,
         {"channelId": "general", "name": "general"},
     ),
     EventType(
@@ -159,7 +93,7 @@ _CHAT: Final = (
     EventType(
         "user.updated",
         "Somebody's profile was changed.",
-        UserRef | NestedUser,
+        UserRef | NestedUser | ChatUser,
         {"userId": "usr_1", "username": "ann", "changed": {"title": {"current_value": "Editor"}}},
     ),
     EventType(
@@ -190,7 +124,7 @@ _CHAT: Final = (
         "file.uploaded",
         "A file was uploaded.",
         FileRef | NestedFile,
-        {"fileId": "file_1", "name": "plan.pdf", "channelId": "general", "user": _ANN},
+        {"fileId": "file_1", "name": "plan.pdf", "channelId": "general", "user": ANN},
     ),
     EventType(
         "file.deleted", "A file was deleted.", FileRef | NestedFile, {"fileId": "file_1", "name": "plan.pdf"}
@@ -378,7 +312,7 @@ _HUB: Final = (
             "delivery_id": "dlv_1",
             "event_id": "evt_1",
             "event_type": "message.created",
-            "payload": {"id": "evt_1", "type": "message.created", "data": _MESSAGE},
+            "payload": {"id": "evt_1", "type": "message.created", "data": MESSAGE_EXAMPLE},
         },
     ),
     EventType(
@@ -407,7 +341,8 @@ _HUB: Final = (
 )
 
 EVENT_TYPES: Final[Mapping[str, EventType]] = {
-    event_type.name: event_type for event_type in (*_MESSAGES, *_CHAT, *_SUPPORT, *_HUB)
+    event_type.name: event_type
+    for event_type in (*CHAT_MESSAGES, *INBOUND_MESSAGES, *_CHAT, *_SUPPORT, *_HUB)
 }
 """Every type by its canonical name."""
 
@@ -419,3 +354,11 @@ _CANONICAL: Final = {
 def canonical(name: str) -> str:
     """Return the canonical name of a type. A name that is not an alias is returned as it is."""
     return _CANONICAL.get(name, name)
+
+
+def is_published_by_hub(name: str) -> bool:
+    """Return whether only the hub's sync service publishes events of this type: those of `chat.inbound`.
+
+    True for a signal too: it has a topic of its own, and no outgoing webhook gets it.
+    """
+    return name.startswith(INBOUND) or name == SIGNAL

@@ -84,3 +84,8 @@ def delivery_id_for(workspace: str, source: str, event: str, webhook: WebhookId)
 def message_id_for(event: str) -> MessageId:
     """Derive the id of the chat message that an event becomes, before the message is rendered."""
     return MessageId(f"msg_{derive(event)}")
+
+
+def attachment_id_for(message: str, position: int) -> str:
+    """Derive the id of a message's file that has none: from the message and the file's position in it."""
+    return f"att_{derive(message, str(position))}"

@@ -57,38 +57,6 @@ class Author(Payload):
     bot: bool = True
 
 
-class Origin(Payload):
-    """Source of a message, so that it is never sent back there.
-
-    `account` is the provider's account that the event is about, and `occurred_at` when it happened; both are
-    null if the provider does not say.
-    """
-
-    provider: str
-    endpoint_id: str
-    event: str
-    delivery_id: str
-    account: str | None = None
-    occurred_at: TimeText | None = None
-
-
-class InboundMessage(Payload):
-    """`chat.inbound`: one message for a channel of the chat. `text` is Markdown.
-
-    `message_id` is derived from the event, so that a consumer can skip a message that it has seen.
-    """
-
-    message_id: str
-    channel_id: str
-    thread_id: str | None = None
-    author: Author
-    text: str
-    attachments: list[Attachment] = []
-    embeds: list[Embed] = []
-    origin: Origin
-    sent_at: TimeText
-
-
 class MessageAuthor(Payload):
     id: str
     username: str

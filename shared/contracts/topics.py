@@ -5,8 +5,16 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from shared.contracts.chat import ChatSignal
-from shared.contracts.messages import DeadLetter, InboundMessage, MessageCreated
+from shared.contracts.chat import (
+    MESSAGE_CREATED,
+    MESSAGE_DELETED,
+    MESSAGE_UPDATED,
+    REACTION_ADDED,
+    REACTION_REMOVED,
+    STATUS_CHANGED,
+    ChatSignal,
+)
+from shared.contracts.messages import DeadLetter
 from shared.contracts.sync import SyncRequested
 
 DAY_MS = 24 * 3600 * 1000
@@ -16,6 +24,7 @@ DAY_MS = 24 * 3600 * 1000
 class Topic:
     """A Kafka topic. Records with the same `key` stay in order; `payload` is None for opaque data.
 
+    `types` are the event types of the table whose data the document shows, for a topic with several.
     `about` and the values of `attributes` (headers beside those of the envelope) are published descriptions.
     """
 
@@ -25,6 +34,7 @@ class Topic:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     payload: type[BaseModel] | None = None
+    types: tuple[str, ...] = ()
     partitions: int = 6
     retention_ms: int = 7 * DAY_MS
     max_message_bytes: int = 8 * 1024 * 1024
@@ -57,7 +67,11 @@ CHAT_EVENTS = Topic(
     about="Events of the chat, published by its own services (or POST /api/events).",
     producers=("chat services", "gateway"),
     consumers=("delivery",),
-    payload=MessageCreated,
+    types=(
+        *("message.created", "message.updated", "message.deleted"),
+        *("message.reaction.added", "message.reaction.removed"),
+        *("channel.deleted", "channel.archived", "user.updated"),
+    ),
 )
 INTEGRATION_EVENTS = Topic(
     name="integration.events",
@@ -77,10 +91,13 @@ DELIVERY_REQUESTED = Topic(
 CHAT_INBOUND = Topic(
     name="chat.inbound",
     key="channel id",
-    about="A message for a channel of the chat, from a provider or an incoming webhook.",
+    about="Messages for channels of the chat, from a provider or an incoming webhook, and their changes.",
     producers=("sync",),
-    consumers=("chat services",),
-    payload=InboundMessage,
+    consumers=("chat services", "delivery"),
+    types=(
+        *(MESSAGE_CREATED, MESSAGE_UPDATED, MESSAGE_DELETED),
+        *(REACTION_ADDED, REACTION_REMOVED, STATUS_CHANGED),
+    ),
 )
 SYNC_REQUESTED = Topic(
     name="sync.requested",
@@ -94,7 +111,8 @@ SYNC_REQUESTED = Topic(
 CHAT_SIGNALS = Topic(
     name="chat.signals",
     key="channel id",
-    about="Typing and presence, of the chat and of providers. One older than ten seconds is dropped.",
+    about="Typing and presence (chat.signal), of the chat and of providers. A signal older than ten seconds "
+    "is dropped.",
     producers=("chat services", "sync"),
     consumers=("chat services", "sync"),
     payload=ChatSignal,

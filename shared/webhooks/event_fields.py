@@ -10,6 +10,8 @@ from functools import cached_property
 from typing import Any, Final
 from urllib.parse import unquote
 
+from shared.contracts.field_paths import id_text, value_at
+
 _CHANNEL_PATHS: Final = ("channelId", "channel_id", "channel.id", "inbox.id", "inbox_id")
 _CONVERSATION_PATHS: Final = ("conversationId", "conversation_id", "conversation.id", "threadId", "thread_id")
 _ACTOR_FIELDS: Final = ("actor", "author", "sender", "user", "triggeredBy", "triggered_by")
@@ -20,6 +22,8 @@ _ATTACHMENT_FIELDS: Final = ("attachments", "files")
 _BOT_TYPES: Final = frozenset({"bot", "agent_bot", "captain_assistant", "app", "integration"})
 _MENTION: Final = re.compile(r"mention://(user|team)/([0-9]{1,20})/([^)\s]{1,200})")
 """A mention inside a message's text, such as `[@Ada](mention://user/7/Ada)`."""
+_LINKED_MENTION: Final = re.compile(r"\[@([^\[\]\n]{1,200})\]\(mention://user/([^()/\s]{1,300})\)")
+"""A mention as the contract with the chat writes it, such as `[@Ada](mention://user/usr_7)`."""
 _NAME_MENTION: Final = re.compile(r"(?<![\w@./:+\[-])@(\w{1,100}(?:[.-]\w{1,100}){0,5})")
 """A name after `@` inside a message's text. Not in an e-mail address, a URL or a link's label."""
 
@@ -150,22 +154,6 @@ class EventFields:
         return next((text for path in paths if (text := id_text(value_at(self.data, path)))), "")
 
 
-def value_at(data: Any, path: str) -> Any:
-    """Return the value at a dotted path of nested objects; None if the path ends early."""
-    for name in path.split("."):
-        if not isinstance(data, Mapping):
-            return None
-        data = data.get(name)
-    return data
-
-
-def id_text(value: Any) -> str:
-    """Return an id or name as text; empty for other values. Integers are ids too."""
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
-
-
 def _list_or_empty(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
@@ -177,3 +165,6 @@ def _inline_mentions(text: str) -> Iterator[str]:
         if kind == "user":  # a team's id would be taken for a user's
             yield mentioned_id
         yield unquote(name)
+    for name, mentioned_id in _LINKED_MENTION.findall(text):
+        yield name
+        yield unquote(mentioned_id)

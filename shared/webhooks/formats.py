@@ -6,13 +6,17 @@ same bytes for the same event, so that a retry sends what was sent before.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import orjson
 
+from shared.contracts.chat import INBOUND
 from shared.contracts.errors import Malformed
 from shared.contracts.event_types import EVENT_TYPES, canonical
-from shared.webhooks.event_fields import EventFields, id_text, value_at
+from shared.contracts.field_paths import id_text, value_at
+from shared.webhooks.chat_bodies import chatwoot_message, nchat_data
+from shared.webhooks.event_fields import EventFields
 
 BodyFormat = Literal["envelope", "nchat", "chatwoot", "slack"]
 
@@ -71,7 +75,11 @@ def _nchat(fields: EventFields) -> bytes:
     The keys are `id, event, timestamp, version, data`, and `triggeredBy` if the actor is known. nself-chat's
     queue posts the data alone, with timestamp and triggeredBy inside and the event in a header. A subscriber
     written for that gets it by a projection: `merge(data, {timestamp: timestamp, triggeredBy: triggeredBy})`.
+
+    Messages in another shape than nself-chat's, as those of `chat.inbound`, get nself-chat's.
     """
+    if (data := nchat_data(fields)) is not None:
+        fields = replace(fields, raw=_json(data))
     before = {"id": fields.id, "event": fields.type, "timestamp": fields.occurred_at, "version": "1.0"}
     if not fields.user:
         return _with_raw_data(before, fields, {})
@@ -84,9 +92,7 @@ def _nchat(fields: EventFields) -> bytes:
 _CHATWOOT_EVENTS: Final = frozenset(
     alias for event_type in EVENT_TYPES.values() for alias in event_type.aliases if "_" in alias
 )
-_MESSAGE_TYPES: Final = ("message.created", "message.updated")
 _UPDATE_SUFFIXES: Final = (".updated", ".changed")
-_FILE_TYPES: Final = ("image", "audio", "video")
 
 
 def _chatwoot(fields: EventFields) -> bytes:
@@ -103,73 +109,11 @@ def _chatwoot(fields: EventFields) -> bytes:
     kind = canonical(fields.type)
     if not isinstance(fields.data, Mapping):
         body: dict[str, Any] = {"data": fields.data}
-    elif kind in _MESSAGE_TYPES and "message_type" not in fields.data:
-        body = _chatwoot_message(fields)
     else:
-        body = dict(fields.data)
+        body = chatwoot_message(fields) or dict(fields.data)
     if kind.endswith(_UPDATE_SUFFIXES) or fields.changed is not None:
         body["changed_attributes"] = _changed_attributes(fields.changed)
     return _json(body | {"event": kind.replace(".", "_")})
-
-
-def _chatwoot_message(fields: EventFields) -> dict[str, Any]:
-    """Return a message of the chat as Chatwoot's.
-
-    A person's message is `incoming`, a program's `outgoing`: bots answer only incoming messages.
-    """
-    message = value_at(fields.data, "message")
-    message = message if isinstance(message, Mapping) else fields.data
-    message_id = message.get("messageId", message.get("message_id", message.get("id")))
-    channel = fields.channel or id_text(message.get("channelId")) or None
-    account = {"id": fields.workspace, "name": None}
-    inbox = {"id": channel, "name": value_at(fields.data, "channel.name")}
-    sender = {
-        "id": fields.user,
-        "name": fields.user_name or None,
-        "email": value_at(fields.actor, "email"),
-        "type": "agent_bot" if fields.is_bot else "contact",
-    }
-    body: dict[str, Any] = {
-        "account": account,
-        "additional_attributes": {},
-        "content_attributes": {},
-        "content_type": "text",
-        "content": fields.content or None,
-        "conversation": {
-            "id": fields.conversation or channel,
-            "inbox_id": channel,
-            "account_id": fields.workspace,
-            "status": None,
-            "channel": None,
-            "messages": [],
-            "labels": [],
-            "meta": {"sender": sender if fields.user else None, "assignee": None, "team": None},
-        },
-        "created_at": fields.occurred_at,
-        "id": message_id,
-        "inbox": inbox,
-        "message_type": "outgoing" if fields.is_bot else "incoming",
-        "private": False,
-        "sender": sender if fields.user else None,
-        "source_id": None,
-    }
-    files = [file for file in fields.attachments if isinstance(file, Mapping)]
-    if files:
-        body["attachments"] = [_chatwoot_file(file, message_id, fields.workspace) for file in files]
-    return body
-
-
-def _chatwoot_file(file: Mapping[str, Any], message_id: Any, account_id: str) -> dict[str, Any]:
-    media = id_text(file.get("content_type", file.get("contentType"))).partition("/")[0]
-    return {
-        "id": file.get("id"),
-        "message_id": message_id,
-        "file_type": media if media in _FILE_TYPES else "file",
-        "account_id": account_id,
-        "data_url": file.get("url"),
-        "thumb_url": None,
-        "file_size": file.get("size"),
-    }
 
 
 def _changed_attributes(changed: Any) -> Any:
@@ -226,7 +170,7 @@ def _slack(fields: EventFields) -> bytes:
 
 
 def _is_message(fields: EventFields) -> bool:
-    return canonical(fields.type).startswith("message.")
+    return canonical(fields.type).removeprefix(INBOUND).startswith("message.")
 
 
 def _headline(fields: EventFields, mark: str) -> str:

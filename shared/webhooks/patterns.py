@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from shared.contracts.chat import INBOUND, SIGNAL
+
 PATTERN: Final = re.compile(r"\*|[a-z0-9_-]+(\.[A-Za-z0-9_:-]+)*(\.\*)?")
 
 
@@ -15,10 +17,16 @@ def is_pattern(text: str) -> bool:
 def matches(patterns: Iterable[str], *names: str) -> bool:
     """Return whether one of the patterns matches one of an event's names: its type, or a trigger of it.
 
-    `a.*` matches `a.b` and `a.b.c`, not `a`.
+    `a.*` matches `a.b` and `a.b.c`, not `a`. Types of `chat.inbound` are matched only by a pattern that
+    begins with `inbound.`, so `*` does not match them: they repeat what the chat's own events report. Nothing
+    matches a signal.
     """
-    return any(
-        pattern in ("*", name) or (pattern.endswith(".*") and name.startswith(pattern[:-1]))
-        for pattern in patterns
-        for name in names
-    )
+    return any(_covers(pattern, name) for pattern in patterns for name in names)
+
+
+def _covers(pattern: str, name: str) -> bool:
+    if name == SIGNAL:
+        return False
+    if pattern == "*":
+        return not name.startswith(INBOUND)
+    return pattern == name or (pattern.endswith(".*") and name.startswith(pattern[:-1]))

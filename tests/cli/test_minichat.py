@@ -132,6 +132,8 @@ async def test_what_cannot_be_read_costs_only_itself(chat: Chat) -> None:
     await chat.send(b"{not json")
     await chat.send(None)
     await chat.send({"message_id": 7})
+    edit = message("an edit of what nobody has seen")
+    await chat.send(edit, [(name, raw.replace(b"created", b"updated")) for name, raw in ENVELOPE])
     await chat.send(message("of nobody"), [])
     other = message("of others")
     await chat.send(other, [*ENVELOPE[:-1], ("workspace", b"others")])
@@ -139,6 +141,7 @@ async def test_what_cannot_be_read_costs_only_itself(chat: Chat) -> None:
     shown = await chat.shown_until(last["message_id"])
     assert odd["message_id"] in shown
     assert other["message_id"] not in shown
+    assert edit["message_id"] not in shown
 
 
 def of_type(event_type: str) -> Headers:

@@ -8,7 +8,8 @@ import pytest
 from jsonschema_rs import Draft202012Validator
 
 from services.gateway.api.event_type_registry import NAME_PATTERN
-from shared.contracts.event_types import EVENT_TYPES, EventType, canonical
+from shared.contracts.event_type import EventType
+from shared.contracts.event_types import EVENT_TYPES, canonical
 from shared.wire.json_schema import BoundedSchema
 
 CHAT = (
@@ -25,6 +26,9 @@ SUPPORT = (
     *("contact_created", "contact_updated", "inbox_created", "inbox_updated", "webwidget_triggered"),
 )
 OWN = (
+    *("inbound.message.created", "inbound.message.updated", "inbound.message.deleted"),
+    *("inbound.message.reaction.added", "inbound.message.reaction.removed"),
+    "inbound.message.status.changed",
     *("webhook.failing", "webhook.disabled", "incoming.message"),
     *("webhook.secret_rotated", "endpoint.secret_rotated"),
     *("integration.refreshed", "integration.reauth_required"),

@@ -262,7 +262,7 @@ def test_the_chat_gets_a_message_for_each_handled_event_in_order(flow: Flow) -> 
     assert len(expected) >= 99  # so many are among those that everybody has
     assert [message.data["origin"]["delivery_id"] for message in flow.chat] == expected
     for message in flow.chat:
-        assert message.attributes["ce_type"] == "message.received"
+        assert message.attributes["ce_type"] == "inbound.message.created"
         assert message.attributes["workspace"] == flow.hub.workspace
         assert message.key == CHANNEL.encode()
         assert message.data["channel_id"] == CHANNEL

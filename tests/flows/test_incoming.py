@@ -60,7 +60,7 @@ class Incoming:
         mine = self._mine()
         assert len(mine) == count
         for stored in mine:
-            assert stored.attributes["ce_type"] == "message.received"
+            assert stored.attributes["ce_type"] == "inbound.message.created"
             assert stored.attributes["ce_subject"] == stored.data["channel_id"] == self.channel
         return [stored.data for stored in mine]
 
@@ -90,11 +90,16 @@ def test_everything_that_a_message_can_have_reaches_the_chat(incoming: Incoming)
     assert message["message_id"] == payload["message_id"]
     assert message["text"] == WHOLE["text"]
     assert message["thread_id"] == "thread-1"
-    assert message["author"] == {
+    author = message["author"]
+    assert author.pop("id").startswith("author_")
+    assert author == {
         "name": "Deploy bot",
+        "user_id": None,
+        "avatar_url": "https://ci.example/icon.png",
         "icon_url": "https://ci.example/icon.png",
         "bot": True,
     }
+    assert message["sent_at"] == message["created_at"]
     assert [file["url"] for file in message["attachments"]] == [
         "https://ci.example/log.txt",
         "https://ci.example/shot.png",

@@ -62,8 +62,9 @@ def test_the_preview_is_the_message_that_is_published(hub: Hub, bus: Bus, client
     ]
     assert shown["outcome"] == "relayed"
     published, message = record.data, shown["message"]
-    for of_the_event in ("message_id", "channel_id", "sent_at"):
+    for of_the_event in ("message_id", "channel_id", "sent_at", "created_at"):
         assert published.pop(of_the_event) != message.pop(of_the_event)
+    assert published["author"].pop("id") != message["author"].pop("id")  # derived from the endpoint, too
     for of_the_event in ("endpoint_id", "delivery_id"):
         published["origin"].pop(of_the_event)
         message["origin"].pop(of_the_event)

@@ -114,7 +114,7 @@ def test_a_built_in_type_by_each_of_its_names(client: httpx.Client) -> None:
     current = client.get("/api/event-types/message.created").json()
     assert current["aliases"] == ["message_created"]
     assert current["source"] == "built-in"
-    assert len(current["schema"]["anyOf"]) == 3
+    assert len(current["schema"]["anyOf"]) == 4
     assert current["example"] == EVENT_TYPES["message.created"].example
     assert client.get("/api/event-types/message_created").json() == current
     assert client.get("/api/event-types/no.such").status_code == 404
@@ -304,10 +304,20 @@ def test_other_gateways_know_within_seconds(
 # The check at publish
 
 
-@pytest.mark.parametrize("kind", sorted(EVENT_TYPES.keys() - {"incoming.message"}))
+@pytest.mark.parametrize(
+    "kind", sorted(name for name in EVENT_TYPES if not name.startswith(("incoming.", "inbound.")))
+)
 def test_every_example_can_be_published(client: httpx.Client, kind: str) -> None:
     answer = _publish(client, kind, EVENT_TYPES[kind].example)
     assert answer.status_code == 202, answer.text
+
+
+@pytest.mark.parametrize("kind", ["inbound.message.created", "inbound.made.up", "chat.signal"])
+def test_what_only_the_hub_publishes_is_refused(client: httpx.Client, kind: str) -> None:
+    """A chat that repeats what an outgoing webhook brought it makes no loop."""
+    example = EVENT_TYPES["inbound.message.created"].example
+    assert "by the hub only" in _faults(_publish(client, kind, example))["type"]
+    assert "name" in _faults(client.post("/api/event-types", json={"name": kind, "about": "x"}))
 
 
 def test_a_message_has_the_format_of_its_provider(client: httpx.Client) -> None:
@@ -429,4 +439,4 @@ def test_a_body_that_fits_no_form_gets_what_the_closest_one_misses(
     faults = [_faults(answer) for answer in answers]
     assert faults[0] == faults[1] == faults[2]
     assert list(faults[0]) == [field]
-    assert "is required: it fits none of 3 forms" in faults[0][field]
+    assert "is required: it fits none of 4 forms" in faults[0][field]

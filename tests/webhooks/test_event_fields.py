@@ -156,3 +156,8 @@ def test_data_may_be_anything(data: Any) -> None:
     assert isinstance(fields.attachments, list | tuple)
     assert fields.document["data"] is data
     assert fields.changed == (data.get("changed") if isinstance(data, dict) else None)
+
+
+def test_a_mention_as_the_contract_with_the_chat_writes_it() -> None:
+    text = "[@Ada L.](mention://user/usr_7) [@Bo](mention://user/slack%3AT1%3AU2) [@all](mention://everyone)"
+    assert event_fields({"text": text}).mentions == ("Ada L.", "usr_7", "Bo", "slack:T1:U2")

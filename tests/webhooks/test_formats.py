@@ -195,6 +195,96 @@ def test_what_came_from_chatwoot_through_an_endpoint_is_chatwoots_again() -> Non
     assert (other["event"], other["payload"]) == ("p_push", {"event": "push"})
 
 
+# messages of chat.inbound
+
+INBOUND = {
+    "message_id": "msg_2",
+    "channel_id": "general",
+    "text": "Hi **all**",
+    "author": {"id": "U1", "name": "Bo", "user_id": "usr_2", "avatar_url": "https://a.example/b.png"},
+    "thread_id": "msg_0",
+    "attachments": [
+        {"id": "f", "url": "https://hub.example/f", "filename": "a.png", "content_type": "image/png"}
+    ],
+    "origin": {"provider": "slack", "mapping_id": "map_1"},
+}
+
+
+def test_an_inbound_message_as_nself_chats() -> None:
+    body = _body("nchat", "inbound.message.created", INBOUND)
+    assert body["event"] == "inbound.message.created"
+    assert body["data"] == {
+        "messageId": "msg_2",
+        "channelId": "general",
+        "content": "Hi **all**",
+        "threadId": "msg_0",
+        "author": {
+            "id": "U1",
+            "username": "Bo",
+            "userId": "usr_2",
+            "avatarUrl": "https://a.example/b.png",
+        },
+        "attachments": [
+            {
+                "id": "f",
+                "url": "https://hub.example/f",
+                "filename": "a.png",
+                "contentType": "image/png",
+                "size": None,
+            }
+        ],
+        "origin": {"provider": "slack", "mapping_id": "map_1"},
+    }
+    assert body["triggeredBy"] == {"userId": "usr_2", "username": "Bo"}
+
+
+def test_an_inbound_reaction_and_deletion_as_nself_chats() -> None:
+    ref = {"message_id": "msg_2", "channel_id": "general"}
+    reaction = {**ref, "emoji": "👍", "author": {"id": "U1", "name": "Bo"}}
+    assert _body("nchat", "inbound.message.reaction.added", reaction)["data"] == {
+        "messageId": "msg_2",
+        "channelId": "general",
+        "emoji": "👍",
+        "user": {"id": "U1", "username": "Bo"},
+    }
+    deletion = _body("nchat", "inbound.message.deleted", ref)["data"]
+    assert deletion == {"messageId": "msg_2", "channelId": "general"}
+
+
+def test_an_inbound_message_as_chatwoots() -> None:
+    body = _body("chatwoot", "inbound.message.created", INBOUND)
+    assert (body["event"], body["id"], body["content"]) == (
+        "inbound_message_created",
+        "msg_2",
+        "Hi **all**",
+    )
+    assert (body["inbox"]["id"], body["conversation"]["id"]) == ("general", "msg_0")
+    assert (body["sender"]["id"], body["sender"]["name"], body["message_type"]) == (
+        "usr_2",
+        "Bo",
+        "incoming",
+    )
+    [file] = body["attachments"]
+    assert (file["file_type"], file["data_url"]) == ("image", "https://hub.example/f")
+
+
+def test_chatwoots_message_for_a_subscriber_of_nself_chat() -> None:
+    data = {
+        "id": 42,
+        "content": "Hello!",
+        "message_type": "incoming",
+        "conversation": CONVERSATION,
+        "sender": {"id": 7, "name": "Bo"},
+    }
+    assert _body("nchat", "message_created", data)["data"] == {
+        "messageId": "42",
+        "channelId": "3",
+        "content": "Hello!",
+        "threadId": "12",
+        "author": {"id": "7", "username": "Bo"},
+    }
+
+
 # slack
 
 

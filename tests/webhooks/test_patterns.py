@@ -72,6 +72,18 @@ def test_what_is_no_pattern(text: str) -> None:
         ("github.pull_request.*", "github.pull_request", False),
         ("github.pull_request.*", "github.pull_request.opened", True),
         ("github.push", "githubxpush", False),
+        ("*", "inbound.message.created", False),
+        ("message.*", "inbound.message.created", False),
+        ("inbound.*", "inbound.message.created", True),
+        ("inbound.message.*", "inbound.message.reaction.added", True),
+        ("inbound.message.created", "inbound.message.created", True),
+        ("inbound.message.created", "inbound.message.deleted", False),
+        ("inbound.*", "message.created", False),
+        ("inbound.*", "inboundx.message", False),
+        ("*", "inboundx.message", True),
+        ("*", "chat.signal", False),
+        ("chat.*", "chat.signal", False),
+        ("chat.signal", "chat.signal", False),
     ],
 )
 def test_what_a_pattern_covers(pattern: str, event: str, covered: bool) -> None:

@@ -20,11 +20,12 @@ from services.delivery.log.unmatched import UnmatchedEventLog, UnmatchedReason
 from services.delivery.model.delivery import order_of, request_event
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
+from shared.contracts.chat import INBOUND
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed, Rejected, TooLarge
 from shared.contracts.event_types import canonical
 from shared.contracts.ids import delivery_id_for
-from shared.contracts.topics import DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
+from shared.contracts.topics import CHAT_INBOUND, DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.registry import Provider
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
@@ -101,7 +102,7 @@ class Expansion:
 
 
 class Fanout:
-    """The handler of `chat.events`, `integration.events` and `webhooks.received`."""
+    """The handler of `chat.events`, `chat.inbound`, `integration.events` and `webhooks.received`."""
 
     def __init__(
         self,
@@ -160,7 +161,7 @@ class Fanout:
         queues: dict[str, deque[ConsumedEvent]] = {}
         for received in batch:
             # After a crash, Kafka repeats events whose offset was not committed but which are stored.
-            if not self._backlog.contains(received):
+            if not self._is_unwanted_inbound(received) and not self._backlog.contains(received):
                 queues.setdefault(received.event.workspace, deque()).append(received)
         # One event of each workspace in turn, so that a workspace's burst does not delay the others' events.
         while queues:
@@ -176,6 +177,14 @@ class Fanout:
                     deferred_workspaces.add(workspace)
                     plan.deferred.append(received)
         return plan
+
+    def _is_unwanted_inbound(self, received: ConsumedEvent) -> bool:
+        """Return whether an event of `chat.inbound` matches no webhook.
+
+        Most chats read that topic themselves: then its events cost one look-up each, and are not recorded as
+        unmatched.
+        """
+        return received.topic == CHAT_INBOUND.name and not self._matching(received, ())
 
     async def _fan_out_immediately(self, received: ConsumedEvent, plan: _BatchPlan) -> bool:
         """Fan an event out if the workspace can afford it; return False to defer the event.
@@ -211,8 +220,15 @@ class Fanout:
         """Return the expansion of an event. `checkpoint` is called repeatedly while a condition runs."""
         event = received.event
         triggers = triggers_of(event) if received.topic == WEBHOOKS_RECEIVED.name else ()
-        webhooks = self._webhooks.matching(event.workspace, canonical(event.type), triggers)
+        webhooks = self._matching(received, triggers)
         return Expansion(self._requests(received, webhooks, checkpoint), webhooks)
+
+    def _matching(self, received: ConsumedEvent, triggers: tuple[str, ...]) -> Sequence[OutgoingWebhook]:
+        event_type = canonical(received.event.type)
+        # Only the hub writes to `chat.inbound`: a chat that repeats such an event elsewhere gets no loop.
+        if event_type.startswith(INBOUND) is not (received.topic == CHAT_INBOUND.name):
+            return ()
+        return self._webhooks.matching(received.event.workspace, event_type, triggers)
 
     async def ensure_current(self) -> None:
         """Bring the webhooks in memory up to date. Raises `DatabaseUnavailable`."""

@@ -11,7 +11,7 @@ import orjson
 from services.gateway.api.event_type_records import EventTypeRecord, EventTypeRepository, event_type_id
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError
-from shared.contracts.event_types import EVENT_TYPES, canonical
+from shared.contracts.event_types import EVENT_TYPES, canonical, is_published_by_hub
 from shared.contracts.messages import ProviderEvent
 from shared.manifests.event_names import EventNames
 from shared.manifests.registry import Provider
@@ -26,6 +26,8 @@ EventTypeSource = Literal["built-in", "provider", "workspace"]
 
 NAME_PATTERN: Final = r"^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 """The form of an event type's name."""
+
+HUB_ONLY: Final = "inbound.* is published by the hub only; report the chat's own changes as message.*"
 
 _MAX_CHECK_WORK: Final = 100_000_000
 """Size of a schema times the bytes of the data. A check of this size takes about a second at worst."""
@@ -107,6 +109,8 @@ class FixedEventTypes:
             return "is a built-in type"
         if self.is_provider_type(name):
             return "types of a provider come from its verified webhooks only"
+        if is_published_by_hub(name):
+            return HUB_ONLY
         return None
 
     def is_provider_type(self, name: str) -> bool:

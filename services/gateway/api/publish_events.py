@@ -8,10 +8,16 @@ from fastapi import Depends, FastAPI
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import Receive, Scope
 
-from services.gateway.api.event_type_registry import NAME_PATTERN, EventTypes, FixedEventTypes, SchemaChecks
+from services.gateway.api.event_type_registry import (
+    HUB_ONLY,
+    NAME_PATTERN,
+    EventTypes,
+    FixedEventTypes,
+    SchemaChecks,
+)
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, TooLarge, UnsupportedMedia
-from shared.contracts.event_types import canonical
+from shared.contracts.event_types import canonical, is_published_by_hub
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.web.access import ApiKey, Keyring, authorize, requires
@@ -162,6 +168,9 @@ def _parse_event(event: CloudEvent, key: ApiKey, checks: SchemaChecks, fixed: Fi
     name = canonical(event.type)
     if fixed.is_provider_type(name):
         raise _invalid("type", "types of a provider come from its verified webhooks only")
+    # A chat that posts what a webhook on `inbound.*` brought it would receive it again, without end.
+    if is_published_by_hub(name):
+        raise _invalid("type", HUB_ONLY)
     data = _json(event.data)
     if field_error := checks.first_error(name, event.data, len(data)):
         raise _invalid(f"data.{field_error.field}".rstrip("."), f"{name}: {field_error.message}")

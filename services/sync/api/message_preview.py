@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.sync.endpoint_messages import UNDESCRIBED, DescribedEndpoint, sender_messages
 from services.sync.relay import Providers, message_of, outcome_of
+from shared.contracts.chat import ChatMessage
 from shared.contracts.envelope import JSON_CONTENT_TYPE, Event, now
 from shared.contracts.errors import FieldError, Invalid, Rejected
-from shared.contracts.messages import InboundMessage
 from shared.manifests.fixtures import default_settings
 from shared.manifests.registry import Provider
 from shared.manifests.sender_message import SenderMessages
@@ -72,7 +72,7 @@ class MessagePreviewItem(BaseModel):
     event: str
     outcome: Literal["relayed", "unknown", "ignored", "dead_letter"]
     reason: str | None = None
-    message: InboundMessage | None = None
+    message: ChatMessage | None = None
 
 
 class MessagePreviewOut(BaseModel):
