@@ -29,8 +29,8 @@ _CLOSED: Final[Mapping[str, str]] = {
     "group_archive": "The channel was archived in Slack: unarchive it there, then resume the mapping.",
     "channel_deleted": "The channel was deleted in Slack: choose another one in the mapping.",
     "group_deleted": "The channel was deleted in Slack: choose another one in the mapping.",
-    "channel_left": "The app was removed from the channel: invite it again with /invite, then resume the mapping.",
-    "group_left": "The app was removed from the channel: invite it again with /invite, then resume the mapping.",
+    "channel_left": "The app was removed from the channel: invite it again, then resume the mapping.",
+    "group_left": "The app was removed from the channel: invite it again, then resume the mapping.",
 }
 _HIDDEN_FILES: Final = frozenset({"tombstone", "hidden_by_limit"})
 MAX_FILES: Final = 50
@@ -157,7 +157,10 @@ def file_address(file: Mapping[str, Any]) -> str:
 
 def is_slack_address(url: str) -> bool:
     """Return whether an address is one of Slack's: only these get the token."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
     host = parts.hostname or ""
     return parts.scheme == "https" and (host == "slack.com" or host.endswith(".slack.com"))
 

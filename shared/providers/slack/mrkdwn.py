@@ -5,7 +5,7 @@ It is read from left to right, line by line; each character is looked at a fixed
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from shared.providers.slack.emoji import emoji_named
 from shared.providers.slack.rich_text import Budget, is_id
@@ -28,6 +28,11 @@ from shared.richtext.tree import (
 )
 
 _MARKS: Final[Mapping[str, Mark]] = {"*": Bold, "_": Italic, "~": Strike}
+_SCOPES: Final[Mapping[str, Literal["here", "channel", "everyone"]]] = {
+    "here": "here",
+    "channel": "channel",
+    "everyone": "everyone",
+}
 _FENCE: Final = "```"
 _TOKEN: Final = re.compile(
     r"<([^<>\n]{1,3000})>|`([^`\n]+)`|:([a-z0-9_+'\-]{1,100}(?:::skin-tone-[2-6])?):|[*_~]"
@@ -154,8 +159,8 @@ def _mention(target: str, label: str) -> Leaf | None:
         return ChannelMention(rest, label.removeprefix("#"))
     if kind != "!":
         return None
-    if rest in {"here", "channel", "everyone"}:
-        return EveryoneMention(rest)
+    if scope := _SCOPES.get(rest):
+        return EveryoneMention(scope)
     name, _, argument = rest.partition("^")
     if name == "subteam" and is_id(argument):
         return GroupMention(argument, label.removeprefix("@"))

@@ -1,0 +1,117 @@
+"""Slack's conversations: what can be read from them and done in them. The parts are in this folder."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shared.manifests.channel_failures import spec_failure, status_failure
+from shared.manifests.channel_models import ChannelSpec, RateScope
+from shared.manifests.channel_types import (
+    Account,
+    Call,
+    CallResponse,
+    Change,
+    ChannelFailure,
+    Conversation,
+    ExternalFile,
+    Operation,
+    Outgoing,
+    Page,
+    Person,
+    Place,
+    Sent,
+    Step,
+)
+from shared.providers.slack import lookups, operations
+from shared.providers.slack.events import parse_changes
+from shared.richtext.parts import split_document
+from shared.richtext.tree import Document, Loss
+
+_IS_DONE = {"reactions.add": "already_reacted", "reactions.remove": "no_reaction"}
+"""Errors that say that what was asked for is so already."""
+
+
+class Channel:
+    """Implements the Protocols of `channel_types.py` for Slack."""
+
+    reactions_per_message: int | None = None
+
+    def __init__(self, spec: ChannelSpec) -> None:
+        self._spec = spec
+
+    def changes(self, event: str, payload: Mapping[str, Any], account: Account) -> Sequence[Change]:
+        """Return the changes in a payload of the Events API. Raises `Malformed`."""
+        return parse_changes(payload, account)
+
+    def split(self, body: Document, *, files: int) -> Sequence[Document]:
+        """Return the parts of a long text. Beside files, Slack has the same limit."""
+        limits = self._spec.limits
+        return split_document(body, len, first=limits.text, rest=limits.text, parts=limits.parts)
+
+    def send(self, message: Outgoing, account: Account) -> Operation[Sent]:
+        """Write a message."""
+        return operations.send(message, account)
+
+    def edit(self, external_id: str, message: Outgoing, account: Account) -> Operation[Sent]:
+        """Replace a message's text."""
+        return operations.edit(external_id, message, account)
+
+    def delete(self, external_id: str, place: Place, account: Account) -> Operation[None]:
+        """Delete a message."""
+        return operations.delete(external_id, place)
+
+    def react(
+        self, external_id: str, place: Place, emoji: str, account: Account, *, added: bool
+    ) -> Operation[Sequence[Loss]]:
+        """Set or remove a reaction."""
+        return operations.react(external_id, place, emoji, added=added)
+
+    def download(self, file: ExternalFile, account: Account) -> Operation[Call]:
+        """Return the call for a file's bytes."""
+        return lookups.download(file)
+
+    def find_sent(self, marker: str, place: Place, since: float, account: Account) -> Operation[Sent | None]:
+        """Look for a message by its marker."""
+        return lookups.find_sent(marker, place, since, account)
+
+    def history(self, place: Place, cursor: str | None, account: Account) -> Operation[Page]:
+        """Return a page of a conversation's messages, the newest first."""
+        return lookups.history(place, cursor, account)
+
+    def conversations(self, query: str, cursor: str | None, account: Account) -> Operation[Page]:
+        """Return a page of channels."""
+        return lookups.conversations(query, cursor)
+
+    def conversation(self, conversation_id: str, account: Account) -> Operation[Conversation]:
+        """Look a conversation up."""
+        return lookups.conversation(conversation_id)
+
+    def people(self, query: str, cursor: str | None, account: Account) -> Operation[Page]:
+        """Return a page of people."""
+        return lookups.people(query, cursor)
+
+    def profile(self, person_id: str, account: Account) -> Operation[Person]:
+        """Look a person or a bot up."""
+        return lookups.profile(person_id)
+
+    def failure(self, response: CallResponse, step: Step) -> ChannelFailure | None:
+        """Classify a response: Slack answers errors with status 200 and `ok: false`."""
+        # Each method has a limit of its own; that of chat.postMessage counts for each conversation.
+        scope: RateScope = "conversation" if step.method == "chat.postMessage" else "method"
+        failure = status_failure(response, scope=scope)
+        if failure:
+            return failure
+        if step.call.url:  # the address of an upload, which answers with text
+            return None if response.status < 400 else spec_failure(self._spec, "upload_failed")
+        document = response.json
+        if not isinstance(document, dict):
+            return spec_failure(self._spec, "unreadable_response")
+        if document.get("ok") is True:
+            return None
+        code = str(document.get("error") or "unknown_error")[:100]
+        if _IS_DONE.get(step.method) == code:
+            return None
+        failure = spec_failure(self._spec, code)
+        needed = document.get("needed")
+        if code == "missing_scope" and isinstance(needed, str):
+            failure.text = f"{failure.text} Missing: {needed[:200]}."
+        return failure
