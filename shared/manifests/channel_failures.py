@@ -1,13 +1,14 @@
 """Failures of a provider's API: the manifest's classes and texts by code, and how long to wait."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from shared.manifests.channel_models import ChannelSpec, RateScope
-from shared.manifests.channel_types import CallResponse, ChannelFailure
+from shared.manifests.channel_types import CallResponse, ChannelFailure, Operation, Step
 from shared.wire.retry_after import parse_retry_after
 
+T = TypeVar("T")
 MAX_PAUSE_S: Final = 3600.0
 
 
@@ -42,3 +43,25 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "")
     pause = parse_retry_after(text, datetime.now(UTC))
     return None if pause is None else min(pause, MAX_PAUSE_S)
+
+
+def checked(
+    operation: Operation[T], classify: Callable[[CallResponse, Step], ChannelFailure | None]
+) -> Operation[T]:
+    """Carry an operation out, and raise the `ChannelFailure` of its first response that is one.
+
+    After the visible step nothing is raised: the message is there, and the operation does without the rest.
+    """
+    shown = False
+    try:
+        step = next(operation)
+        while True:
+            response = yield step
+            failure = classify(response, step)
+            if failure and not shown:
+                raise failure
+            shown = shown or step.visible
+            step = operation.send(response)
+    except StopIteration as done:
+        result: T = done.value
+        return result

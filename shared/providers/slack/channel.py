@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shared.manifests.channel_failures import spec_failure, status_failure
+from shared.manifests.channel_failures import checked, spec_failure, status_failure
 from shared.manifests.channel_models import ChannelSpec, RateScope
 from shared.manifests.channel_types import (
     Account,
@@ -49,49 +49,49 @@ class Channel:
 
     def send(self, message: Outgoing, account: Account) -> Operation[Sent]:
         """Write a message."""
-        return operations.send(message, account)
+        return checked(operations.send(message, account), self.failure)
 
     def edit(self, external_id: str, message: Outgoing, account: Account) -> Operation[Sent]:
         """Replace a message's text."""
-        return operations.edit(external_id, message, account)
+        return checked(operations.edit(external_id, message, account), self.failure)
 
     def delete(self, external_id: str, place: Place, account: Account) -> Operation[None]:
         """Delete a message."""
-        return operations.delete(external_id, place)
+        return checked(operations.delete(external_id, place), self.failure)
 
     def react(
         self, external_id: str, place: Place, emoji: str, account: Account, *, added: bool
     ) -> Operation[Sequence[Loss]]:
         """Set or remove a reaction."""
-        return operations.react(external_id, place, emoji, added=added)
+        return checked(operations.react(external_id, place, emoji, added=added), self.failure)
 
     def download(self, file: ExternalFile, account: Account) -> Operation[Call]:
         """Return the call for a file's bytes."""
-        return lookups.download(file)
+        return checked(lookups.download(file), self.failure)
 
     def find_sent(self, marker: str, place: Place, since: float, account: Account) -> Operation[Sent | None]:
         """Look for a message by its marker."""
-        return lookups.find_sent(marker, place, since, account)
+        return checked(lookups.find_sent(marker, place, since, account), self.failure)
 
     def history(self, place: Place, cursor: str | None, account: Account) -> Operation[Page]:
         """Return a page of a conversation's messages, the newest first."""
-        return lookups.history(place, cursor, account)
+        return checked(lookups.history(place, cursor, account), self.failure)
 
     def conversations(self, query: str, cursor: str | None, account: Account) -> Operation[Page]:
         """Return a page of channels."""
-        return lookups.conversations(query, cursor)
+        return checked(lookups.conversations(query, cursor), self.failure)
 
     def conversation(self, conversation_id: str, account: Account) -> Operation[Conversation]:
         """Look a conversation up."""
-        return lookups.conversation(conversation_id)
+        return checked(lookups.conversation(conversation_id), self.failure)
 
     def people(self, query: str, cursor: str | None, account: Account) -> Operation[Page]:
         """Return a page of people."""
-        return lookups.people(query, cursor)
+        return checked(lookups.people(query, cursor), self.failure)
 
     def profile(self, person_id: str, account: Account) -> Operation[Person]:
         """Look a person or a bot up."""
-        return lookups.profile(person_id)
+        return checked(lookups.profile(person_id), self.failure)
 
     def failure(self, response: CallResponse, step: Step) -> ChannelFailure | None:
         """Classify a response: Slack answers errors with status 200 and `ok: false`."""

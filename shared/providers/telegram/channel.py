@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from shared.manifests.channel_failures import spec_failure, status_failure
+from shared.manifests.channel_failures import checked, spec_failure, status_failure
 from shared.manifests.channel_models import ChannelSpec
 from shared.manifests.channel_types import (
     Account,
@@ -60,33 +60,33 @@ class Channel:
 
     def send(self, message: Outgoing, account: Account) -> Operation[Sent]:
         """Write a message."""
-        return operations.send(message)
+        return checked(operations.send(message), self.failure)
 
     def edit(self, external_id: str, message: Outgoing, account: Account) -> Operation[Sent]:
         """Replace a message's text or caption."""
-        return operations.edit(external_id, message)
+        return checked(operations.edit(external_id, message), self.failure)
 
     def delete(self, external_id: str, place: Place, account: Account) -> Operation[None]:
         """Delete a message."""
-        return operations.delete(external_id, place)
+        return checked(operations.delete(external_id, place), self.failure)
 
     def react(
         self, external_id: str, place: Place, emoji: str, account: Account, *, added: bool
     ) -> Operation[Sequence[Loss]]:
         """Set or remove the bot's reaction."""
-        return operations.react(external_id, place, emoji, added=added)
+        return checked(operations.react(external_id, place, emoji, added=added), self.failure)
 
     def download(self, file: ExternalFile, account: Account) -> Operation[Call]:
         """Return the call for a file's bytes."""
-        return operations.download(file)
+        return checked(operations.download(file), self.failure)
 
     def signal(self, place: Place, account: Account) -> Operation[None]:
         """Show that somebody types."""
-        return operations.signal(place)
+        return checked(operations.signal(place), self.failure)
 
     def conversation(self, conversation_id: str, account: Account) -> Operation[Conversation]:
         """Look a chat up."""
-        return operations.conversation(conversation_id, account)
+        return checked(operations.conversation(conversation_id, account), self.failure)
 
     def failure(self, response: CallResponse, step: Step) -> ChannelFailure | None:
         """Classify a response: a sentence says what was wrong, and `parameters` how long to wait."""

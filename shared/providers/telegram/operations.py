@@ -131,8 +131,7 @@ def _album_step(place: Place, files: Sequence[OutgoingFile], rendered: Rendered)
     media: list[dict[str, Any]] = [
         {"type": kind, "media": f"attach://file{number}"} for number in range(len(files))
     ]
-    # Telegram shows the caption of photos from the first, and that of documents below the last.
-    media[0 if kind == "photo" else -1] |= _caption(rendered)
+    media[0] |= _caption(rendered)  # so the first id is the one whose caption is edited
     parts: list[tuple[str, str | FilePart]] = _form({**_place(place), "media": media})
     parts += ((f"file{number}", _part(file)) for number, file in enumerate(files))
     return Step(Call("POST", "sendMediaGroup", multipart=parts), visible=True, method="sendMediaGroup")
