@@ -1,0 +1,153 @@
+"""Parse the Markdown that messages have between providers and the chat. Pure.
+
+It is a subset of CommonMark: paragraphs, quotes, lists, fenced code, bold, italic, code, links. Beyond it are
+`~~strike~~`, `||spoiler||` and `++underline++` (in CommonMark `__x__` is bold, and HTML is not used). HTML is
+text, a line break within a paragraph is one, headings become bold paragraphs, tables become code, and images
+become links. A mention is a link, `[@name](mention://user/ID)`, and a workspace's emoji an image,
+`![:name:](emoji:ID)`; the ids are percent-encoded.
+
+The blocks are read by markdown-it-py, which is imported when a text first needs it. Text without blocks, as
+most messages are, does without it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from shared.richtext.build import MAX_CONTAINERS, canonical, canonical_inlines, clean, cut_text, visible_text
+from shared.richtext.markdown_inline import parse_inline
+from shared.richtext.markdown_render import render_markdown
+from shared.richtext.tree import Block, Bold, CodeBlock, Document, ListBlock, Paragraph, Quote, Text
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock
+    from markdown_it.token import Token
+
+__all__ = ["parse_markdown", "render_markdown"]
+
+MAX_BLOCK_LINES: Final = 500
+"""A text with more lines that may begin blocks has paragraphs only."""
+
+_BLOCK: Final = re.compile(
+    r"^[ \t]*+(?:#{1,6}(?:[ \t]|$)|>|`{3}|~{3}|[-*+](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)"
+    r"|[|:-][|:\- \t]*+$|[*_](?:[ \t]*+[*_]){2,}+[ \t]*+$)",
+    re.MULTILINE,
+)
+_CONTAINER: Final = re.compile(r"^[ \t]*+(?:>|[-*+](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\|)", re.MULTILINE)
+_PARAGRAPH_END: Final = re.compile(r"\n[ \t]*+\n")
+_RULES: Final = ("normalize", "block", "fence", "blockquote", "list", "hr", "heading", "table", "paragraph")
+_DEPTH: Final = "containers"
+_RULE: Final = "---"
+
+
+def parse_markdown(text: str) -> Document:
+    """Return the canonical tree of a Markdown text. Every text is valid; one over 40,000 characters is cut."""
+    text = clean(cut_text(text))
+    blocks = _BLOCK.search(text)
+    if blocks is None or len(_CONTAINER.findall(text)) > MAX_BLOCK_LINES:
+        return canonical(Document(tuple(_paragraphs(text))))
+    tokens = _parser().parse(text, {_DEPTH: 0})
+    return canonical(Document(_Reader(tokens).blocks("")))
+
+
+def _paragraphs(text: str) -> list[Paragraph]:
+    parts = _PARAGRAPH_END.split(text) if "\n" in text else [text]
+    return [Paragraph(parse_inline(part.strip())) for part in parts]
+
+
+@cache
+def _parser() -> "MarkdownIt":
+    """Return the parser of blocks. It leaves the text in them as it is."""
+    from markdown_it import MarkdownIt  # noqa: PLC0415 -- not loaded before it is needed
+    from markdown_it.rules_block import blockquote, list_block  # noqa: PLC0415
+
+    parser = MarkdownIt("zero", {"maxNesting": 100}).enable(list(_RULES))
+    parser.core.ruler.enableOnly(["normalize", "block"])
+    ended = ["paragraph", "reference", "blockquote"]  # the blocks that a quote or list may end
+    parser.block.ruler.at("blockquote", _limited(blockquote), {"alt": [*ended, "list"]})
+    parser.block.ruler.at("list", _limited(list_block), {"alt": ended})
+    return parser
+
+
+_BlockRule = Callable[["StateBlock", int, int, bool], bool]
+
+
+def _limited(rule: _BlockRule) -> _BlockRule:
+    """Return a rule of quotes or lists that leaves those that are nested too deeply as text."""
+
+    def run(state: "StateBlock", start: int, end: int, silent: bool) -> bool:
+        if state.env[_DEPTH] >= MAX_CONTAINERS:
+            return False
+        state.env[_DEPTH] += 1
+        try:
+            return rule(state, start, end, silent)
+        finally:
+            state.env[_DEPTH] -= 1
+
+    return run
+
+
+class _Reader:
+    """Reads the tokens of blocks in their order."""
+
+    def __init__(self, tokens: "Sequence[Token]") -> None:
+        self._tokens = iter(tokens)
+
+    def blocks(self, end: str) -> tuple[Block, ...]:
+        """Return the blocks up to a token of type `end`."""
+        blocks: list[Block] = []
+        for token in self._tokens:
+            match token.type:
+                case "inline":
+                    blocks.append(Paragraph(parse_inline(token.content)))
+                case "heading_open":
+                    heading = parse_inline(next(self._tokens).content)
+                    blocks.append(Paragraph((Bold(heading),)))
+                case "fence":
+                    language = token.info.split(maxsplit=1)[:1]
+                    blocks.append(CodeBlock(token.content.removesuffix("\n"), "".join(language)))
+                case "hr":
+                    blocks.append(Paragraph((Text(_RULE),)))
+                case "blockquote_open":
+                    blocks.append(Quote(self.blocks("blockquote_close")))
+                case "bullet_list_open":
+                    blocks.append(ListBlock(self._items("bullet_list_close")))
+                case "ordered_list_open":
+                    start = int(token.attrs.get("start", 1))
+                    blocks.append(ListBlock(self._items("ordered_list_close"), ordered=True, start=start))
+                case "table_open":
+                    blocks.append(self._table())
+                case kind if kind == end:
+                    break
+        return tuple(blocks)
+
+    def _items(self, end: str) -> tuple[tuple[Block, ...], ...]:
+        items = []
+        for token in self._tokens:
+            if token.type == end:
+                break
+            items.append(self.blocks("list_item_close"))
+        return tuple(items)
+
+    def _table(self) -> CodeBlock:
+        rows: list[list[str]] = []
+        for token in self._tokens:
+            if token.type == "table_close":
+                break
+            if token.type == "tr_open":
+                rows.append([])
+            elif token.type == "inline":
+                rows[-1].append(visible_text(canonical_inlines(parse_inline(token.content))))
+        return CodeBlock(_aligned(rows))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table's rows as lines with the cells of a column below each other."""
+    rows = [[cell.replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sum(widths) * len(rows) > len(rows) + 4 * sum(len(cell) + 1 for row in rows for cell in row):
+        widths = [0] * len(widths)  # blanks would be most of the text
+    lines = [" | ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-+-".join("-" * max(width, 1) for width in widths), *lines[1:]])

@@ -1,0 +1,127 @@
+"""Find and replace the mentions of a document. Pure.
+
+The identifiers of a tree are those of the dialect that it came from: who carries text to another system puts
+that system's in their place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from shared.richtext.build import canonical
+from shared.richtext.degrade import everyone_text
+from shared.richtext.tree import (
+    Bold,
+    ChannelMention,
+    CodeBlock,
+    Document,
+    EveryoneMention,
+    GroupMention,
+    Inline,
+    Italic,
+    Link,
+    ListBlock,
+    Paragraph,
+    Quote,
+    Spoiler,
+    Strike,
+    Text,
+    Underline,
+    UserMention,
+)
+from shared.richtext.tree import Block as _Block
+
+
+@dataclass(frozen=True, slots=True)
+class Mentioned:
+    """Whom a document mentions: ids in the order of their first mention, each once."""
+
+    users: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    everyone: tuple[str, ...] = ()
+    """The scopes of mass mentions."""
+
+
+def map_mentions(
+    document: Document,
+    *,
+    user: Callable[[UserMention], Inline] | None = None,
+    channel: Callable[[ChannelMention], Inline] | None = None,
+    group: Callable[[GroupMention], Inline] | None = None,
+    everyone: Callable[[EveryoneMention], Inline] | None = None,
+) -> Document:
+    """Return the canonical document with each mention replaced by what its function returns for it.
+
+    Mentions without a function stay as they are. What a function returns is not mapped again.
+    """
+
+    def replace(node: Inline) -> Inline:
+        match node:
+            case UserMention() if user:
+                return user(node)
+            case ChannelMention() if channel:
+                return channel(node)
+            case GroupMention() if group:
+                return group(node)
+            case EveryoneMention() if everyone:
+                return everyone(node)
+        return node
+
+    return canonical(Document(tuple(_map_block(block, replace) for block in document.blocks)))
+
+
+def _map_block(block: _Block, replace: Callable[[Inline], Inline]) -> _Block:
+    match block:
+        case Paragraph(children):
+            return Paragraph(_map_inlines(children, replace))
+        case CodeBlock():
+            return block
+        case Quote(children):
+            return Quote(tuple(_map_block(child, replace) for child in children))
+        case ListBlock(items, ordered, start):
+            mapped = tuple(tuple(_map_block(child, replace) for child in item) for item in items)
+            return ListBlock(mapped, ordered, start)
+    assert_never(block)
+
+
+def _map_inlines(nodes: tuple[Inline, ...], replace: Callable[[Inline], Inline]) -> tuple[Inline, ...]:
+    return tuple(_map_inline(node, replace) for node in nodes)
+
+
+def _map_inline(node: Inline, replace: Callable[[Inline], Inline]) -> Inline:
+    match node:
+        case Link(url, children):
+            return Link(url, _map_inlines(children, replace))
+        case Bold(children) | Italic(children) | Strike(children) | Underline(children) | Spoiler(children):
+            return type(node)(_map_inlines(children, replace))
+    return replace(node)
+
+
+def without_mass_mentions(document: Document) -> Document:
+    """Return the document with mass mentions as text that no dialect takes for a mention."""
+    return map_mentions(document, everyone=lambda node: Text(everyone_text(node.scope)))
+
+
+def mentioned(document: Document) -> Mentioned:
+    """Return whom a document mentions."""
+    users: dict[str, None] = {}
+    channels: dict[str, None] = {}
+    groups: dict[str, None] = {}
+    scopes: dict[str, None] = {}
+
+    def note(node: Inline) -> Inline:
+        match node:
+            case UserMention(id_):
+                users[id_] = None
+            case ChannelMention(id_):
+                channels[id_] = None
+            case GroupMention(id_):
+                groups[id_] = None
+            case EveryoneMention(scope):
+                scopes[scope] = None
+        return node
+
+    for block in document.blocks:
+        _map_block(block, note)
+    return Mentioned(tuple(users), tuple(channels), tuple(groups), tuple(scopes))

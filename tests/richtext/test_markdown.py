@@ -1,0 +1,186 @@
+"""The Markdown between providers and the chat: what is read, what is written, and that both agree."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.richtext.build import MAX_TEXT_CHARACTERS, canonical, visible_text
+from shared.richtext.markdown import parse_markdown, render_markdown
+from shared.richtext.tree import (
+    MAX_DEPTH,
+    Bold,
+    ChannelMention,
+    Code,
+    CodeBlock,
+    CustomEmoji,
+    Document,
+    EveryoneMention,
+    GroupMention,
+    Inline,
+    Italic,
+    LineBreak,
+    Link,
+    ListBlock,
+    Loss,
+    Paragraph,
+    Quote,
+    Spoiler,
+    Strike,
+    Text,
+    Time,
+    Underline,
+    UserMention,
+)
+from tests.richtext.trees import HOSTILE, documents
+
+
+def paragraph(*nodes: Inline) -> Document:
+    return Document((Paragraph(nodes),))
+
+
+def depth(node: object) -> int:
+    """Return the levels of nodes below and with a node."""
+    if isinstance(node, tuple):
+        return max(map(depth, node), default=0)
+    children = getattr(node, "children", getattr(node, "blocks", getattr(node, "items", ())))
+    return depth(children) + (not isinstance(node, Document))
+
+
+@settings(max_examples=300, deadline=None)
+@given(documents())
+def test_what_is_rendered_is_parsed_to_the_same_tree(document: Document) -> None:
+    assert parse_markdown(render_markdown(document).text) == document
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(HOSTILE) | st.sampled_from("\n \n*_[](>-`|"), max_size=20).map("".join))
+def test_any_text_is_parsed_to_a_canonical_tree_that_survives_rendering(text: str) -> None:
+    document = parse_markdown(text)
+
+    assert canonical(document) == document
+    assert depth(document) <= MAX_DEPTH
+    assert parse_markdown(render_markdown(document).text) == document
+
+
+@pytest.mark.parametrize(
+    ("markdown", "nodes"),
+    [
+        ("*a*", (Italic((Text("a"),)),)),
+        ("__a__", (Bold((Text("a"),)),)),
+        ("***a***", (Italic((Bold((Text("a"),)),)),)),
+        ("~~a~~ ||b|| ++c++", (Strike((Text("a"),)), Text(" "), Spoiler((Text("b"),)), Text(" "), Underline((Text("c"),)))),
+        ("snake_case_name", (Text("snake_case_name"),)),
+        ("2 * 3 * 4", (Text("2 * 3 * 4"),)),
+        ("*a `b*` c", (Text("*a "), Code("b*"), Text(" c"))),
+        ("*a [b*](https://x.example)", (Text("*a "), Link("https://x.example", (Text("b*"),)))),
+        ("a  \nb\\\nc\nd", (Text("a"), LineBreak(), Text("b"), LineBreak(), Text("c"), LineBreak(), Text("d"))),
+        ("<b>x</b>", (Text("<b>x</b>"),)),
+        ("<https://x.example/a_b_>", (Link("https://x.example/a_b_", (Text("https://x.example/a_b_"),)),)),
+        ("[a](javascript:alert(1))", (Text("a"),)),
+        ("[a](/relative)", (Text("a"),)),
+        ("[a](https://real.example@evil.example)", (Text("a"),)),
+        ("![a *b*](https://x.example/i.png)", (Link("https://x.example/i.png", (Text("a b"),)),)),
+        ("[[a](https://x.example)](https://y.example)", (Text("["), Link("https://x.example", (Text("a"),)), Text("](https://y.example)"))),
+        ("![:party:](emoji:E1)", (CustomEmoji("party", "E1"),)),
+        ("[@Ann *x*](mention://user/slack:T1:U%2F1)", (UserMention("slack:T1:U/1", "Ann x"),)),
+        ("[#general](mention://channel/C1)", (ChannelMention("C1", "general"),)),
+        ("[@team](mention://group/G1)", (GroupMention("G1", "team"),)),
+        ("[@x](mention://here)", (EveryoneMention("here"),)),
+        ("[@x](mention://nobody/1)", (Text("@x"),)),
+        ("@everyone", (Text("@everyone"),)),
+        ("&lt;&#64;&#xD800;&nope;", (Text("<@\ufffd&nope;"),)),
+        ("# Title\n", (Bold((Text("Title"),)),)),
+        ("***", (Text("---"),)),
+    ],
+)
+def test_reads_the_marks_of_a_line(markdown: str, nodes: tuple[Inline, ...]) -> None:
+    assert parse_markdown(markdown) == paragraph(*nodes)
+
+
+def test_reads_blocks() -> None:
+    document = parse_markdown("> q\n\n- a\n  - b\n\n3. c\n\n```py x\n\nd\n```\n|a|*b*|\n|-|-|\n|long|2|")
+
+    def line(text: str) -> Paragraph:
+        return Paragraph((Text(text),))
+
+    assert document.blocks == (
+        Quote((line("q"),)),
+        ListBlock(((line("a"), ListBlock(((line("b"),),))),)),
+        ListBlock(((line("c"),),), ordered=True, start=3),
+        CodeBlock("\nd", "py"),
+        CodeBlock("a    | b\n-----+--\nlong | 2"),
+    )
+
+
+def test_a_moment_is_rendered_as_its_fallback() -> None:
+    rendered = render_markdown(paragraph(Time(0, "*noon*")))
+
+    assert rendered.text == r"\*noon\*"
+    assert rendered.losses == (Loss("time", "plain text"),)
+
+
+def test_text_without_meaning_is_not_escaped() -> None:
+    text = "Hello Ann, it's 10:30 (UTC+1): a-b, x=1 & 5 > 3 # done!"
+
+    assert render_markdown(paragraph(Text(text))).text == text
+
+
+HOSTILE_TEXTS = {
+    "megabyte": "a b *c* " * 125_000,
+    "mentions": "[@a](mention://user/U1) " * 10_000,
+    "quotes": "> " * 5_000 + "x",
+    "quote lines": (">" * 5_000 + "x\n") * 8,
+    "lists": "- " * 5_000 + "x",
+    "list lines": "".join("  " * level + "- x\n" for level in range(5_000)),
+    "items": "- x\n" * 10_000,
+    "brackets": "[" * 5_000 + "x" + "](https://a.example)" * 5_000,
+    "images": "![" * 2_000 + "x" + "](https://a.example)" * 2_000,
+    "open brackets": "[" * 40_000,
+    "asterisks": "*" * 5_000 + "x" + "*" * 5_000,
+    "spaced asterisks": "*a " * 5_000 + "b* " * 5_000,
+    "mixed marks": "*a _b ~~c " * 4_000,
+    "nested marks": "**a _b " * 2_500 + "c_ d** " * 2_500,
+    "backticks": "".join("`" * length + " " for length in range(280)),
+    "targets": "[a](<b" * 6_000,
+    "titles": '[a](b "c' * 5_000,
+    "parentheses": "[a](" + "(" * 20_000,
+    "entities": "&a" * 20_000,
+    "autolinks": "<https:" * 5_000,
+    "fences": "```\n" * 10_000,
+    "tables": "|a|b|\n|-|-|\n" * 3_000,
+    "wide table": "|a" * 5_000 + "\n" + "|-" * 5_000 + "\n" + "|\n" * 5_000,
+    "blanks": " " * 40_000 + "x",
+    "blank lines": "x" + " \n" * 20_000 + "x",
+    "rules": "* " * 20_000 + "x",
+    "backslashes": "\\" * 40_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEXTS)
+def test_hostile_text_is_parsed_and_rendered_in_time(name: str) -> None:
+    started = time.process_time()
+
+    document = parse_markdown(HOSTILE_TEXTS[name])
+    text = render_markdown(document).text
+
+    assert time.process_time() - started < 1
+    assert depth(document) <= MAX_DEPTH
+    assert len(text) < 10 * MAX_TEXT_CHARACTERS
+
+
+def test_a_long_text_is_cut_with_a_mark() -> None:
+    (block,) = parse_markdown("a" * 1_000_000).blocks
+
+    assert isinstance(block, Paragraph)
+    text = visible_text(block.children)
+    assert len(text) == MAX_TEXT_CHARACTERS
+    assert text.endswith("a…")
+
+
+def test_text_in_surplus_nesting_stays() -> None:
+    nested = parse_markdown("> " * 50 + "the end")
+
+    assert "the end" in render_markdown(nested).text
+    assert depth(nested) <= MAX_DEPTH
