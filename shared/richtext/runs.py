@@ -1,11 +1,11 @@
 """Flat runs of text with marks, as most dialects have them, and the nested tree: one from the other."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
+from shared.richtext.build import clean
 from shared.richtext.tree import (
     Bold,
     ChannelMention,
@@ -26,6 +26,7 @@ from shared.richtext.tree import (
     Underline,
     UserMention,
 )
+from shared.richtext.urls import safe_url
 
 Leaf = (
     Text
@@ -43,17 +44,8 @@ Mark = type[Bold] | type[Italic] | type[Strike] | type[Underline] | type[Spoiler
 MARKS: Final[tuple[Mark, ...]] = (Bold, Italic, Strike, Underline, Spoiler)
 """The marks, the outermost first: a tree that is made from runs nests them in this order, within a link."""
 NO_MARKS: Final[frozenset[Mark]] = frozenset()
-MAX_CHARACTERS: Final = 40_000
-"""Characters that a dialect's parser reads of one message; the contract with the chat has no more."""
-MAX_RUNS: Final = 4_000
+MAX_RUNS: Final = 2_000
 """Runs that a dialect's parser makes of one message. What is behind them is cut off."""
-MAX_URL: Final = 2_048
-
-_UNWANTED: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
-_LINE_ENDS: Final = re.compile("\r\n?|[\x85\u2028\u2029]")
-_URL: Final = re.compile(
-    r"(?:https?://[^\s/?#<>\"]|mailto:[^\s@<>\"]+@)[^\s<>\"\x00-\x1f\x7f]*", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +57,9 @@ class Run:
     url: str = ""
 
 
-def clean_text(text: str) -> str:
-    """Return a text with line feeds as its only line ends, without control characters and lone surrogates."""
-    return _UNWANTED.sub("", _LINE_ENDS.sub("\n", text))
-
-
 def is_link(url: str) -> bool:
-    """Return whether an address is absolute, of a scheme that a `Link` may have, and not too long."""
-    return len(url) <= MAX_URL and _URL.fullmatch(url) is not None
+    """Return whether a `Link` may have an address."""
+    return bool(safe_url(url))
 
 
 def text_runs(
@@ -80,7 +67,7 @@ def text_runs(
 ) -> list[Run]:
     """Return the runs of a text that may have line breaks."""
     runs: list[Run] = []
-    for number, line in enumerate(clean_text(text).split("\n")):
+    for number, line in enumerate(clean(text).split("\n")):
         if number:
             runs.append(Run(LineBreak(), marks, url))
         if line:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from shared.providers.slack.mrkdwn import parse_mrkdwn
 from shared.providers.slack.rich_text import Budget, objects, parse_rich_text, text_of
+from shared.richtext.build import canonical
 from shared.richtext.runs import is_link, paragraphs_of, runs_of, text_runs, with_mark
 from shared.richtext.tree import Block, Bold, Document, Italic, Link, Paragraph, Text
 
@@ -35,7 +36,7 @@ def parse_body(message: Mapping[str, Any]) -> Document:
             blocks += _parse_attachment(attachment, budget)
     if message.get("subtype") == "me_message":
         blocks = [_italic(block) if isinstance(block, Paragraph) else block for block in blocks]
-    return Document(tuple(blocks))
+    return canonical(Document(tuple(blocks)))
 
 
 def _italic(paragraph: Paragraph) -> Paragraph:

@@ -20,7 +20,8 @@ from shared.manifests.channel_types import (
 from shared.providers.slack.blocks import marker_of, parse_body
 from shared.providers.slack.emoji import reaction_emoji
 from shared.providers.slack.rich_text import is_id, objects, text_of
-from shared.richtext.runs import clean_text, paragraphs_of, text_runs
+from shared.richtext.build import clean_line
+from shared.richtext.runs import paragraphs_of, text_runs
 from shared.richtext.tree import Document
 
 _WRITTEN: Final = frozenset({"", "bot_message", "file_share", "thread_broadcast", "me_message"})
@@ -213,7 +214,7 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 
 def _name(text: str) -> str:
-    return clean_text(text[:200]).replace("\n", " ").strip()
+    return clean_line(text[:200]).strip()
 
 
 def _picture(values: Mapping[str, Any], *names: str) -> str | None:

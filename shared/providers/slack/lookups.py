@@ -22,7 +22,7 @@ from shared.providers.slack.blocks import marker_of
 from shared.providers.slack.events import file_address, is_slack_address, parse_message, permalink
 from shared.providers.slack.operations import field, get_step
 from shared.providers.slack.rich_text import objects, text_of
-from shared.richtext.runs import clean_text
+from shared.richtext.build import clean_line
 
 _PAGE: Final = "200"
 _MAX_PAGES: Final = 5
@@ -189,4 +189,4 @@ def _picture(values: Any) -> str | None:
 
 
 def _name(text: str) -> str:
-    return clean_text(text[:200]).replace("\n", " ").strip()
+    return clean_line(text[:200]).strip()

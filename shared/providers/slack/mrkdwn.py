@@ -9,7 +9,8 @@ from typing import Final, Literal
 
 from shared.providers.slack.emoji import emoji_named
 from shared.providers.slack.rich_text import Budget, is_id
-from shared.richtext.runs import Leaf, Mark, Run, clean_text, is_link, paragraphs_of, text_runs
+from shared.richtext.build import clean
+from shared.richtext.runs import Leaf, Mark, Run, is_link, paragraphs_of, text_runs
 from shared.richtext.tree import (
     Block,
     Bold,
@@ -44,7 +45,7 @@ _QUOTE: Final = "&gt;"
 def parse_mrkdwn(text: str, budget: Budget) -> list[Block]:
     """Return the blocks of a text in mrkdwn: paragraphs, quotes and code."""
     blocks: list[Block] = []
-    for number, part in enumerate(clean_text(budget.take(text)).split(_FENCE)):
+    for number, part in enumerate(clean(budget.take(text)).split(_FENCE)):
         if budget.is_spent and budget.runs <= 0:
             break
         if number % 2:
@@ -67,6 +68,9 @@ def _lines(text: str, budget: Budget) -> Iterator[Block]:
     quoted: list[Run] = []
     plain: list[Run] = []
     for line in text.split("\n"):
+        if budget.runs <= 0:
+            break
+        budget.runs -= 1
         is_quote = line.startswith(_QUOTE)
         if is_quote and plain:
             yield from paragraphs_of(plain)

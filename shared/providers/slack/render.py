@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from shared.providers.slack.emoji import emoji_element
 from shared.providers.slack.rich_text import MAX_INDENT, is_id
+from shared.richtext.degrade import degrade, everyone_text
 from shared.richtext.runs import Run, join_paragraphs, runs_of
 from shared.richtext.tree import (
     Block,
@@ -19,6 +20,7 @@ from shared.richtext.tree import (
     GroupMention,
     Italic,
     LineBreak,
+    Link,
     ListBlock,
     Loss,
     Paragraph,
@@ -29,6 +31,13 @@ from shared.richtext.tree import (
     UserMention,
 )
 
+SUPPORTED: Final[frozenset[type]] = frozenset(
+    {
+        *(Bold, Italic, Strike, Link, Code, LineBreak, Emoji, CustomEmoji, Time),
+        *(UserMention, ChannelMention, GroupMention, CodeBlock, Quote, ListBlock),
+    }
+)
+"""Nodes that Slack has; a mass mention is one only where it is allowed."""
 _STYLE_BY_MARK: Final[dict[type[Any], str]] = {Bold: "bold", Italic: "italic", Strike: "strike"}
 Element = dict[str, Any]
 
@@ -45,7 +54,10 @@ class Renderer:
     def elements(self, document: Document) -> list[Element]:
         """Return the elements of the `rich_text` block. They are never empty."""
         self._elements = []
-        self._blocks(document.blocks)
+        supported = SUPPORTED | ({EveryoneMention} if self._mass_mentions else frozenset())
+        shown, losses = degrade(document, supported)
+        self.losses |= dict.fromkeys(losses)
+        self._blocks(shown.blocks)
         return self._elements or [_section([_text(" ")])]
 
     def _lose(self, node: str, shown_as: str) -> None:
@@ -134,12 +146,7 @@ class Renderer:
         return elements
 
     def _element(self, run: Run) -> Element:
-        style: dict[str, bool] = {}
-        for mark in run.marks:
-            if name := _STYLE_BY_MARK.get(mark):
-                style[name] = True
-            else:
-                self._lose(mark.__name__.lower(), "plain text")
+        style = {_STYLE_BY_MARK[mark]: True for mark in run.marks}
         if isinstance(run.leaf, Code):
             style["code"] = True
         element = self._link(run) if run.url else self._leaf(run.leaf)
@@ -158,7 +165,7 @@ class Renderer:
                 return {"type": "channel", "channel_id": id}
             case GroupMention(id) if is_id(id):
                 return {"type": "usergroup", "usergroup_id": id}
-            case EveryoneMention(scope) if self._mass_mentions:
+            case EveryoneMention(scope):
                 return {"type": "broadcast", "range": scope}
             case Emoji(text):
                 return emoji_element(text) or _text(text)
@@ -168,7 +175,7 @@ class Renderer:
                 return {"type": "date", "timestamp": at, "format": format, "fallback": fallback}
             case Time(at, fallback):
                 return {"type": "date", "timestamp": at, "format": "{date_num} {time}", "fallback": fallback}
-            case UserMention() | ChannelMention() | GroupMention() | EveryoneMention() | CustomEmoji():
+            case UserMention() | ChannelMention() | GroupMention() | CustomEmoji():
                 self._lose(_node_name(leaf), "plain text")
         return _text(plain_leaf(leaf))
 
@@ -204,7 +211,6 @@ def _node_name(leaf: object) -> str:
         UserMention: "user_mention",
         ChannelMention: "channel_mention",
         GroupMention: "group_mention",
-        EveryoneMention: "everyone_mention",
         CustomEmoji: "custom_emoji",
     }.get(type(leaf), type(leaf).__name__.lower())
 
@@ -219,7 +225,7 @@ def plain_leaf(leaf: object) -> str:
         case ChannelMention(id, label):
             return f"#{label or id}"
         case EveryoneMention(scope):
-            return f"@{scope}"
+            return everyone_text(scope)
         case CustomEmoji(name):
             return f":{name}:"
         case Time(_, fallback):

@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from shared.providers.slack.emoji import emoji_named
+from shared.richtext.build import MAX_TEXT_CHARACTERS, clean, clean_line
 from shared.richtext.runs import (
-    MAX_CHARACTERS,
     MAX_RUNS,
     NO_MARKS,
     Leaf,
     Mark,
     Run,
-    clean_text,
     is_link,
     paragraphs_of,
     text_runs,
@@ -46,6 +45,8 @@ _STYLES: Final[Mapping[str, Mark]] = {
     "underline": Underline,
 }
 _ID: Final = re.compile(r"[A-Z0-9]{1,40}")
+_BLOCK_RUNS: Final = 4
+"""What a block costs of the budget, because it takes as long as so many runs."""
 _MAX_TIME: Final = 1 << 40
 
 
@@ -53,7 +54,7 @@ _MAX_TIME: Final = 1 << 40
 class Budget:
     """What is left to read of a message: characters and runs."""
 
-    characters: int = MAX_CHARACTERS
+    characters: int = MAX_TEXT_CHARACTERS
     runs: int = MAX_RUNS
 
     def take(self, text: str) -> str:
@@ -86,6 +87,7 @@ def parse_rich_text(block: Mapping[str, Any], budget: Budget) -> list[Block]:
     for group in _groups(objects(block.get("elements"))):
         if budget.is_spent:
             break
+        budget.runs -= _BLOCK_RUNS
         element = group[0]
         kind = element.get("type")
         if kind == "rich_text_list":
@@ -146,8 +148,8 @@ def _code_blocks(element: Mapping[str, Any], budget: Budget) -> list[Block]:
             break
         budget.runs -= 1
         parts.append(budget.take(text_of(part.get("text")) or text_of(part.get("url"))))
-    text = clean_text("".join(parts)).removesuffix("\n")
-    return [CodeBlock(text, clean_text(text_of(element.get("language")))[:40])] if text else []
+    text = clean("".join(parts)).removesuffix("\n")
+    return [CodeBlock(text, clean(text_of(element.get("language")))[:40])] if text else []
 
 
 def _lists(elements: list[Mapping[str, Any]], budget: Budget) -> list[Block]:
@@ -155,6 +157,9 @@ def _lists(elements: list[Mapping[str, Any]], budget: Budget) -> list[Block]:
     roots: list[_List] = []
     levels: list[_List] = []
     for element in elements:
+        if budget.is_spent:
+            break
+        budget.runs -= _BLOCK_RUNS
         items = [_Item(paragraphs_of(_runs(item, budget))) for item in objects(element.get("elements"))]
         if not items:
             continue
@@ -230,10 +235,10 @@ def _leaf(element: Mapping[str, Any], budget: Budget) -> Leaf | None:
             full = f"{name}::skin-tone-{tone}" if tone in {2, 3, 4, 5, 6} and "::" not in name else name
             return emoji_named(full, text_of(element.get("unicode")))
         case {"type": "date", "timestamp": int(at)} if 0 <= at < _MAX_TIME:
-            fallback = clean_text(budget.take(text_of(element.get("fallback")))).replace("\n", " ")
+            fallback = clean(budget.take(text_of(element.get("fallback")))).replace("\n", " ")
             return Time(at, fallback or iso_time(at), text_of(element.get("format"))[:100])
         case {"type": "color", "value": str(value)}:
-            return Text(clean_text(value[:20]).replace("\n", " ")) if value else None
+            return Text(clean_line(value[:20])) if value else None
     return None
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shared.richtext.runs import MAX_CHARACTERS, Mark, Run, clean_text, is_link, paragraphs_of, text_runs
+from shared.richtext.build import MAX_TEXT_CHARACTERS, canonical, clean, clean_line
+from shared.richtext.runs import Mark, Run, is_link, paragraphs_of, text_runs
 from shared.richtext.tree import (
     Block,
     Bold,
@@ -51,7 +52,7 @@ class _Span:
 
 def parse_entities(text: str, entities: Any) -> Document:
     """Return the document of a text with its entities (`entities` or `caption_entities`)."""
-    text = text[:MAX_CHARACTERS]
+    text = text[:MAX_TEXT_CHARACTERS]
     spans = _spans(text, entities)
     blocks: list[Block] = []
     position = 0
@@ -61,13 +62,13 @@ def parse_entities(text: str, entities: Any) -> Document:
         blocks += _block(span, reader)
         position = span.end
     blocks += paragraphs_of(reader.runs(position, len(text)))
-    return Document(tuple(blocks))
+    return canonical(Document(tuple(blocks)))
 
 
 def _block(span: _Span, reader: "_Reader") -> list[Block]:
     """Return the block of a quote or of code; none if it has no text."""
     if span.kind == "pre":
-        code = clean_text(reader.text[span.start : span.end]).strip("\n")
+        code = clean(reader.text[span.start : span.end]).strip("\n")
         language = span.entity.get("language")
         reader.skip(span.end)
         return [CodeBlock(code, language[:40] if isinstance(language, str) else "")] if code else []
@@ -191,7 +192,7 @@ class _Reader:
     def _atom(self, span: _Span) -> list[Run]:
         """Return the runs of an entity that is a leaf: its text is not looked at further."""
         shown, marks, url = self.text[span.start : span.end], self._active_marks(), self._url()
-        line = clean_text(shown).replace("\n", " ")
+        line = clean_line(shown)
         if span.kind == "text_mention":
             user = span.entity.get("user")
             user_id = user.get("id") if isinstance(user, dict) else None

@@ -16,7 +16,8 @@ from shared.manifests.channel_types import (
     ReactionChanged,
 )
 from shared.providers.telegram.entities import parse_entities
-from shared.richtext.runs import clean_text, paragraphs_of, text_runs
+from shared.richtext.build import clean_line
+from shared.richtext.runs import paragraphs_of, text_runs
 from shared.richtext.tree import Document
 
 _MESSAGES: Final = ("message", "channel_post", "edited_message", "edited_channel_post")
@@ -272,4 +273,4 @@ def _number(value: Any) -> int | None:
 
 
 def _name(value: Any) -> str:
-    return clean_text(value[:200]).replace("\n", " ").strip() if isinstance(value, str) else ""
+    return clean_line(value[:200]).strip() if isinstance(value, str) else ""

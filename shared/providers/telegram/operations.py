@@ -24,7 +24,7 @@ from shared.manifests.channel_types import (
 from shared.providers.telegram.events import permalink
 from shared.providers.telegram.reactions import REACTIONS
 from shared.providers.telegram.render import Rendered, render
-from shared.richtext.runs import clean_text
+from shared.richtext.build import clean_line
 from shared.richtext.tree import Loss
 
 MAX_ALBUM: Final = 10
@@ -55,7 +55,7 @@ def heading(message: Outgoing) -> str:
     """Return the line with the author's name; empty if it is not to be shown."""
     if not message.show_author:
         return ""
-    name = clean_text(f"{message.prefix}{message.author.name or message.author.id}").replace("\n", " ")
+    name = clean_line(f"{message.prefix}{message.author.name or message.author.id}")
     return name.strip()[:100]
 
 
@@ -219,7 +219,7 @@ def conversation(conversation_id: str, account: Account) -> Operation[Conversati
         problem = _problem(result_of(member), is_channel=kind == "channel")
     return Conversation(
         id=str(chat["id"]),
-        name=clean_text(name[:200]).replace("\n", " "),
+        name=clean_line(name[:200]),
         kind="direct" if kind == "private" else "channel" if kind == "channel" else "group",
         private=not chat.get("username"),
         problem=problem,

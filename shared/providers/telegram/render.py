@@ -4,29 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from shared.richtext.degrade import degrade
 from shared.richtext.tree import (
     Block,
     Bold,
-    ChannelMention,
     Code,
     CodeBlock,
-    CustomEmoji,
     Document,
     Emoji,
-    EveryoneMention,
-    GroupMention,
     Inline,
     Italic,
     LineBreak,
     Link,
-    ListBlock,
     Loss,
     Paragraph,
     Quote,
     Spoiler,
     Strike,
     Text,
-    Time,
     Underline,
     UserMention,
 )
@@ -40,8 +35,10 @@ _KINDS: Final[dict[type[Any], str]] = {
     Underline: "underline",
     Spoiler: "spoiler",
 }
-_BULLET: Final = "\u2022 "
-_INDENT: Final = "\u2003"
+SUPPORTED: Final[frozenset[type]] = frozenset(
+    {*_KINDS, Link, Code, LineBreak, Emoji, UserMention, CodeBlock, Quote}
+)
+"""Nodes that Telegram has."""
 _WORD_JOINER: Final = "\u2060"
 """Between `@` and a word: Telegram would find a user's name there."""
 
@@ -65,23 +62,24 @@ def utf16_length(text: str) -> int:
 
 def render(document: Document, *, heading: str = "") -> Rendered:
     """Render a document, below a heading in bold (the author's name) if there is one."""
-    writer = _Writer()
+    shown, losses = degrade(document, SUPPORTED)
+    writer = _Writer(losses)
     if heading:
         writer.heading(heading)
-        if document.blocks:
+        if shown.blocks:
             writer.write("\n")
-    writer.blocks(document.blocks)
+    writer.blocks(shown.blocks)
     return writer.rendered()
 
 
 class _Writer:
     """Writes text, and notes where entities begin and end."""
 
-    def __init__(self) -> None:
+    def __init__(self, losses: Sequence[Loss]) -> None:
         self._parts: list[str] = []
         self._length = 0
         self._entities: list[dict[str, Any]] = []
-        self._losses: dict[Loss, None] = {}
+        self._losses: dict[Loss, None] = dict.fromkeys(losses)
         self._marks: list[str] = []
         self._in_link = False
 
@@ -107,22 +105,20 @@ class _Writer:
     def _lose(self, node: str, shown_as: str) -> None:
         self._losses[Loss(node, shown_as)] = None
 
-    def blocks(self, blocks: Sequence[Block], *, quoted: bool = False, indent: int = 0) -> None:
+    def blocks(self, blocks: Sequence[Block], *, quoted: bool = False) -> None:
         """Write blocks. An empty line is between paragraphs; code and quotes stand out by themselves."""
         before: Block | None = None
         for block in blocks:
             if before is not None:
                 apart = isinstance(before, CodeBlock | Quote) or isinstance(block, CodeBlock | Quote)
-                self.write("\n" if apart or (indent and isinstance(block, ListBlock)) else "\n\n")
+                self.write("\n" if apart else "\n\n")
             before = block
             if isinstance(block, Paragraph):
                 self._inline(block.children)
             elif isinstance(block, CodeBlock):
                 self._code_block(block, quoted=quoted)
             elif isinstance(block, Quote):
-                self._quote(block, quoted=quoted, indent=indent)
-            else:
-                self._list(block, quoted=quoted, indent=indent)
+                self._quote(block, quoted=quoted)
 
     def _code_block(self, block: CodeBlock, *, quoted: bool) -> None:
         start = self._length
@@ -133,21 +129,13 @@ class _Writer:
         else:
             self._entity("pre", start, **({"language": block.language} if block.language else {}))
 
-    def _quote(self, block: Quote, *, quoted: bool, indent: int) -> None:
+    def _quote(self, block: Quote, *, quoted: bool) -> None:
         start = self._length
-        self.blocks(block.children, quoted=True, indent=indent)
-        if quoted or indent:
-            self._lose("quote", "plain text")
+        self.blocks(block.children, quoted=True)
+        if quoted:
+            self._lose("quote", "one quote")
         else:
             self._entity("blockquote", start)
-
-    def _list(self, block: ListBlock, *, quoted: bool, indent: int) -> None:
-        self._lose("list", "lines with bullets or numbers")
-        for number, item in enumerate(block.items):
-            if number:
-                self.write("\n")
-            self.write(_INDENT * indent + (f"{block.start + number}. " if block.ordered else _BULLET))
-            self.blocks(item, quoted=quoted, indent=indent + 1)
 
     def _inline(self, children: Sequence[Inline]) -> None:
         """Write inline nodes, which the tree nests no deeper than `MAX_DEPTH`."""
@@ -190,18 +178,6 @@ class _Writer:
             case UserMention(id) if not self._in_link and id.startswith("@"):
                 self.write(id)
                 self._entity("mention", start)
-            case CustomEmoji(name):
-                self._lose("custom_emoji", "its name")
-                self.write(f":{name}:" if name.isascii() else name)
-            case Time(_, fallback):
-                self._lose("time", "text")
-                self.write(fallback)
-            case UserMention(id, label) | GroupMention(id, label):
-                self._lose("user_mention" if isinstance(leaf, UserMention) else "group_mention", "plain text")
+            case UserMention(id, label):
+                self._lose("user_mention", "plain text")
                 self.write(f"@{_WORD_JOINER}{(label or id).removeprefix('@')}")
-            case ChannelMention(id, label):
-                self._lose("channel_mention", "plain text")
-                self.write(f"#{label or id}")
-            case EveryoneMention(scope):
-                self._lose("everyone_mention", "plain text")
-                self.write(f"@{_WORD_JOINER}{scope}")
