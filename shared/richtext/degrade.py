@@ -152,7 +152,9 @@ class _Degrader:
                 if is_supported:
                     return (Link(url, inner),)
                 return inner if visible_text(inner) == url else (*inner, Text(f" ({url})"))
-            case Bold(children) | Italic(children) | Strike(children) | Underline(children) | Spoiler(children):
+            case (
+                Bold(children) | Italic(children) | Strike(children) | Underline(children) | Spoiler(children)
+            ):
                 inner = self.inlines(children)
                 return (type(node)(inner),) if is_supported else inner
         return (node,) if is_supported else self._as_text(node)

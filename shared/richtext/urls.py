@@ -6,7 +6,9 @@ from urllib.parse import quote
 
 MAX_URL_CHARACTERS: Final = 2000
 
-_TARGET: Final = re.compile(r"https?://(?![/?#])[^/?#@\\\s]+(?:[/?#].*)?|mailto:[^\s@?]+@[^\s@?]+(?:\?.*)?", re.IGNORECASE)
+_TARGET: Final = re.compile(
+    r"https?://(?![/?#])[^/?#@\\\s]+(?:[/?#].*)?|mailto:[^\s@?]+@[^\s@?]+(?:\?.*)?", re.IGNORECASE
+)
 _UNSAFE: Final = re.compile(r"[\x00-\x20\x7f-\xa0<>\"`\\\u2028\u2029\ud800-\udfff]|\s")
 
 
