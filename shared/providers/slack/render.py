@@ -1,6 +1,7 @@
 """The document tree as Slack's `rich_text` block, and as the plain text that notifications show."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any, Final
 
 from shared.providers.slack.emoji import emoji_element
@@ -39,6 +40,7 @@ SUPPORTED: Final[frozenset[type]] = frozenset(
 )
 """Nodes that Slack has; a mass mention is one only where it is allowed."""
 _STYLE_BY_MARK: Final[dict[type[Any], str]] = {Bold: "bold", Italic: "italic", Strike: "strike"}
+_MAX_MEASURED: Final = 1 << 20
 Element = dict[str, Any]
 
 
@@ -112,8 +114,9 @@ class Renderer:
         offset = max(block.start - 1, 0) if block.ordered else 0
         open_list: Element | None = None
         for number, item in enumerate(block.items):
-            paragraphs = [part for part in item if isinstance(part, Paragraph)]
-            others = [part for part in item if not isinstance(part, Paragraph)]
+            own = list(takewhile(lambda part: isinstance(part, Paragraph), item))
+            paragraphs = [part for part in own if isinstance(part, Paragraph)]
+            others = item[len(own) :]
             if open_list is None:
                 open_list = {"type": "rich_text_list", "style": style, "indent": indent, "elements": []}
                 open_list |= {"border": 1} if border else {}
@@ -133,6 +136,8 @@ class Renderer:
             self._code_block(part, border=border)
         elif isinstance(part, Quote):
             self._quote(part)
+        else:
+            self._add_text("rich_text_quote" if border else "rich_text_section", [part])
 
     def _inline(self, runs: Iterable[Run]) -> list[Element]:
         elements: list[Element] = []
@@ -231,6 +236,11 @@ def plain_leaf(leaf: object) -> str:
         case Time(_, fallback):
             return fallback
     return "\n"
+
+
+def text_length(document: Document) -> int:
+    """Return how long Slack counts a document, at most: its text, in which some characters are escaped."""
+    return len(plain_text(document, _MAX_MEASURED))
 
 
 def plain_text(document: Document, limit: int) -> str:

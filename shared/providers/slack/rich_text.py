@@ -84,6 +84,7 @@ class _List:
 def parse_rich_text(block: Mapping[str, Any], budget: Budget) -> list[Block]:
     """Return the blocks of a `rich_text` block. Elements of an unknown type are left out."""
     blocks: list[Block] = []
+    was_bordered = False
     for group in _groups(objects(block.get("elements"))):
         if budget.is_spent:
             break
@@ -96,9 +97,10 @@ def parse_rich_text(block: Mapping[str, Any], budget: Budget) -> list[Block]:
             _append(blocks, _code_blocks(element, budget), element)
         elif kind == "rich_text_quote":
             paragraphs = paragraphs_of(_runs(element, budget))
-            blocks += [Quote(tuple(paragraphs))] if paragraphs else []
+            _append_quote(blocks, paragraphs, joins=was_bordered)
         elif kind == "rich_text_section":
             blocks += paragraphs_of(_runs(element, budget))
+        was_bordered = _border(element)
     return blocks
 
 
@@ -129,6 +131,15 @@ def _groups(elements: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str,
 
 def _border(element: Mapping[str, Any]) -> bool:
     return bool(element.get("border"))
+
+
+def _append_quote(blocks: list[Block], paragraphs: list[Paragraph], *, joins: bool) -> None:
+    """Append a quote. It `joins` the one before if that ended with a list or code, which have a border."""
+    last = blocks[-1] if blocks else None
+    if paragraphs and joins and isinstance(last, Quote):
+        blocks[-1] = Quote((*last.children, *paragraphs))
+    elif paragraphs:
+        blocks.append(Quote(tuple(paragraphs)))
 
 
 def _append(blocks: list[Block], added: list[Block], element: Mapping[str, Any]) -> None:

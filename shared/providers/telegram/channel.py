@@ -22,8 +22,8 @@ from shared.manifests.channel_types import (
 )
 from shared.providers.telegram import operations
 from shared.providers.telegram.events import parse_changes
-from shared.providers.telegram.render import utf16_length
-from shared.richtext.parts import split_document
+from shared.providers.telegram.render import text_length
+from shared.richtext.split import split
 from shared.richtext.tree import Document, Loss
 
 _MAX_HEADING: Final = 202
@@ -49,14 +49,13 @@ class Channel:
     def split(self, body: Document, *, files: int) -> Sequence[Document]:
         """Return the parts of a long text. Beside files, the first part is their caption."""
         limits = self._spec.limits
-        first = (limits.caption or limits.text) if files else limits.text
-        return split_document(
-            body,
-            utf16_length,
-            first=first - _MAX_HEADING,
-            rest=limits.text - _MAX_HEADING,
-            parts=limits.parts,
-        )
+        text = limits.text - _MAX_HEADING
+        caption = (limits.caption or limits.text) - _MAX_HEADING if files else text
+        first, *others = split(body, limit=caption, measure=text_length) or (body,)
+        if others and caption < text:
+            left = Document(tuple(block for part in others for block in part.blocks))
+            others = list(split(left, limit=text, measure=text_length))
+        return (first, *others)[: limits.parts]
 
     def send(self, message: Outgoing, account: Account) -> Operation[Sent]:
         """Write a message."""

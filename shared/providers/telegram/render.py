@@ -60,6 +60,11 @@ def utf16_length(text: str) -> int:
     return len(text) + sum(character > "\uffff" for character in text)
 
 
+def text_length(document: Document) -> int:
+    """Return the length of a document's text in UTF-16 code units."""
+    return render(document).length
+
+
 def render(document: Document, *, heading: str = "") -> Rendered:
     """Render a document, below a heading in bold (the author's name) if there is one."""
     shown, losses = degrade(document, SUPPORTED)
