@@ -156,11 +156,9 @@ def canonical_inlines(nodes: Iterable[Inline]) -> tuple[Inline, ...]:
 def _inlines(nodes: Iterable[Inline], around: frozenset[type]) -> tuple[Inline, ...]:
     done: list[Inline] = []
     for node in nodes:
-        if type(node) is Text:
-            # Most nodes are texts without anything to do.
-            if node.text and not _UNCLEAN_OR_LINES.search(node.text):
-                _append(done, node)
-                continue
+        if type(node) is Text and node.text and not _UNCLEAN_OR_LINES.search(node.text):
+            _append(done, node)  # most nodes are texts without anything to do
+            continue
         for part in _inline(node, around):
             _append(done, part)
     return tuple(done)

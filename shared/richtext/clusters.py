@@ -14,7 +14,7 @@ _JOINER: Final = "\u200d"
 
 
 def cluster_start(text: str, index: int) -> int:
-    """Return the last position up to `index` that is between two clusters of a text, or at one of its ends."""
+    """Return the last position up to `index` that is between two clusters, or at an end of the text."""
     for position in range(index, max(0, index - MAX_CLUSTER_CHARACTERS), -1):
         if position >= len(text) or _is_between(text, position):
             return position

@@ -22,7 +22,6 @@ from shared.richtext.build import text_nodes, visible_text
 from shared.richtext.tree import (
     Block,
     Bold,
-    Code,
     CodeBlock,
     Document,
     Emoji,

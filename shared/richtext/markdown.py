@@ -43,7 +43,7 @@ _RULE: Final = "---"
 
 
 def parse_markdown(text: str) -> Document:
-    """Return the canonical tree of a Markdown text. Every text is valid; one over 40,000 characters is cut."""
+    """Return the canonical tree of a Markdown text. A text over 40,000 characters is cut; none is invalid."""
     text = clean(cut_text(text))
     blocks = _BLOCK.search(text)
     if blocks is None or len(_CONTAINER.findall(text)) > MAX_BLOCK_LINES:

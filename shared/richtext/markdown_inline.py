@@ -51,7 +51,8 @@ _TARGET: Final = re.compile(
 _ESCAPE: Final = re.compile(rf"\\([!-/:-@\[-`{{-~])|({_ENTITY})")
 _RUN: Final = re.compile("`+")
 _MENTION: Final = re.compile(r"mention://(?:(user|channel|group)/([^/?#]+)|(everyone|channel|here))")
-_PAIRS: Final = {"~": Strike, "|": Spoiler, "+": Underline}
+_Mark = type[Bold | Italic | Strike | Spoiler | Underline]
+_PAIRS: Final[dict[str, _Mark]] = {"~": Strike, "|": Spoiler, "+": Underline}
 _MAX_RUN: Final = 3
 _MAX_OPEN: Final = 12
 """Delimiters that wait for a partner; the oldest ones become text. With _MAX_RUN this limits nesting."""
@@ -136,7 +137,7 @@ class _Scanner:
 
     def _delimiter(self, token: str, start: int, end: int) -> _Part:
         char, length = token[0], len(token)
-        if length > _MAX_RUN or (char in _PAIRS and length != 2):  # noqa: PLR2004
+        if length > _MAX_RUN or (char in _PAIRS and length != 2):
             return token
         before = _kind(self._text[start - 1]) if start else " "
         after = _kind(self._text[end]) if end < len(self._text) else " "
@@ -267,7 +268,8 @@ def _pair(closer: _Delimiter, done: list[_Part], openers: list[int]) -> None:
         used = 2 if kind or min(opener.length, closer.length) > 1 else 1
         inner = _nodes(done[position + 1 :])
         del openers[found + 1 :]
-        done[position + 1 :] = [(kind or (Bold if used == 2 else Italic))(inner)]  # noqa: PLR2004
+        marked: Inline = (kind or (Bold if used == 2 else Italic))(inner)
+        done[position + 1 :] = [marked]
         opener.length -= used
         closer.length -= used
         if not opener.length:

@@ -78,8 +78,8 @@ def _block(block: Block, *, is_second: bool) -> str:
         case Paragraph(children):
             return _inlines(children, is_paragraph=True)
         case CodeBlock(text, language):
-            longest = max((len(run) for run in _BACKTICKS.findall(text)), default=0)
-            fence = "`" * max(3, longest + 1)
+            run_length = max((len(run) for run in _BACKTICKS.findall(text)), default=0)
+            fence = "`" * max(3, run_length + 1)
             return f"{fence}{language}\n{text}\n{fence}"
         case Quote(children):
             lines = "\n\n".join(_blocks(children)).split("\n")

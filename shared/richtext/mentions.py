@@ -10,6 +10,7 @@ from typing import assert_never
 
 from shared.richtext.build import canonical
 from shared.richtext.degrade import everyone_text
+from shared.richtext.tree import Block as _Block
 from shared.richtext.tree import (
     Bold,
     ChannelMention,
@@ -29,7 +30,6 @@ from shared.richtext.tree import (
     Underline,
     UserMention,
 )
-from shared.richtext.tree import Block as _Block
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,13 +48,13 @@ def depth(node: object) -> int:
     return depth(children) + (not isinstance(node, Document))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(documents())
 def test_what_is_rendered_is_parsed_to_the_same_tree(document: Document) -> None:
     assert parse_markdown(render_markdown(document).text) == document
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(HOSTILE) | st.sampled_from("\n \n*_[](>-`|"), max_size=20).map("".join))
 def test_any_text_is_parsed_to_a_canonical_tree_that_survives_rendering(text: str) -> None:
     document = parse_markdown(text)

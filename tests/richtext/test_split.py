@@ -69,7 +69,7 @@ def letters(blocks: Iterable[Block]) -> str:
     return "".join(text.split())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(documents())
 def test_no_text_is_lost_and_parts_fit(document: Document) -> None:
     parts = split(document, limit=200, measure=markdown_size)
