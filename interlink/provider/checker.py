@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from interlink.provider.channel_rules import channel_faults
 from interlink.provider.connect_rules import connect_faults, neighbour_manifest
 from interlink.provider.escaping import escaping_faults
 from interlink.provider.fixture_result import describe_unreadable_fixture, run_fixture
@@ -67,6 +68,7 @@ def check(folder: Path) -> list[str]:
         faults += vector_faults(folder, provider)
         faults += _fixture_faults(folder, provider, manifest.webhook)
     faults += connect_faults(folder, manifest)
+    faults += channel_faults(folder, provider)
     return [f"{provider_id}/{fault}" for fault in faults]
 
 

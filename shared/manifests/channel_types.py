@@ -305,12 +305,15 @@ class FindsSent(Protocol):
 
 
 @runtime_checkable
-class ListsConversations(Protocol):
-    def conversations(self, query: str, cursor: str | None, account: Account) -> Operation[Page]: ...
-
+class LooksUpConversations(Protocol):
     def conversation(self, conversation_id: str, account: Account) -> Operation[Conversation]:
         """Look one conversation up, whether it is in a list or not."""
         ...
+
+
+@runtime_checkable
+class ListsConversations(Protocol):
+    def conversations(self, query: str, cursor: str | None, account: Account) -> Operation[Page]: ...
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, StringConstraints, model_validator
 
 from shared.manifests.base import EventName, ManifestModel, as_list
+from shared.manifests.channel_models import ChannelSpec
 from shared.manifests.connect_models import ConnectSpec, JmesPath, ProviderId, Setting, SettingName
 from shared.manifests.polling import PollSpec
 from shared.manifests.schemes import HeaderName, MatchRules, SchemeSpec, TemplateText
@@ -558,4 +559,7 @@ class Manifest(ManifestModel):
     )
     polling: PollingSection | None = Field(
         default=None, description="Triggers that the hub asks for again and again."
+    )
+    channel: ChannelSpec | None = Field(
+        default=None, description="Conversations whose messages can be mapped to others, beside `channel.py`."
     )

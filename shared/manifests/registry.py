@@ -13,11 +13,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from shared.contracts.errors import Misconfigured
+from shared.manifests.channel_models import ChannelSpec
 from shared.manifests.connector import Connector
 from shared.manifests.models import Manifest
 from shared.manifests.webhook import BodyReader, WebhookDefinition
 
 if TYPE_CHECKING:
+    from shared.manifests.channel_types import Channel
     from shared.manifests.message_templates import EventTemplates
 
 T = TypeVar("T")
@@ -89,6 +91,15 @@ class Provider:
             for name, event in section.handled.items()
             if event.message
         }
+
+    @cached_property
+    def channel(self) -> "Channel | None":
+        """The code of the provider's conversations, loaded on first use; None if it has no `channel` section.
+
+        Only services that carry messages need it. Raises `Misconfigured` if `channel.py` cannot be loaded.
+        """
+        spec = self.manifest.channel
+        return None if spec is None else load_channel(self.id, spec)
 
     @property
     def trigger_types(self) -> list[str]:
@@ -195,6 +206,26 @@ def body_reader(provider: str) -> BodyReader | None:
     if not callable(reader):
         raise Misconfigured(f"{provider}/body.py: has no function read: add def read(body: bytes) -> Any")
     return reader
+
+
+def load_channel(provider: str, spec: ChannelSpec) -> "Channel":
+    """Return the `Channel` of a provider's own `channel.py`, made with the manifest's section.
+
+    Raises `Misconfigured` without this file, and if it is not valid Python, fails on import or has no class.
+    """
+    if not files(_PACKAGE).joinpath(provider, "channel.py").is_file():
+        raise Misconfigured(f"{provider}/channel.py: missing: the manifest has a channel section")
+    try:
+        # Importing runs the provider's code, so any exception may come out.
+        factory = getattr(import_module(f"{_PACKAGE}.{provider}.channel"), "Channel", None)
+        channel: Channel | None = factory(spec) if callable(factory) else None
+    except SyntaxError as error:
+        raise Misconfigured(f"{provider}/channel.py: line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise Misconfigured(f"{provider}/channel.py: {type(error).__name__}: {error}") from error
+    if channel is None:
+        raise Misconfigured(f"{provider}/channel.py: has no class Channel: add it")
+    return channel
 
 
 class _OnFirstUse(Mapping[str, T]):

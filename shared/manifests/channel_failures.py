@@ -1,0 +1,67 @@
+"""Failures of a provider's API: the manifest's classes and texts by code, and how long to wait."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from shared.manifests.channel_models import ChannelSpec, RateScope
+from shared.manifests.channel_types import CallResponse, ChannelFailure, Operation, Step
+from shared.wire.retry_after import parse_retry_after
+
+T = TypeVar("T")
+MAX_PAUSE_S: Final = 3600.0
+
+
+def spec_failure(spec: ChannelSpec, code: str, *, fallback: str = "") -> ChannelFailure:
+    """Return the failure of a code. A code that the manifest does not list is final for the message.
+
+    `fallback` is the provider's own text, which is shown for such a code.
+    """
+    known = spec.errors.get(code)
+    if known is None:
+        detail = f": {fallback[:200]}" if fallback else ""
+        text = f"The provider refused the message ({code[:100]}){detail}. Correct it and send it again."
+        return ChannelFailure("message", code[:100], text)
+    return ChannelFailure(known.kind, code, known.text, scope=known.scope)
+
+
+def status_failure(response: CallResponse, *, scope: RateScope) -> ChannelFailure | None:
+    """Return the failure of status 429 or 5xx; None for another status. `scope` is what a 429 pauses."""
+    if response.status == 429:
+        pause = retry_after(response.headers)
+        text = "The provider allows no more calls for now: the hub waits and tries again."
+        return ChannelFailure("later", "rate_limited", text, retry_after=pause, scope=scope)
+    if response.status >= 500:
+        text = f"The provider failed (status {response.status}): the hub tries again."
+        pause = retry_after(response.headers)
+        return ChannelFailure("later", f"http_{response.status}", text, retry_after=pause)
+    return None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of `Retry-After`, at most an hour; None if the header is missing or unreadable."""
+    text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "")
+    pause = parse_retry_after(text, datetime.now(UTC))
+    return None if pause is None else min(pause, MAX_PAUSE_S)
+
+
+def checked(
+    operation: Operation[T], classify: Callable[[CallResponse, Step], ChannelFailure | None]
+) -> Operation[T]:
+    """Carry an operation out, and raise the `ChannelFailure` of its first response that is one.
+
+    After the visible step nothing is raised: the message is there, and the operation does without the rest.
+    """
+    shown = False
+    try:
+        step = next(operation)
+        while True:
+            response = yield step
+            failure = classify(response, step)
+            if failure and not shown:
+                raise failure
+            shown = shown or step.visible
+            step = operation.send(response)
+    except StopIteration as done:
+        result: T = done.value
+        return result

@@ -1,0 +1,266 @@
+"""Slack's `rich_text` blocks: parsed to the document tree. Bounded in characters, elements and levels."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from shared.providers.slack.emoji import emoji_named
+from shared.richtext.build import MAX_TEXT_CHARACTERS, clean, clean_line
+from shared.richtext.runs import (
+    MAX_RUNS,
+    NO_MARKS,
+    Leaf,
+    Mark,
+    Run,
+    is_link,
+    paragraphs_of,
+    text_runs,
+)
+from shared.richtext.tree import (
+    Block,
+    Bold,
+    ChannelMention,
+    CodeBlock,
+    EveryoneMention,
+    GroupMention,
+    Italic,
+    ListBlock,
+    Paragraph,
+    Quote,
+    Strike,
+    Text,
+    Time,
+    Underline,
+    UserMention,
+)
+
+MAX_INDENT: Final = 7
+"""Levels of a list below its first; deeper items are shown at this level, so that the tree stays flat."""
+_STYLES: Final[Mapping[str, Mark]] = {
+    "bold": Bold,
+    "italic": Italic,
+    "strike": Strike,
+    "underline": Underline,
+}
+_ID: Final = re.compile(r"[A-Z0-9]{1,40}")
+_BLOCK_RUNS: Final = 4
+"""What a block costs of the budget, because it takes as long as so many runs."""
+_MAX_TIME: Final = 1 << 40
+
+
+@dataclass(slots=True)
+class Budget:
+    """What is left to read of a message: characters and runs."""
+
+    characters: int = MAX_TEXT_CHARACTERS
+    runs: int = MAX_RUNS
+
+    def take(self, text: str) -> str:
+        """Return as much of a text as may still be read."""
+        taken = text[: self.characters]
+        self.characters -= len(taken)
+        return taken
+
+    @property
+    def is_spent(self) -> bool:
+        return self.runs <= 0 or self.characters <= 0
+
+
+@dataclass(slots=True)
+class _Item:
+    paragraphs: list[Paragraph]
+    lists: "list[_List]" = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _List:
+    ordered: bool
+    start: int
+    items: list[_Item] = field(default_factory=list)
+
+
+def parse_rich_text(block: Mapping[str, Any], budget: Budget) -> list[Block]:
+    """Return the blocks of a `rich_text` block. Elements of an unknown type are left out."""
+    blocks: list[Block] = []
+    was_bordered = False
+    for group in _groups(objects(block.get("elements"))):
+        if budget.is_spent:
+            break
+        budget.runs -= _BLOCK_RUNS
+        element = group[0]
+        kind = element.get("type")
+        if kind == "rich_text_list":
+            _append(blocks, _lists(group, budget), element)
+        elif kind == "rich_text_preformatted":
+            _append(blocks, _code_blocks(element, budget), element)
+        elif kind == "rich_text_quote":
+            paragraphs = paragraphs_of(_runs(element, budget))
+            _append_quote(blocks, paragraphs, joins=was_bordered)
+        elif kind == "rich_text_section":
+            blocks += paragraphs_of(_runs(element, budget))
+        was_bordered = _border(element)
+    return blocks
+
+
+def objects(value: Any) -> list[Mapping[str, Any]]:
+    """Return the objects of a list, without anything else that is in it; none for what is no list."""
+    return [item for item in value[:MAX_RUNS] if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def text_of(value: Any) -> str:
+    """Return a text; '' for anything else."""
+    return value if isinstance(value, str) else ""
+
+
+def _groups(elements: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Yield each element alone, but lists that follow one another together: nested lists are such."""
+    group: list[Mapping[str, Any]] = []
+    for element in elements:
+        joins = element.get("type") == "rich_text_list" and (
+            group and group[0].get("type") == "rich_text_list" and _border(group[0]) == _border(element)
+        )
+        if group and not joins:
+            yield group
+            group = []
+        group.append(element)
+    if group:
+        yield group
+
+
+def _border(element: Mapping[str, Any]) -> bool:
+    return bool(element.get("border"))
+
+
+def _append_quote(blocks: list[Block], paragraphs: list[Paragraph], *, joins: bool) -> None:
+    """Append a quote. It `joins` the one before if that ended with a list or code, which have a border."""
+    last = blocks[-1] if blocks else None
+    if paragraphs and joins and isinstance(last, Quote):
+        blocks[-1] = Quote((*last.children, *paragraphs))
+    elif paragraphs:
+        blocks.append(Quote(tuple(paragraphs)))
+
+
+def _append(blocks: list[Block], added: list[Block], element: Mapping[str, Any]) -> None:
+    """Append blocks; those with a border belong to the quote before them."""
+    if not added or not _border(element):
+        blocks += added
+    elif blocks and isinstance(blocks[-1], Quote):
+        blocks[-1] = Quote((*blocks[-1].children, *added))
+    else:
+        blocks.append(Quote(tuple(added)))
+
+
+def _code_blocks(element: Mapping[str, Any], budget: Budget) -> list[Block]:
+    parts: list[str] = []
+    for part in objects(element.get("elements")):
+        if budget.is_spent:
+            break
+        budget.runs -= 1
+        parts.append(budget.take(text_of(part.get("text")) or text_of(part.get("url"))))
+    text = clean("".join(parts)).removesuffix("\n")
+    return [CodeBlock(text, clean(text_of(element.get("language")))[:40])] if text else []
+
+
+def _lists(elements: list[Mapping[str, Any]], budget: Budget) -> list[Block]:
+    """Nest lists, which Slack sends one after another with their `indent`."""
+    roots: list[_List] = []
+    levels: list[_List] = []
+    for element in elements:
+        if budget.is_spent:
+            break
+        budget.runs -= _BLOCK_RUNS
+        items = [_Item(paragraphs_of(_runs(item, budget))) for item in objects(element.get("elements"))]
+        if not items:
+            continue
+        level = min(_number(element.get("indent")), MAX_INDENT, len(levels))
+        ordered = element.get("style") == "ordered"
+        offset = _number(element.get("offset"))
+        del levels[level + 1 :]
+        if level == len(levels) or not _goes_on(levels[level], ordered, offset):
+            siblings = levels[level - 1].items[-1].lists if level else roots
+            levels[level:] = [_List(ordered, offset + 1)]
+            siblings.append(levels[level])
+        levels[level].items += items
+    return [_list_block(root) for root in roots]
+
+
+def _goes_on(before: _List, ordered: bool, offset: int) -> bool:
+    if before.ordered != ordered:
+        return False
+    return not ordered or offset in {0, before.start - 1 + len(before.items)}
+
+
+def _list_block(parsed: _List) -> Block:
+    """Return the block of a list, whose levels are at most `MAX_INDENT` deep."""
+    items = tuple(
+        (*(item.paragraphs or [Paragraph(())]), *(_list_block(nested) for nested in item.lists))
+        for item in parsed.items
+    )
+    return ListBlock(items, parsed.ordered, parsed.start)
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and 0 < value < 1_000_000 else 0
+
+
+def _runs(section: Mapping[str, Any], budget: Budget) -> list[Run]:
+    runs: list[Run] = []
+    for element in objects(section.get("elements")):
+        if budget.is_spent:
+            break
+        added = _element_runs(element, budget)
+        budget.runs -= max(len(added), 1)
+        runs += added
+    return runs
+
+
+def _element_runs(element: Mapping[str, Any], budget: Budget) -> list[Run]:
+    """Return the runs of one inline element; none for a type that has no text."""
+    style = element.get("style")
+    style = style if isinstance(style, dict) else {}
+    marks = frozenset(mark for name, mark in _STYLES.items() if style.get(name) is True) or NO_MARKS
+    kind = element.get("type")
+    if kind in {"text", "link"}:
+        url = text_of(element.get("url")) if kind == "link" else ""
+        text = budget.take(text_of(element.get("text")) or url)
+        return text_runs(text, marks, url if is_link(url) else "", code=style.get("code") is True)
+    leaf = _leaf(element, budget)
+    return [Run(leaf, marks)] if leaf else []
+
+
+def _leaf(element: Mapping[str, Any], budget: Budget) -> Leaf | None:
+    budget.characters -= 1
+    match element:
+        case {"type": "user", "user_id": str(user)} if is_id(user):
+            return UserMention(user)
+        case {"type": "channel", "channel_id": str(channel)} if is_id(channel):
+            return ChannelMention(channel)
+        case {"type": "usergroup", "usergroup_id": str(group)} if is_id(group):
+            return GroupMention(group)
+        case {"type": "broadcast", "range": "here" | "channel" | "everyone" as scope}:
+            return EveryoneMention(scope)
+        case {"type": "emoji", "name": str(name)}:
+            tone = element.get("skin_tone")
+            full = f"{name}::skin-tone-{tone}" if tone in {2, 3, 4, 5, 6} and "::" not in name else name
+            return emoji_named(full, text_of(element.get("unicode")))
+        case {"type": "date", "timestamp": int(at)} if 0 <= at < _MAX_TIME:
+            fallback = clean(budget.take(text_of(element.get("fallback")))).replace("\n", " ")
+            return Time(at, fallback or iso_time(at), text_of(element.get("format"))[:100])
+        case {"type": "color", "value": str(value)}:
+            return Text(clean_line(value[:20])) if value else None
+    return None
+
+
+def iso_time(at: int) -> str:
+    """Return a time in UTC as text: `2026-11-23 14:00 UTC`; its seconds if no calendar has it."""
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):
+        return str(at)
+
+
+def is_id(value: str) -> bool:
+    """Return whether a text can be an id of Slack: capital letters and digits."""
+    return _ID.fullmatch(value) is not None
