@@ -106,7 +106,7 @@ async def publish(event_type: str, data: Data) -> bool:
 async def signal(author: Mapping[str, str], channel: str) -> bool:
     """Publish that somebody types in a channel. Return False if Kafka did not acknowledge it."""
     data = {"kind": "typing", "channel_id": channel, "author": author, "state": "started", "at": now()}
-    return await _publish("chat.signals", "signal.typing", data)
+    return await _publish("chat.signals", "chat.signal", data)
 
 
 async def _publish(topic: str, event_type: str, data: Data) -> bool:
