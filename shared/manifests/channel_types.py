@@ -1,9 +1,9 @@
 """What a provider's `channel.py` speaks: changes that it reads, and operations that it can do. No I/O.
 
 An operation is a generator: it yields `Step`s, is sent the response of each, and returns its result. It
-raises
-`ChannelFailure` if a response is a failure. Exactly one step of an operation is `visible` to people: after a
-crash, everything before it may be repeated, and it may not without asking (`find_sent`).
+raises `ChannelFailure` if a response is a failure, but not after its visible step. Exactly one step of an
+operation is `visible` to people: after a crash, everything before it may be repeated, and it may not without
+asking (`find_sent`).
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -121,7 +121,10 @@ class Call:
     multipart: "Sequence[tuple[str, str | FilePart]] | None" = None
     body_of: str | None = None
     token: bool = True
-    """False for an address that carries its own proof, such as an upload address."""
+    """Whether the account's token goes along: as the manifest's `api` says, and in `url` as `{access_token}`.
+
+    False for an address that carries its own proof, such as an upload address.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of a part: its ids at the provider (several for an album), and what it could not show."""
+    """What became of a part: its ids at the provider (several for an album), and what it could not show.
+
+    There is no id if the provider shows the message a moment later: its event has the marker.
+    """
 
     external_ids: Sequence[str]
     permalink: str | None = None
@@ -257,7 +263,10 @@ class ReadsEvents(Protocol):
 @runtime_checkable
 class Sends(Protocol):
     def split(self, body: Document, *, files: int) -> Sequence[Document]:
-        """Return the parts of a text that is too long for one message; the text itself otherwise."""
+        """Return the parts of a text that is too long for one message; the text itself otherwise.
+
+        With `files`, they go with the first part, which may be shorter and may be empty.
+        """
         ...
 
     def send(self, message: Outgoing, account: Account) -> Operation[Sent]: ...
@@ -265,7 +274,9 @@ class Sends(Protocol):
 
 @runtime_checkable
 class Edits(Protocol):
-    def edit(self, external_id: str, message: Outgoing, account: Account) -> Operation[Sent]: ...
+    def edit(self, external_id: str, message: Outgoing, account: Account) -> Operation[Sent]:
+        """Replace a text. `files` of the message are those that it was sent with; they stay."""
+        ...
 
 
 @runtime_checkable
