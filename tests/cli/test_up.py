@@ -120,7 +120,7 @@ class TestRunning:
             assert httpx.post(f"{up.chat}/messages", json=post).status_code == 201
             body = json.loads(subscriber.wait_for(1)[0].body)
         assert body["type"] == "message.created"
-        assert body["data"]["content"] == "hi there"
+        assert body["data"]["text"] == "hi there"
 
     def test_commands_beside_it_find_it(self, up: Up, tmp_path: Path) -> None:
         beside = {"INTERLINK_DATA_DIR": str(up.folder)}

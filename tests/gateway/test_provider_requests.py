@@ -5,6 +5,7 @@ import hmac
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.parse import urlencode
 
@@ -34,7 +35,7 @@ def tap(hub: Hub, bus: Bus) -> Tap:
 
 
 def test_twilio_by_get(hub: Hub, tap: Tap) -> None:
-    secret = "0123456789abcdef0123456789abcdef"
+    secret = token_hex(16)
     endpoint = make(hub, "twilio", secret=secret)
     fields = {"MessageSid": "SM1", "SmsStatus": "received", "From": "+15550100001", "Body": 'Grüße & "you"'}
 
