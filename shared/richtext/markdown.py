@@ -63,7 +63,7 @@ def _paragraphs(text: str) -> list[Paragraph]:
 
 @cache
 def _parser(rules: tuple[str, ...]) -> "MarkdownIt":
-    """Return a parser of blocks by some rules: each costs time at every line. Text in blocks stays as it is."""
+    """Return a parser of blocks by some rules, each of which costs time. Their text stays as it is."""
     from markdown_it import MarkdownIt  # noqa: PLC0415 -- not loaded before it is needed
     from markdown_it.rules_block import blockquote, list_block  # noqa: PLC0415
 

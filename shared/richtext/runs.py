@@ -165,10 +165,7 @@ def _blocks_of_lines(runs: Sequence[Run]) -> Iterator[list[list[Run]]]:
 
 
 def _is_blank(line: Iterable[Run]) -> bool:
-    for run in line:
-        if not isinstance(run.leaf, Text) or run.leaf.text.strip():
-            return False
-    return True
+    return all(isinstance(run.leaf, Text) and not run.leaf.text.strip() for run in line)
 
 
 def split_lines(runs: Sequence[Run]) -> list[list[Run]]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from shared.providers.slack.emoji import emoji_named
-from shared.richtext.build import MAX_TEXT_CHARACTERS, canonical_blocks, clean, clean_line
+from shared.richtext.build import MAX_TEXT_CHARACTERS, clean, clean_line
 from shared.richtext.runs import (
     MAX_RUNS,
     NO_MARKS,
@@ -104,7 +104,7 @@ def parse_rich_text(block: Mapping[str, Any], budget: Budget) -> list[Block]:
 def _parse_group(kind: Any, group: list[Mapping[str, Any]], budget: Budget) -> Sequence[Block]:
     """Return the blocks of an element, or of the lists that belong together; none for an unknown type."""
     if kind == "rich_text_list":
-        return canonical_blocks(_lists(group, budget))
+        return _lists(group, budget)
     if kind == "rich_text_preformatted":
         return _code_blocks(group[0], budget)
     if kind in {"rich_text_quote", "rich_text_section"}:
@@ -191,7 +191,7 @@ def _lists(elements: list[Mapping[str, Any]], budget: Budget) -> list[Block]:
             levels[level:] = [_List(ordered, offset + 1)]
             siblings.append(levels[level])
         levels[level].items += items
-    return [_list_block(root) for root in roots]
+    return _list_blocks(roots)
 
 
 def _goes_on(before: _List, ordered: bool, offset: int) -> bool:
@@ -200,13 +200,14 @@ def _goes_on(before: _List, ordered: bool, offset: int) -> bool:
     return not ordered or offset in {0, before.start - 1 + len(before.items)}
 
 
-def _list_block(parsed: _List) -> Block:
-    """Return the block of a list, whose levels are at most `MAX_INDENT` deep."""
-    items = tuple(
-        (*(item.paragraphs or [Paragraph(())]), *(_list_block(nested) for nested in item.lists))
-        for item in parsed.items
-    )
-    return ListBlock(items, parsed.ordered, parsed.start)
+def _list_blocks(lists: Iterable[_List]) -> list[Block]:
+    """Return the blocks of lists (at most `MAX_INDENT` levels). A list without text is none."""
+    blocks: list[Block] = []
+    for parsed in lists:
+        items = [(*item.paragraphs, *_list_blocks(item.lists)) for item in parsed.items]
+        if filled := tuple(filter(None, items)):
+            blocks.append(ListBlock(filled, parsed.ordered, parsed.start))
+    return blocks
 
 
 def _number(value: Any) -> int:
