@@ -1,4 +1,4 @@
-"""Connected accounts as the sync service uses them: by provider and account id, in memory for half a minute."""
+"""Connected accounts as the sync service uses them: by provider and account id, kept in memory for a while."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -129,7 +129,7 @@ def channel_account(integration: Integration) -> Account:
 
 
 class _Recent(Generic[K, V]):
-    """Values for half a minute, the most recent ones only. A value may be None, so `get` returns it in a tuple."""
+    """The most recent values, for half a minute each. `get` returns a value in a tuple: it may be None."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[K, tuple[float, V]] = OrderedDict()

@@ -51,7 +51,7 @@ class OutcomeUnknown(Exception):
 
 
 class NotReached(Exception):
-    """The provider was not reached, or did not answer a step that nobody sees: the operation may be repeated."""
+    """The provider did not get the step, or nobody sees its effect: the operation may be repeated."""
 
 
 class ChannelCalls:
@@ -73,8 +73,8 @@ class ChannelCalls:
     ) -> T:
         """Carry an operation out and return its result. `timeout_s` bounds each step without files.
 
-        `files` has the files of the operation by id. `before` is awaited before each step; what it raises ends
-        the operation. Raises `ChannelFailure` for a refusal, `NotReached`, `OutcomeUnknown`, and as
+        `files` has the files of the operation by id. `before` is awaited before each step; what it raises
+        ends the operation. Raises `ChannelFailure` for a refusal, `NotReached`, `OutcomeUnknown`, and as
         `TokenSource.access` does: `NotFound`, `NotConnected`, `ProviderUnavailable`, `DatabaseUnavailable`.
         """
         access = await self._tokens.access(integration_id)
@@ -154,7 +154,7 @@ class ChannelCalls:
         return _answered(answer, step)
 
     def address(self, call: Call, access: Access) -> str:
-        """Return the address of a call. An absolute one is the provider's own, and may have `{access_token}`."""
+        """Return the address of a call. An absolute one is the provider's; it may have `{access_token}`."""
         if call.url:
             token = access.token if call.token else ""
             address = call.url.replace("{access_token}", token)
