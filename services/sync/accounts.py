@@ -1,4 +1,4 @@
-"""Connected accounts as the sync service uses them: by provider and account id, kept in memory for a while."""
+"""Connected accounts as the sync service uses them: by provider and account id, in memory for a while."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
