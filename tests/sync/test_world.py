@@ -1,4 +1,4 @@
-"""The world itself: what people do at the providers reaches the hub, signed, from connected accounts."""
+"""The world itself: what people do at the providers becomes events of the connected accounts."""
 
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from tests.support.backends import Bus
@@ -7,7 +7,7 @@ from tests.support.tap import Tap
 from tests.sync.three_legs import World
 
 
-def test_events_of_both_providers_arrive_for_the_connected_accounts(world: World, bus: Bus) -> None:
+def test_events_of_both_providers_reach_the_hub(world: World, bus: Bus) -> None:
     legs = world.legs()
     tap = Tap(bus, WEBHOOKS_RECEIVED.name)
     legs.slack.react(legs.slack.write("from Slack"), "wave")

@@ -32,7 +32,7 @@ from tests.support.fakes.telegram_api import TelegramApi
 from tests.support.fakes.telegram_model import User
 from tests.support.fakes.telegram_people import Bot
 from tests.support.hub import Hub
-from tests.support.provider_hosts import Forward, HostRequest, ProviderHosts, Reply
+from tests.support.provider_hosts import Forward, Handler, HostRequest, ProviderHosts, Reply
 from tests.sync.chat_side import FILES, ChatPlace, ChatServer
 from tests.sync.places import ADA, GRACE, SlackPlace, TelegramPlace
 
@@ -226,7 +226,8 @@ def connected(folder: Path, bus: Bus, store: Store, **env: str) -> Iterator[Worl
         content = files.get(request.path)
         return Reply(404) if content is None else Reply(200, content, {"content-type": "text/plain"})
 
-    served = {**oauth.hosts, **telegram.hosts, HOST: Forward(hub.ports["gateway"]), FILES: chat_file}
+    served: dict[str, Handler] = {**oauth.hosts, **telegram.hosts, FILES: chat_file}
+    served[HOST] = Forward(hub.ports["gateway"])
     with ExitStack() as stack:
         stack.callback(slack.close)
         stack.callback(telegram.close)

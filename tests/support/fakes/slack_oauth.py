@@ -60,8 +60,17 @@ class SlackOAuth:
             app.token, app.live = f"xoxb-{secrets.token_urlsafe(24)}", True
             record_secret("a token of a Slack app", app.token)
         app.scopes = scopes
-        team = {"id": self._team.id, "name": self._team.name}
-        grant = {"access_token": app.token, "token_type": "bot", "scope": ",".join(sorted(scopes))}
-        about = {"app_id": app.id, "bot_user_id": app.user_id, "team": team, "enterprise": None}
-        about |= {"is_enterprise_install": False, "authed_user": {"id": app.user_id}}
-        return Reply.json({"ok": True} | grant | about)
+        return Reply.json(
+            {
+                "ok": True,
+                "access_token": app.token,
+                "token_type": "bot",
+                "scope": ",".join(sorted(scopes)),
+                "app_id": app.id,
+                "bot_user_id": app.user_id,
+                "team": {"id": self._team.id, "name": self._team.name},
+                "enterprise": None,
+                "is_enterprise_install": False,
+                "authed_user": {"id": app.user_id},
+            }
+        )
