@@ -128,15 +128,14 @@ def _close(open_: list[tuple[str | Mark, list[Inline]]], left: int, root: list[I
 
 def _add_leaf(nodes: list[Inline], leaf: Leaf) -> None:
     """Append a leaf, merged with the last one if both are texts or both are code."""
-    kind = type(leaf)
-    if isinstance(leaf, Text | Code):
-        if not leaf.text:
-            return
+    if not isinstance(leaf, Text | Code):
+        nodes.append(leaf)
+    elif leaf.text:
         last = nodes[-1] if nodes else None
-        if type(last) is kind and isinstance(last, Text | Code):
-            nodes[-1] = kind(last.text + leaf.text)
-            return
-    nodes.append(leaf)
+        if isinstance(last, Text | Code) and type(last) is type(leaf):
+            nodes[-1] = type(leaf)(last.text + leaf.text)
+        else:
+            nodes.append(leaf)
 
 
 def paragraphs_of(runs: Sequence[Run]) -> list[Paragraph]:
