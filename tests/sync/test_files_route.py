@@ -1,4 +1,4 @@
-"""`GET /api/files/{token}`: files of providers, streamed to whoever has the address."""
+"""`GET /api/files/{token}`: files of providers, streamed to the holder of the address."""
 
 import json
 from collections.abc import Iterator

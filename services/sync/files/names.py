@@ -58,13 +58,13 @@ def safe_name(name: str) -> str:
 
     It has at most MAX_NAME characters; a longer one is cut in front of its extension.
     """
-    kept = "".join(char for char in name if not unicodedata.category(char).startswith("C"))
-    kept = _SEPARATORS.sub("_", kept).strip().lstrip(".").strip()
-    if len(kept) > MAX_NAME:
-        stem, dot, extension = kept.rpartition(".")
+    cleaned = "".join(char for char in name if not unicodedata.category(char).startswith("C"))
+    cleaned = _SEPARATORS.sub("_", cleaned).strip().lstrip(".").strip()
+    if len(cleaned) > MAX_NAME:
+        stem, dot, extension = cleaned.rpartition(".")
         end = f".{extension}" if dot and stem and len(extension) <= 10 else ""
-        kept = kept[: MAX_NAME - len(end)].rstrip() + end
-    return kept or "file"
+        cleaned = cleaned[: MAX_NAME - len(end)].rstrip() + end
+    return cleaned or "file"
 
 
 def attachment_disposition(name: str) -> str:
