@@ -3,30 +3,88 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from services.sync.accounts import SyncAccounts
+from services.sync.api.files import FilesApi, FileServer, dispatch
 from services.sync.api.message_preview import MessagePreviewApi
+from services.sync.calls import ChannelCalls
 from services.sync.endpoint_messages import EndpointMessages
+from services.sync.files.source import ProviderFiles
+from services.sync.files.tokens import FileAddresses
 from services.sync.relay import Relay
+from services.sync.settings import SyncSettings
+from shared.connections.app_records import AppRepository
+from shared.connections.apps import Apps
+from shared.connections.configured_apps import configured_apps
+from shared.connections.integrations import IntegrationRepository
+from shared.connections.tokens import TokenSource
 from shared.contracts.topics import WEBHOOKS_RECEIVED
+from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
+from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
+from shared.runtime.settings import load
 
 INDEXES: Final[Mapping[str, Sequence[Index]]] = {}
+_MAX_CONNECTIONS: Final = 200
+_MAX_PER_HOST_OR_WORKSPACE: Final = 50
+_MAX_FILE_CONNECTIONS: Final = 200
+"""Connections of files. They are others than those of calls, which are short and must not wait for them."""
 
 
 async def build(runtime: Runtime) -> Service:
-    """Build the sync service of this process: one consumer, and the preview of messages."""
-    providers = registry().providers
+    """Build the sync service of this process: its consumer, and its API. Raises `Misconfigured`."""
+    settings = load(SyncSettings)
+    known = registry()
+    providers = known.providers
+    client = create_egress_client(
+        settings,
+        max_connections=_MAX_CONNECTIONS,
+        max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
+        max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
+    )
+    file_client = create_egress_client(settings, max_connections=_MAX_FILE_CONNECTIONS)
+
+    # Accounts
+    integrations = IntegrationRepository(runtime.mongo, runtime.vault, runtime.producer, runtime.log)
+    app_repository = AppRepository(runtime.mongo, runtime.vault, known.connectors, runtime.log)
+    registered_apps = Apps(app_repository, configured_apps(known), runtime.configuration)
+    tokens = TokenSource(
+        integrations,
+        registered_apps,
+        known.connectors,
+        runtime.configuration,
+        client,
+        runtime.log,
+        redirect_uri=runtime.hub.public_base + CALLBACK_PATH,
+    )
+    accounts = SyncAccounts(integrations, runtime.configuration, providers)
+    calls = ChannelCalls(tokens, client, providers)
+
+    # Files
+    addresses = FileAddresses(
+        runtime.vault, public_base=runtime.hub.public_base, days=settings.file_address_days
+    )
+    provider_files = ProviderFiles(
+        accounts,
+        tokens,
+        calls,
+        file_client,
+        runtime.configuration,
+        providers,
+        max_bytes=settings.max_file_bytes,
+    )
+
     endpoints = EndpointMessages(runtime.mongo, runtime.configuration, providers, runtime.log)
     relay = Relay(providers, endpoints, runtime.producer, runtime.log)
     management = runtime.management_app(
         "Interlink sync",
-        [MessagePreviewApi(providers)],
+        [MessagePreviewApi(providers), FilesApi()],
         unaudited=["/api/messages/preview"],  # it changes nothing
     )
     return Service(
-        app=management,
-        parts=[endpoints],
+        app=dispatch(FileServer(addresses, provider_files, runtime.log), management),
+        parts=[client, file_client, registered_apps, tokens, endpoints],
         indexes=INDEXES,
         consumers=[runtime.consumer(group="relay", topics=[WEBHOOKS_RECEIVED], handler=relay.handle)],
     )
