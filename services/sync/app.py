@@ -8,8 +8,7 @@ from services.sync.api.files import FilesApi, FileServer, dispatch
 from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.calls import ChannelCalls
 from services.sync.endpoint_messages import EndpointMessages
-from services.sync.files.source import ProviderFiles
-from services.sync.files.tokens import FileAddresses
+from services.sync.files.assembly import build_files
 from services.sync.relay import Relay
 from services.sync.settings import SyncSettings
 from shared.connections.app_records import AppRepository
@@ -28,8 +27,6 @@ from shared.runtime.settings import load
 INDEXES: Final[Mapping[str, Sequence[Index]]] = {}
 _MAX_CONNECTIONS: Final = 200
 _MAX_PER_HOST_OR_WORKSPACE: Final = 50
-_MAX_FILE_CONNECTIONS: Final = 200
-"""Connections of files. They are others than those of calls, which are short and must not wait for them."""
 
 
 async def build(runtime: Runtime) -> Service:
@@ -43,7 +40,6 @@ async def build(runtime: Runtime) -> Service:
         max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
         max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
     )
-    file_client = create_egress_client(settings, max_connections=_MAX_FILE_CONNECTIONS)
 
     # Accounts
     integrations = IntegrationRepository(runtime.mongo, runtime.vault, runtime.producer, runtime.log)
@@ -61,19 +57,7 @@ async def build(runtime: Runtime) -> Service:
     accounts = SyncAccounts(integrations, runtime.configuration, providers)
     calls = ChannelCalls(tokens, client, providers)
 
-    # Files
-    addresses = FileAddresses(
-        runtime.vault, public_base=runtime.hub.public_base, days=settings.file_address_days
-    )
-    provider_files = ProviderFiles(
-        accounts,
-        tokens,
-        calls,
-        file_client,
-        runtime.configuration,
-        providers,
-        max_bytes=settings.max_file_bytes,
-    )
+    files = build_files(runtime, settings, providers, accounts, tokens, calls)
 
     endpoints = EndpointMessages(runtime.mongo, runtime.configuration, providers, runtime.log)
     relay = Relay(providers, endpoints, runtime.producer, runtime.log)
@@ -83,8 +67,8 @@ async def build(runtime: Runtime) -> Service:
         unaudited=["/api/messages/preview"],  # it changes nothing
     )
     return Service(
-        app=dispatch(FileServer(addresses, provider_files, runtime.log), management),
-        parts=[client, file_client, registered_apps, tokens, endpoints],
+        app=dispatch(FileServer(files.addresses, files.provider_files, runtime.log), management),
+        parts=[client, registered_apps, tokens, *files.parts, endpoints],
         indexes=INDEXES,
         consumers=[runtime.consumer(group="relay", topics=[WEBHOOKS_RECEIVED], handler=relay.handle)],
     )
