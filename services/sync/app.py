@@ -1,15 +1,18 @@
-"""The sync service: webhook events become messages of the chat, conversations are mapped to each other."""
+"""The sync service: webhook events become messages of the chat, in the order of their conversation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from services.sync.accounts import SyncAccounts
 from services.sync.api.directory import DirectoryApi
+from services.sync.api.files import FilesApi, FileServer, dispatch
 from services.sync.api.mappings import MappingsApi
 from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.api.people_links import PeopleLinksApi
 from services.sync.calls import ChannelCalls
 from services.sync.endpoint_messages import EndpointMessages
+from services.sync.files.source import ProviderFiles
+from services.sync.files.tokens import FileAddresses
 from services.sync.lookups import Lookups
 from services.sync.mapping_preview import LegResolver
 from services.sync.mapping_rings import MappingRings
@@ -36,35 +39,34 @@ from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 
 INDEXES: Final[Mapping[str, Sequence[Index]]] = {**mapping_store.INDEXES, **people_link_store.INDEXES}
-_MAX_CONNECTIONS: Final = 500
-_MAX_PER_HOST_OR_WORKSPACE: Final = 100
-"""A provider or a workspace that is slow must not use the connections of the others up."""
+_MAX_CONNECTIONS: Final = 200
+_MAX_PER_HOST_OR_WORKSPACE: Final = 50
+_MAX_FILE_CONNECTIONS: Final = 200
+"""Connections of files. They are others than those of calls, which are short and must not wait for them."""
 _OUTBOX_INTERVAL_S: Final = 5.0
 
 
 async def build(runtime: Runtime) -> Service:
-    """Build the sync service of this process. Raises `Misconfigured` if a setting is wrong."""
+    """Build the sync service of this process: its consumer, and its API. Raises `Misconfigured`."""
     settings = load(SyncSettings)
     known = registry()
-    providers, connectors = known.providers, known.connectors
+    providers = known.providers
     client = create_egress_client(
         settings,
         max_connections=_MAX_CONNECTIONS,
         max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
         max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
     )
+    file_client = create_egress_client(settings, max_connections=_MAX_FILE_CONNECTIONS)
 
     # Accounts
     integrations = IntegrationRepository(runtime.mongo, runtime.vault, runtime.producer, runtime.log)
-    apps = Apps(
-        AppRepository(runtime.mongo, runtime.vault, connectors, runtime.log),
-        configured_apps(known),
-        runtime.configuration,
-    )
+    app_repository = AppRepository(runtime.mongo, runtime.vault, known.connectors, runtime.log)
+    registered_apps = Apps(app_repository, configured_apps(known), runtime.configuration)
     tokens = TokenSource(
         integrations,
-        apps,
-        connectors,
+        registered_apps,
+        known.connectors,
         runtime.configuration,
         client,
         runtime.log,
@@ -83,6 +85,26 @@ async def build(runtime: Runtime) -> Service:
     )
     people_links = PersonLinkRepository(runtime.mongo, per_workspace=settings.people_links_per_workspace)
     lookups = Lookups(accounts, integrations, calls, providers)
+    mappings_api = MappingsApi(
+        mappings,
+        MappingRings(mappings),
+        LegResolver(lookups, providers, known.connectors),
+        MappingTest(accounts, lookups, runtime.producer),
+    )
+
+    # Files
+    addresses = FileAddresses(
+        runtime.vault, public_base=runtime.hub.public_base, days=settings.file_address_days
+    )
+    provider_files = ProviderFiles(
+        accounts,
+        tokens,
+        calls,
+        file_client,
+        runtime.configuration,
+        providers,
+        max_bytes=settings.max_file_bytes,
+    )
 
     endpoints = EndpointMessages(runtime.mongo, runtime.configuration, providers, runtime.log)
     relay = Relay(providers, endpoints, runtime.producer, runtime.log)
@@ -90,22 +112,19 @@ async def build(runtime: Runtime) -> Service:
         "Interlink sync",
         [
             MessagePreviewApi(providers),
-            MappingsApi(
-                mappings,
-                MappingRings(mappings),
-                LegResolver(lookups, providers, connectors),
-                MappingTest(accounts, lookups, runtime.producer),
-            ),
+            FilesApi(),
+            mappings_api,
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),
         ],
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
     )
     return Service(
-        app=management,
+        app=dispatch(FileServer(addresses, provider_files, runtime.log), management),
         parts=[
             client,
-            apps,
+            file_client,
+            registered_apps,
             tokens,
             endpoints,
             PeriodicTask(mappings.publish_pending, _OUTBOX_INTERVAL_S, runtime.log),

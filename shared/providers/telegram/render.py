@@ -84,7 +84,7 @@ class _Writer:
         self._parts: list[str] = []
         self._length = 0
         self._entities: list[dict[str, Any]] = []
-        self._losses: dict[Loss, None] = dict.fromkeys(losses)
+        self._losses = {(loss.node, loss.shown_as): None for loss in losses}
         self._marks: list[str] = []
         self._in_link = False
 
@@ -92,7 +92,12 @@ class _Writer:
         entities = sorted(self._entities, key=lambda entity: (entity["offset"], -entity["length"]))
         if len(entities) > MAX_ENTITIES:
             self._lose("formatting", f"plain text after {MAX_ENTITIES} entities")
-        return Rendered("".join(self._parts), entities[:MAX_ENTITIES], self._length, tuple(self._losses))
+        return Rendered(
+            "".join(self._parts),
+            entities[:MAX_ENTITIES],
+            self._length,
+            tuple(Loss(*loss) for loss in self._losses),
+        )
 
     def write(self, text: str) -> None:
         self._parts.append(text)
@@ -108,7 +113,7 @@ class _Writer:
             self._entities.append({"type": kind, "offset": start, "length": self._length - start, **fields})
 
     def _lose(self, node: str, shown_as: str) -> None:
-        self._losses[Loss(node, shown_as)] = None
+        self._losses[node, shown_as] = None
 
     def blocks(self, blocks: Sequence[Block], *, quoted: bool = False) -> None:
         """Write blocks. An empty line is between paragraphs; code and quotes stand out by themselves."""
