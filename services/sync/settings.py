@@ -14,6 +14,15 @@ _MIB: Final = 1024 * 1024
 class SyncSettings(EgressSettings):
     """`INTERLINK_*` settings that only sync reads."""
 
+    mappings_per_workspace: int = Field(
+        default=1_000, ge=1, le=10_000, description="The maximum number of mappings of one workspace."
+    )
+    people_links_per_workspace: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="The maximum number of links between persons and users of one workspace.",
+    )
     max_file_bytes: int = Field(
         default=50 * _MIB,
         ge=1024,
