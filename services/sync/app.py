@@ -1,32 +1,116 @@
-"""The sync service: webhook events become messages of the chat, in the order of their conversation."""
+"""The sync service: webhook events become messages of the chat, and conversations are mapped to each other."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from services.sync.accounts import SyncAccounts
+from services.sync.api.directory import DirectoryApi
+from services.sync.api.mappings import MappingsApi
 from services.sync.api.message_preview import MessagePreviewApi
+from services.sync.api.people_links import PeopleLinksApi
+from services.sync.calls import ChannelCalls
 from services.sync.endpoint_messages import EndpointMessages
+from services.sync.lookups import Lookups
+from services.sync.mapping_preview import LegResolver
+from services.sync.mapping_rings import MappingRings
+from services.sync.mapping_test import MappingTest
 from services.sync.relay import Relay
+from services.sync.settings import SyncSettings
+from services.sync.store import mappings as mapping_store
+from services.sync.store import people_links as people_link_store
+from services.sync.store.mappings import MappingRepository
+from services.sync.store.people_links import PersonLinkRepository
+from services.sync.workspace_data import SyncData
+from shared.connections.app_records import AppRepository
+from shared.connections.apps import Apps
+from shared.connections.configured_apps import configured_apps
+from shared.connections.integrations import IntegrationRepository
+from shared.connections.tokens import TokenSource
 from shared.contracts.topics import WEBHOOKS_RECEIVED
+from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
+from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
+from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.service import Runtime, Service
+from shared.runtime.settings import load
 
-INDEXES: Final[Mapping[str, Sequence[Index]]] = {}
+INDEXES: Final[Mapping[str, Sequence[Index]]] = {**mapping_store.INDEXES, **people_link_store.INDEXES}
+_MAX_CONNECTIONS: Final = 500
+_MAX_PER_HOST_OR_WORKSPACE: Final = 100
+"""A provider or a workspace that is slow must not use the connections of the others up."""
+_OUTBOX_INTERVAL_S: Final = 5.0
 
 
 async def build(runtime: Runtime) -> Service:
-    """Build the sync service of this process: one consumer, and the preview of messages."""
-    providers = registry().providers
+    """Build the sync service of this process. Raises `Misconfigured` if a setting is wrong."""
+    settings = load(SyncSettings)
+    known = registry()
+    providers, connectors = known.providers, known.connectors
+    client = create_egress_client(
+        settings,
+        max_connections=_MAX_CONNECTIONS,
+        max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
+        max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
+    )
+
+    # Accounts
+    integrations = IntegrationRepository(runtime.mongo, runtime.vault, runtime.producer, runtime.log)
+    apps = Apps(
+        AppRepository(runtime.mongo, runtime.vault, connectors, runtime.log),
+        configured_apps(known),
+        runtime.configuration,
+    )
+    tokens = TokenSource(
+        integrations,
+        apps,
+        connectors,
+        runtime.configuration,
+        client,
+        runtime.log,
+        redirect_uri=runtime.hub.public_base + CALLBACK_PATH,
+    )
+    accounts = SyncAccounts(integrations, runtime.configuration, providers)
+    calls = ChannelCalls(tokens, client, providers)
+
+    # Mappings
+    mappings = MappingRepository(
+        runtime.mongo,
+        runtime.configuration,
+        runtime.producer,
+        runtime.log,
+        per_workspace=settings.mappings_per_workspace,
+    )
+    people_links = PersonLinkRepository(runtime.mongo, per_workspace=settings.people_links_per_workspace)
+    lookups = Lookups(accounts, integrations, calls, providers)
+
     endpoints = EndpointMessages(runtime.mongo, runtime.configuration, providers, runtime.log)
     relay = Relay(providers, endpoints, runtime.producer, runtime.log)
     management = runtime.management_app(
         "Interlink sync",
-        [MessagePreviewApi(providers)],
-        unaudited=["/api/messages/preview"],  # it changes nothing
+        [
+            MessagePreviewApi(providers),
+            MappingsApi(
+                mappings,
+                MappingRings(mappings),
+                LegResolver(lookups, providers, connectors),
+                MappingTest(accounts, lookups, runtime.producer),
+            ),
+            DirectoryApi(lookups),
+            PeopleLinksApi(people_links, lookups),
+        ],
+        unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
     )
     return Service(
         app=management,
-        parts=[endpoints],
+        parts=[
+            client,
+            apps,
+            tokens,
+            endpoints,
+            PeriodicTask(mappings.publish_pending, _OUTBOX_INTERVAL_S, runtime.log),
+            runtime.workspace_cleanup(SyncData(mappings, people_links).delete),
+        ],
         indexes=INDEXES,
         consumers=[runtime.consumer(group="relay", topics=[WEBHOOKS_RECEIVED], handler=relay.handle)],
     )

@@ -21,6 +21,7 @@ AuditEntryId = NewType("AuditEntryId", str)
 IntegrationId = NewType("IntegrationId", str)
 ProviderSubscriptionId = NewType("ProviderSubscriptionId", str)
 PollingTriggerId = NewType("PollingTriggerId", str)
+MappingId = NewType("MappingId", str)
 
 
 def new_endpoint_id() -> EndpointId:
@@ -46,6 +47,15 @@ def provider_subscription_id_for(integration: str, kind: str, *resource: str) ->
 
 def new_polling_trigger_id() -> PollingTriggerId:
     return PollingTriggerId(f"pol_{secrets.token_hex(16)}")
+
+
+def new_mapping_id() -> MappingId:
+    return MappingId(f"map_{secrets.token_hex(16)}")
+
+
+def new_leg_id() -> str:
+    """Return a new id of a mapping's leg, which is unique in its mapping."""
+    return f"leg_{secrets.token_hex(6)}"
 
 
 def new_execution_id() -> ExecutionId:

@@ -21,7 +21,15 @@ SERVICE_PATHS: Final[Paths] = {
         "/api/dead-letters",
         "/api/events/unmatched",
     ),
-    "sync": ("/api/messages",),
+    "sync": (
+        "/api/messages",
+        "/api/mappings",
+        "/api/sync",
+        "/api/people-links",
+        "/api/synced-messages",
+        "/api/conflicts",
+        "/api/files",
+    ),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials", "/api/polling-triggers"),
 }
 """The patterns of all services but the gateway, which serves every other path."""

@@ -33,8 +33,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("expires_at", 1),), ttl_s=0),
     ),
 }
-SERVICES_WITH_DATA: Final = ("gateway", "delivery", "oauth")
-"""The services that store something of a workspace. `sync` does not."""
+SERVICES_WITH_DATA: Final = ("gateway", "delivery", "sync", "oauth")
+"""The services that store something of a workspace."""
 _PASS_DELAYS: Final = (timedelta(minutes=2),)
 """The pauses before further passes. Requests, deliveries and refreshes end sooner."""
 _RESERVED: Final = timedelta(days=30)

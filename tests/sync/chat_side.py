@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from tests.sync.places import ADA, Shown
+from tests.sync.places import ADA, Place, Shown
 
 FILES: Final = "files.chat.example"
 """The host of the chat's files."""
@@ -35,7 +35,7 @@ class _Stored:
     edited: bool = False
 
 
-class ChatPlace:
+class ChatPlace(Place):
     """A channel of the chat."""
 
     def __init__(self, server: "ChatServer", channel: str, *, own_ids: bool) -> None:

@@ -3,6 +3,7 @@
 Every id is a text: a `ts` of Slack, a number of Telegram, an id of the chat.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -35,7 +36,24 @@ class Shown:
     edited: bool = False
 
 
-class SlackPlace:
+class Place(ABC):
+    """What all places have."""
+
+    @abstractmethod
+    def shown(self) -> list[Shown]:
+        """The messages as people see them now, oldest first."""
+
+    def texts(self) -> list[str]:
+        """The texts of the messages."""
+        return [one.text for one in self.shown()]
+
+    def find(self, text: str) -> Shown:
+        """The only message with this text."""
+        [found] = [one for one in self.shown() if one.text == text]
+        return found
+
+
+class SlackPlace(Place):
     """A channel of Slack with two people and the app."""
 
     def __init__(self, api: SlackApi, team: Workspace, channel: Channel) -> None:
@@ -77,7 +95,7 @@ class SlackPlace:
         return self.channel.messages[message]
 
 
-class TelegramPlace:
+class TelegramPlace(Place):
     """A group of Telegram with two people and the bot, which is an administrator."""
 
     def __init__(self, api: TelegramApi, bot: Bot, chat: Chat, people: Mapping[str, User]) -> None:

@@ -34,7 +34,7 @@ from tests.support.fakes.telegram_people import Bot
 from tests.support.hub import Hub
 from tests.support.provider_hosts import Forward, Handler, HostRequest, ProviderHosts, Reply
 from tests.sync.chat_side import FILES, ChatPlace, ChatServer
-from tests.sync.places import ADA, GRACE, SlackPlace, TelegramPlace
+from tests.sync.places import ADA, GRACE, Place, SlackPlace, TelegramPlace
 
 HOST: Final = "hub.example.com"
 PUBLIC: Final = f"https://{HOST}"
@@ -168,6 +168,11 @@ class ThreeLegs:
         self.id = self.world.hub.call("POST", "/api/mappings", body, expect=201)["id"]
 
     @property
+    def places(self) -> tuple[Place, Place, Place]:
+        """All three."""
+        return self.slack, self.telegram, self.chat
+
+    @property
     def mapping(self) -> dict[str, Any]:
         """The mapping as the API shows it."""
         return dict(self.world.hub.call("GET", f"/api/mappings/{self.id}"))
@@ -178,6 +183,10 @@ class ThreeLegs:
             eventually(look, within_s, every_s=0.02)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.report()}") from None
+
+    def agree(self, *texts: str, within_s: float = _WITHIN_S) -> None:
+        """Wait until every place shows messages with just these texts, in any order."""
+        self.until(lambda: all(sorted(place.texts()) == sorted(texts) for place in self.places), within_s)
 
     def quiet(self, for_s: float = 1.0) -> None:
         """Wait until the places have shown the same for so long; fails if they never do."""
@@ -200,12 +209,14 @@ class ThreeLegs:
 
     def report(self) -> str:
         """What all three places show, and the end of sync's log."""
-        places = (("slack", self.slack), ("telegram", self.telegram), ("chat", self.chat))
-        lines = [f"{name}: {[(one.author, one.text) for one in place.shown()]}" for name, place in places]
+        lines = [
+            f"{type(place).__name__}: {[(one.author, one.text) for one in place.shown()]}"
+            for place in self.places
+        ]
         return "\n".join([*lines, self.world.hub.log_tail("sync")])
 
     def _shown(self) -> list[Any]:
-        return [place.shown() for place in (self.slack, self.telegram, self.chat)]
+        return [place.shown() for place in self.places]
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from shared.contracts.ids import derive
-from shared.runtime.records import Record, StoredPart, stored_null
+from shared.runtime.outbox import OutboxRecord
+from shared.runtime.records import StoredPart, stored_null
 
 CHAT: Final = "chat"
 """The provider of a leg that is a channel of the chat. Its account is the workspace."""
@@ -15,14 +16,15 @@ Direction = Literal["both", "in", "out"]
 ConflictPolicy = Literal["latest", "source", "target", "manual"]
 MappingStatus = Literal["active", "paused", "error"]
 MAX_LEGS: Final = 10
+SharedConversation = tuple[str, str]
+"""Provider and conversation, whichever account sees it: two accounts may be in the same one."""
 
 
 class Leg(StoredPart):
     """A conversation of a provider, or a channel of the chat.
 
     `account` is the provider's id of the account (the team for a bot), not an integration: a second
-    connection
-    of the same account changes nothing. `conversation` is the provider's id, or the channel's id.
+    connection of the same account changes nothing. `conversation` is the provider's id, or the channel's id.
     """
 
     id: str
@@ -31,6 +33,11 @@ class Leg(StoredPart):
     conversation: str
     name: str = ""
     direction: Direction = "both"
+
+    @property
+    def shared(self) -> SharedConversation:
+        """The conversation, whichever account and mapping it is in."""
+        return self.provider, self.conversation
 
     @property
     def is_chat(self) -> bool:
@@ -75,10 +82,9 @@ class Options(StoredPart):
     failure_notice: bool = False
 
 
-class Mapping(Record):
+class Mapping(OutboxRecord):
     """A mapping, as `sync_mappings` has it. `reason` and `fix` explain the status `error`."""
 
-    workspace: str
     name: str = ""
     legs: tuple[Leg, ...]
     filters: Filters = Filters()
@@ -88,7 +94,6 @@ class Mapping(Record):
     fix: str | None = stored_null()
     version: int = 1
     created_at: datetime
-    changed_at: datetime
     deleted_at: datetime | None = stored_null()
 
     def leg(self, leg_id: str) -> Leg | None:

@@ -30,6 +30,8 @@ Scope = Literal[
     "accounts:call",
     "tokens:read",
     "imports:write",
+    "sync:read",
+    "sync:write",
     "admin",
 ]
 
