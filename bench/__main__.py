@@ -28,11 +28,13 @@ from bench.schemes import schemes
 from bench.stages import Bench, Plan
 from bench.system import has_sync
 from bench.table import table
+from bench.text import text
 from bench.trace import trace, trace_tables
 
 STAGES: Final = (
     "gateway",
     "schemes",
+    "text",
     "delivery",
     "flow",
     "quiet",
@@ -66,6 +68,7 @@ def main() -> int:
         run: dict[str, Callable[[], Any]] = {
             "gateway": lambda: gateway(bench),
             "schemes": lambda: schemes(bench),
+            "text": lambda: text(bench),
             "delivery": bench.delivery,
             "flow": bench.end_to_end,
             "quiet": lambda: quiet(bench),

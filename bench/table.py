@@ -15,6 +15,7 @@ _MAX_QUIET_P99_MS: Final = 60.0
 _MAX_RESIDENT_MB: Final = 120.0
 _MAX_BESIDE_TIMES: Final = 1.2
 _MAX_BACKLOG_TIMES: Final = 2.0
+_MAX_TEXT_US: Final = 100.0
 
 
 def table(measured: dict[str, Any]) -> Table:
@@ -23,6 +24,7 @@ def table(measured: dict[str, Any]) -> Table:
     for stage, show in (
         ("gateway", results.gateway),
         ("schemes", results.schemes),
+        ("text", results.text),
         ("delivery", results.delivery),
         ("flow", results.flow),
         ("quiet", results.quiet),
@@ -61,6 +63,13 @@ class _ResultTable:
         cheap, dear = through["cheapest"], through["dearest"]
         rates = f"{through['per_s'][dear]:,.0f}/s, with {cheap} {through['per_s'][cheap]:,.0f}/s"
         self._fact(f"gateway: CPU with {dear} against {cheap}", f"{through['times']:.2f}x", rates)
+
+    def text(self, result: dict[str, Any]) -> None:
+        for what, ways in result["us"].items():
+            for way, us in ways.items():
+                self._row(f"text: {way}, {what}", _MAX_TEXT_US, " us", us, "200 characters")
+        beside = f"markdown-it-py alone {result['library_us']:.0f} us"
+        self._fact("text: Markdown against its library alone", f"{result['times']:.2f}x", beside)
 
     def delivery(self, result: dict[str, Any]) -> None:
         self._row(

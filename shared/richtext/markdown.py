@@ -36,8 +36,11 @@ _BLOCK: Final = re.compile(
     re.MULTILINE,
 )
 _CONTAINER: Final = re.compile(r"^[ \t]*+(?:>|[-*+](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\|)", re.MULTILINE)
+_NOT_IN_LISTS: Final = re.compile(r"[#>|]|`{3}|~{3}|([*_-])(?:[ \t]*\1){2}")
+"""What every block but lists and paragraphs has."""
 _PARAGRAPH_END: Final = re.compile(r"\n[ \t]*+\n")
-_RULES: Final = ("normalize", "block", "fence", "blockquote", "list", "hr", "heading", "table", "paragraph")
+_LISTS: Final = ("normalize", "block", "list", "paragraph")
+_RULES: Final = (*_LISTS, "fence", "blockquote", "hr", "heading", "table")
 _DEPTH: Final = "containers"
 _RULE: Final = "---"
 
@@ -48,7 +51,8 @@ def parse_markdown(text: str) -> Document:
     blocks = _BLOCK.search(text)
     if blocks is None or len(_CONTAINER.findall(text)) > MAX_BLOCK_LINES:
         return canonical(Document(tuple(_paragraphs(text))))
-    tokens = _parser().parse(text, {_DEPTH: 0})
+    rules = _RULES if _NOT_IN_LISTS.search(text) else _LISTS
+    tokens = _parser(rules).parse(text, {_DEPTH: 0})
     return canonical(Document(_Reader(tokens).blocks("")))
 
 
@@ -58,12 +62,12 @@ def _paragraphs(text: str) -> list[Paragraph]:
 
 
 @cache
-def _parser() -> "MarkdownIt":
-    """Return the parser of blocks. It leaves the text in them as it is."""
+def _parser(rules: tuple[str, ...]) -> "MarkdownIt":
+    """Return a parser of blocks by some rules, each of which costs time. Their text stays as it is."""
     from markdown_it import MarkdownIt  # noqa: PLC0415 -- not loaded before it is needed
     from markdown_it.rules_block import blockquote, list_block  # noqa: PLC0415
 
-    parser = MarkdownIt("zero", {"maxNesting": 100}).enable(list(_RULES))
+    parser = MarkdownIt("zero", {"maxNesting": 100}).enable(list(rules))
     parser.core.ruler.enableOnly(["normalize", "block"])
     ended = ["paragraph", "reference", "blockquote"]  # the blocks that a quote or list may end
     parser.block.ruler.at("blockquote", _limited(blockquote), {"alt": [*ended, "list"]})

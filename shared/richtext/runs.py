@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Final
 
 from shared.richtext.build import clean
@@ -48,9 +47,12 @@ MAX_RUNS: Final = 2_000
 """Runs that a dialect's parser makes of one message. What is behind them is cut off."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Run:
-    """A leaf of the tree, the marks around it, and the address that it links to, if any."""
+    """A leaf of the tree, the marks around it, and the address that it links to, if any.
+
+    It is not frozen, because there are many: that takes twice the time to make one. Nobody changes a run.
+    """
 
     leaf: Leaf
     marks: frozenset[Mark] = NO_MARKS
@@ -66,8 +68,11 @@ def text_runs(
     text: str, marks: frozenset[Mark] = NO_MARKS, url: str = "", *, code: bool = False
 ) -> list[Run]:
     """Return the runs of a text that may have line breaks."""
+    text = clean(text)
+    if "\n" not in text:
+        return [Run(Code(text) if code else Text(text), marks, url)] if text else []
     runs: list[Run] = []
-    for number, line in enumerate(clean(text).split("\n")):
+    for number, line in enumerate(text.split("\n")):
         if number:
             runs.append(Run(LineBreak(), marks, url))
         if line:
@@ -86,43 +91,51 @@ def runs_of(children: Iterable[Inline], marks: frozenset[Mark] = NO_MARKS, url: 
             yield Run(node, marks, url)
 
 
-def inline_of(runs: Sequence[Run]) -> tuple[Inline, ...]:
+def inline_of(runs: Iterable[Run]) -> tuple[Inline, ...]:
     """Nest runs: links outside, then the marks in their order. Neighbours with the same marks become one."""
-    used = frozenset[Mark]().union(*(run.marks for run in runs))
-    nodes: list[Inline] = []
-    levels = [mark for mark in MARKS if mark in used]
-    for url, group in groupby(runs, key=lambda run: run.url):
-        children = _nest(list(group), levels)
-        if url and children:
-            nodes.append(Link(url, children))
+    root: list[Inline] = []
+    open_: list[tuple[str | Mark, list[Inline]]] = []  # addresses and marks with what is in them so far
+    nodes = root
+    before: tuple[str, frozenset[Mark]] = ("", NO_MARKS)
+    for run in runs:
+        around = (run.url, run.marks)
+        if around != before:
+            before = around
+            path: list[str | Mark] = [run.url] if run.url else []
+            path += [mark for mark in MARKS if mark in run.marks]
+            same = 0
+            for (wrapper, _), wanted in zip(open_, path, strict=False):
+                if wrapper != wanted:
+                    break
+                same += 1
+            _close(open_, same, root)
+            open_ += [(wrapper, []) for wrapper in path[same:]]
+            nodes = open_[-1][1] if open_ else root
+        _add_leaf(nodes, run.leaf)
+    _close(open_, 0, root)
+    return tuple(root)
+
+
+def _close(open_: list[tuple[str | Mark, list[Inline]]], left: int, root: list[Inline]) -> None:
+    """Close the innermost links and marks, until so many are `left` open."""
+    while len(open_) > left:
+        wrapper, children = open_.pop()
+        parent = open_[-1][1] if open_ else root
+        if children:
+            inner = tuple(children)
+            parent.append(Link(wrapper, inner) if isinstance(wrapper, str) else wrapper(inner))
+
+
+def _add_leaf(nodes: list[Inline], leaf: Leaf) -> None:
+    """Append a leaf, merged with the last one if both are texts or both are code."""
+    if not isinstance(leaf, Text | Code):
+        nodes.append(leaf)
+    elif leaf.text:
+        last = nodes[-1] if nodes else None
+        if isinstance(last, Text | Code) and type(last) is type(leaf):
+            nodes[-1] = type(leaf)(last.text + leaf.text)
         else:
-            nodes += children
-    return tuple(nodes)
-
-
-def _nest(runs: Sequence[Run], levels: Sequence[Mark]) -> tuple[Inline, ...]:
-    """Nest by the first level, and its groups by the others: never deeper than there are marks."""
-    if not levels:
-        return tuple(_merged(runs))
-    mark, *inner = levels
-    nodes: list[Inline] = []
-    for is_marked, group in groupby(runs, key=lambda run: mark in run.marks):
-        children = _nest(list(group), inner)
-        if is_marked and children:
-            nodes.append(mark(children))
-        else:
-            nodes += children
-    return tuple(nodes)
-
-
-def _merged(runs: Iterable[Run]) -> Iterator[Leaf]:
-    for kind, group in groupby((run.leaf for run in runs), key=type):
-        if kind in {Text, Code}:
-            joined = "".join(leaf.text for leaf in group if isinstance(leaf, Text | Code))
-            if joined:
-                yield Text(joined) if kind is Text else Code(joined)
-        else:
-            yield from group
+            nodes.append(leaf)
 
 
 def paragraphs_of(runs: Sequence[Run]) -> list[Paragraph]:
@@ -141,7 +154,7 @@ def paragraphs_of(runs: Sequence[Run]) -> list[Paragraph]:
 def _blocks_of_lines(runs: Sequence[Run]) -> Iterator[list[list[Run]]]:
     block: list[list[Run]] = []
     for line in split_lines(runs):
-        if any(not isinstance(run.leaf, Text) or run.leaf.text.strip() for run in line):
+        if not _is_blank(line):
             block.append(line)
         elif block:
             yield block
@@ -150,14 +163,20 @@ def _blocks_of_lines(runs: Sequence[Run]) -> Iterator[list[list[Run]]]:
         yield block
 
 
+def _is_blank(line: Iterable[Run]) -> bool:
+    return all(isinstance(run.leaf, Text) and not run.leaf.text.strip() for run in line)
+
+
 def split_lines(runs: Sequence[Run]) -> list[list[Run]]:
     """Return the runs of each line, without the line breaks."""
-    lines: list[list[Run]] = [[]]
+    line: list[Run] = []
+    lines = [line]
     for run in runs:
         if isinstance(run.leaf, LineBreak):
-            lines.append([])
+            line = []
+            lines.append(line)
         else:
-            lines[-1].append(run)
+            line.append(run)
     return lines
 
 

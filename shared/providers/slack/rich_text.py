@@ -1,7 +1,7 @@
 """Slack's `rich_text` blocks: parsed to the document tree. Bounded in characters, elements and levels."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -90,18 +90,26 @@ def parse_rich_text(block: Mapping[str, Any], budget: Budget) -> list[Block]:
             break
         budget.runs -= _BLOCK_RUNS
         element = group[0]
-        kind = element.get("type")
-        if kind == "rich_text_list":
-            _append(blocks, _lists(group, budget), element)
-        elif kind == "rich_text_preformatted":
-            _append(blocks, _code_blocks(element, budget), element)
-        elif kind == "rich_text_quote":
-            paragraphs = paragraphs_of(_runs(element, budget))
-            _append_quote(blocks, paragraphs, joins=was_bordered)
-        elif kind == "rich_text_section":
-            blocks += paragraphs_of(_runs(element, budget))
+        added = _parse_group(element.get("type"), group, budget)
+        if not added:
+            continue  # as if it were not there: what is beside it is neighbours
+        if element.get("type") == "rich_text_quote":
+            _append_quote(blocks, added, joins=was_bordered)
+        else:
+            _append(blocks, added, element)
         was_bordered = _border(element)
     return blocks
+
+
+def _parse_group(kind: Any, group: list[Mapping[str, Any]], budget: Budget) -> Sequence[Block]:
+    """Return the blocks of an element, or of the lists that belong together; none for an unknown type."""
+    if kind == "rich_text_list":
+        return _lists(group, budget)
+    if kind == "rich_text_preformatted":
+        return _code_blocks(group[0], budget)
+    if kind in {"rich_text_quote", "rich_text_section"}:
+        return paragraphs_of(_runs(group[0], budget))
+    return ()
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
@@ -133,18 +141,18 @@ def _border(element: Mapping[str, Any]) -> bool:
     return bool(element.get("border"))
 
 
-def _append_quote(blocks: list[Block], paragraphs: list[Paragraph], *, joins: bool) -> None:
+def _append_quote(blocks: list[Block], added: Sequence[Block], *, joins: bool) -> None:
     """Append a quote. It `joins` the one before if that ended with a list or code, which have a border."""
     last = blocks[-1] if blocks else None
-    if paragraphs and joins and isinstance(last, Quote):
-        blocks[-1] = Quote((*last.children, *paragraphs))
-    elif paragraphs:
-        blocks.append(Quote(tuple(paragraphs)))
+    if joins and isinstance(last, Quote):
+        blocks[-1] = Quote((*last.children, *added))
+    else:
+        blocks.append(Quote(tuple(added)))
 
 
-def _append(blocks: list[Block], added: list[Block], element: Mapping[str, Any]) -> None:
+def _append(blocks: list[Block], added: Sequence[Block], element: Mapping[str, Any]) -> None:
     """Append blocks; those with a border belong to the quote before them."""
-    if not added or not _border(element):
+    if not _border(element) or element.get("type") == "rich_text_section":
         blocks += added
     elif blocks and isinstance(blocks[-1], Quote):
         blocks[-1] = Quote((*blocks[-1].children, *added))
@@ -183,7 +191,7 @@ def _lists(elements: list[Mapping[str, Any]], budget: Budget) -> list[Block]:
             levels[level:] = [_List(ordered, offset + 1)]
             siblings.append(levels[level])
         levels[level].items += items
-    return [_list_block(root) for root in roots]
+    return _list_blocks(roots)
 
 
 def _goes_on(before: _List, ordered: bool, offset: int) -> bool:
@@ -192,13 +200,14 @@ def _goes_on(before: _List, ordered: bool, offset: int) -> bool:
     return not ordered or offset in {0, before.start - 1 + len(before.items)}
 
 
-def _list_block(parsed: _List) -> Block:
-    """Return the block of a list, whose levels are at most `MAX_INDENT` deep."""
-    items = tuple(
-        (*(item.paragraphs or [Paragraph(())]), *(_list_block(nested) for nested in item.lists))
-        for item in parsed.items
-    )
-    return ListBlock(items, parsed.ordered, parsed.start)
+def _list_blocks(lists: Iterable[_List]) -> list[Block]:
+    """Return the blocks of lists (at most `MAX_INDENT` levels). A list without text is none."""
+    blocks: list[Block] = []
+    for parsed in lists:
+        items = [(*item.paragraphs, *_list_blocks(item.lists)) for item in parsed.items]
+        if filled := tuple(filter(None, items)):
+            blocks.append(ListBlock(filled, parsed.ordered, parsed.start))
+    return blocks
 
 
 def _number(value: Any) -> int:
@@ -219,13 +228,15 @@ def _runs(section: Mapping[str, Any], budget: Budget) -> list[Run]:
 def _element_runs(element: Mapping[str, Any], budget: Budget) -> list[Run]:
     """Return the runs of one inline element; none for a type that has no text."""
     style = element.get("style")
-    style = style if isinstance(style, dict) else {}
-    marks = frozenset(mark for name, mark in _STYLES.items() if style.get(name) is True) or NO_MARKS
+    marks = NO_MARKS
+    if isinstance(style, dict):
+        marks = frozenset([mark for name, mark in _STYLES.items() if style.get(name) is True])
     kind = element.get("type")
     if kind in {"text", "link"}:
         url = text_of(element.get("url")) if kind == "link" else ""
         text = budget.take(text_of(element.get("text")) or url)
-        return text_runs(text, marks, url if is_link(url) else "", code=style.get("code") is True)
+        is_code = isinstance(style, dict) and style.get("code") is True
+        return text_runs(text, marks, url if url and is_link(url) else "", code=is_code)
     leaf = _leaf(element, budget)
     return [Run(leaf, marks)] if leaf else []
 
