@@ -8,7 +8,7 @@ that receives to another leg that sends. A paused mapping counts as well, so tha
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from services.sync.model.mapping import SharedConversation, Leg, Mapping
+from services.sync.model.mapping import Leg, Mapping, SharedConversation
 from services.sync.store.mappings import MappingLegs, MappingRepository
 from shared.contracts.errors import Conflict
 

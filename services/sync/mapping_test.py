@@ -13,8 +13,8 @@ from shared.contracts.errors import Rejected, RetryLater
 from shared.contracts.ids import derive, message_id_for, new_event_id
 from shared.contracts.topics import CHAT_INBOUND
 from shared.manifests.channel_types import Outgoing, Person, Place, Sends
-from shared.runtime.kafka.producer import Producer, event_record
 from shared.richtext.tree import Document, Paragraph, Text
+from shared.runtime.kafka.producer import Producer, event_record
 from shared.wire.tracing import child_traceparent
 
 _SOURCE: Final = "/sync/test"

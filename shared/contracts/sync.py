@@ -26,9 +26,9 @@ class SyncRequested(Payload):
     """A change of a message for one leg of a mapping. Repeated, it has the same `request_id`.
 
     `synced_id` is the message that the change is about, as the mapping has it, and `source` is where it was
-    written. `thread_id` and `reply_to_id` are other messages of the mapping, which the target has under ids of
-    its own; if one of them has not arrived yet, it may come until `wait_until`. `revision` orders the edits of
-    a message. Which reactions a message has is in its record.
+    written. `thread_id` and `reply_to_id` are other messages of the mapping, which the target has under ids
+    of its own; if one of them has not come yet, it may come until `wait_until`. `revision` orders the edits
+    of a message. Which reactions a message has is in its record.
     """
 
     request_id: str

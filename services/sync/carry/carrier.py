@@ -1,26 +1,21 @@
 """Carry one change to its target: what a message, an edit, a deletion or a reaction needs of the provider."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
-from services.sync.accounts import SyncAccounts, channel_account
-from services.sync.calls import ChannelCalls, NotReached, OutcomeUnknown
+from services.sync.calls import NotReached, OutcomeUnknown
 from services.sync.carry.outcomes import Aside, Change, Done, Failed, Outcome, Stopped, Waits
-from services.sync.carry.pace import Pace
 from services.sync.carry.work import Work
 from services.sync.model.mapping import Leg
 from services.sync.model.mapping import Mapping as SyncMapping
-from services.sync.model.synced_message import SyncedMessage, TraceEntry
+from services.sync.model.synced_message import SyncedMessage
 from services.sync.store.mapping_index import MappingIndex
 from services.sync.store.mappings import MappingRepository
-from services.sync.store.messages import SyncedMessages, target_update
-from shared.connections.refresh_outcome import NotConnected
+from services.sync.store.messages import SyncedMessages
 from shared.contracts.errors import Conflict, DatabaseUnavailable, NotFound, RetryLater
 from shared.manifests.channel_types import ChannelFailure
-from shared.manifests.registry import Provider
 from shared.runtime import metrics
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
@@ -40,23 +35,15 @@ class Carrier:
 
     def __init__(
         self,
-        providers: Mapping[str, Provider],
-        accounts: SyncAccounts,
-        calls: ChannelCalls,
         index: MappingIndex,
         mappings: MappingRepository,
         messages: SyncedMessages,
-        pace: Pace,
         work: Work,
         log: Log,
     ) -> None:
-        self._providers = providers
-        self._accounts = accounts
-        self._calls = calls
         self._index = index
         self._mappings = mappings
         self._messages = messages
-        self._pace = pace
         self._work = work
         self._log = log
         self._refused: dict[str, tuple[float, str]] = {}
@@ -75,47 +62,48 @@ class Carrier:
 
     async def carry(self, change: Change) -> Outcome:
         """Carry a change, and return what became of it. Raises `DatabaseUnavailable`."""
-        request = change.request
-        mapping = self._index.get(request.mapping_id)
-        leg = mapping.leg(request.leg_id) if mapping else None
+        mapping = self._index.get(change.request.mapping_id)
+        leg = mapping.leg(change.request.leg_id) if mapping else None
         if mapping is None or leg is None or mapping.workspace != change.workspace:
             return Done()  # the mapping or its leg was removed meanwhile
         if mapping.status == "paused":
             return Aside(_PAUSED_S, "The mapping is paused: resume it.")
-        if refused := self._refused.get(change.account_key):
-            if refused[0] > monotonic():
-                return Waits(refused[0] - monotonic(), refused[1], scope="account", counts=False)
-            del self._refused[change.account_key]
-        if request.kind == "signal":
-            return await self._signal(change, mapping, leg)
-        message = await self._messages.find(request.synced_id)
+        refused_until, reason = self._refused.get(change.account_key, (0.0, ""))
+        if refused_until > monotonic():
+            return Waits(refused_until - monotonic(), reason, counts=False)
+        if change.request.kind == "signal":
+            return await self._signal(change, leg)
+        message = await self._messages.find(change.request.synced_id)
         if message is None:
             return Done()  # it has expired, or its workspace was deleted
-        try:
-            outcome = await self._work.apply(change, mapping, leg, message)
-        except Stopped as stopped:
-            outcome = stopped.outcome
-        except ChannelFailure as failure:
-            outcome = await self._refused_by(failure, change, mapping, leg, message)
-        except (NotConnected, NotFound, Conflict) as error:
-            reason = str(error)
-            self._refused[change.account_key] = (monotonic() + _ACCOUNT_PAUSE_S, reason)
-            outcome = await self._wait(change, message, leg, _ACCOUNT_PAUSE_S, "account", reason)
-        except NotReached as error:
-            text = f"The provider cannot be reached ({error}): the hub tries again."
-            outcome = await self._later(change, message, leg, "unreachable", text)
-        except OutcomeUnknown as error:
-            text = f"The provider did not answer ({error}): the hub finds out whether it has the message."
-            metrics.SYNC_UNKNOWN.labels(leg.provider).inc()
-            outcome = await self._later(change, message, leg, "unknown", text, unknown=True)
-        except DatabaseUnavailable:
-            raise
-        except RetryLater as error:
-            outcome = await self._later(change, message, leg, "unavailable", str(error))
+        outcome = await self._apply(change, mapping, leg, message)
         if isinstance(outcome, Done) and (mapping.id, leg.id) in self._closed:
             self._closed.discard((mapping.id, leg.id))
             await self._mappings.clear_error(mapping.id, mapping.workspace)
         return outcome
+
+    async def _apply(self, change: Change, mapping: SyncMapping, leg: Leg, message: SyncedMessage) -> Outcome:
+        """Apply a change at its target; a failure decides what became of it. Raises `DatabaseUnavailable`."""
+        try:
+            return await self._work.apply(change, mapping, leg, message)
+        except Stopped as stopped:
+            return stopped.outcome
+        except ChannelFailure as failure:
+            return await self._refused_by(failure, change, mapping, leg, message)
+        except (NotFound, Conflict) as error:  # there is no account any more, or it is not connected
+            self._refused[change.account_key] = (monotonic() + _ACCOUNT_PAUSE_S, str(error))
+            return await self._wait(change, message, leg, _ACCOUNT_PAUSE_S, "account", str(error))
+        except NotReached as error:
+            text = f"The provider cannot be reached ({error}): the hub tries again."
+            return await self._later(change, message, leg, "unreachable", text)
+        except OutcomeUnknown as error:
+            text = f"The provider did not answer ({error}): the hub finds out whether it has the message."
+            metrics.SYNC_UNKNOWN.labels(leg.provider).inc()
+            return await self._later(change, message, leg, "unknown", text, unknown=True)
+        except DatabaseUnavailable:
+            raise
+        except RetryLater as error:
+            return await self._later(change, message, leg, "unavailable", str(error))
 
     async def _refused_by(
         self,
@@ -138,17 +126,13 @@ class Carrier:
                 )
             case "account":
                 self._refused[change.account_key] = (monotonic() + _ACCOUNT_PAUSE_S, failure.text)
-                return await self._wait(
-                    change, message, leg, _ACCOUNT_PAUSE_S, failure.code, failure.text
-                )
+                return await self._wait(change, message, leg, _ACCOUNT_PAUSE_S, failure.code, failure.text)
             case "conversation":
                 self._closed.add((mapping.id, leg.id))
                 if await self._mappings.set_error(mapping.id, mapping.workspace, reason, fix):
                     self._log.warning("mapping.failed", mapping_id=mapping.id, leg=leg.id, code=failure.code)
                 pause_s = _MENDED_PAUSES.pause_s(change.attempts + 1)
-                return await self._later(
-                    change, message, leg, failure.code, failure.text, pause_s=pause_s
-                )
+                return await self._later(change, message, leg, failure.code, failure.text, pause_s=pause_s)
             case "gone":
                 await self._work.note_gone(change, message, leg, failure.text)
                 return Done()
@@ -189,8 +173,7 @@ class Carrier:
             return await self._fail(change, message, leg, code, text)
         metrics.SYNC_WAITS.labels(leg.provider, code if code in _KNOWN_WAITS else "other").inc()
         await self._work.note_waiting(change, message, leg, code, text, unknown=unknown)
-        scope = "account" if code == "account" else "lane"
-        return Waits(pause_s, text, scope="account" if scope == "account" else "lane")
+        return Waits(pause_s, text)
 
     async def _fail(
         self,
@@ -202,9 +185,7 @@ class Carrier:
         *,
         unknown: bool = False,
     ) -> Outcome:
-        self._log.info(
-            "change.failed", synced_id=message.id, leg=leg.id, kind=change.request.kind, code=code
-        )
+        self._log.info("change.failed", synced_id=message.id, leg=leg.id, kind=change.request.kind, code=code)
         await self._work.note_failed(change, message, leg, code, text, unknown=unknown)
         return Failed(text)
 
@@ -213,13 +194,11 @@ class Carrier:
             return change.stored.give_up_at
         return change.received_at + timedelta(seconds=self.retry_for_s(change.request.mapping_id))
 
-    async def _signal(self, change: Change, mapping: SyncMapping, leg: Leg) -> Outcome:
+    async def _signal(self, change: Change, leg: Leg) -> Outcome:
         """Show that somebody types, if that is still so. A failure is nothing to repeat."""
         if (utcnow() - change.received_at).total_seconds() < _SIGNAL_AGE_S:
-            try:
-                await self._work.signal(change, mapping, leg)
-            except (ChannelFailure, NotReached, OutcomeUnknown, Stopped, RetryLater, NotFound, Conflict):
-                pass
+            with suppress(ChannelFailure, NotReached, OutcomeUnknown, RetryLater, NotFound, Conflict):
+                await self._work.signal(change, leg)
         return Done()
 
 

@@ -1,6 +1,5 @@
 """The handler of `sync.requested`: puts each request into the lane of its target conversation."""
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import ValidationError

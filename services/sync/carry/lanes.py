@@ -1,4 +1,4 @@
-"""Lanes: the changes of one target conversation go out one after another, and lanes do not wait for each other.
+"""Lanes: the changes of one target conversation go out one after another, whatever other lanes do.
 
 A change is carried from the record that brought it. When its lane has to wait, or is long, its changes are
 stored in `sync_queue`, and their records are complete. So memory is bounded, and no partition is held up. The
@@ -13,7 +13,7 @@ from typing import Final
 
 from services.sync.carry.outcomes import Aside, Change, Done, Failed, Outcome, Waits
 from services.sync.model.synced_message import QueuedChange
-from services.sync.store.queue import KEPT, SyncQueue
+from services.sync.store.queue import RETENTION, SyncQueue
 from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.sync import SyncRequested
 from shared.runtime.failpoints import failpoint
@@ -98,8 +98,11 @@ class Lanes:
             await asyncio.wait(busy, timeout=_STOP_TIMEOUT_S)
 
     async def put(self, changes: Sequence[Change]) -> None:
-        """Add changes behind those of their lanes. Raises `DatabaseUnavailable` if they have to be stored."""
-        await self._load()
+        """Add changes behind those of their lanes. What cannot be stored is handled again later."""
+        try:
+            await self._load()
+        except DatabaseUnavailable as error:
+            return _fail(changes, error)
         stored: list[Change] = []
         for change in changes:
             lane = self._lanes.get(change.lane)
@@ -112,12 +115,16 @@ class Lanes:
                 lane.changes.append(change)
             self._run(change.lane, lane)
         if stored:
-            await self._store(stored)
+            try:
+                await self._store(stored)
+            except DatabaseUnavailable as error:
+                return _fail(stored, error)
             for name in {change.lane for change in stored}:
                 # It may have found nothing, and ended, while they were being stored.
                 lane = self._lanes.setdefault(name, _Lane())
                 lane.has_stored = True
                 self._run(name, lane)
+        return None
 
     def wake(self) -> None:
         """Let every lane that waits try again now."""
@@ -141,7 +148,7 @@ class Lanes:
                     return
                 async with self._slots:
                     outcome = await self._carry(change)
-                await self._settle(name, lane, change, outcome)
+                await self._settle(lane, change, outcome)
             except DatabaseUnavailable as error:
                 self._log.warning("carry.database_unavailable", error=str(error))
                 await self._pause(lane, _DATABASE_PAUSE_S)
@@ -158,7 +165,9 @@ class Lanes:
         if not lane.has_stored:
             return None
         _, partitions = self._assignment()
-        found = [change for change in await self._queue.first(name, _WINDOW) if change.partition in partitions]
+        found = [
+            change for change in await self._queue.first(name, _WINDOW) if change.partition in partitions
+        ]
         if not found:
             lane.has_stored = False
             return lane.changes[0] if lane.changes else None
@@ -173,7 +182,7 @@ class Lanes:
         """Return whether a stored change belongs to another process by now."""
         return change.stored is not None and change.partition not in self._assignment()[1]
 
-    async def _settle(self, name: str, lane: _Lane, change: Change, outcome: Outcome) -> None:
+    async def _settle(self, lane: _Lane, change: Change, outcome: Outcome) -> None:
         """Do what an outcome asks for: only then is the change taken out of its lane."""
         if change.is_revoked:
             lane.changes.clear()
@@ -260,7 +269,7 @@ class Lanes:
             traceparent=change.traceparent,
             give_up_at=give_up_at,
             created_at=now,
-            expires_at=max(give_up_at, now) + KEPT,
+            expires_at=max(give_up_at, now) + RETENTION,
         )
 
     def _complete(self, change: Change) -> None:
@@ -304,6 +313,14 @@ class Lanes:
             except Exception as error:  # noqa: BLE001 -- one failed search must not be the last
                 self._log.error("carry.search_failed", exc_info=error)
             await asyncio.sleep(_POLL_INTERVAL_S)
+
+
+def _fail(changes: Iterable[Change], error: DatabaseUnavailable) -> None:
+    """Have the records of changes handled again."""
+    for change in changes:
+        if change.completion is not None:
+            completion, change.completion = change.completion, None
+            completion.fail(error)
 
 
 def _restored(queued: QueuedChange) -> Change:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from services.sync.model.synced_message import QueuedChange
 from shared.contracts.sync import SyncRequested
@@ -27,6 +26,8 @@ class Change:
     completion: Completion | None = None
     stored: QueuedChange | None = None
     attempts: int = 0
+    method: str = ""
+    """The method of the provider that was called last."""
 
     @property
     def is_revoked(self) -> bool:
@@ -45,7 +46,6 @@ class Waits:
 
     pause_s: float
     reason: str
-    scope: Literal["lane", "account"] = "lane"
     counts: bool = True
     """Whether it was an attempt."""
 
@@ -74,4 +74,3 @@ class Stopped(Exception):
     def __init__(self, outcome: Outcome) -> None:
         super().__init__()
         self.outcome = outcome
-

@@ -28,9 +28,7 @@ class Pace:
     def delay(self, account: str, spec: ChannelSpec, method: str, conversation: str) -> float:
         """Return the seconds until a method may be called; 0.0 for now."""
         now = monotonic()
-        until = max(
-            (self._blocked_until(key) for key in _blocks(account, method, conversation)), default=0.0
-        )
+        until = max((self._blocked_until(key) for key in _blocks(account, method, conversation)), default=0.0)
         for number, rule in _rules(spec, method):
             window = self._windows.get(_window_key(account, number, rule, method, conversation))
             if window is not None and len(window) >= rule.amount:

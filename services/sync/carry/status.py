@@ -23,7 +23,7 @@ class StatusEvents:
         self._producer = producer
 
     async def publish(self, change: Change, message: SyncedMessage, leg: Leg, target: Target) -> None:
-        """Publish a state of a message of the chat; do nothing for another one. Raises `BrokerUnavailable`."""
+        """Publish a state of a message of the chat; do nothing for others. Raises `BrokerUnavailable`."""
         if message.provider != CHAT or target.state not in _STATES:
             return
         payload = ChatStatusChanged(

@@ -94,9 +94,7 @@ class Work:
         self._status = status
         self._log = log
 
-    async def apply(
-        self, change: Change, mapping: SyncMapping, leg: Leg, message: SyncedMessage
-    ) -> Outcome:
+    async def apply(self, change: Change, mapping: SyncMapping, leg: Leg, message: SyncedMessage) -> Outcome:
         """Apply a change at its target.
 
         Raises `ChannelFailure`, `Stopped`, and what `ChannelCalls.run` and `SyncAccounts.find` raise.
@@ -105,9 +103,7 @@ class Work:
         spec, channel = self._providers[leg.provider].manifest.channel, self._accounts.channel(leg.provider)
         if spec is None or channel is None:
             raise Invalid(f"{leg.provider} has no conversations: remove the leg from the mapping")
-        scene = Scene(
-            change, mapping, leg, message, integration, channel_account(integration), channel, spec
-        )
+        scene = Scene(change, mapping, leg, message, integration, channel_account(integration), channel, spec)
         match change.request.kind:
             case "message":
                 return await self._send(scene)
@@ -216,7 +212,7 @@ class Work:
             if parent_id is None:
                 continue
             parent = await self._messages.find(parent_id)
-            if parent is not None and parent.leg == leg.id and parent.arrived:
+            if parent is not None and parent.leg == leg.id and parent.has_come:
                 return Place(leg.conversation, parent.thread, parent.external_id)
             target = parent.targets.get(leg.id) if parent else None
             if target is not None and target.state == "sent" and target.parts and target.parts[0]:
@@ -354,9 +350,7 @@ class Work:
             part = target.parts[number] or await self._part_id(scene, number)
             await self._delete_part(scene, channel, part)
         await self._note(message, leg, "deleted", state="deleted")
-        await self._status.publish(
-            scene.change, message, leg, target.model_copy(update={"state": "deleted"})
-        )
+        await self._status.publish(scene.change, message, leg, target.model_copy(update={"state": "deleted"}))
         return Done()
 
     async def _delete_part(self, scene: Scene, channel: Deletes, part: str) -> None:
@@ -394,14 +388,12 @@ class Work:
             raise ChannelFailure("unsupported", "react", "The hub cannot set reactions there.")
         shown = list(target.reactions if target else message.source_reactions)
         states = sorted(message.reactions.values(), key=lambda state: state.at)
-        wanted = list(
-            dict.fromkeys(state.emoji for state in states if state.added and state.leg != leg.id)
-        )
-        kept = [emoji for emoji in shown if emoji in wanted]
+        wanted = list(dict.fromkeys(state.emoji for state in states if state.added and state.leg != leg.id))
+        staying = [emoji for emoji in shown if emoji in wanted]
         limit = channel.reactions_per_message
-        new = [emoji for emoji in wanted if emoji not in kept]
-        room = len(new) if limit is None else max(0, limit - len(kept))
-        result = [*kept, *new[:room]]
+        new = [emoji for emoji in wanted if emoji not in staying]
+        room = len(new) if limit is None else max(0, limit - len(staying))
+        result = [*staying, *new[:room]]
         if target:
             external_id, thread = await self._part_id(scene, 0), target.thread
         else:
@@ -440,7 +432,7 @@ class Work:
             before=self._before(scene),
         )
 
-    async def signal(self, change: Change, mapping: SyncMapping, leg: Leg) -> None:
+    async def signal(self, change: Change, leg: Leg) -> None:
         """Show that somebody types. Raises as `apply`."""
         channel = self._accounts.channel(leg.provider)
         if not isinstance(channel, Signals):
@@ -456,6 +448,7 @@ class Work:
 
         async def before(step: Step) -> None:
             key, conversation = scene.change.account_key, scene.leg.conversation
+            scene.change.method = step.method
             while delay := self._pace.take(key, scene.spec, step.method, conversation):
                 if delay > _MAX_HOLD_S:
                     reason = "The provider allows no more calls for now: the hub waits."
@@ -472,7 +465,7 @@ class Work:
     def block(self, change: Change, leg: Leg, failure: ChannelFailure) -> None:
         """Obey the pause that a provider has asked for, for what it named."""
         self._pace.block(
-            change.account_key, failure.scope, "", leg.conversation, failure.retry_after or 0.0
+            change.account_key, failure.scope, change.method, leg.conversation, failure.retry_after or 0.0
         )
 
     # What is stored of outcomes

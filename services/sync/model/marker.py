@@ -20,7 +20,7 @@ def marker_for(synced_id: str, leg: str, part: int, revision: int) -> str:
 def marker_parts(marker: str) -> Marker | None:
     """Read a marker; None for that of another hub or of another form."""
     parts = marker.split(".")
-    if len(parts) != 4 or not parts[0].startswith("syn_"):  # noqa: PLR2004 -- as `marker_for` writes them
+    if len(parts) != 4 or not parts[0].startswith("syn_"):
         return None
     synced_id, leg, part, revision = parts
     if not (part.isdecimal() and revision.isdecimal() and len(part) < 4 and len(revision) < 20):

@@ -82,14 +82,14 @@ class LateEdit(StoredPart):
 class SyncedMessage(Record):
     """A message of one leg of a mapping, with its targets by leg id. Expires after `RETENTION_DAYS`.
 
-    `leg` is where it was written, `thread` the thread there. A record without `arrived` stands for a message
+    `leg` is where it was written, `thread` the thread there. A record without `has_come` stands for a message
     of which only a change or a reply has come; it expires soon. `edited_leg` is where the last edit was made.
     """
 
     workspace: str
     mapping_id: str
     leg: str
-    arrived: bool = True
+    has_come: bool = True
     message_id: str
     provider: str
     account: str
@@ -108,6 +108,8 @@ class SyncedMessage(Record):
     late_edit: LateEdit | None = stored_null()
     deleted: bool = False
     reactions: dict[str, PersonReaction] = Field(default_factory=dict)
+    source_reactions: tuple[str, ...] = ()
+    """The emoji that the hub has set on the message where it was written."""
     targets: dict[str, Target] = Field(default_factory=dict)
 
 

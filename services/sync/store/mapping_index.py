@@ -70,7 +70,9 @@ class MappingIndex:
                 del self._count_by_workspace[before.workspace]
             for leg in before.legs:
                 key = _key(before, leg)
-                left = tuple(item for item in self._by_conversation.get(key, ()) if item.mapping.id != before.id)
+                left = tuple(
+                    item for item in self._by_conversation.get(key, ()) if item.mapping.id != before.id
+                )
                 if left:
                     self._by_conversation[key] = left
                 else:

@@ -45,7 +45,9 @@ class SyncedMessages:
         self._links = mongo.collection(LINKS)
         self._read_group: Grouped[str, SyncedMessage | None] = Grouped(self._read, max_items=_MAX_IDS)
         self._write_group: Grouped[Sequence[Write], None] = Grouped(self._write_all, max_items=_MAX_WRITES)
-        self._link_group: Grouped[Sequence[MessageLink], None] = Grouped(self._link_all, max_items=_MAX_WRITES)
+        self._link_group: Grouped[Sequence[MessageLink], None] = Grouped(
+            self._link_all, max_items=_MAX_WRITES
+        )
 
     # Reading
 

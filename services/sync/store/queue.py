@@ -15,7 +15,7 @@ from shared.runtime.mongo import (
     utcnow,
 )
 
-KEPT: Final = timedelta(days=7)
+RETENTION: Final = timedelta(days=7)
 """A change that has failed can be tried again this long after it would have been given up."""
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     QUEUE: (

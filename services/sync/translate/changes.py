@@ -9,7 +9,7 @@ from typing import Final
 from services.sync.accounts import AccountRef
 from services.sync.model.conflict import RETENTION as CONFLICT_RETENTION
 from services.sync.model.conflict import Conflict, conflict_id_for
-from services.sync.model.mapping import CHAT, Leg, Mapping, hub_message_id, link_id, synced_id_for
+from services.sync.model.mapping import CHAT, Leg, Mapping, hub_message_id, link_id
 from services.sync.model.synced_message import (
     LateEdit,
     MessageLink,
@@ -17,6 +17,7 @@ from services.sync.model.synced_message import (
     SyncedMessage,
     Target,
     TraceEntry,
+    synced_id_for,
 )
 from services.sync.store.mapping_index import MappedLeg, MappingIndex
 from services.sync.store.messages import expiry
@@ -103,7 +104,7 @@ class Changes:
         body = change.body
         if message is not None and message.late_edit is not None:
             body = parse_markdown(message.late_edit.text)
-        if message is None or not message.arrived:
+        if message is None or not message.has_come:
             message = self._store(message, synced_id, incoming, change, mapped, author, body)
         if message.deleted:
             return
@@ -170,7 +171,7 @@ class Changes:
         author: ChatAuthor,
     ) -> None:
         """Publish a message for each of its targets."""
-        mapping, leg = mapped
+        mapping = mapped.mapping
         thread = self._parent(incoming, change, mapped, change.place.thread)
         reply = self._parent(incoming, change, mapped, change.place.reply_to)
         waits = any(parent is not None and parent.late for parent in (thread, reply))
@@ -223,14 +224,16 @@ class Changes:
         if not (mapping.options.edits and leg.sends):
             return
         state = self._state
-        synced_id, copy_leg = self._locate(incoming.ref, change.place.conversation, change.external_id, mapping)
+        synced_id, copy_leg = self._locate(
+            incoming.ref, change.place.conversation, change.external_id, mapping
+        )
         message = state.message(synced_id)
         if message is None:
             is_old = change.sent_at and incoming.received_at.timestamp() - change.sent_at > LATE_S
             if is_old or copy_leg or dropped_because(mapping.filters, change) is not None:
                 return
             message = state.add(self._placeholder(synced_id, incoming, change.external_id, mapped))
-        if not message.arrived:
+        if not message.has_come:
             late = message.late_edit
             if late is None or late.revision < change.revision:
                 text = render_markdown(change.body).text
@@ -358,7 +361,7 @@ class Changes:
         synced_id, copy_leg = self._locate(incoming.ref, change.conversation, change.external_id, mapping)
         message = self._state.message(synced_id)
         if copy_leg:
-            if message is not None and (target := message.targets.get(copy_leg)) and target.state == "sent":
+            if message is not None and (copy := message.targets.get(copy_leg)) and copy.state == "sent":
                 entry = TraceEntry(at=utcnow(), step="deleted", detail="It was deleted there.")
                 self._state.change_target(message, copy_leg, entry, state="deleted")
             return
@@ -404,7 +407,7 @@ class Changes:
             leg=leg.id, person=change.person.id, emoji=change.emoji, added=change.added, at=change.at
         )
         message = state.set_reaction(message, key, reaction)
-        if not message.arrived or message.deleted:
+        if not message.has_come or message.deleted:
             return
         author = self._author(incoming.ref, change.person)
         for target in mapping.legs:
@@ -419,9 +422,7 @@ class Changes:
         for target in mapping.legs:
             if target.id == except_leg or target.provider == CHAT or not target.receives:
                 continue
-            self._state.records.append(
-                requested_record("reaction", message, target, incoming, author=author)
-            )
+            self._state.records.append(requested_record("reaction", message, target, incoming, author=author))
 
     # What comes back
 
@@ -457,9 +458,11 @@ class Changes:
                 expires_at=message.expires_at,
             )
         )
-        if not change.edited and target.state == "sent" and not target.parts and part == 0:
+        if not change.edited and part < len(target.parts) and not target.parts[part]:
+            # The provider had not told the id when the message was sent.
+            parts = (*target.parts[:part], change.external_id, *target.parts[part + 1 :])
             self._state.change_target(
-                message, leg, parts=(change.external_id,), permalink=change.permalink or target.permalink
+                message, leg, parts=parts, permalink=target.permalink or change.permalink
             )
 
     # Parts
@@ -480,7 +483,7 @@ class Changes:
     def _locate(
         self, ref: AccountRef, conversation: str, external_id: str, mapping: Mapping
     ) -> tuple[str, str | None]:
-        """Return the id of a message in a mapping, and the leg whose copy it is; None for the message itself."""
+        """Return a message's id in a mapping, and the leg whose copy it is; None for the message itself."""
         link = self._state.link(link_id(ref.provider, ref.account, conversation, external_id))
         if link is not None and link.mapping_id == mapping.id:
             return link.synced_id, link.leg
@@ -501,7 +504,7 @@ class Changes:
         if message is None:
             message = self._state.add(self._placeholder(synced_id, incoming, external_id, mapped))
             return _Parent(synced_id, late=True, message=message)
-        late = not message.arrived and (incoming.received_at - message.received_at).total_seconds() < LATE_S
+        late = not message.has_come and (incoming.received_at - message.received_at).total_seconds() < LATE_S
         return _Parent(synced_id, late, message)
 
     def _placeholder(
@@ -514,7 +517,7 @@ class Changes:
             workspace=ref.workspace,
             mapping_id=mapped.mapping.id,
             leg=leg.id,
-            arrived=False,
+            has_come=False,
             message_id=_message_id(ref, leg.conversation, external_id),
             provider=ref.provider,
             account=ref.account,
@@ -540,7 +543,7 @@ class Changes:
     def _stored_author(
         self, message: SyncedMessage, change: MessageWritten, incoming: Incoming, edited_leg: str
     ) -> ChatAuthor:
-        """Return the author of a message, whoever has edited it."""
+        """Return the author of a message, not of its edit."""
         if edited_leg == message.leg and change.author.id == message.author_id:
             author = self._author(incoming.ref, change.author)
             if author.name:

@@ -19,7 +19,7 @@ from shared.contracts.chat import (
 from shared.contracts.chat_shapes import CHAT_CHANGES, normalise
 from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed
-from shared.contracts.event_type import canonical
+from shared.contracts.event_types import canonical
 from shared.contracts.messages import Embed
 from shared.manifests.channel_types import (
     Change,
@@ -147,9 +147,7 @@ def _card(embed: Embed) -> Sequence[Paragraph]:
     if embed.title or url:
         parts += paragraphs_of(text_runs(embed.title or url, url=url))
     if embed.description:
-        parts += [
-            block for block in parse_markdown(embed.description).blocks if isinstance(block, Paragraph)
-        ]
+        parts += [block for block in parse_markdown(embed.description).blocks if isinstance(block, Paragraph)]
     return parts
 
 

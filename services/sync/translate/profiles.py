@@ -21,7 +21,7 @@ _CONCURRENT: Final = 8
 
 
 class Profiles:
-    """People in memory, for an hour. A person whom the provider does not tell is asked for again in a minute."""
+    """People in memory, for an hour; one whom the provider does not tell, for a minute."""
 
     def __init__(self, accounts: SyncAccounts, calls: ChannelCalls, log: Log) -> None:
         self._accounts = accounts
@@ -36,7 +36,7 @@ class Profiles:
         return entry[1] if entry else None
 
     async def load(self, people: Collection[tuple[AccountRef, str]]) -> None:
-        """Ask the providers for people who are not in memory, at most for three seconds; the rest stay unknown."""
+        """Ask the providers for people who are not in memory, for at most three seconds."""
         now = monotonic()
         missing = [key for key in people if (entry := self._entries.get(key)) is None or entry[0] < now]
         if not missing:

@@ -9,13 +9,14 @@ from datetime import datetime
 from typing import Final
 
 from services.sync.accounts import AccountRef, SyncAccounts, channel_account
-from services.sync.model.mapping import CHAT, hub_message_id, link_id, synced_id_for
+from services.sync.model.mapping import CHAT, hub_message_id, link_id
 from services.sync.model.marker import marker_parts
+from services.sync.model.synced_message import synced_id_for
 from services.sync.store.conflicts import Conflicts
 from services.sync.store.mapping_index import MappedLeg, MappingIndex
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
-from services.sync.store.people_links import PeopleLinks
+from services.sync.store.people_links import PersonLinkRepository
 from services.sync.translate.batch_state import BatchState
 from services.sync.translate.changes import Attachments, Changes
 from services.sync.translate.incoming import Incoming, StoredByChat, chat_changes
@@ -57,7 +58,7 @@ class Translator:
         mappings: MappingRepository,
         messages: SyncedMessages,
         conflicts: Conflicts,
-        links: PeopleLinks,
+        links: PersonLinkRepository,
         profiles: Profiles,
         attachments: Attachments,
         producer: Producer,
@@ -159,9 +160,9 @@ class Translator:
                 links.add(link_id(ref.provider, ref.account, conversation, external_id))
                 hub_id = hub_message_id(ref.provider, ref.account, conversation, external_id)
                 messages.update(synced_id_for(leg.mapping.id, hub_id) for leg in legs)
-            if isinstance(change, MessageWritten) and change.marker:
-                if marker := marker_parts(change.marker):
-                    messages.add(marker.synced_id)
+            marker = marker_parts(change.marker or "") if isinstance(change, MessageWritten) else None
+            if marker is not None:
+                messages.add(marker.synced_id)
         await state.load(messages, links)
         await state.load(state.linked_messages() - messages, ())
 
@@ -208,9 +209,7 @@ class Translator:
 
     # Applying
 
-    def _apply(
-        self, item: Incoming, legs: Sequence[MappedLeg], state: BatchState, changes: Changes
-    ) -> None:
+    def _apply(self, item: Incoming, legs: Sequence[MappedLeg], state: BatchState, changes: Changes) -> None:
         change = item.change
         match change:
             case StoredByChat():
@@ -228,9 +227,7 @@ class Translator:
                 for mapped in legs:
                     changes.react(item, change, mapped)
 
-    def _is_echo(
-        self, item: Incoming, change: MessageWritten, state: BatchState, changes: Changes
-    ) -> bool:
+    def _is_echo(self, item: Incoming, change: MessageWritten, state: BatchState, changes: Changes) -> bool:
         """Return whether a hub has sent the message: by its marker, its author, or its link."""
         ref = item.ref
         if change.marker:
@@ -255,8 +252,8 @@ class Translator:
         change = item.change
         if isinstance(change, ConversationMoved):
             for mapping, leg in legs:
-                await self._mappings.move_leg(mapping, leg.id, change.new)
-                self._log.info("mapping.moved", mapping_id=mapping.id, leg=leg.id)
+                if await self._mappings.move_leg(mapping.id, mapping.workspace, leg.id, change.new):
+                    self._log.info("mapping.moved", mapping_id=mapping.id, leg=leg.id)
         elif isinstance(change, ConversationClosed):
             reason, _, fix = change.reason.partition(": ")
             for mapping, _leg in legs:
