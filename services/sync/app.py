@@ -1,4 +1,4 @@
-"""The sync service: webhook events become messages of the chat, and conversations follow each other."""
+"""The sync service: webhook events become messages of the chat, conversations are mapped to each other."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final

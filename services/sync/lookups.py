@@ -21,9 +21,12 @@ from shared.manifests.channel_types import (
     ListsPeople,
     LooksUpConversations,
     Operation,
+    Outgoing,
     Page,
     Person,
     ReadsProfiles,
+    Sends,
+    Sent,
 )
 from shared.manifests.provider_response import ProviderUnavailable
 from shared.manifests.registry import Provider
@@ -39,8 +42,8 @@ T = TypeVar("T")
 class Lookups:
     """Finds accounts of a workspace, and asks their providers. Methods raise `DatabaseUnavailable`.
 
-    Those that ask a provider raise `NotFound` for what it does not have or show, `Conflict` if a person has to
-    connect the account again, `Invalid` if the provider cannot do it, and `RetryLater`.
+    Those that ask a provider raise `NotFound` for what it does not have or show, `Conflict` if a person has
+    to connect the account again, `Invalid` if the provider cannot do it, and `RetryLater`.
     """
 
     def __init__(
@@ -110,30 +113,39 @@ class Lookups:
         if not isinstance(channel, LooksUpConversations):
             raise self._missing(integration.provider, "look_up_conversations")
         operation = channel.conversation(conversation_id, channel_account(integration))
-        return await self.run(operation, integration)
+        return await self._run(operation, integration)
 
     async def conversations(self, integration: Integration, query: str, cursor: str | None) -> Page:
         """Return a page of the conversations that have `query` in their name; it may have none of them."""
         channel = self._channel(integration.provider)
         if not isinstance(channel, ListsConversations):
             raise self._missing(integration.provider, "list_conversations")
-        return await self.run(channel.conversations(query, cursor, channel_account(integration)), integration)
+        return await self._run(
+            channel.conversations(query, cursor, channel_account(integration)), integration
+        )
 
     async def people(self, integration: Integration, query: str, cursor: str | None) -> Page:
         """Return a page of the persons that have `query` in their name or address; it may have none."""
         channel = self._channel(integration.provider)
         if not isinstance(channel, ListsPeople):
             raise self._missing(integration.provider, "list_people")
-        return await self.run(channel.people(query, cursor, channel_account(integration)), integration)
+        return await self._run(channel.people(query, cursor, channel_account(integration)), integration)
 
     async def profile(self, integration: Integration, person_id: str) -> Person:
         """Return a person, whose `email` the provider has verified if there is one."""
         channel = self._channel(integration.provider)
         if not isinstance(channel, ReadsProfiles):
             raise self._missing(integration.provider, "read_profiles")
-        return await self.run(channel.profile(person_id, channel_account(integration)), integration)
+        return await self._run(channel.profile(person_id, channel_account(integration)), integration)
 
-    async def run(self, operation: Operation[T], integration: Integration) -> T:
+    async def send(self, integration: Integration, message: Outgoing) -> Sent:
+        """Send a message that somebody wants to see arrive."""
+        channel = self._channel(integration.provider)
+        if not isinstance(channel, Sends):
+            raise self._missing(integration.provider, "send")
+        return await self._run(channel.send(message, channel_account(integration)), integration)
+
+    async def _run(self, operation: Operation[T], integration: Integration) -> T:
         """Carry an operation out for an account, and translate how it fails."""
         try:
             return await self._calls.run(operation, integration.id, timeout_s=_TIMEOUT_S)

@@ -7,6 +7,7 @@ that receives to another leg that sends. A paused mapping counts as well, so tha
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from services.sync.model.mapping import Leg, Mapping, SharedConversation
 from services.sync.store.mappings import MappingLegs, MappingRepository
@@ -35,7 +36,7 @@ class MappingRings:
                 raise
         await self._mappings.announce(mapping)
 
-    async def change_legs(self, mapping: Mapping, **changes: object) -> Mapping:
+    async def change_legs(self, mapping: Mapping, **changes: Any) -> Mapping:
         """Change a mapping, its legs among others, in every process.
 
         Raises `Conflict` if it forms a ring, or was changed since it was read; `NotFound` if it was deleted.

@@ -300,6 +300,29 @@ class WebhookDisabled(_OpenModel):
     last_error: str | None = None
 
 
+class MappedLeg(_OpenModel):
+    """A conversation of a mapping; `provider` is `chat` for a channel of the chat."""
+
+    provider: str
+    account: str
+    conversation: str
+    name: str = ""
+
+
+class MappingRecovered(_OpenModel):
+    mapping_id: str
+    name: str
+    legs: list[MappedLeg]
+    at: TimeText
+
+
+class MappingFailed(MappingRecovered):
+    """A mapping that forwards nothing until a person has done what `fix` says."""
+
+    reason: str
+    fix: str
+
+
 class WebhookSecretRotated(_OpenModel):
     """An outgoing webhook with a new secret. The old one is valid until `old_secret_expires_at`."""
 

@@ -22,6 +22,8 @@ from shared.contracts.event_payloads import (
     IntegrationExpiring,
     IntegrationRef,
     IntegrationTakenOver,
+    MappingFailed,
+    MappingRecovered,
     NestedCall,
     NestedChannel,
     NestedFile,
@@ -281,6 +283,15 @@ _ROTATION: Final = {
     "rotated_at": "2026-01-02T03:04:05.000Z",
     "old_secret_expires_at": "2026-01-03T03:04:05.000Z",
 }
+_MAPPING: Final = {
+    "mapping_id": "map_1",
+    "name": "General",
+    "legs": [
+        {"provider": "slack", "account": "T1", "conversation": "C1", "name": "general"},
+        {"provider": "chat", "account": "default", "conversation": "general", "name": ""},
+    ],
+    "at": "2026-01-02T03:04:05.000Z",
+}
 _HUB: Final = (
     EventType(
         "incoming.message",
@@ -338,6 +349,13 @@ _HUB: Final = (
         EndpointSecretRotated,
         {"endpoint_id": "ep_1", "provider": "github", "name": "Repositories", **_ROTATION},
     ),
+    EventType(
+        "mapping.failed",
+        "A mapping forwards nothing until a person has done what `fix` says.",
+        MappingFailed,
+        {**_MAPPING, "reason": "The channel is archived", "fix": "unarchive it in Slack."},
+    ),
+    EventType("mapping.recovered", "A mapping that failed works again.", MappingRecovered, _MAPPING),
 )
 
 EVENT_TYPES: Final[Mapping[str, EventType]] = {

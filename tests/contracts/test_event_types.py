@@ -34,6 +34,7 @@ OWN = (
     *("integration.refreshed", "integration.reauth_required"),
     *("integration.error", "integration.recovered", "integration.taken_over"),
     "integration.expiring",
+    *("mapping.failed", "mapping.recovered"),
 )
 
 ACCOUNT = {

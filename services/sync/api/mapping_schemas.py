@@ -20,6 +20,8 @@ from services.sync.model.mapping import (
 from shared.contracts.envelope import rfc3339
 
 _MAX_RETRY_S: Final = 7 * 24 * 3600
+_NO_FILTERS: Final = Filters()
+_USUAL: Final = Options()
 _Entries = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=200)]
 
 
@@ -211,12 +213,12 @@ class MappingPreviewOut(BaseModel):
     problems: list[str]
 
 
-def filters_of(body: FiltersBody, stored: Filters = Filters()) -> Filters:
+def filters_of(body: FiltersBody, stored: Filters = _NO_FILTERS) -> Filters:
     """Return stored filters with those that a body names."""
     return stored.model_copy(update=_given(body))
 
 
-def options_of(body: OptionsBody, stored: Options = Options()) -> Options:
+def options_of(body: OptionsBody, stored: Options = _USUAL) -> Options:
     """Return stored options with those that a body names."""
     return stored.model_copy(update=_given(body))
 

@@ -16,7 +16,7 @@ from shared.contracts.errors import FieldError, Invalid
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.routes import Routes
 
-_UNVERIFIED = "the provider has verified no e-mail address of this person, or does not show it: link them with how: manual"
+_UNVERIFIED = "the provider shows no verified address of this person: link the person with how: manual"
 _OTHER_EMAIL = "the provider has verified another address of this person: correct it, or use how: manual"
 
 

@@ -21,7 +21,6 @@ from shared.contracts.errors import Invalid
 from shared.manifests.channel_models import ChannelSpec
 from shared.manifests.channel_types import (
     Account,
-    Channel,
     ChannelFailure,
     Deletes,
     Edits,
@@ -65,7 +64,7 @@ class Scene:
     message: SyncedMessage
     integration: Integration
     account: Account
-    channel: Channel
+    channel: object
     spec: ChannelSpec
 
     @property

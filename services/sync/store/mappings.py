@@ -83,7 +83,7 @@ class MappingRepository:
     async def find(self, mapping_id: str, workspace: str) -> Mapping:
         """Return a mapping of a workspace. Raises `NotFound`."""
         with translate_errors():
-            document = await self._collection.find_one(
+            document: Document | None = await self._collection.find_one(
                 {"_id": mapping_id, "workspace": workspace, "deleted_at": None}
             )
         return _existing(document)
@@ -157,7 +157,7 @@ class MappingRepository:
         )
         query = {"_id": mapping.id, "version": mapping.version, "deleted_at": None}
         with translate_errors():
-            document = await self._collection.find_one_and_update(
+            document: Document | None = await self._collection.find_one_and_update(
                 query, self._outbox.with_events({"$set": fields}, events), return_document=True
             )
         if document is None:
@@ -174,7 +174,7 @@ class MappingRepository:
         """Mark a mapping as deleted. What waits for its targets is not sent. Raises `NotFound`."""
         now = utcnow()
         with translate_errors():
-            document = await self._collection.find_one_and_update(
+            document: Document | None = await self._collection.find_one_and_update(
                 {"_id": mapping_id, **_of_workspace(workspace)},
                 {"$set": {"deleted_at": now, "changed_at": now}, "$inc": {"version": 1}},
                 return_document=True,
