@@ -1,10 +1,11 @@
-"""The sync service: webhook events become messages of the chat, conversations are mapped to each other."""
+"""The sync service: webhook events become messages of the chat, in the order of their conversation."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from services.sync.accounts import SyncAccounts
 from services.sync.api.directory import DirectoryApi
+from services.sync.api.files import FilesApi, FileServer, dispatch
 from services.sync.api.mappings import MappingsApi
 from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.api.people_links import PeopleLinksApi
@@ -16,6 +17,8 @@ from services.sync.carry.pace import Pace
 from services.sync.carry.status import StatusEvents
 from services.sync.carry.work import Work
 from services.sync.endpoint_messages import EndpointMessages
+from services.sync.files.source import ProviderFiles
+from services.sync.files.tokens import FileAddresses
 from services.sync.lookups import Lookups
 from services.sync.mapping_preview import LegResolver
 from services.sync.mapping_rings import MappingRings
@@ -33,7 +36,7 @@ from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
 from services.sync.store.people_links import PersonLinkRepository
 from services.sync.store.queue import SyncQueue
-from services.sync.translate.attachments import chat_attachments
+from services.sync.translate.attachments import MessageFiles
 from services.sync.translate.profiles import Profiles
 from services.sync.translate.translator import Translator
 from services.sync.workspace_data import SyncData
@@ -62,32 +65,32 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
 _MAX_CONNECTIONS: Final = 500
 _MAX_PER_HOST_OR_WORKSPACE: Final = 100
 """A provider or a workspace that is slow must not use the connections of the others up."""
+_MAX_FILE_CONNECTIONS: Final = 200
+"""Connections of files. They are others than those of calls, which are short and must not wait for them."""
 _OUTBOX_INTERVAL_S: Final = 5.0
 
 
 async def build(runtime: Runtime) -> Service:
-    """Build the sync service of this process. Raises `Misconfigured` if a setting is wrong."""
+    """Build the sync service of this process: its consumer, and its API. Raises `Misconfigured`."""
     settings = load(SyncSettings)
     known = registry()
-    providers, connectors = known.providers, known.connectors
+    providers = known.providers
     client = create_egress_client(
         settings,
         max_connections=_MAX_CONNECTIONS,
         max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
         max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
     )
+    file_client = create_egress_client(settings, max_connections=_MAX_FILE_CONNECTIONS)
 
     # Accounts
     integrations = IntegrationRepository(runtime.mongo, runtime.vault, runtime.producer, runtime.log)
-    apps = Apps(
-        AppRepository(runtime.mongo, runtime.vault, connectors, runtime.log),
-        configured_apps(known),
-        runtime.configuration,
-    )
+    app_repository = AppRepository(runtime.mongo, runtime.vault, known.connectors, runtime.log)
+    registered_apps = Apps(app_repository, configured_apps(known), runtime.configuration)
     tokens = TokenSource(
         integrations,
-        apps,
-        connectors,
+        registered_apps,
+        known.connectors,
         runtime.configuration,
         client,
         runtime.log,
@@ -106,6 +109,26 @@ async def build(runtime: Runtime) -> Service:
     )
     people_links = PersonLinkRepository(runtime.mongo, per_workspace=settings.people_links_per_workspace)
     lookups = Lookups(accounts, integrations, calls, providers)
+    mappings_api = MappingsApi(
+        mappings,
+        MappingRings(mappings),
+        LegResolver(lookups, providers, known.connectors),
+        MappingTest(accounts, lookups, runtime.producer),
+    )
+
+    # Files
+    addresses = FileAddresses(
+        runtime.vault, public_base=runtime.hub.public_base, days=settings.file_address_days
+    )
+    provider_files = ProviderFiles(
+        accounts,
+        tokens,
+        calls,
+        file_client,
+        runtime.configuration,
+        providers,
+        max_bytes=settings.max_file_bytes,
+    )
 
     # Translate
     index = MappingIndex(runtime.mongo, runtime.configuration, runtime.log)
@@ -120,7 +143,7 @@ async def build(runtime: Runtime) -> Service:
         Conflicts(runtime.mongo),
         people_links,
         profiles,
-        chat_attachments,
+        MessageFiles(addresses).attachments,
         runtime.producer,
         runtime.log,
     )
@@ -152,22 +175,19 @@ async def build(runtime: Runtime) -> Service:
         "Interlink sync",
         [
             MessagePreviewApi(providers),
-            MappingsApi(
-                mappings,
-                MappingRings(mappings),
-                LegResolver(lookups, providers, connectors),
-                MappingTest(accounts, lookups, runtime.producer),
-            ),
+            FilesApi(),
+            mappings_api,
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),
         ],
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
     )
     return Service(
-        app=management,
+        app=dispatch(FileServer(addresses, provider_files, runtime.log), management),
         parts=[
             client,
-            apps,
+            file_client,
+            registered_apps,
             tokens,
             endpoints,
             index,

@@ -35,17 +35,28 @@ SERVICE_PATHS: Final[Paths] = {
 """The patterns of all services but the gateway, which serves every other path."""
 
 
-_STREAMED: Final = re.compile(r"/api/integrations/[^/]+/proxy/.*")
+FILES_PATH: Final = "/api/files"
+_ACCOUNT_CALL: Final = re.compile(r"/api/integrations/[^/]+/proxy/.*")
+_FILE: Final = re.compile(rf"{FILES_PATH}/[^/]+")
 MAX_STREAMED_BYTES: Final = 10 * 1024 * 1024
-"""Of a request and of a response whose bodies are passed on as streams."""
+"""Of a request and of a response of an account call; their bodies are passed on as streams."""
+MAX_FILE_BYTES: Final = 1024 * 1024 * 1024
+"""Of a served file, whatever the settings say."""
+
+
+def is_account_call(path: str) -> bool:
+    """Return whether a path is that of a call with a connected account."""
+    return _ACCOUNT_CALL.fullmatch(path) is not None
+
+
+def is_file(path: str) -> bool:
+    """Return whether a path is that of a provider's file."""
+    return _FILE.fullmatch(path) is not None
 
 
 def is_streamed(path: str) -> bool:
-    """Return whether the bodies of a path's requests and responses are passed on as streams.
-
-    These are the calls with a connected account.
-    """
-    return _STREAMED.fullmatch(path) is not None
+    """Return whether the bodies of a path's requests and responses are passed on as streams."""
+    return is_account_call(path) or is_file(path)
 
 
 class RouteTable:

@@ -7,6 +7,7 @@ dialect can render such a tree so that parsing gives it back.
 
 import re
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Final
 
 from shared.richtext.tree import (
@@ -38,6 +39,8 @@ from shared.richtext.urls import safe_url
 
 MAX_TEXT_CHARACTERS: Final = 40_000
 """A longer text is cut before it is parsed."""
+MAX_TEXT_LINES: Final = 1_500
+"""A text with more lines is cut too: each makes nodes of the tree."""
 MAX_CONTAINERS: Final = 8
 """Levels of quotes and lists. With a paragraph, six marks and a text they are the MAX_DEPTH of a tree."""
 CUT_MARK: Final = "…"
@@ -46,6 +49,7 @@ Mark = Bold | Italic | Strike | Underline | Spoiler
 _MERGED: Final = frozenset({Text, Code, Bold, Italic, Strike, Underline, Spoiler})
 
 _LINE_END: Final = re.compile(r"\r\n|[\r\u2028\u2029]")
+_ANY_LINE_END: Final = re.compile(r"\r\n|[\n\r\u2028\u2029]")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _UNCLEAN: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -69,10 +73,17 @@ def clean_line(text: str) -> str:
 
 
 def cut_text(text: str) -> str:
-    """Cut a text to MAX_TEXT_CHARACTERS with an ellipsis as its last character."""
-    if len(text) <= MAX_TEXT_CHARACTERS:
+    """Cut a text to MAX_TEXT_CHARACTERS and MAX_TEXT_LINES with an ellipsis as its last character."""
+    cut = cut_lines(text[:MAX_TEXT_CHARACTERS], MAX_TEXT_LINES)
+    return text if len(cut) == len(text) else cut[: -len(CUT_MARK)] + CUT_MARK
+
+
+def cut_lines(text: str, max_lines: int) -> str:
+    """Return the first lines of a text."""
+    if len(text) < max_lines:
         return text
-    return text[: MAX_TEXT_CHARACTERS - len(CUT_MARK)] + CUT_MARK
+    surplus = next(islice(_ANY_LINE_END.finditer(text), max(0, max_lines - 1), None), None)
+    return text[: surplus.start()] if surplus else text
 
 
 def text_nodes(text: str) -> tuple[Inline, ...]:

@@ -21,6 +21,14 @@ def cluster_start(text: str, index: int) -> int:
     return 0 if index <= MAX_CLUSTER_CHARACTERS else index
 
 
+def first_cluster_end(text: str) -> int:
+    """Return where the first cluster of a text ends. The text is not empty."""
+    for position in range(1, min(len(text), MAX_CLUSTER_CHARACTERS)):
+        if _is_between(text, position):
+            return position
+    return min(len(text), MAX_CLUSTER_CHARACTERS)
+
+
 def _is_between(text: str, index: int) -> bool:
     last, character = text[index - 1], text[index]
     if character.isascii():

@@ -38,6 +38,8 @@ _BLOCK: Final = re.compile(
 _CONTAINER: Final = re.compile(r"^[ \t]*+(?:>|[-*+](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\|)", re.MULTILINE)
 _NOT_IN_LISTS: Final = re.compile(r"[#>|]|`{3}|~{3}|([*_-])(?:[ \t]*\1){2}")
 """What every block but lists and paragraphs has."""
+_LONG_RULE: Final = re.compile(r"([*_-])(?:[ \t]*\1){499}")
+"""A line that the library reads again at each level of nesting. A text with one has paragraphs only."""
 _PARAGRAPH_END: Final = re.compile(r"\n[ \t]*+\n")
 _LISTS: Final = ("normalize", "block", "list", "paragraph")
 _RULES: Final = (*_LISTS, "fence", "blockquote", "hr", "heading", "table")
@@ -49,7 +51,7 @@ def parse_markdown(text: str) -> Document:
     """Return the canonical tree of a Markdown text. A text over 40,000 characters is cut; none is invalid."""
     text = clean(cut_text(text))
     blocks = _BLOCK.search(text)
-    if blocks is None or len(_CONTAINER.findall(text)) > MAX_BLOCK_LINES:
+    if blocks is None or len(_CONTAINER.findall(text)) > MAX_BLOCK_LINES or _LONG_RULE.search(text):
         return canonical(Document(tuple(_paragraphs(text))))
     rules = _RULES if _NOT_IN_LISTS.search(text) else _LISTS
     tokens = _parser(rules).parse(text, {_DEPTH: 0})

@@ -31,7 +31,7 @@ from shared.richtext.tree import (
 )
 from shared.richtext.urls import safe_url
 
-MAX_MARKS: Final = 5000
+MAX_MARKS: Final = 3000
 """A paragraph with more characters that may be marks is plain text."""
 
 _ENTITY: Final = r"&(?:\#[0-9]{1,7}|\#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
@@ -177,7 +177,9 @@ class _Scanner:
             self._parts.append("]")
             return end
         children = _resolve(self._parts[bracket.position + 1 :])
-        url = _ESCAPE.sub(lambda match: match[1] or _decode(match[2]), target[1] or target[2] or "")
+        url = target[1] or target[2] or ""
+        if "\\" in url or "&" in url:
+            url = _ESCAPE.sub(lambda match: match[1] or _decode(match[2]), url)
         self._parts[bracket.position :] = _linked(url, children, is_image=bracket.mark == "![")
         if bracket.mark == "[":
             self._outside = len(self._brackets)

@@ -43,7 +43,7 @@ Mark = type[Bold] | type[Italic] | type[Strike] | type[Underline] | type[Spoiler
 MARKS: Final[tuple[Mark, ...]] = (Bold, Italic, Strike, Underline, Spoiler)
 """The marks, the outermost first: a tree that is made from runs nests them in this order, within a link."""
 NO_MARKS: Final[frozenset[Mark]] = frozenset()
-MAX_RUNS: Final = 2_000
+MAX_RUNS: Final = 1_500
 """Runs that a dialect's parser makes of one message. What is behind them is cut off."""
 
 

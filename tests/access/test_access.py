@@ -25,6 +25,8 @@ SCOPES = (
     "accounts:call",
     "tokens:read",
     "imports:write",
+    "sync:read",
+    "sync:write",
     "admin",
 )
 
@@ -134,6 +136,20 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/platform-credentials/{provider}/verify"): "admin",
     ("GET", "/api/audit"): "admin",
     ("POST", "/api/messages/preview"): "webhooks:read",
+    ("POST", "/api/mappings"): "sync:write",
+    ("GET", "/api/mappings"): "sync:read",
+    ("POST", "/api/mappings/preview"): "sync:write",
+    ("GET", "/api/mappings/{mapping_id}"): "sync:read",
+    ("PATCH", "/api/mappings/{mapping_id}"): "sync:write",
+    ("DELETE", "/api/mappings/{mapping_id}"): "sync:write",
+    ("POST", "/api/mappings/{mapping_id}/pause"): "sync:write",
+    ("POST", "/api/mappings/{mapping_id}/resume"): "sync:write",
+    ("POST", "/api/mappings/{mapping_id}/test"): "sync:write",
+    ("GET", "/api/sync/conversations"): "sync:read",
+    ("GET", "/api/sync/people"): "sync:read",
+    ("PUT", "/api/people-links"): "sync:write",
+    ("GET", "/api/people-links"): "sync:read",
+    ("DELETE", "/api/people-links/{person_link_id}"): "sync:write",
 }
 OPERATOR: frozenset[ROW] = frozenset(
     {
@@ -146,8 +162,11 @@ OPERATOR: frozenset[ROW] = frozenset(
     }
 )
 """For admin keys of the operator's workspace alone: see test_workspaces.py."""
-OPEN: frozenset[ROW] = frozenset({("GET", "/api/auth/oauth/callback")})
-"""Providers redirect browsers here, with a state and its cookie instead of a key."""
+OPEN: dict[ROW, int] = {("GET", "/api/auth/oauth/callback"): 400, ("GET", "/api/files/{token}"): 404}
+"""Routes without a key, and their status without anything else.
+
+Providers redirect browsers to the first, with a state and its cookie. The address of a file is its proof.
+"""
 
 ROWS = sorted(NEEDS)
 EXPECTED_STATUS: dict[ROW, int] = {
@@ -171,6 +190,10 @@ EXPECTED_STATUS: dict[ROW, int] = {
     ("POST", "/api/integrations/{integration_id}/token"): 409,
     ("POST", "/api/integrations/{integration_id}/token/refused"): 409,
     ("POST", "/api/platform-credentials/{provider}/verify"): 503,
+    ("GET", "/api/sync/conversations"): 422,
+    ("GET", "/api/sync/people"): 422,
+    ("PUT", "/api/people-links"): 404,
+    ("DELETE", "/api/people-links/{person_link_id}"): 404,
 }
 """Expected statuses of permitted calls that fail for the items of this test: its account was never connected,
 and its provider is not there."""
@@ -183,6 +206,12 @@ def allows(held: str, needed: str) -> bool:
     if needed == "tokens:read":
         return held == needed
     return held in (needed, "admin") or held == needed.replace(":read", ":write")
+
+
+def two_channels() -> dict[str, Any]:
+    """Return a mapping of two channels that nothing else uses."""
+    names = (f"c-{token_hex(8)}" for _ in range(2))
+    return {"legs": [{"provider": "chat", "conversation": name} for name in names]}
 
 
 def body_for(row: ROW) -> Any:
@@ -204,6 +233,9 @@ def body_for(row: ROW) -> Any:
         ("POST", "/api/auth/oauth/confirm"): {"confirmation_code": "x", "user": "ada"},
         ("POST", "/api/integrations"): {"provider": PROVIDER, "fields": {}},
         ("POST", "/api/messages/preview"): {"provider": "github", "event": "ping", "payload": {}},
+        ("POST", "/api/mappings"): two_channels(),
+        ("POST", "/api/mappings/preview"): two_channels(),
+        ("PUT", "/api/people-links"): {"provider": "slack", "person_id": "U1", "user_id": "usr_1"},
         ("PATCH", "/api/integrations/{integration_id}"): {"name": "x"},
         ("POST", "/api/integrations/{integration_id}/reconnect"): {},
         ("POST", "/api/integrations/{integration_id}/fields"): {"fields": {}},
@@ -253,6 +285,7 @@ class Items:
     execution: str = "exe_x"
     integration: str = "int_x"
     polling_trigger: str = "pol_x"
+    mapping: str = "map_x"
 
     def path(self, template: str) -> str:
         endpoint = self.incoming if "/incoming-webhooks/" in template else self.endpoint
@@ -269,6 +302,8 @@ class Items:
             .replace("{watch_id}", "wch_x")
             .replace("{path}", "user")
             .replace("{polling_trigger_id}", self.polling_trigger)
+            .replace("{mapping_id}", self.mapping)
+            .replace("{person_link_id}", "pl_x")
             .replace("{template_id}", "github-to-channel")
             .replace("{provider}", PROVIDER)
         )
@@ -313,6 +348,7 @@ def create_items(hub: Hub, key: str | None = None) -> Items:
         polling_trigger=hub.call(
             "POST", "/api/polling-triggers", body_for(("POST", "/api/polling-triggers")), key=key
         )["id"],
+        mapping=hub.call("POST", "/api/mappings", two_channels(), key=key)["id"],
     )
     httpx.post(f"{hub.url('gateway')}/api/webhooks/github/{items.endpoint}", content=b"{}")
     received = f"/api/inbound-endpoints/{items.endpoint}/events"
@@ -333,6 +369,7 @@ WITH_API = ("gateway", *SERVICE_PATHS)
 WHERE = {
     "gateway": "/api/inbound-endpoints",
     "delivery": "/api/outgoing-webhooks",
+    "sync": "/api/mappings",
     "oauth": "/api/integrations",
 }
 
@@ -379,7 +416,7 @@ def test_every_route_has_a_row(hub: Hub) -> None:
         routes |= {
             (method.upper(), path) for path, methods in document["paths"].items() for method in methods
         }
-    assert routes == NEEDS.keys() | OPEN | OPERATOR
+    assert routes == NEEDS.keys() | OPEN.keys() | OPERATOR
 
 
 def test_the_documents_name_the_scopes(hub: Hub) -> None:
@@ -396,7 +433,7 @@ def test_the_documents_name_the_scopes(hub: Hub) -> None:
 @pytest.mark.parametrize("row", sorted(OPEN), ids=" ".join)
 def test_a_key_changes_nothing_where_none_is_needed(hub: Hub, row: ROW) -> None:
     answers = [ask(hub, row, row[1], headers) for headers in ({}, bearer("ilk_wrong"), bearer(hub.admin_key))]
-    assert {answer.status_code for answer in answers} == {400}
+    assert {answer.status_code for answer in answers} == {OPEN[row]}
     assert len({answer.text for answer in answers}) == 1
 
 
@@ -461,6 +498,8 @@ def make_path(hub: Hub, row: ROW) -> str:
         kind = row[1].split("/")[2]
         if kind == "integrations":
             return f"/api/{kind}/{connect(hub)}"
+        if kind == "people-links":
+            return f"/api/{kind}/pl_x"
         if kind == "platform-credentials":
             app = {"client_id": "x", "client_secret": "x", "verified": True}
             hub.call("PUT", f"/api/{kind}/zoom", app)

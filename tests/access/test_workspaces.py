@@ -32,11 +32,12 @@ CALLS: tuple[tuple[str, str, Any], ...] = (
 OWN_LISTS = {
     "gateway": "/api/inbound-endpoints",
     "delivery": "/api/outgoing-webhooks",
+    "sync": "/api/mappings",
     "oauth": "/api/integrations",
 }
 
 hub = hub_with(
-    services=("gateway", "delivery", "oauth"),
+    services=("gateway", "delivery", "sync", "oauth"),
     env={
         "INTERLINK_OPERATOR_WORKSPACE": OPERATOR,
         "INTERLINK_RETURN_ORIGINS": RETURN_TO.removesuffix("/back"),
@@ -149,6 +150,7 @@ LEFT = {
     "integrations",
     "oauth_states",  # without an integration they are of no use, and expire within an hour
     "platform_credentials",
+    "sync_mappings",
     "workspaces",
     "workspace_deletions",
 }
@@ -178,6 +180,8 @@ def fill(hub: Hub, tenant: Mapping[str, Any], subscriber: Subscriber) -> dict[st
     endpoint = made("/api/inbound-endpoints", {"provider": "github", "name": "x", "channel_id": "general"})
     made("/api/incoming-webhooks", {"name": "x", "target_channel_id": "general"})
     made("/api/event-types", {"name": "own.thing", "about": "x"})
+    legs = [{"provider": "chat", "conversation": name} for name in ("general", "lobby")]
+    made("/api/mappings", {"name": "x", "legs": legs}, "sync")
     webhook = {"name": "x", "url": subscriber.url, "events": ["github.*", "order.*"]}
     made("/api/outgoing-webhooks", webhook, "delivery")
     app = {"client_id": "x", "client_secret": token_hex(16), "verified": True}

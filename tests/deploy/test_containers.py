@@ -33,6 +33,7 @@ from interlink.prepare import BOOTSTRAP_VARIABLE
 from services.delivery.settings import DeliverySettings
 from services.gateway.settings import GatewaySettings
 from services.oauth.settings import OAuthSettings
+from services.sync.settings import SyncSettings
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
 from shared.contracts.routes import SERVICE_PATHS, RouteTable, service_for_path
 from shared.manifests.registry import registry
@@ -579,7 +580,15 @@ def test_the_broker_wants_the_login_that_the_services_have(
 def test_the_settings_accept_what_the_containers_are_given(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    kinds = (HubSettings, KafkaSettings, MongoSettings, GatewaySettings, DeliverySettings, OAuthSettings)
+    kinds = (
+        HubSettings,
+        KafkaSettings,
+        MongoSettings,
+        GatewaySettings,
+        DeliverySettings,
+        OAuthSettings,
+        SyncSettings,
+    )
     fields = {
         f"{kind.model_config.get('env_prefix', '')}{field}".upper()
         for kind in kinds
@@ -598,6 +607,7 @@ def test_the_settings_accept_what_the_containers_are_given(
         load(GatewaySettings),
     )
     load(DeliverySettings)
+    load(SyncSettings)
     oauth = load(OAuthSettings)
     open_vault(hub)
     assert hub.host == "0.0.0.0"  # noqa: S104 -- inside its own container
@@ -612,19 +622,20 @@ def test_the_settings_accept_what_the_containers_are_given(
 
 
 def test_apps_are_files_that_those_may_read_who_need_them() -> None:
-    """The oauth service, and the gateway, which verifies the webhooks of a whole app."""
+    """Services that refresh tokens, and the gateway, which verifies the webhooks of a whole app."""
     mounted = {
         name: [volume for volume in service.get("volumes", ()) if "apps" in str(volume)]
         for name, service in SERVICES.items()
     }
     [volume] = mounted.pop("oauth")
-    assert mounted.pop("gateway") == [volume]
+    assert mounted.pop("gateway") == mounted.pop("sync") == [volume]
     assert not any(mounted.values())
     assert (volume["type"], volume["read_only"]) == ("bind", True)
     assert (
         volume["target"]
         == environment("oauth")[APPS_DIR_VARIABLE]
         == environment("gateway")[APPS_DIR_VARIABLE]
+        == environment("sync")[APPS_DIR_VARIABLE]
     )
     folder = ROOT / interpolated(volume["source"], {})
     assert [path.name for path in folder.iterdir() if path.name == ".gitignore"], "there is a folder to mount"
@@ -945,6 +956,7 @@ def test_a_webhook_that_was_cut_off_is_not_sent_a_second_time(proxy: Proxy) -> N
 def test_the_log_of_the_proxy_says_what_failed_and_no_secret(proxy: Proxy) -> None:
     proxy.gateway.close()
     proxy.oauth.close()
+    proxy.sync.close()
     headers = {
         "Authorization": "Bearer KEY-of-it",
         "X-Gitlab-Token": "KEY-of-it",
@@ -954,12 +966,14 @@ def test_the_log_of_the_proxy_says_what_failed_and_no_secret(proxy: Proxy) -> No
     for method, path in (
         ("POST", "/api/webhooks/incoming/TOKEN-of-it?code=CODE-of-it"),
         ("GET", "/api/auth/oauth/callback?code=CODE-of-it&state=STATE-of-it"),
+        ("GET", "/api/files/TOKEN-of-it"),
     ):
         assert proxy.ask(method, path, b"{}", headers)[0] == 502
     deadline = time.monotonic() + 10
-    while (log := proxy.log.read_text(encoding="utf-8")).count('"status":502') < 2:
+    while (log := proxy.log.read_text(encoding="utf-8")).count('"status":502') < 3:
         assert time.monotonic() < deadline, log
         time.sleep(0.05)
     assert "/api/auth/oauth/callback" in log
+    assert "/api/files/" in log
     assert "/api/webhooks/incoming/" in log
     assert "-of-it" not in log

@@ -16,6 +16,7 @@ WITHOUT_INDEXES = {
     "services/delivery/log/key_search.py": "searches of the log's keys; indexes in deliveries.py",
     "services/delivery/log/log_slices.py": "slices of time for searches of the log; indexes in deliveries.py",
     "services/delivery/log/search.py": "searches of the log; indexes in deliveries.py",
+    "services/sync/accounts.py": "accounts of subscriptions in memory; indexes in the oauth service",
     "services/sync/endpoint_messages.py": "descriptions of senders in memory; indexes in endpoint_records.py",
     "shared/connections/account_routes.py": "routes of accounts in memory; indexes in integration_record.py",
     "shared/connections/integrations.py": "the repository of integrations; indexes in integration_record.py",

@@ -163,3 +163,11 @@ def documents(supported: frozenset[type] = SUPPORTED) -> st.SearchStrategy[Docum
 
     blocks = st.recursive(st.one_of(*leaves), extend, max_leaves=5)
     return st.lists(blocks, max_size=4).map(lambda found: canonical(Document(tuple(found))))
+
+
+def depth(node: object) -> int:
+    """Return the levels of nodes below and with a node."""
+    if isinstance(node, tuple):
+        return max(map(depth, node), default=0)
+    children = getattr(node, "children", getattr(node, "blocks", getattr(node, "items", ())))
+    return depth(children) + (not isinstance(node, Document))

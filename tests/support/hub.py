@@ -31,7 +31,12 @@ from tests.support.services import Child
 SERVICES = tuple(name.value for name in ServiceName)
 _READY_S = 60.0
 _INIT_S = 90.0
-_ASKED = {"gateway": "/api/api-keys", "delivery": "/api/queue/stats", "oauth": "/api/integrations"}
+_ASKED = {
+    "gateway": "/api/api-keys",
+    "delivery": "/api/queue/stats",
+    "sync": "/api/mappings",
+    "oauth": "/api/integrations",
+}
 """What an admin may ask of each service that has an API."""
 _SECRET = re.compile(r"INTERLINK_.*(SECRET|KEY)")
 """The names of settings that are secret."""

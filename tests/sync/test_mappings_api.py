@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -212,8 +213,8 @@ def test_mappings_that_form_a_ring_are_refused(world: World) -> None:
 
 def test_a_change_keeps_what_it_does_not_name(world: World) -> None:
     hub, (one, two, three) = world.hub, channels(3)
-    body = {"filters": {"exclude_words": ["x"]}, "options": {"prefix": ">"}}
-    created = create(hub, chat(one), chat(two), name="before", **body)
+    filters, options = {"exclude_words": ["x"]}, {"prefix": ">"}
+    created = create(hub, chat(one), chat(two), name="before", filters=filters, options=options)
     path = f"/api/mappings/{created['id']}"
     changed = hub.call(
         "PATCH", path, {"name": "after", "options": {"files": False}, "filters": {"bots": True}}
@@ -265,6 +266,26 @@ def test_what_one_process_creates_the_other_has(world: World, other_process: Hub
     other_process.call("DELETE", path, expect=204)
     hub.call("GET", path, expect=404)
     create(hub, chat(two, "in"), chat(three, "out"))
+
+
+def test_two_processes_never_close_a_ring_together(world: World, other_process: Hub) -> None:
+    for _ in range(8):
+        one, two = channels(2)
+        bodies = [
+            {"legs": [chat(one, "in"), chat(two, "out")]},
+            {"legs": [chat(two, "in"), chat(one, "out")]},
+        ]
+        with (
+            world.hub.client("sync") as here,
+            other_process.client("sync") as there,
+            ThreadPoolExecutor(2) as threads,
+        ):
+            posts = zip((here, there), bodies, strict=True)
+            calls = [threads.submit(client.post, "/api/mappings", json=body) for client, body in posts]
+            statuses = sorted(call.result().status_code for call in calls)
+        stored = world.hub.call("GET", f"/api/mappings?conversation={one}")["items"]
+        assert statuses in ([201, 409], [409, 409])
+        assert len(stored) == statuses.count(201)
 
 
 def test_a_test_reaches_each_leg_or_says_why_not(world: World, bus: Bus) -> None:

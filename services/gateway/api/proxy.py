@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from shared.contracts.errors import Malformed, Rejected
-from shared.contracts.routes import MAX_STREAMED_BYTES, service_for_path
+from shared.contracts.routes import MAX_FILE_BYTES, MAX_STREAMED_BYTES, is_file, service_for_path
 from shared.runtime.egress.exchange import ExchangeFailed, StreamedBody
 from shared.runtime.egress.progress import TransferDeadlines
 from shared.runtime.http_client import NOT_FORWARDABLE, ApiClient, HeaderPairs, Unreachable
@@ -46,8 +46,8 @@ _FORWARDED_HEADERS: Final = frozenset(
 
 
 _URL_TOO_LONG: Final = "the URL is longer than 16 KiB: send fewer or shorter query parameters"
-_STREAM_DEADLINES: Final = TransferDeadlines(total_s=360, interval_s=60, interval_bytes=1, answer_s=170)
-"""Longer than those of the service behind, which knows what to answer."""
+_STREAM_DEADLINES: Final = TransferDeadlines(total_s=960, interval_s=60, interval_bytes=1, answer_s=170)
+"""Longer than those of the services behind, which know what to answer."""
 
 
 class ServiceProxy:
@@ -141,7 +141,8 @@ class ServiceProxy:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
                 if scope["method"] != "HEAD":
-                    await response.relay(write, MAX_STREAMED_BYTES)
+                    max_bytes = MAX_FILE_BYTES if is_file(scope["path"]) else MAX_STREAMED_BYTES
+                    await response.relay(write, max_bytes)
                 await body.discard()
                 await send({"type": "http.response.body", "body": b""})
 

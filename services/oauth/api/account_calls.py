@@ -21,7 +21,7 @@ from services.oauth.calls.limits import CallSlots, check_limits
 from services.oauth.calls.target import check_query
 from shared.connections.integrations import IntegrationRepository
 from shared.contracts.errors import OverLimit
-from shared.contracts.routes import MAX_STREAMED_BYTES, is_streamed
+from shared.contracts.routes import MAX_STREAMED_BYTES, is_account_call
 from shared.runtime import metrics
 from shared.runtime.egress.exchange import ExchangeFailed
 from shared.runtime.logs import Log
@@ -195,14 +195,14 @@ class AccountCalls:
 
 def audited(routes: Iterable[AuditedRoute]) -> list[AuditedRoute]:
     """Return those of the routes that are account calls, marked as streamed."""
-    return [replace(route, is_streamed=True) for route in routes if is_streamed(route.path)]
+    return [replace(route, is_streamed=True) for route in routes if is_account_call(route.path)]
 
 
 def dispatch(calls: ASGIApp, management: ASGIApp) -> ASGIApp:
     """Return the app that gives account calls to `calls`, and everything else to the management API."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        is_call = scope["type"] == "http" and is_streamed(scope["path"])
+        is_call = scope["type"] == "http" and is_account_call(scope["path"])
         await (calls if is_call else management)(scope, receive, send)
 
     return app

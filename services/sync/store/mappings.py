@@ -9,9 +9,10 @@ from collections.abc import Mapping as Fields
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 
-from services.sync.model.mapping import Leg, Mapping, MappingStatus
+from services.sync.model.mapping import Filters, Leg, Mapping, MappingStatus
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import derive
@@ -36,6 +37,8 @@ INDEXES: Final[Fields[str, tuple[Index, ...]]] = {
 }
 _MAX_ATTEMPTS: Final = 5
 _TESTS_PER_MINUTE: Final = 6
+_MAX_IDS_PER_QUERY: Final = 50
+"""The embedded database takes quadratic time in the number of ids of a query."""
 
 
 class MappingLegs(Record):
@@ -182,14 +185,15 @@ class MappingRepository:
         await self.announce(_existing(document))
 
     async def delete_all(self, workspace: str) -> None:
-        """Mark every mapping of a workspace as deleted, without the texts of people."""
-        for legs in await self.legs_of(workspace):
+        """Mark every mapping of a workspace as deleted, and remove what people named in it."""
+        texts = {"name": "", "legs": (), "filters": Filters(), "reason": None, "fix": None}
+        remaining = iter([legs.id for legs in await self.legs_of(workspace)])
+        while batch := list(islice(remaining, _MAX_IDS_PER_QUERY)):
             now = utcnow()
+            fields = Mapping.stored_fields({**texts, "deleted_at": now, "changed_at": now})
             with translate_errors():
-                await self._collection.update_one(
-                    {"_id": legs.id}, {"$set": {"name": "", "deleted_at": now, "changed_at": now}}
-                )
-            await self._configuration.announce(COLLECTION, legs.id)
+                await self._collection.update_many({"_id": {"$in": batch}}, {"$set": fields})
+            await self._configuration.announce(COLLECTION, *batch)
 
     # Status
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from shared.providers.slack.emoji import emoji_named
-from shared.richtext.build import MAX_TEXT_CHARACTERS, clean, clean_line
+from shared.richtext.build import MAX_TEXT_CHARACTERS, clean, clean_line, cut_lines
 from shared.richtext.runs import (
     MAX_RUNS,
     NO_MARKS,
@@ -58,8 +58,8 @@ class Budget:
     runs: int = MAX_RUNS
 
     def take(self, text: str) -> str:
-        """Return as much of a text as may still be read."""
-        taken = text[: self.characters]
+        """Return as much of a text as may still be read. Each line of it is a run at least."""
+        taken = cut_lines(text[: self.characters], self.runs)
         self.characters -= len(taken)
         return taken
 
@@ -179,7 +179,7 @@ def _lists(elements: list[Mapping[str, Any]], budget: Budget) -> list[Block]:
         if budget.is_spent:
             break
         budget.runs -= _BLOCK_RUNS
-        items = [_Item(paragraphs_of(_runs(item, budget))) for item in objects(element.get("elements"))]
+        items = list(_items(element, budget))
         if not items:
             continue
         level = min(_number(element.get("indent")), MAX_INDENT, len(levels))
@@ -192,6 +192,14 @@ def _lists(elements: list[Mapping[str, Any]], budget: Budget) -> list[Block]:
             siblings.append(levels[level])
         levels[level].items += items
     return _list_blocks(roots)
+
+
+def _items(element: Mapping[str, Any], budget: Budget) -> Iterator[_Item]:
+    for item in objects(element.get("elements")):
+        if budget.is_spent:
+            break
+        budget.runs -= 1
+        yield _Item(paragraphs_of(_runs(item, budget)))
 
 
 def _goes_on(before: _List, ordered: bool, offset: int) -> bool:
@@ -233,7 +241,7 @@ def _element_runs(element: Mapping[str, Any], budget: Budget) -> list[Run]:
         marks = frozenset([mark for name, mark in _STYLES.items() if style.get(name) is True])
     kind = element.get("type")
     if kind in {"text", "link"}:
-        url = text_of(element.get("url")) if kind == "link" else ""
+        url = budget.take(text_of(element.get("url"))) if kind == "link" else ""
         text = budget.take(text_of(element.get("text")) or url)
         is_code = isinstance(style, dict) and style.get("code") is True
         return text_runs(text, marks, url if url and is_link(url) else "", code=is_code)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shared.richtext.build import MAX_TEXT_CHARACTERS, canonical, clean, clean_line
+from shared.richtext.build import canonical, clean, clean_line, cut_text
 from shared.richtext.runs import Mark, Run, is_link, paragraphs_of, text_runs
 from shared.richtext.tree import (
     Block,
@@ -26,7 +26,7 @@ from shared.richtext.tree import (
     UserMention,
 )
 
-MAX_ENTITIES: Final = 1_000
+MAX_ENTITIES: Final = 500
 """Entities that are read of one message; Telegram itself allows a hundred."""
 MARKS: Final[Mapping[str, Mark]] = {
     "bold": Bold,
@@ -52,7 +52,7 @@ class _Span:
 
 def parse_entities(text: str, entities: Any) -> Document:
     """Return the document of a text with its entities (`entities` or `caption_entities`)."""
-    text = text[:MAX_TEXT_CHARACTERS]
+    text = cut_text(text)
     spans = _spans(text, entities)
     blocks: list[Block] = []
     position = 0

@@ -12,6 +12,7 @@ from shared.richtext.tree import (
     CodeBlock,
     Document,
     Emoji,
+    GroupMention,
     Inline,
     Italic,
     LineBreak,
@@ -36,9 +37,9 @@ _KINDS: Final[dict[type[Any], str]] = {
     Spoiler: "spoiler",
 }
 SUPPORTED: Final[frozenset[type]] = frozenset(
-    {*_KINDS, Link, Code, LineBreak, Emoji, UserMention, CodeBlock, Quote}
+    {*_KINDS, Link, Code, LineBreak, Emoji, UserMention, GroupMention, CodeBlock, Quote}
 )
-"""Nodes that Telegram has."""
+"""Nodes that Telegram has, and mentions that are made text here, so that Telegram finds no name in it."""
 _WORD_JOINER: Final = "\u2060"
 """Between `@` and a word: Telegram would find a user's name there."""
 
@@ -84,7 +85,7 @@ class _Writer:
         self._parts: list[str] = []
         self._length = 0
         self._entities: list[dict[str, Any]] = []
-        self._losses: dict[Loss, None] = dict.fromkeys(losses)
+        self._losses = {(loss.node, loss.shown_as): None for loss in losses}
         self._marks: list[str] = []
         self._in_link = False
 
@@ -92,7 +93,12 @@ class _Writer:
         entities = sorted(self._entities, key=lambda entity: (entity["offset"], -entity["length"]))
         if len(entities) > MAX_ENTITIES:
             self._lose("formatting", f"plain text after {MAX_ENTITIES} entities")
-        return Rendered("".join(self._parts), entities[:MAX_ENTITIES], self._length, tuple(self._losses))
+        return Rendered(
+            "".join(self._parts),
+            entities[:MAX_ENTITIES],
+            self._length,
+            tuple(Loss(*loss) for loss in self._losses),
+        )
 
     def write(self, text: str) -> None:
         self._parts.append(text)
@@ -108,7 +114,7 @@ class _Writer:
             self._entities.append({"type": kind, "offset": start, "length": self._length - start, **fields})
 
     def _lose(self, node: str, shown_as: str) -> None:
-        self._losses[Loss(node, shown_as)] = None
+        self._losses[node, shown_as] = None
 
     def blocks(self, blocks: Sequence[Block], *, quoted: bool = False) -> None:
         """Write blocks. An empty line is between paragraphs; code and quotes stand out by themselves."""
@@ -183,6 +189,6 @@ class _Writer:
             case UserMention(id) if not self._in_link and id.startswith("@"):
                 self.write(id)
                 self._entity("mention", start)
-            case UserMention(id, label):
-                self._lose("user_mention", "plain text")
+            case UserMention(id, label) | GroupMention(id, label):
+                self._lose("user_mention" if isinstance(leaf, UserMention) else "group_mention", "plain text")
                 self.write(f"@{_WORD_JOINER}{(label or id).removeprefix('@')}")

@@ -98,8 +98,12 @@ def _complete_operation(path: str, method: str, call: Mapping[str, Any]) -> dict
     summary, rest = _first_sentence(call.get("description") or call.get("summary", ""))
     operation = {name: value for name, value in call.items() if name != "description"}
     operation |= {"tags": call.get("tags") or [path.split("/")[2]], "summary": summary}
-    if "security" not in call:  # a route for browsers, which get pages
-        return operation | {"security": []} | ({"description": rest} if rest else {})
+    declared = {
+        status: response for status, response in call["responses"].items() if not _is_fastapi_error(response)
+    }
+    if "security" not in call:  # a route for browsers, which send no API key
+        own = {"security": [], "responses": declared}
+        return operation | own | ({"description": rest} if rest else {})
     scopes = [
         f"`{scope}`"
         for requirement in call["security"]
@@ -114,9 +118,6 @@ def _complete_operation(path: str, method: str, call: Mapping[str, Any]) -> dict
     }:
         operation["parameters"] = [*parameters, _IDEMPOTENCY_KEY_PARAMETER]
     # The route's own responses take precedence over the common ones.
-    declared = {
-        status: response for status, response in call["responses"].items() if not _is_fastapi_error(response)
-    }
     operation["responses"] = dict(sorted((_error_responses(path, method, call) | declared).items()))
     return operation
 

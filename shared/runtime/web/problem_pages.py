@@ -53,8 +53,8 @@ PROBLEM_TEXTS: Final[dict[int, ProblemText]] = {
         "Read the resource, decide anew, and send the call again.",
     ),
     410: ProblemText(
-        "The endpoint is disabled.",
-        "Its owner can enable it.",
+        "The endpoint is disabled, or the address of the file has expired.",
+        "The owner of an endpoint can enable it. A file is still where its message was written.",
     ),
     413: ProblemText(
         "The body has more bytes or items than the limit, before or after decompression.",
@@ -63,6 +63,10 @@ PROBLEM_TEXTS: Final[dict[int, ProblemText]] = {
     415: ProblemText(
         "The path does not read this content type or encoding.",
         "Send JSON with `Content-Type: application/json`, not encoded or with gzip.",
+    ),
+    416: ProblemText(
+        "The file does not have the requested range.",
+        "`Content-Range` names its size: ask for less, or for the whole file.",
     ),
     422: ProblemText(
         "The body can be read, and some of its fields are not acceptable.",

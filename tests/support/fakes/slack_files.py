@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Any, Final
 
+from tests.support.fakes.ranges import file_reply
 from tests.support.fakes.slack_blocks import check_blocks
 from tests.support.fakes.slack_calls import Call, invalid, method
 from tests.support.fakes.slack_changes import Workspace
@@ -160,5 +161,5 @@ def download(workspaces: Iterable[Workspace], request: HostRequest, app: App | N
             return Reply.html(_LOGIN)
         if not _may_see(file, app, team):
             return Reply.html(_LOGIN)
-        return Reply(200, file.data, {"content-type": file.media_type})
+        return file_reply(request, file.data, file.media_type)
     return Reply.html("<!doctype html><title>Slack</title><h1>This file was not found</h1>", 404)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import unquote
 
+from tests.support.fakes.ranges import file_reply
 from tests.support.fakes.telegram_chats import ChatMethods
 from tests.support.fakes.telegram_messages import MessageMethods
 from tests.support.fakes.telegram_model import Refusal
@@ -81,7 +82,7 @@ class TelegramApi(People):
         """Answer one request."""
         path = unquote(request.path)
         if path.startswith("/file/bot"):
-            return self._download(path.removeprefix("/file/bot"))
+            return self._download(path.removeprefix("/file/bot"), request)
         token, _, name = path.removeprefix("/bot").partition("/")
         try:
             bot = self._bot(path, token)
@@ -128,11 +129,11 @@ class TelegramApi(People):
                 raise Refusal.bad("parse_mode is not used here: send entities")
             return method(bot, params)
 
-    def _download(self, rest: str) -> Reply:
+    def _download(self, rest: str, request: HostRequest) -> Reply:
         token, _, path = rest.partition("/")
         try:
             self._bot(f"/bot{token}", token)
             content = self.chat_methods.downloaded(path)
         except Refusal as refusal:
             return Reply.json(refusal.envelope(), refusal.code)
-        return Reply(200, content, {"content-type": "application/octet-stream"})
+        return file_reply(request, content, "application/octet-stream")
