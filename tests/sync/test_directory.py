@@ -73,8 +73,9 @@ def test_only_accounts_of_the_workspace_are_asked(world: World) -> None:
 
 
 def test_people_are_searched_by_name_and_address(world: World) -> None:
-    person = colleague(world, email="colleague@example.com")
-    [found] = everything(world, PEOPLE, provider="slack", query=person.user.name.upper())
+    name = f"colleague-{token_hex(4)}"
+    person = colleague(world, name=name, email="colleague@example.com")
+    [found] = everything(world, PEOPLE, provider="slack", query=name.upper())
     assert (found["id"], found["email"]) == (person.user_id, "colleague@example.com")
     assert found in everything(world, PEOPLE, provider="slack", query="colleague@")
 
