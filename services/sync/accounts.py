@@ -10,7 +10,7 @@ from shared.connections.integration_record import USABLE, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.contracts.envelope import Event
 from shared.contracts.errors import NotFound
-from shared.manifests.channel_types import Account, Channel
+from shared.manifests.channel_types import Account
 from shared.manifests.registry import Provider
 from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import translate_errors
@@ -86,8 +86,8 @@ class SyncAccounts:
             self._by_endpoint.put(key, found[0])
         return found[0]
 
-    def channel(self, provider: str) -> Channel | None:
-        """Return the code of a provider's conversations; None if it has none."""
+    def channel(self, provider: str) -> object | None:
+        """Return the `Channel` of a provider, to be asked for its Protocols; None if it has none."""
         known = self._providers.get(provider)
         return None if known is None else known.channel
 

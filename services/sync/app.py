@@ -1,6 +1,6 @@
 """The sync service: webhook events become messages of the chat, in the order of their conversation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from services.sync.accounts import SyncAccounts
@@ -10,6 +10,12 @@ from services.sync.api.mappings import MappingsApi
 from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.api.people_links import PeopleLinksApi
 from services.sync.calls import ChannelCalls
+from services.sync.carry.carrier import Carrier
+from services.sync.carry.handler import CarryHandler
+from services.sync.carry.lanes import Lanes
+from services.sync.carry.pace import Pace
+from services.sync.carry.status import StatusEvents
+from services.sync.carry.work import Work
 from services.sync.endpoint_messages import EndpointMessages
 from services.sync.files.source import ProviderFiles
 from services.sync.files.tokens import FileAddresses
@@ -19,17 +25,28 @@ from services.sync.mapping_rings import MappingRings
 from services.sync.mapping_test import MappingTest
 from services.sync.relay import Relay
 from services.sync.settings import SyncSettings
+from services.sync.store import conflicts as conflict_store
 from services.sync.store import mappings as mapping_store
+from services.sync.store import messages as message_store
 from services.sync.store import people_links as people_link_store
+from services.sync.store import queue as queue_store
+from services.sync.store.conflicts import Conflicts
+from services.sync.store.mapping_index import MappingIndex
 from services.sync.store.mappings import MappingRepository
+from services.sync.store.messages import SyncedMessages
 from services.sync.store.people_links import PersonLinkRepository
+from services.sync.store.queue import SyncQueue
+from services.sync.translate.attachments import MessageFiles
+from services.sync.translate.profiles import Profiles
+from services.sync.translate.translator import Translator
 from services.sync.workspace_data import SyncData
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
 from shared.connections.configured_apps import configured_apps
+from shared.connections.integrations import COLLECTION as INTEGRATIONS
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
-from shared.contracts.topics import WEBHOOKS_RECEIVED
+from shared.contracts.topics import CHAT_EVENTS, SYNC_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
@@ -38,9 +55,16 @@ from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 
-INDEXES: Final[Mapping[str, Sequence[Index]]] = {**mapping_store.INDEXES, **people_link_store.INDEXES}
-_MAX_CONNECTIONS: Final = 200
-_MAX_PER_HOST_OR_WORKSPACE: Final = 50
+INDEXES: Final[Mapping[str, Sequence[Index]]] = {
+    **mapping_store.INDEXES,
+    **people_link_store.INDEXES,
+    **message_store.INDEXES,
+    **queue_store.INDEXES,
+    **conflict_store.INDEXES,
+}
+_MAX_CONNECTIONS: Final = 500
+_MAX_PER_HOST_OR_WORKSPACE: Final = 100
+"""A provider or a workspace that is slow must not use the connections of the others up."""
 _MAX_FILE_CONNECTIONS: Final = 200
 """Connections of files. They are others than those of calls, which are short and must not wait for them."""
 _OUTBOX_INTERVAL_S: Final = 5.0
@@ -106,6 +130,45 @@ async def build(runtime: Runtime) -> Service:
         max_bytes=settings.max_file_bytes,
     )
 
+    # Translate
+    index = MappingIndex(runtime.mongo, runtime.configuration, runtime.log)
+    messages = SyncedMessages(runtime.mongo)
+    profiles = Profiles(accounts, calls, runtime.log)
+    translator = Translator(
+        providers,
+        accounts,
+        index,
+        mappings,
+        messages,
+        Conflicts(runtime.mongo),
+        people_links,
+        profiles,
+        MessageFiles(addresses).attachments,
+        runtime.producer,
+        runtime.log,
+    )
+
+    # Carry
+    pace = Pace()
+    work = Work(providers, accounts, calls, messages, pace, StatusEvents(runtime.producer), runtime.log)
+    carrier = Carrier(index, mappings, messages, work, runtime.log)
+    queue = SyncQueue(runtime.mongo)
+    lanes = Lanes(
+        queue,
+        carrier.carry,
+        carrier.retry_for_s,
+        runtime.log,
+        assignment=lambda: requested.assignment,
+    )
+    _wake_on_changes(runtime, queue, carrier, lanes)
+    # `assignment` refers to this consumer: handler and consumer need each other.
+    requested = runtime.consumer(
+        group="carry",
+        topics=[SYNC_REQUESTED],
+        handler=CarryHandler(index, lanes).handle,
+        drain=lanes.drain,
+    )
+
     endpoints = EndpointMessages(runtime.mongo, runtime.configuration, providers, runtime.log)
     relay = Relay(providers, endpoints, runtime.producer, runtime.log)
     management = runtime.management_app(
@@ -127,9 +190,33 @@ async def build(runtime: Runtime) -> Service:
             registered_apps,
             tokens,
             endpoints,
+            index,
+            lanes,
             PeriodicTask(mappings.publish_pending, _OUTBOX_INTERVAL_S, runtime.log),
             runtime.workspace_cleanup(SyncData(mappings, people_links).delete),
         ],
         indexes=INDEXES,
-        consumers=[runtime.consumer(group="relay", topics=[WEBHOOKS_RECEIVED], handler=relay.handle)],
+        consumers=[
+            runtime.consumer(group="relay", topics=[WEBHOOKS_RECEIVED], handler=relay.handle),
+            runtime.consumer(
+                group="translate", topics=[WEBHOOKS_RECEIVED, CHAT_EVENTS], handler=translator.handle
+            ),
+            requested,
+        ],
     )
+
+
+def _wake_on_changes(runtime: Runtime, queue: SyncQueue, carrier: Carrier, lanes: Lanes) -> None:
+    """Try what waits again when a mapping or an account has changed: what it waited for may be mended."""
+
+    async def integrations_changed(_ids: Collection[str] | None) -> None:
+        carrier.forget_refusals()
+        lanes.wake()
+
+    async def mappings_changed(ids: Collection[str] | None) -> None:
+        for mapping_id in ids or ():
+            await queue.wake_mapping(mapping_id)
+        lanes.wake()
+
+    runtime.configuration.follow(INTEGRATIONS, integrations_changed)
+    runtime.configuration.follow(mapping_store.COLLECTION, mappings_changed)

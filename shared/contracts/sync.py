@@ -25,23 +25,25 @@ class SourceRef(Payload):
 class SyncRequested(Payload):
     """A change of a message for one leg of a mapping. Repeated, it has the same `request_id`.
 
-    `source` is the message that the change is about. `revision` orders the edits of a message. `thread` and
-    `reply_to` are messages of the source that the target has under other ids.
+    `synced_id` is the message that the change is about, as the mapping has it, and `source` is where it was
+    written. `thread_id` and `reply_to_id` are other messages of the mapping, which the target has under ids
+    of its own; if one of them has not come yet, it may come until `wait_until`. `revision` orders the edits
+    of a message. Which reactions a message has is in its record.
     """
 
     request_id: str
     mapping_id: str
     leg_id: str
     kind: Kind
+    synced_id: str = ""
     source: SourceRef
     author: ChatAuthor
     text: str = ""
     attachments: list[ChatAttachment] = Field(default=[])
-    thread: SourceRef | None = None
-    reply_to: SourceRef | None = None
+    thread_id: str | None = None
+    reply_to_id: str | None = None
+    wait_until: TimeText | None = None
     revision: int = 0
-    emoji: str = ""
-    added: bool = True
     broadcast: bool = False
     occurred_at: TimeText
     received_at: TimeText

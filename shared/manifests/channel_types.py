@@ -212,12 +212,14 @@ class Outgoing:
 class Sent:
     """What became of a part: its ids at the provider (several for an album), and what it could not show.
 
-    There is no id if the provider shows the message a moment later: its event has the marker.
+    There is no id if the provider shows the message a moment later: its event has the marker. `thread` is the
+    thread that it was put into.
     """
 
     external_ids: Sequence[str]
     permalink: str | None = None
     losses: Sequence[Loss] = ()
+    thread: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,14 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "confirmation.claimed": "a confirmation code is used up, the grant is in no integration",
     "confirmation.stored": "the grant is in its integration, and still among the unconfirmed ones",
     "poll.published": "the events of a poll are published, its cursor is not stored",
+    "translate.read": "a batch of changes is read, nothing of it is stored",
+    "translate.stored": "the messages of a batch are stored, none of its events and requests is published",
+    "translate.published": "events and requests are published, the offsets of the batch are not committed",
+    "carry.read": "a batch of requests is read, none is in a lane",
+    "carry.queued": "changes that have to wait are stored, their records are not complete",
+    "carry.sending": "a message is marked as being sent, the provider is not called",
+    "carry.sent": "the provider has answered, neither link nor state is stored",
+    "carry.written": "link and state are stored, the record is not complete",
     "audit.before_status": "a management call is carried out, its status is not stored and no answer is sent",
 }
 """Every failpoint, and the state in which a process dies there."""

@@ -83,6 +83,26 @@ ACCOUNT_CALLS: Final = Counter(
     "Calls with connected accounts, by the class of the provider's status, or `failed` without one.",
     ["provider", "outcome"],
 )
+SYNC_ECHOES: Final = Counter(
+    "interlink_sync_echoes_total", "Changes that came back from where the hub had made them."
+)
+SYNC_SENT: Final = Counter("interlink_sync_sent_total", "Messages sent to a target.", ["provider"])
+SYNC_FAILED: Final = Counter("interlink_sync_failed_total", "Changes that were given up.", ["provider"])
+SYNC_UNKNOWN: Final = Counter(
+    "interlink_sync_unknown_total", "Calls that may have had an effect, but were not answered.", ["provider"]
+)
+SYNC_RATE_LIMITED: Final = Counter(
+    "interlink_sync_rate_limited_total", "Calls that a provider refused as too many (429).", ["provider"]
+)
+SYNC_WAITS: Final = Counter(
+    "interlink_sync_waits_total", "Changes that had to wait, by reason.", ["provider", "reason"]
+)
+SYNC_AGE: Final = Histogram(
+    "interlink_sync_age_seconds",
+    "Age of a message when it is at its target.",
+    ["provider"],
+    buckets=_SLOW_BUCKETS,
+)
 CONFIGURATION_UNCHECKED: Final = Gauge(
     "interlink_configuration_unchecked",
     "1 while MongoDB does not answer whether the configuration in memory is up to date.",

@@ -6,7 +6,6 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from shared.contracts.ids import derive
-from shared.runtime.due_work import DueRecord
 from shared.runtime.records import Record, StoredPart, stored_null
 
 MESSAGES: Final = "synced_messages"
@@ -35,8 +34,9 @@ class TraceEntry(StoredPart):
 class Target(StoredPart):
     """A message at one leg.
 
-    `parts` are its ids there, in order; `revision` is that of the last edit shown there.
-    `sending` is written before the visible step, so that whoever takes over after a crash knows of it.
+    `parts` are its ids there, in order, and `thread` is the thread that it is in; `revision` is that of the
+    last edit shown there. The state `sending`, with `sending_at`, is written before the visible step, so that
+    whoever takes over after a crash knows of it. `reactions` are the emoji that the hub has set there.
     """
 
     leg: str
@@ -46,7 +46,13 @@ class Target(StoredPart):
     state: TargetState = "waiting"
     parts: tuple[str, ...] = ()
     part_count: int = 0
+    thread: str | None = stored_null()
+    with_files: bool = False
+    text_digest: str = ""
+    """Of the text that the chat has been sent last: by it, an edit that comes back is recognized."""
     revision: int = -1
+    reactions: tuple[str, ...] = ()
+    sending_at: datetime | None = stored_null()
     permalink: str | None = stored_null()
     code: str | None = stored_null()
     reason: str | None = stored_null()
@@ -56,23 +62,54 @@ class Target(StoredPart):
     trace: tuple[TraceEntry, ...] = ()
 
 
+class PersonReaction(StoredPart):
+    """The last change of one person's reaction with one emoji, at one leg. `at` is a Unix time."""
+
+    leg: str
+    person: str
+    emoji: str
+    added: bool
+    at: float
+
+
+class LateEdit(StoredPart):
+    """An edit that came before its message: the message is sent with this text."""
+
+    text: str
+    revision: int
+
+
 class SyncedMessage(Record):
-    """A message of one leg of a mapping, with its targets by leg id. Expires after `RETENTION_DAYS`."""
+    """A message of one leg of a mapping, with its targets by leg id. Expires after `RETENTION_DAYS`.
+
+    `leg` is where it was written, `thread` the thread there. A record without `has_come` stands for a message
+    of which only a change or a reply has come; it expires soon. `edited_leg` is where the last edit was made.
+    """
 
     workspace: str
     mapping_id: str
+    leg: str
+    has_come: bool = True
     message_id: str
     provider: str
     account: str
     conversation: str
     external_id: str
-    author_id: str
+    thread: str | None = stored_null()
+    author_id: str = ""
     author_name: str = ""
     excerpt: str = ""
+    parsed_as: str = ""
     permalink: str | None = stored_null()
     received_at: datetime
     expires_at: datetime
     revision: int = 0
+    edited_leg: str | None = stored_null()
+    late_edit: LateEdit | None = stored_null()
+    deleted: bool = False
+    reactions: dict[str, PersonReaction] = Field(default_factory=dict)
+    source_reactions: tuple[str, ...] = ()
+    """The emoji that the hub has set on the message where it was written."""
     targets: dict[str, Target] = Field(default_factory=dict)
 
 
@@ -88,22 +125,35 @@ class MessageLink(Record):
     expires_at: datetime
 
 
-class QueuedChange(DueRecord):
+QueueState = Literal["waiting", "aside", "failed"]
+
+
+class QueuedChange(Record):
     """A change that could not be carried at once.
 
-    Those of a `lane` (target conversation) go out by `position`.
+    Those of a `lane` (target conversation) that are `waiting` go out by `position`, the first of them not
+    before `due_at`. A change that is `aside` holds up no other, and is tried again at `due_at`. One that has
+    `failed` is kept for a retry. `partition` is that of its record on `sync.requested`: the process that owns
+    it works on the change.
     """
 
     workspace: str
     mapping_id: str
     lane: str
     account_key: str
+    partition: int
     position: int
+    state: QueueState
+    due_at: datetime
     synced_id: str
+    leg_id: str
     request: dict[str, Any]
+    traceparent: str = ""
+    attempts: int = 0
     give_up_at: datetime
     reason: str = ""
     created_at: datetime
+    expires_at: datetime
 
 
 def synced_id_for(mapping_id: str, hub_message: str) -> str:

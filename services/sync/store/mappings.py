@@ -235,6 +235,24 @@ class MappingRepository:
         """
         return await self._switch(mapping_id, workspace, "error", self.resume)
 
+    async def move_leg(self, mapping_id: str, workspace: str, leg_id: str, conversation: str) -> bool:
+        """Store that the conversation of a leg has another id now; return False if it is known already."""
+        for _ in range(_MAX_ATTEMPTS):
+            try:
+                mapping = await self.find(mapping_id, workspace)
+                leg = mapping.leg(leg_id)
+                if leg is None or leg.conversation == conversation:
+                    return False
+                moved = leg.model_copy(update={"conversation": conversation})
+                legs = tuple(moved if item.id == leg_id else item for item in mapping.legs)
+                await self.change(mapping, legs=legs)
+            except NotFound:
+                return False
+            except Conflict:
+                continue
+            return True
+        raise Conflict("the mapping changes all the time: try again")
+
     async def _switch(
         self,
         mapping_id: str,

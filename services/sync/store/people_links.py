@@ -12,8 +12,12 @@ from shared.runtime.web.paging import Page, page
 
 COLLECTION: Final = "people_links"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    COLLECTION: (Index((("workspace", 1), ("created_at", -1), ("_id", -1))),)
+    COLLECTION: (
+        Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
+        Index((("workspace", 1), ("user_id", 1))),
+    )
 }
+_MAX_OF_USERS: Final = 1_000
 _MAX_IDS_PER_QUERY: Final = 50
 """The embedded database takes quadratic time in the number of ids of a query."""
 
@@ -40,6 +44,17 @@ class PersonLinkRepository:
             for document in documents:
                 link = PersonLink.from_document(document)
                 found[link.person_id] = link
+        return found
+
+    async def of_users(self, workspace: str, users: Collection[str]) -> list[PersonLink]:
+        """Return the links of these users of the chat, at most 1,000 of them."""
+        remaining = iter(set(users))
+        found: list[PersonLink] = []
+        while batch := list(islice(remaining, _MAX_IDS_PER_QUERY)):
+            query = {"workspace": workspace, "user_id": {"$in": batch}}
+            with translate_errors():
+                documents = await self._collection.find(query).limit(_MAX_OF_USERS).to_list(_MAX_OF_USERS)
+            found += map(PersonLink.from_document, documents)
         return found
 
     async def list_page(

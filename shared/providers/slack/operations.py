@@ -78,7 +78,7 @@ def send(message: Outgoing, account: Account) -> Operation[Sent]:
     response = yield json_step("chat.postMessage", body, visible=True)
     timestamp = text_field(response, "ts")
     conversation = text_of(field(response, "channel")) or place.conversation
-    return Sent((timestamp,), permalink(conversation, timestamp, thread, account), losses)
+    return Sent((timestamp,), permalink(conversation, timestamp, thread, account), losses, thread)
 
 
 def edit(external_id: str, message: Outgoing, account: Account) -> Operation[Sent]:
@@ -151,8 +151,8 @@ def _send_files(message: Outgoing, account: Account) -> Operation[Sent]:
     info = yield get_step("files.info", file=uploaded[0]["id"])
     timestamp = _shared_at(field(info, "file"), place.conversation)
     if not timestamp:
-        return Sent((), None, losses)
-    return Sent((timestamp,), permalink(place.conversation, timestamp, thread, account), losses)
+        return Sent((), None, losses, thread)
+    return Sent((timestamp,), permalink(place.conversation, timestamp, thread, account), losses, thread)
 
 
 def _upload(file: OutgoingFile) -> Operation[str]:

@@ -12,6 +12,7 @@ from shared.richtext.tree import (
     CodeBlock,
     Document,
     Emoji,
+    GroupMention,
     Inline,
     Italic,
     LineBreak,
@@ -36,9 +37,9 @@ _KINDS: Final[dict[type[Any], str]] = {
     Spoiler: "spoiler",
 }
 SUPPORTED: Final[frozenset[type]] = frozenset(
-    {*_KINDS, Link, Code, LineBreak, Emoji, UserMention, CodeBlock, Quote}
+    {*_KINDS, Link, Code, LineBreak, Emoji, UserMention, GroupMention, CodeBlock, Quote}
 )
-"""Nodes that Telegram has."""
+"""Nodes that Telegram has, and mentions that are made text here, so that Telegram finds no name in it."""
 _WORD_JOINER: Final = "\u2060"
 """Between `@` and a word: Telegram would find a user's name there."""
 
@@ -188,6 +189,6 @@ class _Writer:
             case UserMention(id) if not self._in_link and id.startswith("@"):
                 self.write(id)
                 self._entity("mention", start)
-            case UserMention(id, label):
-                self._lose("user_mention", "plain text")
+            case UserMention(id, label) | GroupMention(id, label):
+                self._lose("user_mention" if isinstance(leaf, UserMention) else "group_mention", "plain text")
                 self.write(f"@{_WORD_JOINER}{(label or id).removeprefix('@')}")

@@ -1,0 +1,60 @@
+"""The handler of `sync.requested`: puts each request into the lane of its target conversation."""
+
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from services.sync.carry.lanes import Lanes
+from services.sync.carry.outcomes import Change
+from services.sync.model.mapping import account_key
+from services.sync.store.mapping_index import MappingIndex
+from shared.contracts.errors import Malformed
+from shared.contracts.sync import SyncRequested
+from shared.runtime.failpoints import failpoint
+from shared.runtime.kafka.batch import Batch, ConsumedEvent
+
+_OFFSET_BITS = 22
+
+
+class CarryHandler:
+    """Takes the records of a batch, which are completed when their changes are done or stored."""
+
+    def __init__(self, index: MappingIndex, lanes: Lanes) -> None:
+        self._index = index
+        self._lanes = lanes
+
+    async def handle(self, batch: Batch) -> None:
+        """Put the requests of a batch into their lanes. Raises `Malformed` and `DatabaseUnavailable`."""
+        await self._index.current()
+        requests = [(consumed, _parse(consumed)) for consumed in batch]
+        failpoint("carry.read")
+        changes: list[Change] = []
+        for consumed, request in requests:
+            mapping = self._index.get(request.mapping_id)
+            leg = mapping.leg(request.leg_id) if mapping else None
+            if mapping is None or leg is None or mapping.workspace != consumed.event.workspace:
+                continue  # the mapping or its leg was removed meanwhile: nothing is left to do
+            key = account_key(leg.provider, leg.account)
+            changes.append(
+                Change(
+                    request=request,
+                    workspace=consumed.event.workspace,
+                    traceparent=consumed.event.traceparent,
+                    lane=f"{key}:{leg.conversation}",
+                    account_key=key,
+                    partition=consumed.partition,
+                    # Times order the records of one partition, and offsets those of one millisecond.
+                    position=consumed.at_ms << _OFFSET_BITS | consumed.offset & ((1 << _OFFSET_BITS) - 1),
+                    received_at=datetime.fromisoformat(request.received_at),
+                    completion=batch.take(consumed),
+                )
+            )
+        if changes:
+            await self._lanes.put(changes)
+
+
+def _parse(consumed: ConsumedEvent) -> SyncRequested:
+    try:
+        return SyncRequested.model_validate_json(consumed.event.data)
+    except ValidationError as error:
+        raise Malformed(f"not a request of the sync service: {error.error_count()} wrong fields") from None

@@ -1,0 +1,90 @@
+"""All mappings in memory, found by the conversation of one of their legs."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from services.sync.model.mapping import Leg, Mapping
+from shared.runtime.configuration import Configuration
+from shared.runtime.logs import Log
+from shared.runtime.mongo import Mongo
+from shared.runtime.snapshot import Snapshot
+
+COLLECTION: Final = "sync_mappings"
+
+
+class MappedLeg(NamedTuple):
+    """A leg with its mapping."""
+
+    mapping: Mapping
+    leg: Leg
+
+
+_Key = tuple[str, str, str, str]
+"""Workspace, provider, account and conversation."""
+
+
+class MappingIndex:
+    """The mappings of all workspaces. Await `current` before a batch."""
+
+    def __init__(self, mongo: Mongo, configuration: Configuration, log: Log) -> None:
+        self._configuration = configuration
+        self._snapshot: Snapshot[Mapping] = Snapshot(
+            configuration,
+            mongo.collection(COLLECTION),
+            Mapping.from_document,
+            log,
+            on_change=self._on_change,
+        )
+        self._by_conversation: dict[_Key, tuple[MappedLeg, ...]] = {}
+        self._count_by_workspace: Counter[str] = Counter()
+        self.on_change: list[Callable[[Mapping], None]] = []
+        """Called with each mapping that is new or has changed."""
+
+    async def start(self) -> None:
+        await self._snapshot.start()
+
+    async def stop(self) -> None:
+        await self._snapshot.stop()
+
+    async def current(self) -> None:
+        """Load what was changed before this call, if MongoDB answers."""
+        await self._configuration.current()
+
+    def get(self, mapping_id: str) -> Mapping | None:
+        """Return a mapping; None if there is none, or none any more."""
+        return self._snapshot.items.get(mapping_id)
+
+    def has_workspace(self, workspace: str) -> bool:
+        """Return whether a workspace has mappings at all."""
+        return workspace in self._count_by_workspace
+
+    def find(self, workspace: str, provider: str, account: str, conversation: str) -> Sequence[MappedLeg]:
+        """Return the legs of a conversation, with their mappings, paused ones too."""
+        return self._by_conversation.get((workspace, provider, account, conversation), ())
+
+    def _on_change(self, before: Mapping | None, after: Mapping | None) -> None:
+        if before:
+            self._count_by_workspace[before.workspace] -= 1
+            if not self._count_by_workspace[before.workspace]:
+                del self._count_by_workspace[before.workspace]
+            for leg in before.legs:
+                key = _key(before, leg)
+                left = tuple(
+                    item for item in self._by_conversation.get(key, ()) if item.mapping.id != before.id
+                )
+                if left:
+                    self._by_conversation[key] = left
+                else:
+                    self._by_conversation.pop(key, None)
+        if after:
+            self._count_by_workspace[after.workspace] += 1
+            for leg in after.legs:
+                key = _key(after, leg)
+                self._by_conversation[key] = (*self._by_conversation.get(key, ()), MappedLeg(after, leg))
+            for follower in self.on_change:
+                follower(after)
+
+
+def _key(mapping: Mapping, leg: Leg) -> _Key:
+    return mapping.workspace, leg.provider, leg.account, leg.conversation

@@ -1,0 +1,158 @@
+"""Synchronized messages and the links of their ids, as they are stored."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from services.sync.model.synced_message import (
+    LINKS,
+    MAX_TRACE,
+    MESSAGES,
+    RETENTION_DAYS,
+    MessageLink,
+    SyncedMessage,
+    Target,
+    TraceEntry,
+)
+from shared.runtime.grouped import Grouped
+from shared.runtime.mongo import (
+    Document,
+    Duplicate,
+    Index,
+    InsertOne,
+    Mongo,
+    UpdateOne,
+    Write,
+    translate_errors,
+    utcnow,
+)
+
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    MESSAGES: (Index((("expires_at", 1),), ttl_s=0),),
+    LINKS: (Index((("expires_at", 1),), ttl_s=0),),
+}
+RETENTION: Final = timedelta(days=RETENTION_DAYS)
+_MAX_IDS: Final = 50
+"""Ids of a query: the embedded database takes quadratic time in their number."""
+_MAX_WRITES: Final = 200
+
+
+class SyncedMessages:
+    """Reads and writes of both collections. Every method with `async` raises `DatabaseUnavailable`."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._messages = mongo.collection(MESSAGES)
+        self._links = mongo.collection(LINKS)
+        self._read_group: Grouped[str, SyncedMessage | None] = Grouped(self._read, max_items=_MAX_IDS)
+        self._write_group: Grouped[Sequence[Write], None] = Grouped(self._write_all, max_items=_MAX_WRITES)
+        self._link_group: Grouped[Sequence[MessageLink], None] = Grouped(
+            self._link_all, max_items=_MAX_WRITES
+        )
+
+    # Reading
+
+    async def find(self, synced_id: str) -> SyncedMessage | None:
+        """Return a message; None if there is none. Reads at the same time share a query."""
+        return await self._read_group(synced_id)
+
+    async def find_many(self, ids: Collection[str]) -> dict[str, SyncedMessage]:
+        """Return those of these messages that exist, by id."""
+        found: dict[str, SyncedMessage] = {}
+        for batch in _batches(ids):
+            with translate_errors():
+                documents = await self._messages.find({"_id": {"$in": batch}}).to_list(None)
+            found |= {document["_id"]: SyncedMessage.from_document(document) for document in documents}
+        return found
+
+    async def find_links(self, ids: Collection[str]) -> dict[str, MessageLink]:
+        """Return those of these links that exist, by id."""
+        found: dict[str, MessageLink] = {}
+        for batch in _batches(ids):
+            with translate_errors():
+                documents = await self._links.find({"_id": {"$in": batch}}).to_list(None)
+            found |= {document["_id"]: MessageLink.from_document(document) for document in documents}
+        return found
+
+    async def _read(self, ids: Sequence[str]) -> Sequence[SyncedMessage | None]:
+        found = await self.find_many(set(ids))
+        return [found.get(synced_id) for synced_id in ids]
+
+    # Writing
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """Write new messages and updates, in this order. A message that exists stays as it is.
+
+        Writes at the same time share a call.
+        """
+        if writes:
+            await self._write_group(writes)
+
+    async def add_links(self, links: Sequence[MessageLink]) -> None:
+        """Store links. One that exists stays as it is."""
+        if links:
+            await self._link_group(links)
+
+    async def _write_all(self, groups: Sequence[Sequence[Write]]) -> Sequence[None]:
+        writes = [write for group in groups for write in group]
+        inserts = [write for write in writes if isinstance(write, InsertOne)]
+        updates = [write for write in writes if not isinstance(write, InsertOne)]
+        if inserts:
+            await _insert(self._messages, inserts)
+        if updates:
+            with translate_errors():
+                await self._messages.bulk_write(updates, ordered=True)
+        return [None] * len(groups)
+
+    async def _link_all(self, groups: Sequence[Sequence[MessageLink]]) -> Sequence[None]:
+        unique = {link.id: link for group in groups for link in group}
+        await _insert(self._links, [InsertOne(link.document()) for link in unique.values()])
+        return [None] * len(groups)
+
+
+async def _insert(collection: Any, inserts: list[Any]) -> None:
+    """Insert documents; those that exist stay as they are: the batch is a repeated one."""
+    try:
+        with translate_errors():
+            await collection.bulk_write(inserts, ordered=False)
+    except Duplicate:
+        pass
+
+
+def insertion(message: SyncedMessage) -> Write:
+    """Return the write of a new message."""
+    return InsertOne(message.document())
+
+
+def update(synced_id: str, fields: Mapping[str, Any]) -> Write:
+    """Return the write of fields of a message, by their names in Python."""
+    return UpdateOne({"_id": synced_id}, {"$set": SyncedMessage.stored_fields(fields)})
+
+
+def field_update(synced_id: str, fields: Mapping[str, Any]) -> Write:
+    """Return the write of fields by their paths in the document, such as `reactions.x`."""
+    return UpdateOne({"_id": synced_id}, {"$set": dict(fields)})
+
+
+def target_update(
+    synced_id: str, leg: str, fields: Mapping[str, Any], trace: Sequence[TraceEntry] = ()
+) -> Write:
+    """Return the write of fields of one target, and of new entries of its trace."""
+    change: Document = {}
+    if fields:
+        change["$set"] = {
+            f"targets.{leg}.{name}": value for name, value in Target.stored_fields(fields).items()
+        }
+    if trace:
+        entries = [entry.document() for entry in trace]
+        change["$push"] = {f"targets.{leg}.trace": {"$each": entries, "$slice": -MAX_TRACE}}
+    return UpdateOne({"_id": synced_id}, change)
+
+
+def expiry() -> datetime:
+    """Return when what is stored now expires."""
+    return utcnow() + RETENTION
+
+
+def _batches(ids: Collection[str]) -> list[list[str]]:
+    unique = sorted(set(ids))
+    return [unique[start : start + _MAX_IDS] for start in range(0, len(unique), _MAX_IDS)]

@@ -1,0 +1,108 @@
+"""Changes that wait for their target, as they are stored."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from services.sync.model.synced_message import QUEUE, QueuedChange
+from shared.runtime.mongo import (
+    Document,
+    Duplicate,
+    Index,
+    InsertOne,
+    Mongo,
+    translate_errors,
+    utcnow,
+)
+
+RETENTION: Final = timedelta(days=7)
+"""A change that has failed can be tried again this long after it would have been given up."""
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    QUEUE: (
+        Index((("lane", 1), ("state", 1), ("position", 1))),
+        Index((("state", 1), ("partition", 1), ("due_at", 1))),
+        Index((("synced_id", 1), ("leg_id", 1))),
+        Index((("workspace", 1), ("state", 1))),
+        Index((("expires_at", 1),), ttl_s=0),
+    )
+}
+_MAX_DUE: Final = 200
+
+
+class SyncQueue:
+    """Reads and writes of the collection. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._collection = mongo.collection(QUEUE)
+
+    async def add(self, changes: Sequence[QueuedChange]) -> None:
+        """Store changes. One that exists stays as it is: its record is a repeated one."""
+        if not changes:
+            return
+        try:
+            with translate_errors():
+                await self._collection.bulk_write(
+                    [InsertOne(change.document()) for change in changes], ordered=False
+                )
+        except Duplicate:
+            pass
+
+    async def first(self, lane: str, limit: int) -> list[QueuedChange]:
+        """Return the first waiting changes of a lane."""
+        with translate_errors():
+            documents = (
+                await self._collection.find({"lane": lane, "state": "waiting"})
+                .sort([("position", 1)])
+                .limit(limit)
+                .to_list(limit)
+            )
+        return [QueuedChange.from_document(document) for document in documents]
+
+    async def lanes(self, partitions: Collection[int]) -> list[str]:
+        """Return the lanes of these partitions that have waiting changes."""
+        with translate_errors():
+            found: list[str] = await self._collection.distinct(
+                "lane", {"state": "waiting", "partition": {"$in": list(partitions)}}
+            )
+        return found
+
+    async def due_aside(self, partitions: Collection[int]) -> list[QueuedChange]:
+        """Return changes of these partitions that are aside and due, in their order."""
+        query: Document = {
+            "state": "aside",
+            "partition": {"$in": list(partitions)},
+            "due_at": {"$lte": utcnow()},
+        }
+        with translate_errors():
+            documents = await self._collection.find(query).limit(_MAX_DUE).to_list(_MAX_DUE)
+        return sorted(map(QueuedChange.from_document, documents), key=lambda change: change.position)
+
+    async def postpone(self, change: QueuedChange, due_at: datetime, *, attempts: int, reason: str) -> None:
+        """Store when a change is tried again, after how many attempts, and why not now."""
+        fields = {"due_at": due_at, "attempts": attempts, "reason": reason}
+        with translate_errors():
+            await self._collection.update_one({"_id": change.id}, {"$set": fields})
+
+    async def set_aside(self, change: QueuedChange, due_at: datetime, reason: str) -> None:
+        """Set a change aside: it holds up no other until it is due."""
+        await self._set_state(change.id, "aside", due_at=due_at, reason=reason)
+
+    async def fail(self, change: QueuedChange, reason: str) -> None:
+        """Keep a change that was given up, for a retry."""
+        await self._set_state(change.id, "failed", reason=reason)
+
+    async def remove(self, change_id: str) -> None:
+        """Remove a change that is done."""
+        with translate_errors():
+            await self._collection.delete_one({"_id": change_id})
+
+    async def wake_mapping(self, mapping_id: str) -> None:
+        """Make the changes of a mapping due that are aside."""
+        with translate_errors():
+            await self._collection.update_many(
+                {"mapping_id": mapping_id, "state": "aside"}, {"$set": {"due_at": utcnow()}}
+            )
+
+    async def _set_state(self, change_id: str, state: str, **fields: object) -> None:
+        with translate_errors():
+            await self._collection.update_one({"_id": change_id}, {"$set": {"state": state, **fields}})

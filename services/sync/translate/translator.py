@@ -1,0 +1,282 @@
+"""Translate changes of one leg of a mapping into changes of the others: from events to events and requests.
+
+Everything that a change causes has ids that are derived from it. A batch that is handled again after a crash
+stores and publishes the same once more, which changes nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from services.sync.accounts import AccountRef, SyncAccounts, channel_account
+from services.sync.model.mapping import CHAT, hub_message_id, link_id
+from services.sync.model.marker import marker_parts
+from services.sync.model.synced_message import synced_id_for
+from services.sync.store.conflicts import Conflicts
+from services.sync.store.mapping_index import MappedLeg, MappingIndex
+from services.sync.store.mappings import MappingRepository
+from services.sync.store.messages import SyncedMessages
+from services.sync.store.people_links import PersonLinkRepository
+from services.sync.translate.batch_state import BatchState
+from services.sync.translate.changes import Attachments, Changes
+from services.sync.translate.incoming import Incoming, StoredByChat, chat_changes
+from services.sync.translate.profiles import Profiles
+from services.sync.translate.text import People
+from shared.contracts.errors import NotFound
+from shared.contracts.topics import CHAT_EVENTS
+from shared.manifests.channel_types import (
+    Account,
+    ConversationClosed,
+    ConversationMoved,
+    MessageDeleted,
+    MessageWritten,
+    ReactionChanged,
+    ReadsEvents,
+)
+from shared.manifests.registry import Provider
+from shared.richtext.mentions import mentioned
+from shared.runtime import metrics
+from shared.runtime.failpoints import failpoint
+from shared.runtime.kafka.batch import ConsumedEvent
+from shared.runtime.kafka.producer import Producer
+from shared.runtime.logs import Log
+from shared.wire.bodies import parse_object
+
+_ACK_TIMEOUT_S: Final = 10.0
+_MAX_NAMED: Final = 20
+"""People of one message whose names are asked for."""
+
+
+class Translator:
+    """The handler of `webhooks.received` and `chat.events`."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        accounts: SyncAccounts,
+        index: MappingIndex,
+        mappings: MappingRepository,
+        messages: SyncedMessages,
+        conflicts: Conflicts,
+        links: PersonLinkRepository,
+        profiles: Profiles,
+        attachments: Attachments,
+        producer: Producer,
+        log: Log,
+    ) -> None:
+        self._providers = providers
+        self._accounts = accounts
+        self._index = index
+        self._mappings = mappings
+        self._messages = messages
+        self._conflicts = conflicts
+        self._links = links
+        self._profiles = profiles
+        self._attachments = attachments
+        self._producer = producer
+        self._log = log
+
+    async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
+        """Store and publish what the changes of a batch mean for the other legs, in their order.
+
+        Raises `Malformed` or `Invalid` for a body that is not the provider's or the chat's: nothing of the
+        batch is stored then. Raises `DatabaseUnavailable` and `BrokerUnavailable`.
+        """
+        await self._index.current()
+        incoming: list[Incoming] = []
+        for consumed in batch:
+            incoming += await self._read(consumed)
+        mapped = [(item, found) for item in incoming if (found := self._mapped(item))]
+        if not mapped:
+            return
+        state = BatchState(self._messages)
+        await self._load(state, mapped)
+        changes = Changes(
+            state,
+            self._index,
+            await self._people(mapped),
+            self._name,
+            self._profiles.get,
+            self._attachments,
+        )
+        for item, legs in mapped:
+            self._apply(item, legs, state, changes)
+        failpoint("translate.read")
+        await state.save()
+        await self._conflicts.add(changes.conflicts)
+        failpoint("translate.stored")
+        if state.records:
+            await self._producer.publish_all(state.records, timeout_s=_ACK_TIMEOUT_S)
+        failpoint("translate.published")
+        metrics.SYNC_ECHOES.inc(changes.echoes)
+        for item, legs in mapped:
+            await self._follow(item, legs)
+
+    # Reading
+
+    async def _read(self, consumed: ConsumedEvent) -> Sequence[Incoming]:
+        """Return the changes in an event; none if it is about no conversation that can be mapped."""
+        event = consumed.event
+        if consumed.topic == CHAT_EVENTS.name:
+            return chat_changes(event) if self._index.has_workspace(event.workspace) else ()
+        if not self._index.has_workspace(event.workspace):
+            return ()
+        ref = await self._accounts.of_event(event)
+        if ref is None or not isinstance(channel := self._accounts.channel(ref.provider), ReadsEvents):
+            return ()
+        try:
+            account = channel_account(await self._accounts.find(*ref))
+        except NotFound:  # it was disconnected meanwhile
+            return ()
+        provider = self._providers[ref.provider]
+        payload = parse_object(provider.payload(event.content_type, event.data))
+        received_at = datetime.fromisoformat(event.time)
+        return [
+            Incoming(event, ref, change, received_at)
+            for change in channel.changes(event.attributes.get("event", ""), payload, account)
+            if not (isinstance(change, ReactionChanged) and _is_own(change.person.id, account))
+        ]
+
+    def _mapped(self, item: Incoming) -> Sequence[MappedLeg]:
+        """Return the legs that a change came from."""
+        ref, change = item.ref, item.change
+        match change:
+            case MessageWritten():
+                conversation = change.place.conversation
+            case ConversationMoved():
+                conversation = change.old
+            case _:
+                conversation = change.conversation
+        found = self._index.find(ref.workspace, ref.provider, ref.account, conversation)
+        return [mapped for mapped in found if mapped.mapping.status != "paused"]
+
+    async def _load(self, state: BatchState, mapped: Iterable[tuple[Incoming, Sequence[MappedLeg]]]) -> None:
+        """Read the messages and links that the changes refer to."""
+        links: set[str] = set()
+        messages: set[str] = set()
+        for item, legs in mapped:
+            ref, change = item.ref, item.change
+            for conversation, external_id in _references(change):
+                links.add(link_id(ref.provider, ref.account, conversation, external_id))
+                hub_id = hub_message_id(ref.provider, ref.account, conversation, external_id)
+                messages.update(synced_id_for(leg.mapping.id, hub_id) for leg in legs)
+            marker = marker_parts(change.marker or "") if isinstance(change, MessageWritten) else None
+            if marker is not None:
+                messages.add(marker.synced_id)
+        await state.load(messages, links)
+        await state.load(state.linked_messages() - messages, ())
+
+    async def _people(self, mapped: Iterable[tuple[Incoming, Sequence[MappedLeg]]]) -> People:
+        """Read who is who, and the names that the events do not tell."""
+        by_ref: dict[AccountRef, set[str]] = {}
+        users: dict[str, set[str]] = {}
+        unnamed: dict[tuple[AccountRef, str], None] = {}
+        for item, _ in mapped:
+            ref, change = item.ref, item.change
+            named: tuple[str, ...] = ()
+            if isinstance(change, MessageWritten):
+                person = change.author
+                named = mentioned(change.body).users[:_MAX_NAMED]
+            elif isinstance(change, ReactionChanged):
+                person = change.person
+            else:
+                continue
+            if ref.provider == CHAT:
+                users.setdefault(ref.workspace, set()).update(named)
+                continue
+            by_ref.setdefault(ref, set()).update((person.id, *named))
+            if not person.name:
+                unnamed[ref, person.id] = None
+            unnamed |= dict.fromkeys((ref, name) for name in named)
+        await self._profiles.load(list(unnamed))
+        user_by_person: dict[tuple[AccountRef, str], str] = {}
+        for ref, ids in by_ref.items():
+            for person_id, link in (await self._links.find_many(*ref, ids)).items():
+                if link.user_id:
+                    user_by_person[ref, person_id] = link.user_id
+                    users.setdefault(ref.workspace, set()).add(link.user_id)
+        person_by_user: dict[tuple[AccountRef, str], str] = {}
+        for workspace, ids in users.items():
+            for link in await self._links.of_users(workspace, ids):
+                if link.user_id:
+                    ref = AccountRef(workspace, link.provider, link.account)
+                    person_by_user[ref, link.user_id] = link.person_id
+        return People(user_by_person, person_by_user)
+
+    def _name(self, ref: AccountRef, person_id: str) -> str:
+        person = self._profiles.get(ref, person_id)
+        return person.name if person else ""
+
+    # Applying
+
+    def _apply(self, item: Incoming, legs: Sequence[MappedLeg], state: BatchState, changes: Changes) -> None:
+        change = item.change
+        match change:
+            case StoredByChat():
+                for mapped in legs:
+                    changes.link_stored(item, change, mapped)
+            case MessageWritten():
+                if not self._is_echo(item, change, state, changes):
+                    apply = changes.edit if change.edited else changes.write
+                    for mapped in legs:
+                        apply(item, change, mapped)
+            case MessageDeleted():
+                for mapped in legs:
+                    changes.delete(item, change, mapped)
+            case ReactionChanged():
+                for mapped in legs:
+                    changes.react(item, change, mapped)
+
+    def _is_echo(self, item: Incoming, change: MessageWritten, state: BatchState, changes: Changes) -> bool:
+        """Return whether a hub has sent the message: by its marker, its author, or its link."""
+        ref = item.ref
+        if change.marker:
+            marker = marker_parts(change.marker)
+            message = state.message(marker.synced_id) if marker else None
+            if marker and message is not None and message.workspace == ref.workspace:
+                changes.note_own(message, marker.leg, marker.part, change)
+            else:
+                changes.echoes += 1
+            return True
+        if change.own:
+            changes.echoes += 1
+            return True
+        link = state.link(link_id(ref.provider, ref.account, change.place.conversation, change.external_id))
+        if link is not None and link.leg is not None and not change.edited:
+            changes.echoes += 1
+            return True
+        return False
+
+    async def _follow(self, item: Incoming, legs: Sequence[MappedLeg]) -> None:
+        """Change the mappings of a conversation that has moved or was closed."""
+        change = item.change
+        if isinstance(change, ConversationMoved):
+            for mapping, leg in legs:
+                if await self._mappings.move_leg(mapping.id, mapping.workspace, leg.id, change.new):
+                    self._log.info("mapping.moved", mapping_id=mapping.id, leg=leg.id)
+        elif isinstance(change, ConversationClosed):
+            reason, _, fix = change.reason.partition(": ")
+            for mapping, _leg in legs:
+                await self._mappings.set_error(mapping.id, mapping.workspace, f"{reason}.", fix or reason)
+
+
+def _references(change: object) -> Iterable[tuple[str, str]]:
+    """Yield the conversation and id of each message that a change names."""
+    match change:
+        case MessageWritten(external_id=external_id, place=place):
+            yield place.conversation, external_id
+            for parent in (place.thread, place.reply_to):
+                if parent is not None:
+                    yield place.conversation, parent
+        case StoredByChat(external_id, conversation, origin_id):
+            yield conversation, external_id
+            yield conversation, origin_id
+        case MessageDeleted(external_id, conversation):
+            yield conversation, external_id
+        case ReactionChanged(external_id=external_id, conversation=conversation):
+            yield conversation, external_id
+
+
+def _is_own(person_id: str, account: Account) -> bool:
+    """Return whether the hub itself acts as this person."""
+    return person_id in (account.id, account.values.get("user_id"), account.values.get("bot_id"))
