@@ -215,8 +215,21 @@ class Changes:
                         revision=message.revision,
                     )
                 )
-        if message.reactions:
-            self._request_reactions(message, mapping, incoming)
+        if message.reactions:  # they came before the message
+            self._send_reactions(message, mapping, incoming)
+
+    def _send_reactions(self, message: SyncedMessage, mapping: Mapping, incoming: Incoming) -> None:
+        """Publish the reactions that a new message has."""
+        for reaction in message.reactions.values():
+            author = self._author(incoming.ref, Person(reaction.person))
+            for target in mapping.legs:
+                if reaction.added and target.provider == CHAT and target.id in message.targets:
+                    self._state.records.append(
+                        reaction_record(
+                            message, mapping, target, incoming, reaction.emoji, author, added=True
+                        )
+                    )
+        self._request_reactions(message, mapping, incoming)
 
     def edit(self, incoming: Incoming, change: MessageWritten, mapped: MappedLeg) -> None:
         """Apply an edit. One that comes before its message is kept until the message comes."""
@@ -412,7 +425,11 @@ class Changes:
         author = self._author(incoming.ref, change.person)
         for target in mapping.legs:
             if target.id != leg.id and target.provider == CHAT and target.receives:
-                state.records.append(reaction_record(message, mapping, target, incoming, change, author))
+                state.records.append(
+                    reaction_record(
+                        message, mapping, target, incoming, change.emoji, author, added=change.added
+                    )
+                )
         self._request_reactions(message, mapping, incoming, except_leg=leg.id)
 
     def _request_reactions(
