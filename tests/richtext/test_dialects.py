@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
 from shared.providers.slack.blocks import parse_body
@@ -16,6 +17,7 @@ from shared.providers.telegram.render import render
 from shared.richtext.build import visible_text
 from shared.richtext.markdown import parse_markdown
 from shared.richtext.markdown_render import render_markdown
+from shared.richtext.plain import parse_plain, render_plain
 from shared.richtext.tree import (
     Bold,
     ChannelMention,
@@ -66,6 +68,13 @@ def through_telegram(document: Document) -> Document:
 
 def through_markdown(document: Document) -> Document:
     return parse_markdown(render_markdown(document).text)
+
+
+def through_plain(document: Document) -> Document:
+    return parse_plain(render_plain(document).text)
+
+
+HOPS: tuple[Hop, ...] = (through_slack, through_telegram, through_markdown, through_plain)
 
 
 def letters(document: Document) -> str:
@@ -162,11 +171,11 @@ def test_what_telegram_showed_once_comes_back_the_same(document: Document) -> No
     assert through_telegram(shown) == shown
 
 
-@bounded
-@given(documents(_WITH_ALL_TEXT))
-def test_no_text_is_lost_over_five_hops(document: Document) -> None:
+@settings(bounded, max_examples=100)
+@given(documents(_WITH_ALL_TEXT), st.lists(st.sampled_from(HOPS), min_size=5, max_size=5))
+def test_no_text_is_lost_over_five_hops(document: Document, hops: list[Hop]) -> None:
     shown = document
-    for hop in (through_slack, through_telegram, through_markdown, through_slack, through_telegram):
+    for hop in hops:
         shown = hop(shown)
     assert letters(shown) == letters(document)
 
