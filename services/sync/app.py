@@ -11,9 +11,14 @@ from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.api.people_links import PeopleLinksApi
 from services.sync.calls import ChannelCalls
 from services.sync.carry.carrier import Carrier
+from services.sync.carry.edits import MessageEditor
 from services.sync.carry.handler import CarryHandler
 from services.sync.carry.lanes import Lanes
+from services.sync.carry.messages import MessageSender
+from services.sync.carry.notes import Notes
 from services.sync.carry.pace import Pace
+from services.sync.carry.reactions import ReactionSetter
+from services.sync.carry.scene import SceneCalls
 from services.sync.carry.status import StatusEvents
 from services.sync.carry.work import Work
 from services.sync.endpoint_messages import EndpointMessages
@@ -133,9 +138,18 @@ async def build(runtime: Runtime) -> Service:
     )
 
     # Carry
-    pace = Pace()
-    work = Work(providers, accounts, calls, messages, pace, StatusEvents(runtime.producer), runtime.log)
-    carrier = Carrier(index, mappings, messages, work, runtime.log)
+    status = StatusEvents(runtime.producer)
+    notes = Notes(messages, status)
+    scene_calls = SceneCalls(calls, messages, Pace())
+    work = Work(
+        providers,
+        accounts,
+        calls,
+        MessageSender(scene_calls, messages, notes, status),
+        MessageEditor(scene_calls, messages, notes, status),
+        ReactionSetter(scene_calls, messages),
+    )
+    carrier = Carrier(index, mappings, messages, work, scene_calls, notes, runtime.log)
     queue = SyncQueue(runtime.mongo)
     lanes = Lanes(
         queue,
