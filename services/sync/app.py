@@ -145,7 +145,7 @@ async def build(runtime: Runtime) -> Service:
         providers,
         accounts,
         calls,
-        MessageSender(scene_calls, messages, notes, status),
+        MessageSender(scene_calls, files.fetcher, providers, messages, notes, status),
         MessageEditor(scene_calls, messages, notes, status),
         ReactionSetter(scene_calls, messages),
     )
