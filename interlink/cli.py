@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from interlink.commands import dead_letters, keys, provider
+from interlink.commands import dead_letters, keys, provider, sync
 from interlink.commands.common import DEFAULT_DATA_DIR, DataDir, ServiceName
 from interlink.exits import FAILURE, report_errors
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(provider.app, name="provider")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(keys.app, name="keys")
+app.add_typer(sync.app, name="sync")
 
 Workspace = Annotated[str, typer.Option(help="The workspace's id.")]
 

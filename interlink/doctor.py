@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from pydantic_settings import BaseSettings
 
 from interlink.datadir import FORMAT, display_path, in_use, join_running
+from interlink.hub_api import KEY_VARIABLE, URL_VARIABLE
 from interlink.keys import count_unknown_keys
 from interlink.prepare import BOOTSTRAP_VARIABLE, indexes
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
@@ -33,7 +34,15 @@ _MAX_LISTED: Final = 4
 _MISSING_FIELD: Final = "Field required"
 _PROBE: Final = "interlink-doctor"
 _OTHER_VARIABLES: Final = frozenset(
-    {"INTERLINK_SECRET", "INTERLINK_DATA_DIR", BOOTSTRAP_VARIABLE, FAILPOINT_VARIABLE, APPS_DIR_VARIABLE}
+    {
+        "INTERLINK_SECRET",
+        "INTERLINK_DATA_DIR",
+        URL_VARIABLE,
+        KEY_VARIABLE,
+        BOOTSTRAP_VARIABLE,
+        FAILPOINT_VARIABLE,
+        APPS_DIR_VARIABLE,
+    }
 )
 """Variables that the command or tests read, and that are no settings of a service."""
 

@@ -12,14 +12,18 @@ from services.sync.api.people_links import PeopleLinksApi
 from services.sync.api.synced_messages import SyncedMessagesApi
 from services.sync.calls import ChannelCalls
 from services.sync.carry.carrier import Carrier
+from services.sync.carry.edits import MessageEditor
 from services.sync.carry.handler import CarryHandler
 from services.sync.carry.lanes import Lanes
+from services.sync.carry.messages import MessageSender
+from services.sync.carry.notes import Notes
 from services.sync.carry.pace import Pace
+from services.sync.carry.reactions import ReactionSetter
+from services.sync.carry.scene import SceneCalls
 from services.sync.carry.status import StatusEvents
 from services.sync.carry.work import Work
 from services.sync.endpoint_messages import EndpointMessages
-from services.sync.files.source import ProviderFiles
-from services.sync.files.tokens import FileAddresses
+from services.sync.files.assembly import build_files
 from services.sync.lookups import Lookups
 from services.sync.mapping_preview import LegResolver
 from services.sync.mapping_rings import MappingRings
@@ -66,8 +70,6 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
 _MAX_CONNECTIONS: Final = 500
 _MAX_PER_HOST_OR_WORKSPACE: Final = 100
 """A provider or a workspace that is slow must not use the connections of the others up."""
-_MAX_FILE_CONNECTIONS: Final = 200
-"""Connections of files. They are others than those of calls, which are short and must not wait for them."""
 _OUTBOX_INTERVAL_S: Final = 5.0
 
 
@@ -82,7 +84,6 @@ async def build(runtime: Runtime) -> Service:
         max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
         max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
     )
-    file_client = create_egress_client(settings, max_connections=_MAX_FILE_CONNECTIONS)
 
     # Accounts
     integrations = IntegrationRepository(runtime.mongo, runtime.vault, runtime.producer, runtime.log)
@@ -117,19 +118,7 @@ async def build(runtime: Runtime) -> Service:
         MappingTest(accounts, lookups, runtime.producer),
     )
 
-    # Files
-    addresses = FileAddresses(
-        runtime.vault, public_base=runtime.hub.public_base, days=settings.file_address_days
-    )
-    provider_files = ProviderFiles(
-        accounts,
-        tokens,
-        calls,
-        file_client,
-        runtime.configuration,
-        providers,
-        max_bytes=settings.max_file_bytes,
-    )
+    files = build_files(runtime, settings, providers, accounts, tokens, calls)
 
     # Translate
     index = MappingIndex(runtime.mongo, runtime.configuration, runtime.log)
@@ -144,15 +133,24 @@ async def build(runtime: Runtime) -> Service:
         Conflicts(runtime.mongo),
         people_links,
         profiles,
-        MessageFiles(addresses).attachments,
+        MessageFiles(files.addresses).attachments,
         runtime.producer,
         runtime.log,
     )
 
     # Carry
-    pace = Pace()
-    work = Work(providers, accounts, calls, messages, pace, StatusEvents(runtime.producer), runtime.log)
-    carrier = Carrier(index, mappings, messages, work, runtime.log)
+    status = StatusEvents(runtime.producer)
+    notes = Notes(messages, status)
+    scene_calls = SceneCalls(calls, messages, Pace())
+    work = Work(
+        providers,
+        accounts,
+        calls,
+        MessageSender(scene_calls, files.fetcher, providers, messages, notes, status),
+        MessageEditor(scene_calls, messages, notes, status),
+        ReactionSetter(scene_calls, messages),
+    )
+    carrier = Carrier(index, mappings, messages, work, scene_calls, notes, runtime.log)
     queue = SyncQueue(runtime.mongo)
     lanes = Lanes(
         queue,
@@ -185,12 +183,12 @@ async def build(runtime: Runtime) -> Service:
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
     )
     return Service(
-        app=dispatch(FileServer(addresses, provider_files, runtime.log), management),
+        app=dispatch(FileServer(files.addresses, files.provider_files, runtime.log), management),
         parts=[
             client,
-            file_client,
             registered_apps,
             tokens,
+            *files.parts,
             endpoints,
             index,
             lanes,

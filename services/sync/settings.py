@@ -38,7 +38,7 @@ class SyncSettings(EgressSettings):
         description="Days for which the address of a provider's file (`/api/files/...`) works.",
     )
     file_disk_bytes: int = Field(
-        default=1024 * _MIB,
+        default=2048 * _MIB,
         ge=_MIB,
         description=(
             "Bytes of this process's temporary files. Messages with files wait when they are used up; one "
@@ -55,7 +55,8 @@ class SyncSettings(EgressSettings):
         default=None,
         description=(
             "The address of the chat's files, such as `http://chat:3000/files`. Addresses below it may be "
-            "internal, on any port, and get the token."
+            "internal, on any port, and get the token, and the workspace in `Interlink-Workspace`, which the "
+            "chat should check."
         ),
     )
     chat_files_token: SecretStr | None = Field(

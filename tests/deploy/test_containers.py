@@ -418,6 +418,7 @@ def test_what_is_stored_is_on_named_volumes() -> None:
     assert named["kafka"] == {environment("kafka")["KAFKA_LOG_DIRS"]}
     assert named["mongo"] == {"/data/db"}
     assert named["proxy"] == {"/data", "/config"}
+    assert named["sync"] == {str(Path(environment("sync")["INTERLINK_FILE_FOLDER"]).parent)}
 
 
 def test_the_broker_is_the_one_that_the_durability_tests_run_on() -> None:

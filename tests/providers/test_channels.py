@@ -2,7 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from interlink.provider.channel_samples import (
     EventSample,
     OperationSample,
     event_faults,
+    observe_operation,
     operation_faults,
     read_samples,
 )
 from interlink.provider.provider_folder import PROVIDERS_ROOT
+from shared.contracts.errors import Malformed
 from shared.manifests.capabilities import capabilities
 from shared.manifests.channel_failures import checked
 from shared.manifests.channel_types import (
@@ -220,6 +223,41 @@ def test_hostile_messages_are_cut_or_flattened_in_time(
         assert len(text) <= 40_000
         assert "\x00" not in text
         assert text.encode("utf-8", "replace").decode() == text
+
+
+JUNK: tuple[Any, ...] = (None, True, -1, 2**70, 1.5, "", "x\ud800", [], [[]], [{}], {}, {"type": []})
+
+
+def damaged(value: Any) -> Iterator[Any]:
+    """Yield copies of a value with each kind of junk in each place, and without each of its parts."""
+    yield from JUNK
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield {key: other for key, other in value.items() if key != name}
+            yield from ({**value, name: worse} for worse in damaged(inner))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from ([*value[:number], worse, *value[number + 1 :]] for worse in damaged(inner))
+
+
+@pytest.mark.parametrize(("name", "sample", "owner"), EVENTS)
+def test_a_damaged_event_is_read_or_refused(name: str, sample: EventSample, owner: dict[str, Any]) -> None:
+    channel = channel_of(name)
+    assert isinstance(channel, ReadsEvents)
+    for payload in damaged(sample.payload):
+        if isinstance(payload, dict):
+            with suppress(Malformed):
+                channel.changes(sample.event, payload, Account("1"))
+
+
+@pytest.mark.parametrize(("name", "sample", "owner"), OPERATIONS)
+def test_a_damaged_response_ends_an_operation_or_fails_it(
+    name: str, sample: OperationSample, owner: dict[str, Any]
+) -> None:
+    for number, step in enumerate(sample.steps):
+        for response in damaged(step.response):
+            steps = [*sample.steps[:number], step.model_copy(update={"response": response})]
+            observe_operation(channel_of(name), sample.model_copy(update={"steps": steps}), owner)
 
 
 def texts(document: Document) -> list[str]:

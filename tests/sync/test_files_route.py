@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from secrets import token_bytes
 from time import time
@@ -19,8 +18,9 @@ from shared.runtime.encryption_keys import open_vault
 from shared.runtime.settings import HubSettings
 from tests.support.backends import Bus, Store
 from tests.support.fakes.telegram_api import Fault
-from tests.support.provider_hosts import Handler, HostRequest, Reply
+from tests.support.provider_hosts import HostRequest, Reply
 from tests.sync.chat_side import FILES
+from tests.sync.switch import Switch, switched
 from tests.sync.three_legs import PUBLIC, World, connected
 
 MIB = 1024 * 1024
@@ -32,19 +32,13 @@ ENTRANCES = ("gateway", "sync")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[World]:
     with connected(tmp_path_factory.mktemp("files"), bus, store, INTERLINK_MAX_FILE_BYTES=str(LIMIT)) as made:
-        made.hosts._hosts[SLACK_FILES] = Switch(made.hosts._hosts[SLACK_FILES])
         yield made
 
 
-class Switch:
-    """A host that can answer otherwise, also on connections that are open."""
-
-    def __init__(self, usual: Handler) -> None:
-        self._usual = usual
-        self.other: Handler | None = None
-
-    def __call__(self, request: HostRequest) -> Reply:
-        return (self.other or self._usual)(request)
+@pytest.fixture(scope="module", autouse=True)
+def switch(world: World) -> Switch:
+    """The host of Slack's files."""
+    return switched(world.hosts, SLACK_FILES)
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +92,6 @@ def get(world: World, token: str, at: str = "sync", method: str = "GET", **heade
 def detail(answer: httpx.Response) -> str:
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     return str(json.loads(answer.content)["detail"])
-
-
-@contextmanager
-def answering(world: World, handler: Handler) -> Iterator[None]:
-    """Let the host of Slack's files answer otherwise for a while."""
-    switch = world.hosts._hosts[SLACK_FILES]
-    assert isinstance(switch, Switch)
-    switch.other = handler
-    try:
-        yield
-    finally:
-        switch.other = None
 
 
 class TestFile:
@@ -228,37 +210,37 @@ class TestRefusal:
         elsewhere = ExternalFile("F0", "https://files.example.org/x", "x", "text/plain", 1)
         assert get(world, slack.token(elsewhere)).status_code == 404
 
-    def test_of_a_page_in_place_of_the_file_is_404(self, slack: Slack, world: World) -> None:
+    def test_of_a_page_in_place_of_the_file_is_404(self, slack: Slack, world: World, switch: Switch) -> None:
         page = Reply.html("<h1>Sign in</h1>")
-        with answering(world, lambda _: page):
+        with switch.answering(lambda _: page):
             for media_type in ("text/plain", "text/html"):
                 answer = get(world, slack.token(slack.file(b"x", "a", media_type)))
                 assert (answer.status_code, "may not read it" in detail(answer)) == (404, True)
 
-    def test_of_the_provider_is_502_with_its_pause(self, slack: Slack, world: World) -> None:
+    def test_of_the_provider_is_502_with_its_pause(self, slack: Slack, world: World, switch: Switch) -> None:
         token = slack.token(slack.file(b"x"))
         world.slack.faults.rate_limit("download", retry_after_s=7)
         answer = get(world, token)
         assert (answer.status_code, answer.headers["retry-after"]) == (502, "7")
-        with answering(world, lambda _: Reply.gone()):
+        with switch.answering(lambda _: Reply.gone()):
             assert get(world, token).status_code == 502
         assert get(world, token).status_code == 200
 
     def test_of_a_file_that_is_too_large_is_502(self, slack: Slack) -> None:
         answer = slack.get(bytes(LIMIT + 1))
-        assert (answer.status_code, str(LIMIT) in detail(answer)) == (502, True)
+        assert (answer.status_code, "32 MB" in detail(answer)) == (502, True)
 
-    def test_of_more_than_was_announced_breaks_off(self, slack: Slack, world: World) -> None:
+    def test_of_more_than_was_announced_breaks_off(self, slack: Slack, switch: Switch) -> None:
         def endless(_: HostRequest) -> Reply:
             return Reply(200, bytes(LIMIT + MIB), {"transfer-encoding": "chunked"})
 
         with (
-            answering(world, endless),
+            switch.answering(endless),
             pytest.raises(httpx.RemoteProtocolError),
         ):
             slack.get(b"x")
 
-    def test_of_redirects_to_internal_addresses(self, slack: Slack, world: World) -> None:
+    def test_of_redirects_to_internal_addresses(self, slack: Slack, world: World, switch: Switch) -> None:
         token = slack.token(slack.file(b"x"))
         for target in (
             "https://10.0.0.1/x",
@@ -266,14 +248,14 @@ class TestRefusal:
             "https://[::ffff:10.0.0.1]/",
             "ftp://x/",
         ):
-            with answering(world, lambda _, url=target: Reply.redirect(url)):  # type: ignore[misc]
+            with switch.answering(lambda _, url=target: Reply.redirect(url)):  # type: ignore[misc]
                 assert get(world, token).status_code == 502
         assert not [host for host in world.hosts.connected if "10.0.0.1" in host]
 
-    def test_of_the_token_to_another_origin(self, slack: Slack, world: World) -> None:
+    def test_of_the_token_to_another_origin(self, slack: Slack, world: World, switch: Switch) -> None:
         token = slack.token(slack.file(b"x"))
         world.chat.files["/moved"] = b"moved"
-        with answering(world, lambda _: Reply.redirect(f"https://{FILES}/moved")):
+        with switch.answering(lambda _: Reply.redirect(f"https://{FILES}/moved")):
             answer = get(world, token)
         assert answer.content == b"moved"
         [asked] = world.hosts.requests(FILES, "/moved")

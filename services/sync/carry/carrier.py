@@ -6,7 +6,9 @@ from time import monotonic
 from typing import Final
 
 from services.sync.calls import NotReached, OutcomeUnknown
+from services.sync.carry.notes import Notes
 from services.sync.carry.outcomes import Aside, Change, Done, Failed, Outcome, Stopped, Waits
+from services.sync.carry.scene import SceneCalls
 from services.sync.carry.work import Work
 from services.sync.model.mapping import Leg
 from services.sync.model.mapping import Mapping as SyncMapping
@@ -39,12 +41,16 @@ class Carrier:
         mappings: MappingRepository,
         messages: SyncedMessages,
         work: Work,
+        calls: SceneCalls,
+        notes: Notes,
         log: Log,
     ) -> None:
         self._index = index
         self._mappings = mappings
         self._messages = messages
         self._work = work
+        self._calls = calls
+        self._notes = notes
         self._log = log
         self._refused: dict[str, tuple[float, str]] = {}
         """Accounts whose token was refused: until when they are not asked for, and why."""
@@ -120,7 +126,7 @@ class Carrier:
                 if failure.code == "rate_limited":
                     metrics.SYNC_RATE_LIMITED.labels(leg.provider).inc()
                 if failure.retry_after is not None:
-                    self._work.block(change, leg, failure)
+                    self._calls.block(change, leg, failure)
                 return await self._later(
                     change, message, leg, failure.code, failure.text, pause_s=failure.retry_after
                 )
@@ -134,10 +140,10 @@ class Carrier:
                 pause_s = _MENDED_PAUSES.pause_s(change.attempts + 1)
                 return await self._later(change, message, leg, failure.code, failure.text, pause_s=pause_s)
             case "gone":
-                await self._work.note_gone(change, message, leg, failure.text)
+                await self._notes.gone(change, message, leg, failure.text)
                 return Done()
             case "unsupported":
-                await self._work.note_skipped(change, message, leg, failure.code, failure.text)
+                await self._notes.skipped(change, message, leg, failure.code, failure.text)
                 return Done()
         return await self._fail(change, message, leg, failure.code, failure.text)
 
@@ -172,7 +178,7 @@ class Carrier:
         if utcnow() > self._give_up_at(change):
             return await self._fail(change, message, leg, code, text)
         metrics.SYNC_WAITS.labels(leg.provider, code if code in _KNOWN_WAITS else "other").inc()
-        await self._work.note_waiting(change, message, leg, code, text, unknown=unknown)
+        await self._notes.waiting(change, message, leg, code, text, unknown=unknown)
         return Waits(pause_s, text)
 
     async def _fail(
@@ -186,7 +192,7 @@ class Carrier:
         unknown: bool = False,
     ) -> Outcome:
         self._log.info("change.failed", synced_id=message.id, leg=leg.id, kind=change.request.kind, code=code)
-        await self._work.note_failed(change, message, leg, code, text, unknown=unknown)
+        await self._notes.failed(change, message, leg, code, text, unknown=unknown)
         return Failed(text)
 
     def _give_up_at(self, change: Change) -> datetime:

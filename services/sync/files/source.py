@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 
 from services.sync.accounts import SyncAccounts, channel_account
 from services.sync.calls import ChannelCalls, NotReached, OutcomeUnknown
-from services.sync.files.names import is_page
+from services.sync.files.names import is_page, shown_size
 from services.sync.files.tokens import FileRef
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import InterlinkError, Rejected
@@ -186,7 +186,7 @@ class ProviderFiles:
                 raise FileFailed(502, f"{name} sends the file in an encoding that was not asked for")
             limit = self.max_bytes(ref.provider)
             if (response.content_length or 0) > limit:
-                raise FileFailed(502, f"the file has more than {limit} bytes: open it in {name}")
+                raise FileFailed(502, f"the file is larger than {shown_size(limit)}: open it in {name}")
             return
         if status in _OK or status in (400, 401, 403, 404, 410):
             needs = f" (it needs the scopes {scopes})" if (scopes := self._scopes(ref.provider)) else ""

@@ -93,7 +93,7 @@ class FileAddresses:
                 sealed["c"],
             )
         )
-        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+        return _encode(raw)
 
     def is_own(self, url: str) -> bool:
         """Return whether an address is one of the hub's for files."""
@@ -111,9 +111,15 @@ class FileAddresses:
         return _ref(content)
 
 
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
 def _sealed(token: str) -> Sealed:
     """Return the sealed value of a token. Raises `ValueError`."""
     raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    if _encode(raw) != token:  # bits of the last character that nobody reads were changed
+        raise ValueError("the token is not encoded as it was")
     key_end = 1 + raw[0]
     wrapped_start = key_end + 2
     wrapped_end = wrapped_start + int.from_bytes(raw[key_end:wrapped_start])

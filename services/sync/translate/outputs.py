@@ -25,7 +25,6 @@ from shared.contracts.ids import derive
 from shared.contracts.messages import Payload
 from shared.contracts.sync import Kind, SourceRef, SyncRequested
 from shared.contracts.topics import CHAT_INBOUND, SYNC_REQUESTED
-from shared.manifests.channel_types import ReactionChanged
 from shared.runtime.kafka.producer import Record, event_record
 from shared.wire.tracing import child_traceparent
 
@@ -33,11 +32,13 @@ SOURCE: Final = "/sync"
 REQUESTED_TYPE: Final = "sync.requested"
 
 
-def chat_record(event_type: str, payload: Payload, channel: str, incoming: Incoming, leg: Leg) -> Record:
-    """Return the record of an event for the chat."""
+def chat_record(
+    event_type: str, payload: Payload, channel: str, incoming: Incoming, leg: Leg, detail: str = ""
+) -> Record:
+    """Return the record of an event for the chat. `detail` tells events of one cause and type apart."""
     cause = incoming.event
     event = Event(
-        id=f"evt_{derive(cause.id, event_type, leg.id, leg.conversation)}",
+        id=f"evt_{derive(cause.id, event_type, leg.id, leg.conversation, detail)}",
         type=event_type,
         source=SOURCE,
         workspace=cause.workspace,
@@ -167,20 +168,22 @@ def reaction_record(
     mapping: Mapping,
     leg: Leg,
     incoming: Incoming,
-    change: ReactionChanged,
+    emoji: str,
     author: ChatAuthor,
+    *,
+    added: bool,
 ) -> Record:
     """Return the reaction of a person for the chat, which has the message under its own or the hub's id."""
     payload = ChatReaction(
         message_id=chat_id_of(message, leg),
         channel_id=leg.conversation,
-        emoji=change.emoji,
+        emoji=emoji,
         author=author,
         origin=origin_of(message, mapping, incoming),
         reacted_at=incoming.event.time,
     )
-    event_type = REACTION_ADDED if change.added else REACTION_REMOVED
-    return chat_record(event_type, payload, leg.conversation, incoming, leg)
+    event_type = REACTION_ADDED if added else REACTION_REMOVED
+    return chat_record(event_type, payload, leg.conversation, incoming, leg, f"{author.id} {emoji}")
 
 
 def chat_id_of(message: SyncedMessage, leg: Leg) -> str:

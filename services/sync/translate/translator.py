@@ -18,9 +18,13 @@ from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
 from services.sync.store.people_links import PersonLinkRepository
 from services.sync.translate.batch_state import BatchState
-from services.sync.translate.changes import Attachments, Changes
+from services.sync.translate.context import Attachments, Context
+from services.sync.translate.echoes import Echoes
+from services.sync.translate.edits import Edits
 from services.sync.translate.incoming import Incoming, StoredByChat, chat_changes
+from services.sync.translate.messages import Messages
 from services.sync.translate.profiles import Profiles
+from services.sync.translate.reactions import Reactions
 from services.sync.translate.text import People
 from shared.contracts.errors import NotFound
 from shared.contracts.topics import CHAT_EVENTS
@@ -91,7 +95,7 @@ class Translator:
             return
         state = BatchState(self._messages)
         await self._load(state, mapped)
-        changes = Changes(
+        context = Context(
             state,
             self._index,
             await self._people(mapped),
@@ -100,15 +104,15 @@ class Translator:
             self._attachments,
         )
         for item, legs in mapped:
-            self._apply(item, legs, state, changes)
+            _apply(item, legs, context)
         failpoint("translate.read")
         await state.save()
-        await self._conflicts.add(changes.conflicts)
+        await self._conflicts.add(context.conflicts)
         failpoint("translate.stored")
         if state.records:
             await self._producer.publish_all(state.records, timeout_s=_ACK_TIMEOUT_S)
         failpoint("translate.published")
-        metrics.SYNC_ECHOES.inc(changes.echoes)
+        metrics.SYNC_ECHOES.inc(context.echoes)
         for item, legs in mapped:
             await self._follow(item, legs)
 
@@ -209,44 +213,6 @@ class Translator:
 
     # Applying
 
-    def _apply(self, item: Incoming, legs: Sequence[MappedLeg], state: BatchState, changes: Changes) -> None:
-        change = item.change
-        match change:
-            case StoredByChat():
-                for mapped in legs:
-                    changes.link_stored(item, change, mapped)
-            case MessageWritten():
-                if not self._is_echo(item, change, state, changes):
-                    apply = changes.edit if change.edited else changes.write
-                    for mapped in legs:
-                        apply(item, change, mapped)
-            case MessageDeleted():
-                for mapped in legs:
-                    changes.delete(item, change, mapped)
-            case ReactionChanged():
-                for mapped in legs:
-                    changes.react(item, change, mapped)
-
-    def _is_echo(self, item: Incoming, change: MessageWritten, state: BatchState, changes: Changes) -> bool:
-        """Return whether a hub has sent the message: by its marker, its author, or its link."""
-        ref = item.ref
-        if change.marker:
-            marker = marker_parts(change.marker)
-            message = state.message(marker.synced_id) if marker else None
-            if marker and message is not None and message.workspace == ref.workspace:
-                changes.note_own(message, marker.leg, marker.part, change)
-            else:
-                changes.echoes += 1
-            return True
-        if change.own:
-            changes.echoes += 1
-            return True
-        link = state.link(link_id(ref.provider, ref.account, change.place.conversation, change.external_id))
-        if link is not None and link.leg is not None and not change.edited:
-            changes.echoes += 1
-            return True
-        return False
-
     async def _follow(self, item: Incoming, legs: Sequence[MappedLeg]) -> None:
         """Change the mappings of a conversation that has moved or was closed."""
         change = item.change
@@ -258,6 +224,46 @@ class Translator:
             reason, _, fix = change.reason.partition(": ")
             for mapping, _leg in legs:
                 await self._mappings.set_error(mapping.id, mapping.workspace, f"{reason}.", fix or reason)
+
+
+def _apply(item: Incoming, legs: Sequence[MappedLeg], context: Context) -> None:
+    """Apply a change to the mappings of the legs that it came from."""
+    change = item.change
+    reactions, edits = Reactions(context), Edits(context)
+    match change:
+        case StoredByChat():
+            for mapped in legs:
+                Echoes(context).link_stored(item, change, mapped)
+        case MessageWritten():
+            if not _is_echo(item, change, context):
+                apply = edits.edit if change.edited else Messages(context, reactions).write
+                for mapped in legs:
+                    apply(item, change, mapped)
+        case MessageDeleted():
+            for mapped in legs:
+                edits.delete(item, change, mapped)
+        case ReactionChanged():
+            for mapped in legs:
+                reactions.react(item, change, mapped)
+
+
+def _is_echo(item: Incoming, change: MessageWritten, context: Context) -> bool:
+    """Return whether a hub has sent the message: by its marker, its author, or its link."""
+    ref = item.ref
+    if change.marker:
+        marker = marker_parts(change.marker)
+        message = context.state.message(marker.synced_id) if marker else None
+        if marker and message is not None and message.workspace == ref.workspace:
+            Echoes(context).note_own(message, marker.leg, marker.part, change)
+        else:
+            context.echoes += 1
+        return True
+    link = context.state.link(link_id(*ref[1:], change.place.conversation, change.external_id))
+    is_copy = link is not None and link.leg is not None and not change.edited
+    if change.own or is_copy:
+        context.echoes += 1
+        return True
+    return False
 
 
 def _references(change: object) -> Iterable[tuple[str, str]]:

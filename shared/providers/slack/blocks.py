@@ -45,7 +45,7 @@ def _italic(paragraph: Paragraph) -> Paragraph:
 
 def _parse_block(block: Mapping[str, Any], budget: Budget) -> list[Block]:
     """Parse one block of any kind that shows text. Buttons and menus are left out."""
-    kind = block.get("type")
+    kind = text_of(block.get("type"))
     if kind == "rich_text":
         return parse_rich_text(block, budget)
     if kind == "header":

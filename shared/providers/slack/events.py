@@ -146,7 +146,7 @@ def parse_files(message: Mapping[str, Any]) -> Sequence[ExternalFile]:
         )
         for file in objects(message.get("files"))[:MAX_FILES]
         if is_id(text_of(file.get("id")))
-        and file.get("mode") not in _HIDDEN_FILES
+        and text_of(file.get("mode")) not in _HIDDEN_FILES
         and not _external_url(file)
     )
 

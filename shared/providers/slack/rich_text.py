@@ -90,7 +90,7 @@ def parse_rich_text(block: Mapping[str, Any], budget: Budget) -> list[Block]:
             break
         budget.runs -= _BLOCK_RUNS
         element = group[0]
-        added = _parse_group(element.get("type"), group, budget)
+        added = _parse_group(text_of(element.get("type")), group, budget)
         if not added:
             continue  # as if it were not there: what is beside it is neighbours
         if element.get("type") == "rich_text_quote":
@@ -101,7 +101,7 @@ def parse_rich_text(block: Mapping[str, Any], budget: Budget) -> list[Block]:
     return blocks
 
 
-def _parse_group(kind: Any, group: list[Mapping[str, Any]], budget: Budget) -> Sequence[Block]:
+def _parse_group(kind: str, group: list[Mapping[str, Any]], budget: Budget) -> Sequence[Block]:
     """Return the blocks of an element, or of the lists that belong together; none for an unknown type."""
     if kind == "rich_text_list":
         return _lists(group, budget)
@@ -239,7 +239,7 @@ def _element_runs(element: Mapping[str, Any], budget: Budget) -> list[Run]:
     marks = NO_MARKS
     if isinstance(style, dict):
         marks = frozenset([mark for name, mark in _STYLES.items() if style.get(name) is True])
-    kind = element.get("type")
+    kind = text_of(element.get("type"))
     if kind in {"text", "link"}:
         url = budget.take(text_of(element.get("url"))) if kind == "link" else ""
         text = budget.take(text_of(element.get("text")) or url)
@@ -261,8 +261,8 @@ def _leaf(element: Mapping[str, Any], budget: Budget) -> Leaf | None:
         case {"type": "broadcast", "range": "here" | "channel" | "everyone" as scope}:
             return EveryoneMention(scope)
         case {"type": "emoji", "name": str(name)}:
-            tone = element.get("skin_tone")
-            full = f"{name}::skin-tone-{tone}" if tone in {2, 3, 4, 5, 6} and "::" not in name else name
+            tone = _number(element.get("skin_tone"))
+            full = f"{name}::skin-tone-{tone}" if 2 <= tone <= 6 and "::" not in name else name
             return emoji_named(full, text_of(element.get("unicode")))
         case {"type": "date", "timestamp": int(at)} if 0 <= at < _MAX_TIME:
             fallback = clean(budget.take(text_of(element.get("fallback")))).replace("\n", " ")

@@ -219,7 +219,7 @@ def _membership_changes(update: Mapping[str, Any]) -> Sequence[Change]:
         raise Malformed("my_chat_member.new_chat_member: missing: Telegram has it in every such update")
     status = member.get("status")
     chat = update.get("chat")
-    if status in {"left", "kicked"}:
+    if status in ("left", "kicked"):
         private = isinstance(chat, dict) and chat.get("type") == "private"
         return (ConversationClosed(conversation, _BLOCKED if private else _LEFT),)
     if status == "restricted" and member.get("can_send_messages") is False:

@@ -200,7 +200,7 @@ def download(file: ExternalFile) -> Operation[Call]:
     path = result.get("file_path") if isinstance(result, dict) else None
     if not isinstance(path, str) or not path or ".." in path:
         raise ChannelFailure("later", "unreadable_response", _UNREADABLE)
-    return Call("GET", url=_FILE_ADDRESS + quote(path[:500]))
+    return Call("GET", url=_FILE_ADDRESS + quote(path[:500], errors="replace"))
 
 
 def conversation(conversation_id: str, account: Account) -> Operation[Conversation]:
@@ -230,10 +230,10 @@ def _problem(member: Any, *, is_channel: bool) -> str | None:
     """Say what keeps the bot from writing in a chat, and the fix; None if nothing does."""
     member = member if isinstance(member, dict) else {}
     status = member.get("status")
-    if status in {"creator", "administrator"}:
+    if status in ("creator", "administrator"):
         denied = is_channel and member.get("can_post_messages") is False
         return "The bot may not post in the channel: allow it to post messages." if denied else None
-    if status not in {"member", "restricted"} or member.get("is_member") is False:
+    if status not in ("member", "restricted") or member.get("is_member") is False:
         return "The bot is not in the chat: add it there."
     if is_channel:
         return "The bot is no administrator of the channel: make it one, with the right to post messages."

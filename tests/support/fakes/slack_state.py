@@ -39,6 +39,7 @@ class User:
     is_bot: bool = False
     deleted: bool = False
     bot_id: str = ""
+    email_confirmed: bool = True
 
     def profile(self, *, with_email: bool = True) -> Json:
         """Return the profile as Slack shows it; the e-mail only to those who may read it."""
@@ -70,6 +71,7 @@ class User:
             "is_ultra_restricted": False,
             "updated": 1795000000,
             "profile": self.profile(with_email=with_email),
+            **({} if self.is_bot else {"is_email_confirmed": self.email_confirmed}),
         }
 
 

@@ -1,0 +1,84 @@
+"""Store what became of a change at its target, for its trace and for whoever carries the next one."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from services.sync.carry.outcomes import Change
+from services.sync.carry.status import StatusEvents
+from services.sync.model.mapping import Leg
+from services.sync.model.synced_message import Step, SyncedMessage, TraceEntry
+from services.sync.store.messages import SyncedMessages, target_update
+from shared.richtext.tree import Loss
+from shared.runtime import metrics
+from shared.runtime.mongo import utcnow
+
+
+class Notes:
+    """Writes states and traces of targets. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, messages: SyncedMessages, status: StatusEvents) -> None:
+        self._messages = messages
+        self._status = status
+
+    async def waiting(
+        self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str, *, unknown: bool
+    ) -> None:
+        """Store why a change waits, and tell the chat why a message does, unless that is known already."""
+        target = message.targets.get(leg.id)
+        if target is None:
+            return
+        is_refused = change.request.kind == "message" and not unknown
+        problem, _, fix = text.partition(": ")
+        fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix or None}
+        fields["attempts"] = change.attempts + 1
+        if is_refused:
+            fields["state"] = "waiting"  # the provider has refused: nobody has seen it
+        entry = TraceEntry(at=utcnow(), step="waiting", attempt=change.attempts + 1, detail=text)
+        is_known = (target.code, target.reason) == (code, problem)
+        await self._messages.write([target_update(message.id, leg.id, fields, () if is_known else (entry,))])
+        if is_refused and not is_known:
+            await self._status.publish(change, message, leg, target.model_copy(update=fields))
+
+    async def failed(
+        self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str, *, unknown: bool
+    ) -> None:
+        """Store that a change was given up, and tell the chat."""
+        target = message.targets.get(leg.id)
+        if target is None:
+            return
+        problem, _, fix = text.partition(": ")
+        entry = TraceEntry(at=utcnow(), step="failed", attempt=change.attempts + 1, detail=text)
+        fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix or None}
+        if change.request.kind == "message":
+            fields["state"] = "unknown" if unknown else "failed"
+        await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
+        metrics.SYNC_FAILED.labels(leg.provider).inc()
+        await self._status.publish(change, message, leg, target.model_copy(update=fields))
+
+    async def skipped(self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str) -> None:
+        """Store that the provider cannot do what a change asks for."""
+        entry = TraceEntry(at=utcnow(), step="skipped", detail=text)
+        fields: dict[str, Any] = {"code": code, "reason": text}
+        if change.request.kind == "message":
+            fields["state"] = "skipped"
+        await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
+
+    async def gone(self, change: Change, message: SyncedMessage, leg: Leg, text: str) -> None:
+        """Store that a message is not at its target any more."""
+        fields: dict[str, Any] = {} if change.request.kind == "message" else {"state": "deleted"}
+        entry = TraceEntry(at=utcnow(), step="deleted", detail=text)
+        await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
+
+    async def state(self, message: SyncedMessage, leg: Leg, step: Step, **fields: Any) -> None:
+        """Store fields of a target, with an entry of its trace."""
+        entry = TraceEntry(at=utcnow(), step=step)
+        await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
+
+
+def loss_entries(losses: Sequence[Loss], at: datetime) -> list[TraceEntry]:
+    """Return the entry for what the target could not show, if there is any."""
+    if not losses:
+        return []
+    unique = dict.fromkeys(f"{loss.node}: {loss.shown_as}" for loss in losses)
+    return [TraceEntry(at=at, step="lost_formatting", detail="; ".join(unique)[:500])]

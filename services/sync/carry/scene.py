@@ -1,0 +1,183 @@
+"""One change at its target, and the calls of the provider that its work makes: paced, marked and linked."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeVar
+
+from services.sync.calls import BeforeStep, ChannelCalls, LocalFile
+from services.sync.carry.outcomes import Aside, Change, Outcome, Stopped, Waits
+from services.sync.carry.pace import Pace
+from services.sync.model.mapping import Leg, link_id
+from services.sync.model.mapping import Mapping as SyncMapping
+from services.sync.model.marker import marker_for
+from services.sync.model.synced_message import MessageLink, SyncedMessage, Target
+from services.sync.store.messages import SyncedMessages, target_update
+from shared.connections.integration_record import Integration
+from shared.manifests.channel_models import ChannelSpec
+from shared.manifests.channel_types import (
+    Account,
+    ChannelFailure,
+    FindsSent,
+    Operation,
+    Outgoing,
+    Person,
+    Place,
+    Sent,
+    Step,
+)
+from shared.richtext.runs import paragraphs_of, text_runs, with_mark
+from shared.richtext.tree import Bold, Document
+from shared.runtime import metrics
+from shared.runtime.failpoints import failpoint
+from shared.runtime.mongo import utcnow
+
+T = TypeVar("T")
+_MAX_HOLD_S: Final = 2.0
+"""A change that may go out this soon waits in memory; one that has to wait longer is stored."""
+WAIT_S: Final = 1.0
+FIND_MARGIN: Final = timedelta(seconds=60)
+"""How much earlier than the hub's clock a provider may have stamped a message."""
+LATE: Final = timedelta(seconds=60)
+PART_SEPARATOR: Final = ","
+"""Between the ids of one part, of an album: the first is the one that is edited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What the work on a change needs to know: the target's side, and what is stored."""
+
+    change: Change
+    mapping: SyncMapping
+    leg: Leg
+    message: SyncedMessage
+    integration: Integration
+    account: Account
+    channel: object
+    spec: ChannelSpec
+
+    @property
+    def target(self) -> Target | None:
+        return self.message.targets.get(self.leg.id)
+
+
+class SceneCalls:
+    """Makes the calls of an account's operations at the rates of its provider."""
+
+    def __init__(self, calls: ChannelCalls, messages: SyncedMessages, pace: Pace) -> None:
+        self._calls = calls
+        self._messages = messages
+        self._pace = pace
+
+    async def run(
+        self,
+        scene: Scene,
+        operation: Operation[T],
+        *,
+        marks: bool = False,
+        files: Mapping[str, LocalFile] | None = None,
+    ) -> T:
+        """Carry an operation out. With `marks`, the target is marked as sending before the visible step.
+
+        Raises `Stopped` if it has to wait for the provider's rates, and as `ChannelCalls.run`.
+        """
+        before = self._before(scene, marks=marks)
+        return await self._calls.run(operation, scene.integration.id, before=before, files=files)
+
+    def _before(self, scene: Scene, *, marks: bool) -> BeforeStep:
+        """Return what is awaited before each step: the pace, and the mark of the visible step."""
+
+        async def before(step: Step) -> None:
+            key, conversation = scene.change.account_key, scene.leg.conversation
+            scene.change.method = step.method
+            while delay := self._pace.take(key, scene.spec, step.method, conversation):
+                if delay > _MAX_HOLD_S:
+                    reason = "The provider allows no more calls for now: the hub waits."
+                    metrics.SYNC_WAITS.labels(scene.leg.provider, "pace").inc()
+                    raise Stopped(Waits(delay, reason, counts=False))
+                await asyncio.sleep(delay)
+            if step.visible and marks:
+                fields = {"state": "sending", "sending_at": utcnow()}
+                await self._messages.write([target_update(scene.message.id, scene.leg.id, fields)])
+                failpoint("carry.sending")
+
+        return before
+
+    def block(self, change: Change, leg: Leg, failure: ChannelFailure) -> None:
+        """Obey the pause that a provider has asked for, for what it named."""
+        self._pace.block(
+            change.account_key, failure.scope, change.method, leg.conversation, failure.retry_after or 0.0
+        )
+
+    async def part_id(self, scene: Scene, number: int) -> str:
+        """Return the id of a part. One that the provider had not told yet is looked for by its marker."""
+        target = scene.target
+        part = target.parts[number] if target else ""
+        if part:
+            return first_id(part)
+        channel = scene.channel
+        if isinstance(channel, FindsSent) and target is not None:
+            since = (target.sent_at or utcnow()) - FIND_MARGIN
+            marker = marker_for(scene.message.id, scene.leg.id, number, 0)
+            place = Place(scene.leg.conversation, target.thread)
+            found = await self.run(scene, channel.find_sent(marker, place, since.timestamp(), scene.account))
+            if found is not None and found.external_ids:
+                return found.external_ids[0]
+        raise ChannelFailure("gone", "unknown_id", "The provider does not tell where the message is.")
+
+    async def link(self, scene: Scene, sent: Sent, part: int) -> None:
+        """Link the ids of a part, before anything else is known of it: its events may come at once."""
+        leg, message = scene.leg, scene.message
+        await self._messages.add_links(
+            [
+                MessageLink(
+                    id=link_id(leg.provider, leg.account, leg.conversation, external_id),
+                    workspace=message.workspace,
+                    mapping_id=message.mapping_id,
+                    synced_id=message.id,
+                    leg=leg.id,
+                    part=part,
+                    external_id=external_id,
+                    expires_at=message.expires_at,
+                )
+                for external_id in sent.external_ids
+            ]
+        )
+
+
+def await_message(scene: Scene) -> Outcome:
+    """Wait until the message is there, which a change of it follows."""
+    if utcnow() - scene.change.received_at > LATE and scene.target and scene.target.state == "waiting":
+        return Aside(60.0, "Its message waits.")
+    return Aside(WAIT_S, "Its message is not sent yet.")
+
+
+def first_id(part: str) -> str:
+    """Return the id of a part that is edited and answered."""
+    return part.split(PART_SEPARATOR, 1)[0]
+
+
+def with_author(scene: Scene, body: Document) -> Document:
+    """Return a text with the author's name before it, if the mapping shows names so."""
+    options, author = scene.mapping.options, scene.change.request.author
+    if options.name_style != "prefix":
+        return body
+    name = f"{options.prefix}{author.name or author.id}"
+    heading = paragraphs_of(with_mark(text_runs(name), Bold))
+    return Document((*heading, *body.blocks))
+
+
+def outgoing_part(scene: Scene, body: Document, place: Place, marker: str) -> Outgoing:
+    options, request = scene.mapping.options, scene.change.request
+    author = request.author
+    return Outgoing(
+        place=place,
+        body=body,
+        author=Person(author.id, author.name, author.avatar_url, bot=author.bot),
+        marker=marker,
+        show_author=options.name_style == "override",
+        prefix=options.prefix if options.name_style == "override" else "",
+        broadcast=request.broadcast,
+        mass_mentions=options.mass_mentions != "never",
+    )

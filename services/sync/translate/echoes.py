@@ -1,0 +1,63 @@
+"""Note what comes back of what the hub has made: ids that it did not know yet."""
+
+from services.sync.model.mapping import CHAT, link_id
+from services.sync.model.synced_message import (
+    MessageLink,
+    SyncedMessage,
+    TraceEntry,
+)
+from services.sync.store.mapping_index import MappedLeg
+from services.sync.translate.context import Context
+from services.sync.translate.incoming import Incoming, StoredByChat
+from shared.manifests.channel_types import (
+    MessageWritten,
+)
+from shared.runtime.mongo import utcnow
+
+
+class Echoes:
+    """Links the ids that echoes tell."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def link_stored(self, incoming: Incoming, change: StoredByChat, mapped: MappedLeg) -> None:
+        """Link the chat's own id of a message that it got, and note that it is stored."""
+        mapping, leg = mapped
+        origin = link_id(CHAT, incoming.ref.account, change.conversation, change.origin_id)
+        link = self._context.state.link(origin)
+        message = (
+            self._context.state.message(link.synced_id) if link and link.mapping_id == mapping.id else None
+        )
+        if message is None:
+            return
+        self._context.echoes += 1
+        self._context.link_chat_copy(message, leg, change.external_id)
+        target = message.targets.get(leg.id)
+        if target is not None and not any(entry.step == "stored" for entry in target.trace):
+            self._context.state.change_target(message, leg.id, TraceEntry(at=utcnow(), step="stored"))
+
+    def note_own(self, message: SyncedMessage, leg: str, part: int, change: MessageWritten) -> None:
+        """Link the id of a part that the hub has sent, as the provider's event tells it."""
+        self._context.echoes += 1
+        target = message.targets.get(leg)
+        if target is None:
+            return
+        self._context.state.add_link(
+            MessageLink(
+                id=link_id(target.provider, target.account, target.conversation, change.external_id),
+                workspace=message.workspace,
+                mapping_id=message.mapping_id,
+                synced_id=message.id,
+                leg=leg,
+                part=part,
+                external_id=change.external_id,
+                expires_at=message.expires_at,
+            )
+        )
+        if not change.edited and part < len(target.parts) and not target.parts[part]:
+            # The provider had not told the id when the message was sent.
+            parts = (*target.parts[:part], change.external_id, *target.parts[part + 1 :])
+            self._context.state.change_target(
+                message, leg, parts=parts, permalink=target.permalink or change.permalink
+            )
