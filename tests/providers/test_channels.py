@@ -16,6 +16,7 @@ from interlink.provider.channel_samples import (
     EventSample,
     OperationSample,
     event_faults,
+    observe_operation,
     operation_faults,
     read_samples,
 )
@@ -247,6 +248,16 @@ def test_a_damaged_event_is_read_or_refused(name: str, sample: EventSample, owne
         if isinstance(payload, dict):
             with suppress(Malformed):
                 channel.changes(sample.event, payload, Account("1"))
+
+
+@pytest.mark.parametrize(("name", "sample", "owner"), OPERATIONS)
+def test_a_damaged_response_ends_an_operation_or_fails_it(
+    name: str, sample: OperationSample, owner: dict[str, Any]
+) -> None:
+    for number, step in enumerate(sample.steps):
+        for response in damaged(step.response):
+            steps = [*sample.steps[:number], step.model_copy(update={"response": response})]
+            observe_operation(channel_of(name), sample.model_copy(update={"steps": steps}), owner)
 
 
 def texts(document: Document) -> list[str]:

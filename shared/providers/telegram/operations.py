@@ -200,7 +200,7 @@ def download(file: ExternalFile) -> Operation[Call]:
     path = result.get("file_path") if isinstance(result, dict) else None
     if not isinstance(path, str) or not path or ".." in path:
         raise ChannelFailure("later", "unreadable_response", _UNREADABLE)
-    return Call("GET", url=_FILE_ADDRESS + quote(path[:500]))
+    return Call("GET", url=_FILE_ADDRESS + quote(path[:500], errors="replace"))
 
 
 def conversation(conversation_id: str, account: Account) -> Operation[Conversation]:
