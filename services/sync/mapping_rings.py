@@ -111,13 +111,13 @@ def _path_back(
     """
     came_by: dict[_Visit, tuple[_Visit, MappingEdges]] = {}
     visited = {start: [start] for start in starts}
-    entered: dict[str, list[SharedConversation]] = {}
+    used: dict[str, list[SharedConversation]] = {}
     waiting = deque((start, start) for start in starts)
     while waiting:
         visit = waiting.popleft()
         current, start = visit
         for other in by_sender.get(current, ()):
-            if not _is_new(start, entered.setdefault(other.id, [])):
+            if not _is_new(start, used.setdefault(other.id, [])):
                 continue
             for place in other.receivers:
                 if not _is_new(start, visited.setdefault(place, [])):
