@@ -9,6 +9,7 @@ from services.sync.api.files import FilesApi, FileServer, dispatch
 from services.sync.api.mappings import MappingsApi
 from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.api.people_links import PeopleLinksApi
+from services.sync.api.synced_messages import SyncedMessagesApi
 from services.sync.calls import ChannelCalls
 from services.sync.carry.carrier import Carrier
 from services.sync.carry.edits import MessageEditor
@@ -177,6 +178,7 @@ async def build(runtime: Runtime) -> Service:
             mappings_api,
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),
+            SyncedMessagesApi(mappings, messages),
         ],
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
     )
