@@ -123,6 +123,7 @@ async def build(runtime: Runtime) -> Service:
     # Translate
     index = MappingIndex(runtime.mongo, runtime.configuration, runtime.log)
     messages = SyncedMessages(runtime.mongo)
+    conflicts = Conflicts(runtime.mongo)
     profiles = Profiles(accounts, calls, runtime.log)
     translator = Translator(
         providers,
@@ -130,7 +131,7 @@ async def build(runtime: Runtime) -> Service:
         index,
         mappings,
         messages,
-        Conflicts(runtime.mongo),
+        conflicts,
         people_links,
         profiles,
         MessageFiles(files.addresses).attachments,
@@ -193,7 +194,7 @@ async def build(runtime: Runtime) -> Service:
             index,
             lanes,
             PeriodicTask(mappings.publish_pending, _OUTBOX_INTERVAL_S, runtime.log),
-            runtime.workspace_cleanup(SyncData(mappings, people_links).delete),
+            runtime.workspace_cleanup(SyncData(mappings, queue, messages, conflicts, people_links).delete),
         ],
         indexes=INDEXES,
         consumers=[

@@ -75,6 +75,12 @@ class SyncedMessages:
 
     # Reading
 
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every synced message and link of a workspace."""
+        with translate_errors():
+            await self._messages.delete_many({"workspace": workspace})
+            await self._links.delete_many({"workspace": workspace})
+
     async def find(self, synced_id: str) -> SyncedMessage | None:
         """Return a message; None if there is none. Reads at the same time share a query."""
         return await self._read_group(synced_id)
