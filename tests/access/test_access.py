@@ -274,6 +274,8 @@ def body_for(row: ROW) -> Any:
         return {"event_id": "evt_x"}
     if path == "/api/outgoing-webhooks/preview":
         return {}
+    if path.startswith("/api/synced-messages/"):
+        return None
     if path.endswith(("/recover", "/replay", "/discard")):
         return {"ids": ["dlv_x"]} if "dead-letters" in path else SINCE
     return bodies.get(
