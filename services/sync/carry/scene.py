@@ -1,11 +1,12 @@
 """One change at its target, and the calls of the provider that its work makes: paced, marked and linked."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeVar
 
-from services.sync.calls import BeforeStep, ChannelCalls
+from services.sync.calls import BeforeStep, ChannelCalls, LocalFile
 from services.sync.carry.outcomes import Aside, Change, Outcome, Stopped, Waits
 from services.sync.carry.pace import Pace
 from services.sync.model.mapping import Leg, link_id
@@ -69,13 +70,20 @@ class SceneCalls:
         self._messages = messages
         self._pace = pace
 
-    async def run(self, scene: Scene, operation: Operation[T], *, marks: bool = False) -> T:
+    async def run(
+        self,
+        scene: Scene,
+        operation: Operation[T],
+        *,
+        marks: bool = False,
+        files: Mapping[str, LocalFile] | None = None,
+    ) -> T:
         """Carry an operation out. With `marks`, the target is marked as sending before the visible step.
 
         Raises `Stopped` if it has to wait for the provider's rates, and as `ChannelCalls.run`.
         """
         before = self._before(scene, marks=marks)
-        return await self._calls.run(operation, scene.integration.id, before=before)
+        return await self._calls.run(operation, scene.integration.id, before=before, files=files)
 
     def _before(self, scene: Scene, *, marks: bool) -> BeforeStep:
         """Return what is awaited before each step: the pace, and the mark of the visible step."""

@@ -1,6 +1,7 @@
 """What is read from Slack: sent messages, history, conversations, people and files."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from shared.contracts.errors import Malformed
@@ -33,6 +34,7 @@ _ARCHIVED: Final = "The channel is archived: unarchive it in Slack."
 
 def find_sent(marker: str, place: Place, since: float, account: Account) -> Operation[Sent | None]:
     """Look for a marker in the latest messages of a conversation or thread."""
+    place = replace(place, thread=place.thread or place.reply_to)  # as it is sent
     cursor: str | None = ""
     for _ in range(_MAX_PAGES):
         step = _history_step(place, cursor or "", f"{max(since - _CLOCK_SKEW_S, 0):.6f}")
