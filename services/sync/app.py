@@ -9,6 +9,7 @@ from services.sync.api.files import FilesApi, FileServer, dispatch
 from services.sync.api.mappings import MappingsApi
 from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.api.people_links import PeopleLinksApi
+from services.sync.api.synced_messages import SyncedMessagesApi
 from services.sync.calls import ChannelCalls
 from services.sync.carry.carrier import Carrier
 from services.sync.carry.edits import MessageEditor
@@ -123,6 +124,7 @@ async def build(runtime: Runtime) -> Service:
     # Translate
     index = MappingIndex(runtime.mongo, runtime.configuration, runtime.log)
     messages = SyncedMessages(runtime.mongo)
+    conflicts = Conflicts(runtime.mongo)
     profiles = Profiles(accounts, calls, runtime.log)
     translator = Translator(
         providers,
@@ -130,7 +132,7 @@ async def build(runtime: Runtime) -> Service:
         index,
         mappings,
         messages,
-        Conflicts(runtime.mongo),
+        conflicts,
         people_links,
         profiles,
         MessageFiles(files.addresses).attachments,
@@ -178,6 +180,7 @@ async def build(runtime: Runtime) -> Service:
             mappings_api,
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),
+            SyncedMessagesApi(mappings, messages),
         ],
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
     )
@@ -192,7 +195,7 @@ async def build(runtime: Runtime) -> Service:
             index,
             lanes,
             PeriodicTask(mappings.publish_pending, _OUTBOX_INTERVAL_S, runtime.log),
-            runtime.workspace_cleanup(SyncData(mappings, people_links).delete),
+            runtime.workspace_cleanup(SyncData(mappings, queue, messages, conflicts, people_links).delete),
         ],
         indexes=INDEXES,
         consumers=[

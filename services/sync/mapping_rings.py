@@ -6,12 +6,17 @@ that receives to another leg that sends. A paused mapping counts as well, so tha
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Mapping as Paths
+from typing import Any, Final
 
 from services.sync.model.mapping import Leg, Mapping, SharedConversation
-from services.sync.store.mappings import MappingLegs, MappingRepository
+from services.sync.store.mappings import MappingEdges, MappingRepository
 from shared.contracts.errors import Conflict
+
+_STARTS_PER_PLACE: Final = 2
+_Visit = tuple[SharedConversation, SharedConversation]
+"""A place, and the start from which messages get there."""
 
 
 class MappingRings:
@@ -57,7 +62,7 @@ class MappingRings:
 
         `mapping_id` is the mapping that has these legs, if it is stored. Raises `DatabaseUnavailable`.
         """
-        others = [other for other in await self._mappings.legs_of(workspace) if other.id != mapping_id]
+        others = [other for other in await self._mappings.edges(workspace) if other.id != mapping_id]
         return ring_problem(legs, others)
 
     async def _check(self, mapping: Mapping) -> None:
@@ -66,76 +71,77 @@ class MappingRings:
             raise Conflict(problem)
 
 
-def ring_problem(legs: Sequence[Leg], others: Iterable[MappingLegs]) -> str:
+def ring_problem(legs: Sequence[Leg], others: Iterable[MappingEdges]) -> str:
     """Return which mapping these legs would form a ring with, or repeat; '' if there is none.
 
-    The cost is proportional to the legs of all mappings, for each leg that receives.
+    The cost is proportional to the legs of all mappings.
     """
-    mappings = list(others)
     senders = {leg.shared: leg for leg in legs if leg.sends}
-    receivers = [leg for leg in legs if leg.receives]
-    by_sender: dict[SharedConversation, list[MappingLegs]] = {}
-    for other in mappings:
-        for leg in other.legs:
-            if leg.sends:
-                by_sender.setdefault(leg.shared, []).append(other)
-    for receiver in receivers:
-        for sender in senders.values():
-            if sender.shared != receiver.shared:
-                for other in by_sender.get(sender.shared, ()):
-                    if any(leg.receives and leg.shared == receiver.shared for leg in other.legs):
-                        return (
-                            f"messages of {_shown(sender)} go to {_shown(receiver)} already, by the mapping "
-                            f"{_named(other)}: change that one, or leave one of the two legs out"
-                        )
-    for receiver in receivers:
-        path = _path(receiver.shared, senders.keys() - {receiver.shared}, by_sender)
-        if path:
-            end, over = path
-            names = ", then ".join(_named(other) for other in over)
-            return (
-                f"messages that {_shown(receiver)} gets would come back to {_shown(senders[end])}, by the "
-                f"mapping {names}: change the direction of a leg, or add this one's legs to that mapping"
-            )
+    receivers = {leg.shared: leg for leg in legs if leg.receives}
+    by_sender: dict[SharedConversation, list[MappingEdges]] = {}
+    for other in others:
+        for place in other.senders:
+            by_sender.setdefault(place, []).append(other)
+    for start, sender in senders.items():
+        for other in by_sender.get(start, ()):
+            for end in receivers.keys() & set(other.receivers) - {start}:
+                return (
+                    f"messages of {_shown(sender)} go to {_shown(receivers[end])} already, by the mapping "
+                    f"{_named(other)}: change that one, or leave one of the two legs out"
+                )
+    ring = _path_back(receivers.keys(), senders.keys(), by_sender)
+    if ring:
+        start, end, over = ring
+        names = ", then ".join(_named(other) for other in over)
+        return (
+            f"messages that {_shown(receivers[start])} gets would come back to {_shown(senders[end])}, by "
+            f"the mapping {names}: change the direction of a leg, or add this one's legs to that mapping"
+        )
     return ""
 
 
-def _path(
-    start: SharedConversation,
-    ends: set[SharedConversation],
-    by_sender: dict[SharedConversation, list[MappingLegs]],
-) -> tuple[SharedConversation, Sequence[MappingLegs]] | None:
-    """Return the first end that messages in `start` get to, and the mappings on their path."""
-    if not ends:
-        return None
-    came_by: dict[SharedConversation, tuple[SharedConversation, MappingLegs] | None] = {start: None}
-    used: set[str] = set()
-    waiting = deque([start])
+def _path_back(
+    starts: Collection[SharedConversation],
+    ends: Collection[SharedConversation],
+    by_sender: Paths[SharedConversation, Sequence[MappingEdges]],
+) -> tuple[SharedConversation, SharedConversation, Sequence[MappingEdges]] | None:
+    """Return a start, another place among the ends that messages there get to, and the mappings between.
+
+    Each place is visited for two starts at most: for any end, one of the two is another place than the end.
+    """
+    came_by: dict[_Visit, tuple[_Visit, MappingEdges]] = {}
+    visited = {start: [start] for start in starts}
+    used: dict[str, list[SharedConversation]] = {}
+    waiting = deque((start, start) for start in starts)
     while waiting:
-        current = waiting.popleft()
+        visit = waiting.popleft()
+        current, start = visit
         for other in by_sender.get(current, ()):
-            if other.id in used:
+            if not _is_new(start, used.setdefault(other.id, [])):
                 continue
-            used.add(other.id)  # All that it reaches is known now, also where it was entered.
-            for leg in other.legs:
-                if not leg.receives or leg.shared in came_by:
+            for place in other.receivers:
+                if not _is_new(start, visited.setdefault(place, [])):
                     continue
-                came_by[leg.shared] = (current, other)
-                if leg.shared in ends:
-                    return leg.shared, _mappings_on(leg.shared, came_by)
-                waiting.append(leg.shared)
+                came_by[place, start] = (visit, other)
+                if place in ends and place != start:
+                    return start, place, _mappings_to((place, start), came_by)
+                waiting.append((place, start))
     return None
 
 
-def _mappings_on(
-    end: SharedConversation, came_by: dict[SharedConversation, tuple[SharedConversation, MappingLegs] | None]
-) -> Sequence[MappingLegs]:
-    over: list[MappingLegs] = []
-    step = came_by[end]
-    while step is not None:
-        current, mapping = step
+def _is_new(start: SharedConversation, known: list[SharedConversation]) -> bool:
+    """Return whether a place has to be visited for a start, and add the start to those known there."""
+    if len(known) >= _STARTS_PER_PLACE or start in known:
+        return False
+    known.append(start)
+    return True
+
+
+def _mappings_to(end: _Visit, came_by: dict[_Visit, tuple[_Visit, MappingEdges]]) -> Sequence[MappingEdges]:
+    over: list[MappingEdges] = []
+    while end in came_by:
+        end, mapping = came_by[end]
         over.append(mapping)
-        step = came_by[current]
     return over[::-1]
 
 
@@ -143,5 +149,5 @@ def _shown(leg: Leg) -> str:
     return f"{leg.provider} {leg.name or leg.conversation}"
 
 
-def _named(mapping: MappingLegs) -> str:
+def _named(mapping: MappingEdges) -> str:
     return f"{mapping.name!r} ({mapping.id})" if mapping.name else mapping.id

@@ -150,6 +150,8 @@ NEEDS: dict[ROW, str] = {
     ("PUT", "/api/people-links"): "sync:write",
     ("GET", "/api/people-links"): "sync:read",
     ("DELETE", "/api/people-links/{person_link_id}"): "sync:write",
+    ("GET", "/api/synced-messages"): "sync:read",
+    ("GET", "/api/synced-messages/{synced_message_id}"): "sync:read",
 }
 OPERATOR: frozenset[ROW] = frozenset(
     {
@@ -194,6 +196,7 @@ EXPECTED_STATUS: dict[ROW, int] = {
     ("GET", "/api/sync/people"): 422,
     ("PUT", "/api/people-links"): 404,
     ("DELETE", "/api/people-links/{person_link_id}"): 404,
+    ("GET", "/api/synced-messages/{synced_message_id}"): 404,
 }
 """Expected statuses of permitted calls that fail for the items of this test: its account was never connected,
 and its provider is not there."""
@@ -304,6 +307,7 @@ class Items:
             .replace("{polling_trigger_id}", self.polling_trigger)
             .replace("{mapping_id}", self.mapping)
             .replace("{person_link_id}", "pl_x")
+            .replace("{synced_message_id}", "syn_x")
             .replace("{template_id}", "github-to-channel")
             .replace("{provider}", PROVIDER)
         )

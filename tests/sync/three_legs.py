@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, Final
 
 import httpx
+from pymongo import MongoClient
 
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from tests.support.backends import Bus, Store
@@ -27,7 +28,7 @@ from tests.support.eventually import eventually
 from tests.support.fakes.slack_api import SlackApi
 from tests.support.fakes.slack_changes import Workspace
 from tests.support.fakes.slack_oauth import SlackOAuth
-from tests.support.fakes.slack_state import App
+from tests.support.fakes.slack_state import App, Channel
 from tests.support.fakes.telegram_api import TelegramApi
 from tests.support.fakes.telegram_model import User
 from tests.support.fakes.telegram_people import Bot
@@ -107,7 +108,7 @@ class World:
     def legs(self, *, own_ids: bool = False) -> "ThreeLegs":
         """A new channel, group and channel of the chat, with people in them, and no mapping yet."""
         number = next(self._numbers)
-        ada, grace = self.team.person(ADA), self.team.person(GRACE)
+        ada, grace = self.team.person(ADA, ADA), self.team.person(GRACE, GRACE)
         channel = self.team.add_channel(f"example-{number}", "channel", self.app, ada, grace)
         group = self.telegram.chat("supergroup", f"Example {number}", *self.people.values(), self.bot)
         self.telegram.set_status(group, self.bot, "administrator", self.people[ADA])
@@ -120,6 +121,15 @@ class World:
         legs = self.legs(own_ids=own_ids)
         legs.map(**fields)
         return legs
+
+    def create_mapping(self, *legs: Mapping[str, str], **fields: Any) -> str:
+        """Create a mapping of any legs: its id."""
+        body = {"legs": list(legs), **fields}
+        return str(self.hub.call("POST", "/api/mappings", body, expect=201)["id"])
+
+    def slack_leg(self, channel: Channel, **fields: str) -> dict[str, str]:
+        """A channel of Slack as a leg."""
+        return {"provider": "slack", "account": self.team.id, "conversation": channel.id, **fields}
 
     # The process of sync.
 
@@ -160,12 +170,11 @@ class ThreeLegs:
 
     def map(self, **fields: Any) -> None:
         """Create the mapping."""
-        slack = {"provider": "slack", "account": self.world.team.id, "conversation": self.slack.channel.id}
+        slack = self.world.slack_leg(self.slack.channel)
         bot, group = str(self.world.bot.user.id), str(self.telegram.chat.id)
         telegram = {"provider": "telegram", "account": bot, "conversation": group}
         chat = {"provider": "chat", "conversation": self.chat.channel}
-        body = {"name": self.slack.channel.name, "legs": [slack, telegram, chat], **fields}
-        self.id = self.world.hub.call("POST", "/api/mappings", body, expect=201)["id"]
+        self.id = self.world.create_mapping(slack, telegram, chat, name=self.slack.channel.name, **fields)
 
     @property
     def places(self) -> tuple[Place, Place, Place]:
@@ -202,17 +211,22 @@ class ThreeLegs:
         eventually(settled, deadline - monotonic(), every_s=0.05)
 
     def synced(self) -> list[dict[str, Any]]:
-        """The messages of the mapping with their targets and traces, oldest first."""
-        page = self.world.hub.call("GET", f"/api/synced-messages?mapping_id={self.id}&limit=100")
-        found = [self.world.hub.call("GET", f"/api/synced-messages/{one['id']}") for one in page["items"]]
-        return found[::-1]
+        """The messages of the mapping as they are stored, with their targets and traces, oldest first."""
+        with MongoClient[dict[str, Any]](self.world.hub.env["MONGODB_URI"]) as mongo:
+            messages = mongo.get_default_database()["synced_messages"]
+            return list(messages.find({"mapping_id": self.id}).sort("received_at"))
 
     def report(self) -> str:
-        """What all three places show, and the end of sync's log."""
+        """What all three places show, the traces, and the end of sync's log."""
         lines = [
             f"{type(place).__name__}: {[(one.author, one.text) for one in place.shown()]}"
             for place in self.places
         ]
+        for message in self.synced():
+            lines.append(f"{message['excerpt']} by {message['provider']}, revision {message['revision']}")
+            for target in message["targets"].values():
+                steps = [f"{entry['step']} {entry['detail']}".strip() for entry in target["trace"]]
+                lines.append(f"    {target['provider']}: {target['state']}: {', '.join(steps)}")
         return "\n".join([*lines, self.world.hub.log_tail("sync")])
 
     def _shown(self) -> list[Any]:
@@ -220,13 +234,18 @@ class ThreeLegs:
 
 
 @contextmanager
-def connected(folder: Path, bus: Bus, store: Store, **env: str) -> Iterator[World]:
-    """Run the world, with both accounts connected; afterwards no provider may have a complaint."""
+def connected(
+    folder: Path, bus: Bus, store: Store, slack: SlackApi | None = None, **env: str
+) -> Iterator[World]:
+    """Run the world, with both accounts connected; afterwards no provider may have a complaint.
+
+    With the `slack` of another world, the hub has an app of its own there. `env` are settings of the hub.
+    """
     settings = {"INTERLINK_UPKEEP_EVERY_S": "0.3", "INTERLINK_PUBLIC_URL": PUBLIC}
     hub = Hub(folder, bus, store, services=SERVICES, env=settings | env, entrance=True)
-    slack, telegram = SlackApi(), TelegramApi()
+    slack, telegram = slack or SlackApi(), TelegramApi()
     team = slack.workspace()
-    app = team.add_app("Interlink", "", f"{hub.url('gateway')}/api/webhooks/slack")
+    app = team.add_app(f"Interlink {len(team.apps) + 1}", "", f"{hub.url('gateway')}/api/webhooks/slack")
     oauth = SlackOAuth(slack, app, f"{PUBLIC}/api/auth/oauth/callback")
     slack.events.retry_delays_s = (0.2, 0.5, 1.0)
     telegram.routes[PUBLIC] = hub.url("gateway")

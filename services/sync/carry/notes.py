@@ -24,17 +24,21 @@ class Notes:
     async def waiting(
         self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str, *, unknown: bool
     ) -> None:
-        """Store why a change waits, unless that is known already."""
+        """Store why a change waits, and tell the chat why a message does, unless that is known already."""
         target = message.targets.get(leg.id)
         if target is None:
             return
-        is_message = change.request.kind == "message"
-        fields: dict[str, Any] = {"code": code, "reason": text, "attempts": change.attempts + 1}
-        if is_message and not unknown:
+        is_refused = change.request.kind == "message" and not unknown
+        problem, _, fix = text.partition(": ")
+        fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix or None}
+        fields["attempts"] = change.attempts + 1
+        if is_refused:
             fields["state"] = "waiting"  # the provider has refused: nobody has seen it
         entry = TraceEntry(at=utcnow(), step="waiting", attempt=change.attempts + 1, detail=text)
-        trace = () if (target.code, target.reason) == (code, text) else (entry,)
-        await self._messages.write([target_update(message.id, leg.id, fields, trace)])
+        is_known = (target.code, target.reason) == (code, problem)
+        await self._messages.write([target_update(message.id, leg.id, fields, () if is_known else (entry,))])
+        if is_refused and not is_known:
+            await self._status.publish(change, message, leg, target.model_copy(update=fields))
 
     async def failed(
         self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str, *, unknown: bool

@@ -36,8 +36,9 @@ class StatusEvents:
             fix=target.fix,
             permalink=target.permalink,
         )
+        cause = change.request.request_id
         event = Event(
-            id=f"evt_{derive(change.request.request_id, STATUS_CHANGED, target.state)}",
+            id=f"evt_{derive(cause, STATUS_CHANGED, target.state, target.reason or '')}",
             type=STATUS_CHANGED,
             source=_SOURCE,
             workspace=message.workspace,

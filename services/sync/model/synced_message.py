@@ -67,6 +67,7 @@ class PersonReaction(StoredPart):
 
     leg: str
     person: str
+    name: str = ""
     emoji: str
     added: bool
     at: float

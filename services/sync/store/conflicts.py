@@ -20,6 +20,11 @@ class Conflicts:
     def __init__(self, mongo: Mongo) -> None:
         self._collection = mongo.collection(COLLECTION)
 
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every conflict of a workspace."""
+        with translate_errors():
+            await self._collection.delete_many({"workspace": workspace})
+
     async def add(self, conflicts: Sequence[Conflict]) -> None:
         """Store conflicts. One that exists stays as it is: its event is a repeated one."""
         if not conflicts:

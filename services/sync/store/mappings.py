@@ -4,15 +4,15 @@ Every process has mappings in memory, so every write is announced (`Configuratio
 processes use it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from collections.abc import Mapping as Fields
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
-from services.sync.model.mapping import Filters, Leg, Mapping, MappingStatus
+from services.sync.model.mapping import Filters, Mapping, MappingStatus, SharedConversation
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import derive
@@ -23,7 +23,6 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, translate_errors, utcnow
 from shared.runtime.outbox import OUTBOX_INDEX, Outbox, PendingEvent
 from shared.runtime.quotas import Quota
-from shared.runtime.records import Record
 from shared.runtime.web.paging import Page, page
 
 COLLECTION: Final = "sync_mappings"
@@ -41,11 +40,24 @@ _MAX_IDS_PER_QUERY: Final = 50
 """The embedded database takes quadratic time in the number of ids of a query."""
 
 
-class MappingLegs(Record):
-    """What other mappings have to know of a mapping."""
+class MappingEdges(NamedTuple):
+    """Where messages of a mapping come from and go to. A check reads those of a whole workspace."""
 
-    name: str = ""
-    legs: tuple[Leg, ...]
+    id: str
+    name: str
+    senders: Sequence[SharedConversation]
+    receivers: Sequence[SharedConversation]
+
+    @classmethod
+    def of(cls, mapping_id: str, name: str, legs: Iterable[tuple[str, str, str]]) -> Self:
+        """Return the edges of legs, each as provider, conversation and direction."""
+        given = list(legs)
+        return cls(
+            mapping_id,
+            name,
+            [(provider, place) for provider, place, direction in given if direction != "out"],
+            [(provider, place) for provider, place, direction in given if direction != "in"],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +120,8 @@ class MappingRepository:
             matches=None if criteria == MappingCriteria() else criteria.matches,
         )
 
-    async def legs_of(self, workspace: str) -> list[MappingLegs]:
-        """Return the legs of all mappings of a workspace, whatever their status."""
+    async def edges(self, workspace: str) -> list[MappingEdges]:
+        """Return the edges of all mappings of a workspace, whatever their status."""
         limit = self.per_workspace + 100  # calls that run at the same time may exceed it for a moment
         with translate_errors():
             documents = (
@@ -117,7 +129,14 @@ class MappingRepository:
                 .limit(limit)
                 .to_list(limit)
             )
-        return [MappingLegs.from_document(document) for document in documents]
+        return [
+            MappingEdges.of(
+                document["_id"],
+                document["name"],
+                ((leg["provider"], leg["conversation"], leg["direction"]) for leg in document["legs"]),
+            )
+            for document in documents
+        ]
 
     # Writes
 
@@ -187,7 +206,7 @@ class MappingRepository:
     async def delete_all(self, workspace: str) -> None:
         """Mark every mapping of a workspace as deleted, and remove what people named in it."""
         texts = {"name": "", "legs": (), "filters": Filters(), "reason": None, "fix": None}
-        remaining = iter([legs.id for legs in await self.legs_of(workspace)])
+        remaining = iter([edges.id for edges in await self.edges(workspace)])
         while batch := list(islice(remaining, _MAX_IDS_PER_QUERY)):
             now = utcnow()
             fields = Mapping.stored_fields({**texts, "deleted_at": now, "changed_at": now})

@@ -1,6 +1,7 @@
 """Synchronized messages and the links of their ids, as they are stored."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -12,8 +13,10 @@ from services.sync.model.synced_message import (
     MessageLink,
     SyncedMessage,
     Target,
+    TargetState,
     TraceEntry,
 )
+from shared.contracts.errors import NotFound
 from shared.runtime.grouped import Grouped
 from shared.runtime.mongo import (
     Document,
@@ -26,15 +29,36 @@ from shared.runtime.mongo import (
     translate_errors,
     utcnow,
 )
+from shared.runtime.web.paging import Page, page
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    MESSAGES: (Index((("expires_at", 1),), ttl_s=0),),
-    LINKS: (Index((("expires_at", 1),), ttl_s=0),),
+    MESSAGES: (
+        Index((("expires_at", 1),), ttl_s=0),
+        Index((("workspace", 1), ("has_come", 1), ("received_at", -1), ("_id", -1))),
+        Index((("mapping_id", 1), ("has_come", 1), ("received_at", -1), ("_id", -1))),
+    ),
+    LINKS: (Index((("expires_at", 1),), ttl_s=0), Index((("workspace", 1),))),
 }
 RETENTION: Final = timedelta(days=RETENTION_DAYS)
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
 _MAX_WRITES: Final = 200
+_NOT_LISTED: Final = {"reactions": 0, "late_edit": 0}
+_EXAMINED: Final = 100
+"""Messages that a list with a state reads at once: one may have a long trace for each of its targets."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageCriteria:
+    """Selects messages in a list. None matches every message; a state, those with a target that has it."""
+
+    mapping_id: str | None = None
+    state: TargetState | None = None
+    since: datetime | None = None
+
+    def matches(self, document: Document) -> bool:
+        """Return whether a target of a stored message has the state."""
+        return any(target["state"] == self.state for target in document["targets"].values())
 
 
 class SyncedMessages:
@@ -50,6 +74,12 @@ class SyncedMessages:
         )
 
     # Reading
+
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every synced message and link of a workspace."""
+        with translate_errors():
+            await self._messages.delete_many({"workspace": workspace})
+            await self._links.delete_many({"workspace": workspace})
 
     async def find(self, synced_id: str) -> SyncedMessage | None:
         """Return a message; None if there is none. Reads at the same time share a query."""
@@ -72,6 +102,42 @@ class SyncedMessages:
                 documents = await self._links.find({"_id": {"$in": batch}}).to_list(None)
             found |= {document["_id"]: MessageLink.from_document(document) for document in documents}
         return found
+
+    async def of_workspace(self, synced_id: str, workspace: str) -> SyncedMessage:
+        """Return a message of a workspace. Raises `NotFound`, also for one that has not come."""
+        with translate_errors():
+            document = await self._messages.find_one({"_id": synced_id})
+        if document is None or document["workspace"] != workspace or not document["has_come"]:
+            raise NotFound("no such message: it may have expired")
+        return SyncedMessage.from_document(document)
+
+    async def list_page(
+        self, workspace: str, criteria: MessageCriteria, *, limit: int, cursor: str | None
+    ) -> Page[SyncedMessage]:
+        """Return a page of a workspace's messages that meet all criteria, newest first.
+
+        With a state, a page may have fewer than `limit` items: see `paging.page`. The caller checks that the
+        mapping is the workspace's. Raises `Malformed` if the cursor is invalid.
+        """
+        query: Document = {"has_come": True}
+        if criteria.mapping_id is None:
+            query["workspace"] = workspace
+        else:
+            query["mapping_id"] = criteria.mapping_id
+        if criteria.since is not None:
+            # With `$gte` of a descending field, the embedded database leaves out what is equal.
+            query["received_at"] = {"$gt": criteria.since - timedelta(milliseconds=1)}
+        return await page(
+            self._messages,
+            query,
+            SyncedMessage.from_document,
+            limit=limit,
+            cursor=cursor,
+            time_field="received_at",
+            fields=_NOT_LISTED,
+            matches=None if criteria.state is None else criteria.matches,
+            examined=_EXAMINED,
+        )
 
     async def _read(self, ids: Sequence[str]) -> Sequence[SyncedMessage | None]:
         found = await self.find_many(set(ids))

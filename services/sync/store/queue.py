@@ -35,6 +35,11 @@ class SyncQueue:
     def __init__(self, mongo: Mongo) -> None:
         self._collection = mongo.collection(QUEUE)
 
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every change that waits of a workspace."""
+        with translate_errors():
+            await self._collection.delete_many({"workspace": workspace})
+
     async def add(self, changes: Sequence[QueuedChange]) -> None:
         """Store changes. One that exists stays as it is: its record is a repeated one."""
         if not changes:

@@ -56,13 +56,16 @@ class Messages:
         message = state.message(synced_id)
         author = self._context.author(ref, change.author)
         body = change.body
-        if message is not None and message.late_edit is not None:
-            body = parse_markdown(message.late_edit.text)
+        late = message.late_edit if message else None
+        if late is not None:
+            body = parse_markdown(late.text)
         if message is None or not message.has_come:
             message = self._store(message, synced_id, incoming, change, mapped, author, body)
         if message.deleted:
             return
-        self._send(message, incoming, replace(change, body=body), mapped, author)
+        # Not `message.revision`: if this event is repeated, that may be the revision of an edit after it.
+        revision = late.revision if late else 0
+        self._send(message, incoming, replace(change, body=body, revision=revision), mapped, author)
 
     def _store(
         self,
@@ -102,6 +105,7 @@ class Messages:
             received_at=at,
             expires_at=expiry(),
             revision=late.revision if late else 0,
+            late_edit=late,
             deleted=deleted,
             reactions=known.reactions if known else {},
             targets=targets,
@@ -166,7 +170,7 @@ class Messages:
                         thread_id=thread.synced_id if thread else None,
                         reply_to_id=reply.synced_id if reply else None,
                         wait_until=wait_until,
-                        revision=message.revision,
+                        revision=change.revision,
                     )
                 )
         if message.reactions:  # they came before the message

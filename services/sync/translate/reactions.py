@@ -50,13 +50,18 @@ class Reactions:
             known is None and len(message.reactions) >= _MAX_REACTIONS
         ):
             return
+        author = self._context.author(incoming.ref, change.person)
         reaction = PersonReaction(
-            leg=leg.id, person=change.person.id, emoji=change.emoji, added=change.added, at=change.at
+            leg=leg.id,
+            person=change.person.id,
+            name=author.name,
+            emoji=change.emoji,
+            added=change.added,
+            at=change.at,
         )
         message = state.set_reaction(message, key, reaction)
         if not message.has_come or message.deleted:
             return
-        author = self._context.author(incoming.ref, change.person)
         for target in mapping.legs:
             if target.id != leg.id and target.provider == CHAT and target.receives:
                 state.records.append(
@@ -80,11 +85,13 @@ class Reactions:
     # What comes back
 
     def send_all(self, message: SyncedMessage, mapping: Mapping, incoming: Incoming) -> None:
-        """Publish the reactions that a new message has."""
+        """Publish the reactions that came before their message, in its conversation."""
         for reaction in message.reactions.values():
-            author = self._context.author(incoming.ref, Person(reaction.person))
+            if not reaction.added or reaction.leg != message.leg:
+                continue
+            author = self._context.author(incoming.ref, Person(reaction.person, reaction.name))
             for target in mapping.legs:
-                if reaction.added and target.provider == CHAT and target.id in message.targets:
+                if target.provider == CHAT and target.id in message.targets:
                     self._context.state.records.append(
                         reaction_record(
                             message, mapping, target, incoming, reaction.emoji, author, added=True

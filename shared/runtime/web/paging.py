@@ -38,22 +38,24 @@ async def page(
     cursor: str | None,
     fields: Mapping[str, int] | None = None,
     matches: Callable[[Document], bool] | None = None,
+    examined: int = _BATCH,
+    time_field: str = "created_at",
 ) -> Page[T]:
-    """Return one page of the documents that match a query, newest first by `created_at` and `_id`.
+    """Return one page of the documents that match a query, newest first by `time_field` and `_id`.
 
     `show` makes an item of a document; `fields` is the projection of MongoDB. `matches` selects documents
-    that the query cannot select by an index (ADR 0061). At most 2,000 are examined for a page then, so it may
-    have fewer items than `limit`, or none, and a next page all the same. Raises `Malformed` if the cursor is
-    invalid, and `DatabaseUnavailable`.
+    that the query cannot select by an index (ADR 0061). At most four times `examined` are examined for a page
+    then, so it may have fewer items than `limit`, or none, and a next page all the same. Raises `Malformed`
+    if the cursor is invalid, and `DatabaseUnavailable`.
     """
     position = decode_cursor(cursor) if cursor else None
-    batch, items = limit if matches is None else _BATCH, list[T]()
+    batch, items = limit if matches is None else examined, list[T]()
     for _ in range(1 if matches is None else _MAX_BATCHES):
-        documents = await _read(collection, query, position, batch, fields)
+        documents = await _read(collection, query, position, batch, fields, time_field)
         for index, document in enumerate(documents[:batch], start=1):
             if matches is None or matches(document):
                 items.append(show(document))
-            position = document["created_at"], document["_id"]
+            position = document[time_field], document["_id"]
             if len(items) == limit:
                 return Page(
                     items=items, next_cursor=encode_cursor(*position) if index < len(documents) else None
@@ -69,16 +71,17 @@ async def _read(
     position: tuple[datetime, str] | None,
     limit: int,
     fields: Mapping[str, int] | None,
+    time_field: str,
 ) -> list[Document]:
     """Return up to `limit` documents behind a position, and one more if there is one."""
     page_query: dict[str, Any] = dict(query)
     if position:
         at, last_id = position
-        page_query["$or"] = [{"created_at": {"$lt": at}}, {"created_at": at, "_id": {"$lt": last_id}}]
+        page_query["$or"] = [{time_field: {"$lt": at}}, {time_field: at, "_id": {"$lt": last_id}}]
     with translate_errors():
         return (
             await collection.find(page_query, fields)
-            .sort([("created_at", -1), ("_id", -1)])
+            .sort([(time_field, -1), ("_id", -1)])
             .limit(limit + 1)
             .to_list(limit + 1)
         )

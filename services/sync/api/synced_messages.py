@@ -1,0 +1,59 @@
+"""`/api/synced-messages`: for every message, where it was written and what became of it at each target."""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+
+from services.sync.api.fields import Reader, UtcTime
+from services.sync.api.synced_message_schemas import (
+    SyncedMessageOut,
+    TracedMessageOut,
+    message_out,
+    traced_message_out,
+)
+from services.sync.model.synced_message import TargetState
+from services.sync.store.mappings import MappingRepository
+from services.sync.store.messages import MessageCriteria, SyncedMessages
+from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.routes import Routes
+
+
+class SyncedMessagesApi:
+    """The routes of synchronized messages."""
+
+    def __init__(self, mappings: MappingRepository, messages: SyncedMessages) -> None:
+        self._mappings = mappings
+        self._messages = messages
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the routes to the app."""
+        add = Routes(app, "/api/synced-messages").add
+        item = "/{synced_message_id}"
+        add("", self.list_all, methods=["GET"])
+        add(item, self.read, methods=["GET"])
+
+    async def list_all(
+        self,
+        key: Reader,
+        mapping_id: Annotated[str | None, Query(max_length=100)] = None,
+        state: Annotated[
+            TargetState | None, Query(description="Only messages that have this state at a target.")
+        ] = None,
+        since: Annotated[UtcTime | None, Query(description="Only messages received from then on.")] = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+    ) -> Page[SyncedMessageOut]:
+        """List the workspace's messages, newest first; one message shows its trace too.
+
+        With `state`, a page may have fewer items than `limit`, or none; the list ends where `next_cursor` is
+        null.
+        """
+        if mapping_id is not None:
+            await self._mappings.find(mapping_id, key.workspace)
+        criteria = MessageCriteria(mapping_id, state, since)
+        found = await self._messages.list_page(key.workspace, criteria, limit=limit, cursor=cursor)
+        return Page(items=[message_out(item) for item in found.items], next_cursor=found.next_cursor)
+
+    async def read(self, synced_message_id: str, key: Reader) -> TracedMessageOut:
+        """Return one message with its trace at each target."""
+        return traced_message_out(await self._messages.of_workspace(synced_message_id, key.workspace))

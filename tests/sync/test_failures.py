@@ -1,0 +1,135 @@
+"""Failures of providers and of the hub: nothing is lost, doubled or out of order, and the API says why."""
+
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from tests.support.eventually import eventually
+from tests.support.fakes.telegram_api import Fault
+from tests.sync.three_legs import ThreeLegs, World
+
+POST = "/api/chat.postMessage"
+
+
+def target(legs: ThreeLegs, text: str, provider: str) -> dict[str, Any]:
+    """The target of a message at a provider, with its trace; empty before the hub has the message."""
+    targets = [
+        one for message in legs.synced() if message["excerpt"] == text for one in message["targets"].values()
+    ]
+    return next((one for one in targets if one["provider"] == provider), {"state": "", "trace": []})
+
+
+def steps(shown: Mapping[str, Any]) -> list[str]:
+    return [entry["step"] for entry in shown["trace"]]
+
+
+def test_retry_after_is_obeyed_for_its_conversation_only(world: World) -> None:
+    limited, other = world.mapped(), world.mapped()
+    before = len(world.hosts.requests("slack.com", POST))
+
+    def asked() -> int:
+        return len(world.hosts.requests("slack.com", POST)) - before
+
+    world.slack.faults.rate_limit("chat.postMessage", retry_after_s=2)
+    began = monotonic()
+    limited.chat.write("limited")
+    limited.until(asked)
+    other.chat.write("not limited")
+    other.agree("not limited")
+    assert monotonic() - began < 2, "another conversation waits for nothing"
+    limited.agree("limited")
+    assert monotonic() - began >= 2
+    assert asked() == 3, "asked again once, and not before"
+
+
+def test_telegrams_retry_after_is_obeyed(world: World) -> None:
+    legs = world.mapped()
+    world.telegram.fail(Fault(429, retry_after=1, method="sendMessage"))
+    began = monotonic()
+    legs.chat.write("limited")
+    legs.agree("limited")
+    assert monotonic() - began >= 1
+
+
+def test_messages_stay_in_order_while_a_provider_fails(world: World) -> None:
+    legs = world.mapped()
+    texts = [f"message {number}" for number in range(4)]
+    world.hosts.down.add("slack.com")
+    for text in texts:
+        legs.chat.write(text)
+    legs.until(lambda: legs.telegram.texts() == texts)
+    assert legs.slack.texts() == []
+    world.hosts.down.clear()
+    legs.until(lambda: legs.slack.texts() == texts, 30)
+
+
+def test_slack_is_asked_for_a_message_whose_response_was_lost(world: World) -> None:
+    legs = world.mapped()
+    world.slack.faults.lose_response("chat.postMessage")
+    written = legs.chat.write("once")
+    legs.until(lambda: target(legs, "once", "slack")["state"] == "sent")
+    legs.agree("once")
+    assert "duplicate_possible" not in steps(target(legs, "once", "slack"))
+    legs.chat.edit(written, "once, edited")
+    legs.agree("once, edited")
+
+
+def test_telegram_gets_a_message_again_whose_response_was_lost_and_the_trace_says_so(world: World) -> None:
+    legs = world.mapped()
+    world.telegram.fail(Fault(loses_response=True, method="sendMessage"))
+    legs.chat.write("maybe twice")
+    legs.until(lambda: target(legs, "maybe twice", "telegram")["state"] == "sent")
+    assert legs.telegram.texts() == ["maybe twice"] * 2
+    assert "duplicate_possible" in steps(target(legs, "maybe twice", "telegram"))
+    assert legs.slack.texts() == ["maybe twice"]
+
+
+def test_a_killed_hub_loses_nothing(world: World) -> None:
+    legs = world.mapped()
+    world.kill_sync()
+    legs.slack.write("from Slack")
+    legs.telegram.write("from Telegram")
+    legs.chat.write("from the chat")
+    world.restart_sync()
+    legs.agree("from Slack", "from Telegram", "from the chat", within_s=60)
+    legs.quiet()
+    legs.agree("from Slack", "from Telegram", "from the chat", within_s=0)
+
+
+def test_an_archived_channel_puts_its_mapping_in_error(world: World) -> None:
+    legs = world.mapped()
+    legs.chat.write("before")
+    legs.agree("before")
+    world.team.archive(legs.slack.channel, legs.slack.team.person("Ada Example").user_id)
+    legs.until(lambda: legs.mapping["status"] == "error")
+    assert "archived" in legs.mapping["reason"]
+    assert "unarchive" in legs.mapping["fix"].lower()
+
+
+def test_a_channel_that_was_archived_without_an_event_does_so_too(world: World) -> None:
+    legs, other = world.mapped(), world.mapped()
+    legs.slack.channel.archived = True
+    waiting = legs.chat.write("nobody sees it in Slack")
+    legs.until(lambda: legs.mapping["status"] == "error")
+    assert "unarchive" in legs.mapping["fix"].lower()
+    legs.until(lambda: "unarchive" in str(legs.chat.states(waiting)).lower())
+    other.chat.write("elsewhere")
+    other.agree("elsewhere")
+
+
+def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World) -> None:
+    legs = world.mapped()
+    world.app.revoke()
+    texts = ["one", "two"]
+    for text in texts:
+        legs.chat.write(text)
+    legs.until(lambda: legs.telegram.texts() == texts)
+
+    def status() -> str:
+        return str(world.hub.call("GET", f"/api/integrations/{world.slack_integration}")["status"])
+
+    eventually(lambda: status() == "reauth_required", 20)
+    legs.until(lambda: target(legs, "one", "slack")["state"] == "waiting")
+    assert "connect" in target(legs, "one", "slack")["fix"]
+    world.connect_slack()
+    legs.until(lambda: legs.slack.texts() == texts, 30)
