@@ -46,6 +46,7 @@ from services.sync.store.people_links import PersonLinkRepository
 from services.sync.store.queue import SyncQueue
 from services.sync.translate.attachments import MessageFiles
 from services.sync.translate.profiles import Profiles
+from services.sync.translate.signals import SignalHandler
 from services.sync.translate.translator import Translator
 from services.sync.workspace_data import SyncData
 from shared.connections.app_records import AppRepository
@@ -54,7 +55,7 @@ from shared.connections.configured_apps import configured_apps
 from shared.connections.integrations import COLLECTION as INTEGRATIONS
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
-from shared.contracts.topics import CHAT_EVENTS, SYNC_REQUESTED, WEBHOOKS_RECEIVED
+from shared.contracts.topics import CHAT_EVENTS, CHAT_SIGNALS, SYNC_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
@@ -204,6 +205,11 @@ async def build(runtime: Runtime) -> Service:
             runtime.consumer(group="relay", topics=[WEBHOOKS_RECEIVED], handler=relay.handle),
             runtime.consumer(
                 group="translate", topics=[WEBHOOKS_RECEIVED, CHAT_EVENTS], handler=translator.handle
+            ),
+            runtime.consumer(
+                group="signals",
+                topics=[CHAT_SIGNALS],
+                handler=SignalHandler(accounts, index, runtime.producer).handle,
             ),
             requested,
         ],

@@ -66,7 +66,7 @@ CHAT_EVENTS = Topic(
     key="conversation or channel id",
     about="Events of the chat, published by its own services (or POST /api/events).",
     producers=("chat services", "gateway"),
-    consumers=("delivery",),
+    consumers=("delivery", "sync"),
     types=(
         *("message.created", "message.updated", "message.deleted"),
         *("message.reaction.added", "message.reaction.removed"),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from shared.richtext.build import MAX_CONTAINERS, canonical, canonical_inlines, clean, cut_text, visible_text
 from shared.richtext.markdown_inline import parse_inline
+from shared.richtext.markdown_lists import parse_simple_lists
 from shared.richtext.markdown_render import render_markdown
 from shared.richtext.tree import Block, Bold, CodeBlock, Document, ListBlock, Paragraph, Quote, Text
 
@@ -36,13 +37,10 @@ _BLOCK: Final = re.compile(
     re.MULTILINE,
 )
 _CONTAINER: Final = re.compile(r"^[ \t]*+(?:>|[-*+](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\|)", re.MULTILINE)
-_NOT_IN_LISTS: Final = re.compile(r"[#>|]|`{3}|~{3}|([*_-])(?:[ \t]*\1){2}")
-"""What every block but lists and paragraphs has."""
 _LONG_RULE: Final = re.compile(r"([*_-])(?:[ \t]*\1){499}")
 """A line that the library reads again at each level of nesting. A text with one has paragraphs only."""
 _PARAGRAPH_END: Final = re.compile(r"\n[ \t]*+\n")
-_LISTS: Final = ("normalize", "block", "list", "paragraph")
-_RULES: Final = (*_LISTS, "fence", "blockquote", "hr", "heading", "table")
+_RULES: Final = ("normalize", "block", "fence", "blockquote", "list", "hr", "heading", "table", "paragraph")
 _DEPTH: Final = "containers"
 _RULE: Final = "---"
 
@@ -53,9 +51,10 @@ def parse_markdown(text: str) -> Document:
     blocks = _BLOCK.search(text)
     if blocks is None or len(_CONTAINER.findall(text)) > MAX_BLOCK_LINES or _LONG_RULE.search(text):
         return canonical(Document(tuple(_paragraphs(text))))
-    rules = _RULES if _NOT_IN_LISTS.search(text) else _LISTS
-    tokens = _parser(rules).parse(text, {_DEPTH: 0})
-    return canonical(Document(_Reader(tokens).blocks("")))
+    simple = parse_simple_lists(text)
+    if simple is None:
+        return canonical(Document(_Reader(_parser().parse(text, {_DEPTH: 0})).blocks("")))
+    return canonical(Document(simple))
 
 
 def _paragraphs(text: str) -> list[Paragraph]:
@@ -64,12 +63,12 @@ def _paragraphs(text: str) -> list[Paragraph]:
 
 
 @cache
-def _parser(rules: tuple[str, ...]) -> "MarkdownIt":
-    """Return a parser of blocks by some rules, each of which costs time. Their text stays as it is."""
+def _parser() -> "MarkdownIt":
+    """Return the parser of blocks. It leaves the text in them as it is."""
     from markdown_it import MarkdownIt  # noqa: PLC0415 -- not loaded before it is needed
     from markdown_it.rules_block import blockquote, list_block  # noqa: PLC0415
 
-    parser = MarkdownIt("zero", {"maxNesting": 100}).enable(list(rules))
+    parser = MarkdownIt("zero", {"maxNesting": 100}).enable(list(_RULES))
     parser.core.ruler.enableOnly(["normalize", "block"])
     ended = ["paragraph", "reference", "blockquote"]  # the blocks that a quote or list may end
     parser.block.ruler.at("blockquote", _limited(blockquote), {"alt": [*ended, "list"]})

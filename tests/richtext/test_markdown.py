@@ -113,6 +113,37 @@ def test_reads_blocks() -> None:
     )
 
 
+LINES = st.sampled_from(
+    [
+        *(
+            "- a",
+            "* b",
+            "+ c",
+            "1. d",
+            "2. e",
+            "1) f",
+            "7. g",
+            "g\\",
+            "**h**",
+            "- **i",
+            "j**",
+            "-",
+            "1.",
+            "- -",
+        ),
+        *("* 1.", "", " ", "- ", "-k", "  l", " - m", "-  n", "1234567890. o", ":-", "--", "- 1. p"),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(LINES, min_size=1, max_size=8).map("\n".join))
+def test_simple_lists_are_read_as_the_library_reads_them(text: str) -> None:
+    by_library = parse_markdown(f"{text}\n\n> a quote is not simple")
+
+    assert parse_markdown(text).blocks == by_library.blocks[:-1]
+
+
 def test_a_moment_is_rendered_as_its_fallback() -> None:
     rendered = render_markdown(paragraph(Time(0, "*noon*")))
 

@@ -13,9 +13,7 @@ POST = "/api/chat.postMessage"
 
 def target(legs: ThreeLegs, text: str, provider: str) -> dict[str, Any]:
     """The target of a message at a provider, with its trace; empty before the hub has the message."""
-    targets = [
-        one for message in legs.synced() if message["excerpt"] == text for one in message["targets"].values()
-    ]
+    targets = [one for message in legs.synced() if message["excerpt"] == text for one in message["targets"]]
     return next((one for one in targets if one["provider"] == provider), {"state": "", "trace": []})
 
 

@@ -1,5 +1,7 @@
 """One conversation in three places: what is done in one of them is seen in the two others."""
 
+from typing import Any
+
 import pytest
 
 from tests.support.fakes.slack_state import Json
@@ -126,6 +128,24 @@ def test_reactions_follow_and_telegram_shows_the_first(world: World, own_ids: bo
     legs.chat.unreact(in_chat, "🔥", by=GRACE)
     legs.telegram.react(in_telegram, by=GRACE)
     legs.until(lambda: shown()[0] == {} and shown()[2] == {})
+
+
+def test_files_follow(world: World) -> None:
+    legs = world.mapped()
+    legs.slack.upload("slack.txt", b"of Slack", "a file")
+    legs.telegram.upload("telegram.txt", b"of Telegram", "another file")
+    legs.chat.upload("chat.txt", b"of the chat", "a third file")
+    contents = {"slack.txt": b"of Slack", "telegram.txt": b"of Telegram", "chat.txt": b"of the chat"}
+
+    def files(place: Place) -> dict[str, Any]:
+        return {name: content for one in place.shown() for name, content in one.files.items()}
+
+    legs.until(lambda: files(legs.slack) == files(legs.telegram) == contents)
+    legs.until(lambda: files(legs.chat).keys() == contents.keys())
+    with world.browser() as browser:
+        for name in ("slack.txt", "telegram.txt"):
+            answer = browser.get(files(legs.chat)[name])
+            assert (answer.status_code, answer.content) == (200, contents[name])
 
 
 def test_messages_of_bots_stay_where_they_are(world: World) -> None:

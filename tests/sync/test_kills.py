@@ -104,7 +104,7 @@ def _marked(legs: ThreeLegs) -> set[str]:
     return {
         _first_form(message["excerpt"])
         for message in legs.synced()
-        for target in message["targets"].values()
+        for target in message["targets"]
         if any(entry["step"] == "duplicate_possible" for entry in target["trace"])
     }
 

@@ -20,7 +20,6 @@ from time import monotonic
 from typing import Any, Final
 
 import httpx
-from pymongo import MongoClient
 
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from tests.support.backends import Bus, Store
@@ -211,10 +210,15 @@ class ThreeLegs:
         eventually(settled, deadline - monotonic(), every_s=0.05)
 
     def synced(self) -> list[dict[str, Any]]:
-        """The messages of the mapping as they are stored, with their targets and traces, oldest first."""
-        with MongoClient[dict[str, Any]](self.world.hub.env["MONGODB_URI"]) as mongo:
-            messages = mongo.get_default_database()["synced_messages"]
-            return list(messages.find({"mapping_id": self.id}).sort("received_at"))
+        """The messages of the mapping with their targets and traces, oldest first."""
+        call, params = self.world.hub.call, {"mapping_id": self.id}
+        found: list[dict[str, Any]] = []
+        while True:
+            page = call("GET", "/api/synced-messages", params=params)
+            found += [call("GET", f"/api/synced-messages/{one['id']}") for one in page["items"]]
+            if page["next_cursor"] is None:
+                return found[::-1]
+            params["cursor"] = page["next_cursor"]
 
     def report(self) -> str:
         """What all three places show, the traces, and the end of sync's log."""
@@ -223,8 +227,8 @@ class ThreeLegs:
             for place in self.places
         ]
         for message in self.synced():
-            lines.append(f"{message['excerpt']} by {message['provider']}, revision {message['revision']}")
-            for target in message["targets"].values():
+            lines.append(f"{message['excerpt']} in {message['source']['provider']}")
+            for target in message["targets"]:
                 steps = [f"{entry['step']} {entry['detail']}".strip() for entry in target["trace"]]
                 lines.append(f"    {target['provider']}: {target['state']}: {', '.join(steps)}")
         return "\n".join([*lines, self.world.hub.log_tail("sync")])

@@ -32,8 +32,9 @@ class Notes:
         problem, _, fix = text.partition(": ")
         fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix or None}
         fields["attempts"] = change.attempts + 1
-        if is_refused:
-            fields["state"] = "waiting"  # the provider has refused: nobody has seen it
+        # The provider has refused, so nobody has seen it, unless an earlier attempt may have sent it.
+        if is_refused and target.state != "sending":
+            fields["state"] = "waiting"
         entry = TraceEntry(at=utcnow(), step="waiting", attempt=change.attempts + 1, detail=text)
         is_known = (target.code, target.reason) == (code, problem)
         await self._messages.write([target_update(message.id, leg.id, fields, () if is_known else (entry,))])

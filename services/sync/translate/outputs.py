@@ -6,7 +6,7 @@ from typing import Final
 import orjson
 
 from services.sync.accounts import AccountRef
-from services.sync.model.mapping import Leg, Mapping, account_key
+from services.sync.model.mapping import CHAT, Leg, Mapping, account_key
 from services.sync.model.synced_message import SyncedMessage
 from services.sync.translate.incoming import Incoming
 from shared.contracts.chat import (
@@ -86,6 +86,23 @@ def requested_record(
         wait_until=wait_until,
         revision=revision,
         occurred_at=cause.attributes.get("occurred_at") or cause.time,
+        received_at=cause.time,
+    )
+    return request_record(request, cause.workspace, leg, child_traceparent(cause.traceparent))
+
+
+def signal_record(cause: Event, mapping: Mapping, leg: Leg, author: ChatAuthor) -> Record:
+    """Return the record of a signal of the chat for a leg of a provider."""
+    request = SyncRequested(
+        request_id=f"req_{derive(cause.id, mapping.id, leg.id, 'signal')}",
+        mapping_id=mapping.id,
+        leg_id=leg.id,
+        kind="signal",
+        source=SourceRef(
+            provider=CHAT, account=cause.workspace, conversation=cause.subject, external_id=cause.id
+        ),
+        author=author,
+        occurred_at=cause.time,
         received_at=cause.time,
     )
     return request_record(request, cause.workspace, leg, child_traceparent(cause.traceparent))
