@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from services.sync.accounts import SyncAccounts
+from services.sync.api.conflicts import ConflictsApi
 from services.sync.api.directory import DirectoryApi
 from services.sync.api.files import FilesApi, FileServer, dispatch
 from services.sync.api.mappings import MappingsApi
@@ -22,12 +23,14 @@ from services.sync.carry.reactions import ReactionSetter
 from services.sync.carry.scene import SceneCalls
 from services.sync.carry.status import StatusEvents
 from services.sync.carry.work import Work
+from services.sync.conflict_resolution import ConflictResolution
 from services.sync.endpoint_messages import EndpointMessages
 from services.sync.files.assembly import build_files
 from services.sync.lookups import Lookups
 from services.sync.mapping_preview import LegResolver
 from services.sync.mapping_rings import MappingRings
 from services.sync.mapping_test import MappingTest
+from services.sync.message_control import MessageControl
 from services.sync.relay import Relay
 from services.sync.settings import SyncSettings
 from services.sync.store import conflicts as conflict_store
@@ -124,8 +127,7 @@ async def build(runtime: Runtime) -> Service:
 
     # Translate
     index = MappingIndex(runtime.mongo, runtime.configuration, runtime.log)
-    messages = SyncedMessages(runtime.mongo)
-    conflicts = Conflicts(runtime.mongo)
+    messages, conflicts = SyncedMessages(runtime.mongo), Conflicts(runtime.mongo)
     profiles = Profiles(accounts, calls, runtime.log)
     translator = Translator(
         providers,
@@ -181,7 +183,8 @@ async def build(runtime: Runtime) -> Service:
             mappings_api,
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),
-            SyncedMessagesApi(mappings, messages),
+            ConflictsApi(conflicts, ConflictResolution(conflicts, mappings, messages, translator)),
+            SyncedMessagesApi(mappings, messages, MessageControl(mappings, messages, queue)),
         ],
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
     )

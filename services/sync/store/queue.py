@@ -27,6 +27,9 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     )
 }
 _MAX_DUE: Final = 200
+_MAX_OF_MESSAGE: Final = 1_000
+_MAX_IDS: Final = 50
+"""Ids of a query: the embedded database takes quadratic time in their number."""
 
 
 class SyncQueue:
@@ -101,6 +104,37 @@ class SyncQueue:
         with translate_errors():
             await self._collection.delete_one({"_id": change_id})
 
+    async def of_message(self, synced_id: str) -> list[QueuedChange]:
+        """Return the changes of a message that wait or have failed, at most 1,000 of them, in their order."""
+        with translate_errors():
+            documents = (
+                await self._collection.find({"synced_id": synced_id}).limit(_MAX_OF_MESSAGE).to_list(None)
+            )
+        return sorted(map(QueuedChange.from_document, documents), key=lambda change: change.position)
+
+    async def retry(self, changes: Sequence[QueuedChange], retry_for_s: float) -> None:
+        """Let changes that have failed be tried again now, for so long."""
+        now = utcnow()
+        give_up_at = now + timedelta(seconds=retry_for_s)
+        fields = {
+            "state": "aside",
+            "due_at": now,
+            "attempts": 0,
+            "give_up_at": give_up_at,
+            "expires_at": give_up_at + RETENTION,
+        }
+        for batch in _batches(changes):
+            with translate_errors():
+                await self._collection.update_many(
+                    {"_id": {"$in": batch}, "state": "failed"}, {"$set": fields}
+                )
+
+    async def remove_all(self, changes: Sequence[QueuedChange]) -> None:
+        """Remove changes."""
+        for batch in _batches(changes):
+            with translate_errors():
+                await self._collection.delete_many({"_id": {"$in": batch}})
+
     async def wake_mapping(self, mapping_id: str) -> None:
         """Make the changes of a mapping due that are aside."""
         with translate_errors():
@@ -111,3 +145,8 @@ class SyncQueue:
     async def _set_state(self, change_id: str, state: str, **fields: object) -> None:
         with translate_errors():
             await self._collection.update_one({"_id": change_id}, {"$set": {"state": state, **fields}})
+
+
+def _batches(changes: Sequence[QueuedChange]) -> list[list[str]]:
+    ids = [change.id for change in changes]
+    return [ids[start : start + _MAX_IDS] for start in range(0, len(ids), _MAX_IDS)]
