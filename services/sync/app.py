@@ -72,8 +72,9 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **queue_store.INDEXES,
     **conflict_store.INDEXES,
 }
-_MAX_CONNECTIONS: Final = 500
-_MAX_PER_HOST_OR_WORKSPACE: Final = 100
+_MAX_CONNECTIONS: Final = 1_000
+_MAX_PER_HOST: Final = 500
+_MAX_PER_WORKSPACE: Final = 60
 """A provider or a workspace that is slow must not use the connections of the others up."""
 _OUTBOX_INTERVAL_S: Final = 5.0
 
@@ -86,8 +87,8 @@ async def build(runtime: Runtime) -> Service:
     client = create_egress_client(
         settings,
         max_connections=_MAX_CONNECTIONS,
-        max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
-        max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
+        max_per_host=_MAX_PER_HOST,
+        max_per_workspace=_MAX_PER_WORKSPACE,
     )
 
     # Accounts

@@ -1,7 +1,7 @@
 """Names and pictures of people that a provider's events name by id only."""
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection
 from time import monotonic
 from typing import Final
@@ -12,11 +12,13 @@ from shared.contracts.errors import InterlinkError
 from shared.manifests.channel_types import ChannelFailure, Person, ReadsProfiles
 from shared.runtime.logs import Log
 
-MAX_PER_BATCH: Final = 50
+_MAX_PER_BATCH: Final = 50
+_MAX_PER_WORKSPACE: Final = 10
+"""People of one workspace that a batch waits for: messages that mention many must not slow others down."""
 _MAX_AGE_S: Final = 3600.0
 _UNKNOWN_AGE_S: Final = 60.0
 _MAX_ENTRIES: Final = 20_000
-_TIMEOUT_S: Final = 3.0
+_TIMEOUT_S: Final = 2.0
 _CONCURRENT: Final = 8
 
 
@@ -36,12 +38,17 @@ class Profiles:
         return entry[1] if entry else None
 
     async def load(self, people: Collection[tuple[AccountRef, str]]) -> None:
-        """Ask the providers for people who are not in memory, for at most three seconds."""
+        """Ask the providers for people who are not in memory, for at most two seconds."""
         now = monotonic()
         missing = [key for key in people if (entry := self._entries.get(key)) is None or entry[0] < now]
         if not missing:
             return
-        tasks = [asyncio.create_task(self._read(*key)) for key in missing[:MAX_PER_BATCH]]
+        count_by_workspace: Counter[str] = Counter()
+        tasks: list[asyncio.Task[None]] = []
+        for ref, person_id in missing:
+            count_by_workspace[ref.workspace] += 1
+            if count_by_workspace[ref.workspace] <= _MAX_PER_WORKSPACE and len(tasks) < _MAX_PER_BATCH:
+                tasks.append(asyncio.create_task(self._read(ref, person_id)))
         _, late = await asyncio.wait(tasks, timeout=_TIMEOUT_S)
         for task in late:
             task.cancel()
@@ -52,6 +59,8 @@ class Profiles:
         if not isinstance(channel, ReadsProfiles):
             return
         person: Person | None = None
+        # If this takes too long, the person is unknown for a while, and nobody waits again.
+        self._entries[ref, person_id] = (monotonic() + _UNKNOWN_AGE_S, None)
         try:
             async with self._slots:
                 integration = await self._accounts.find(*ref)
@@ -59,8 +68,8 @@ class Profiles:
                 person = await self._calls.run(operation, integration.id, timeout_s=_TIMEOUT_S)
         except (ChannelFailure, NotReached, OutcomeUnknown, InterlinkError) as error:
             self._log.info("profile.unknown", provider=ref.provider, error=str(error)[:200])
-        age = _MAX_AGE_S if person else _UNKNOWN_AGE_S
-        self._entries[ref, person_id] = (monotonic() + age, person)
+        if person is not None:
+            self._entries[ref, person_id] = (monotonic() + _MAX_AGE_S, person)
         self._entries.move_to_end((ref, person_id))
         while len(self._entries) > _MAX_ENTRIES:
             self._entries.popitem(last=False)
