@@ -1,4 +1,4 @@
-"""A message that was given up: its trace says why, its author is told, and a retry brings it there."""
+"""A message that was given up: its trace says why, a notice answers it, and a retry brings it there."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ def target(legs: ThreeLegs, provider: str) -> dict[str, Any]:
     return next(dict(one) for one in message["targets"] if one["provider"] == provider)
 
 
-def test_a_given_up_message_is_retried_and_its_author_told(world: World) -> None:
+def test_a_given_up_message_is_notified_and_retried(world: World) -> None:
     options = {"retry_for_s": 0, "failure_notice": True}
     legs, other = world.mapped(options=options), world.mapped(options=options)
     world.hosts.down.add("slack.com")
@@ -37,7 +37,7 @@ def test_a_given_up_message_is_retried_and_its_author_told(world: World) -> None
     assert sent["trace"][-1]["detail"] == sent["permalink"]
     legs.quiet()
     other.quiet(0.1)
-    assert legs.telegram.texts() == ["lost", notice.text], "a second failure would not be told"
+    assert legs.telegram.texts() == ["lost", notice.text], "one notice"
     assert legs.chat.texts() == ["lost"], "no hub forwards a notice"
     assert other.telegram.texts() == ["lost as well"]
     assert other.slack.texts() == []

@@ -62,7 +62,7 @@ class Target(StoredPart):
     discarded_at: datetime | None = stored_null()
     """Changes that were received before are not carried any more."""
     notified_at: datetime | None = stored_null()
-    """When its source was told that it was given up."""
+    """When its source got a notice that it was given up."""
     trace: tuple[TraceEntry, ...] = ()
 
 
