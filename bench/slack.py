@@ -1,4 +1,4 @@
-"""A helper process: a cheap Slack for many teams, a chat that writes, and a bare loop that does the least work.
+"""A helper process: a cheap Slack for many teams, a chat that writes, and a bare loop.
 
 Slack is reached at its own name through this process, which is the egress proxy as well: after `CONNECT` it
 speaks TLS as slack.com. It knows the three methods that a mapping and a message need.
@@ -10,6 +10,7 @@ import re
 import ssl
 import tempfile
 from array import array
+from pathlib import Path
 from statistics import quantiles
 from time import process_time, time_ns
 from typing import Any, Final
@@ -111,8 +112,7 @@ async def listen(folder: str) -> dict[str, Any]:
         context.load_cert_chain(file.name)
     _slack.context = context
     ca_file = f"{folder}/slack.pem"
-    with open(ca_file, "w", encoding="ascii") as file:  # noqa: ASYNC230 -- before anything is measured
-        file.write(authority.pem)
+    Path(ca_file).write_text(authority.pem, encoding="ascii")
     server = await asyncio.start_server(_slack.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     _servers.append(server)
@@ -171,7 +171,7 @@ def _event(workspace: str, channel: str, number: int) -> Event:
     data = {
         "message_id": f"m{sent_at}-{number}",
         "channel_id": channel,
-        "text": f"A message of the usual length, with **two** marks and a [link](https://example.com/{number}); "
+        "text": f"A usual message, with **two** marks and a [link](https://example.com/{number}); "
         f"it was sent at {sent_at}",
         "author": {"id": "u1", "name": "Example"},
     }

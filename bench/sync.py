@@ -1,4 +1,4 @@
-"""Sync: messages of the chat to many Slack channels, beside a bare loop, and beside a channel that is refused."""
+"""Sync: messages of the chat to many channels of Slack, beside a bare loop and beside one that refuses."""
 
 import json
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def sync(bench: Bench) -> dict[str, Any]:
         channels = _map(hub, bench.plan.sync_accounts, bench.plan.sync_channels)
         run = _Run(bench, hub, slack, chat, place)
         run.write(channels, 0)  # warm up
-        result = {
+        return {
             "empty_mb": empty_mb,
             "mappings": len(channels),
             "mapped_mb": resident_mb(hub.pid("sync")),
@@ -45,7 +45,6 @@ def sync(bench: Bench) -> dict[str, Any]:
             "burst": run.bursts(channels),
             "beside": run.beside(channels),
         }
-    return result
 
 
 def _map(hub: System, accounts: int, per_account: int) -> list[str]:
@@ -179,7 +178,7 @@ class _Run:
         p99 = {name: median(item["p99_ms"] for item in found) for name, found in rounds.items()}
         waiting_mb = resident_mb(self._hub.pid("sync"))
         self._bench.say(
-            f"sync: p99 of others {p99['alone']:.0f} ms, with {waiting} waiting messages {p99['beside']:.0f} ms"
+            f"sync: p99 of others {p99['alone']:.0f} ms, beside {waiting} that wait {p99['beside']:.0f} ms"
         )
         return {"p99_ms": p99, "times": p99["beside"] / p99["alone"], "waiting_mb": waiting_mb}
 
