@@ -14,6 +14,7 @@ from services.sync.api.synced_messages import SyncedMessagesApi
 from services.sync.calls import ChannelCalls
 from services.sync.carry.carrier import Carrier
 from services.sync.carry.edits import MessageEditor
+from services.sync.carry.failure_notice import FailureNotices
 from services.sync.carry.handler import CarryHandler
 from services.sync.carry.lanes import Lanes
 from services.sync.carry.messages import MessageSender
@@ -155,7 +156,8 @@ async def build(runtime: Runtime) -> Service:
         MessageEditor(scene_calls, messages, notes, status),
         ReactionSetter(scene_calls, messages),
     )
-    carrier = Carrier(index, mappings, messages, work, scene_calls, notes, runtime.log)
+    notices = FailureNotices(providers, accounts, scene_calls, messages, runtime.producer, runtime.log)
+    carrier = Carrier(index, mappings, messages, work, scene_calls, notes, notices, runtime.log)
     queue = SyncQueue(runtime.mongo)
     lanes = Lanes(
         queue,

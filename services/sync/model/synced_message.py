@@ -61,6 +61,8 @@ class Target(StoredPart):
     sent_at: datetime | None = stored_null()
     discarded_at: datetime | None = stored_null()
     """Changes that were received before are not carried any more."""
+    notified_at: datetime | None = stored_null()
+    """When its source got a notice that it was given up."""
     trace: tuple[TraceEntry, ...] = ()
 
 
