@@ -19,9 +19,9 @@ from shared.runtime.mongo import utcnow
 from shared.runtime.web.routes import Routes
 
 _MAX_SHOWN: Final = 100
-_KEPT_FACTOR: Final = 10
-_KEPT_S: Final = 1.0
-_MAX_KEPT: Final = 500
+_CACHED_FACTOR: Final = 10
+_CACHED_S: Final = 1.0
+_MAX_CACHED: Final = 500
 
 
 class ConversationQueueOut(BaseModel):
@@ -56,8 +56,8 @@ class SyncQueueApi:
     def __init__(self, mappings: MappingRepository, queue: SyncQueue) -> None:
         self._mappings = mappings
         self._queue = queue
-        self._kept: OrderedDict[tuple[str, str | None], tuple[float, QueueStatsOut]] = OrderedDict()
-        """Until when they are kept, as `monotonic` counts, and the counts."""
+        self._cached: OrderedDict[tuple[str, str | None], tuple[float, QueueStatsOut]] = OrderedDict()
+        """Until when they are cached, as `monotonic` counts, and the counts."""
         self._lock = asyncio.Lock()
 
     def mount(self, app: FastAPI) -> None:
@@ -73,22 +73,22 @@ class SyncQueueApi:
     ) -> QueueStatsOut:
         """Count what waits or has failed, by account and conversation.
 
-        Counts are kept for ten times as long as counting took, so that asking does not load the database.
+        Counts are cached for ten times as long as counting took, so that asking does not load the database.
         """
         if mapping_id is not None:
             await self._mappings.find(mapping_id, key.workspace)
         scope = key.workspace, mapping_id
         async with self._lock:  # one at a time: counting reads every change
-            known = self._kept.get(scope)
+            known = self._cached.get(scope)
             if known is not None and known[0] > monotonic():
                 return known[1]
             began, counted_at = monotonic(), utcnow()
             stats = _stats(await self._queue.count(*scope), counted_at)
             ended = monotonic()
-            self._kept[scope] = ended + max(_KEPT_S, _KEPT_FACTOR * (ended - began)), stats
-            self._kept.move_to_end(scope)
-            if len(self._kept) > _MAX_KEPT:
-                self._kept.popitem(last=False)
+            self._cached[scope] = ended + max(_CACHED_S, _CACHED_FACTOR * (ended - began)), stats
+            self._cached.move_to_end(scope)
+            if len(self._cached) > _MAX_CACHED:
+                self._cached.popitem(last=False)
             return stats
 
 
