@@ -27,8 +27,7 @@ LISTING = ("gateway", "delivery", "oauth")
 """Those with a route that reads."""
 CALLBACK = "/api/auth/oauth/callback"
 FILES = "/api/files/{token}"
-"""Its address is what lets somebody read a file."""
-"""The only route without a key."""
+"""The routes without a key: a state or an address is what lets somebody in."""
 LISTS = (
     "/api/inbound-endpoints",
     "/api/incoming-webhooks",
