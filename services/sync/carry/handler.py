@@ -8,12 +8,11 @@ from services.sync.carry.lanes import Lanes
 from services.sync.carry.outcomes import Change
 from services.sync.model.mapping import account_key
 from services.sync.store.mapping_index import MappingIndex
+from services.sync.store.queue import POSITION_BITS
 from shared.contracts.errors import Malformed
 from shared.contracts.sync import SyncRequested
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
-
-_OFFSET_BITS = 22
 
 
 class CarryHandler:
@@ -44,7 +43,7 @@ class CarryHandler:
                     account_key=key,
                     partition=consumed.partition,
                     # Times order the records of one partition, and offsets those of one millisecond.
-                    position=consumed.at_ms << _OFFSET_BITS | consumed.offset & ((1 << _OFFSET_BITS) - 1),
+                    position=consumed.at_ms << POSITION_BITS | consumed.offset & ((1 << POSITION_BITS) - 1),
                     received_at=datetime.fromisoformat(request.received_at),
                     completion=batch.take(consumed),
                 )

@@ -36,12 +36,14 @@ Carry = Callable[[Change], Awaitable[Outcome]]
 class _Lane:
     """The state of one lane in this process."""
 
-    __slots__ = ("changes", "has_stored", "is_due", "is_waiting", "task", "wake")
+    __slots__ = ("changes", "has_stored", "head", "is_due", "is_waiting", "task", "wake")
 
     def __init__(self) -> None:
         self.changes: deque[Change] = deque()
         self.has_stored = False
         """Whether changes are stored that come after those in `changes`."""
+        self.head: int | None = None
+        """A position that no stored change is before; None if it is not known."""
         self.is_waiting = False
         self.is_due = False
         """Whether the pause of the first change is over, or was ended by `wake`."""
@@ -168,14 +170,13 @@ class Lanes:
         if not lane.has_stored:
             return None
         _, partitions = self._assignment()
-        found = [
-            change for change in await self._queue.first(name, _WINDOW) if change.partition in partitions
-        ]
+        stored = await self._queue.first(name, _WINDOW, from_position=lane.head)
+        found = [change for change in stored if change.partition in partitions]
         if not found:
             lane.has_stored = False
             return lane.changes[0] if lane.changes else None
         lane.changes.extendleft(reversed([_restored(change) for change in found]))
-        first = lane.changes[0]
+        first, lane.head = lane.changes[0], found[0].position
         wait_s = (found[0].due_at - utcnow()).total_seconds()
         if wait_s > 0 and not lane.is_due:
             await self._pause(lane, wait_s)

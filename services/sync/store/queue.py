@@ -29,6 +29,11 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     )
 }
 _MAX_DUE: Final = 200
+POSITION_BITS: Final = 22
+"""Of a position, for the order of the records of one millisecond."""
+_FIRST_WINDOW: Final = 200 << POSITION_BITS
+_WINDOW_GROWTH: Final = 16
+_LAST_WINDOW: Final = (24 * 3600 * 1000) << POSITION_BITS
 _MAX_OF_MESSAGE: Final = 1_000
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
@@ -74,15 +79,26 @@ class SyncQueue:
         except Duplicate:
             pass
 
-    async def first(self, lane: str, limit: int) -> list[QueuedChange]:
-        """Return the first waiting changes of a lane."""
+    async def first(self, lane: str, limit: int, *, from_position: int | None) -> list[QueuedChange]:
+        """Return the first waiting changes of a lane, or fewer of them if those after are much later.
+
+        No change is before `from_position`; None if that is not known. With it, growing windows are read: the
+        embedded database reads everything that a query matches before it applies a limit (ADR 0034).
+        """
+        query: Document = {"lane": lane, "state": "waiting"}
+        if from_position is not None:
+            width = _FIRST_WINDOW
+            while width < _LAST_WINDOW:
+                window = {"$gte": from_position, "$lt": from_position + width}
+                if found := await self._find_first({**query, "position": window}, limit):
+                    return found
+                width *= _WINDOW_GROWTH
+        return await self._find_first(query, limit)
+
+    async def _find_first(self, query: Document, limit: int) -> list[QueuedChange]:
         with translate_errors():
-            documents = (
-                await self._collection.find({"lane": lane, "state": "waiting"})
-                .sort([("position", 1)])
-                .limit(limit)
-                .to_list(limit)
-            )
+            found = self._collection.find(query).sort([("position", 1)])
+            documents = await found.limit(limit).to_list(limit)
         return [QueuedChange.from_document(document) for document in documents]
 
     async def lanes(self, partitions: Collection[int]) -> list[str]:
