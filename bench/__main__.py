@@ -26,6 +26,7 @@ from bench.remote import Failed
 from bench.resolution import resolution
 from bench.schemes import schemes
 from bench.stages import Bench, Plan
+from bench.sync import sync
 from bench.system import has_sync
 from bench.table import table
 from bench.text import text
@@ -44,6 +45,7 @@ STAGES: Final = (
     "fanout",
     "backlog",
     "trace",
+    "sync",
     "peers",
 )
 
@@ -78,6 +80,7 @@ def main() -> int:
             "fanout": lambda: fanout(bench),
             "backlog": lambda: backlog(bench),
             "trace": lambda: trace(bench),
+            "sync": lambda: sync(bench),
             "peers": lambda: peers(
                 Path(folder) / "peers",
                 PeerPlan.quick() if arguments.quick else PeerPlan(),

@@ -51,6 +51,10 @@ class Plan:
     endpoints: int = 1_000
     events: int = 100
     max_due: int = 100_000
+    sync_accounts: int = 20
+    sync_channels: int = 40
+    sync_s: float = 10.0
+    sync_waiting: int = 100_000
 
     @property
     def backlogs(self) -> tuple[int, ...]:
@@ -81,6 +85,10 @@ class Plan:
             endpoints=100,
             events=100,
             max_due=10_000,
+            sync_accounts=2,
+            sync_channels=20,
+            sync_s=1.0,
+            sync_waiting=500,
         )
 
 

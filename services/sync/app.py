@@ -4,15 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from services.sync.accounts import SyncAccounts
+from services.sync.api.conflicts import ConflictsApi
 from services.sync.api.directory import DirectoryApi
 from services.sync.api.files import FilesApi, FileServer, dispatch
 from services.sync.api.mappings import MappingsApi
 from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.api.people_links import PeopleLinksApi
+from services.sync.api.sync_queue import SyncQueueApi
 from services.sync.api.synced_messages import SyncedMessagesApi
 from services.sync.calls import ChannelCalls
 from services.sync.carry.carrier import Carrier
 from services.sync.carry.edits import MessageEditor
+from services.sync.carry.failure_notice import FailureNotices
 from services.sync.carry.handler import CarryHandler
 from services.sync.carry.lanes import Lanes
 from services.sync.carry.messages import MessageSender
@@ -22,12 +25,14 @@ from services.sync.carry.reactions import ReactionSetter
 from services.sync.carry.scene import SceneCalls
 from services.sync.carry.status import StatusEvents
 from services.sync.carry.work import Work
+from services.sync.conflict_resolution import ConflictResolution
 from services.sync.endpoint_messages import EndpointMessages
 from services.sync.files.assembly import build_files
 from services.sync.lookups import Lookups
 from services.sync.mapping_preview import LegResolver
 from services.sync.mapping_rings import MappingRings
 from services.sync.mapping_test import MappingTest
+from services.sync.message_control import MessageControl
 from services.sync.relay import Relay
 from services.sync.settings import SyncSettings
 from services.sync.store import conflicts as conflict_store
@@ -68,8 +73,9 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **queue_store.INDEXES,
     **conflict_store.INDEXES,
 }
-_MAX_CONNECTIONS: Final = 500
-_MAX_PER_HOST_OR_WORKSPACE: Final = 100
+_MAX_CONNECTIONS: Final = 1_000
+_MAX_PER_HOST: Final = 500
+_MAX_PER_WORKSPACE: Final = 60
 """A provider or a workspace that is slow must not use the connections of the others up."""
 _OUTBOX_INTERVAL_S: Final = 5.0
 
@@ -82,8 +88,8 @@ async def build(runtime: Runtime) -> Service:
     client = create_egress_client(
         settings,
         max_connections=_MAX_CONNECTIONS,
-        max_per_host=_MAX_PER_HOST_OR_WORKSPACE,
-        max_per_workspace=_MAX_PER_HOST_OR_WORKSPACE,
+        max_per_host=_MAX_PER_HOST,
+        max_per_workspace=_MAX_PER_WORKSPACE,
     )
 
     # Accounts
@@ -123,8 +129,7 @@ async def build(runtime: Runtime) -> Service:
 
     # Translate
     index = MappingIndex(runtime.mongo, runtime.configuration, runtime.log)
-    messages = SyncedMessages(runtime.mongo)
-    conflicts = Conflicts(runtime.mongo)
+    messages, conflicts = SyncedMessages(runtime.mongo), Conflicts(runtime.mongo)
     profiles = Profiles(accounts, calls, runtime.log)
     translator = Translator(
         providers,
@@ -152,7 +157,8 @@ async def build(runtime: Runtime) -> Service:
         MessageEditor(scene_calls, messages, notes, status),
         ReactionSetter(scene_calls, messages),
     )
-    carrier = Carrier(index, mappings, messages, work, scene_calls, notes, runtime.log)
+    notices = FailureNotices(providers, accounts, scene_calls, messages, runtime.producer, runtime.log)
+    carrier = Carrier(index, mappings, messages, work, scene_calls, notes, notices, runtime.log)
     queue = SyncQueue(runtime.mongo)
     lanes = Lanes(
         queue,
@@ -180,7 +186,9 @@ async def build(runtime: Runtime) -> Service:
             mappings_api,
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),
-            SyncedMessagesApi(mappings, messages),
+            ConflictsApi(conflicts, ConflictResolution(conflicts, mappings, messages, translator)),
+            SyncQueueApi(mappings, queue),
+            SyncedMessagesApi(mappings, messages, MessageControl(mappings, messages, queue)),
         ],
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
     )

@@ -7,18 +7,12 @@ from typing import Final
 from services.sync.accounts import SyncAccounts
 from services.sync.lookups import Lookups
 from services.sync.model.mapping import Leg, Mapping
-from shared.contracts.chat import MESSAGE_CREATED, ChatAuthor, ChatMessage, ChatOrigin
-from shared.contracts.envelope import Event, now
+from services.sync.own_messages import own_chat_record, own_message
 from shared.contracts.errors import Rejected, RetryLater
-from shared.contracts.ids import derive, message_id_for, new_event_id
-from shared.contracts.topics import CHAT_INBOUND
-from shared.manifests.channel_types import Outgoing, Person, Place
-from shared.richtext.tree import Document, Paragraph, Text
-from shared.runtime.kafka.producer import Producer, event_record
-from shared.wire.tracing import child_traceparent
+from shared.contracts.ids import new_event_id
+from shared.manifests.channel_types import Place
+from shared.runtime.kafka.producer import Producer
 
-_SOURCE: Final = "/sync/test"
-_AUTHOR: Final = "Interlink"
 _PUBLISH_TIMEOUT_S: Final = 2.0
 
 
@@ -57,42 +51,12 @@ class MappingTest:
 
     async def _send(self, mapping: Mapping, leg: Leg, text: str) -> str | None:
         if leg.is_chat:
-            await self._publish(mapping, leg, text)
+            record = own_chat_record(mapping, leg, text, new_event_id())
+            await self._producer.publish(record, timeout_s=_PUBLISH_TIMEOUT_S)
             return None
         integration = await self._accounts.find(mapping.workspace, leg.provider, leg.account)
-        message = Outgoing(
-            place=Place(leg.conversation),
-            body=Document((Paragraph((Text(text),)),)),
-            author=Person(_AUTHOR, _AUTHOR, bot=True),
-            # An event brings it back: the marker says that it is the hub's own.
-            marker=derive(new_event_id(), leg.id),
-            show_author=False,
-        )
+        message = own_message(Place(leg.conversation), text, new_event_id())
         return (await self._lookups.send(integration, message)).permalink
-
-    async def _publish(self, mapping: Mapping, leg: Leg, text: str) -> None:
-        event_id = new_event_id()
-        message = ChatMessage(
-            message_id=message_id_for(event_id),
-            channel_id=leg.conversation,
-            text=text,
-            author=ChatAuthor(id=f"author_{derive(_SOURCE)}", name=_AUTHOR, bot=True),
-            origin=ChatOrigin(mapping_id=mapping.id),
-            created_at=now(),
-        )
-        event = Event(
-            id=event_id,
-            type=MESSAGE_CREATED,
-            source=_SOURCE,
-            workspace=mapping.workspace,
-            time=now(),
-            data=message.model_dump_json().encode(),
-            subject=leg.conversation,
-            traceparent=child_traceparent(""),
-        )
-        await self._producer.publish(
-            event_record(CHAT_INBOUND, leg.conversation, event), timeout_s=_PUBLISH_TIMEOUT_S
-        )
 
 
 def reason_and_fix(text: str) -> tuple[str, str]:

@@ -147,11 +147,16 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/mappings/{mapping_id}/test"): "sync:write",
     ("GET", "/api/sync/conversations"): "sync:read",
     ("GET", "/api/sync/people"): "sync:read",
+    ("GET", "/api/sync/queue/stats"): "sync:read",
     ("PUT", "/api/people-links"): "sync:write",
     ("GET", "/api/people-links"): "sync:read",
     ("DELETE", "/api/people-links/{person_link_id}"): "sync:write",
     ("GET", "/api/synced-messages"): "sync:read",
     ("GET", "/api/synced-messages/{synced_message_id}"): "sync:read",
+    ("POST", "/api/synced-messages/{synced_message_id}/retry"): "sync:write",
+    ("POST", "/api/synced-messages/{synced_message_id}/discard"): "sync:write",
+    ("GET", "/api/conflicts"): "sync:read",
+    ("POST", "/api/conflicts/{conflict_id}/resolve"): "sync:write",
 }
 OPERATOR: frozenset[ROW] = frozenset(
     {
@@ -197,6 +202,9 @@ EXPECTED_STATUS: dict[ROW, int] = {
     ("PUT", "/api/people-links"): 404,
     ("DELETE", "/api/people-links/{person_link_id}"): 404,
     ("GET", "/api/synced-messages/{synced_message_id}"): 404,
+    ("POST", "/api/synced-messages/{synced_message_id}/retry"): 404,
+    ("POST", "/api/synced-messages/{synced_message_id}/discard"): 404,
+    ("POST", "/api/conflicts/{conflict_id}/resolve"): 404,
 }
 """Expected statuses of permitted calls that fail for the items of this test: its account was never connected,
 and its provider is not there."""
@@ -239,6 +247,7 @@ def body_for(row: ROW) -> Any:
         ("POST", "/api/mappings"): two_channels(),
         ("POST", "/api/mappings/preview"): two_channels(),
         ("PUT", "/api/people-links"): {"provider": "slack", "person_id": "U1", "user_id": "usr_1"},
+        ("POST", "/api/conflicts/{conflict_id}/resolve"): {"use": "other"},
         ("PATCH", "/api/integrations/{integration_id}"): {"name": "x"},
         ("POST", "/api/integrations/{integration_id}/reconnect"): {},
         ("POST", "/api/integrations/{integration_id}/fields"): {"fields": {}},
@@ -266,6 +275,8 @@ def body_for(row: ROW) -> Any:
         return {"event_id": "evt_x"}
     if path == "/api/outgoing-webhooks/preview":
         return {}
+    if path.startswith("/api/synced-messages/"):
+        return None
     if path.endswith(("/recover", "/replay", "/discard")):
         return {"ids": ["dlv_x"]} if "dead-letters" in path else SINCE
     return bodies.get(
@@ -308,6 +319,7 @@ class Items:
             .replace("{mapping_id}", self.mapping)
             .replace("{person_link_id}", "pl_x")
             .replace("{synced_message_id}", "syn_x")
+            .replace("{conflict_id}", "cfl_x")
             .replace("{template_id}", "github-to-channel")
             .replace("{provider}", PROVIDER)
         )

@@ -1,16 +1,18 @@
 """`/api/synced-messages`: for every message, where it was written and what became of it at each target."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import FastAPI, Query
+from pydantic import BaseModel, ConfigDict, Field
 
-from services.sync.api.fields import Reader, UtcTime
+from services.sync.api.fields import Reader, UtcTime, Writer
 from services.sync.api.synced_message_schemas import (
     SyncedMessageOut,
     TracedMessageOut,
     message_out,
     traced_message_out,
 )
+from services.sync.message_control import MessageControl
 from services.sync.model.synced_message import TargetState
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import MessageCriteria, SyncedMessages
@@ -18,12 +20,26 @@ from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.routes import Routes
 
 
+class TargetChoice(BaseModel):
+    """The target of a retry or a discard; without one, every target."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    leg: Annotated[str | None, Field(max_length=100, description="The id of the target's leg.")] = None
+
+
+_EVERY: Final = TargetChoice()
+
+
 class SyncedMessagesApi:
     """The routes of synchronized messages."""
 
-    def __init__(self, mappings: MappingRepository, messages: SyncedMessages) -> None:
+    def __init__(
+        self, mappings: MappingRepository, messages: SyncedMessages, control: MessageControl
+    ) -> None:
         self._mappings = mappings
         self._messages = messages
+        self._control = control
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -31,6 +47,8 @@ class SyncedMessagesApi:
         item = "/{synced_message_id}"
         add("", self.list_all, methods=["GET"])
         add(item, self.read, methods=["GET"])
+        add(f"{item}/retry", self.retry, methods=["POST"])
+        add(f"{item}/discard", self.discard, methods=["POST"])
 
     async def list_all(
         self,
@@ -57,3 +75,18 @@ class SyncedMessagesApi:
     async def read(self, synced_message_id: str, key: Reader) -> TracedMessageOut:
         """Return one message with its trace at each target."""
         return traced_message_out(await self._messages.of_workspace(synced_message_id, key.workspace))
+
+    async def retry(
+        self, synced_message_id: str, key: Writer, body: TargetChoice = _EVERY
+    ) -> TracedMessageOut:
+        """Try again what has failed of a message, or has an unknown outcome, for as long as the mapping says.
+
+        409 if there is nothing to retry.
+        """
+        return traced_message_out(await self._control.retry(synced_message_id, key.workspace, body.leg))
+
+    async def discard(
+        self, synced_message_id: str, key: Writer, body: TargetChoice = _EVERY
+    ) -> TracedMessageOut:
+        """Give up what waits or has failed of a message. 409 if it is being sent, or nothing waits."""
+        return traced_message_out(await self._control.discard(synced_message_id, key.workspace, body.leg))

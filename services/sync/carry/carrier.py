@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Final
 
 from services.sync.calls import NotReached, OutcomeUnknown
+from services.sync.carry.failure_notice import FailureNotices
 from services.sync.carry.notes import Notes
 from services.sync.carry.outcomes import Aside, Change, Done, Failed, Outcome, Stopped, Waits
 from services.sync.carry.scene import SceneCalls
@@ -43,6 +44,7 @@ class Carrier:
         work: Work,
         calls: SceneCalls,
         notes: Notes,
+        notices: FailureNotices,
         log: Log,
     ) -> None:
         self._index = index
@@ -51,6 +53,7 @@ class Carrier:
         self._work = work
         self._calls = calls
         self._notes = notes
+        self._notices = notices
         self._log = log
         self._refused: dict[str, tuple[float, str]] = {}
         """Accounts whose token was refused: until when they are not asked for, and why."""
@@ -193,6 +196,9 @@ class Carrier:
     ) -> Outcome:
         self._log.info("change.failed", synced_id=message.id, leg=leg.id, kind=change.request.kind, code=code)
         await self._notes.failed(change, message, leg, code, text, unknown=unknown)
+        mapping = self._index.get(message.mapping_id)
+        if change.request.kind == "message" and mapping is not None:
+            await self._notices.write(change, mapping, leg, message, split_fix(text)[0])
         return Failed(text)
 
     def _give_up_at(self, change: Change) -> datetime:

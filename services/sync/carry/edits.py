@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from services.sync.carry.notes import Notes, loss_entries
-from services.sync.carry.outcomes import Done, Outcome
+from services.sync.carry.outcomes import Done, Failed, Outcome
 from services.sync.carry.scene import (
+    NOT_SENT,
     PART_SEPARATOR,
     Scene,
     SceneCalls,
@@ -43,10 +44,12 @@ class MessageEditor:
 
     async def edit(self, scene: Scene) -> Outcome:
         message, target, leg, request = scene.message, scene.target, scene.leg, scene.change.request
-        if target is None or target.state in ("deleted", "discarded", "skipped", "failed"):
+        if target is None or target.state in ("deleted", "discarded", "skipped"):
             return Done()
         if message.deleted or request.revision < message.revision:
             return Done()  # a later change is on its way
+        if target.state in ("failed", "unknown"):
+            return Failed(NOT_SENT)
         if target.state != "sent":
             return await_message(scene)
         if request.revision <= target.revision:

@@ -14,9 +14,10 @@ from typing import Final
 from services.sync.carry.outcomes import Aside, Change, Done, Failed, Outcome, Waits
 from services.sync.model.synced_message import QueuedChange
 from services.sync.store.queue import RETENTION, SyncQueue
-from shared.contracts.errors import DatabaseUnavailable
+from shared.contracts.errors import DatabaseUnavailable, RetryLater
 from shared.contracts.sync import SyncRequested
 from shared.runtime.failpoints import failpoint
+from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 
@@ -25,8 +26,8 @@ MAX_IN_MEMORY: Final = 32
 _WINDOW: Final = 32
 _POLL_INTERVAL_S: Final = 1.0
 _DATABASE_PAUSE_S: Final = 1.0
-_MAX_ACTIVE: Final = 400
-"""Lanes that carry a change at the same time."""
+_MAX_ACTIVE: Final = 50
+"""Lanes of a workspace that carry a change at the same time."""
 _STOP_TIMEOUT_S: Final = 3.0
 
 Carry = Callable[[Change], Awaitable[Outcome]]
@@ -35,13 +36,15 @@ Carry = Callable[[Change], Awaitable[Outcome]]
 class _Lane:
     """The state of one lane in this process."""
 
-    __slots__ = ("changes", "has_stored", "is_waiting", "task", "wake")
+    __slots__ = ("changes", "has_stored", "is_due", "is_waiting", "task", "wake")
 
     def __init__(self) -> None:
         self.changes: deque[Change] = deque()
         self.has_stored = False
         """Whether changes are stored that come after those in `changes`."""
         self.is_waiting = False
+        self.is_due = False
+        """Whether the pause of the first change is over, or was ended by `wake`."""
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -69,7 +72,7 @@ class Lanes:
         self._assignment = assignment
         self._lanes: dict[str, _Lane] = {}
         self._loaded = 0
-        self._slots = asyncio.Semaphore(_MAX_ACTIVE)
+        self._slots = WorkspaceLimits(_MAX_ACTIVE)
         self._poller: asyncio.Task[None] | None = None
         self._stopping = False
         self._aside: set[str] = set()
@@ -146,11 +149,11 @@ class Lanes:
                     if self._lanes.get(name) is lane:
                         del self._lanes[name]
                     return
-                async with self._slots:
+                async with self._slots.hold(change.workspace):
                     outcome = await self._carry(change)
                 await self._settle(lane, change, outcome)
-            except DatabaseUnavailable as error:
-                self._log.warning("carry.database_unavailable", error=str(error))
+            except RetryLater as error:
+                self._log.warning("carry.unavailable", error=str(error))
                 await self._pause(lane, _DATABASE_PAUSE_S)
             except Exception as error:  # noqa: BLE001 -- a fault of one change must not end its lane
                 self._log.error("carry.failed", lane=name, exc_info=error)
@@ -174,8 +177,9 @@ class Lanes:
         lane.changes.extendleft(reversed([_restored(change) for change in found]))
         first = lane.changes[0]
         wait_s = (found[0].due_at - utcnow()).total_seconds()
-        if wait_s > 0:
+        if wait_s > 0 and not lane.is_due:
             await self._pause(lane, wait_s)
+        lane.is_due = False
         return first
 
     def _is_foreign(self, change: Change) -> bool:
@@ -185,7 +189,7 @@ class Lanes:
     async def _settle(self, lane: _Lane, change: Change, outcome: Outcome) -> None:
         """Do what an outcome asks for: only then is the change taken out of its lane."""
         if change.is_revoked:
-            lane.changes.clear()
+            lane.changes.popleft()  # its record comes again: here, or at another process
             return
         match outcome:
             case Done():
@@ -216,10 +220,12 @@ class Lanes:
         assert change.stored is not None  # noqa: S101 -- it was stored above
         due_at = utcnow() + timedelta(seconds=outcome.pause_s)
         await self._queue.postpone(change.stored, due_at, attempts=attempts, reason=outcome.reason)
-        while len(lane.changes) > _WINDOW:  # they are stored: they are loaded in their turn
-            lane.changes.pop()
-            lane.has_stored = True
+        # They are stored: a lane that waits takes no memory.
+        self._aside -= {change.stored.id for change in lane.changes if change.stored}
+        lane.changes.clear()
+        lane.has_stored = True
         await self._pause(lane, outcome.pause_s)
+        lane.is_due = True
 
     async def _pause(self, lane: _Lane, pause_s: float) -> None:
         lane.is_waiting = True
@@ -294,6 +300,17 @@ class Lanes:
             lane.has_stored = True
             self._run(name, lane)
 
+    def _put_aside(self, queued: QueuedChange) -> None:
+        """Put a change that was aside behind those of its lane, unless it is there, or the lane waits."""
+        lane = self._lanes.get(queued.lane)
+        if queued.id in self._aside or (lane is not None and lane.is_waiting):
+            return
+        if lane is None:
+            lane = self._lanes[queued.lane] = _Lane()
+        self._aside.add(queued.id)
+        lane.changes.append(_restored(queued))
+        self._run(queued.lane, lane)
+
     async def _poll(self) -> None:
         """Put changes that were aside, and are due, into their lanes again."""
         while True:
@@ -301,13 +318,7 @@ class Lanes:
                 await self._load()
                 _, partitions = self._assignment()
                 for queued in await self._queue.due_aside(partitions) if partitions else ():
-                    if queued.id not in self._aside:
-                        self._aside.add(queued.id)
-                        lane = self._lanes.get(queued.lane)
-                        if lane is None:
-                            lane = self._lanes[queued.lane] = _Lane()
-                        lane.changes.append(_restored(queued))
-                        self._run(queued.lane, lane)
+                    self._put_aside(queued)
             except DatabaseUnavailable as error:
                 self._log.warning("carry.database_unavailable", error=str(error))
             except Exception as error:  # noqa: BLE001 -- one failed search must not be the last

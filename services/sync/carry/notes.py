@@ -52,7 +52,8 @@ class Notes:
         entry = TraceEntry(at=utcnow(), step="failed", attempt=change.attempts + 1, detail=text)
         fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix or None}
         if change.request.kind == "message":
-            fields["state"] = "unknown" if unknown else "failed"
+            # An earlier attempt that was not answered may have sent it.
+            fields["state"] = "unknown" if unknown or target.state == "sending" else "failed"
         await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
         metrics.SYNC_FAILED.labels(leg.provider).inc()
         await self._status.publish(change, message, leg, target.model_copy(update=fields))

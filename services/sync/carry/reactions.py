@@ -3,12 +3,8 @@
 from collections.abc import Sequence
 
 from services.sync.carry.notes import loss_entries
-from services.sync.carry.outcomes import Done, Outcome
-from services.sync.carry.scene import (
-    Scene,
-    SceneCalls,
-    await_message,
-)
+from services.sync.carry.outcomes import Done, Failed, Outcome
+from services.sync.carry.scene import NOT_SENT, Scene, SceneCalls, await_message
 from services.sync.model.synced_message import TraceEntry
 from services.sync.store.messages import SyncedMessages, target_update, update
 from shared.manifests.channel_types import (
@@ -34,6 +30,8 @@ class ReactionSetter:
         if message.deleted or not (is_source or target):
             return Done()
         if target is not None and target.state != "sent":
+            if target.state in ("failed", "unknown"):
+                return Failed(NOT_SENT)
             waits = target.state in ("waiting", "sending")
             return await_message(scene) if waits else Done()
         channel = scene.channel

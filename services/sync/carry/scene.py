@@ -40,6 +40,8 @@ WAIT_S: Final = 1.0
 FIND_MARGIN: Final = timedelta(seconds=60)
 """How much earlier than the hub's clock a provider may have stamped a message."""
 LATE: Final = timedelta(seconds=60)
+NOT_SENT: Final = "Its message could not be sent."
+"""Why a change is kept with its message that has failed: a retry of the message carries both."""
 PART_SEPARATOR: Final = ","
 """Between the ids of one part, of an album: the first is the one that is edited."""
 

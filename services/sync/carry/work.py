@@ -41,6 +41,9 @@ class Work:
 
         Raises `ChannelFailure`, `Stopped`, and what `ChannelCalls.run` and `SyncAccounts.find` raise.
         """
+        target = message.targets.get(leg.id)
+        if target is not None and target.discarded_at and change.received_at <= target.discarded_at:
+            return Done()
         integration = await self._accounts.find(change.workspace, leg.provider, leg.account)
         spec, channel = self._providers[leg.provider].manifest.channel, self._accounts.channel(leg.provider)
         if spec is None or channel is None:

@@ -8,10 +8,14 @@ from shared.runtime.records import Record, stored_null
 
 COLLECTION: Final = "sync_conflicts"
 RETENTION: Final = timedelta(days=30)
+ConflictState = Literal["open", "applied", "dropped"]
 
 
 class Conflict(Record):
-    """An edit at `leg` of a message whose last edit was made at `other_leg`. `text` is in Markdown."""
+    """An edit at `leg` of a message whose last edit was made at `other_leg`. `text` is in Markdown.
+
+    `applied_revision` is what the edit was published as, once a person has chosen it.
+    """
 
     workspace: str
     mapping_id: str
@@ -22,7 +26,8 @@ class Conflict(Record):
     revision: int
     author_id: str
     author_name: str = ""
-    state: Literal["open", "applied", "dropped"] = "open"
+    state: ConflictState = "open"
+    applied_revision: int | None = stored_null()
     created_at: datetime
     resolved_at: datetime | None = stored_null()
     expires_at: datetime

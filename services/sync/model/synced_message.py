@@ -59,6 +59,10 @@ class Target(StoredPart):
     fix: str | None = stored_null()
     attempts: int = 0
     sent_at: datetime | None = stored_null()
+    discarded_at: datetime | None = stored_null()
+    """Changes that were received before are not carried any more."""
+    notified_at: datetime | None = stored_null()
+    """When its source got a notice that it was given up."""
     trace: tuple[TraceEntry, ...] = ()
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from services.sync.model.conflict import COLLECTION, Conflict
-from shared.runtime.mongo import Duplicate, Index, InsertOne, Mongo, translate_errors
+from services.sync.model.conflict import COLLECTION, Conflict, ConflictState
+from shared.contracts.errors import NotFound
+from shared.runtime.mongo import Document, Duplicate, Index, InsertOne, Mongo, translate_errors, utcnow
+from shared.runtime.web.paging import Page, page
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
@@ -12,6 +14,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("expires_at", 1),), ttl_s=0),
     )
 }
+_EXAMINED: Final = 100
+"""Conflicts that a filtered list reads at once: each has a text."""
 
 
 class Conflicts:
@@ -36,3 +40,50 @@ class Conflicts:
                 )
         except Duplicate:
             pass
+
+    async def find(self, conflict_id: str, workspace: str) -> Conflict:
+        """Return a conflict of a workspace. Raises `NotFound`."""
+        with translate_errors():
+            document = await self._collection.find_one({"_id": conflict_id})
+        if document is None or document["workspace"] != workspace:
+            raise NotFound("no such conflict: it may have expired")
+        return Conflict.from_document(document)
+
+    async def list_page(
+        self,
+        workspace: str,
+        *,
+        mapping_id: str | None,
+        state: ConflictState | None,
+        limit: int,
+        cursor: str | None,
+    ) -> Page[Conflict]:
+        """Return a page of a workspace's conflicts, newest first.
+
+        With a mapping or a state, a page may have fewer than `limit` items: see `paging.page`. Raises
+        `Malformed` if the cursor is invalid.
+        """
+
+        def matches(document: Document) -> bool:
+            return mapping_id in (None, document["mapping_id"]) and state in (None, document["state"])
+
+        return await page(
+            self._collection,
+            {"workspace": workspace},
+            Conflict.from_document,
+            limit=limit,
+            cursor=cursor,
+            matches=None if mapping_id is None and state is None else matches,
+            examined=_EXAMINED,
+        )
+
+    async def resolve(
+        self, conflict: Conflict, state: ConflictState, *, applied_revision: int | None = None
+    ) -> Conflict:
+        """Store how an open conflict was resolved; return it as it is, also if it was resolved before."""
+        fields = {"state": state, "applied_revision": applied_revision, "resolved_at": utcnow()}
+        with translate_errors():
+            await self._collection.update_one(
+                {"_id": conflict.id, "state": "open"}, {"$set": Conflict.stored_fields(fields)}
+            )
+        return await self.find(conflict.id, conflict.workspace)

@@ -29,7 +29,7 @@ from shared.runtime.mongo import (
     translate_errors,
     utcnow,
 )
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, decode_cursor, page
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     MESSAGES: (
@@ -44,6 +44,9 @@ _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
 _MAX_WRITES: Final = 200
 _NOT_LISTED: Final = {"reactions": 0, "late_edit": 0}
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_FIRST_SPAN: Final = timedelta(minutes=10)
+_SPAN_GROWTH: Final = 6
 _EXAMINED: Final = 100
 """Messages that a list with a state reads at once: one may have a long trace for each of its targets."""
 
@@ -124,26 +127,52 @@ class SyncedMessages:
             query["workspace"] = workspace
         else:
             query["mapping_id"] = criteria.mapping_id
-        if criteria.since is not None:
-            # With `$gte` of a descending field, the embedded database leaves out what is equal.
-            query["received_at"] = {"$gt": criteria.since - timedelta(milliseconds=1)}
-        return await page(
-            self._messages,
-            query,
-            SyncedMessage.from_document,
-            limit=limit,
-            cursor=cursor,
-            time_field="received_at",
-            fields=_NOT_LISTED,
-            matches=None if criteria.state is None else criteria.matches,
-            examined=_EXAMINED,
-        )
+        now = utcnow()
+        newest = decode_cursor(cursor)[0] if cursor else now
+        oldest = max(criteria.since or now - RETENTION, now - RETENTION)
+        span = _FIRST_SPAN
+        while True:
+            # The embedded database reads everything that matches before it applies a limit, so a page is
+            # looked for in the latest time first. With `$gte`, it leaves out what is equal.
+            low = newest - span if newest - oldest > span else oldest
+            query["received_at"] = {"$gt": low - _MILLISECOND}
+            if cursor:
+                query["received_at"]["$lt"] = newest + _MILLISECOND
+            found = await page(
+                self._messages,
+                query,
+                SyncedMessage.from_document,
+                limit=limit,
+                cursor=cursor,
+                time_field="received_at",
+                fields=_NOT_LISTED,
+                matches=None if criteria.state is None else criteria.matches,
+                examined=_EXAMINED,
+            )
+            if found.next_cursor is not None or low == oldest:
+                return found
+            span *= _SPAN_GROWTH
 
     async def _read(self, ids: Sequence[str]) -> Sequence[SyncedMessage | None]:
         found = await self.find_many(set(ids))
         return [found.get(synced_id) for synced_id in ids]
 
     # Writing
+
+    async def change_target(
+        self,
+        message: SyncedMessage,
+        leg: str,
+        states: Collection[TargetState],
+        fields: Mapping[str, Any],
+        trace: Sequence[TraceEntry],
+    ) -> SyncedMessage | None:
+        """Change a target if it has one of these states; return the message then, else None."""
+        write = _target_change(leg, fields, trace)
+        query: Document = {"_id": message.id, f"targets.{leg}.state": {"$in": list(states)}}
+        with translate_errors():
+            document = await self._messages.find_one_and_update(query, write, return_document=True)
+        return None if document is None else SyncedMessage.from_document(document)
 
     async def write(self, writes: Sequence[Write]) -> None:
         """Write new messages and updates, in this order. A message that exists stays as it is.
@@ -203,6 +232,10 @@ def target_update(
     synced_id: str, leg: str, fields: Mapping[str, Any], trace: Sequence[TraceEntry] = ()
 ) -> Write:
     """Return the write of fields of one target, and of new entries of its trace."""
+    return UpdateOne({"_id": synced_id}, _target_change(leg, fields, trace))
+
+
+def _target_change(leg: str, fields: Mapping[str, Any], trace: Sequence[TraceEntry]) -> Document:
     change: Document = {}
     if fields:
         change["$set"] = {
@@ -211,7 +244,7 @@ def target_update(
     if trace:
         entries = [entry.document() for entry in trace]
         change["$push"] = {f"targets.{leg}.trace": {"$each": entries, "$slice": -MAX_TRACE}}
-    return UpdateOne({"_id": synced_id}, change)
+    return change
 
 
 def expiry() -> datetime:

@@ -1,10 +1,12 @@
 """Changes that wait for their target, as they are stored."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.sync.model.synced_message import QUEUE, QueuedChange
+from services.sync.model.synced_message import QUEUE, QueuedChange, QueueState
 from shared.runtime.mongo import (
     Document,
     Duplicate,
@@ -27,6 +29,26 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     )
 }
 _MAX_DUE: Final = 200
+_MAX_OF_MESSAGE: Final = 1_000
+_MAX_IDS: Final = 50
+"""Ids of a query: the embedded database takes quadratic time in their number."""
+
+
+@dataclass(slots=True)
+class LaneCount:
+    """Changes of a target conversation: how many by state, since when, and a reason of one of them."""
+
+    account_key: str
+    conversation: str
+    counts: Counter[QueueState] = field(default_factory=Counter)
+    oldest_at: datetime | None = None
+    reason: str = ""
+
+    def add(self, state: QueueState, count: int, oldest_at: datetime, reason: str) -> None:
+        """Add the changes of one state."""
+        self.counts[state] += count
+        self.oldest_at = min(self.oldest_at or oldest_at, oldest_at)
+        self.reason = self.reason or reason
 
 
 class SyncQueue:
@@ -101,6 +123,60 @@ class SyncQueue:
         with translate_errors():
             await self._collection.delete_one({"_id": change_id})
 
+    async def of_message(self, synced_id: str) -> list[QueuedChange]:
+        """Return the changes of a message that wait or have failed, at most 1,000 of them, in their order."""
+        with translate_errors():
+            documents = (
+                await self._collection.find({"synced_id": synced_id}).limit(_MAX_OF_MESSAGE).to_list(None)
+            )
+        return sorted(map(QueuedChange.from_document, documents), key=lambda change: change.position)
+
+    async def retry(self, changes: Sequence[QueuedChange], retry_for_s: float) -> None:
+        """Let changes that have failed be tried again now, for so long."""
+        now = utcnow()
+        give_up_at = now + timedelta(seconds=retry_for_s)
+        fields = {
+            "state": "aside",
+            "due_at": now,
+            "attempts": 0,
+            "give_up_at": give_up_at,
+            "expires_at": give_up_at + RETENTION,
+        }
+        for batch in _batches(changes):
+            with translate_errors():
+                await self._collection.update_many(
+                    {"_id": {"$in": batch}, "state": "failed"}, {"$set": fields}
+                )
+
+    async def remove_all(self, changes: Sequence[QueuedChange]) -> None:
+        """Remove changes."""
+        for batch in _batches(changes):
+            with translate_errors():
+                await self._collection.delete_many({"_id": {"$in": batch}})
+
+    async def count(self, workspace: str, mapping_id: str | None) -> list[LaneCount]:
+        """Count the changes of a workspace, or of one of its mappings, by lane.
+
+        It reads all of them: of 100,000, the embedded database takes seconds for it.
+        """
+        query: Document = {"workspace": workspace} | ({"mapping_id": mapping_id} if mapping_id else {})
+        group: Document = {
+            "_id": {"lane": "$lane", "account_key": "$account_key", "state": "$state"},
+            "count": {"$sum": 1},
+            "oldest_at": {"$min": "$created_at"},
+            "reason": {"$max": "$reason"},
+        }
+        lanes: dict[str, LaneCount] = {}
+        with translate_errors():
+            documents = await self._collection.aggregate([{"$match": query}, {"$group": group}]).to_list(None)
+        for document in documents:
+            key = document["_id"]
+            lane = lanes.setdefault(
+                key["lane"], LaneCount(key["account_key"], key["lane"].removeprefix(f"{key['account_key']}:"))
+            )
+            lane.add(key["state"], document["count"], document["oldest_at"], document["reason"])
+        return list(lanes.values())
+
     async def wake_mapping(self, mapping_id: str) -> None:
         """Make the changes of a mapping due that are aside."""
         with translate_errors():
@@ -111,3 +187,8 @@ class SyncQueue:
     async def _set_state(self, change_id: str, state: str, **fields: object) -> None:
         with translate_errors():
             await self._collection.update_one({"_id": change_id}, {"$set": {"state": state, **fields}})
+
+
+def _batches(changes: Sequence[QueuedChange]) -> list[list[str]]:
+    ids = [change.id for change in changes]
+    return [ids[start : start + _MAX_IDS] for start in range(0, len(ids), _MAX_IDS)]

@@ -75,6 +75,16 @@ class Edits:
         message = state.change(message, revision=revision, edited_leg=edited_leg)
         self._publish_edit(message, incoming, change, mapped, edited_leg)
 
+    def apply_resolved(
+        self, incoming: Incoming, change: MessageWritten, mapped: MappedLeg, synced_id: str
+    ) -> None:
+        """Publish an edit that a person has chosen, unless the message was edited again since."""
+        message = self._context.state.message(synced_id)
+        if message is None or message.deleted or change.revision < message.revision:
+            return
+        message = self._context.state.change(message, revision=change.revision, edited_leg=mapped.leg.id)
+        self._publish_edit(message, incoming, change, mapped, mapped.leg.id)
+
     def _accepted_revision(
         self,
         message: SyncedMessage,

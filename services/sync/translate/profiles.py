@@ -1,7 +1,7 @@
 """Names and pictures of people that a provider's events name by id only."""
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection
 from time import monotonic
 from typing import Final
@@ -12,21 +12,19 @@ from shared.contracts.errors import InterlinkError
 from shared.manifests.channel_types import ChannelFailure, Person, ReadsProfiles
 from shared.runtime.logs import Log
 
-MAX_PER_BATCH: Final = 50
+_MAX_PER_BATCH: Final = 50
+_MAX_PER_WORKSPACE: Final = 10
+"""People of one workspace that a batch waits for: messages that mention many must not slow others down."""
 _MAX_AGE_S: Final = 3600.0
 _UNKNOWN_AGE_S: Final = 60.0
-_FAILED_AGE_S: Final = 10.0
 _RETRY_PAUSE_S: Final = 0.2
 _MAX_ENTRIES: Final = 20_000
-_TIMEOUT_S: Final = 3.0
+_TIMEOUT_S: Final = 2.0
 _CONCURRENT: Final = 8
 
 
 class Profiles:
-    """People in memory, for an hour; one whom the provider does not tell, for a minute.
-
-    A provider that fails is asked again at once, and then left alone for ten seconds.
-    """
+    """People in memory, for an hour; one whom the provider does not tell, for a minute."""
 
     def __init__(self, accounts: SyncAccounts, calls: ChannelCalls, log: Log) -> None:
         self._accounts = accounts
@@ -41,46 +39,56 @@ class Profiles:
         return entry[1] if entry else None
 
     async def load(self, people: Collection[tuple[AccountRef, str]]) -> None:
-        """Ask the providers for people who are not in memory, for at most three seconds."""
+        """Ask the providers for people who are not in memory, for at most two seconds."""
         now = monotonic()
         missing = [key for key in people if (entry := self._entries.get(key)) is None or entry[0] < now]
         if not missing:
             return
-        tasks = [asyncio.create_task(self._read(*key)) for key in missing[:MAX_PER_BATCH]]
+        count_by_workspace: Counter[str] = Counter()
+        tasks: list[asyncio.Task[None]] = []
+        for ref, person_id in missing:
+            count_by_workspace[ref.workspace] += 1
+            if count_by_workspace[ref.workspace] <= _MAX_PER_WORKSPACE and len(tasks) < _MAX_PER_BATCH:
+                tasks.append(asyncio.create_task(self._read(ref, person_id)))
         _, late = await asyncio.wait(tasks, timeout=_TIMEOUT_S)
         for task in late:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for key in missing[:MAX_PER_BATCH]:
-            entry = self._entries.get(key)
-            if entry is None or entry[0] < now:  # keep the name that was known
-                self._keep(key, entry[1] if entry else None, _FAILED_AGE_S)
 
     async def _read(self, ref: AccountRef, person_id: str) -> None:
         channel = self._accounts.channel(ref.provider)
         if not isinstance(channel, ReadsProfiles):
             return
+        # If this takes too long, the person stays as known for a while, and nobody waits again.
+        known = self.get(ref, person_id)
+        self._entries[ref, person_id] = (monotonic() + _UNKNOWN_AGE_S, known)
         person: Person | None = None
-        while True:
-            try:
-                async with self._slots:
-                    integration = await self._accounts.find(*ref)
-                    operation = channel.profile(person_id, channel_account(integration))
-                    person = await self._calls.run(operation, integration.id, timeout_s=_TIMEOUT_S)
-                break
-            except (ChannelFailure, NotReached, OutcomeUnknown) as error:
-                if isinstance(error, ChannelFailure) and error.kind != "later":
-                    self._log.info("profile.unknown", provider=ref.provider, error=str(error)[:200])
-                    break
-                pause_s = error.retry_after if isinstance(error, ChannelFailure) else None
-                await asyncio.sleep(pause_s or _RETRY_PAUSE_S)  # until `load` gives up
-            except InterlinkError as error:
-                self._log.info("profile.unknown", provider=ref.provider, error=str(error)[:200])
-                break
-        self._keep((ref, person_id), person, _MAX_AGE_S if person else _UNKNOWN_AGE_S)
-
-    def _keep(self, key: tuple[AccountRef, str], person: Person | None, age_s: float) -> None:
-        self._entries[key] = (monotonic() + age_s, person)
-        self._entries.move_to_end(key)
+        try:
+            async with self._slots:
+                person = await self._ask(channel, ref, person_id)
+        except (ChannelFailure, InterlinkError) as error:
+            self._log.info("profile.unknown", provider=ref.provider, error=str(error)[:200])
+        if person is not None:
+            self._entries[ref, person_id] = (monotonic() + _MAX_AGE_S, person)
+        self._entries.move_to_end((ref, person_id))
         while len(self._entries) > _MAX_ENTRIES:
             self._entries.popitem(last=False)
+
+    async def _ask(self, channel: ReadsProfiles, ref: AccountRef, person_id: str) -> Person:
+        """Ask for a person, again and again while the provider fails: `load` ends it.
+
+        Raises `ChannelFailure` for a person whom the provider does not tell, and as `SyncAccounts.find`.
+        """
+        while True:
+            integration = await self._accounts.find(*ref)
+            operation = channel.profile(person_id, channel_account(integration))
+            pause_s = _RETRY_PAUSE_S
+            try:
+                return await self._calls.run(operation, integration.id, timeout_s=_TIMEOUT_S)
+            except ChannelFailure as failure:
+                if failure.kind != "later":
+                    raise
+                pause_s = failure.retry_after or pause_s
+            except (NotReached, OutcomeUnknown):
+                pass
+            await asyncio.sleep(pause_s)

@@ -116,6 +116,22 @@ class Translator:
         for item, legs in mapped:
             await self._follow(item, legs)
 
+    async def publish_resolved(
+        self, incoming: Incoming, change: MessageWritten, mapped: MappedLeg, synced_id: str
+    ) -> None:
+        """Publish the edit of a conflict for the other legs. Repeated, it changes nothing.
+
+        Raises `DatabaseUnavailable` and `BrokerUnavailable`.
+        """
+        state = BatchState(self._messages)
+        await state.load({synced_id}, ())
+        people = await self._people([(incoming, [mapped])])
+        context = Context(state, self._index, people, self._name, self._profiles.get, self._attachments)
+        Edits(context).apply_resolved(incoming, change, mapped, synced_id)
+        await state.save()
+        if state.records:
+            await self._producer.publish_all(state.records, timeout_s=_ACK_TIMEOUT_S)
+
     # Reading
 
     async def _read(self, consumed: ConsumedEvent) -> Sequence[Incoming]:

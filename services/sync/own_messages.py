@@ -1,0 +1,61 @@
+"""Short messages of the hub itself in conversations: no hub forwards them."""
+
+from typing import Final
+
+from services.sync.model.mapping import Leg, Mapping
+from shared.contracts.chat import MESSAGE_CREATED, ChatAuthor, ChatMessage, ChatOrigin
+from shared.contracts.envelope import Event, now
+from shared.contracts.ids import derive, message_id_for
+from shared.contracts.topics import CHAT_INBOUND
+from shared.manifests.channel_types import Outgoing, Person, Place
+from shared.richtext.tree import Document, Paragraph, Text
+from shared.runtime.kafka.producer import Record, event_record
+from shared.wire.tracing import child_traceparent
+
+_SOURCE: Final = "/sync/test"
+_AUTHOR: Final = "Interlink"
+
+
+def own_message(place: Place, text: str, event_id: str) -> Outgoing:
+    """Return a message of the hub for a provider."""
+    return Outgoing(
+        place=place,
+        body=Document((Paragraph((Text(text),)),)),
+        author=Person(_AUTHOR, _AUTHOR, bot=True),
+        # An event brings it back: the marker says that it is the hub's own, and of no mapping.
+        marker=derive(event_id),
+        show_author=False,
+    )
+
+
+def own_chat_record(
+    mapping: Mapping,
+    leg: Leg,
+    text: str,
+    event_id: str,
+    *,
+    thread: str | None = None,
+    reply_to: str | None = None,
+) -> Record:
+    """Return the record of a message of the hub for a channel of the chat."""
+    message = ChatMessage(
+        message_id=message_id_for(event_id),
+        channel_id=leg.conversation,
+        text=text,
+        author=ChatAuthor(id=f"author_{derive(_SOURCE)}", name=_AUTHOR, bot=True),
+        thread_id=thread,
+        reply_to_id=reply_to,
+        origin=ChatOrigin(mapping_id=mapping.id),
+        created_at=now(),
+    )
+    event = Event(
+        id=event_id,
+        type=MESSAGE_CREATED,
+        source=_SOURCE,
+        workspace=mapping.workspace,
+        time=now(),
+        data=message.model_dump_json().encode(),
+        subject=leg.conversation,
+        traceparent=child_traceparent(""),
+    )
+    return event_record(CHAT_INBOUND, leg.conversation, event)
