@@ -102,7 +102,10 @@ class Conversation:
         place, parent, shown = found
         by, text = self._person(), f"message {next(self._numbers)}"
         parent.answers += 1
-        message = self._places[place].reply(shown.id, text, by=by)  # type: ignore[attr-defined]
+        answered = (
+            (shown.thread or shown.id) if place == "Slack" else shown.id
+        )  # Slack has no threads in threads
+        message = self._places[place].reply(answered, text, by=by)  # type: ignore[attr-defined]
         self._add(Written(text, place, message, by, text, parent, shown.id))
 
     def _edit(self) -> None:
