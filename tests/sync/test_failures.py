@@ -145,3 +145,16 @@ def test_a_message_that_is_deleted_before_its_outcome_is_known_goes_away(world: 
     legs.until(lambda: target(legs, "gone soon", "telegram")["state"] == "deleted")
     in_telegram = steps(target(legs, "gone soon", "telegram"))
     assert legs.telegram.texts() == [] or "duplicate_possible" in in_telegram
+
+
+def test_a_reaction_to_a_message_that_is_gone_where_it_was_written_stops_nothing(world: World) -> None:
+    legs = world.mapped()
+    legs.telegram.delete(legs.telegram.write("gone"))
+    legs.until(lambda: legs.chat.texts() == legs.slack.texts() == ["gone"])
+    asked = len(world.hosts.requests("api.telegram.org"))
+    legs.chat.react(legs.chat.find("gone").id, "🔥")
+    legs.until(lambda: legs.slack.find("gone").reactions)
+    legs.until(lambda: len(world.hosts.requests("api.telegram.org")) > asked)
+    legs.chat.reply(legs.chat.find("gone").id, "after")
+    legs.until(lambda: legs.slack.texts() == ["gone", "after"])
+    assert {step for one in legs.synced() for step in steps(one["targets"][0])} >= {"sent"}

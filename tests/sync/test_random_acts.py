@@ -41,18 +41,11 @@ class Written:
     author: str
     text: str
     parent: "Written | None" = None
-    below: str = ""
-    """The id of the copy that it answers, if that is one."""
     file: str = ""
     deleted: bool = False
     reactions: dict[tuple[str, str, str], str] = field(default_factory=dict)
     """With the id of the copy at which each was set."""
     answers: int = 0
-
-    @property
-    def root(self) -> "Written":
-        """The first message of its thread."""
-        return self.parent.root if self.parent else self
 
 
 class Conversation:
@@ -100,13 +93,15 @@ class Conversation:
         if (found := self._any_shown()) is None:
             return
         place, parent, shown = found
+        if place == "Telegram" and parent.place != place and not self._is_known(shown):
+            return  # an answer to a message that is there twice may wait for a minute
         by, text = self._person(), f"message {next(self._numbers)}"
         parent.answers += 1
         answered = (
             (shown.thread or shown.id) if place == "Slack" else shown.id
         )  # Slack has no threads in threads
         message = self._places[place].reply(answered, text, by=by)  # type: ignore[attr-defined]
-        self._add(Written(text, place, message, by, text, parent, shown.id))
+        self._add(Written(text, place, message, by, text, parent))
 
     def _edit(self) -> None:
         own = [one for one in self._written if not one.deleted]
@@ -161,6 +156,16 @@ class Conversation:
         else:
             self.legs.chat.unreact(shown, emoji, by=by)
         self._note(f"{by} removes {emoji} in {place}: {message.key}")
+
+    def _is_known(self, shown: Shown) -> bool:
+        """Whether the hub knows a message in Telegram as its own."""
+        links = [
+            target["permalink"] or ""
+            for message in self.legs.synced()
+            for target in message["targets"]
+            if target["provider"] == "telegram"
+        ]
+        return any(link.endswith(f"/{shown.id}") for link in links)
 
     def _place(self) -> str:
         return self._random.choice(list(self._places))
@@ -238,12 +243,9 @@ class Conversation:
             yield f"{where}: the author is {shown.author!r}, not {message.author!r}"
         if list(shown.files) != ([message.file] if message.file else []):
             yield f"{where}: the files are {list(shown.files)}, not {message.file!r}"
-        parent = message.parent
-        if parent is None or message.below not in twice:
-            wanted = _root_in(there, parent.key) if parent else None
-            got = _root_in(there, message.key)
-            if got != (wanted or shown.id):
-                yield f"{where}: it is below {shown.thread}, not {wanted}"
+        wanted = _root_in(there, message.parent.key) if message.parent else shown.id
+        if _root_in(there, message.key) != wanted:
+            yield f"{where}: it is below {shown.thread}, not {wanted}"
         reactions = {emoji: set(names) for emoji, names in shown.reactions.items() if names}
         allowed = self._reactions(message, place, twice)
         if reactions not in allowed:
