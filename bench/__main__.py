@@ -26,6 +26,7 @@ from bench.remote import Failed
 from bench.resolution import resolution
 from bench.schemes import schemes
 from bench.stages import Bench, Plan
+from bench.sync import sync
 from bench.system import has_sync
 from bench.table import table
 from bench.text import text
@@ -43,6 +44,7 @@ STAGES: Final = (
     "resolution",
     "fanout",
     "backlog",
+    "sync",
     "trace",
     "peers",
 )
@@ -77,6 +79,7 @@ def main() -> int:
             "resolution": lambda: resolution(bench),
             "fanout": lambda: fanout(bench),
             "backlog": lambda: backlog(bench),
+            "sync": lambda: sync(bench),
             "trace": lambda: trace(bench),
             "peers": lambda: peers(
                 Path(folder) / "peers",
