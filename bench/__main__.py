@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from bench.backlog import backlog
+from bench.bridge import bridge
 from bench.fairness import fairness
 from bench.fanout import fanout
 from bench.gateway import gateway
@@ -26,7 +27,6 @@ from bench.remote import Failed
 from bench.resolution import resolution
 from bench.schemes import schemes
 from bench.stages import Bench, Plan
-from bench.sync import sync
 from bench.system import has_sync
 from bench.table import table
 from bench.text import text
@@ -44,7 +44,7 @@ STAGES: Final = (
     "resolution",
     "fanout",
     "backlog",
-    "sync",
+    "bridge",
     "trace",
     "peers",
 )
@@ -79,7 +79,7 @@ def main() -> int:
             "resolution": lambda: resolution(bench),
             "fanout": lambda: fanout(bench),
             "backlog": lambda: backlog(bench),
-            "sync": lambda: sync(bench),
+            "bridge": lambda: bridge(bench),
             "trace": lambda: trace(bench),
             "peers": lambda: peers(
                 Path(folder) / "peers",

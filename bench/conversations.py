@@ -1,4 +1,4 @@
-"""The accounts, conversations and messages of the sync stage: the same for the providers and for the hub.
+"""The accounts, conversations and messages of the stage `bridge`: the same for the providers and for the hub.
 
 Mapping number n has the channel n of Slack, the group n of Telegram and the channel n of the chat. Accounts
 take turns: the rates of providers are low, so the load has to have many.

@@ -1,4 +1,4 @@
-"""A helper process: the providers of the sync stage. `bench.provider_apis` is what the hub calls of them.
+"""A helper process: the providers of the stage `bridge`. `bench.provider_apis` is what the hub calls of them.
 
 It sends webhooks, through the gateway or as the records that the gateway would publish, and measures the age
 of each message at the other provider and at the chat.
@@ -262,7 +262,7 @@ async def to_broker(
 
 
 async def to_bare(topic: str, total: int) -> dict[str, Any]:
-    """Publish calls of Slack and Telegram for `bench.sync_bare`: in turn, for each mapping in turn."""
+    """Publish calls of Slack and Telegram for `bench.bridge_bare`: in turn, for each mapping in turn."""
     producer, places = _run.producer, state.conversations
     assert producer is not None
     for number in range(total):

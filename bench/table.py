@@ -37,7 +37,7 @@ def table(measured: dict[str, Any]) -> Table:
         ("resolution", results.resolution),
         ("fanout", results.fanout),
         ("backlog", results.backlog),
-        ("sync", results.sync),
+        ("bridge", results.bridge),
     ):
         if result := measured.get(stage):
             show(result)
@@ -151,7 +151,7 @@ class _ResultTable:
             f"working off, up to {most['due']:,} due", _MAX_BACKLOG_TIMES, "x", result["drain_times"], beside
         )
 
-    def sync(self, result: dict[str, Any]) -> None:
+    def bridge(self, result: dict[str, Any]) -> None:
         seen, work = result["latency"], result["work"]
         for name, goal in (("p50", _MAX_SYNC_P50_MS), ("p99", _MAX_SYNC_P99_MS)):
             beside = f"at {seen['per_s']:g}/s; to the chat {seen[f'chat_{name}_ms']:.1f} ms"

@@ -31,7 +31,7 @@ class _Loop:
     """Consumes calls, makes them, and writes what sync writes."""
 
     def __init__(self, client: AsyncMongoClient[dict[str, Any]], proxy: str, ca_file: str) -> None:
-        database = client["sync_bare"]
+        database = client["bridge_bare"]
         self._messages, self._links = database["messages"], database["links"]
         self._proxy = proxy
         self._tls = ssl.create_default_context(cafile=ca_file)
@@ -41,7 +41,7 @@ class _Loop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._write = Grouped(self._write_all, max_items=_MAX_WRITES)
         self._add_link = Grouped(self._add_links, max_items=_MAX_WRITES)
-        self.topic = f"sync-bare-{token_hex(4)}"
+        self.topic = f"bridge-bare-{token_hex(4)}"
         self.done = 0
         self.refused = 0
 
