@@ -92,6 +92,28 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"{place}: failed: {leg['reason']}" + (f": {leg['fix']}" if leg["fix"] else "")
 
 
+def message_lines(message: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines about a message: where it was written, and its state at each target with its trace.
+
+    A message of a list has no traces.
+    """
+    source = message["source"]
+    marks = [name for name in ("edited", "deleted") if message[name]]
+    yield "  ".join((message["id"], message["received_at"], source["provider"], *marks))
+    author = source["author"]["name"] or source["author"]["id"]
+    yield f"  {author}: {message['excerpt']}  {source['permalink'] or ''}".rstrip()
+    for target in message["targets"]:
+        place = f"{target['provider']}:{target['conversation']}"
+        yield f"  -> {place}  {target['state']}  (leg {target['leg']})"
+        if target["reason"]:
+            yield f"    problem: {target['reason']}"
+        if target["fix"]:
+            yield f"    fix: {target['fix']}"
+        for entry in target.get("trace", ()):
+            attempt = f" (attempt {entry['attempt']})" if entry["attempt"] else ""
+            yield f"    {entry['at']}  {entry['step']}{attempt}  {entry['detail']}".rstrip()
+
+
 def _leg(leg: Mapping[str, Any]) -> str:
     name = f" ({leg['name']})" if leg["name"] else ""
     account = "" if leg["provider"] == CHAT or not leg["account"] else f"{leg['account']}:"

@@ -122,6 +122,58 @@ def delete_mapping(mapping: MappingId, url: Url = None, data_dir: DataDir = DEFA
     print_line(f"deleted {mapping}")
 
 
+@app.command("trace")
+def trace_messages(
+    message: Annotated[
+        str | None, typer.Argument(metavar="[MESSAGE]", help="A message's id: show everything about it.")
+    ] = None,
+    mapping: Annotated[str | None, typer.Option(help="List the messages of this mapping.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="List those with this state at a target: failed, waiting, unknown.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many to show: the newest ones.")] = 20,
+    url: Url = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Show what became of a message at each target, step by step; without one, list messages."""
+    from interlink.sync import message_lines  # noqa: PLC0415
+
+    with report_errors():
+        if message is not None:
+            found = [_run(data_dir, url, lambda api: api.call("GET", _message_path(message)))]
+        else:
+            params = {"mapping_id": mapping, "state": state}
+            found = _run(data_dir, url, lambda api: api.items("/api/synced-messages", limit, params))
+    for item in found:
+        for line in message_lines(item):
+            print_line(line)
+    if not found:
+        print_line("no messages", wrong=True)
+
+
+@app.command("retry")
+def retry_message(
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="The message's id.")],
+    leg: Annotated[str | None, typer.Option(help="Only at the target with this leg.")] = None,
+    url: Url = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+) -> None:
+    """Try again what has failed of a message."""
+    from interlink.sync import message_lines  # noqa: PLC0415
+
+    path, body = f"{_message_path(message)}/retry", {"leg": leg}
+    with report_errors():
+        retried = _run(data_dir, url, lambda api: api.call("POST", path, body))
+    for line in message_lines(retried):
+        print_line(line)
+
+
+def _message_path(message: str) -> str:
+    from urllib.parse import quote  # noqa: PLC0415
+
+    return f"/api/synced-messages/{quote(message, safe='')}"
+
+
 def _post(mapping: str, action: str, url: str | None, data_dir: Path) -> Any:
     with report_errors():
         return _run(data_dir, url, lambda api: api.call("POST", _path(mapping) + action))

@@ -10,6 +10,7 @@ from services.sync.api.files import FilesApi, FileServer, dispatch
 from services.sync.api.mappings import MappingsApi
 from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.api.people_links import PeopleLinksApi
+from services.sync.api.sync_queue import SyncQueueApi
 from services.sync.api.synced_messages import SyncedMessagesApi
 from services.sync.calls import ChannelCalls
 from services.sync.carry.carrier import Carrier
@@ -186,6 +187,7 @@ async def build(runtime: Runtime) -> Service:
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),
             ConflictsApi(conflicts, ConflictResolution(conflicts, mappings, messages, translator)),
+            SyncQueueApi(mappings, queue),
             SyncedMessagesApi(mappings, messages, MessageControl(mappings, messages, queue)),
         ],
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing

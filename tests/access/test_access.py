@@ -147,6 +147,7 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/mappings/{mapping_id}/test"): "sync:write",
     ("GET", "/api/sync/conversations"): "sync:read",
     ("GET", "/api/sync/people"): "sync:read",
+    ("GET", "/api/sync/queue/stats"): "sync:read",
     ("PUT", "/api/people-links"): "sync:write",
     ("GET", "/api/people-links"): "sync:read",
     ("DELETE", "/api/people-links/{person_link_id}"): "sync:write",

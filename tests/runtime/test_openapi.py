@@ -48,7 +48,7 @@ NAMES = set(
     create_mapping list_mappings preview_mappings read_mapping change_mapping delete_mapping pause_mapping
     resume_mapping test_mapping list_sync_conversations list_sync_people put_people_links list_people_links
     delete_people_link list_synced_messages read_synced_message retry_synced_message discard_synced_message
-    list_conflicts resolve_conflict
+    list_conflicts resolve_conflict read_sync_queue_stats
     """.split()  # noqa: SIM905
 )
 """Clients are generated from these names: a change breaks their callers."""

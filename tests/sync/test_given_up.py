@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.sync.test_commands import sync
 from tests.sync.three_legs import ThreeLegs, World
 
 
@@ -28,13 +29,22 @@ def test_a_given_up_message_is_notified_and_retried(world: World) -> None:
 
     failed = target(legs, "slack")
     assert (failed["state"], failed["code"]) == ("failed", "unreachable")
-    [message] = legs.synced()
-    world.hub.call("POST", f"/api/synced-messages/{message['id']}/retry", {"leg": failed["leg"]})
+    listed = sync(world, "trace", "--mapping", legs.id, "--state", "failed").output.splitlines()
+    message = listed[0].split()[0]
+    assert listed[1] == "  Ada Example: lost  " + legs.synced()[0]["source"]["permalink"]
+    assert f"  -> slack:{legs.slack.channel.id}  failed  (leg {failed['leg']})" in listed
+    assert f"    problem: {failed['reason']}" in listed
+    retried = sync(world, "retry", message, "--leg", failed["leg"])
+    assert retried.exit_code == 0, retried.output
+    again = sync(world, "retry", "syn_nothing")
+    assert (again.exit_code, "no such message" in again.output) == (2, True)
     legs.until(lambda: legs.slack.texts() == ["lost"])
     legs.until(lambda: target(legs, "slack")["state"] == "sent")
     sent = target(legs, "slack")
     assert [entry["step"] for entry in sent["trace"]][-3:] == ["failed", "retried", "sent"]
     assert sent["trace"][-1]["detail"] == sent["permalink"]
+    traced = sync(world, "trace", message).output
+    assert f"  sent (attempt 1)  {sent['permalink']}\n" in traced
     legs.quiet()
     other.quiet(0.1)
     assert legs.telegram.texts() == ["lost", notice.text], "one notice"

@@ -119,6 +119,36 @@ def test_what_waits_is_discarded(hub: Hub, database: Any) -> None:
     assert act(hub, sending, "discard", {"leg": "l3"})["targets"][1]["state"] == "discarded"
 
 
+def test_the_queue_is_counted_by_conversation(hub: Hub, database: Any) -> None:
+    mapping, other = chat_mapping(hub)["id"], chat_mapping(hub)["id"]
+    message, now = store_message(database, hub, mapping, target_of()), utcnow()
+    old = now - timedelta(hours=1)
+    store_changes(
+        database,
+        queued(message, partition=999, created_at=old, reason="Too many calls."),
+        queued(message, partition=999),
+        queued(message, partition=999, state="aside"),
+        queued(message, state="failed", lane="slack:T1:C2"),
+        queued(store_message(database, hub, other, target_of()), partition=999),
+    )
+    stats = hub.call("GET", f"/api/sync/queue/stats?mapping_id={mapping}")
+    assert [stats[name] for name in ("waiting", "aside", "failed")] == [2, 1, 1]
+    first, second = stats["conversations"]
+    assert 3600 <= first.pop("oldest_s") < 3700
+    assert first == {
+        "provider": "slack",
+        "account": "T1",
+        "conversation": "C1",
+        "waiting": 2,
+        "aside": 1,
+        "failed": 0,
+        "reason": "Too many calls.",
+    }
+    assert (second["conversation"], second["failed"], second["reason"]) == ("C2", 1, None)
+    assert hub.call("GET", "/api/sync/queue/stats")["waiting"] >= 3
+    hub.call("GET", "/api/sync/queue/stats?mapping_id=map_nothing", expect=404)
+
+
 # Conflicts
 
 

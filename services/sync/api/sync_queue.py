@@ -1,0 +1,121 @@
+"""`/api/sync/queue/stats`: what waits or has failed, by account and conversation."""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from datetime import datetime
+from heapq import nlargest
+from time import monotonic
+from typing import Annotated, Final
+
+from fastapi import FastAPI, Query
+from pydantic import BaseModel
+
+from services.sync.api.fields import Reader
+from services.sync.store.mappings import MappingRepository
+from services.sync.store.queue import LaneCount, SyncQueue
+from shared.contracts.envelope import rfc3339
+from shared.runtime.mongo import utcnow
+from shared.runtime.web.routes import Routes
+
+_MAX_SHOWN: Final = 100
+_CACHED_FACTOR: Final = 10
+_CACHED_S: Final = 1.0
+_MAX_CACHED: Final = 500
+
+
+class ConversationQueueOut(BaseModel):
+    """Changes for one conversation: `oldest_s` is the age of the oldest, `reason` why one of them waits."""
+
+    provider: str
+    account: str
+    conversation: str
+    waiting: int
+    aside: int
+    failed: int
+    oldest_s: float
+    reason: str | None
+
+
+class QueueStatsOut(BaseModel):
+    """Changes that wait in their order (`waiting`), wait on their own (`aside`), or were given up (`failed`).
+
+    `conversations` are the 100 with the most changes; `counted_at` is when they were counted.
+    """
+
+    waiting: int
+    aside: int
+    failed: int
+    counted_at: str
+    conversations: list[ConversationQueueOut]
+
+
+class SyncQueueApi:
+    """The route of the queue."""
+
+    def __init__(self, mappings: MappingRepository, queue: SyncQueue) -> None:
+        self._mappings = mappings
+        self._queue = queue
+        self._cached: OrderedDict[tuple[str, str | None], tuple[float, QueueStatsOut]] = OrderedDict()
+        """Until when they are cached, as `monotonic` counts, and the counts."""
+        self._lock = asyncio.Lock()
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the route to the app."""
+        Routes(app, "/api/sync/queue").add("/stats", self.read_queue_stats, methods=["GET"])
+
+    async def read_queue_stats(
+        self,
+        key: Reader,
+        mapping_id: Annotated[
+            str | None, Query(max_length=100, description="Only changes of this mapping.")
+        ] = None,
+    ) -> QueueStatsOut:
+        """Count what waits or has failed, by account and conversation.
+
+        Counts are cached for ten times as long as counting took, so that asking does not load the database.
+        """
+        if mapping_id is not None:
+            await self._mappings.find(mapping_id, key.workspace)
+        scope = key.workspace, mapping_id
+        async with self._lock:  # one at a time: counting reads every change
+            known = self._cached.get(scope)
+            if known is not None and known[0] > monotonic():
+                return known[1]
+            began, counted_at = monotonic(), utcnow()
+            stats = _stats(await self._queue.count(*scope), counted_at)
+            ended = monotonic()
+            self._cached[scope] = ended + max(_CACHED_S, _CACHED_FACTOR * (ended - began)), stats
+            self._cached.move_to_end(scope)
+            if len(self._cached) > _MAX_CACHED:
+                self._cached.popitem(last=False)
+            return stats
+
+
+def _stats(lanes: Sequence[LaneCount], counted_at: datetime) -> QueueStatsOut:
+    totals: Counter[str] = Counter()
+    for lane in lanes:
+        totals.update(lane.counts)
+    shown = nlargest(_MAX_SHOWN, lanes, key=lambda lane: lane.counts.total())
+    return QueueStatsOut(
+        waiting=totals["waiting"],
+        aside=totals["aside"],
+        failed=totals["failed"],
+        counted_at=rfc3339(counted_at),
+        conversations=[_conversation(lane, counted_at) for lane in shown],
+    )
+
+
+def _conversation(lane: LaneCount, counted_at: datetime) -> ConversationQueueOut:
+    provider, _, account = lane.account_key.partition(":")
+    age_s = (counted_at - lane.oldest_at).total_seconds() if lane.oldest_at else 0.0
+    return ConversationQueueOut(
+        provider=provider,
+        account=account,
+        conversation=lane.conversation,
+        waiting=lane.counts["waiting"],
+        aside=lane.counts["aside"],
+        failed=lane.counts["failed"],
+        oldest_s=max(0.0, age_s),
+        reason=lane.reason or None,
+    )
