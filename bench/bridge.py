@@ -34,7 +34,7 @@ def _latency(bench: Bench, bridge: Bridge) -> dict[str, Any]:
     _through_gateway(bridge, _WARM_UP_S)
     seen = _through_gateway(bridge, plan.bridge_s)
     bench.say(
-        f"bridge at {_PER_S:.0f}/s: to the provider p50 {seen['p50_ms']:.1f} ms, p99 {seen['p99_ms']:.1f} ms; "
+        f"bridge at {_PER_S:g}/s: to the provider p50 {seen['p50_ms']:.1f} ms, p99 {seen['p99_ms']:.1f} ms; "
         f"to the chat p50 {seen['chat_p50_ms']:.1f} ms, p99 {seen['chat_p99_ms']:.1f} ms"
     )
     return {"per_s": _PER_S, **seen}
