@@ -12,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from bench.backlog import backlog
+from bench.bridge import bridge
 from bench.fairness import fairness
 from bench.fanout import fanout
 from bench.gateway import gateway
@@ -44,6 +45,7 @@ STAGES: Final = (
     "resolution",
     "fanout",
     "backlog",
+    "bridge",
     "trace",
     "sync",
     "peers",
@@ -79,6 +81,7 @@ def main() -> int:
             "resolution": lambda: resolution(bench),
             "fanout": lambda: fanout(bench),
             "backlog": lambda: backlog(bench),
+            "bridge": lambda: bridge(bench),
             "trace": lambda: trace(bench),
             "sync": lambda: sync(bench),
             "peers": lambda: peers(

@@ -28,7 +28,7 @@ _GRACE_S: Final = 5.0
 class _Connection(asyncio.Protocol):
     __slots__ = ("_buffer", "_due", "_run", "transport")
 
-    def __init__(self, run: "_LoadRun") -> None:
+    def __init__(self, run: "LoadRun") -> None:
         self._run = run
         self._buffer = b""
         self._due = 0
@@ -56,7 +56,7 @@ class _Connection(asyncio.Protocol):
         self._run.lost()
 
 
-class _LoadRun:
+class LoadRun:
     """One run: as fast as the responses arrive, or at a steady rate. It ends after `total` or `seconds`."""
 
     def __init__(self, build: Build, *, total: int = 0, seconds: float = 0.0, rate: float = 0.0) -> None:
@@ -148,8 +148,8 @@ async def run(
     def build(due: int, number: int) -> bytes:
         return b"".join((raw_heads[number % len(raw_heads)], delivery_id(due, number), tail))
 
-    load_run = _LoadRun(build, seconds=seconds, rate=rate)
-    return await _measured(load_run, port, connections, seconds + _GRACE_S)
+    load_run = LoadRun(build, seconds=seconds, rate=rate)
+    return await measured(load_run, port, connections, seconds + _GRACE_S)
 
 
 async def post(
@@ -180,10 +180,10 @@ async def post(
         lines.append(b"\r\nContent-Length: %d\r\n\r\n" % len(content))
         return b"".join((*lines, content))
 
-    return await _measured(_LoadRun(build, total=total, rate=rate), port, connections, timeout_s)
+    return await measured(LoadRun(build, total=total, rate=rate), port, connections, timeout_s)
 
 
-async def _measured(load_run: _LoadRun, port: int, connections: int, timeout_s: float) -> dict[str, Any]:
+async def measured(load_run: LoadRun, port: int, connections: int, timeout_s: float) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     opened = [
         (await loop.create_connection(lambda: _Connection(load_run), "127.0.0.1", port))[1]

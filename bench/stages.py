@@ -50,6 +50,10 @@ class Plan:
     fair_s: float = 6.0
     endpoints: int = 1_000
     events: int = 100
+    bridge_accounts: int = 24
+    bridge_mappings: int = 1_000
+    bridge_s: float = 20.0
+    bridge_messages: int = 2_000
     max_due: int = 100_000
     sync_accounts: int = 20
     sync_channels: int = 40
@@ -84,6 +88,10 @@ class Plan:
             fair_s=3.0,
             endpoints=100,
             events=100,
+            bridge_accounts=4,
+            bridge_mappings=40,
+            bridge_s=2.0,
+            bridge_messages=80,
             max_due=10_000,
             sync_accounts=2,
             sync_channels=20,

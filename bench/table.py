@@ -16,6 +16,10 @@ _MAX_RESIDENT_MB: Final = 120.0
 _MAX_BESIDE_TIMES: Final = 1.2
 _MAX_BACKLOG_TIMES: Final = 2.0
 _MAX_TEXT_US: Final = 100.0
+_MAX_SYNC_P50_MS: Final = 100.0
+_MAX_SYNC_P99_MS: Final = 300.0
+_MIN_SYNC_PER_S: Final = 300.0
+_MAX_SYNC_TIMES: Final = 3.0
 
 
 def table(measured: dict[str, Any]) -> Table:
@@ -33,6 +37,7 @@ def table(measured: dict[str, Any]) -> Table:
         ("resolution", results.resolution),
         ("fanout", results.fanout),
         ("backlog", results.backlog),
+        ("bridge", results.bridge),
     ):
         if result := measured.get(stage):
             show(result)
@@ -145,6 +150,20 @@ class _ResultTable:
         self._row(
             f"working off, up to {most['due']:,} due", _MAX_BACKLOG_TIMES, "x", result["drain_times"], beside
         )
+
+    def bridge(self, result: dict[str, Any]) -> None:
+        seen, work = result["latency"], result["work"]
+        for name, goal in (("p50", _MAX_SYNC_P50_MS), ("p99", _MAX_SYNC_P99_MS)):
+            beside = f"at {seen['per_s']:g}/s; to the chat {seen[f'chat_{name}_ms']:.1f} ms"
+            self._row(f"sync: message in to message out, {name}", goal, " ms", seen[f"{name}_ms"], beside)
+        per_s = work["ours_per_s"]
+        met = "met" if per_s >= _MIN_SYNC_PER_S else "missed"
+        beside = f"bare {work['bare_per_s']:.0f}/s; CPU of the database {work['ours_store_cpu_us']:.0f} us"
+        self.table.add_row(
+            "sync: messages a second", f">= {_MIN_SYNC_PER_S:g}/s", f"{per_s:.0f}/s", met, beside
+        )
+        beside = f"{work['ours_cpu_us']:.0f} us, bare {work['bare_cpu_us']:.0f} us"
+        self._row("sync: CPU against a bare loop", _MAX_SYNC_TIMES, "x", work["times_bare"], beside)
 
     def _least(self, what: str, result: dict[str, Any]) -> None:
         beside = f"least {result['least_cpu_us']:.0f} us; {result['least_per_s']:,.0f}/s"

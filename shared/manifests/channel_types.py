@@ -195,6 +195,7 @@ class Outgoing:
 
     `marker` is left on it where that is possible. `author` is shown as name and picture, or as a prefix if
     the provider has no other way. `broadcast`: a reply in a thread that is shown in the conversation too.
+    `has_files`, of an edit: the part was sent with files, which stay.
     """
 
     place: Place
@@ -202,6 +203,7 @@ class Outgoing:
     author: Person
     marker: str
     files: Sequence[OutgoingFile] = ()
+    has_files: bool = False
     show_author: bool = True
     prefix: str = ""
     broadcast: bool = False
@@ -277,7 +279,7 @@ class Sends(Protocol):
 @runtime_checkable
 class Edits(Protocol):
     def edit(self, external_id: str, message: Outgoing, account: Account) -> Operation[Sent]:
-        """Replace a text. `files` of the message are those that it was sent with; they stay."""
+        """Replace a text. The files of the message stay, and `files` is empty."""
         ...
 
 

@@ -118,7 +118,7 @@ async def test_a_form(file: Path, tmp_path: Path) -> None:
     assert (done.status, done.body) == (200, b"ok")
     escaped = "a%22; filename=%22x.exe%0D%0AX-Injected: 1%0D%0A%0D%0A\u00e9%22\\"  # aiohttp shows it as it is
     assert [(name, data) for name, _, _, data in got] == [
-        ("title", b"one\r\ntwo\r\nthree\r\n"),
+        ("title", b"one\ntwo\rthree\r\n"),
         (escaped, b"value"),
         ("file", CONTENT),
         ("f%0D%0Af", small.read_bytes()),
@@ -157,7 +157,7 @@ async def test_the_bytes_of_a_form(tmp_path: Path) -> None:
     assert kind == "multipart/form-data"
     assert bodies == [
         (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="a%22%0D%0A"\r\n\r\n1\r\n2\r\n'
+            f'--{boundary}\r\nContent-Disposition: form-data; name="a%22%0D%0A"\r\n\r\n1\n2\r\n'
             f'--{boundary}\r\nContent-Disposition: form-data; name="a%22%0D%0A"; '
             f'filename="b%22%0D%0A%0A\u00e9"\r\nContent-Type: application/octet-stream\r\n\r\ncontent\r\n'
             f"--{boundary}--\r\n"

@@ -131,3 +131,30 @@ def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World)
     assert "connect" in target(legs, "one", "slack")["fix"]
     world.connect_slack()
     legs.until(lambda: legs.slack.texts() == texts, 30)
+
+
+def test_a_message_that_is_deleted_before_its_outcome_is_known_goes_away(world: World) -> None:
+    legs = world.mapped()
+    world.slack.faults.lose_response("chat.postMessage")
+    world.telegram.fail(Fault(loses_response=True, method="sendMessage"))
+    written = legs.chat.write("gone soon")
+    legs.until(lambda: legs.slack.texts() == legs.telegram.texts() == ["gone soon"])
+    legs.chat.delete(written)
+    legs.until(lambda: target(legs, "gone soon", "slack")["state"] == "deleted")
+    assert legs.slack.texts() == []
+    legs.until(lambda: target(legs, "gone soon", "telegram")["state"] == "deleted")
+    in_telegram = steps(target(legs, "gone soon", "telegram"))
+    assert legs.telegram.texts() == [] or "duplicate_possible" in in_telegram
+
+
+def test_a_reaction_to_a_message_that_is_gone_where_it_was_written_stops_nothing(world: World) -> None:
+    legs = world.mapped()
+    legs.telegram.delete(legs.telegram.write("gone"))
+    legs.until(lambda: legs.chat.texts() == legs.slack.texts() == ["gone"])
+    asked = len(world.hosts.requests("api.telegram.org"))
+    legs.chat.react(legs.chat.find("gone").id, "🔥")
+    legs.until(lambda: legs.slack.find("gone").reactions)
+    legs.until(lambda: len(world.hosts.requests("api.telegram.org")) > asked)
+    legs.chat.reply(legs.chat.find("gone").id, "after")
+    legs.until(lambda: legs.slack.texts() == ["gone", "after"])
+    assert {step for one in legs.synced() for step in steps(one["targets"][0])} >= {"sent"}

@@ -1,5 +1,7 @@
 """Edit and delete messages at their targets."""
 
+from dataclasses import replace
+
 from services.sync.carry.notes import Notes, loss_entries
 from services.sync.carry.outcomes import Done, Failed, Outcome
 from services.sync.carry.scene import (
@@ -62,7 +64,8 @@ class MessageEditor:
         place = Place(leg.conversation, target.thread)
         for number, text in enumerate(texts):
             marker = marker_for(message.id, leg.id, number, request.revision)
-            outgoing = outgoing_part(scene, text, place, marker)
+            has_files = target.with_files and number == 0
+            outgoing = replace(outgoing_part(scene, text, place, marker), has_files=has_files)
             if number < len(parts):
                 part_id = await self._calls.part_id(scene, number)
                 operation: Operation[Sent] = channel.edit(part_id, outgoing, scene.account)
@@ -90,7 +93,7 @@ class MessageEditor:
             return Done()
         if target.state == "sending":
             return await_message(scene)
-        if target.state != "sent":
+        if target.state != "sent" and not target.parts:
             await self._notes.state(message, leg, "deleted", state="deleted")
             return Done()
         channel = scene.channel

@@ -73,7 +73,7 @@ class MessageSender:
             await self._status.publish(scene.change, message, leg, target)  # the last time may have failed
             return Done()
         if message.deleted:
-            await self._notes.state(message, leg, "deleted", state="deleted")
+            await self._leave(scene, target)
             return Done()
         if not isinstance(scene.channel, Sends):
             raise ChannelFailure("unsupported", "send", "The hub cannot write there.")
@@ -97,6 +97,23 @@ class MessageSender:
                 refused = [FileProblem(file.attachment, failure.text) for file in files]
                 await self._send_parts(scene, scene.channel, target, place, (), [*problems, *refused])
         return Done()
+
+    async def _leave(self, scene: Scene, target: Target) -> None:
+        """Send nothing more of a message that was deleted. What is there of it, its deletion removes."""
+        leg, done, trace = scene.leg, list(target.parts), list[TraceEntry]()
+        if target.state == "sending":
+            place = await self._place(scene)
+            found, entry = await self._recover(scene, len(done), target, place)
+            if found is not None:
+                done.append(PART_SEPARATOR.join(found.external_ids))
+                await self._calls.link(scene, found, len(done) - 1)
+            if entry is not None:
+                detail = "The provider cannot be asked whether it has the message: it may be there still."
+                trace.append(entry.model_copy(update={"detail": detail}))
+        if not done:
+            trace.append(TraceEntry(at=utcnow(), step="deleted"))
+        fields: dict[str, Any] = {"state": "sent" if done else "deleted", "parts": tuple(done)}
+        await self._messages.write([target_update(scene.message.id, leg.id, fields, trace)])
 
     async def _send_parts(
         self,

@@ -60,6 +60,8 @@ class Notes:
 
     async def skipped(self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str) -> None:
         """Store that the provider cannot do what a change asks for."""
+        if leg.id not in message.targets:
+            return  # a reaction to the message itself, not to a copy
         entry = TraceEntry(at=utcnow(), step="skipped", detail=text)
         fields: dict[str, Any] = {"code": code, "reason": text}
         if change.request.kind == "message":
@@ -68,6 +70,8 @@ class Notes:
 
     async def gone(self, change: Change, message: SyncedMessage, leg: Leg, text: str) -> None:
         """Store that a message is not at its target any more."""
+        if leg.id not in message.targets:
+            return  # it was deleted where it was written
         fields: dict[str, Any] = {} if change.request.kind == "message" else {"state": "deleted"}
         entry = TraceEntry(at=utcnow(), step="deleted", detail=text)
         await self._messages.write([target_update(message.id, leg.id, fields, [entry])])

@@ -17,6 +17,7 @@ _MAX_PER_WORKSPACE: Final = 10
 """People of one workspace that a batch waits for: messages that mention many must not slow others down."""
 _MAX_AGE_S: Final = 3600.0
 _UNKNOWN_AGE_S: Final = 60.0
+_RETRY_PAUSE_S: Final = 0.2
 _MAX_ENTRIES: Final = 20_000
 _TIMEOUT_S: Final = 2.0
 _CONCURRENT: Final = 8
@@ -58,18 +59,36 @@ class Profiles:
         channel = self._accounts.channel(ref.provider)
         if not isinstance(channel, ReadsProfiles):
             return
+        # If this takes too long, the person stays as known for a while, and nobody waits again.
+        known = self.get(ref, person_id)
+        self._entries[ref, person_id] = (monotonic() + _UNKNOWN_AGE_S, known)
         person: Person | None = None
-        # If this takes too long, the person is unknown for a while, and nobody waits again.
-        self._entries[ref, person_id] = (monotonic() + _UNKNOWN_AGE_S, None)
         try:
             async with self._slots:
-                integration = await self._accounts.find(*ref)
-                operation = channel.profile(person_id, channel_account(integration))
-                person = await self._calls.run(operation, integration.id, timeout_s=_TIMEOUT_S)
-        except (ChannelFailure, NotReached, OutcomeUnknown, InterlinkError) as error:
+                person = await self._ask(channel, ref, person_id)
+        except (ChannelFailure, InterlinkError) as error:
             self._log.info("profile.unknown", provider=ref.provider, error=str(error)[:200])
         if person is not None:
             self._entries[ref, person_id] = (monotonic() + _MAX_AGE_S, person)
         self._entries.move_to_end((ref, person_id))
         while len(self._entries) > _MAX_ENTRIES:
             self._entries.popitem(last=False)
+
+    async def _ask(self, channel: ReadsProfiles, ref: AccountRef, person_id: str) -> Person:
+        """Ask for a person, again and again while the provider fails: `load` ends it.
+
+        Raises `ChannelFailure` for a person whom the provider does not tell, and as `SyncAccounts.find`.
+        """
+        while True:
+            integration = await self._accounts.find(*ref)
+            operation = channel.profile(person_id, channel_account(integration))
+            pause_s = _RETRY_PAUSE_S
+            try:
+                return await self._calls.run(operation, integration.id, timeout_s=_TIMEOUT_S)
+            except ChannelFailure as failure:
+                if failure.kind != "later":
+                    raise
+                pause_s = failure.retry_after or pause_s
+            except (NotReached, OutcomeUnknown):
+                pass
+            await asyncio.sleep(pause_s)

@@ -83,7 +83,7 @@ def send(message: Outgoing, account: Account) -> Operation[Sent]:
 
 def edit(external_id: str, message: Outgoing, account: Account) -> Operation[Sent]:
     """Replace the text of a message. Name, picture and files stay as they are."""
-    blocks, losses = _blocks(message, with_name=bool(message.files))
+    blocks, losses = _blocks(message, with_name=message.has_files)
     conversation = message.place.conversation
     body = {"channel": conversation, "ts": external_id, "text": _fallback(message), "blocks": blocks}
     response = yield json_step("chat.update", body, visible=True)

@@ -155,7 +155,7 @@ def edit(external_id: str, message: Outgoing) -> Operation[Sent]:
     """Replace a message's text, or the caption of its files."""
     rendered = render(message.body, heading=heading(message))
     target = {"chat_id": chat_id(message.place.conversation), "message_id": int_id(external_id)}
-    if message.files:
+    if message.has_files:
         body = {**target, "caption": rendered.text, "caption_entities": list(rendered.entities)}
         response = yield json_step("editMessageCaption", body, visible=True)
     else:

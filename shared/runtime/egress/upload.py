@@ -83,13 +83,14 @@ async def upload_form(
 ) -> EgressResponse:
     """Post fields, then files, as `multipart/form-data`; otherwise as `upload`.
 
-    Names and file names are escaped as in the HTML standard, so that no text can end its header.
+    Names and file names are escaped as in the HTML standard, so that no text can end its header. Values go
+    out as they are: to make the ends of their lines CRLF, as browsers do, would move the offsets in a text.
     """
     boundary = f"interlink-{secrets.token_hex(16)}"
     parts: list[bytes | _FilePart] = []
     for name, value in fields:
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="{_escape_name(name)}"\r\n\r\n'
-        parts.append(f"{head}{_normalize(value)}\r\n".encode())
+        parts.append(f"{head}{value}\r\n".encode())
     for file in files:
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="{_escape_name(file.name)}"; '
@@ -105,12 +106,8 @@ async def upload_form(
 
 
 def _escape_name(name: str) -> str:
-    return _escape(_normalize(name))
-
-
-def _normalize(text: str) -> str:
-    """Return a text with every kind of line end as CRLF, as forms send it."""
-    return _NEWLINE.sub("\r\n", text)
+    """Return a field's name as a quoted parameter, with every kind of line end as CRLF, as forms send it."""
+    return _escape(_NEWLINE.sub("\r\n", name))
 
 
 def _escape(text: str) -> str:

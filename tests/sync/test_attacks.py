@@ -1,0 +1,49 @@
+"""What a hostile tenant tries with sync: other workspaces' accounts and channels, and expensive filters."""
+
+from secrets import token_hex
+from time import process_time
+
+import pytest
+
+from services.sync.model.mapping import Filters
+from services.sync.translate.filters import dropped_because
+from shared.manifests.channel_types import MessageWritten, Person, Place
+from shared.richtext.markdown import parse_markdown
+from tests.sync.chat_side import ChatServer
+from tests.sync.three_legs import World
+
+
+def test_another_workspaces_account_cannot_be_mapped(world: World) -> None:
+    legs = world.mapped()
+    key = world.hub.other_workspace()
+    chat = {"provider": "chat", "conversation": legs.chat.channel}
+    bot = {"provider": "telegram", "account": str(world.bot.user.id)}
+    for leg in (
+        world.slack_leg(legs.slack.channel),
+        {**bot, "conversation": str(legs.telegram.chat.id)},
+        {"provider": "slack", "integration_id": world.slack_integration, "conversation": "C1"},
+    ):
+        world.hub.call("POST", "/api/mappings", {"legs": [leg, chat]}, key=key, expect=404)
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/test")):
+        world.hub.call(method, f"/api/mappings/{legs.id}{path}", key=key, expect=404)
+
+
+def test_events_of_another_workspace_for_a_mapped_channel_reach_nobody(world: World) -> None:
+    legs, name = world.mapped(), f"other-{token_hex(4)}"
+    world.hub.init(name, f"ilk_other_{token_hex(16)}")
+    with ChatServer(world.hub.bus.env["KAFKA_BOOTSTRAP_SERVERS"], name, {}) as stranger:
+        forged = {"message_id": "msg_forged", "channel_id": legs.chat.channel, "text": "forged"}
+        stranger.publish("message.created", forged | {"author": {"id": "usr_x", "name": "X"}})
+    legs.chat.write("after")  # in the same partition: the key is the channel
+    legs.agree("after")
+
+
+@pytest.mark.parametrize("text", ["a" * 40_000, "a " * 20_000, ("a" * 99 + " ") * 400], ids=str.__len__)
+def test_many_long_words_of_a_filter_cost_little(text: str) -> None:
+    words = tuple("a" * 90 + f"{number:010}" for number in range(200))
+    author = Person("U1", "Ada Example")
+    written = MessageWritten("1", Place("C1"), author, parse_markdown(text))
+    dropped_because(Filters(exclude_words=words), written)  # compiles the words, which is done once
+    began = process_time()
+    assert dropped_because(Filters(exclude_words=words), written) is None
+    assert process_time() - began < 0.5
