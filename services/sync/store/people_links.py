@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Final
 
+from services.sync.accounts import AccountRef
 from services.sync.model.person_link import LinkMethod, PersonLink, person_link_id
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
@@ -33,17 +34,17 @@ class PersonLinkRepository:
         )
 
     async def find_many(
-        self, workspace: str, provider: str, account: str, ids: Collection[str]
-    ) -> dict[str, PersonLink]:
-        """Return the links of these persons of an account that have one, by the provider's ids."""
-        remaining = iter({person_link_id(workspace, provider, account, person) for person in ids})
-        found: dict[str, PersonLink] = {}
+        self, people: Collection[tuple[AccountRef, str]]
+    ) -> dict[tuple[AccountRef, str], PersonLink]:
+        """Return the links of those of these persons who have one, by account and the provider's id."""
+        by_id = {person_link_id(*ref, person): (ref, person) for ref, person in people}
+        remaining = iter(by_id)
+        found: dict[tuple[AccountRef, str], PersonLink] = {}
         while batch := list(islice(remaining, _MAX_IDS_PER_QUERY)):
             with translate_errors():
                 documents = await self._collection.find({"_id": {"$in": batch}}).to_list(len(batch))
             for document in documents:
-                link = PersonLink.from_document(document)
-                found[link.person_id] = link
+                found[by_id[document["_id"]]] = PersonLink.from_document(document)
         return found
 
     async def of_users(self, workspace: str, users: Collection[str]) -> list[PersonLink]:

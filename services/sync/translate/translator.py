@@ -98,7 +98,7 @@ class Translator:
         context = Context(
             state,
             self._index,
-            await self._people(mapped),
+            await self._people([found for found in mapped if not _is_own_message(found[0].change)]),
             self._name,
             self._profiles.get,
             self._attachments,
@@ -188,7 +188,7 @@ class Translator:
 
     async def _people(self, mapped: Iterable[tuple[Incoming, Sequence[MappedLeg]]]) -> People:
         """Read who is who, and the names that the events do not tell."""
-        by_ref: dict[AccountRef, set[str]] = {}
+        people: set[tuple[AccountRef, str]] = set()
         users: dict[str, set[str]] = {}
         unnamed: dict[tuple[AccountRef, str], None] = {}
         for item, _ in mapped:
@@ -204,17 +204,16 @@ class Translator:
             if ref.provider == CHAT:
                 users.setdefault(ref.workspace, set()).update(named)
                 continue
-            by_ref.setdefault(ref, set()).update((person.id, *named))
+            people.update((ref, name) for name in (person.id, *named))
             if not person.name:
                 unnamed[ref, person.id] = None
             unnamed |= dict.fromkeys((ref, name) for name in named)
         await self._profiles.load(list(unnamed))
         user_by_person: dict[tuple[AccountRef, str], str] = {}
-        for ref, ids in by_ref.items():
-            for person_id, link in (await self._links.find_many(*ref, ids)).items():
-                if link.user_id:
-                    user_by_person[ref, person_id] = link.user_id
-                    users.setdefault(ref.workspace, set()).add(link.user_id)
+        for (ref, person_id), link in (await self._links.find_many(people)).items():
+            if link.user_id:
+                user_by_person[ref, person_id] = link.user_id
+                users.setdefault(ref.workspace, set()).add(link.user_id)
         person_by_user: dict[tuple[AccountRef, str], str] = {}
         for workspace, ids in users.items():
             for link in await self._links.of_users(workspace, ids):
@@ -280,6 +279,11 @@ def _is_echo(item: Incoming, change: MessageWritten, context: Context) -> bool:
         context.echoes += 1
         return True
     return False
+
+
+def _is_own_message(change: object) -> bool:
+    """Return whether a change is certain to be an echo, of which nothing but its ids is needed."""
+    return isinstance(change, MessageWritten) and (bool(change.marker) or change.own)
 
 
 def _references(change: object) -> Iterable[tuple[str, str]]:
