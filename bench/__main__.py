@@ -27,7 +27,6 @@ from bench.remote import Failed
 from bench.resolution import resolution
 from bench.schemes import schemes
 from bench.stages import Bench, Plan
-from bench.sync import sync
 from bench.system import has_sync
 from bench.table import table
 from bench.text import text
@@ -47,7 +46,6 @@ STAGES: Final = (
     "backlog",
     "bridge",
     "trace",
-    "sync",
     "peers",
 )
 
@@ -83,7 +81,6 @@ def main() -> int:
             "backlog": lambda: backlog(bench),
             "bridge": lambda: bridge(bench),
             "trace": lambda: trace(bench),
-            "sync": lambda: sync(bench),
             "peers": lambda: peers(
                 Path(folder) / "peers",
                 PeerPlan.quick() if arguments.quick else PeerPlan(),

@@ -55,10 +55,6 @@ class Plan:
     bridge_s: float = 20.0
     bridge_messages: int = 2_000
     max_due: int = 100_000
-    sync_accounts: int = 20
-    sync_channels: int = 40
-    sync_s: float = 10.0
-    sync_waiting: int = 100_000
 
     @property
     def backlogs(self) -> tuple[int, ...]:
@@ -93,10 +89,6 @@ class Plan:
             bridge_s=2.0,
             bridge_messages=80,
             max_due=10_000,
-            sync_accounts=2,
-            sync_channels=20,
-            sync_s=1.0,
-            sync_waiting=500,
         )
 
 

@@ -8,6 +8,7 @@ owner of a partition works on the stored changes of that partition, and loads th
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -28,6 +29,7 @@ _POLL_INTERVAL_S: Final = 1.0
 _DATABASE_PAUSE_S: Final = 1.0
 _MAX_ACTIVE: Final = 50
 """Lanes of a workspace that carry a change at the same time."""
+_MAX_FAULTS: Final = 5
 _STOP_TIMEOUT_S: Final = 3.0
 
 Carry = Callable[[Change], Awaitable[Outcome]]
@@ -160,6 +162,7 @@ class Lanes:
             except Exception as error:  # noqa: BLE001 -- a fault of one change must not end its lane
                 self._log.error("carry.failed", lane=name, exc_info=error)
                 await self._pause(lane, _DATABASE_PAUSE_S)
+                await self._pass_over(lane)
 
     async def _next(self, name: str, lane: _Lane) -> Change | None:
         """Return the first change of a lane; None if it is empty, or not this process's any more."""
@@ -182,6 +185,16 @@ class Lanes:
             await self._pause(lane, wait_s)
         lane.is_due = False
         return first
+
+    async def _pass_over(self, lane: _Lane) -> None:
+        """Count a fault of the hub at the first change of a lane; after some of them, the others go on."""
+        if not lane.changes:
+            return
+        change = lane.changes[0]
+        change.faults += 1
+        if change.faults >= _MAX_FAULTS:
+            with suppress(DatabaseUnavailable):
+                await self._settle(lane, change, Failed("A fault of the hub: its log has the error."))
 
     def _is_foreign(self, change: Change) -> bool:
         """Return whether a stored change belongs to another process by now."""

@@ -26,6 +26,8 @@ class Change:
     completion: Completion | None = None
     stored: QueuedChange | None = None
     attempts: int = 0
+    faults: int = 0
+    """Errors of the hub itself."""
     method: str = ""
     """The method of the provider that was called last."""
 

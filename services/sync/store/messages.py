@@ -16,7 +16,7 @@ from services.sync.model.synced_message import (
     TargetState,
     TraceEntry,
 )
-from shared.contracts.errors import NotFound
+from shared.contracts.errors import Misconfigured, NotFound
 from shared.runtime.grouped import Grouped
 from shared.runtime.mongo import (
     Document,
@@ -70,7 +70,9 @@ class SyncedMessages:
     def __init__(self, mongo: Mongo) -> None:
         self._messages = mongo.collection(MESSAGES)
         self._links = mongo.collection(LINKS)
-        self._read_group: Grouped[str, SyncedMessage | None] = Grouped(self._read, max_items=_MAX_IDS)
+        self._read_group: Grouped[str, SyncedMessage | Misconfigured | None] = Grouped(
+            self._read, max_items=_MAX_IDS
+        )
         self._write_group: Grouped[Sequence[Write], None] = Grouped(self._write_all, max_items=_MAX_WRITES)
         self._link_group: Grouped[Sequence[MessageLink], None] = Grouped(
             self._link_all, max_items=_MAX_WRITES
@@ -85,8 +87,14 @@ class SyncedMessages:
             await self._links.delete_many({"workspace": workspace})
 
     async def find(self, synced_id: str) -> SyncedMessage | None:
-        """Return a message; None if there is none. Reads at the same time share a query."""
-        return await self._read_group(synced_id)
+        """Return a message; None if there is none. Reads at the same time share a query.
+
+        Raises `Misconfigured` if the message, and not another one of the query, cannot be read.
+        """
+        found = await self._read_group(synced_id)
+        if isinstance(found, Misconfigured):
+            raise found
+        return found
 
     async def find_many(self, ids: Collection[str]) -> dict[str, SyncedMessage]:
         """Return those of these messages that exist, by id."""
@@ -153,8 +161,10 @@ class SyncedMessages:
                 return found
             span *= _SPAN_GROWTH
 
-    async def _read(self, ids: Sequence[str]) -> Sequence[SyncedMessage | None]:
-        found = await self.find_many(set(ids))
+    async def _read(self, ids: Sequence[str]) -> Sequence[SyncedMessage | Misconfigured | None]:
+        with translate_errors():
+            documents = await self._messages.find({"_id": {"$in": sorted(set(ids))}}).to_list(None)
+        found = {document["_id"]: _parsed(document) for document in documents}
         return [found.get(synced_id) for synced_id in ids]
 
     # Writing
@@ -211,6 +221,13 @@ async def _insert(collection: Any, inserts: list[Any]) -> None:
             await collection.bulk_write(inserts, ordered=False)
     except Duplicate:
         pass
+
+
+def _parsed(document: Document) -> SyncedMessage | Misconfigured:
+    try:
+        return SyncedMessage.from_document(document)
+    except Misconfigured as error:
+        return error
 
 
 def insertion(message: SyncedMessage) -> Write:
