@@ -52,6 +52,11 @@ class _Lane:
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
+    def lower_head(self, positions: Iterable[int]) -> None:
+        """Note that changes at these positions are stored: records that come again have earlier ones."""
+        if self.head is not None:
+            self.head = min((self.head, *positions))
+
 
 class Lanes:
     """All lanes of the partitions that this process owns: a part of the service."""
@@ -130,6 +135,7 @@ class Lanes:
                 # It may have found nothing, and ended, while they were being stored.
                 lane = self._lanes.setdefault(name, _Lane())
                 lane.has_stored = True
+                lane.lower_head(change.position for change in stored if change.lane == name)
                 self._run(name, lane)
         return None
 
@@ -230,6 +236,7 @@ class Lanes:
         """Store the changes of a lane that has to wait, and wait."""
         attempts = change.attempts + outcome.counts
         await self._store(lane.changes)
+        lane.lower_head(item.position for item in lane.changes)
         change.attempts = attempts
         assert change.stored is not None  # noqa: S101 -- it was stored above
         due_at = utcnow() + timedelta(seconds=outcome.pause_s)
