@@ -16,6 +16,12 @@ _PER_S: Final = 50.0
 _WITHIN_S: Final = 60.0
 _WARM_UP_S: Final = 2.0
 _SETTLE_S: Final = 0.5
+_MEMORY_MESSAGES: Final = 500
+_LANES_S: Final = 5.0
+_BESIDE_ACCOUNTS: Final = 8
+_BESIDE_MAPPINGS: Final = 101
+_REFUSED_EVERY: Final = 100
+"""Of so many messages one is for the conversation that refuses them: one in two seconds."""
 
 
 def bridge(bench: Bench) -> dict[str, Any]:
@@ -24,7 +30,8 @@ def bridge(bench: Bench) -> dict[str, Any]:
     with bridged(bench, "bridge", plan.bridge_accounts, plan.bridge_mappings) as hub:
         latency = _latency(bench, hub)
         work = _work(bench, hub)
-    return {"latency": latency, "work": work}
+        memory = _memory(bench, hub)
+    return {"latency": latency, "work": work, "memory": memory, "beside": _beside(bench)}
 
 
 def _latency(bench: Bench, bridge: Bridge) -> dict[str, Any]:
@@ -111,6 +118,111 @@ def _burst(bridge: Bridge, total: int) -> dict[str, float]:
         "store_cpu_us": (cpu_seconds(store) - before_store) / total * 1e6,
         "resident_mb": resident_mb(pid),
     }
+
+
+def _memory(bench: Bench, bridge: Bridge) -> dict[str, Any]:
+    """Measure the memory of a process after a burst: of a new one, and of one with many mappings and more.
+
+    The mappings and the changes that wait are those of other workspaces, whose accounts are not connected.
+    """
+    plan = bench.plan
+    without_mb = _restarted_mb(bridge)
+    bridge.hub.stop_service("sync")
+    started = monotonic()
+    bridge.insert_workspaces(plan.bridge_more_mappings, plan.bridge_waiting)
+    bridge.insert_links(plan.bridge_links)
+    bench.say(f"bridge: mappings, links and waiting changes inserted in {monotonic() - started:.0f} s")
+    with_mb = _restarted_mb(bridge)
+    bench.say(f"bridge: resident memory {without_mb:.0f} MB without, {with_mb:.0f} MB with them")
+    return {
+        "with_mb": with_mb,
+        "without_mb": without_mb,
+        "mappings": plan.bridge_more_mappings,
+        "links": plan.bridge_links,
+        "waiting": plan.bridge_waiting,
+    }
+
+
+def _restarted_mb(bridge: Bridge) -> float:
+    """Start sync again; return its resident memory in MB after a burst, when all lanes were tried."""
+    if bridge.hub.ended("sync") is None:
+        bridge.hub.stop_service("sync")
+    bridge.start_sync()
+    _burst(bridge, _MEMORY_MESSAGES)
+    sleep(_LANES_S)
+    return resident_mb(bridge.hub.pid("sync"))
+
+
+def _beside(bench: Bench) -> dict[str, Any]:
+    """Measure the latency of others beside a conversation with a long backlog, which its provider refuses.
+
+    There are two hubs, and only one of them has the backlog. Their sync processes run one at a time, in turn,
+    so that other load of the machine affects both equally.
+    """
+    plan = bench.plan
+    rounds: dict[str, list[dict[str, float]]] = {"alone": [], "beside": []}
+    with (
+        bridged(bench, "bridge-alone", _BESIDE_ACCOUNTS, _BESIDE_MAPPINGS) as alone,
+        bridged(bench, "bridge-beside", _BESIDE_ACCOUNTS, _BESIDE_MAPPINGS) as beside,
+    ):
+        for hub in (alone, beside):
+            hub.hub.stop_service("sync")
+        beside.providers.call("refuse", mapping=0, error="ratelimited")
+        started = monotonic()
+        beside.insert_waiting(range(1), plan.dead_waiting, beside.hub.workspace)
+        bench.say(f"bridge: {plan.dead_waiting:,} waiting changes inserted in {monotonic() - started:.0f} s")
+        for number in range(plan.beside_rounds):
+            for name, hub in (("alone", alone), ("beside", beside)):
+                rounds[name].append(_beside_round(hub, plan.beside_s))
+            bench.say(
+                f"bridge, beside {plan.dead_waiting:,} waiting, round {number + 1}: "
+                + "; ".join(
+                    f"{name} p50 {measured[-1]['p50_ms']:.1f} ms, p99 {measured[-1]['p99_ms']:.1f} ms, "
+                    f"CPU {measured[-1]['cpu_us']:.0f} us"
+                    for name, measured in rounds.items()
+                )
+            )
+        waiting = beside.count_waiting()
+    if waiting < plan.dead_waiting or not all(measured["refusals"] for measured in rounds["beside"]):
+        raise Failed(f"{waiting} of {plan.dead_waiting} changes wait, and the provider has refused some")
+    result: dict[str, Any] = {
+        name: {value: median(item[value] for item in measured) for value in measured[0]}
+        for name, measured in rounds.items()
+    }
+    times = {value: result["beside"][value] / result["alone"][value] for value in ("p50_ms", "p99_ms")}
+    ratios = [
+        beside["p99_ms"] / alone["p99_ms"]
+        for alone, beside in zip(rounds["alone"], rounds["beside"], strict=True)
+    ]
+    return {**result, "times": times, "ratios": ratios, "waiting": waiting, "rounds": rounds}
+
+
+def _beside_round(bridge: Bridge, seconds: float) -> dict[str, float]:
+    """Start sync, warm it up, measure it, and kill it."""
+    bridge.start_sync()
+    bridge.connect(gateway=False)
+    _to_broker(bridge, _WARM_UP_S)
+    pid = bridge.hub.pid("sync")
+    before = cpu_seconds(pid)
+    seen = _to_broker(bridge, seconds)
+    cpu_us = (cpu_seconds(pid) - before) / (_PER_S * seconds) * 1e6
+    bridge.hub.kill("sync")
+    return {name: seen[name] for name in ("p50_ms", "p99_ms", "refusals")} | {"cpu_us": cpu_us}
+
+
+def _to_broker(bridge: Bridge, seconds: float) -> dict[str, Any]:
+    """Publish messages of all mappings but number 0 at a steady rate, and some for number 0."""
+    total = int(_PER_S * seconds)
+    bridge.providers.call("reset")
+    bridge.providers.call(
+        "to_broker",
+        first=1,
+        mappings=bridge.conversations.mappings - 1,
+        total=total,
+        rate=_PER_S,
+        every=_REFUSED_EVERY,
+    )
+    return _arrived(bridge, total)
 
 
 def _arrived(bridge: Bridge, total: int) -> dict[str, Any]:

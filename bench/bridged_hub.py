@@ -48,6 +48,7 @@ SECRET: Final = "the-signing-secret-of-the-app"  # noqa: S105 -- signs the reque
 _CLIENT: Final = {"client_id": "A00000001.client", "client_secret": "bench", "signing_secret": SECRET}
 _HUB: Final = "https://hub.example.com"
 _BATCH: Final = 1_000
+_PER_WORKSPACE: Final = 100
 _HOOKS_TIMEOUT_S: Final = 60.0
 _TEXT: Final = "Morning, the **deploy of 4.2** is done. " * 5
 
@@ -104,11 +105,14 @@ class Bridge:
         self.hub.start_service("sync")
         self.hub.wait_ready("sync")
 
-    def insert_mappings(self, first: int, count: int, per_workspace: int) -> None:
-        """Insert mappings of other workspaces."""
-        for start in range(first, first + count, per_workspace):
-            numbers = range(start, min(start + per_workspace, first + count))
-            insert(self.hub.store_uri, MAPPINGS, self._mappings(f"bench-{start}", numbers))
+    def insert_workspaces(self, mappings: int, waiting: int) -> None:
+        """Insert mappings of other workspaces, and changes that wait for them."""
+        workspaces = max(1, mappings // _PER_WORKSPACE)
+        for number in range(workspaces):
+            first = self.conversations.mappings + number * _PER_WORKSPACE
+            numbers, workspace = range(first, first + _PER_WORKSPACE), f"bench-{number}"
+            insert(self.hub.store_uri, MAPPINGS, self._mappings(workspace, numbers))
+            self.insert_waiting(numbers, waiting // workspaces, workspace)
 
     def insert_links(self, count: int) -> None:
         """Insert links of old messages."""
@@ -119,6 +123,15 @@ class Bridge:
         messages = (message.document() for message in self._waiting_messages(mappings, count, workspace))
         insert(self.hub.store_uri, MESSAGES, messages)
         insert(self.hub.store_uri, QUEUE, self._queued(mappings, count, workspace))
+
+    def count_waiting(self) -> int:
+        """Return the number of changes that wait."""
+
+        async def count() -> int:
+            async with database_at(self.hub.store_uri) as mongo:
+                return int(await mongo.collection(QUEUE).count_documents({"state": "waiting"}))
+
+        return asyncio.run(count())
 
     def _bot_endpoints(self) -> dict[str, str]:
         """Wait until each bot has a webhook; return their endpoints."""
@@ -215,7 +228,7 @@ class Bridge:
             target = message.targets["slack"]
             key = account_key(target.provider, target.account)
             request = SyncRequested(
-                request_id=f"req_bench{number}",
+                request_id=f"req_{message.id}",
                 mapping_id=message.mapping_id,
                 leg_id=target.leg,
                 kind="message",
@@ -254,7 +267,9 @@ class Bridge:
 def bridged(bench: Bench, stage: str, accounts: int, mappings: int) -> Iterator[Bridge]:
     """Run a hub with all that it needs for these mappings, and the providers."""
     providers = bench.helper("bench.providers")
-    listening = providers.call("listen", folder=str(bench.folder), accounts=accounts, mappings=mappings)
+    folder = bench.folder / f"{stage}-providers"
+    folder.mkdir()
+    listening = providers.call("listen", folder=str(folder), accounts=accounts, mappings=mappings)
     env = {
         "INTERLINK_PUBLIC_URL": _HUB,
         "INTERLINK_EGRESS_PROXY": f"http://127.0.0.1:{listening['port']}",

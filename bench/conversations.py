@@ -17,6 +17,7 @@ PERSON: Final = "U0000000ADA"
 _USER: Final = 900_000_001
 _FIRST_GROUP: Final = 1_001_000_000_000
 _FIRST_BOT: Final = 7_000_001
+_FURTHER_PER_ACCOUNT: Final = 25
 _TEXT: Final = ("Morning, the ", "deploy of 4.2", " is done, see the ", "log", ". Please run the check ")
 _END: Final = "before you merge, it takes two minutes. Questions to the usual channel, as ever, thank you: "
 _LOG: Final = "https://ci.example.com/runs/4711"
@@ -32,11 +33,15 @@ class Conversations:
     mappings: int
 
     def team(self, number: int) -> str:
-        """Return the Slack workspace of a mapping."""
+        """Return the Slack workspace of a mapping; further mappings have others, which are not connected."""
+        if number >= self.mappings:
+            return f"T9{number // _FURTHER_PER_ACCOUNT:07d}"
         return f"T{number % self.accounts:08d}"
 
     def bot(self, number: int) -> str:
-        """Return the id of the Telegram bot of a mapping."""
+        """Return the id of the Telegram bot of a mapping; further mappings have others."""
+        if number >= self.mappings:
+            return str(2 * _FIRST_BOT + number // _FURTHER_PER_ACCOUNT)
         return str(_FIRST_BOT + number % self.accounts)
 
 

@@ -54,6 +54,9 @@ class Plan:
     bridge_mappings: int = 1_000
     bridge_s: float = 20.0
     bridge_messages: int = 2_000
+    bridge_more_mappings: int = 10_000
+    bridge_links: int = 1_000_000
+    bridge_waiting: int = 10_000
     max_due: int = 100_000
 
     @property
@@ -88,6 +91,9 @@ class Plan:
             bridge_mappings=40,
             bridge_s=2.0,
             bridge_messages=80,
+            bridge_more_mappings=200,
+            bridge_links=1_000,
+            bridge_waiting=200,
             max_due=10_000,
         )
 

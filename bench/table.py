@@ -20,6 +20,7 @@ _MAX_SYNC_P50_MS: Final = 100.0
 _MAX_SYNC_P99_MS: Final = 300.0
 _MIN_SYNC_PER_S: Final = 300.0
 _MAX_SYNC_TIMES: Final = 3.0
+_MAX_SYNC_RESIDENT_MB: Final = 150.0
 
 
 def table(measured: dict[str, Any]) -> Table:
@@ -164,6 +165,18 @@ class _ResultTable:
         )
         beside = f"{work['ours_cpu_us']:.0f} us, bare {work['bare_cpu_us']:.0f} us"
         self._row("sync: CPU against a bare loop", _MAX_SYNC_TIMES, "x", work["times_bare"], beside)
+        memory, beside_result = result["memory"], result["beside"]
+        what = f"{memory['mappings']:,} mappings, {memory['links']:,} links, {memory['waiting']:,} waiting"
+        beside = f"without them {memory['without_mb']:.0f} MB; both after a burst"
+        self._row(f"sync: memory with {what}", _MAX_SYNC_RESIDENT_MB, " MB", memory["with_mb"], beside)
+        ratios = beside_result["ratios"]
+        beside = (
+            f"{beside_result['beside']['p99_ms']:.1f} ms, alone {beside_result['alone']['p99_ms']:.1f} ms; "
+            f"p50 {beside_result['times']['p50_ms']:.2f}x; {len(ratios)} rounds, "
+            f"{min(ratios):.2f}x to {max(ratios):.2f}x"
+        )
+        what = f"sync: p99 beside {beside_result['waiting']:,} waiting of one conversation"
+        self._row(what, _MAX_BESIDE_TIMES, "x", beside_result["times"]["p99_ms"], beside)
 
     def _least(self, what: str, result: dict[str, Any]) -> None:
         beside = f"least {result['least_cpu_us']:.0f} us; {result['least_per_s']:,.0f}/s"
