@@ -235,16 +235,16 @@ class Lanes:
     async def _hold(self, lane: _Lane, change: Change, outcome: Waits) -> None:
         """Store the changes of a lane that has to wait, and wait."""
         attempts = change.attempts + outcome.counts
-        await self._store(lane.changes)
+        lane.has_stored = True  # from here on, `put` stores what comes
+        await self._store(list(lane.changes))
         lane.lower_head(item.position for item in lane.changes)
         change.attempts = attempts
         assert change.stored is not None  # noqa: S101 -- it was stored above
         due_at = utcnow() + timedelta(seconds=outcome.pause_s)
         await self._queue.postpone(change.stored, due_at, attempts=attempts, reason=outcome.reason)
         # They are stored: a lane that waits takes no memory.
-        self._aside -= {change.stored.id for change in lane.changes if change.stored}
+        self._aside -= {item.stored.id for item in lane.changes if item.stored}
         lane.changes.clear()
-        lane.has_stored = True
         await self._pause(lane, outcome.pause_s)
         lane.is_due = True
 
