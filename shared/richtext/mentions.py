@@ -109,9 +109,15 @@ def mentioned(document: Document) -> Mentioned:
     channels: dict[str, None] = {}
     groups: dict[str, None] = {}
     scopes: dict[str, None] = {}
-
-    def note(node: Inline) -> Inline:
+    # A stack, and no new nodes: every forwarded message is searched.
+    rest: list[_Block | Inline] = list(reversed(document.blocks))
+    while rest:
+        node = rest.pop()
         match node:
+            case Text() | CodeBlock():
+                pass
+            case ListBlock(items):
+                rest.extend(child for item in reversed(items) for child in reversed(item))
             case UserMention(id_):
                 users[id_] = None
             case ChannelMention(id_):
@@ -120,8 +126,6 @@ def mentioned(document: Document) -> Mentioned:
                 groups[id_] = None
             case EveryoneMention(scope):
                 scopes[scope] = None
-        return node
-
-    for block in document.blocks:
-        _map_block(block, note)
+            case _:
+                rest.extend(reversed(getattr(node, "children", ())))
     return Mentioned(tuple(users), tuple(channels), tuple(groups), tuple(scopes))

@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from services.sync.model.mapping import Leg, Mapping
+from services.sync.model.mapping import Filters, Leg, Mapping, Options
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Mongo
+from shared.runtime.mongo import Document, Mongo
 from shared.runtime.snapshot import Snapshot
 
 COLLECTION: Final = "sync_mappings"
+_FILTERS: Final = Filters()
+_OPTIONS: Final = Options()
 
 
 class MappedLeg(NamedTuple):
@@ -32,7 +34,7 @@ class MappingIndex:
         self._snapshot: Snapshot[Mapping] = Snapshot(
             configuration,
             mongo.collection(COLLECTION),
-            Mapping.from_document,
+            _parse,
             log,
             on_change=self._on_change,
         )
@@ -84,6 +86,17 @@ class MappingIndex:
                 self._by_conversation[key] = (*self._by_conversation.get(key, ()), MappedLeg(after, leg))
             for follower in self.on_change:
                 follower(after)
+
+
+def _parse(document: Document) -> Mapping:
+    """Return the mapping in a document. Mappings share the usual options and filters, which saves memory."""
+    mapping = Mapping.from_document(document)
+    shared: dict[str, object] = {}
+    if mapping.options == _OPTIONS:
+        shared["options"] = _OPTIONS
+    if mapping.filters == _FILTERS:
+        shared["filters"] = _FILTERS
+    return mapping.model_copy(update=shared)
 
 
 def _key(mapping: Mapping, leg: Leg) -> _Key:
