@@ -55,8 +55,8 @@ class Carrier:
         self._notes = notes
         self._notices = notices
         self._log = log
-        self._refused: dict[str, tuple[float, str]] = {}
-        """Accounts whose token was refused: until when they are not asked for, and why."""
+        self._refused: dict[tuple[str, str], tuple[float, str]] = {}
+        """Workspaces and accounts whose token was refused: until when they are not asked for, and why."""
         self._closed: set[tuple[str, str]] = set()
         """Mappings and legs whose conversation refused a change."""
 
@@ -77,7 +77,7 @@ class Carrier:
             return Done()  # the mapping or its leg was removed meanwhile
         if mapping.status == "paused":
             return Aside(_PAUSED_S, "The mapping is paused: resume it.")
-        refused_until, reason = self._refused.get(change.account_key, (0.0, ""))
+        refused_until, reason = self._refused.get((change.workspace, change.account_key), (0.0, ""))
         if refused_until > monotonic():
             return Waits(refused_until - monotonic(), reason, counts=False)
         if change.request.kind == "signal":
@@ -100,7 +100,7 @@ class Carrier:
         except ChannelFailure as failure:
             return await self._refused_by(failure, change, mapping, leg, message)
         except (NotFound, Conflict) as error:  # there is no account any more, or it is not connected
-            self._refused[change.account_key] = (monotonic() + _ACCOUNT_PAUSE_S, str(error))
+            self._refused[change.workspace, change.account_key] = (monotonic() + _ACCOUNT_PAUSE_S, str(error))
             return await self._wait(change, message, leg, _ACCOUNT_PAUSE_S, "account", str(error))
         except NotReached as error:
             text = f"The provider cannot be reached ({error}): the hub tries again."
@@ -134,7 +134,10 @@ class Carrier:
                     change, message, leg, failure.code, failure.text, pause_s=failure.retry_after
                 )
             case "account":
-                self._refused[change.account_key] = (monotonic() + _ACCOUNT_PAUSE_S, failure.text)
+                self._refused[change.workspace, change.account_key] = (
+                    monotonic() + _ACCOUNT_PAUSE_S,
+                    failure.text,
+                )
                 return await self._wait(change, message, leg, _ACCOUNT_PAUSE_S, failure.code, failure.text)
             case "conversation":
                 self._closed.add((mapping.id, leg.id))
