@@ -123,7 +123,7 @@ def _burst(bridge: Bridge, total: int) -> dict[str, float]:
 def _memory(bench: Bench, bridge: Bridge) -> dict[str, Any]:
     """Measure the memory of a process after a burst: of a new one, and of one with many mappings and more.
 
-    The mappings and the changes that wait are those of other workspaces, whose accounts are not connected.
+    Mappings and waiting changes belong to other workspaces, in which no account is connected.
     """
     plan = bench.plan
     without_mb = _restarted_mb(bridge)

@@ -44,7 +44,7 @@ _TELEGRAM: Final = re.compile(r"/bot([0-9]+):([A-Za-z0-9_-]+)/([A-Za-z]+)")
 
 
 class ProvidersState:
-    """What the providers know, and what they have seen since the last reset."""
+    """The state of the providers, and the requests since the last reset."""
 
     def __init__(self) -> None:
         self.conversations = Conversations(1, 1)

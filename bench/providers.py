@@ -45,7 +45,7 @@ _GRACE_S: Final = 5.0
 
 
 class _Run:
-    """How this process reaches the hub."""
+    """The connections of this process to the hub."""
 
     def __init__(self) -> None:
         self.producer: AIOKafkaProducer | None = None
@@ -55,7 +55,7 @@ class _Run:
         self.secret = ""
         self.reports: asyncio.Queue[bytes] = asyncio.Queue()
         self.by_gateway = False
-        """Whether webhooks go through the gateway, not to the broker."""
+        """True if webhooks go through the gateway; false if they are published on the broker."""
 
 
 _run = _Run()

@@ -34,7 +34,7 @@ class AccountRef(NamedTuple):
 
 
 class SyncAccounts:
-    """Finds the integration of an account, and the account whose webhook an event came by.
+    """Finds the integration of an account, and the account of a webhook event.
 
     Await `Configuration.current` before a batch: what another process has changed is forgotten then.
     """
@@ -69,7 +69,7 @@ class SyncAccounts:
         return found[0]
 
     async def of_event(self, event: Event) -> AccountRef | None:
-        """Return the account whose webhook an event of `webhooks.received` came by; None if there is none.
+        """Return the account of an event of `webhooks.received`; None if it belongs to none.
 
         An app's webhook and a provider subscription belong to an account. Whoever has the secret of another
         endpoint could claim any account, so such an event has none. Raises `DatabaseUnavailable`.

@@ -25,7 +25,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("integrations", 1), ("created_at", -1), ("_id", -1))),
         Index((("open", 1), ("due_at", 1), ("_id", 1)), where=OPEN),
         Index((("provider", 1), ("status", 1)), where=OPEN),
-        # The sync service asks whose webhooks an endpoint gets.
+        # The sync service reads the subscription of an endpoint.
         Index((("endpoint_id", 1),)),
     )
 }

@@ -72,7 +72,7 @@ class FiltersBody(BaseModel):
 
 
 class OptionsBody(BaseModel):
-    """How messages are forwarded."""
+    """The options of a mapping."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -153,7 +153,7 @@ class MappingOut(BaseModel):
 
 
 class LegTestOut(BaseModel):
-    """What became of the test message at one leg."""
+    """The result of the test message at one leg."""
 
     leg_id: str
     provider: str
@@ -172,7 +172,7 @@ class MappingTestOut(BaseModel):
 
 
 class CapabilityOut(BaseModel):
-    """What a leg can do. `reason` says why not, `note` what a person has to do or know for it."""
+    """A capability of a leg. `reason` explains why it is missing, `note` names a manual step."""
 
     capability: str
     name: str
@@ -196,7 +196,7 @@ class PreviewLegOut(BaseModel):
 
 
 class NotFollowingOut(BaseModel):
-    """What will not follow from one leg to another, by their positions in `legs`, with the reason."""
+    """A kind of change that is not forwarded between two legs (positions in `legs`), with the reason."""
 
     from_leg: int
     to_leg: int
@@ -205,7 +205,7 @@ class NotFollowingOut(BaseModel):
 
 
 class MappingPreviewOut(BaseModel):
-    """What a mapping would be. `problems` are those of the whole mapping; with any, it cannot be saved."""
+    """The preview of a mapping. `problems` concern the whole mapping; with any, it cannot be saved."""
 
     ok: bool
     legs: list[PreviewLegOut]

@@ -10,14 +10,14 @@ from shared.contracts.envelope import rfc3339
 
 
 class SyncedAuthorOut(BaseModel):
-    """Who wrote a message, by the provider's id."""
+    """The author of a message, with the provider's id."""
 
     id: str
     name: str
 
 
 class SyncedSourceOut(BaseModel):
-    """Where a message was written."""
+    """The source of a message: account, conversation and external id."""
 
     leg: str
     provider: str

@@ -56,9 +56,9 @@ class Carrier:
         self._notices = notices
         self._log = log
         self._refused: dict[tuple[str, str], tuple[float, str]] = {}
-        """Workspaces and accounts whose token was refused: until when they are not asked for, and why."""
+        """Refused tokens by workspace and account: the end of the pause on the monotonic clock, and the reason."""
         self._closed: set[tuple[str, str]] = set()
-        """Mappings and legs whose conversation refused a change."""
+        """Mapping and leg ids of conversations that refused a change."""
 
     def forget_refusals(self) -> None:
         """Ask for every account again: one of them may have been connected again."""

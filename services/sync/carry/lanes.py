@@ -23,7 +23,7 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 
 MAX_IN_MEMORY: Final = 32
-"""Changes of a lane whose records are open. More are stored."""
+"""The maximum number of changes of a lane in memory. Further changes are stored."""
 _WINDOW: Final = 32
 _POLL_INTERVAL_S: Final = 1.0
 _DATABASE_PAUSE_S: Final = 1.0
@@ -43,12 +43,12 @@ class _Lane:
     def __init__(self) -> None:
         self.changes: deque[Change] = deque()
         self.has_stored = False
-        """Whether changes are stored that come after those in `changes`."""
+        """True if the database has changes that follow those in `changes`."""
         self.head: int | None = None
         """A position that no stored change is before; None if it is not known."""
         self.is_waiting = False
         self.is_due = False
-        """Whether the pause of the first change is over, or was ended by `wake`."""
+        """True if the pause of the first change has ended, by its time or by `wake`."""
         self.wake = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 

@@ -192,7 +192,7 @@ class MessageSender:
     async def _recover(
         self, scene: Scene, part: int, target: Target, place: Place
     ) -> tuple[Sent | None, TraceEntry | None]:
-        """Find out whether a part was sent by a process that died, or whose call was not answered."""
+        """Find a part that an earlier attempt may have sent: it crashed, or its call had no response."""
         channel, now = scene.channel, utcnow()
         if isinstance(channel, FindsSent):
             since = (target.sending_at or now) - FIND_MARGIN
