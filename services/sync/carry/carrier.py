@@ -56,7 +56,7 @@ class Carrier:
         self._notices = notices
         self._log = log
         self._refused: dict[tuple[str, str], tuple[float, str]] = {}
-        """Refused tokens by workspace and account: the end of the pause on the monotonic clock, and the reason."""
+        """Refused tokens by workspace and account: the end of the pause (monotonic clock) and the reason."""
         self._closed: set[tuple[str, str]] = set()
         """Mapping and leg ids of conversations that refused a change."""
 
