@@ -4,7 +4,7 @@ from datetime import datetime
 from secrets import token_hex
 from typing import Any, Final
 
-from services.sync.model.mapping import hub_message_id
+from services.sync.model.mapping import hub_message_id, lane_of
 from services.sync.model.synced_message import (
     MESSAGES,
     QUEUE,
@@ -83,7 +83,7 @@ def queued(message: SyncedMessage, leg: str = "l2", kind: Kind = "message", **fi
         received_at=rfc3339(now),
     )
     values: Json = {
-        "lane": "slack:T1:C1",
+        "lane": lane_of(message.workspace, "slack:T1", "C1"),
         "account_key": "slack:T1",
         "partition": 0,
         "position": 1,

@@ -8,6 +8,7 @@ import pytest
 from pymongo import MongoClient
 
 from services.sync.model.conflict import COLLECTION, Conflict, conflict_id_for
+from services.sync.model.mapping import lane_of
 from services.sync.model.synced_message import QUEUE, SyncedMessage
 from shared.contracts.topics import CHAT_INBOUND
 from shared.runtime.mongo import utcnow
@@ -128,7 +129,7 @@ def test_the_queue_is_counted_by_conversation(hub: Hub, database: Any) -> None:
         queued(message, partition=999, created_at=old, reason="Too many calls."),
         queued(message, partition=999),
         queued(message, partition=999, state="aside"),
-        queued(message, state="failed", lane="slack:T1:C2"),
+        queued(message, state="failed", lane=lane_of(message.workspace, "slack:T1", "C2")),
         queued(store_message(database, hub, other, target_of()), partition=999),
     )
     stats = hub.call("GET", f"/api/sync/queue/stats?mapping_id={mapping}")

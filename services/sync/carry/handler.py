@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from services.sync.carry.lanes import Lanes
 from services.sync.carry.outcomes import Change
-from services.sync.model.mapping import account_key
+from services.sync.model.mapping import account_key, lane_of
 from services.sync.store.mapping_index import MappingIndex
 from services.sync.store.queue import POSITION_BITS
 from shared.contracts.errors import Malformed
@@ -39,7 +39,7 @@ class CarryHandler:
                     request=request,
                     workspace=consumed.event.workspace,
                     traceparent=consumed.event.traceparent,
-                    lane=f"{key}:{leg.conversation}",
+                    lane=lane_of(mapping.workspace, key, leg.conversation),
                     account_key=key,
                     partition=consumed.partition,
                     # Times order the records of one partition, and offsets those of one millisecond.

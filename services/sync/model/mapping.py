@@ -106,6 +106,14 @@ def account_key(provider: str, account: str) -> str:
     return f"{provider}:{account}"
 
 
+def lane_of(workspace: str, account: str, conversation: str) -> str:
+    """Return the lane of a conversation; `account` is its `account_key`.
+
+    Workspaces that share an account have lanes of their own, so that none waits for another.
+    """
+    return f"{workspace}:{account}:{conversation}"
+
+
 def hub_message_id(provider: str, account: str, conversation: str, external_id: str) -> str:
     """Derive the hub's id of a message from its source. The importer derives the same."""
     return f"msg_{derive(provider, account, conversation, external_id)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from services.sync.model.mapping import lane_of
 from services.sync.model.synced_message import QUEUE, QueuedChange, QueueState
 from shared.runtime.mongo import (
     Document,
@@ -187,8 +188,9 @@ class SyncQueue:
             documents = await self._collection.aggregate([{"$match": query}, {"$group": group}]).to_list(None)
         for document in documents:
             key = document["_id"]
+            prefix = lane_of(workspace, key["account_key"], "")
             lane = lanes.setdefault(
-                key["lane"], LaneCount(key["account_key"], key["lane"].removeprefix(f"{key['account_key']}:"))
+                key["lane"], LaneCount(key["account_key"], key["lane"].removeprefix(prefix))
             )
             lane.add(key["state"], document["count"], document["oldest_at"], document["reason"])
         return list(lanes.values())
