@@ -152,7 +152,7 @@ async def build(runtime: Runtime) -> Service:
     work = Work(
         providers,
         accounts,
-        calls,
+        scene_calls,
         MessageSender(scene_calls, files.fetcher, providers, messages, notes, status),
         MessageEditor(scene_calls, messages, notes, status),
         ReactionSetter(scene_calls, messages),

@@ -212,7 +212,9 @@ class Carrier:
     async def _signal(self, change: Change, leg: Leg) -> Outcome:
         """Show that somebody types, if that is still so. A failure is nothing to repeat."""
         if (utcnow() - change.received_at).total_seconds() < _SIGNAL_AGE_S:
-            with suppress(ChannelFailure, NotReached, OutcomeUnknown, RetryLater, NotFound, Conflict):
+            with suppress(
+                Stopped, ChannelFailure, NotReached, OutcomeUnknown, RetryLater, NotFound, Conflict
+            ):
                 await self._work.signal(change, leg)
         return Done()
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final, TypeVar
 
 from services.sync.calls import BeforeStep, ChannelCalls, LocalFile
-from services.sync.carry.outcomes import Aside, Change, Outcome, Stopped, Waits
+from services.sync.carry.outcomes import Aside, Change, Done, Outcome, Stopped, Waits
 from services.sync.carry.pace import Pace
 from services.sync.model.mapping import Leg, link_id
 from services.sync.model.mapping import Mapping as SyncMapping
@@ -86,6 +86,20 @@ class SceneCalls:
         """
         before = self._before(scene, marks=marks)
         return await self._calls.run(operation, scene.integration.id, before=before, files=files)
+
+    async def run_now(
+        self, change: Change, leg: Leg, spec: ChannelSpec, operation: Operation[T], integration_id: str
+    ) -> T:
+        """Carry an operation out that is worth nothing later.
+
+        Raises `Stopped` if the provider's rates do not allow it now, and as `ChannelCalls.run`.
+        """
+
+        async def before(step: Step) -> None:
+            if self._pace.take(change.account_key, spec, step.method, leg.conversation):
+                raise Stopped(Done())
+
+        return await self._calls.run(operation, integration_id, before=before)
 
     def _before(self, scene: Scene, *, marks: bool) -> BeforeStep:
         """Return what is awaited before each step: the pace, and the mark of the visible step."""

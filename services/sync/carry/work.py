@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 
 from services.sync.accounts import SyncAccounts, channel_account
-from services.sync.calls import ChannelCalls
 from services.sync.carry.edits import MessageEditor
 from services.sync.carry.messages import MessageSender
 from services.sync.carry.outcomes import Change, Done, Outcome
 from services.sync.carry.reactions import ReactionSetter
-from services.sync.carry.scene import Scene
+from services.sync.carry.scene import Scene, SceneCalls
 from services.sync.model.mapping import Leg
 from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.model.synced_message import SyncedMessage
@@ -24,7 +23,7 @@ class Work:
         self,
         providers: Mapping[str, Provider],
         accounts: SyncAccounts,
-        calls: ChannelCalls,
+        calls: SceneCalls,
         messages: MessageSender,
         edits: MessageEditor,
         reactions: ReactionSetter,
@@ -61,10 +60,10 @@ class Work:
         return Done()
 
     async def signal(self, change: Change, leg: Leg) -> None:
-        """Show that somebody types. Raises as `apply`."""
-        channel = self._accounts.channel(leg.provider)
-        if not isinstance(channel, Signals):
+        """Show that somebody types, if the provider's rates allow it now. Raises as `apply`."""
+        spec, channel = self._providers[leg.provider].manifest.channel, self._accounts.channel(leg.provider)
+        if spec is None or not isinstance(channel, Signals):
             return
         integration = await self._accounts.find(change.workspace, leg.provider, leg.account)
         operation = channel.signal(Place(leg.conversation), channel_account(integration))
-        await self._calls.run(operation, integration.id)
+        await self._calls.run_now(change, leg, spec, operation, integration.id)
