@@ -206,24 +206,26 @@ class ChatServer:
         about = {"filename": name, "content_type": "text/plain", "size": len(content)}
         return {"id": file_id, "url": f"https://{FILES}/{file_id}"} | about
 
-    def publish(self, event_type: str, data: Data) -> None:
-        """Publish an event, and wait until Kafka has it."""
-        self._run(lambda: self.send(event_type, data))
+    def publish(self, event_type: str, data: Data, **options: Any) -> None:
+        """Publish an event, and wait until Kafka has it; `options` are those of `send`."""
+        self._run(lambda: self.send(event_type, data, **options))
 
-    async def send(self, event_type: str, data: Data) -> None:
+    async def send(
+        self, event_type: str, data: Data, *, topic: str = "chat.events", at: str | None = None
+    ) -> None:
         """Publish an event, in order for each channel."""
         headers = {
             "ce_specversion": "1.0",
             "ce_id": f"evt_{token_hex(12)}",
             "ce_type": event_type,
             "ce_source": "/chat",
-            "ce_time": _now(),
+            "ce_time": at or _now(),
             "ce_subject": data["channel_id"],
             "content-type": "application/json",
             "workspace": self._workspace,
         }
         await self._producer.send_and_wait(
-            "chat.events",
+            topic,
             json.dumps(data).encode(),
             key=data["channel_id"].encode(),
             headers=[(name, value.encode()) for name, value in headers.items()],

@@ -209,3 +209,22 @@ def test_an_event_that_comes_before_the_response_is_an_echo(world: World) -> Non
     legs.quiet()
     legs.agree("early", within_s=0)
     assert sent_by_the_hub(legs) == 1
+
+
+def test_telegram_shows_who_types_in_the_chat_now(world: World) -> None:
+    legs = world.mapped()
+    long_ago = "2026-01-01T00:00:00.000Z"
+
+    def signal(at: str | None = None, **fields: str) -> None:
+        data = {"kind": "typing", "state": "started", "at": long_ago} | fields
+        about = {"channel_id": legs.chat.channel, "author": {"id": "usr_ada", "name": ADA}}
+        world.chat.publish("chat.signal", data | about, topic="chat.signals", at=at)
+
+    before = world.telegram.calls.count("sendChatAction")
+    signal(at=long_ago)
+    signal(kind="presence", state="online")
+    signal(state="stopped")
+    signal()
+    legs.until(lambda: world.telegram.calls.count("sendChatAction") > before)
+    legs.quiet()
+    assert world.telegram.calls.count("sendChatAction") == before + 1
