@@ -91,9 +91,11 @@ class MessageSender:
             try:
                 await self._send_parts(scene, scene.channel, target, place, files, problems)
             except ChannelFailure as failure:
-                if failure.kind != "message" or not files:
+                current = await self._messages.find(message.id)
+                shown = current is not None and bool(current.targets[leg.id].parts)
+                if failure.kind != "message" or not files or shown:
                     raise
-                # The provider takes the message without its files.
+                # The provider refused the part with the files, and nobody has seen it.
                 refused = [FileProblem(file.attachment, failure.text) for file in files]
                 await self._send_parts(scene, scene.channel, target, place, (), [*problems, *refused])
         return Done()
