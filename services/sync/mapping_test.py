@@ -10,6 +10,7 @@ from services.sync.model.mapping import Leg, Mapping
 from services.sync.own_messages import own_chat_record, own_message
 from shared.contracts.errors import Rejected, RetryLater
 from shared.contracts.ids import new_event_id
+from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import Place
 from shared.runtime.kafka.producer import Producer
 
@@ -18,7 +19,7 @@ _PUBLISH_TIMEOUT_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class LegResult:
-    """What became of the message at a leg. `reason` and `fix` are empty if it is there."""
+    """The result of a test at a leg. `reason` and `fix` are empty if the message is there."""
 
     leg: Leg
     ok: bool
@@ -46,8 +47,8 @@ class MappingTest:
         try:
             return LegResult(leg, ok=True, permalink=await self._send(mapping, leg, text))
         except (Rejected, RetryLater) as error:
-            reason, fix = reason_and_fix(error.detail if isinstance(error, Rejected) else str(error))
-            return LegResult(leg, ok=False, reason=reason, fix=fix)
+            reason, fix = split_fix(error.detail if isinstance(error, Rejected) else str(error))
+            return LegResult(leg, ok=False, reason=reason, fix=fix or "")
 
     async def _send(self, mapping: Mapping, leg: Leg, text: str) -> str | None:
         if leg.is_chat:
@@ -57,9 +58,3 @@ class MappingTest:
         integration = await self._accounts.find(mapping.workspace, leg.provider, leg.account)
         message = own_message(Place(leg.conversation), text, new_event_id())
         return (await self._lookups.send(integration, message)).permalink
-
-
-def reason_and_fix(text: str) -> tuple[str, str]:
-    """Return the problem and the fix of a text that has both, with a colon between them."""
-    reason, _, fix = text.partition(": ")
-    return reason.strip(), fix.strip()

@@ -65,3 +65,11 @@ def checked(
     except StopIteration as done:
         result: T = done.value
         return result
+
+
+def split_fix(text: str) -> tuple[str, str | None]:
+    """Split a text into the problem and its fix, which a colon divides. None if it names no fix."""
+    problem, colon, fix = text.partition(": ")
+    if not colon:
+        return text, None
+    return f"{problem}.", f"{fix[:1].upper()}{fix[1:]}"

@@ -128,7 +128,7 @@ def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World)
 
     eventually(lambda: status() == "reauth_required", 20)
     legs.until(lambda: target(legs, "one", "slack")["state"] == "waiting")
-    assert "connect" in target(legs, "one", "slack")["fix"]
+    assert "connect the account again" in target(legs, "one", "slack")["fix"].lower()
     world.connect_slack()
     legs.until(lambda: legs.slack.texts() == texts, 30)
 

@@ -18,6 +18,7 @@ from services.sync.store.mapping_index import MappingIndex
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
 from shared.contracts.errors import Conflict, DatabaseUnavailable, NotFound, RetryLater
+from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import ChannelFailure
 from shared.runtime import metrics
 from shared.runtime.logs import Log
@@ -141,7 +142,7 @@ class Carrier:
                 return await self._wait(change, message, leg, _ACCOUNT_PAUSE_S, failure.code, failure.text)
             case "conversation":
                 self._closed.add((mapping.id, leg.id))
-                if await self._mappings.set_error(mapping.id, mapping.workspace, reason, fix):
+                if await self._mappings.set_error(mapping.id, mapping.workspace, reason, fix or reason):
                     self._log.warning("mapping.failed", mapping_id=mapping.id, leg=leg.id, code=failure.code)
                 pause_s = _MENDED_PAUSES.pause_s(change.attempts + 1)
                 return await self._later(change, message, leg, failure.code, failure.text, pause_s=pause_s)
@@ -182,7 +183,7 @@ class Carrier:
         unknown: bool = False,
     ) -> Outcome:
         if utcnow() > self._give_up_at(change):
-            return await self._fail(change, message, leg, code, text)
+            return await self._fail(change, message, leg, code, text, unknown=unknown)
         metrics.SYNC_WAITS.labels(leg.provider, code if code in _KNOWN_WAITS else "other").inc()
         await self._notes.waiting(change, message, leg, code, text, unknown=unknown)
         return Waits(pause_s, text)
@@ -220,11 +221,3 @@ class Carrier:
 
 
 _KNOWN_WAITS: Final = frozenset({"rate_limited", "unreachable", "unknown", "unavailable", "account"})
-
-
-def split_fix(text: str) -> tuple[str, str]:
-    """Split a text of a manifest into the problem and its fix, which a colon divides."""
-    problem, colon, fix = text.partition(": ")
-    if not colon:
-        return text, text
-    return f"{problem}.", f"{fix[:1].upper()}{fix[1:]}"

@@ -9,6 +9,7 @@ from services.sync.carry.status import StatusEvents
 from services.sync.model.mapping import Leg
 from services.sync.model.synced_message import Step, SyncedMessage, TraceEntry
 from services.sync.store.messages import SyncedMessages, target_update
+from shared.manifests.channel_failures import split_fix
 from shared.richtext.tree import Loss
 from shared.runtime import metrics
 from shared.runtime.mongo import utcnow
@@ -29,8 +30,8 @@ class Notes:
         if target is None:
             return
         is_refused = change.request.kind == "message" and not unknown
-        problem, _, fix = text.partition(": ")
-        fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix or None}
+        problem, fix = split_fix(text)
+        fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix}
         fields["attempts"] = change.attempts + 1
         # The provider has refused, so nobody has seen it, unless an earlier attempt may have sent it.
         if is_refused and target.state != "sending":
@@ -48,9 +49,9 @@ class Notes:
         target = message.targets.get(leg.id)
         if target is None:
             return
-        problem, _, fix = text.partition(": ")
+        problem, fix = split_fix(text)
         entry = TraceEntry(at=utcnow(), step="failed", attempt=change.attempts + 1, detail=text)
-        fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix or None}
+        fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix}
         if change.request.kind == "message":
             # An earlier attempt that was not answered may have sent it.
             fields["state"] = "unknown" if unknown or target.state == "sending" else "failed"

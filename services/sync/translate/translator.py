@@ -28,6 +28,7 @@ from services.sync.translate.reactions import Reactions
 from services.sync.translate.text import People
 from shared.contracts.errors import NotFound
 from shared.contracts.topics import CHAT_EVENTS
+from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import (
     Account,
     ConversationClosed,
@@ -236,9 +237,9 @@ class Translator:
                 if await self._mappings.move_leg(mapping.id, mapping.workspace, leg.id, change.new):
                     self._log.info("mapping.moved", mapping_id=mapping.id, leg=leg.id)
         elif isinstance(change, ConversationClosed):
-            reason, _, fix = change.reason.partition(": ")
+            reason, fix = split_fix(change.reason)
             for mapping, _leg in legs:
-                await self._mappings.set_error(mapping.id, mapping.workspace, f"{reason}.", fix or reason)
+                await self._mappings.set_error(mapping.id, mapping.workspace, reason, fix or reason)
 
 
 def _apply(item: Incoming, legs: Sequence[MappedLeg], context: Context) -> None:
