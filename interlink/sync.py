@@ -89,7 +89,7 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
         if leg["ok"]:
             yield f"{place}: sent  {leg['permalink'] or ''}".rstrip()
         else:
-            yield f"{place}: failed: {leg['reason']}" + (f": {leg['fix']}" if leg["fix"] else "")
+            yield f"{place}: failed: {leg['reason']}" + (f" {leg['fix']}" if leg["fix"] else "")
 
 
 def message_lines(message: Mapping[str, Any]) -> Iterator[str]:

@@ -52,7 +52,7 @@ def test_conversations_are_mapped_tested_and_deleted(world: World) -> None:
     world.telegram.set_status(group, world.bot, "kicked", next(iter(world.people.values())))
     failed = sync(world, "test", mapping)
     assert failed.exit_code == 1
-    assert f"telegram {group.id}: failed: The bot was removed from the chat: add it again." in failed.output
+    assert f"telegram {group.id}: failed: The bot was removed from the chat. Add it again." in failed.output
     assert sync(world, "delete", mapping).output == f"deleted {mapping}\n"
     assert mapping not in sync(world, "list").output
 

@@ -305,7 +305,7 @@ def test_a_test_reaches_each_leg_or_says_why_not(world: World, bus: Bus) -> None
     result = world.hub.call("POST", path)
     failed = [leg for leg in result["legs"] if not leg["ok"]]
     assert [(leg["provider"], leg["reason"], leg["fix"]) for leg in failed] == [
-        ("telegram", "The bot was removed from the chat", "add it again.")
+        ("telegram", "The bot was removed from the chat.", "Add it again.")
     ]
     for _ in range(10):
         answer = world.hub.client("sync").post(path)
