@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from services.sync.carry.notes import Notes, loss_entries
+from services.sync.carry.notes import NO_PROBLEM, Notes, loss_entries
 from services.sync.carry.outcomes import Done, Failed, Outcome
 from services.sync.carry.scene import (
     NOT_SENT,
@@ -83,7 +83,7 @@ class MessageEditor:
         now = utcnow()
         trace = [TraceEntry(at=now, step="edited", attempt=scene.change.attempts + 1)]
         trace += loss_entries(losses, now)
-        fields = {"revision": request.revision, "parts": tuple(parts)}
+        fields = {**NO_PROBLEM, "revision": request.revision, "parts": tuple(parts)}
         await self._messages.write([target_update(message.id, leg.id, fields, trace)])
         return Done()
 
@@ -94,7 +94,7 @@ class MessageEditor:
         if target.state == "sending":
             return await_message(scene)
         if target.state != "sent" and not target.parts:
-            await self._notes.state(message, leg, "deleted", state="deleted")
+            await self._notes.state(message, leg, "deleted", state="deleted", **NO_PROBLEM)
             return Done()
         channel = scene.channel
         if not isinstance(channel, Deletes):
@@ -102,7 +102,7 @@ class MessageEditor:
         for number in range(len(target.parts)):
             part = target.parts[number] or await self._calls.part_id(scene, number)
             await self._delete_part(scene, channel, part)
-        await self._notes.state(message, leg, "deleted", state="deleted")
+        await self._notes.state(message, leg, "deleted", state="deleted", **NO_PROBLEM)
         await self._status.publish(scene.change, message, leg, target.model_copy(update={"state": "deleted"}))
         return Done()
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from services.sync.calls import LocalFile
-from services.sync.carry.notes import Notes, loss_entries
+from services.sync.carry.notes import NO_PROBLEM, Notes, loss_entries
 from services.sync.carry.outcomes import Aside, Done, Outcome, Stopped, Waits
 from services.sync.carry.scene import (
     FIND_MARGIN,
@@ -162,9 +162,7 @@ class MessageSender:
             "revision": request.revision,
             "attempts": scene.change.attempts + 1,
             "sent_at": now,
-            "code": None,
-            "reason": None,
-            "fix": None,
+            **NO_PROBLEM,
         }
         await self._messages.write([target_update(message.id, leg.id, fields, trace)])
         failpoint("carry.written")

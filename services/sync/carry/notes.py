@@ -1,8 +1,8 @@
 """Store what became of a change at its target, for its trace and for whoever carries the next one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from services.sync.carry.outcomes import Change
 from services.sync.carry.status import StatusEvents
@@ -13,6 +13,9 @@ from shared.manifests.channel_failures import split_fix
 from shared.richtext.tree import Loss
 from shared.runtime import metrics
 from shared.runtime.mongo import utcnow
+
+NO_PROBLEM: Final[Mapping[str, None]] = {"code": None, "reason": None, "fix": None}
+"""The fields of a target whose last change was carried."""
 
 
 class Notes:

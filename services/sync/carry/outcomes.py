@@ -1,4 +1,4 @@
-"""What became of a change: it is done, waits, was set aside, or has failed."""
+"""The outcomes of carrying a change: it is done, waits, is set aside, or has failed."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -49,7 +49,7 @@ class Waits:
     pause_s: float
     reason: str
     counts: bool = True
-    """Whether it was an attempt."""
+    """True if it was an attempt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from services.sync.carry.notes import loss_entries
+from services.sync.carry.notes import NO_PROBLEM, loss_entries
 from services.sync.carry.outcomes import Done, Failed, Outcome
 from services.sync.carry.scene import NOT_SENT, Scene, SceneCalls, await_message
 from services.sync.model.synced_message import TraceEntry
@@ -61,7 +61,7 @@ class ReactionSetter:
         now = utcnow()
         trace = [TraceEntry(at=now, step="reacted", detail=" ".join(result)), *loss_entries(losses, now)]
         if target:
-            write = target_update(message.id, leg.id, {"reactions": tuple(result)}, trace)
+            write = target_update(message.id, leg.id, {**NO_PROBLEM, "reactions": tuple(result)}, trace)
         else:
             write = update(message.id, {"source_reactions": tuple(result)})
         await self._messages.write([write])

@@ -37,9 +37,11 @@ T = TypeVar("T")
 _MAX_HOLD_S: Final = 2.0
 """A change that may go out this soon waits in memory; one that has to wait longer is stored."""
 WAIT_S: Final = 1.0
+"""Until a change that depends on another message is tried again."""
 FIND_MARGIN: Final = timedelta(seconds=60)
 """How much earlier than the hub's clock a provider may have stamped a message."""
 LATE: Final = timedelta(seconds=60)
+"""The longest time that a change waits for the message that it depends on."""
 NOT_SENT: Final = "Its message could not be sent."
 """Why a change is kept with its message that has failed: a retry of the message carries both."""
 PART_SEPARATOR: Final = ","
@@ -48,7 +50,7 @@ PART_SEPARATOR: Final = ","
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the work on a change needs to know: the target's side, and what is stored."""
+    """A change with its target: the mapping and leg, the stored message, the account and its channel."""
 
     change: Change
     mapping: SyncMapping
@@ -163,7 +165,7 @@ class SceneCalls:
 
 
 def await_message(scene: Scene) -> Outcome:
-    """Wait until the message is there, which a change of it follows."""
+    """Return the outcome of a change whose message is not at the target yet."""
     if utcnow() - scene.change.received_at > LATE and scene.target and scene.target.state == "waiting":
         return Aside(60.0, "Its message waits.")
     return Aside(WAIT_S, "Its message is not sent yet.")
@@ -185,6 +187,7 @@ def with_author(scene: Scene, body: Document) -> Document:
 
 
 def outgoing_part(scene: Scene, body: Document, place: Place, marker: str) -> Outgoing:
+    """Return one part of a message for its target, without files."""
     options, request = scene.mapping.options, scene.change.request
     author = request.author
     return Outgoing(
