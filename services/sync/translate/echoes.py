@@ -37,11 +37,20 @@ class Echoes:
         if target is not None and not any(entry.step == "stored" for entry in target.trace):
             self._context.state.change_target(message, leg.id, TraceEntry(at=utcnow(), step="stored"))
 
-    def note_own(self, message: SyncedMessage, leg: str, part: int, change: MessageWritten) -> None:
+    def note_own(
+        self, incoming: Incoming, message: SyncedMessage, leg: str, part: int, change: MessageWritten
+    ) -> None:
         """Link the id of a part that the hub has sent, as the provider's event tells it."""
         self._context.echoes += 1
         target = message.targets.get(leg)
-        if target is None:
+        place = (*incoming.ref, change.place.conversation)
+        # Another app can copy a marker: it counts where the hub has sent it.
+        if target is None or place != (
+            message.workspace,
+            target.provider,
+            target.account,
+            target.conversation,
+        ):
             return
         self._context.state.add_link(
             MessageLink(

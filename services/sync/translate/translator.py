@@ -269,8 +269,8 @@ def _is_echo(item: Incoming, change: MessageWritten, context: Context) -> bool:
     if change.marker:
         marker = marker_parts(change.marker)
         message = context.state.message(marker.synced_id) if marker else None
-        if marker and message is not None and message.workspace == ref.workspace:
-            Echoes(context).note_own(message, marker.leg, marker.part, change)
+        if marker and message is not None:
+            Echoes(context).note_own(item, message, marker.leg, marker.part, change)
         else:
             context.echoes += 1
         return True
