@@ -97,7 +97,10 @@ class Carrier:
         try:
             return await self._work.apply(change, mapping, leg, message)
         except Stopped as stopped:
-            return stopped.outcome
+            outcome = stopped.outcome
+            if isinstance(outcome, Waits | Aside):
+                await self._notes.held(change, message, leg, outcome.reason)
+            return outcome
         except ChannelFailure as failure:
             return await self._refused_by(failure, change, mapping, leg, message)
         except (NotFound, Conflict) as error:  # there is no account any more, or it is not connected

@@ -45,6 +45,15 @@ class Notes:
         if is_refused and not is_known:
             await self._status.publish(change, message, leg, target.model_copy(update=fields))
 
+    async def held(self, change: Change, message: SyncedMessage, leg: Leg, reason: str) -> None:
+        """Store what a change waits for that nobody has refused, unless that is known already."""
+        target = message.targets.get(leg.id)
+        if target is None or target.reason == reason:
+            return
+        entry = TraceEntry(at=utcnow(), step="waiting", attempt=change.attempts, detail=reason)
+        fields = {**NO_PROBLEM, "reason": reason}
+        await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
+
     async def failed(
         self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str, *, unknown: bool
     ) -> None:
