@@ -1,6 +1,5 @@
 """`/api/sync/queue/stats`: what waits or has failed, by account and conversation."""
 
-import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,6 +14,7 @@ from services.sync.api.fields import Reader
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.queue import LaneCount, SyncQueue
 from shared.contracts.envelope import rfc3339
+from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.routes import Routes
 
@@ -57,8 +57,8 @@ class SyncQueueApi:
         self._mappings = mappings
         self._queue = queue
         self._cached: OrderedDict[tuple[str, str | None], tuple[float, QueueStatsOut]] = OrderedDict()
-        """Until when they are cached, as `monotonic` counts, and the counts."""
-        self._lock = asyncio.Lock()
+        """The end of the cache entry on the monotonic clock, and the counts."""
+        self._counting = WorkspaceLimits(1)
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
@@ -78,7 +78,7 @@ class SyncQueueApi:
         if mapping_id is not None:
             await self._mappings.find(mapping_id, key.workspace)
         scope = key.workspace, mapping_id
-        async with self._lock:  # one at a time: counting reads every change
+        async with self._counting.hold(key.workspace):  # counting reads every change of the workspace
             known = self._cached.get(scope)
             if known is not None and known[0] > monotonic():
                 return known[1]
