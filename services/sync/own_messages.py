@@ -2,17 +2,16 @@
 
 from typing import Final
 
+from services.sync.chat_inbound import SOURCE, inbound_record
 from services.sync.model.mapping import Leg, Mapping
 from shared.contracts.chat import MESSAGE_CREATED, ChatAuthor, ChatMessage, ChatOrigin
-from shared.contracts.envelope import Event, now
+from shared.contracts.envelope import now
 from shared.contracts.ids import derive, message_id_for
-from shared.contracts.topics import CHAT_INBOUND
 from shared.manifests.channel_types import Outgoing, Person, Place
 from shared.richtext.tree import Document, Paragraph, Text
-from shared.runtime.kafka.producer import Record, event_record
+from shared.runtime.kafka.producer import Record
 from shared.wire.tracing import child_traceparent
 
-_SOURCE: Final = "/sync/test"
 _AUTHOR: Final = "Interlink"
 
 
@@ -42,20 +41,18 @@ def own_chat_record(
         message_id=message_id_for(event_id),
         channel_id=leg.conversation,
         text=text,
-        author=ChatAuthor(id=f"author_{derive(_SOURCE)}", name=_AUTHOR, bot=True),
+        author=ChatAuthor(id=f"author_{derive(SOURCE, _AUTHOR)}", name=_AUTHOR, bot=True),
         thread_id=thread,
         reply_to_id=reply_to,
         origin=ChatOrigin(mapping_id=mapping.id),
         created_at=now(),
     )
-    event = Event(
-        id=event_id,
-        type=MESSAGE_CREATED,
-        source=_SOURCE,
+    return inbound_record(
+        MESSAGE_CREATED,
+        message,
+        leg.conversation,
+        event_id=event_id,
         workspace=mapping.workspace,
         time=now(),
-        data=message.model_dump_json().encode(),
-        subject=leg.conversation,
         traceparent=child_traceparent(""),
     )
-    return event_record(CHAT_INBOUND, leg.conversation, event)

@@ -7,6 +7,7 @@ the chat recognizes and skips it.
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
+from services.sync.chat_inbound import inbound_record
 from services.sync.endpoint_messages import DescribedEndpoint, EndpointMessages, sender_messages
 from shared.contracts.chat import (
     MESSAGE_CREATED,
@@ -19,16 +20,14 @@ from shared.contracts.envelope import Event
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import attachment_id_for, derive, message_id_for
 from shared.contracts.messages import Attachment, Author, Embed
-from shared.contracts.topics import CHAT_INBOUND
 from shared.manifests.registry import Provider
 from shared.runtime import metrics
 from shared.runtime.kafka.batch import ConsumedEvent
-from shared.runtime.kafka.producer import Producer, Record, event_record
+from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.logs import Log
 from shared.webhooks.incoming import INCOMING_PROVIDER, MASS_MENTIONS_ATTRIBUTE, parse_incoming_message
 from shared.wire.bodies import parse_object
 
-SOURCE: Final = "/sync"
 DEFAULT_AUTHOR: Final = "Incoming webhook"
 """The author of a message to an incoming webhook whose caller gives no `username`."""
 
@@ -216,14 +215,12 @@ def _attribute(event: Event, name: str) -> str:
 
 
 def _record(event: Event, message: ChatMessage) -> Record:
-    received = Event(
-        id=f"evt_{derive(event.id, MESSAGE_CREATED)}",
-        type=MESSAGE_CREATED,
-        source=SOURCE,
+    return inbound_record(
+        MESSAGE_CREATED,
+        message,
+        message.channel_id,
+        event_id=f"evt_{derive(event.id, MESSAGE_CREATED)}",
         workspace=event.workspace,
         time=event.time,
-        data=message.model_dump_json().encode(),
-        subject=message.channel_id,
         traceparent=event.traceparent,
     )
-    return event_record(CHAT_INBOUND, message.channel_id, received)

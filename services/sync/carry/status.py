@@ -3,17 +3,15 @@
 from typing import Final, get_args
 
 from services.sync.carry.outcomes import Change
+from services.sync.chat_inbound import inbound_record
 from services.sync.model.mapping import CHAT, Leg
 from services.sync.model.synced_message import SyncedMessage, Target
 from shared.contracts.chat import STATUS_CHANGED, ChatStatusChanged
-from shared.contracts.envelope import Event, now
+from shared.contracts.envelope import now
 from shared.contracts.ids import derive
-from shared.contracts.topics import CHAT_INBOUND
-from shared.runtime.kafka.producer import Producer, event_record
-from shared.wire.tracing import child_traceparent
+from shared.runtime.kafka.producer import Producer
 
 _TIMEOUT_S: Final = 5.0
-_SOURCE: Final = "/sync"
 
 
 class StatusEvents:
@@ -37,17 +35,15 @@ class StatusEvents:
             permalink=target.permalink,
         )
         cause = change.request.request_id
-        event = Event(
-            id=f"evt_{derive(cause, STATUS_CHANGED, target.state, target.reason or '')}",
-            type=STATUS_CHANGED,
-            source=_SOURCE,
+        record = inbound_record(
+            STATUS_CHANGED,
+            payload,
+            message.conversation,
+            event_id=f"evt_{derive(cause, STATUS_CHANGED, target.state, target.reason or '')}",
             workspace=message.workspace,
             time=now(),
-            data=payload.model_dump_json().encode(),
-            subject=message.conversation,
-            traceparent=child_traceparent(change.traceparent),
+            traceparent=change.traceparent,
         )
-        record = event_record(CHAT_INBOUND, message.conversation, event)
         await self._producer.publish(record, timeout_s=_TIMEOUT_S)
 
 

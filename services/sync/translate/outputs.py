@@ -6,6 +6,7 @@ from typing import Final
 import orjson
 
 from services.sync.accounts import AccountRef
+from services.sync.chat_inbound import SOURCE, inbound_record
 from services.sync.model.mapping import CHAT, Leg, Mapping, account_key
 from services.sync.model.synced_message import SyncedMessage
 from services.sync.translate.incoming import Incoming
@@ -24,11 +25,10 @@ from shared.contracts.envelope import Event, rfc3339
 from shared.contracts.ids import derive
 from shared.contracts.messages import Payload
 from shared.contracts.sync import Kind, SourceRef, SyncRequested
-from shared.contracts.topics import CHAT_INBOUND, SYNC_REQUESTED
+from shared.contracts.topics import SYNC_REQUESTED
 from shared.runtime.kafka.producer import Record, event_record
 from shared.wire.tracing import child_traceparent
 
-SOURCE: Final = "/sync"
 REQUESTED_TYPE: Final = "sync.requested"
 
 
@@ -37,17 +37,15 @@ def chat_record(
 ) -> Record:
     """Return the record of an event for the chat. `detail` tells events of one cause and type apart."""
     cause = incoming.event
-    event = Event(
-        id=f"evt_{derive(cause.id, event_type, leg.id, leg.conversation, detail)}",
-        type=event_type,
-        source=SOURCE,
+    return inbound_record(
+        event_type,
+        payload,
+        channel,
+        event_id=f"evt_{derive(cause.id, event_type, leg.id, leg.conversation, detail)}",
         workspace=cause.workspace,
         time=cause.time,
-        data=payload.model_dump_json().encode(),
-        subject=channel,
-        traceparent=child_traceparent(cause.traceparent),
+        traceparent=cause.traceparent,
     )
-    return event_record(CHAT_INBOUND, channel, event)
 
 
 def requested_record(
