@@ -1,8 +1,8 @@
 """A sync service that is broken on purpose: it links what it has sent late, after the target's state.
 
-`python -m tests.sync.links_late sync` instead of `python -m tests.support.provider_hosts sync`. If it is killed
-in between, what it has sent is nobody's: nothing that happens to it there is understood. The test of kills
-has to notice: nothing in the product can be set like this.
+`python -m tests.sync.links_late sync` instead of `python -m tests.support.provider_hosts sync`. If it is
+killed in between, what it has sent is nobody's: nothing that happens to it there is understood. The test of
+kills has to notice: nothing in the product can be set like this.
 """
 
 import asyncio
