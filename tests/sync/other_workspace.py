@@ -26,25 +26,35 @@ class OtherWorkspace:
     name: str
     key: str
     chat: ChatServer
+    app: App
+    """Its app in Slack; that of the world if it has none of its own."""
 
     def call(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
         """A management call with its key."""
         return self.world.hub.call(method, path, body, key=self.key, **more)
 
-    def add_slack_app(self) -> App:
-        """An app of its own in the same workspace of Slack, connected by its token."""
+    def add_slack_app(self) -> None:
+        """Connect an app of its own in the same workspace of Slack, by its token."""
         hub = self.world.hub
         events_url = f"{hub.url('gateway')}/api/webhooks/slack"
-        app = self.world.team.add_app(f"Interlink of {self.name}", SCOPES, events_url)
-        credentials = {"client_id": f"{app.id}.client", "client_secret": token_hex(16), "verified": True}
-        credentials["signing_secret"] = app.signing_secret
-        self.call("PUT", "/api/platform-credentials/slack", credentials)
-        self.connect_slack(app)
-        return app
+        self.app = self.world.team.add_app(f"Interlink of {self.name}", SCOPES, events_url)
+        self._register(f"{self.app.id}.client", token_hex(16))
+        self.connect_slack()
 
-    def connect_slack(self, app: App) -> None:
+    def share_slack_app(self) -> None:
+        """Connect the app of the world here too."""
+        oauth = self.world.oauth
+        self._register(oauth.client_id, oauth.client_secret)
+        self.connect_slack()
+
+    def _register(self, client_id: str, client_secret: str) -> None:
+        credentials = {"client_id": client_id, "client_secret": client_secret, "verified": True}
+        credentials["signing_secret"] = self.app.signing_secret
+        self.call("PUT", "/api/platform-credentials/slack", credentials)
+
+    def connect_slack(self) -> None:
         """Connect the app by its token, or connect it again."""
-        body = {"provider": "slack", "kind": "bot_token", "fields": {"access_token": app.token}}
+        body = {"provider": "slack", "kind": "bot_token", "fields": {"access_token": self.app.token}}
         self.call("POST", "/api/integrations", body, expect=201)
 
     def connect_telegram(self, bot: Bot) -> None:
@@ -70,5 +80,5 @@ def other_workspace(world: World) -> Iterator[OtherWorkspace]:
     name, key = f"other-{token_hex(4)}", f"ilk_other_{token_hex(16)}"
     world.hub.init(name, key)
     with ChatServer(world.hub.bus.env["KAFKA_BOOTSTRAP_SERVERS"], name, world.chat.files) as chat:
-        yield OtherWorkspace(world, name, key, chat)
+        yield OtherWorkspace(world, name, key, chat, world.app)
         assert chat.errors == []

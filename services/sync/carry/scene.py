@@ -98,7 +98,7 @@ class SceneCalls:
         """
 
         async def before(step: Step) -> None:
-            if self._pace.take(change.account_key, spec, step.method, leg.conversation):
+            if self._pace.take(change.rate_key, spec, step.method, leg.conversation):
                 raise Stopped(Done())
 
         return await self._calls.run(operation, integration_id, before=before)
@@ -107,7 +107,7 @@ class SceneCalls:
         """Return what is awaited before each step: the pace, and the mark of the visible step."""
 
         async def before(step: Step) -> None:
-            key, conversation = scene.change.account_key, scene.leg.conversation
+            key, conversation = scene.change.rate_key, scene.leg.conversation
             scene.change.method = step.method
             while delay := self._pace.take(key, scene.spec, step.method, conversation):
                 if delay > _MAX_HOLD_S:
@@ -127,7 +127,7 @@ class SceneCalls:
     def block(self, change: Change, leg: Leg, failure: ChannelFailure) -> None:
         """Obey the pause that a provider has asked for, for what it named."""
         self._pace.block(
-            change.account_key, failure.scope, change.method, leg.conversation, failure.retry_after or 0.0
+            change.rate_key, failure.scope, change.method, leg.conversation, failure.retry_after or 0.0
         )
 
     async def part_id(self, scene: Scene, parts: Sequence[str], number: int) -> str:
