@@ -21,6 +21,7 @@ from services.sync.carry.lanes import Lanes
 from services.sync.carry.messages import MessageSender
 from services.sync.carry.notes import Notes
 from services.sync.carry.pace import Pace
+from services.sync.carry.parts import PartSender
 from services.sync.carry.reactions import ReactionSetter
 from services.sync.carry.scene import SceneCalls
 from services.sync.carry.status import StatusEvents
@@ -154,12 +155,13 @@ async def build(runtime: Runtime) -> Service:
     status = StatusEvents(runtime.producer)
     notes = Notes(messages, status)
     scene_calls = SceneCalls(calls, messages, Pace())
+    parts = PartSender(scene_calls, messages)
     work = Work(
         providers,
         accounts,
         scene_calls,
-        MessageSender(scene_calls, files.fetcher, providers, messages, notes, status),
-        MessageEditor(scene_calls, messages, notes, status),
+        MessageSender(parts, files.fetcher, providers, messages, status),
+        MessageEditor(scene_calls, parts, notes, status),
         ReactionSetter(scene_calls, messages),
     )
     notices = FailureNotices(providers, accounts, scene_calls, messages, runtime.producer, runtime.log)

@@ -36,8 +36,9 @@ class Target(StoredPart):
     """A message at one leg.
 
     `parts` are its ids there, in order, and `thread` is the thread that it is in; `revision` is that of the
-    last edit shown there. The state `sending`, with `sending_at`, is written before the visible step, so that
-    whoever takes over after a crash knows of it. `reactions` are the emoji that the hub has set there.
+    last edit shown there. `sending_at` is written before a part is sent, and removed with the outcome, for
+    whoever takes over after a crash. A message is in the state `sending` then; an added part leaves it
+    `sent`. `reactions` are the emoji that the hub has set there.
     """
 
     leg: str
