@@ -50,7 +50,7 @@ class Echoes:
         self._context.echoes += 1
         target = message.targets.get(leg)
         place = (*incoming.ref, change.place.conversation)
-        # Another app can copy a marker: it counts where the hub has sent it.
+        # A marker can be copied to another conversation, too: it counts where the hub has sent it.
         if target is None or place != (
             message.workspace,
             target.provider,

@@ -264,7 +264,8 @@ def _is_echo(item: Incoming, change: MessageWritten, legs: Sequence[MappedLeg], 
     """Return whether a hub has sent the message: by its marker, its author, or its link."""
     ref = item.ref
     if change.marker:
-        marker = marker_parts(change.marker)
+        # Whoever reads a conversation can copy a marker: it says which message this is only on an own one.
+        marker = marker_parts(change.marker) if change.own else None
         message = context.state.message(marker.synced_id) if marker else None
         if marker and message is not None:
             Echoes(context).note_own(item, message, marker.leg, marker.part, change)
