@@ -1,0 +1,121 @@
+"""A ZIP archive that a stranger has uploaded: what it claims is checked before anything of it is read."""
+
+import stat
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, Final, cast
+
+from services.importer.archive.end_record import read_directory
+from shared.manifests.history_types import Entry, Unreadable
+
+_ENCRYPTED: Final = 0x1
+_UTF_8: Final = 0x800
+_MAX_DIRECTORY_PER_ENTRY: Final = 1024
+"""Bytes of the directory for each entry that is allowed: names and extra fields are far shorter."""
+_SMALL: Final = 1024 * 1024
+"""A file of up to so many bytes may have any ratio: short texts that repeat themselves do."""
+_LOCAL_HEADER: Final = 30
+_DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+"""What `zipfile` raises for damaged data, and for what it cannot decompress."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """The largest archive that is read: entries, bytes of all files, and bytes for each compressed byte."""
+
+    entries: int = 500_000
+    total_bytes: int = 200 * 1024**3
+    ratio: int = 200
+
+
+class ZipArchive:
+    """The files of a ZIP archive, by their repaired names."""
+
+    def __init__(self, file: BinaryIO, limits: ArchiveLimits = ArchiveLimits()) -> None:
+        """Check the directory. Raises `Unreadable`, which names the first entry that is refused."""
+        directory = read_directory(file)
+        if directory.entries > limits.entries:
+            raise Unreadable(
+                f"the ZIP archive has {directory.entries:,} files, and at most {limits.entries:,} are read: "
+                "export a shorter time, or raise INTERLINK_IMPORT_MAX_ENTRIES"
+            )
+        if directory.size > (limits.entries + 1) * _MAX_DIRECTORY_PER_ENTRY:
+            raise Unreadable("the directory of the ZIP archive is too large: export it again")
+        file.seek(0)
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except _DAMAGE as error:
+            raise Unreadable(f"the ZIP archive is damaged ({error}): export it again") from None
+        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        _check(infos, limits, self._zip.start_dir)
+        self._by_name = {_repaired(info): info for info in infos}
+        if len(self._by_name) != len(infos):
+            name = Counter(_repaired(info) for info in infos).most_common(1)[0][0]
+            raise Unreadable(f"the ZIP archive has two files named {name!r}: export it again")
+
+    def entries(self) -> Sequence[Entry]:
+        """Return all files, in the order of the directory."""
+        return [Entry(name, info.file_size) for name, info in self._by_name.items()]
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file. Raises `Unreadable`, also while its bytes are read, if they are damaged."""
+        info = self._by_name.get(name)
+        if info is None:
+            raise Unreadable(f"the ZIP archive has no file {name!r}: export it again")
+        try:
+            with self._zip.open(info) as file:
+                yield cast("BinaryIO", file)
+        except _DAMAGE as error:
+            raise Unreadable(f"{name} is damaged ({error}): export it again") from None
+
+
+def _check(infos: Sequence[zipfile.ZipInfo], limits: ArchiveLimits, directory_at: int) -> None:
+    """Refuse entries that no export has. Raises `Unreadable`."""
+    if sum(info.file_size for info in infos) > limits.total_bytes:
+        raise Unreadable(
+            f"the files of the ZIP archive have more than {limits.total_bytes // 1024**3} GB: export a "
+            "shorter time, or raise INTERLINK_IMPORT_MAX_BYTES"
+        )
+    for info in infos:
+        if problem := _problem(info, limits):
+            raise Unreadable(f"the ZIP archive has a file that is refused: {info.filename[:200]!r} {problem}")
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise Unreadable(
+                f"files of the ZIP archive lie on each other, at {info.filename[:200]!r}: export it again"
+            )
+        end = info.header_offset + _LOCAL_HEADER + info.compress_size
+    if end > directory_at:
+        raise Unreadable("files of the ZIP archive lie on its directory: export it again")
+
+
+def _problem(info: zipfile.ZipInfo, limits: ArchiveLimits) -> str:
+    """Return why an entry is refused; empty if it is not."""
+    name = info.filename
+    if info.flag_bits & _ENCRYPTED:
+        return "is encrypted: export it without a password"
+    if name.startswith(("/", "\\")) or ":" in name.split("/", 1)[0][:3] or "\\" in name:
+        return "has an absolute path, or one of Windows: pack the folder again"
+    if ".." in name.split("/"):
+        return "leads out of the archive: pack the folder again"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "is a link: pack the files themselves"
+    if info.file_size > max(_SMALL, info.compress_size * limits.ratio):
+        return f"grows more than {limits.ratio} times when it is unpacked: export it again"
+    return ""
+
+
+def _repaired(info: zipfile.ZipInfo) -> str:
+    """Return the name of an entry. Some programs write UTF-8 and do not say so: it is read as cp437 then."""
+    if info.flag_bits & _UTF_8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename

@@ -1,0 +1,87 @@
+"""The reader process: reads one uploaded export, and passes its records on. Run by `reader_process`.
+
+    python -m services.importer.reading.child DESCRIPTOR NAME LIMITS
+
+It gets the open file, a command a line on its standard input, and answers on its standard output. Before it
+reads a byte of the archive it gives up the network, further files, and memory beyond its limit.
+"""
+
+import sys
+from collections.abc import Mapping
+from os import fdopen
+from typing import Any, BinaryIO, Final
+
+import orjson
+
+from services.importer.archive.zip_archive import ArchiveLimits
+from services.importer.reading.confinement import confine, limit_cpu
+from services.importer.reading.message_lines import Names, line_of
+from services.importer.reading.protocol import encoded
+from services.importer.reading.readers import archive_readers, open_archive, recognized
+from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unit, Unreadable
+
+_FLUSH_BYTES: Final = 256 * 1024
+
+
+class _Session:
+    """Answers commands about one archive."""
+
+    def __init__(self, archive: Archive, reader: ReadsArchive, contents: Contents, out: BinaryIO) -> None:
+        self._archive = archive
+        self._reader = reader
+        self._contents = contents
+        self._units = {unit.id: unit for unit in contents.units}
+        self._names = Names()
+        self._out = out
+
+    def answer(self, command: Mapping[str, Any]) -> None:
+        match command["do"]:
+            case "contents":
+                self._out.write(encoded({"contents": self._contents}))
+            case "names":
+                self._names = Names(**command["names"])
+            case "read":
+                self._read(self._units[command["unit"]])
+        self._out.flush()
+
+    def _read(self, unit: Unit) -> None:
+        """Write the records of a unit, and a last line that says how it ended."""
+        size = 0
+        try:
+            for record in self._reader.read(self._archive, self._contents, unit):
+                line = encoded(line_of(record, self._names))
+                self._out.write(line)
+                size += len(line)
+                if size > _FLUSH_BYTES:
+                    self._out.flush()
+                    size = 0
+        except Unreadable as error:
+            self._out.write(encoded({"end": str(error)}))
+        else:
+            self._out.write(encoded({"end": None}))
+
+
+def main() -> None:
+    """Read commands until there is none."""
+    descriptor, name, limits = int(sys.argv[1]), sys.argv[2], orjson.loads(sys.argv[3])
+    file = fdopen(descriptor, "rb")
+    commands, out = sys.stdin.buffer, sys.stdout.buffer
+    readers = archive_readers()
+    confine(memory_bytes=limits["memory_bytes"])
+    limit_cpu(limits["cpu_s"])
+    try:
+        archive = open_archive(file, name, ArchiveLimits(**limits["archive"]))
+        reader, contents = recognized(archive, readers)
+        session = _Session(archive, reader, contents, out)
+        for line in commands:
+            limit_cpu(limits["cpu_s"])
+            session.answer(orjson.loads(line))
+    except Unreadable as error:
+        out.write(encoded({"error": str(error)}))
+    except MemoryError:
+        out.write(encoded({"error": "it needs more memory than a reader may use: export a shorter time"}))
+    out.flush()
+
+
+if __name__ == "__main__":
+    main()

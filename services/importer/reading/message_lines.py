@@ -1,0 +1,97 @@
+"""Turn a record that a reader yields into the line that the importer gets: its text is rendered here.
+
+Rendering is most of the work for a message, and texts are a stranger's: both belong into the reader process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from shared.manifests.channel_types import MessageWritten
+from shared.manifests.history_types import Broken, HistoryMessage, HistoryRecord, Skipped
+from shared.richtext.degrade import everyone_text
+from shared.richtext.markdown_render import render_markdown
+from shared.richtext.mentions import map_mentions, mentioned
+from shared.richtext.tree import (
+    ChannelMention,
+    Document,
+    EveryoneMention,
+    GroupMention,
+    Inline,
+    Text,
+    UserMention,
+)
+
+MAX_TEXT: Final = 40_000
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Who is who in the chat: users by person, channels by conversation, and the names of both."""
+
+    users: Mapping[str, str] = field(default_factory=dict)
+    people: Mapping[str, str] = field(default_factory=dict)
+    channels: Mapping[str, str] = field(default_factory=dict)
+    conversations: Mapping[str, str] = field(default_factory=dict)
+
+
+def line_of(record: HistoryRecord, names: Names) -> dict[str, Any]:
+    """Return the line of a record: `m` for a message, `s` for a skipped one, `b` for a broken one."""
+    if isinstance(record, Skipped):
+        return {"s": record.reason}
+    if isinstance(record, Broken):
+        return {"b": {"place": record.place, "reason": record.reason, "record": record.record}}
+    return {"m": _message(record, names)}
+
+
+def _message(record: HistoryMessage, names: Names) -> dict[str, Any]:
+    message = record.message
+    author = message.author
+    return {
+        "id": message.external_id,
+        "at": message.sent_at,
+        "kind": record.kind,
+        "author": author.id,
+        "name": author.name or names.people.get(author.id, ""),
+        "avatar": author.avatar_url,
+        "bot": author.bot,
+        "text": _text(message, names),
+        "thread": message.place.thread,
+        "reply_to": message.place.reply_to,
+        "permalink": message.permalink,
+        "edited_at": record.edited_at,
+        "pinned": record.pinned,
+        "reactions": [(reaction.emoji, reaction.people) for reaction in record.reactions],
+        "files": [(file.id, file.ref, file.filename, file.content_type, file.size) for file in message.files],
+        "lost_files": [(file.name, file.reason) for file in record.lost_files],
+    }
+
+
+def _text(message: MessageWritten, names: Names) -> str:
+    body = message.body
+    found = mentioned(body)
+    if found.users or found.channels or found.groups or found.everyone:
+        body = _with_ids_of_the_chat(body, names)
+    return render_markdown(body).text[:MAX_TEXT]
+
+
+def _with_ids_of_the_chat(body: Document, names: Names) -> Document:
+    """Map mentions to ids of the chat. History notifies nobody: groups and everyone become text."""
+
+    def user(node: UserMention) -> Inline:
+        label = node.label or names.people.get(node.id, "")
+        user_id = names.users.get(node.id)
+        return UserMention(user_id, label) if user_id else Text(f"@{label or node.id}")
+
+    def channel(node: ChannelMention) -> Inline:
+        label = node.label or names.conversations.get(node.id, "")
+        channel_id = names.channels.get(node.id)
+        return ChannelMention(channel_id, label) if channel_id else Text(f"#{label or node.id}")
+
+    def group(node: GroupMention) -> Inline:
+        return Text(f"@{node.label or node.id}")
+
+    def everyone(node: EveryoneMention) -> Inline:
+        return Text(everyone_text(node.scope))
+
+    return map_mentions(body, user=user, channel=channel, group=group, everyone=everyone)

@@ -1,0 +1,183 @@
+"""What a provider's `history.py` speaks: the people, conversations and messages of an export. No I/O.
+
+An `Archive` is what a person has uploaded. A reader first describes it (`contents`), then reads one unit of
+it after another. A unit is read as a whole: what a crash interrupts is read again, and yields the same.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final, Literal, Protocol
+
+from shared.manifests.channel_types import MessageWritten, Person
+
+EARLIEST: Final = 0.0
+LATEST: Final = 4_102_444_800.0
+"""The year 2100, as a Unix time: what claims to be later has a wrong time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of an archive: its name, with `/` between folders, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+class Archive(Protocol):
+    """The files of an export, whatever it is packed in."""
+
+    def entries(self) -> Sequence[Entry]:
+        """Return all files, in the order in which the archive has them."""
+        ...
+
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Open a file to be read once, from its start. Raises `Unreadable` when its bytes are damaged."""
+        ...
+
+
+class Unreadable(Exception):
+    """A file, or a whole archive, cannot be read. The message names the problem and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPerson:
+    """A person or bot of an export. `active` is False for somebody who has left."""
+
+    person: Person
+    active: bool = True
+
+
+ConversationKind = Literal["channel", "private", "group", "direct"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryConversation:
+    """A conversation of an export. `kind`: a public or private channel, or messages of several or of two.
+
+    `created_at` is a Unix time, 0 if it is not known. `parent` is the id of the conversation that it is a
+    thread or a topic of. `listed` is False if only its messages are there.
+    """
+
+    id: str
+    name: str
+    kind: ConversationKind = "channel"
+    archived: bool = False
+    created_at: float = 0.0
+    topic: str = ""
+    members: Sequence[str] = ()
+    parent: str | None = None
+    listed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A part of an export that is read as a whole: a file of a day, a range of records, a page.
+
+    Units of one conversation are in the order of time. `day` is the day of all of its messages (`2024-11-05`)
+    where that is known before it is read. `size` is in bytes.
+    """
+
+    id: str
+    conversation: str
+    size: int
+    day: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in an export.
+
+    `kind` is said in words ("a Slack export"), `account` is the provider's id of the account that it is of,
+    and `values` are those that a channel needs of it, such as its address. `missing` names kinds of data that
+    exports of this kind may have and this one has not.
+    """
+
+    kind: str
+    provider: str
+    account: str
+    people: Sequence[HistoryPerson] = ()
+    conversations: Sequence[HistoryConversation] = ()
+    units: Sequence[Unit] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
+    missing: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryReaction:
+    """The people, by id, who set one emoji on a message."""
+
+    emoji: str
+    people: Sequence[str]
+
+
+LostReason = Literal[
+    "tombstone", "hidden_by_limit", "access_denied", "file_not_found", "expired", "not_a_file"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LostFile:
+    """A file that the provider does not give out any more, with the reason."""
+
+    name: str
+    reason: LostReason
+
+
+MessageKind = Literal["message", "bot", "system"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryMessage:
+    """A message as the export has it, with its reactions. `edited_at` is a Unix time, None without edits."""
+
+    message: MessageWritten
+    kind: MessageKind = "message"
+    reactions: Sequence[HistoryReaction] = ()
+    edited_at: float | None = None
+    pinned: bool = False
+    lost_files: Sequence[LostFile] = ()
+
+
+SkipReason = Literal["deleted", "duplicate_record", "not_a_message"]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record that is no message by intention: it is counted, and nothing is wrong with it."""
+
+    reason: SkipReason
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A record that cannot be read: where it is, why, and its beginning as text."""
+
+    place: str
+    reason: str
+    record: str = ""
+
+
+HistoryRecord = HistoryMessage | Skipped | Broken
+
+
+class ReadsArchive(Protocol):
+    """A reader of one kind of export: a class named `ArchiveReader` of a provider's `history.py`.
+
+    It loads everything that it needs when it is made: later, its process may open nothing.
+    """
+
+    def contents(self, archive: Archive) -> Contents | None:
+        """Return what an archive has; None if it is not an export of this kind, by its contents.
+
+        Raises `Unreadable` for one that is, and is damaged.
+        """
+        ...
+
+    def read(self, archive: Archive, contents: Contents, unit: Unit) -> Iterator[HistoryRecord]:
+        """Yield the records of a unit in their order. One that cannot be read does not end it.
+
+        Raises `Unreadable` if the rest of the unit cannot be read.
+        """
+        ...
