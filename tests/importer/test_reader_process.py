@@ -1,0 +1,109 @@
+"""The reader process: whatever an export does, only its reader ends, with one sentence as the reason."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from services.importer.reading.message_lines import Names
+from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
+from shared.manifests.history_types import Contents, Unreadable
+from tests.importer.archives import slack_export, slack_message, written
+
+LIMITS: Final = ReaderLimits()
+HASTY: Final = ReaderLimits(cpu_s=1.0)
+SMALL: Final = ReaderLimits(memory_bytes=128 * 1024 * 1024)
+
+
+def everything(
+    path: Path, limits: ReaderLimits = LIMITS, names: Names | None = None
+) -> tuple[Contents, list[dict[str, Any]]]:
+    """Return what an export has, and all lines of all units. Raises `Unreadable`."""
+
+    async def read_all() -> tuple[Contents, list[dict[str, Any]]]:
+        async with ReaderProcess(path, path.name, limits) as reader:
+            contents = await reader.contents()
+            if names is not None:
+                await reader.use_names(names)
+            return contents, [line for unit in contents.units async for line in reader.read(unit)]
+
+    return asyncio.run(read_all())
+
+
+def test_an_export_is_described_and_read(tmp_path: Path) -> None:
+    days = {"general/2024-01-02": [slack_message("1704153600.000100", "hello <@U00000002>")]}
+    names = Names(users={"U00000002": "user_7"}, people={"U00000001": "Ada", "U00000002": "Grace"})
+    contents, lines = everything(written(tmp_path, slack_export(days)), names=names)
+    assert (contents.kind, contents.provider, contents.account) == ("a Slack export", "slack", "T00000001")
+    [line] = lines
+    assert (line["m"]["text"], line["m"]["name"]) == ("hello [@Grace](mention://user/user_7)", "Ada")
+
+
+def test_a_broken_record_is_one_line_and_the_others_follow(tmp_path: Path) -> None:
+    days = {"general/2024-01-02": [7, slack_message("Infinity"), slack_message("1704153600.000100", "after")]}
+    _, lines = everything(written(tmp_path, slack_export(days)))
+    assert [next(iter(line)) for line in lines] == ["b", "b", "m"]
+    assert lines[0]["b"]["place"] == "general/2024-01-02.json, record 1"
+
+
+def test_a_file_of_another_kind_is_refused_with_what_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("no export", encoding="utf-8")
+    with pytest.raises(Unreadable, match=r"no known export: it has 'notes\.txt'.*Slack"):
+        everything(path)
+
+
+def test_a_unit_that_is_cut_off_ends_alone(tmp_path: Path) -> None:
+    days = {"general/2024-01-02": b'[{"type": "mess', "general/2024-01-03": [slack_message("1704240000.1")]}
+
+    async def read() -> tuple[str, int]:
+        async with ReaderProcess(written(tmp_path, slack_export(days)), "x.zip") as reader:
+            first, second = (await reader.contents()).units
+            with pytest.raises(Unreadable, match=r"general/2024-01-02\.json is not valid JSON") as refusal:
+                [line async for line in reader.read(first)]
+            return str(refusal.value), len([line async for line in reader.read(second)])
+
+    assert asyncio.run(read())[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 100_000, "not valid JSON"),
+        (b'[{"a": ' * 100_000, "not valid JSON"),
+        (b'["' + b"x" * 300_000_000 + b'"]', "more memory|refused"),
+        (b"[" + b"[" * 20_000_000, "not valid JSON|more memory|too long|refused"),
+    ],
+    ids=["levels", "objects in objects", "one long text", "a file of brackets"],
+)
+def test_hostile_json_ends_one_unit_or_one_reader(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = written(tmp_path, slack_export({"general/2024-01-02": content}), stored=True)
+    with pytest.raises(Unreadable, match=reason):
+        everything(path, SMALL)
+
+
+def test_a_reader_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    days = {
+        "general/2024-01-02": [
+            slack_message(f"{1704153600 + number}.1", "*a* " * 900) for number in range(4_000)
+        ]
+    }
+    with pytest.raises(Unreadable, match="takes too long"):
+        everything(written(tmp_path, slack_export(days), stored=True), HASTY)
+
+
+def test_a_reader_has_no_network_and_starts_nothing() -> None:
+    code = (
+        "import socket, subprocess\n"
+        "from services.importer.reading.confinement import confine\n"
+        "confine(memory_bytes=256 * 1024 * 1024)\n"
+        "attempts = socket.socket, lambda: subprocess.run(['true']), lambda: bytearray(300 * 1024 * 1024)\n"
+        "for attempt in attempts:\n"
+        "    try: attempt()\n"
+        "    except (OSError, MemoryError) as error: print(type(error).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["PermissionError", "PermissionError", "MemoryError"]
