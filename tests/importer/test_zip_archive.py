@@ -80,7 +80,7 @@ def doubled() -> BytesIO:
         (linked, "is a link"),
         (encrypted, "is encrypted"),
         (overlapping, "lie on each other|Overlapped"),
-        (doubled, "two files named 'a'"),
+        (doubled, "two files named 'a1'"),
     ],
 )
 def test_what_no_export_has_is_refused(build: Callable[[], BytesIO], reason: str) -> None:

@@ -125,4 +125,7 @@ def _ended_because(status: int) -> str:
     """Return why a reader ended, as a sentence for a person."""
     if status == -signal.SIGPROF:
         return "it takes too long to read: export a shorter time"
-    return f"its reader ended ({status}): the export is damaged. Export it again"
+    return (
+        f"its reader ended ({status}): a record needs more memory than a reader may use, or the export is "
+        "damaged. Export it again, or a shorter time"
+    )
