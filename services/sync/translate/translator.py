@@ -191,7 +191,8 @@ class Translator:
         """Read who is who, and the names that the events do not tell."""
         people: set[tuple[AccountRef, str]] = set()
         users: dict[str, set[str]] = {}
-        unnamed: dict[tuple[AccountRef, str], None] = {}
+        authors: dict[tuple[AccountRef, str], None] = {}
+        mentioned_people: dict[tuple[AccountRef, str], None] = {}
         for item, _ in mapped:
             ref, change = item.ref, item.change
             named: tuple[str, ...] = ()
@@ -207,9 +208,9 @@ class Translator:
                 continue
             people.update((ref, name) for name in (person.id, *named))
             if not person.name:
-                unnamed[ref, person.id] = None
-            unnamed |= dict.fromkeys((ref, name) for name in named)
-        await self._profiles.load(list(unnamed))
+                authors[ref, person.id] = None
+            mentioned_people |= dict.fromkeys((ref, name) for name in named)
+        await self._profiles.load(list(authors | mentioned_people))
         user_by_person: dict[tuple[AccountRef, str], str] = {}
         for (ref, person_id), link in (await self._links.find_many(people)).items():
             if link.user_id:
