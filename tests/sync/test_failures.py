@@ -72,6 +72,31 @@ def test_slack_is_asked_for_a_message_whose_response_was_lost(world: World) -> N
     legs.agree("once, edited")
 
 
+def test_an_answer_whose_response_was_lost_stays_in_its_thread(world: World) -> None:
+    legs = world.mapped()
+    question = legs.chat.write("question")
+    legs.agree("question")
+    world.slack.faults.lose_response("chat.postMessage")
+    answer = legs.chat.reply(question, "answer")
+    legs.until(lambda: target(legs, "answer", "slack")["state"] == "sent")
+    assert target(legs, "answer", "slack")["permalink"]
+    legs.chat.reply(answer, "answer to the answer")
+    legs.agree("question", "answer", "answer to the answer")
+    root = legs.slack.find("question").id
+    assert [legs.slack.find(text).thread for text in ("answer", "answer to the answer")] == [root, root]
+    assert world.slack.complaints == [], "a thread is named by its first message"
+
+
+def test_a_message_with_a_file_is_sent_once_when_its_id_cannot_be_asked_for(world: World) -> None:
+    legs = world.mapped()
+    world.slack.faults.cut("files.info", 2)  # the client repeats a read on a new connection
+    written = legs.chat.upload("file.txt", b"a file", "with a file")
+    legs.until(lambda: target(legs, "with a file", "slack")["state"] == "sent")
+    legs.chat.edit(written, "with a file, edited")
+    legs.until(lambda: legs.telegram.texts() == ["with a file, edited"])
+    legs.until(lambda: len(legs.slack.texts()) == 1 and legs.slack.texts()[0].endswith("edited"))
+
+
 def test_telegram_gets_a_message_again_whose_response_was_lost_and_the_trace_says_so(world: World) -> None:
     legs = world.mapped()
     world.telegram.fail(Fault(loses_response=True, method="sendMessage"))

@@ -1,10 +1,10 @@
 """One change at its target, and the calls of the provider that its work makes: paced, marked and linked."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from services.sync.calls import BeforeStep, ChannelCalls, LocalFile
 from services.sync.carry.outcomes import Aside, Change, Done, Outcome, Stopped, Waits
@@ -82,7 +82,7 @@ class SceneCalls:
         marks: bool = False,
         files: Mapping[str, LocalFile] | None = None,
     ) -> T:
-        """Carry an operation out. With `marks`, the target is marked as sending before the visible step.
+        """Carry an operation out. With `marks`, `sending_at` is stored before the visible step.
 
         Raises `Stopped` if it has to wait for the provider's rates, and as `ChannelCalls.run`.
         """
@@ -116,7 +116,9 @@ class SceneCalls:
                     raise Stopped(Waits(delay, reason, counts=False))
                 await asyncio.sleep(delay)
             if step.visible and marks:
-                fields = {"state": "sending", "sending_at": utcnow()}
+                fields: dict[str, Any] = {"sending_at": utcnow()}
+                if scene.target is None or scene.target.state != "sent":  # a part that an edit adds
+                    fields["state"] = "sending"
                 await self._messages.write([target_update(scene.message.id, scene.leg.id, fields)])
                 failpoint("carry.sending")
 
@@ -128,13 +130,11 @@ class SceneCalls:
             change.rate_key, failure.scope, change.method, leg.conversation, failure.retry_after or 0.0
         )
 
-    async def part_id(self, scene: Scene, number: int) -> str:
+    async def part_id(self, scene: Scene, parts: Sequence[str], number: int) -> str:
         """Return the id of a part. One that the provider had not told yet is looked for by its marker."""
-        target = scene.target
-        part = target.parts[number] if target else ""
-        if part:
-            return first_id(part)
-        channel = scene.channel
+        if parts[number]:
+            return first_id(parts[number])
+        channel, target = scene.channel, scene.target
         if isinstance(channel, FindsSent) and target is not None:
             since = (target.sent_at or utcnow()) - FIND_MARGIN
             marker = marker_for(scene.message.id, scene.leg.id, number, 0)

@@ -43,7 +43,7 @@ def find_sent(marker: str, place: Place, since: float, account: Account) -> Oper
             timestamp = text_of(message.get("ts"))
             if timestamp and marker_of(message) == marker and is_own(message, account):
                 link = permalink(place.conversation, timestamp, place.thread, account)
-                return Sent((timestamp,), link)
+                return Sent((timestamp,), link, (), place.thread)
         cursor = _next_cursor(response.json)
         if cursor is None:
             break
