@@ -21,7 +21,7 @@ from bench.remote import Failed, Remote
 from bench.stages import Bench
 from bench.system import System
 from bench.waiting import database_at
-from services.sync.model.lane_record import LANES
+from services.sync.model.lane_record import LANES, LaneRecord
 from services.sync.model.mapping import CHAT, Leg, account_key, hub_message_id, lane_of, link_id
 from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.model.synced_message import (
@@ -45,7 +45,6 @@ from shared.contracts.topics import SYNC_REQUESTED
 from shared.runtime.kafka.producer import partition_of
 from shared.runtime.mongo import Document, utcnow
 from tests.support.provider_hosts import NAMES, PUBLIC
-from tests.support.sync_lanes import lane_record
 
 SECRET: Final = "the-signing-secret-of-the-app"  # noqa: S105 -- signs the requests of this bench
 _CLIENT: Final = {"client_id": "A00000001.client", "client_secret": "bench", "signing_secret": SECRET}
@@ -273,7 +272,8 @@ class Bridge:
                 expires_at=give_up_at,
             )
             if change.lane not in records:
-                records[change.lane] = lane_record(change).document()
+                first = LaneRecord.of(workspace, change.lane, change.partition, change.position)
+                records[change.lane] = first.document()
             yield change.document()
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from secrets import token_hex
 from typing import Any, Final
 
-from services.sync.model.lane_record import LANES
+from services.sync.model.lane_record import LANES, LaneRecord
 from services.sync.model.mapping import hub_message_id, lane_of
 from services.sync.model.synced_message import (
     MESSAGES,
@@ -21,7 +21,6 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.sync import Kind, SourceRef, SyncRequested
 from shared.runtime.mongo import utcnow
 from tests.support.hub import Hub
-from tests.support.sync_lanes import lane_record
 
 PATH: Final = "/api/synced-messages"
 Json = dict[str, Any]
@@ -111,7 +110,8 @@ def store_changes(database: Any, *changes: QueuedChange) -> None:
     """Store changes that wait or have failed, with the records of their lanes."""
     database[QUEUE].insert_many([change.document() for change in changes])
     for change in changes:
-        record = lane_record(change).document()
+        found = LaneRecord.of(change.workspace, change.lane, change.partition, change.position)
+        record = found.document()
         database[LANES].replace_one({"_id": record["_id"]}, record, upsert=True)
 
 
