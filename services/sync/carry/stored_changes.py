@@ -99,7 +99,7 @@ class StoredChanges:
             head = min(change.position for change in changes)
             if lane.is_recorded and head >= lane.recorded_head:
                 continue
-            record = LaneRecord.of(lane.workspace, lane.name, changes[0].partition, head)
+            record = LaneRecord.of(lane.workspace, lane.name, lane.account_key, changes[0].partition, head)
             records.append((lane, record))
         if not records:
             return
