@@ -25,6 +25,7 @@ from services.sync.carry.parts import PartSender
 from services.sync.carry.reactions import ReactionSetter
 from services.sync.carry.scene import SceneCalls
 from services.sync.carry.status import StatusEvents
+from services.sync.carry.stored_changes import StoredChanges
 from services.sync.carry.work import Work
 from services.sync.conflict_resolution import ConflictResolution
 from services.sync.endpoint_messages import EndpointMessages
@@ -37,16 +38,19 @@ from services.sync.message_control import MessageControl
 from services.sync.relay import Relay
 from services.sync.settings import SyncSettings
 from services.sync.store import conflicts as conflict_store
+from services.sync.store import lane_records as lane_store
 from services.sync.store import mappings as mapping_store
 from services.sync.store import messages as message_store
 from services.sync.store import people_links as people_link_store
 from services.sync.store import queue as queue_store
 from services.sync.store.conflicts import Conflicts
+from services.sync.store.lane_records import LaneRecords
 from services.sync.store.mapping_index import MappingIndex
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
 from services.sync.store.people_links import PersonLinkRepository
 from services.sync.store.queue import SyncQueue
+from services.sync.store.queue_counts import QueueCounts
 from services.sync.translate.attachments import MessageFiles
 from services.sync.translate.profiles import Profiles
 from services.sync.translate.signals import SignalHandler
@@ -72,6 +76,7 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **people_link_store.INDEXES,
     **message_store.INDEXES,
     **queue_store.INDEXES,
+    **lane_store.INDEXES,
     **conflict_store.INDEXES,
 }
 _MAX_CONNECTIONS: Final = 1_000
@@ -162,14 +167,15 @@ async def build(runtime: Runtime) -> Service:
     notices = FailureNotices(providers, accounts, scene_calls, messages, runtime.producer, runtime.log)
     carrier = Carrier(index, mappings, messages, work, scene_calls, notes, notices, runtime.log)
     queue = SyncQueue(runtime.mongo)
+    lane_records = LaneRecords(runtime.mongo)
     lanes = Lanes(
         queue,
+        StoredChanges(queue, lane_records, carrier.retry_for_s),
         carrier.carry,
-        carrier.retry_for_s,
         runtime.log,
         assignment=lambda: requested.assignment,
     )
-    _wake_on_changes(runtime, queue, carrier, lanes)
+    _wake_on_changes(runtime, carrier, lanes)
     # `assignment` refers to this consumer: handler and consumer need each other.
     requested = runtime.consumer(
         group="carry",
@@ -189,7 +195,7 @@ async def build(runtime: Runtime) -> Service:
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),
             ConflictsApi(conflicts, ConflictResolution(conflicts, mappings, messages, translator)),
-            SyncQueueApi(mappings, queue),
+            SyncQueueApi(mappings, QueueCounts(runtime.mongo)),
             SyncedMessagesApi(mappings, messages, MessageControl(mappings, messages, queue)),
         ],
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
@@ -205,7 +211,9 @@ async def build(runtime: Runtime) -> Service:
             index,
             lanes,
             PeriodicTask(mappings.publish_pending, _OUTBOX_INTERVAL_S, runtime.log),
-            runtime.workspace_cleanup(SyncData(mappings, queue, messages, conflicts, people_links).delete),
+            runtime.workspace_cleanup(
+                SyncData(mappings, queue, lane_records, messages, conflicts, people_links).delete
+            ),
         ],
         indexes=INDEXES,
         consumers=[
@@ -223,7 +231,7 @@ async def build(runtime: Runtime) -> Service:
     )
 
 
-def _wake_on_changes(runtime: Runtime, queue: SyncQueue, carrier: Carrier, lanes: Lanes) -> None:
+def _wake_on_changes(runtime: Runtime, carrier: Carrier, lanes: Lanes) -> None:
     """Try what waits again when a mapping or an account has changed: what it waited for may be mended."""
 
     async def integrations_changed(_ids: Collection[str] | None) -> None:
@@ -232,8 +240,7 @@ def _wake_on_changes(runtime: Runtime, queue: SyncQueue, carrier: Carrier, lanes
 
     async def mappings_changed(ids: Collection[str] | None) -> None:
         for mapping_id in ids or ():
-            await queue.wake_mapping(mapping_id)
-        lanes.wake()
+            lanes.wake_mapping(mapping_id)
 
     runtime.configuration.follow(INTEGRATIONS, integrations_changed)
     runtime.configuration.follow(mapping_store.COLLECTION, mappings_changed)
