@@ -10,7 +10,9 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Final
 
 from tests.support.fakes.telegram_api import Fault
@@ -19,7 +21,11 @@ from tests.sync.three_legs import ThreeLegs, World
 
 MAPPINGS: Final = 12
 """So many, because Telegram takes 20 messages of a bot a minute in each group."""
-_PAUSE_S: Final = 0.25
+_PAUSE_S: Final = 0.75
+"""Of each place."""
+_PLACES: Final = ("slack", "telegram", "chat")
+_FAULT_EVERY: Final = 10
+"""Messages. With more faults than that, what waits would find one at each of its attempts."""
 _ANSWER: Final = "answer to "
 
 
@@ -33,46 +39,45 @@ class Load:
         self.legs = [world.mapped(own_ids=bool(number % 2)) for number in range(MAPPINGS)]
         self.expected: list[list[str]] = [[] for _ in self.legs]
         """The texts that each mapping shows in the end."""
-        self.written = 0
+        self._numbers = count(1)
         self._world = world
-        self._random = rng
+        self._seeds = [rng.random() for _ in _PLACES]
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Act all the time in a thread of its own. Raises what an act has raised."""
+        """Act all the time, in a thread for each place: one whose place has to wait holds up no other.
+
+        Raises what an act has raised.
+        """
         over = threading.Event()
-        failed: list[Exception] = []
 
-        def run() -> None:
+        def run(place: int) -> None:
+            rng = random.Random(self._seeds[place])  # noqa: S311 -- to be repeated
+            for turn in count():
+                if over.wait(_PAUSE_S):
+                    return
+                self._act(turn % MAPPINGS, place, rng)
+
+        with ThreadPoolExecutor(len(_PLACES)) as threads:
+            acting = [threads.submit(run, place) for place in range(len(_PLACES))]
             try:
-                while not over.wait(_PAUSE_S):
-                    self.act()
-            except Exception as error:  # noqa: BLE001 -- whatever it is, the test has to hear of it
-                failed.append(error)
+                yield
+            finally:
+                over.set()
+        for done in acting:
+            done.result()
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join(60)
-        assert not thread.is_alive(), "an act has not ended"
-        if failed:
-            raise failed[0]
-
-    def act(self) -> None:
-        """Write a message somewhere, and mostly do something more with it."""
-        self.written += 1
-        number = self.written
-        if number % 5 == 0:
+    def _act(self, mapping: int, place_number: int, rng: random.Random) -> None:
+        """Write a message in a place, and mostly do something more with it."""
+        number = next(self._numbers)
+        if number % _FAULT_EVERY == 0:
             self._world.slack.faults.fail("chat.postMessage")
             self._world.telegram.fail(Fault(502, method="sendMessage"))
-        legs, expected = self.legs[number % MAPPINGS], self.expected[number % MAPPINGS]
-        text = f"message {number}"
-        place: Any = self._random.choice(legs.places)
+        legs, expected = self.legs[mapping], self.expected[mapping]
+        text = f"{_PLACES[place_number]} {number}"
+        place: Any = legs.places[place_number]
         message = place.write(text)
-        act = self._random.choice(["nothing", "edit", "react", "delete"])
+        act = rng.choice(["nothing", "edit", "react", "delete"])
         if act == "edit":
             text += ", edited"
             place.edit(message, text)
@@ -83,7 +88,7 @@ class Load:
             return
         expected.append(text)
 
-    def check(self, kills: int, within_s: float = 90.0) -> str:
+    def check(self, kills: int, within_s: float = 180.0) -> str:
         """Wait until every place shows what it should, and count what Telegram shows twice: the numbers.
 
         At last, every copy on Telegram is answered there: the answer has to find the message in the other
@@ -98,16 +103,27 @@ class Load:
             extra = Counter(legs.telegram.texts()) - Counter(expected)
             assert {_first_form(text) for text in extra} <= _marked(legs), legs.report()
             doubled += extra.total()
+            self._check_order(legs)
         assert doubled <= kills, f"{doubled} messages twice on Telegram after {kills} kills"
         answers = [_answer_copies(legs) for legs in self.legs]
         for legs, texts in zip(self.legs, answers, strict=True):
             legs.until(_answered(legs, texts), within_s)
-        expected_total = sum(map(len, self.expected))
         return (
-            f"{kills} kills, {self.written} messages written ({expected_total} not deleted), 0 lost, "
+            f"{kills} kills, {next(self._numbers) - 1} messages written, "
+            f"{sum(map(len, self.expected))} of them not deleted, 0 lost, "
             f"doubled: 0 on Slack, 0 in the chat, {doubled} on Telegram; "
             f"{sum(map(len, answers))} copies on Telegram answered"
         )
+
+    def _check_order(self, legs: ThreeLegs) -> None:
+        """No message has overtaken one that was written before it in the same place."""
+        events = self._world.slack.events.deliveries
+        repeated = any(len(delivery.answers) > 1 for delivery in events)  # it does so in any order
+        for origin in _PLACES[1 if repeated else 0 :]:
+            for place in legs.places:
+                words = [_first_form(text).split() for text in place.texts()]
+                numbers = [int(number) for name, number in words if name == origin]
+                assert numbers == sorted(numbers), legs.report()
 
 
 def _agrees(legs: ThreeLegs, expected: Sequence[str]) -> Callable[[], bool]:
@@ -122,12 +138,13 @@ def _agrees(legs: ThreeLegs, expected: Sequence[str]) -> Callable[[], bool]:
 
 
 def _answer_copies(legs: ThreeLegs) -> set[str]:
-    """Answer each message that the bot shows on Telegram, of two with one text the later: their texts."""
+    """Answer each message that the bot shows on Telegram, of one that exists twice the later: their texts."""
     bot = legs.telegram.bot.user
-    copies = {one.text: one.id for one in legs.telegram.shown() if legs.telegram.raw(one.id).sender is bot}
-    for text, message in copies.items():
-        legs.telegram.reply(message, _ANSWER + text, by=GRACE)
-    return set(copies)
+    shown = [one for one in legs.telegram.shown() if legs.telegram.raw(one.id).sender is bot]
+    copies = {_first_form(one.text): one for one in shown}
+    for copy in copies.values():
+        legs.telegram.reply(copy.id, _ANSWER + copy.text, by=GRACE)
+    return {copy.text for copy in copies.values()}
 
 
 def _answered(legs: ThreeLegs, texts: set[str]) -> Callable[[], bool]:

@@ -1,6 +1,7 @@
 """The state of a forwarded message at every target, its trace, and the links of its ids."""
 
 from datetime import datetime
+from random import randrange
 from typing import Any, Final, Literal
 
 from pydantic import Field
@@ -132,6 +133,8 @@ class MessageLink(Record):
 
 
 QueueState = Literal["waiting", "aside", "failed"]
+BUCKETS: Final = 256
+"""Each change is in one of so many groups, at random: from some of them, counts of all are estimated."""
 
 
 class QueuedChange(Record):
@@ -158,6 +161,7 @@ class QueuedChange(Record):
     attempts: int = 0
     give_up_at: datetime
     reason: str = ""
+    bucket: int = Field(default_factory=lambda: randrange(BUCKETS))  # noqa: S311 -- no secret
     created_at: datetime
     expires_at: datetime
 

@@ -124,7 +124,7 @@ class Translator:
         Raises `DatabaseUnavailable` and `BrokerUnavailable`.
         """
         state = BatchState(self._messages)
-        await state.load({synced_id}, ())
+        await state.load({synced_id})
         people = await self._people([(incoming, [mapped])])
         context = Context(state, self._index, people, self._name, self._profiles.get, self._attachments)
         Edits(context).apply_resolved(incoming, change, mapped, synced_id)
@@ -170,27 +170,25 @@ class Translator:
         found = self._index.find(ref.workspace, ref.provider, ref.account, conversation)
         return [mapped for mapped in found if mapped.mapping.status != "paused"]
 
-    async def _load(self, state: BatchState, mapped: Iterable[tuple[Incoming, Sequence[MappedLeg]]]) -> None:
+    async def _load(self, state: BatchState, mapped: Sequence[tuple[Incoming, Sequence[MappedLeg]]]) -> None:
         """Read the messages and links that the changes refer to."""
-        links: set[str] = set()
+        links = {
+            link_id(item.ref.provider, item.ref.account, conversation, external_id)
+            for item, _ in mapped
+            for conversation, external_id in _references(item.change)
+        }
+        await state.load_links(links)
         messages: set[str] = set()
         for item, legs in mapped:
-            ref, change = item.ref, item.change
-            for conversation, external_id in _references(change):
-                links.add(link_id(ref.provider, ref.account, conversation, external_id))
-                hub_id = hub_message_id(ref.provider, ref.account, conversation, external_id)
-                messages.update(synced_id_for(leg.mapping.id, hub_id) for leg in legs)
-            marker = marker_parts(change.marker or "") if isinstance(change, MessageWritten) else None
-            if marker is not None:
-                messages.add(marker.synced_id)
-        await state.load(messages, links)
-        await state.load(state.linked_messages() - messages, ())
+            messages.update(_needed_messages(item, legs, state))
+        await state.load(messages)
 
     async def _people(self, mapped: Iterable[tuple[Incoming, Sequence[MappedLeg]]]) -> People:
         """Read who is who, and the names that the events do not tell."""
         people: set[tuple[AccountRef, str]] = set()
         users: dict[str, set[str]] = {}
-        unnamed: dict[tuple[AccountRef, str], None] = {}
+        authors: dict[tuple[AccountRef, str], None] = {}
+        mentioned_people: dict[tuple[AccountRef, str], None] = {}
         for item, _ in mapped:
             ref, change = item.ref, item.change
             named: tuple[str, ...] = ()
@@ -206,9 +204,9 @@ class Translator:
                 continue
             people.update((ref, name) for name in (person.id, *named))
             if not person.name:
-                unnamed[ref, person.id] = None
-            unnamed |= dict.fromkeys((ref, name) for name in named)
-        await self._profiles.load(list(unnamed))
+                authors[ref, person.id] = None
+            mentioned_people |= dict.fromkeys((ref, name) for name in named)
+        await self._profiles.load(list(authors | mentioned_people))
         user_by_person: dict[tuple[AccountRef, str], str] = {}
         for (ref, person_id), link in (await self._links.find_many(people)).items():
             if link.user_id:
@@ -248,9 +246,9 @@ def _apply(item: Incoming, legs: Sequence[MappedLeg], context: Context) -> None:
     match change:
         case StoredByChat():
             for mapped in legs:
-                Echoes(context).link_stored(item, change, mapped)
+                Echoes(context).link_stored(change, mapped)
         case MessageWritten():
-            if not _is_echo(item, change, context):
+            if not _is_echo(item, change, legs, context):
                 apply = edits.edit if change.edited else Messages(context, reactions).write
                 for mapped in legs:
                     apply(item, change, mapped)
@@ -262,7 +260,7 @@ def _apply(item: Incoming, legs: Sequence[MappedLeg], context: Context) -> None:
                 reactions.react(item, change, mapped)
 
 
-def _is_echo(item: Incoming, change: MessageWritten, context: Context) -> bool:
+def _is_echo(item: Incoming, change: MessageWritten, legs: Sequence[MappedLeg], context: Context) -> bool:
     """Return whether a hub has sent the message: by its marker, its author, or its link."""
     ref = item.ref
     if change.marker:
@@ -275,8 +273,11 @@ def _is_echo(item: Incoming, change: MessageWritten, context: Context) -> bool:
             context.echoes += 1
         return True
     link = context.state.link(link_id(*ref[1:], change.place.conversation, change.external_id))
-    is_copy = link is not None and link.leg is not None and not change.edited
-    if change.own or is_copy:
+    is_copy = (link is not None and link.leg is not None) or (
+        ref.provider == CHAT
+        and any(context.copied_to_chat(change.external_id, mapped) is not None for mapped in legs)
+    )
+    if change.own or (is_copy and not change.edited):
         context.echoes += 1
         return True
     return False
@@ -287,9 +288,33 @@ def _is_own_message(change: object) -> bool:
     return isinstance(change, MessageWritten) and (bool(change.marker) or change.own)
 
 
+def _needed_messages(item: Incoming, legs: Sequence[MappedLeg], state: BatchState) -> Iterable[str]:
+    """Yield the ids of the messages that a change needs. Its links are loaded."""
+    ref, change = item.ref, item.change
+    if _is_own_message(change):
+        marker = marker_parts(change.marker or "") if isinstance(change, MessageWritten) else None
+        if marker is not None and not any(
+            state.link(link_id(*ref[1:], *reference)) for reference in _references(change)
+        ):
+            yield marker.synced_id
+        return
+    for conversation, external_id in _references(change):
+        link = state.link(link_id(*ref[1:], conversation, external_id))
+        if link is not None:
+            yield link.synced_id
+        hub_id = hub_message_id(*ref[1:], conversation, external_id)
+        for mapping, _ in legs:
+            if link is None or link.mapping_id != mapping.id:
+                yield synced_id_for(mapping.id, hub_id)
+            if ref.provider == CHAT:  # it may be an id of the hub
+                yield synced_id_for(mapping.id, external_id)
+
+
 def _references(change: object) -> Iterable[tuple[str, str]]:
-    """Yield the conversation and id of each message that a change names."""
+    """Yield the conversation and id of each message that a change names; of the hub's own, only its own."""
     match change:
+        case MessageWritten(external_id=external_id, place=place) if _is_own_message(change):
+            yield place.conversation, external_id
         case MessageWritten(external_id=external_id, place=place):
             yield place.conversation, external_id
             for parent in (place.thread, place.reply_to):
