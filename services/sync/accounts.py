@@ -66,8 +66,8 @@ class SyncAccounts:
     async def find_reading(self, ref: AccountRef) -> Integration | None:
         """Return the integration of an account whose events are read; None if it is switched off.
 
-        One that has to be connected again is read: the provider was told that the hub has the events. Raises
-        `DatabaseUnavailable`.
+        One that has to be connected again is read: the hub has acknowledged its events.
+        Raises `DatabaseUnavailable`.
         """
         return await self._find(ref)
 
