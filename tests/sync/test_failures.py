@@ -167,6 +167,18 @@ def test_a_file_waits_for_the_account_that_has_it(world: World) -> None:
     legs.until(lambda: [one.files for one in legs.slack.shown()] == [{"file.txt": b"a file"}])
 
 
+def test_failures_of_the_target_cost_no_file(world: World) -> None:
+    legs = world.mapped()
+    world.slack.faults.fail("files.getUploadURLExternal", count=4)
+    method = "/api/files.getUploadURLExternal"
+    before = len(world.hosts.requests("slack.com", method))
+    legs.telegram.upload("file.txt", b"a file", "with a file")
+    legs.until(lambda: len(world.hosts.requests("slack.com", method)) - before >= 4)
+    world.telegram.fail(Fault(502, method="getFile"))
+    legs.until(legs.slack.shown)
+    assert legs.slack.shown()[0].files == {"file.txt": b"a file"}
+
+
 def test_what_is_written_while_a_token_is_refused_is_not_lost(world: World) -> None:
     legs = world.mapped()
     refuse_telegram(world, legs)
