@@ -13,8 +13,8 @@ import hypothesis
 import pytest
 
 from interlink.embedded import EmbeddedPair
-from tests.support import capture, run
-from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_broker
+from tests.support import apache_kafka, capture, run
+from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_broker, started_kafka
 from tests.support.hub import hub_with
 from tests.support.leaks import Searched, search
 
@@ -127,6 +127,21 @@ def kafka(
 ) -> Iterator[Bus]:
     """The most real broker that is to be had, for this module alone."""
     found = best_bus(tmp_path_factory.mktemp("kafka"), pair)
+    note(f"{request.node.name}: on {found.name}")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def durable_bus(
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    note: Callable[[str], None],
+) -> Iterator[Bus]:
+    """Apache Kafka for this module alone, which keeps its data when it is killed."""
+    if reason := apache_kafka.available():
+        pytest.skip(reason)
+    found = started_kafka(tmp_path_factory.mktemp("kafka"))
     note(f"{request.node.name}: on {found.name}")
     yield found
     found.close()

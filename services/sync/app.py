@@ -1,6 +1,7 @@
 """The sync service: webhook events become messages of the chat, in the order of their conversation."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from services.sync.accounts import SyncAccounts
@@ -21,9 +22,11 @@ from services.sync.carry.lanes import Lanes
 from services.sync.carry.messages import MessageSender
 from services.sync.carry.notes import Notes
 from services.sync.carry.pace import Pace
+from services.sync.carry.parts import PartSender
 from services.sync.carry.reactions import ReactionSetter
 from services.sync.carry.scene import SceneCalls
 from services.sync.carry.status import StatusEvents
+from services.sync.carry.stored_changes import StoredChanges
 from services.sync.carry.work import Work
 from services.sync.conflict_resolution import ConflictResolution
 from services.sync.endpoint_messages import EndpointMessages
@@ -36,16 +39,19 @@ from services.sync.message_control import MessageControl
 from services.sync.relay import Relay
 from services.sync.settings import SyncSettings
 from services.sync.store import conflicts as conflict_store
+from services.sync.store import lane_records as lane_store
 from services.sync.store import mappings as mapping_store
 from services.sync.store import messages as message_store
 from services.sync.store import people_links as people_link_store
 from services.sync.store import queue as queue_store
 from services.sync.store.conflicts import Conflicts
+from services.sync.store.lane_records import LaneRecords
 from services.sync.store.mapping_index import MappingIndex
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
 from services.sync.store.people_links import PersonLinkRepository
 from services.sync.store.queue import SyncQueue
+from services.sync.store.queue_counts import QueueCounts
 from services.sync.translate.attachments import MessageFiles
 from services.sync.translate.profiles import Profiles
 from services.sync.translate.signals import SignalHandler
@@ -57,6 +63,7 @@ from shared.connections.configured_apps import configured_apps
 from shared.connections.integrations import COLLECTION as INTEGRATIONS
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
+from shared.contracts.errors import NotFound
 from shared.contracts.topics import CHAT_EVENTS, CHAT_SIGNALS, SYNC_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
@@ -71,6 +78,7 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **people_link_store.INDEXES,
     **message_store.INDEXES,
     **queue_store.INDEXES,
+    **lane_store.INDEXES,
     **conflict_store.INDEXES,
 }
 _MAX_CONNECTIONS: Final = 1_000
@@ -149,25 +157,28 @@ async def build(runtime: Runtime) -> Service:
     status = StatusEvents(runtime.producer)
     notes = Notes(messages, status)
     scene_calls = SceneCalls(calls, messages, Pace())
+    parts = PartSender(scene_calls, messages)
     work = Work(
         providers,
         accounts,
         scene_calls,
-        MessageSender(scene_calls, files.fetcher, providers, messages, notes, status),
-        MessageEditor(scene_calls, messages, notes, status),
+        MessageSender(parts, files.fetcher, providers, messages, status),
+        MessageEditor(scene_calls, parts, notes, status),
         ReactionSetter(scene_calls, messages),
     )
     notices = FailureNotices(providers, accounts, scene_calls, messages, runtime.producer, runtime.log)
     carrier = Carrier(index, mappings, messages, work, scene_calls, notes, notices, runtime.log)
     queue = SyncQueue(runtime.mongo)
+    lane_records = LaneRecords(runtime.mongo)
     lanes = Lanes(
         queue,
+        StoredChanges(queue, lane_records, carrier.retry_for_s),
         carrier.carry,
-        carrier.retry_for_s,
         runtime.log,
+        refused_for_s=carrier.refused_for_s,
         assignment=lambda: requested.assignment,
     )
-    _wake_on_changes(runtime, queue, carrier, lanes)
+    _wake_on_changes(runtime, integrations, index, carrier, lanes)
     # `assignment` refers to this consumer: handler and consumer need each other.
     requested = runtime.consumer(
         group="carry",
@@ -187,7 +198,7 @@ async def build(runtime: Runtime) -> Service:
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),
             ConflictsApi(conflicts, ConflictResolution(conflicts, mappings, messages, translator)),
-            SyncQueueApi(mappings, queue),
+            SyncQueueApi(mappings, QueueCounts(runtime.mongo)),
             SyncedMessagesApi(mappings, messages, MessageControl(mappings, messages, queue)),
         ],
         unaudited=["/api/messages/preview", "/api/mappings/preview"],  # they change nothing
@@ -203,7 +214,9 @@ async def build(runtime: Runtime) -> Service:
             index,
             lanes,
             PeriodicTask(mappings.publish_pending, _OUTBOX_INTERVAL_S, runtime.log),
-            runtime.workspace_cleanup(SyncData(mappings, queue, messages, conflicts, people_links).delete),
+            runtime.workspace_cleanup(
+                SyncData(mappings, queue, lane_records, messages, conflicts, people_links).delete
+            ),
         ],
         indexes=INDEXES,
         consumers=[
@@ -221,17 +234,32 @@ async def build(runtime: Runtime) -> Service:
     )
 
 
-def _wake_on_changes(runtime: Runtime, queue: SyncQueue, carrier: Carrier, lanes: Lanes) -> None:
+def _wake_on_changes(
+    runtime: Runtime,
+    integrations: IntegrationRepository,
+    index: MappingIndex,
+    carrier: Carrier,
+    lanes: Lanes,
+) -> None:
     """Try what waits again when a mapping or an account has changed: what it waited for may be mended."""
 
-    async def integrations_changed(_ids: Collection[str] | None) -> None:
-        carrier.forget_refusals()
-        lanes.wake()
+    async def integrations_changed(ids: Collection[str] | None) -> None:
+        if ids is None:
+            carrier.forget_refusals()
+            lanes.wake()
+        for integration_id in ids or ():
+            with suppress(NotFound):  # it was deleted, which mends nothing
+                workspace = (await integrations.find(integration_id)).workspace
+                carrier.forget_refusals(workspace)
+                lanes.wake(workspace)
 
     async def mappings_changed(ids: Collection[str] | None) -> None:
+        if ids is None:
+            lanes.wake()
         for mapping_id in ids or ():
-            await queue.wake_mapping(mapping_id)
-        lanes.wake()
+            if mapping := index.get(mapping_id):
+                lanes.wake_mapping(mapping_id)
+                lanes.wake(mapping.workspace)
 
     runtime.configuration.follow(INTEGRATIONS, integrations_changed)
     runtime.configuration.follow(mapping_store.COLLECTION, mappings_changed)

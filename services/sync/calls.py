@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -9,7 +10,7 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 
 from shared.connections.tokens import Access, TokenSource
-from shared.contracts.errors import Misconfigured
+from shared.contracts.errors import Conflict, Misconfigured, NotFound, RetryLater
 from shared.manifests.channel_types import Call, CallResponse, FilePart, Operation, Step
 from shared.manifests.registry import Provider
 from shared.runtime.egress.client import EgressClient, EgressResponse
@@ -76,14 +77,22 @@ class ChannelCalls:
         `files` has the files of the operation by id. `before` is awaited before each step; what it raises
         ends the operation. Raises `ChannelFailure` for a refusal, `NotReached`, `OutcomeUnknown`, and as
         `TokenSource.access` does: `NotFound`, `NotConnected`, `ProviderUnavailable`, `DatabaseUnavailable`.
+        After the visible step, a step without a response ends nothing: the operation does without it.
         """
         access = await self._tokens.access(integration_id)
+        is_shown = False
         try:
             step = next(operation)
             while True:
                 if before is not None:
                     await before(step)
-                response, access = await self._send(step, access, files or {}, timeout_s)
+                try:
+                    response, access = await self._send(step, access, files or {}, timeout_s)
+                except (NotReached, NotFound, Conflict, RetryLater):
+                    if not is_shown:
+                        raise
+                    response = CallResponse(HTTPStatus.SERVICE_UNAVAILABLE, {})
+                is_shown = is_shown or step.visible
                 step = operation.send(response)
         except StopIteration as done:
             result: T = done.value

@@ -8,6 +8,7 @@ from shared.contracts.chat import MESSAGE_CREATED, ChatAuthor, ChatMessage, Chat
 from shared.contracts.envelope import now
 from shared.contracts.ids import derive, message_id_for
 from shared.manifests.channel_types import Outgoing, Person, Place
+from shared.richtext.markdown_render import render_markdown
 from shared.richtext.tree import Document, Paragraph, Text
 from shared.runtime.kafka.producer import Record
 from shared.wire.tracing import child_traceparent
@@ -15,11 +16,16 @@ from shared.wire.tracing import child_traceparent
 _AUTHOR: Final = "Interlink"
 
 
+def _document(text: str) -> Document:
+    """Return a plain text: names and reasons in it are those of others, and mention nobody."""
+    return Document((Paragraph((Text(text),)),))
+
+
 def own_message(place: Place, text: str, event_id: str) -> Outgoing:
     """Return a message of the hub for a provider."""
     return Outgoing(
         place=place,
-        body=Document((Paragraph((Text(text),)),)),
+        body=_document(text),
         author=Person(_AUTHOR, _AUTHOR, bot=True),
         # An event brings it back: the marker says that it is the hub's own, and of no mapping.
         marker=derive(event_id),
@@ -40,7 +46,7 @@ def own_chat_record(
     message = ChatMessage(
         message_id=message_id_for(event_id),
         channel_id=leg.conversation,
-        text=text,
+        text=render_markdown(_document(text)).text,
         author=ChatAuthor(id=f"author_{derive(SOURCE, _AUTHOR)}", name=_AUTHOR, bot=True),
         thread_id=thread,
         reply_to_id=reply_to,

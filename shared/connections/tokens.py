@@ -88,6 +88,8 @@ class TokenSource:
             integrations, connectors, self._refresher.outcomes, self.send, log
         )
         self._cache: dict[str, tuple[float, Integration]] = {}
+        self._reads: dict[str, asyncio.Task[Integration]] = {}
+        """Running reads, each for all callers that wait for it."""
         self._changes = 0
         """Number of changes of integrations. One that was read before the last one is not cached."""
         self._refreshes: dict[tuple[str, bool], asyncio.Task[Integration]] = {}
@@ -241,6 +243,7 @@ class TokenSource:
         """Read the integration again at the next call: this process has changed it."""
         self._changes += 1
         self._cache.pop(integration_id, None)
+        self._reads.pop(integration_id, None)
 
     # Reading
 
@@ -249,17 +252,28 @@ class TokenSource:
         self._changes += 1
         if integration_ids is None:
             self._cache.clear()
+            self._reads.clear()
         for integration_id in integration_ids or ():
             self.forget(integration_id)
 
     async def _find_cached(self, integration_id: str) -> Integration:
-        if integration_id in self._cache:
+        if integration_id in self._cache or integration_id in self._reads:
             await self._configuration.current()
         cached = self._cache.get(integration_id)
         if cached and cached[0] > monotonic():
             return cached[1]
+        read = self._reads.get(integration_id)
+        if read is None:
+            read = self._reads[integration_id] = asyncio.create_task(self._read(integration_id))
+        return await asyncio.shield(read)
+
+    async def _read(self, integration_id: str) -> Integration:
         changes = self._changes  # before the read: a change during it makes the record stale
-        integration = await self._integrations.find(integration_id)
+        try:
+            integration = await self._integrations.find(integration_id)
+        finally:
+            if self._reads.get(integration_id) is asyncio.current_task():
+                del self._reads[integration_id]
         self._cache_integration(integration, changes)
         return integration
 

@@ -218,7 +218,7 @@ def test_a_workspace_is_deleted_with_its_data_and_no_other(hub: Hub, database: A
         for each in (tenant, neighbour):
             for name in logs:
                 eventually(partial(is_left, database, each["id"], name))
-            for name in ("synced_messages", "message_links", "sync_queue", "sync_conflicts"):
+            for name in ("synced_messages", "message_links", "sync_queue", "sync_lanes", "sync_conflicts"):
                 database[name].insert_one({"_id": token_hex(8), "workspace": each["id"]})
         before = left(database, neighbour["id"])
         deleted = hub.call("DELETE", f"{PATH}/{tenant['id']}", expect=202)

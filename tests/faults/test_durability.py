@@ -32,7 +32,6 @@ from tests.faults.durability import (
     chat_event,
     rebalance,
 )
-from tests.support.apache_kafka import ApacheKafka, available
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.external import ExternalReceiver
@@ -41,8 +40,6 @@ from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 from tests.support.tap import Tap, put
 
-SESSION_MS = 2_000
-"""A third of what a broker allows at least by default: after each kill, the group waits for it to pass."""
 KILLS = 2
 IN_HAND = 40
 MAX_OPEN_S = 1.8
@@ -63,20 +60,6 @@ REACHED = {
 }
 """At which time a crash point kills. A service that starts finds a backlog, so its first batches are large:
 it dies with much in its hands."""
-
-
-@pytest.fixture(scope="module")
-def durable_bus(tmp_path_factory: pytest.TempPathFactory, note: Callable[[str], None]) -> Iterator[Bus]:
-    """Apache Kafka, which keeps its data and is ours to kill."""
-    if reason := available():
-        pytest.skip(reason)
-    settings = {"group.min.session.timeout.ms": str(SESSION_MS)}
-    broker = ApacheKafka(tmp_path_factory.mktemp("kafka"), settings=settings)
-    broker.start()
-    note("test_durability.py: on Apache Kafka from its jars and an embedded store of its own")
-    env = {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap, "KAFKA_SESSION_TIMEOUT_MS": str(SESSION_MS)}
-    yield Bus("Apache Kafka from its jars", env, broker, broker.stop)
-    broker.stop()
 
 
 @pytest.fixture(scope="module")

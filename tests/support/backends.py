@@ -126,6 +126,19 @@ def embedded_broker(folder: Path) -> Bus:
     return bus
 
 
+def started_kafka(folder: Path) -> Bus:
+    """Apache Kafka from its jars, started: it keeps its data, and is the test's to kill.
+
+    Its sessions last a third of what a broker allows at least by default: after each kill, the group waits
+    for one to pass.
+    """
+    session = {"group.min.session.timeout.ms": _SHORT_SESSION_MS}
+    kafka = ApacheKafka(folder, settings=session)
+    kafka.start()
+    env = {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "KAFKA_SESSION_TIMEOUT_MS": _SHORT_SESSION_MS}
+    return Bus("Apache Kafka from its jars", env, kafka, kafka.stop)
+
+
 def best_bus(folder: Path, pair: EmbeddedPair) -> Bus:
     """The most real broker that is to be had here."""
     given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
@@ -160,4 +173,5 @@ def best_store(pair: EmbeddedPair) -> Store:
     return Store("the embedded store (SecantusDB)", pair.mongodb_uri)
 
 
+_SHORT_SESSION_MS = "2000"
 _QUICK = {"KAFKA_SESSION_TIMEOUT_MS": "6000"}

@@ -72,6 +72,31 @@ def test_slack_is_asked_for_a_message_whose_response_was_lost(world: World) -> N
     legs.agree("once, edited")
 
 
+def test_an_answer_whose_response_was_lost_stays_in_its_thread(world: World) -> None:
+    legs = world.mapped()
+    question = legs.chat.write("question")
+    legs.agree("question")
+    world.slack.faults.lose_response("chat.postMessage")
+    answer = legs.chat.reply(question, "answer")
+    legs.until(lambda: target(legs, "answer", "slack")["state"] == "sent")
+    assert target(legs, "answer", "slack")["permalink"]
+    legs.chat.reply(answer, "answer to the answer")
+    legs.agree("question", "answer", "answer to the answer")
+    root = legs.slack.find("question").id
+    assert [legs.slack.find(text).thread for text in ("answer", "answer to the answer")] == [root, root]
+    assert world.slack.complaints == [], "a thread is named by its first message"
+
+
+def test_a_message_with_a_file_is_sent_once_when_its_id_cannot_be_asked_for(world: World) -> None:
+    legs = world.mapped()
+    world.slack.faults.cut("files.info", 2)  # the client repeats a read on a new connection
+    written = legs.chat.upload("file.txt", b"a file", "with a file")
+    legs.until(lambda: target(legs, "with a file", "slack")["state"] == "sent")
+    legs.chat.edit(written, "with a file, edited")
+    legs.until(lambda: legs.telegram.texts() == ["with a file, edited"])
+    legs.until(lambda: len(legs.slack.texts()) == 1 and legs.slack.texts()[0].endswith("edited"))
+
+
 def test_telegram_gets_a_message_again_whose_response_was_lost_and_the_trace_says_so(world: World) -> None:
     legs = world.mapped()
     world.telegram.fail(Fault(loses_response=True, method="sendMessage"))
@@ -131,6 +156,34 @@ def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World)
     assert "connect the account again" in target(legs, "one", "slack")["fix"].lower()
     world.connect_slack()
     legs.until(lambda: legs.slack.texts() == texts, 30)
+
+
+def test_a_file_waits_for_the_account_that_has_it(world: World) -> None:
+    legs = world.mapped()
+    refuse_telegram(world, legs)
+    legs.telegram.upload("file.txt", b"a file", "with a file")
+    legs.until(lambda: "no connected account" in str(world.hub.call("GET", "/api/sync/queue/stats")))
+    world.connect_telegram()
+    legs.until(lambda: [one.files for one in legs.slack.shown()] == [{"file.txt": b"a file"}])
+
+
+def test_what_is_written_while_a_token_is_refused_is_not_lost(world: World) -> None:
+    legs = world.mapped()
+    refuse_telegram(world, legs)
+    legs.telegram.write("in Telegram")
+    legs.until(lambda: legs.slack.texts() == legs.chat.texts() == ["in Telegram"])
+    world.connect_telegram()
+    legs.chat.write("in the chat")
+    legs.agree("in Telegram", "in the chat")
+
+
+def refuse_telegram(world: World, legs: ThreeLegs) -> None:
+    """Give the bot another token, and wait until the hub knows that its own is refused."""
+    other = world.mapped()
+    world.bot.new_token()
+    other.chat.write("waits for the token")
+    path = f"/api/integrations/{world.telegram_integration}"
+    legs.until(lambda: world.hub.call("GET", path)["status"] == "reauth_required")
 
 
 def test_a_message_that_is_deleted_before_its_outcome_is_known_goes_away(world: World) -> None:

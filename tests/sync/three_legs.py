@@ -40,6 +40,7 @@ HOST: Final = "hub.example.com"
 PUBLIC: Final = f"https://{HOST}"
 SERVICES: Final = ("gateway", "oauth", "sync")
 _WITHIN_S: Final = 20.0
+_MODULE: Final = "tests.support.provider_hosts"
 _ON_HOSTS: Final = frozenset({"oauth", "sync"})
 """The services that call providers."""
 
@@ -132,19 +133,20 @@ class World:
 
     # The process of sync.
 
-    def start_sync(self, crash_at: str | None = None) -> None:
+    def start_sync(self, crash_at: str | None = None, module: str = _MODULE) -> None:
         """Start it; with `crash_at` it kills itself at that failpoint (`name`, or `name:20`)."""
-        _start(self.hub, self.hosts, "sync", **({FAILPOINT_VARIABLE: crash_at} if crash_at else {}))
+        env = {FAILPOINT_VARIABLE: crash_at} if crash_at else {}
+        _start(self.hub, self.hosts, "sync", module, **env)
 
     def kill_sync(self) -> None:
         """SIGKILL, as if the machine took it."""
         self.hub.kill("sync")
 
-    def restart_sync(self, crash_at: str | None = None) -> None:
+    def restart_sync(self, crash_at: str | None = None, module: str = _MODULE) -> None:
         """Kill it if it runs, start it again, and wait until it is ready."""
         if self.hub.ended("sync") is None:
             self.kill_sync()
-        self.start_sync(crash_at)
+        self.start_sync(crash_at, module)
         if crash_at is None:
             self.hub.wait_ready("sync")
 
@@ -286,9 +288,8 @@ def connected(
         world.check()
 
 
-def _start(hub: Hub, hosts: ProviderHosts, service: str, **env: str) -> None:
+def _start(hub: Hub, hosts: ProviderHosts, service: str, module: str = _MODULE, **env: str) -> None:
     if service not in _ON_HOSTS:
         hub.start_service(service, **env)
         return
-    module = ("tests.support.provider_hosts", service)
-    hub.start_service(service, module=module, **hosts.env(hub.folder), **env)
+    hub.start_service(service, module=(module, service), **hosts.env(hub.folder), **env)

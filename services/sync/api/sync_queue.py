@@ -1,7 +1,6 @@
 """`/api/sync/queue/stats`: what waits or has failed, by account and conversation."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
 from datetime import datetime
 from heapq import nlargest
 from time import monotonic
@@ -12,7 +11,7 @@ from pydantic import BaseModel
 
 from services.sync.api.fields import Reader
 from services.sync.store.mappings import MappingRepository
-from services.sync.store.queue import LaneCount, SyncQueue
+from services.sync.store.queue_counts import LaneCount, QueueCount, QueueCounts
 from shared.contracts.envelope import rfc3339
 from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.mongo import utcnow
@@ -40,22 +39,24 @@ class ConversationQueueOut(BaseModel):
 class QueueStatsOut(BaseModel):
     """Changes that wait in their order (`waiting`), wait on their own (`aside`), or were given up (`failed`).
 
-    `conversations` are the 100 with the most changes; `counted_at` is when they were counted.
+    `conversations` are the 100 with the most changes; `counted_at` is when they were counted. If `estimated`,
+    there were too many: the counts follow from a sample, and a conversation with few changes may be missing.
     """
 
     waiting: int
     aside: int
     failed: int
     counted_at: str
+    estimated: bool
     conversations: list[ConversationQueueOut]
 
 
 class SyncQueueApi:
     """The route of the queue."""
 
-    def __init__(self, mappings: MappingRepository, queue: SyncQueue) -> None:
+    def __init__(self, mappings: MappingRepository, counts: QueueCounts) -> None:
         self._mappings = mappings
-        self._queue = queue
+        self._counts = counts
         self._cached: OrderedDict[tuple[str, str | None], tuple[float, QueueStatsOut]] = OrderedDict()
         """The end of the cache entry on the monotonic clock, and the counts."""
         self._counting = WorkspaceLimits(1)
@@ -73,17 +74,18 @@ class SyncQueueApi:
     ) -> QueueStatsOut:
         """Count what waits or has failed, by account and conversation.
 
-        Counts are cached for ten times as long as counting took, so that asking does not load the database.
+        More than about 1,000 changes of one kind are estimated from a sample. Counts are cached for ten times
+        as long as counting took, so that asking does not load the database.
         """
         if mapping_id is not None:
             await self._mappings.find(mapping_id, key.workspace)
         scope = key.workspace, mapping_id
-        async with self._counting.hold(key.workspace):  # counting reads every change of the workspace
+        async with self._counting.hold(key.workspace):
             known = self._cached.get(scope)
             if known is not None and known[0] > monotonic():
                 return known[1]
             began, counted_at = monotonic(), utcnow()
-            stats = _stats(await self._queue.count(*scope), counted_at)
+            stats = _stats(await self._counts.count(*scope), counted_at)
             ended = monotonic()
             self._cached[scope] = ended + max(_CACHED_S, _CACHED_FACTOR * (ended - began)), stats
             self._cached.move_to_end(scope)
@@ -92,16 +94,17 @@ class SyncQueueApi:
             return stats
 
 
-def _stats(lanes: Sequence[LaneCount], counted_at: datetime) -> QueueStatsOut:
+def _stats(count: QueueCount, counted_at: datetime) -> QueueStatsOut:
     totals: Counter[str] = Counter()
-    for lane in lanes:
+    for lane in count.lanes:
         totals.update(lane.counts)
-    shown = nlargest(_MAX_SHOWN, lanes, key=lambda lane: lane.counts.total())
+    shown = nlargest(_MAX_SHOWN, count.lanes, key=lambda lane: lane.counts.total())
     return QueueStatsOut(
         waiting=totals["waiting"],
         aside=totals["aside"],
         failed=totals["failed"],
         counted_at=rfc3339(counted_at),
+        estimated=count.estimated,
         conversations=[_conversation(lane, counted_at) for lane in shown],
     )
 

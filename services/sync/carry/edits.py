@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from services.sync.carry.notes import NO_PROBLEM, Notes, loss_entries
 from services.sync.carry.outcomes import Done, Failed, Outcome
+from services.sync.carry.parts import PartSender
 from services.sync.carry.scene import (
     NOT_SENT,
     PART_SEPARATOR,
@@ -16,29 +17,23 @@ from services.sync.carry.scene import (
 from services.sync.carry.status import StatusEvents
 from services.sync.model.marker import marker_for
 from services.sync.model.synced_message import TraceEntry
-from services.sync.store.messages import SyncedMessages, target_update
 from shared.manifests.channel_types import (
     ChannelFailure,
     Deletes,
     Edits,
-    Operation,
     Place,
     Sends,
-    Sent,
 )
 from shared.richtext.markdown import parse_markdown
-from shared.richtext.tree import Loss
 from shared.runtime.mongo import utcnow
 
 
 class MessageEditor:
     """Edits and deletes messages."""
 
-    def __init__(
-        self, calls: SceneCalls, messages: SyncedMessages, notes: Notes, status: StatusEvents
-    ) -> None:
+    def __init__(self, calls: SceneCalls, parts: PartSender, notes: Notes, status: StatusEvents) -> None:
         self._calls = calls
-        self._messages = messages
+        self._parts = parts
         self._notes = notes
         self._status = status
 
@@ -59,32 +54,27 @@ class MessageEditor:
             raise ChannelFailure("unsupported", "edit", "The hub cannot edit messages there.")
         body = with_author(scene, parse_markdown(request.text))
         texts = channel.split(body, files=1 if target.with_files else 0)
-        parts = list(target.parts)
-        losses: list[Loss] = []
         place = Place(leg.conversation, target.thread)
+        parts = await self._parts.recover(scene, target, place)
         for number, text in enumerate(texts):
+            if number == len(parts.ids):
+                await self._parts.send(scene, channel, parts, place, text)
+                await self._parts.store(scene, parts)
+                continue
+            part_id = await self._calls.part_id(scene, parts.ids, number)
             marker = marker_for(message.id, leg.id, number, request.revision)
             has_files = target.with_files and number == 0
             outgoing = replace(outgoing_part(scene, text, place, marker), has_files=has_files)
-            if number < len(parts):
-                part_id = await self._calls.part_id(scene, number)
-                operation: Operation[Sent] = channel.edit(part_id, outgoing, scene.account)
-            else:
-                operation = channel.send(outgoing, scene.account)
-            sent = await self._calls.run(scene, operation)
-            losses += sent.losses
-            if number >= len(parts):
-                parts.append(PART_SEPARATOR.join(sent.external_ids))
-                await self._calls.link(scene, sent, number)
-        if len(parts) > len(texts) and isinstance(channel, Deletes):
-            for part in parts[len(texts) :]:
+            edited = await self._calls.run(scene, channel.edit(part_id, outgoing, scene.account))
+            parts.losses += edited.losses
+        if len(parts.ids) > len(texts) and isinstance(channel, Deletes):
+            for part in parts.ids[len(texts) :]:
                 await self._delete_part(scene, channel, part)
-            parts = parts[: len(texts)]
+            del parts.ids[len(texts) :]
         now = utcnow()
-        trace = [TraceEntry(at=now, step="edited", attempt=scene.change.attempts + 1)]
-        trace += loss_entries(losses, now)
-        fields = {**NO_PROBLEM, "revision": request.revision, "parts": tuple(parts)}
-        await self._messages.write([target_update(message.id, leg.id, fields, trace)])
+        parts.trace.append(TraceEntry(at=now, step="edited", attempt=scene.change.attempts + 1))
+        parts.trace += loss_entries(parts.losses, now)
+        await self._parts.store(scene, parts, revision=request.revision, **NO_PROBLEM)
         return Done()
 
     async def delete(self, scene: Scene) -> Outcome:
@@ -93,16 +83,20 @@ class MessageEditor:
             return Done()
         if target.state == "sending":
             return await_message(scene)
-        if target.state != "sent" and not target.parts:
+        if target.state != "sent" and not target.parts and target.sending_at is None:
             await self._notes.state(message, leg, "deleted", state="deleted", **NO_PROBLEM)
             return Done()
         channel = scene.channel
         if not isinstance(channel, Deletes):
             raise ChannelFailure("unsupported", "delete", "The hub cannot delete messages there.")
-        for number in range(len(target.parts)):
-            part = target.parts[number] or await self._calls.part_id(scene, number)
-            await self._delete_part(scene, channel, part)
-        await self._notes.state(message, leg, "deleted", state="deleted", **NO_PROBLEM)
+        # An attempt without an outcome may have sent one more.
+        place = Place(leg.conversation, target.thread)
+        parts = await self._parts.recover(scene, target, place, if_sent="it may be there still")
+        for number, part in enumerate(parts.ids):
+            part_id = part or await self._calls.part_id(scene, parts.ids, number)
+            await self._delete_part(scene, channel, part_id)
+        parts.trace.append(TraceEntry(at=utcnow(), step="deleted"))
+        await self._parts.store(scene, parts, state="deleted", **NO_PROBLEM)
         await self._status.publish(scene.change, message, leg, target.model_copy(update={"state": "deleted"}))
         return Done()
 

@@ -2,60 +2,42 @@
 
 A change is carried from the record that brought it. When its lane has to wait, or is long, its changes are
 stored in `sync_queue`, and their records are complete. So memory is bounded, and no partition is held up. The
-owner of a partition works on the stored changes of that partition, and loads them when it gets the partition.
+owner of a partition works on the stored changes of that partition, and finds their lanes when it gets it.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
+from heapq import heapify, heappop, heappush
+from itertools import count
+from operator import itemgetter
+from sys import intern
 from typing import Final
 
+from services.sync.carry.lane import Lane
 from services.sync.carry.outcomes import Aside, Change, Done, Failed, Outcome, Waits
+from services.sync.carry.stored_changes import WINDOW, StoredChanges, complete, fail, restored
+from services.sync.carry.turns import Turns
+from services.sync.model.lane_record import LaneRecord
 from services.sync.model.synced_message import QueuedChange
-from services.sync.store.queue import RETENTION, SyncQueue
+from services.sync.store.queue import SyncQueue
 from shared.contracts.errors import DatabaseUnavailable, RetryLater
-from shared.contracts.sync import SyncRequested
-from shared.runtime.failpoints import failpoint
-from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 
-MAX_IN_MEMORY: Final = 32
-"""The maximum number of changes of a lane in memory. Further changes are stored."""
-_WINDOW: Final = 32
+_TURN: Final = 32
+"""Changes that a lane carries before another one of its workspace has a turn."""
 _POLL_INTERVAL_S: Final = 1.0
 _DATABASE_PAUSE_S: Final = 1.0
-_MAX_ACTIVE: Final = 50
-"""Lanes of a workspace that carry a change at the same time."""
+_RESUME_INTERVAL_S: Final = 0.005
+"""Between two lanes that go on: thousands at once would use up the database."""
+_MIN_STALE: Final = 100
 _MAX_FAULTS: Final = 5
 _STOP_TIMEOUT_S: Final = 3.0
 
 Carry = Callable[[Change], Awaitable[Outcome]]
-
-
-class _Lane:
-    """The state of one lane in this process."""
-
-    __slots__ = ("changes", "has_stored", "head", "is_due", "is_waiting", "task", "wake")
-
-    def __init__(self) -> None:
-        self.changes: deque[Change] = deque()
-        self.has_stored = False
-        """True if the database has changes that follow those in `changes`."""
-        self.head: int | None = None
-        """A position that no stored change is before; None if it is not known."""
-        self.is_waiting = False
-        self.is_due = False
-        """True if the pause of the first change has ended, by its time or by `wake`."""
-        self.wake = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-
-    def lower_head(self, positions: Iterable[int]) -> None:
-        """Note that changes at these positions are stored: records that come again have earlier ones."""
-        if self.head is not None:
-            self.head = min((self.head, *positions))
 
 
 class Lanes:
@@ -64,25 +46,34 @@ class Lanes:
     def __init__(
         self,
         queue: SyncQueue,
+        stored: StoredChanges,
         carry: Carry,
-        retry_for_s: Callable[[str], float],
         log: Log,
         *,
+        refused_for_s: Callable[[str, str], float],
         assignment: Callable[[], tuple[int, Sequence[int]]],
     ) -> None:
-        """`carry` carries one change. `retry_for_s` returns how long a mapping retries, in seconds.
+        """`carry` carries one change. `refused_for_s` returns for how long to ask nothing of an account.
 
         `assignment` returns the number of the current assignment, and the partitions.
         """
         self._queue = queue
+        self._stored = stored
         self._carry = carry
-        self._retry_for_s = retry_for_s
         self._log = log
+        self._refused_for_s = refused_for_s
         self._assignment = assignment
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._turns = Turns(self._turn)
         self._loaded = 0
-        self._slots = WorkspaceLimits(_MAX_ACTIVE)
+        self._due: list[tuple[float, int, Lane]] = []
+        """A heap of the lanes that wait. An entry with another time than its lane's does not count."""
+        self._numbers = count()
+        self._alarm: asyncio.TimerHandle | None = None
         self._poller: asyncio.Task[None] | None = None
+        self._woken: set[str] = set()
+        """Mappings whose changes are to be made due."""
+        self._waker: asyncio.Task[None] | None = None
         self._stopping = False
         self._aside: set[str] = set()
         """Ids of the stored changes that were set aside, and are in a lane again."""
@@ -93,106 +84,189 @@ class Lanes:
     async def stop(self) -> None:
         """End what waits; what is being sent gets three seconds."""
         self._stopping = True
-        if self._poller:
-            self._poller.cancel()
-            await asyncio.gather(self._poller, return_exceptions=True)
-        await self.drain()
-        tasks = [lane.task for lane in self._lanes.values() if lane.task]
+        if self._alarm:
+            self._alarm.cancel()
+        tasks = [task for task in (self._poller, self._waker) if task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.drain()
+        await self._turns.stop()
 
     async def drain(self) -> None:
         """Let the changes that are being sent end, before their partitions are given up."""
-        self.wake()
-        busy = [lane.task for lane in self._lanes.values() if lane.task and not lane.is_waiting]
-        if busy:
-            await asyncio.wait(busy, timeout=_STOP_TIMEOUT_S)
+        await self._turns.drain(_STOP_TIMEOUT_S)
 
     async def put(self, changes: Sequence[Change]) -> None:
         """Add changes behind those of their lanes. What cannot be stored is handled again later."""
         try:
             await self._load()
         except DatabaseUnavailable as error:
-            return _fail(changes, error)
-        stored: list[Change] = []
+            return fail(changes, error)
+        stored: dict[Lane, list[Change]] = {}
         for change in changes:
-            lane = self._lanes.get(change.lane)
-            if lane is None:
-                lane = self._lanes[change.lane] = _Lane()
-            if lane.has_stored or lane.is_waiting or len(lane.changes) >= MAX_IN_MEMORY:
+            lane = self._lane(change.lane, change.workspace, change.account_key)
+            if lane.has_stored or not lane.takes_more:
                 lane.has_stored = True
-                stored.append(change)
+                if lane.due_at is not None and not lane.is_due:
+                    self._pause(lane, 0.0, earlier=True)  # nothing is known of it yet
+                stored.setdefault(lane, []).append(change)
             else:
                 lane.changes.append(change)
-            self._run(change.lane, lane)
+            self._run(lane)
         if stored:
             try:
-                await self._store(stored)
+                await self._stored.store_all(list(stored.items()))
             except DatabaseUnavailable as error:
-                return _fail(stored, error)
-            for name in {change.lane for change in stored}:
-                # It may have found nothing, and ended, while they were being stored.
-                lane = self._lanes.setdefault(name, _Lane())
-                lane.has_stored = True
-                lane.lower_head(change.position for change in stored if change.lane == name)
-                self._run(name, lane)
+                fail([change for found in stored.values() for change in found], error)
+            for lane in stored:
+                self._run(lane)  # its turn has ended, if it found nothing in the meantime
         return None
 
-    def wake(self) -> None:
-        """Let every lane that waits try again now."""
-        for lane in self._lanes.values():
-            lane.wake.set()
+    def wake(self, workspace: str | None = None) -> None:
+        """Let every lane that waits try again soon: of a workspace, or of all."""
+        waiting = [
+            lane
+            for lane in self._lanes.values()
+            if lane.due_at is not None and workspace in (None, lane.workspace)
+        ]
+        for lane in waiting:
+            lane.is_due = True
+        self._resume(waiting)
+
+    def wake_mapping(self, mapping_id: str) -> None:
+        """Let the changes of a mapping that are aside try again."""
+        self._woken.add(mapping_id)
+        if self._waker is None or self._waker.done():
+            self._waker = asyncio.create_task(self._wake_mappings())
+
+    async def _wake_mappings(self) -> None:
+        while self._woken:
+            try:
+                await self._queue.wake_mapping(self._woken.pop())
+            except DatabaseUnavailable as error:
+                self._log.warning("carry.database_unavailable", error=str(error))
+
+    # Waiting
+
+    def _resume(self, lanes: Iterable[Lane]) -> None:
+        """Let lanes go on one after another, those of each workspace in turn."""
+        ranks: Counter[str] = Counter()
+        ranked: list[tuple[int, Lane]] = []
+        for lane in lanes:
+            ranked.append((ranks[lane.workspace], lane))
+            ranks[lane.workspace] += 1
+        for number, (_, lane) in enumerate(sorted(ranked, key=itemgetter(0))):
+            self._pause(lane, number * _RESUME_INTERVAL_S, earlier=True)
+
+    def _pause(self, lane: Lane, pause_s: float, *, earlier: bool = False) -> None:
+        """Let a lane wait; with `earlier`, only if that ends its pause earlier."""
+        due_at = asyncio.get_running_loop().time() + pause_s
+        if earlier and lane.due_at is not None and lane.due_at <= due_at:
+            return
+        lane.due_at = due_at
+        if len(self._due) > 2 * len(self._lanes) + _MIN_STALE:
+            self._due = [entry for entry in self._due if entry[2].due_at == entry[0]]
+            heapify(self._due)
+        heappush(self._due, (due_at, next(self._numbers), lane))
+        if self._due[0][2] is lane:
+            self._set_alarm()
+
+    def _wait(self, lane: Lane, pause_s: float) -> None:
+        """Let a lane wait until its first change is due."""
+        self._pause(lane, pause_s)
+        lane.is_due = True
+
+    def _set_alarm(self) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.call_at(self._due[0][0], self._resume_due) if self._due else None
+
+    def _resume_due(self) -> None:
+        """Let the lanes go on whose pause has ended."""
+        now = asyncio.get_running_loop().time()
+        while self._due and (self._due[0][0] <= now or self._due[0][2].due_at != self._due[0][0]):
+            due_at, _, lane = heappop(self._due)
+            if lane.due_at == due_at:
+                lane.due_at = None
+                self._run(lane)
+        self._set_alarm()
 
     # Working
 
-    def _run(self, name: str, lane: _Lane) -> None:
-        if lane.task is None or lane.task.done():
-            lane.task = asyncio.create_task(self._work(name, lane))
+    def _lane(self, name: str, workspace: str, account_key: str) -> Lane:
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = Lane(name, intern(workspace), intern(account_key))
+        return lane
 
-    async def _work(self, name: str, lane: _Lane) -> None:
-        """Carry the changes of a lane until there is none."""
-        while not self._stopping:
+    def _run(self, lane: Lane) -> None:
+        if not lane.is_running and lane.due_at is None and not self._stopping:
+            self._turns.start(lane)
+
+    async def _turn(self, lane: Lane) -> bool:
+        """Carry some changes of a lane. Return whether there are more to carry now."""
+        for number in range(_TURN):
+            if self._stopping:
+                return False
             try:
-                change = await self._next(name, lane)
-                if change is None or self._is_foreign(change):
-                    if self._lanes.get(name) is lane:
-                        del self._lanes[name]
-                    return
-                async with self._slots.hold(change.workspace):
-                    outcome = await self._carry(change)
+                # One change is tried before the others are read: it may have to wait again.
+                change = await self._next(lane, WINDOW if number else 1)
+                if change is None:
+                    break
+                outcome = await self._carry(change)
                 await self._settle(lane, change, outcome)
             except RetryLater as error:
                 self._log.warning("carry.unavailable", error=str(error))
-                await self._pause(lane, _DATABASE_PAUSE_S)
+                self._pause(lane, _DATABASE_PAUSE_S)
             except Exception as error:  # noqa: BLE001 -- a fault of one change must not end its lane
-                self._log.error("carry.failed", lane=name, exc_info=error)
-                await self._pause(lane, _DATABASE_PAUSE_S)
+                self._log.error("carry.failed", lane=lane.name, exc_info=error)
+                self._pause(lane, _DATABASE_PAUSE_S)
                 await self._pass_over(lane)
+            if lane.due_at is not None:
+                return False
+        else:
+            return True
+        if lane.due_at is not None or lane.has_stored or lane.storing:
+            return False  # it waits, or `put` gives it a turn when its changes are stored
+        if not lane.changes:
+            del self._lanes[lane.name]
+        return bool(lane.changes)
 
-    async def _next(self, name: str, lane: _Lane) -> Change | None:
-        """Return the first change of a lane; None if it is empty, or not this process's any more."""
+    async def _next(self, lane: Lane, limit: int) -> Change | None:
+        """Return the first change of a lane; None if it has none, waits, or is another process's by now."""
         while lane.changes and lane.changes[0].is_revoked:
-            lane.changes.popleft()
-        if lane.changes:
-            return lane.changes[0]
-        if not lane.has_stored:
+            del lane.changes[0]
+        if not lane.changes and lane.has_stored:
+            await self._read(lane, limit)
+        if not lane.changes or lane.due_at is not None:
             return None
-        _, partitions = self._assignment()
-        stored = await self._queue.first(name, _WINDOW, from_position=lane.head)
-        found = [change for change in stored if change.partition in partitions]
-        if not found:
+        first = lane.changes[0]
+        if first.stored is not None and first.partition not in self._assignment()[1]:
+            lane.changes.clear()  # another process works on it by now
             lane.has_stored = False
-            return lane.changes[0] if lane.changes else None
-        lane.changes.extendleft(reversed([_restored(change) for change in found]))
-        first, lane.head = lane.changes[0], found[0].position
-        wait_s = (found[0].due_at - utcnow()).total_seconds()
-        if wait_s > 0 and not lane.is_due:
-            await self._pause(lane, wait_s)
-        lane.is_due = False
+            return None
         return first
 
-    async def _pass_over(self, lane: _Lane) -> None:
+    async def _read(self, lane: Lane, limit: int) -> None:
+        """Read the first stored changes of a lane, or let it wait until the first one is due."""
+        if pause_s := self._refused_for_s(lane.workspace, lane.account_key):
+            self._pause(lane, pause_s)
+            return
+        _, partitions = self._assignment()
+        found = await self._stored.first(lane, partitions, limit)
+        if not found:
+            return
+        assert found[0].stored is not None  # noqa: S101 -- it was read above
+        wait_s = (found[0].stored.due_at - utcnow()).total_seconds()
+        is_due, lane.is_due = lane.is_due or wait_s <= 0, False
+        if is_due:
+            lane.changes[:0] = found
+        else:
+            self._wait(lane, wait_s)
+
+    async def _pass_over(self, lane: Lane) -> None:
         """Count a fault of the hub at the first change of a lane; after some of them, the others go on."""
         if not lane.changes:
             return
@@ -202,42 +276,37 @@ class Lanes:
             with suppress(DatabaseUnavailable):
                 await self._settle(lane, change, Failed("A fault of the hub: its log has the error."))
 
-    def _is_foreign(self, change: Change) -> bool:
-        """Return whether a stored change belongs to another process by now."""
-        return change.stored is not None and change.partition not in self._assignment()[1]
-
-    async def _settle(self, lane: _Lane, change: Change, outcome: Outcome) -> None:
+    async def _settle(self, lane: Lane, change: Change, outcome: Outcome) -> None:
         """Do what an outcome asks for: only then is the change taken out of its lane."""
         if change.is_revoked:
-            lane.changes.popleft()  # its record comes again: here, or at another process
+            del lane.changes[0]  # its record comes again: here, or at another process
             return
         match outcome:
             case Done():
                 if change.stored is not None:
                     await self._queue.remove(change.stored.id)
             case Failed(reason):
-                await self._ensure_stored(change)
+                await self._stored.store(lane, [change])
                 assert change.stored is not None  # noqa: S101 -- it was stored above
                 await self._queue.fail(change.stored, reason)
             case Aside(pause_s, reason):
-                await self._ensure_stored(change)
+                await self._stored.store(lane, [change])
                 assert change.stored is not None  # noqa: S101
                 due_at = utcnow() + timedelta(seconds=pause_s)
                 await self._queue.set_aside(change.stored, due_at, reason)
             case Waits():
                 await self._hold(lane, change, outcome)
                 return
-        lane.changes.popleft()
+        del lane.changes[0]
         if change.stored is not None:
             self._aside.discard(change.stored.id)
-        self._complete(change)
+        complete(change)
 
-    async def _hold(self, lane: _Lane, change: Change, outcome: Waits) -> None:
+    async def _hold(self, lane: Lane, change: Change, outcome: Waits) -> None:
         """Store the changes of a lane that has to wait, and wait."""
         attempts = change.attempts + outcome.counts
         lane.has_stored = True  # from here on, `put` stores what comes
-        await self._store(list(lane.changes))
-        lane.lower_head(item.position for item in lane.changes)
+        await self._stored.store(lane, lane.changes)
         change.attempts = attempts
         assert change.stored is not None  # noqa: S101 -- it was stored above
         due_at = utcnow() + timedelta(seconds=outcome.pause_s)
@@ -245,92 +314,39 @@ class Lanes:
         # They are stored: a lane that waits takes no memory.
         self._aside -= {item.stored.id for item in lane.changes if item.stored}
         lane.changes.clear()
-        await self._pause(lane, outcome.pause_s)
-        lane.is_due = True
-
-    async def _pause(self, lane: _Lane, pause_s: float) -> None:
-        lane.is_waiting = True
-        lane.wake.clear()
-        try:
-            async with asyncio.timeout(pause_s):
-                await lane.wake.wait()
-        except TimeoutError:
-            pass
-        finally:
-            lane.is_waiting = False
-
-    # Storing
-
-    async def _ensure_stored(self, change: Change) -> None:
-        if change.stored is None:
-            await self._store([change])
-
-    async def _store(self, changes: Iterable[Change]) -> None:
-        """Store those changes that are not yet, and complete their records."""
-        new = [change for change in changes if change.stored is None and not change.is_revoked]
-        if not new:
-            return
-        stored = [self._queued(change) for change in new]
-        await self._queue.add(stored)
-        failpoint("carry.queued")
-        for change, queued in zip(new, stored, strict=True):
-            change.stored = queued
-            self._complete(change)
-
-    def _queued(self, change: Change) -> QueuedChange:
-        request, now = change.request, utcnow()
-        give_up_at = change.received_at + timedelta(seconds=self._retry_for_s(request.mapping_id))
-        return QueuedChange(
-            id=request.request_id,
-            workspace=change.workspace,
-            mapping_id=request.mapping_id,
-            lane=change.lane,
-            account_key=change.account_key,
-            partition=change.partition,
-            position=change.position,
-            state="waiting",
-            due_at=now,
-            synced_id=request.synced_id,
-            leg_id=request.leg_id,
-            request=request.model_dump(),
-            traceparent=change.traceparent,
-            give_up_at=give_up_at,
-            created_at=now,
-            expires_at=max(give_up_at, now) + RETENTION,
-        )
-
-    def _complete(self, change: Change) -> None:
-        if change.completion is not None:
-            completion, change.completion = change.completion, None
-            completion.done()
+        self._wait(lane, outcome.pause_s)
 
     # Stored changes
 
     async def _load(self) -> None:
-        """Start the lanes of new partitions that have stored changes. Raises `DatabaseUnavailable`."""
+        """Find the lanes of new partitions that have stored changes. Raises `DatabaseUnavailable`."""
         number, partitions = self._assignment()
         if number == self._loaded or not partitions:
             return
-        names = await self._queue.lanes(partitions)
+        records = await self._stored.lanes(partitions)
         self._loaded = number
         self._aside.clear()
-        for name in names:
-            lane = self._lanes.get(name)
-            if lane is None:
-                lane = self._lanes[name] = _Lane()
-            lane.has_stored = True
-            self._run(name, lane)
+        for lane in self._lanes.values():
+            lane.is_recorded = False  # another process may have had the partition in the meantime
+        lanes = [self._load_lane(record) for record in records]
+        self._resume(lane for lane in lanes if not lane.is_running)
+
+    def _load_lane(self, record: LaneRecord) -> Lane:
+        lane = self._lane(record.lane, record.workspace, record.account_key)
+        lane.has_stored, lane.is_due = True, False
+        lane.cursor.lower([record.head])
+        lane.record_id, lane.stamp, lane.recorded_head = record.id, record.stamp, record.head
+        return lane
 
     def _put_aside(self, queued: QueuedChange) -> None:
         """Put a change that was aside behind those of its lane, unless it is there, or the lane waits."""
         lane = self._lanes.get(queued.lane)
-        if queued.id in self._aside or (lane is not None and lane.is_waiting):
+        if queued.id in self._aside or (lane is not None and not lane.takes_more):
             return
-        if lane is None:
-            lane = self._lanes[queued.lane] = _Lane()
+        lane = lane or self._lane(queued.lane, queued.workspace, queued.account_key)
         self._aside.add(queued.id)
-        lane.changes.append(_restored(queued))
-        self._run(queued.lane, lane)
+        lane.changes.append(restored(queued))
+        self._run(lane)
 
     async def _poll(self) -> None:
         """Put changes that were aside, and are due, into their lanes again."""
@@ -345,28 +361,3 @@ class Lanes:
             except Exception as error:  # noqa: BLE001 -- one failed search must not be the last
                 self._log.error("carry.search_failed", exc_info=error)
             await asyncio.sleep(_POLL_INTERVAL_S)
-
-
-def _fail(changes: Iterable[Change], error: DatabaseUnavailable) -> None:
-    """Have the records of changes handled again."""
-    for change in changes:
-        if change.completion is not None:
-            completion, change.completion = change.completion, None
-            completion.fail(error)
-
-
-def _restored(queued: QueuedChange) -> Change:
-    """Return the change that was stored."""
-    request = SyncRequested.model_validate(queued.request)
-    return Change(
-        request=request,
-        workspace=queued.workspace,
-        traceparent=queued.traceparent,
-        lane=queued.lane,
-        account_key=queued.account_key,
-        partition=queued.partition,
-        position=queued.position,
-        received_at=datetime.fromisoformat(request.received_at),
-        stored=queued,
-        attempts=queued.attempts,
-    )

@@ -37,8 +37,10 @@ class Notes:
         fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix}
         fields["attempts"] = change.attempts + 1
         # The provider has refused, so nobody has seen it, unless an earlier attempt may have sent it.
-        if is_refused and target.state != "sending":
-            fields["state"] = "waiting"
+        if not unknown and target.sending_at is None:
+            fields["sending_at"] = None
+            if is_refused:
+                fields["state"] = "waiting"
         entry = TraceEntry(at=utcnow(), step="waiting", attempt=change.attempts + 1, detail=text)
         is_known = (target.code, target.reason) == (code, problem)
         await self._messages.write([target_update(message.id, leg.id, fields, () if is_known else (entry,))])
@@ -64,9 +66,12 @@ class Notes:
         problem, fix = split_fix(text)
         entry = TraceEntry(at=utcnow(), step="failed", attempt=change.attempts + 1, detail=text)
         fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix}
+        # An earlier attempt that was not answered may have sent it.
+        is_unknown = unknown or target.sending_at is not None
+        if not is_unknown:
+            fields["sending_at"] = None
         if change.request.kind == "message":
-            # An earlier attempt that was not answered may have sent it.
-            fields["state"] = "unknown" if unknown or target.state == "sending" else "failed"
+            fields["state"] = "unknown" if is_unknown else "failed"
         await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
         metrics.SYNC_FAILED.labels(leg.provider).inc()
         await self._status.publish(change, message, leg, target.model_copy(update=fields))

@@ -36,6 +36,11 @@ class Change:
         """True if its record belongs to another process now."""
         return self.completion is not None and self.completion.is_revoked
 
+    @property
+    def rate_key(self) -> str:
+        """The key by which calls are counted: workspaces that share an account never wait for each other."""
+        return f"{self.workspace}:{self.account_key}"
+
 
 @dataclass(frozen=True, slots=True)
 class Done:

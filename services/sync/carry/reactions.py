@@ -46,7 +46,7 @@ class ReactionSetter:
         room = len(new) if limit is None else max(0, limit - len(staying))
         result = [*staying, *new[:room]]
         if target:
-            external_id, thread = await self._calls.part_id(scene, 0), target.thread
+            external_id, thread = await self._calls.part_id(scene, target.parts, 0), target.thread
         else:
             external_id, thread = message.external_id, message.thread
         place = Place(leg.conversation, thread)

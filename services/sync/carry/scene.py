@@ -1,10 +1,10 @@
 """One change at its target, and the calls of the provider that its work makes: paced, marked and linked."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from services.sync.calls import BeforeStep, ChannelCalls, LocalFile
 from services.sync.carry.outcomes import Aside, Change, Done, Outcome, Stopped, Waits
@@ -82,7 +82,7 @@ class SceneCalls:
         marks: bool = False,
         files: Mapping[str, LocalFile] | None = None,
     ) -> T:
-        """Carry an operation out. With `marks`, the target is marked as sending before the visible step.
+        """Carry an operation out. With `marks`, `sending_at` is stored before the visible step.
 
         Raises `Stopped` if it has to wait for the provider's rates, and as `ChannelCalls.run`.
         """
@@ -98,7 +98,7 @@ class SceneCalls:
         """
 
         async def before(step: Step) -> None:
-            if self._pace.take(change.account_key, spec, step.method, leg.conversation):
+            if self._pace.take(change.rate_key, spec, step.method, leg.conversation):
                 raise Stopped(Done())
 
         return await self._calls.run(operation, integration_id, before=before)
@@ -107,7 +107,7 @@ class SceneCalls:
         """Return what is awaited before each step: the pace, and the mark of the visible step."""
 
         async def before(step: Step) -> None:
-            key, conversation = scene.change.account_key, scene.leg.conversation
+            key, conversation = scene.change.rate_key, scene.leg.conversation
             scene.change.method = step.method
             while delay := self._pace.take(key, scene.spec, step.method, conversation):
                 if delay > _MAX_HOLD_S:
@@ -116,7 +116,9 @@ class SceneCalls:
                     raise Stopped(Waits(delay, reason, counts=False))
                 await asyncio.sleep(delay)
             if step.visible and marks:
-                fields = {"state": "sending", "sending_at": utcnow()}
+                fields: dict[str, Any] = {"sending_at": utcnow()}
+                if scene.target is None or scene.target.state != "sent":  # a part that an edit adds
+                    fields["state"] = "sending"
                 await self._messages.write([target_update(scene.message.id, scene.leg.id, fields)])
                 failpoint("carry.sending")
 
@@ -125,16 +127,14 @@ class SceneCalls:
     def block(self, change: Change, leg: Leg, failure: ChannelFailure) -> None:
         """Obey the pause that a provider has asked for, for what it named."""
         self._pace.block(
-            change.account_key, failure.scope, change.method, leg.conversation, failure.retry_after or 0.0
+            change.rate_key, failure.scope, change.method, leg.conversation, failure.retry_after or 0.0
         )
 
-    async def part_id(self, scene: Scene, number: int) -> str:
+    async def part_id(self, scene: Scene, parts: Sequence[str], number: int) -> str:
         """Return the id of a part. One that the provider had not told yet is looked for by its marker."""
-        target = scene.target
-        part = target.parts[number] if target else ""
-        if part:
-            return first_id(part)
-        channel = scene.channel
+        if parts[number]:
+            return first_id(parts[number])
+        channel, target = scene.channel, scene.target
         if isinstance(channel, FindsSent) and target is not None:
             since = (target.sent_at or utcnow()) - FIND_MARGIN
             marker = marker_for(scene.message.id, scene.leg.id, number, 0)

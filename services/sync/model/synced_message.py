@@ -1,6 +1,7 @@
 """The state of a forwarded message at every target, its trace, and the links of its ids."""
 
 from datetime import datetime
+from random import randrange
 from typing import Any, Final, Literal
 
 from pydantic import Field
@@ -35,8 +36,9 @@ class Target(StoredPart):
     """A message at one leg.
 
     `parts` are its ids there, in order, and `thread` is the thread that it is in; `revision` is that of the
-    last edit shown there. The state `sending`, with `sending_at`, is written before the visible step, so that
-    whoever takes over after a crash knows of it. `reactions` are the emoji that the hub has set there.
+    last edit shown there. `sending_at` is written before a part is sent, and removed with the outcome, for
+    whoever takes over after a crash. A message is in the state `sending` then; an added part leaves it
+    `sent`. `reactions` are the emoji that the hub has set there.
     """
 
     leg: str
@@ -131,6 +133,8 @@ class MessageLink(Record):
 
 
 QueueState = Literal["waiting", "aside", "failed"]
+BUCKETS: Final = 256
+"""Each change is in one of so many groups, at random: from some of them, counts of all are estimated."""
 
 
 class QueuedChange(Record):
@@ -157,6 +161,7 @@ class QueuedChange(Record):
     attempts: int = 0
     give_up_at: datetime
     reason: str = ""
+    bucket: int = Field(default_factory=lambda: randrange(BUCKETS))  # noqa: S311 -- no secret
     created_at: datetime
     expires_at: datetime
 

@@ -1,13 +1,11 @@
 """Changes that wait for their target, as they are stored."""
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.sync.model.mapping import lane_of
-from services.sync.model.synced_message import QUEUE, QueuedChange, QueueState
+from services.sync.model.synced_message import BUCKETS, QUEUE, QueuedChange
 from shared.runtime.mongo import (
     Document,
     Duplicate,
@@ -25,7 +23,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("lane", 1), ("state", 1), ("position", 1))),
         Index((("state", 1), ("partition", 1), ("due_at", 1))),
         Index((("synced_id", 1), ("leg_id", 1))),
-        Index((("workspace", 1), ("state", 1))),
+        Index((("workspace", 1), ("state", 1), ("bucket", 1))),
+        Index((("mapping_id", 1), ("state", 1), ("bucket", 1))),
         Index((("expires_at", 1),), ttl_s=0),
     )
 }
@@ -33,28 +32,26 @@ _MAX_DUE: Final = 200
 POSITION_BITS: Final = 22
 """Of a position, for the order of the records of one millisecond."""
 _FIRST_WINDOW: Final = 200 << POSITION_BITS
-_WINDOW_GROWTH: Final = 16
-_LAST_WINDOW: Final = (24 * 3600 * 1000) << POSITION_BITS
+_LEAST_WINDOW: Final = 1 << POSITION_BITS
+_WINDOW_GROWTH: Final = 4
+_FIRST_BUCKETS: Final = 8
+_WOKEN_PER_S: Final = 100
+"""Changes that were aside and become due in a second, when a mapping is changed."""
 _MAX_OF_MESSAGE: Final = 1_000
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
 
 
 @dataclass(slots=True)
-class LaneCount:
-    """Changes of a target conversation: how many by state, since when, and a reason of one of them."""
+class QueueCursor:
+    """Where the first waiting change of a lane is found: none is before `head`, None if none is stored."""
 
-    account_key: str
-    conversation: str
-    counts: Counter[QueueState] = field(default_factory=Counter)
-    oldest_at: datetime | None = None
-    reason: str = ""
+    head: int | None = None
+    width: int = _FIRST_WINDOW
 
-    def add(self, state: QueueState, count: int, oldest_at: datetime, reason: str) -> None:
-        """Add the changes of one state."""
-        self.counts[state] += count
-        self.oldest_at = min(self.oldest_at or oldest_at, oldest_at)
-        self.reason = self.reason or reason
+    def lower(self, positions: Iterable[int]) -> None:
+        """Note that changes at these positions are stored: records that come again have earlier ones."""
+        self.head = min(positions) if self.head is None else min((self.head, *positions))
 
 
 class SyncQueue:
@@ -80,45 +77,43 @@ class SyncQueue:
         except Duplicate:
             pass
 
-    async def first(self, lane: str, limit: int, *, from_position: int | None) -> list[QueuedChange]:
+    async def first(self, lane: str, cursor: QueueCursor, limit: int) -> list[QueuedChange]:
         """Return the first waiting changes of a lane, or fewer of them if those after are much later.
 
-        No change is before `from_position`; None if that is not known. With it, growing windows are read: the
-        embedded database reads everything that a query matches before it applies a limit (ADR 0034).
+        Growing windows are read: the embedded database reads everything that a query matches before it
+        applies a limit (ADR 0034). The width of the first one follows from how dense the changes were. The
+        caller advances the head of the cursor.
         """
-        query: Document = {"lane": lane, "state": "waiting"}
-        if from_position is not None:
-            width = _FIRST_WINDOW
-            while width < _LAST_WINDOW:
-                window = {"$gte": from_position, "$lt": from_position + width}
-                if found := await self._find_first({**query, "position": window}, limit):
-                    return found
-                width *= _WINDOW_GROWTH
-        return await self._find_first(query, limit)
+        head, width = cursor.head or 0, cursor.width
+        now = int(utcnow().timestamp() * 1000) << POSITION_BITS
+        while head + width < now:  # what was stored now is in the last window
+            if found := await self._find_first(lane, {"$gte": head, "$lt": head + width}, limit):
+                break
+            head, width = head + width, width * _WINDOW_GROWTH
+        else:
+            found = await self._find_first(lane, {"$gte": head}, limit)
+        if len(found) == limit > 1:
+            cursor.width = max(
+                _LEAST_WINDOW, min(_FIRST_WINDOW, 2 * (found[-1].position - found[0].position))
+            )
+        return found
 
-    async def _find_first(self, query: Document, limit: int) -> list[QueuedChange]:
+    async def _find_first(self, lane: str, within: Document, limit: int) -> list[QueuedChange]:
+        query = {"lane": lane, "state": "waiting", "position": within}
         with translate_errors():
             found = self._collection.find(query).sort([("position", 1)])
             documents = await found.limit(limit).to_list(limit)
         return [QueuedChange.from_document(document) for document in documents]
 
-    async def lanes(self, partitions: Collection[int]) -> list[str]:
-        """Return the lanes of these partitions that have waiting changes."""
-        with translate_errors():
-            found: list[str] = await self._collection.distinct(
-                "lane", {"state": "waiting", "partition": {"$in": list(partitions)}}
-            )
-        return found
-
     async def due_aside(self, partitions: Collection[int]) -> list[QueuedChange]:
         """Return changes of these partitions that are aside and due, in their order."""
-        query: Document = {
-            "state": "aside",
-            "partition": {"$in": list(partitions)},
-            "due_at": {"$lte": utcnow()},
-        }
-        with translate_errors():
-            documents = await self._collection.find(query).limit(_MAX_DUE).to_list(_MAX_DUE)
+        documents: list[Document] = []
+        for partition in partitions:  # of several, the embedded database would read all that are aside
+            query = {"state": "aside", "partition": partition, "due_at": {"$lte": utcnow()}}
+            with translate_errors():
+                documents += await self._collection.find(query).limit(_MAX_DUE).to_list(_MAX_DUE)
+            if len(documents) >= _MAX_DUE:
+                break
         return sorted(map(QueuedChange.from_document, documents), key=lambda change: change.position)
 
     async def postpone(self, change: QueuedChange, due_at: datetime, *, attempts: int, reason: str) -> None:
@@ -171,35 +166,22 @@ class SyncQueue:
             with translate_errors():
                 await self._collection.delete_many({"_id": {"$in": batch}})
 
-    async def count(self, workspace: str, mapping_id: str | None) -> list[LaneCount]:
-        """Count the changes of a workspace, or of one of its mappings, by lane.
-
-        It reads all of them: of 100,000, the embedded database takes seconds for it.
-        """
-        query: Document = {"workspace": workspace} | ({"mapping_id": mapping_id} if mapping_id else {})
-        group: Document = {
-            "_id": {"lane": "$lane", "account_key": "$account_key", "state": "$state"},
-            "count": {"$sum": 1},
-            "oldest_at": {"$min": "$created_at"},
-            "reason": {"$max": "$reason"},
-        }
-        lanes: dict[str, LaneCount] = {}
-        with translate_errors():
-            documents = await self._collection.aggregate([{"$match": query}, {"$group": group}]).to_list(None)
-        for document in documents:
-            key = document["_id"]
-            prefix = lane_of(workspace, key["account_key"], "")
-            lane = lanes.setdefault(
-                key["lane"], LaneCount(key["account_key"], key["lane"].removeprefix(prefix))
-            )
-            lane.add(key["state"], document["count"], document["oldest_at"], document["reason"])
-        return list(lanes.values())
-
     async def wake_mapping(self, mapping_id: str) -> None:
-        """Make the changes of a mapping due that are aside."""
+        """Make the changes of a mapping due that are aside: now, or one after another if there are many."""
+        query: Document = {"mapping_id": mapping_id, "state": "aside"}
+        first = {"$in": list(range(_FIRST_BUCKETS))}
+        count = await self._make_due({**query, "bucket": first}, due_at := utcnow())
+        if count * BUCKETS / _FIRST_BUCKETS <= _MAX_DUE:
+            await self._make_due(query, due_at)
+            return
+        for bucket in range(_FIRST_BUCKETS, BUCKETS):
+            due_at += timedelta(seconds=count / _WOKEN_PER_S)
+            count = await self._make_due({**query, "bucket": bucket}, due_at)
+
+    async def _make_due(self, query: Document, due_at: datetime) -> int:
         with translate_errors():
-            await self._collection.update_many(
-                {"mapping_id": mapping_id, "state": "aside"}, {"$set": {"due_at": utcnow()}}
+            return int(
+                (await self._collection.update_many(query, {"$set": {"due_at": due_at}})).modified_count
             )
 
     async def _set_state(self, change_id: str, state: str, **fields: object) -> None:

@@ -27,16 +27,13 @@ class BatchState:
         self.records: list[Record] = []
         """Records to publish once everything is stored."""
 
-    async def load(self, messages: Collection[str], links: Collection[str]) -> None:
-        """Read messages and links. Raises `DatabaseUnavailable`."""
-        if links:
-            self._links |= await self._store.find_links(links)
-        if messages:
-            self._messages |= await self._store.find_many(messages)
+    async def load(self, messages: Collection[str]) -> None:
+        """Read messages. Raises `DatabaseUnavailable`."""
+        self._messages |= await self._store.find_many(messages)
 
-    def linked_messages(self) -> set[str]:
-        """Return the messages that the links lead to."""
-        return {link.synced_id for link in self._links.values()}
+    async def load_links(self, links: Collection[str]) -> None:
+        """Read links. Raises `DatabaseUnavailable`."""
+        self._links |= await self._store.find_links(links)
 
     async def save(self) -> None:
         """Store everything. Raises `DatabaseUnavailable`."""

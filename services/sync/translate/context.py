@@ -9,7 +9,6 @@ from services.sync.accounts import AccountRef
 from services.sync.model.conflict import Conflict
 from services.sync.model.mapping import CHAT, Leg, Mapping, hub_message_id, link_id
 from services.sync.model.synced_message import (
-    MessageLink,
     SyncedMessage,
     synced_id_for,
 )
@@ -63,27 +62,26 @@ class Context:
         self.conflicts: list[Conflict] = []
         self.echoes = 0
 
-    def link_chat_copy(self, message: SyncedMessage, leg: Leg, external_id: str) -> None:
-        self.state.add_link(
-            MessageLink(
-                id=link_id(CHAT, leg.account, leg.conversation, external_id),
-                workspace=message.workspace,
-                mapping_id=message.mapping_id,
-                synced_id=message.id,
-                leg=leg.id,
-                external_id=external_id,
-                expires_at=message.expires_at,
-            )
-        )
-
     def locate(
-        self, ref: AccountRef, conversation: str, external_id: str, mapping: Mapping
+        self, ref: AccountRef, conversation: str, external_id: str, mapped: MappedLeg
     ) -> tuple[str, str | None]:
         """Return a message's id in a mapping, and the leg whose copy it is; None for the message itself."""
+        mapping, leg = mapped
         link = self.state.link(link_id(ref.provider, ref.account, conversation, external_id))
         if link is not None and link.mapping_id == mapping.id:
             return link.synced_id, link.leg
+        if ref.provider == CHAT and (copied := self.copied_to_chat(external_id, mapped)) is not None:
+            return copied.id, leg.id
         return synced_id_for(mapping.id, message_id_of(ref, conversation, external_id)), None
+
+    def copied_to_chat(self, message_id: str, mapped: MappedLeg) -> SyncedMessage | None:
+        """Return the message that a leg of the chat got under this id, the hub's; None if it got none.
+
+        The id leads to it, so no link is stored. Only an id of the chat's own needs one.
+        """
+        mapping, leg = mapped
+        message = self.state.message(synced_id_for(mapping.id, message_id))
+        return message if message is not None and leg.id in message.targets else None
 
     def parent(
         self, incoming: Incoming, change: MessageWritten, mapped: MappedLeg, external_id: str | None
@@ -95,7 +93,7 @@ class Context:
         if external_id is None:
             return None
         ref, conversation = incoming.ref, change.place.conversation
-        synced_id, _ = self.locate(ref, conversation, external_id, mapped.mapping)
+        synced_id, _ = self.locate(ref, conversation, external_id, mapped)
         message = self.state.message(synced_id)
         if message is None:
             message = self.state.add(self.placeholder(synced_id, incoming, external_id, mapped))

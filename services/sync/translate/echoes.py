@@ -21,18 +21,24 @@ class Echoes:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def link_stored(self, incoming: Incoming, change: StoredByChat, mapped: MappedLeg) -> None:
+    def link_stored(self, change: StoredByChat, mapped: MappedLeg) -> None:
         """Link the chat's own id of a message that it got, and note that it is stored."""
-        mapping, leg = mapped
-        origin = link_id(CHAT, incoming.ref.account, change.conversation, change.origin_id)
-        link = self._context.state.link(origin)
-        message = (
-            self._context.state.message(link.synced_id) if link and link.mapping_id == mapping.id else None
-        )
+        leg = mapped.leg
+        message = self._context.copied_to_chat(change.origin_id, mapped)
         if message is None:
             return
         self._context.echoes += 1
-        self._context.link_chat_copy(message, leg, change.external_id)
+        self._context.state.add_link(
+            MessageLink(
+                id=link_id(CHAT, leg.account, leg.conversation, change.external_id),
+                workspace=message.workspace,
+                mapping_id=message.mapping_id,
+                synced_id=message.id,
+                leg=leg.id,
+                external_id=change.external_id,
+                expires_at=message.expires_at,
+            )
+        )
         target = message.targets.get(leg.id)
         if target is not None and not any(entry.step == "stored" for entry in target.trace):
             self._context.state.change_target(message, leg.id, TraceEntry(at=utcnow(), step="stored"))
@@ -44,7 +50,7 @@ class Echoes:
         self._context.echoes += 1
         target = message.targets.get(leg)
         place = (*incoming.ref, change.place.conversation)
-        # Another app can copy a marker: it counts where the hub has sent it.
+        # A marker can be copied to another conversation, too: it counts where the hub has sent it.
         if target is None or place != (
             message.workspace,
             target.provider,

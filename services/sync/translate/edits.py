@@ -45,7 +45,7 @@ class Edits:
             return
         state = self._context.state
         synced_id, copy_leg = self._context.locate(
-            incoming.ref, change.place.conversation, change.external_id, mapping
+            incoming.ref, change.place.conversation, change.external_id, mapped
         )
         message = state.message(synced_id)
         if message is None:
@@ -189,7 +189,7 @@ class Edits:
         if not leg.sends and not leg.receives:
             return
         synced_id, copy_leg = self._context.locate(
-            incoming.ref, change.conversation, change.external_id, mapping
+            incoming.ref, change.conversation, change.external_id, mapped
         )
         message = self._context.state.message(synced_id)
         if copy_leg:

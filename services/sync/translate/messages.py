@@ -115,9 +115,6 @@ class Messages:
         else:
             fields = {name: getattr(message, name) for name in SyncedMessage.model_fields if name != "id"}
             self._context.state.change(message, **fields)
-        for target_leg in mapping.legs:
-            if target_leg.id in targets and target_leg.provider == CHAT:
-                self._context.link_chat_copy(message, target_leg, message.message_id)
         return message
 
     def _send(

@@ -37,7 +37,7 @@ class Reactions:
         if not (mapping.options.reactions and leg.sends):
             return
         state = self._context.state
-        synced_id, _ = self._context.locate(incoming.ref, change.conversation, change.external_id, mapping)
+        synced_id, _ = self._context.locate(incoming.ref, change.conversation, change.external_id, mapped)
         message = state.message(synced_id)
         if message is None:
             message = state.add(self._context.placeholder(synced_id, incoming, change.external_id, mapped))

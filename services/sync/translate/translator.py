@@ -21,12 +21,12 @@ from services.sync.translate.batch_state import BatchState
 from services.sync.translate.context import Attachments, Context
 from services.sync.translate.echoes import Echoes
 from services.sync.translate.edits import Edits
-from services.sync.translate.incoming import Incoming, StoredByChat, chat_changes
+from services.sync.translate.incoming import Incoming, StoredByChat, chat_changes, check_numbers
 from services.sync.translate.messages import Messages
 from services.sync.translate.profiles import Profiles
 from services.sync.translate.reactions import Reactions
 from services.sync.translate.text import People
-from shared.contracts.errors import NotFound
+from shared.contracts.errors import Invalid, Malformed
 from shared.contracts.topics import CHAT_EVENTS
 from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import (
@@ -42,7 +42,7 @@ from shared.manifests.registry import Provider
 from shared.richtext.mentions import mentioned
 from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
-from shared.runtime.kafka.batch import ConsumedEvent
+from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
 from shared.wire.bodies import parse_object
@@ -81,16 +81,20 @@ class Translator:
         self._producer = producer
         self._log = log
 
-    async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
+    async def handle(self, batch: Batch) -> None:
         """Store and publish what the changes of a batch mean for the other legs, in their order.
 
-        Raises `Malformed` or `Invalid` for a body that is not the provider's or the chat's: nothing of the
-        batch is stored then. Raises `DatabaseUnavailable` and `BrokerUnavailable`.
+        A body that is not the provider's or the chat's becomes a dead letter. Raises `DatabaseUnavailable`
+        and `BrokerUnavailable`: nothing of the batch is complete then.
         """
         await self._index.current()
         incoming: list[Incoming] = []
         for consumed in batch:
-            incoming += await self._read(consumed)
+            try:
+                incoming += await self._read(consumed)
+            except (Malformed, Invalid) as error:
+                # The others of the batch are not handled again for it.
+                batch.take(consumed).fail(error)
         mapped = [(item, found) for item in incoming if (found := self._mapped(item))]
         if not mapped:
             return
@@ -125,7 +129,7 @@ class Translator:
         Raises `DatabaseUnavailable` and `BrokerUnavailable`.
         """
         state = BatchState(self._messages)
-        await state.load({synced_id}, ())
+        await state.load({synced_id})
         people = await self._people([(incoming, [mapped])])
         context = Context(state, self._index, people, self._name, self._profiles.get, self._attachments)
         Edits(context).apply_resolved(incoming, change, mapped, synced_id)
@@ -136,7 +140,10 @@ class Translator:
     # Reading
 
     async def _read(self, consumed: ConsumedEvent) -> Sequence[Incoming]:
-        """Return the changes in an event; none if it is about no conversation that can be mapped."""
+        """Return the changes in an event; none if it is about no conversation that can be mapped.
+
+        Raises `Malformed` or `Invalid`.
+        """
         event = consumed.event
         if consumed.topic == CHAT_EVENTS.name:
             return chat_changes(event) if self._index.has_workspace(event.workspace) else ()
@@ -145,16 +152,19 @@ class Translator:
         ref = await self._accounts.of_event(event)
         if ref is None or not isinstance(channel := self._accounts.channel(ref.provider), ReadsEvents):
             return ()
-        try:
-            account = channel_account(await self._accounts.find(*ref))
-        except NotFound:  # it was disconnected meanwhile
+        integration = await self._accounts.find_reading(ref)
+        if integration is None:  # it was disconnected meanwhile
             return ()
+        account = channel_account(integration)
         provider = self._providers[ref.provider]
         payload = parse_object(provider.payload(event.content_type, event.data))
         received_at = datetime.fromisoformat(event.time)
+        changes = channel.changes(event.attributes.get("event", ""), payload, account)
+        for change in changes:
+            check_numbers(change)
         return [
             Incoming(event, ref, change, received_at)
-            for change in channel.changes(event.attributes.get("event", ""), payload, account)
+            for change in changes
             if not (isinstance(change, ReactionChanged) and _is_own(change.person.id, account))
         ]
 
@@ -171,27 +181,25 @@ class Translator:
         found = self._index.find(ref.workspace, ref.provider, ref.account, conversation)
         return [mapped for mapped in found if mapped.mapping.status != "paused"]
 
-    async def _load(self, state: BatchState, mapped: Iterable[tuple[Incoming, Sequence[MappedLeg]]]) -> None:
+    async def _load(self, state: BatchState, mapped: Sequence[tuple[Incoming, Sequence[MappedLeg]]]) -> None:
         """Read the messages and links that the changes refer to."""
-        links: set[str] = set()
+        links = {
+            link_id(item.ref.provider, item.ref.account, conversation, external_id)
+            for item, _ in mapped
+            for conversation, external_id in _references(item.change)
+        }
+        await state.load_links(links)
         messages: set[str] = set()
         for item, legs in mapped:
-            ref, change = item.ref, item.change
-            for conversation, external_id in _references(change):
-                links.add(link_id(ref.provider, ref.account, conversation, external_id))
-                hub_id = hub_message_id(ref.provider, ref.account, conversation, external_id)
-                messages.update(synced_id_for(leg.mapping.id, hub_id) for leg in legs)
-            marker = marker_parts(change.marker or "") if isinstance(change, MessageWritten) else None
-            if marker is not None:
-                messages.add(marker.synced_id)
-        await state.load(messages, links)
-        await state.load(state.linked_messages() - messages, ())
+            messages.update(_needed_messages(item, legs, state))
+        await state.load(messages)
 
     async def _people(self, mapped: Iterable[tuple[Incoming, Sequence[MappedLeg]]]) -> People:
         """Read who is who, and the names that the events do not tell."""
         people: set[tuple[AccountRef, str]] = set()
         users: dict[str, set[str]] = {}
-        unnamed: dict[tuple[AccountRef, str], None] = {}
+        authors: dict[tuple[AccountRef, str], None] = {}
+        mentioned_people: dict[tuple[AccountRef, str], None] = {}
         for item, _ in mapped:
             ref, change = item.ref, item.change
             named: tuple[str, ...] = ()
@@ -207,9 +215,9 @@ class Translator:
                 continue
             people.update((ref, name) for name in (person.id, *named))
             if not person.name:
-                unnamed[ref, person.id] = None
-            unnamed |= dict.fromkeys((ref, name) for name in named)
-        await self._profiles.load(list(unnamed))
+                authors[ref, person.id] = None
+            mentioned_people |= dict.fromkeys((ref, name) for name in named)
+        await self._profiles.load(list(authors | mentioned_people))
         user_by_person: dict[tuple[AccountRef, str], str] = {}
         for (ref, person_id), link in (await self._links.find_many(people)).items():
             if link.user_id:
@@ -249,9 +257,9 @@ def _apply(item: Incoming, legs: Sequence[MappedLeg], context: Context) -> None:
     match change:
         case StoredByChat():
             for mapped in legs:
-                Echoes(context).link_stored(item, change, mapped)
+                Echoes(context).link_stored(change, mapped)
         case MessageWritten():
-            if not _is_echo(item, change, context):
+            if not _is_echo(item, change, legs, context):
                 apply = edits.edit if change.edited else Messages(context, reactions).write
                 for mapped in legs:
                     apply(item, change, mapped)
@@ -263,11 +271,12 @@ def _apply(item: Incoming, legs: Sequence[MappedLeg], context: Context) -> None:
                 reactions.react(item, change, mapped)
 
 
-def _is_echo(item: Incoming, change: MessageWritten, context: Context) -> bool:
+def _is_echo(item: Incoming, change: MessageWritten, legs: Sequence[MappedLeg], context: Context) -> bool:
     """Return whether a hub has sent the message: by its marker, its author, or its link."""
     ref = item.ref
     if change.marker:
-        marker = marker_parts(change.marker)
+        # Whoever reads a conversation can copy a marker: it says which message this is only on an own one.
+        marker = marker_parts(change.marker) if change.own else None
         message = context.state.message(marker.synced_id) if marker else None
         if marker and message is not None:
             Echoes(context).note_own(item, message, marker.leg, marker.part, change)
@@ -275,8 +284,11 @@ def _is_echo(item: Incoming, change: MessageWritten, context: Context) -> bool:
             context.echoes += 1
         return True
     link = context.state.link(link_id(*ref[1:], change.place.conversation, change.external_id))
-    is_copy = link is not None and link.leg is not None and not change.edited
-    if change.own or is_copy:
+    is_copy = (link is not None and link.leg is not None) or (
+        ref.provider == CHAT
+        and any(context.copied_to_chat(change.external_id, mapped) is not None for mapped in legs)
+    )
+    if change.own or (is_copy and not change.edited):
         context.echoes += 1
         return True
     return False
@@ -287,9 +299,33 @@ def _is_own_message(change: object) -> bool:
     return isinstance(change, MessageWritten) and (bool(change.marker) or change.own)
 
 
+def _needed_messages(item: Incoming, legs: Sequence[MappedLeg], state: BatchState) -> Iterable[str]:
+    """Yield the ids of the messages that a change needs. Its links are loaded."""
+    ref, change = item.ref, item.change
+    if _is_own_message(change):
+        marker = marker_parts(change.marker or "") if isinstance(change, MessageWritten) else None
+        if marker is not None and not any(
+            state.link(link_id(*ref[1:], *reference)) for reference in _references(change)
+        ):
+            yield marker.synced_id
+        return
+    for conversation, external_id in _references(change):
+        link = state.link(link_id(*ref[1:], conversation, external_id))
+        if link is not None:
+            yield link.synced_id
+        hub_id = hub_message_id(*ref[1:], conversation, external_id)
+        for mapping, _ in legs:
+            if link is None or link.mapping_id != mapping.id:
+                yield synced_id_for(mapping.id, hub_id)
+            if ref.provider == CHAT:  # it may be an id of the hub
+                yield synced_id_for(mapping.id, external_id)
+
+
 def _references(change: object) -> Iterable[tuple[str, str]]:
-    """Yield the conversation and id of each message that a change names."""
+    """Yield the conversation and id of each message that a change names; of the hub's own, only its own."""
     match change:
+        case MessageWritten(external_id=external_id, place=place) if _is_own_message(change):
+            yield place.conversation, external_id
         case MessageWritten(external_id=external_id, place=place):
             yield place.conversation, external_id
             for parent in (place.thread, place.reply_to):

@@ -114,7 +114,7 @@ def parse_message(
         edited=edited,
         revision=revision,
         marker=marker_of(message),
-        own=_is_own(message, account),
+        own=is_own(message, account),
         permalink=permalink(conversation, timestamp, thread, account),
         sent_at=float(timestamp),
     )
@@ -204,7 +204,8 @@ def _reaction_changes(event: Mapping[str, Any], kind: str) -> Sequence[Change]:
     )
 
 
-def _is_own(message: Mapping[str, Any], account: Account) -> bool:
+def is_own(message: Mapping[str, Any], account: Account) -> bool:
+    """Return whether the account itself has written a message."""
     bot_id, user_id = account.values.get("bot_id"), account.values.get("user_id")
     return bool((bot_id and message.get("bot_id") == bot_id) or (user_id and message.get("user") == user_id))
 

@@ -20,7 +20,7 @@ from shared.manifests.channel_types import (
     Step,
 )
 from shared.providers.slack.blocks import marker_of
-from shared.providers.slack.events import file_address, is_slack_address, parse_message, permalink
+from shared.providers.slack.events import file_address, is_own, is_slack_address, parse_message, permalink
 from shared.providers.slack.operations import field, get_step
 from shared.providers.slack.rich_text import objects, text_of
 from shared.richtext.build import clean_line
@@ -41,9 +41,9 @@ def find_sent(marker: str, place: Place, since: float, account: Account) -> Oper
         response = yield step
         for message in objects(field(response, "messages")):
             timestamp = text_of(message.get("ts"))
-            if timestamp and marker_of(message) == marker:
+            if timestamp and marker_of(message) == marker and is_own(message, account):
                 link = permalink(place.conversation, timestamp, place.thread, account)
-                return Sent((timestamp,), link)
+                return Sent((timestamp,), link, (), place.thread)
         cursor = _next_cursor(response.json)
         if cursor is None:
             break

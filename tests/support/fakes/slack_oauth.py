@@ -57,7 +57,7 @@ class SlackOAuth:
         if scopes is None or form.get("redirect_uri") != self._redirect_uri:
             return Reply.json(_BAD)
         if not app.live:
-            app.token, app.live = f"xoxb-{secrets.token_urlsafe(24)}", True
+            app.token, app.live = f"xoxb-{secrets.token_hex(24)}", True
             record_secret("a token of a Slack app", app.token)
         app.scopes = scopes
         return Reply.json(

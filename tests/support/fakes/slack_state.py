@@ -241,7 +241,7 @@ class Team:
         """Install an app with these scopes, separated by spaces."""
         bot_id = self.number("B")
         user = self.add_user(name, name.lower().replace(" ", ""), bot_id=bot_id)
-        token, secret = f"xoxb-{secrets.token_urlsafe(24)}", secrets.token_hex(16)
+        token, secret = f"xoxb-{secrets.token_hex(24)}", secrets.token_hex(16)
         record_secret("a token of a Slack app", token)
         record_secret("a signing secret of a Slack app", secret)
         app = App(

@@ -1,0 +1,169 @@
+"""Changes of lanes in the database: stored before their records are complete, and read in their order.
+
+A lane with stored changes has a record (`LaneRecord`), written before its first change is stored. So whoever
+gets a partition knows its lanes, and where to read, without a search of the queue.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from services.sync.carry.lane import Lane
+from services.sync.carry.outcomes import Change
+from services.sync.model.lane_record import LaneRecord
+from services.sync.model.synced_message import QueuedChange
+from services.sync.store.lane_records import LaneRecords
+from services.sync.store.queue import RETENTION, SyncQueue
+from shared.contracts.errors import DatabaseUnavailable
+from shared.contracts.sync import SyncRequested
+from shared.runtime.failpoints import failpoint
+from shared.runtime.mongo import utcnow
+
+WINDOW: Final = 32
+"""Changes of a lane that are read at a time."""
+
+
+class StoredChanges:
+    """Stores and reads the changes of lanes. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, queue: SyncQueue, records: LaneRecords, retry_for_s: Callable[[str], float]) -> None:
+        """`retry_for_s` returns how long a mapping retries, in seconds."""
+        self._queue = queue
+        self._records = records
+        self._retry_for_s = retry_for_s
+
+    async def lanes(self, partitions: Collection[int]) -> list[LaneRecord]:
+        """Return the lanes that may have stored changes of these partitions."""
+        return await self._records.of_partitions(partitions)
+
+    async def store(self, lane: Lane, changes: Iterable[Change]) -> None:
+        """Store those changes of a lane that are not yet, and complete their records."""
+        await self.store_all([(lane, list(changes))])
+
+    async def store_all(self, changes_by_lane: Sequence[tuple[Lane, Sequence[Change]]]) -> None:
+        """Store changes of several lanes."""
+        new = [
+            (lane, [change for change in changes if change.stored is None and not change.is_revoked])
+            for lane, changes in changes_by_lane
+        ]
+        new = [(lane, changes) for lane, changes in new if changes]
+        if not new:
+            return
+        for lane, changes in new:
+            lane.storing += 1
+            lane.cursor.lower(change.position for change in changes)
+        try:
+            await self._record(new)
+            stored = [(change, self._queued(change)) for _, changes in new for change in changes]
+            await self._queue.add([queued for _, queued in stored])
+            failpoint("carry.queued")
+        finally:
+            for lane, _ in new:
+                lane.storing -= 1
+                lane.stores += 1
+        for change, queued in stored:
+            change.stored = queued
+            complete(change)
+
+    async def first(self, lane: Lane, partitions: Collection[int], limit: int) -> list[Change] | None:
+        """Return the first stored changes of a lane; None if it has none, and its record is removed.
+
+        Changes that another process works on are left out.
+        """
+        while True:
+            stores = lane.stores
+            stored = await self._queue.first(lane.name, lane.cursor, limit)
+            is_unchanged = not lane.storing and lane.stores == stores
+            found = [change for change in stored if change.partition in partitions]
+            if found:
+                if is_unchanged:
+                    lane.cursor.head = found[0].position
+                    if len(stored) == WINDOW:
+                        await self._advance(lane, found[0].position)
+                return [restored(change) for change in found]
+            if lane.storing:
+                return []
+            if is_unchanged:
+                break
+        lane.has_stored = False
+        lane.cursor.head = None
+        if not stored and lane.stamp:
+            stamp, lane.stamp, lane.is_recorded = lane.stamp, "", False
+            await self._records.remove(lane.record_id, stamp)
+        return None
+
+    async def _record(self, new: Sequence[tuple[Lane, Sequence[Change]]]) -> None:
+        """Write the records of lanes that have none, or of which earlier changes come."""
+        records: list[tuple[Lane, LaneRecord]] = []
+        for lane, changes in new:
+            head = min(change.position for change in changes)
+            if lane.is_recorded and head >= lane.recorded_head:
+                continue
+            record = LaneRecord.of(lane.workspace, lane.name, lane.account_key, changes[0].partition, head)
+            records.append((lane, record))
+        if not records:
+            return
+        await self._records.put([record for _, record in records])
+        for lane, record in records:
+            lane.record_id, lane.stamp, lane.recorded_head = record.id, record.stamp, record.head
+            lane.is_recorded = True
+
+    async def _advance(self, lane: Lane, head: int) -> None:
+        """Raise the head in the record, so that a search after a restart begins there."""
+        if lane.stamp and head > lane.recorded_head:
+            lane.recorded_head = head  # before the write: earlier changes are recorded anew from here on
+            await self._records.advance(lane.record_id, lane.stamp, head)
+
+    def _queued(self, change: Change) -> QueuedChange:
+        request, now = change.request, utcnow()
+        give_up_at = change.received_at + timedelta(seconds=self._retry_for_s(request.mapping_id))
+        return QueuedChange(
+            id=request.request_id,
+            workspace=change.workspace,
+            mapping_id=request.mapping_id,
+            lane=change.lane,
+            account_key=change.account_key,
+            partition=change.partition,
+            position=change.position,
+            state="waiting",
+            due_at=now,
+            synced_id=request.synced_id,
+            leg_id=request.leg_id,
+            request=request.model_dump(),
+            traceparent=change.traceparent,
+            give_up_at=give_up_at,
+            created_at=now,
+            expires_at=max(give_up_at, now) + RETENTION,
+        )
+
+
+def complete(change: Change) -> None:
+    """Complete the record of a change, if it has one."""
+    if change.completion is not None:
+        completion, change.completion = change.completion, None
+        completion.done()
+
+
+def fail(changes: Iterable[Change], error: DatabaseUnavailable) -> None:
+    """Have the records of changes handled again."""
+    for change in changes:
+        if change.completion is not None:
+            completion, change.completion = change.completion, None
+            completion.fail(error)
+
+
+def restored(queued: QueuedChange) -> Change:
+    """Return the change that was stored."""
+    request = SyncRequested.model_validate(queued.request)
+    return Change(
+        request=request,
+        workspace=queued.workspace,
+        traceparent=queued.traceparent,
+        lane=queued.lane,
+        account_key=queued.account_key,
+        partition=queued.partition,
+        position=queued.position,
+        received_at=datetime.fromisoformat(request.received_at),
+        stored=queued,
+        attempts=queued.attempts,
+    )
