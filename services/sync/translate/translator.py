@@ -26,7 +26,7 @@ from services.sync.translate.messages import Messages
 from services.sync.translate.profiles import Profiles
 from services.sync.translate.reactions import Reactions
 from services.sync.translate.text import People
-from shared.contracts.errors import Invalid, Malformed, NotFound
+from shared.contracts.errors import Invalid, Malformed
 from shared.contracts.topics import CHAT_EVENTS
 from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import (
@@ -152,10 +152,10 @@ class Translator:
         ref = await self._accounts.of_event(event)
         if ref is None or not isinstance(channel := self._accounts.channel(ref.provider), ReadsEvents):
             return ()
-        try:
-            account = channel_account(await self._accounts.find(*ref))
-        except NotFound:  # it was disconnected meanwhile
+        integration = await self._accounts.find_reading(ref)
+        if integration is None:  # it was disconnected meanwhile
             return ()
+        account = channel_account(integration)
         provider = self._providers[ref.provider]
         payload = parse_object(provider.payload(event.content_type, event.data))
         received_at = datetime.fromisoformat(event.time)
