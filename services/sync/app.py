@@ -258,7 +258,6 @@ def _wake_on_changes(
             lanes.wake()
         for mapping_id in ids or ():
             if mapping := index.get(mapping_id):
-                lanes.wake_mapping(mapping_id)
                 lanes.wake(mapping.workspace)
 
     runtime.configuration.follow(INTEGRATIONS, integrations_changed)

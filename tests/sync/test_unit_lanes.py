@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from services.sync.carry.lane import Lane
 from services.sync.carry.lanes import Lanes
-from services.sync.carry.outcomes import Aside, Change, Done, Outcome, Waits
+from services.sync.carry.outcomes import Change, Done, Outcome, Waits
 from services.sync.carry.stored_changes import StoredChanges
 from services.sync.model.lane_record import LANES
 from services.sync.model.mapping import lane_of
@@ -75,7 +75,7 @@ class Queue:
             request=request,
             workspace=self.workspace,
             traceparent="",
-            lane=lane_of(self.workspace, "slack:T1", conversation),
+            lane=lane_of(f"{self.workspace}.{kind}", "slack:T1", conversation),
             account_key="slack:T1",
             partition=3,
             position=first_ms + number * 10 << POSITION_BITS,
@@ -234,20 +234,6 @@ async def test_many_changes_are_counted_by_a_sample(queue: Queue) -> None:
     assert many.estimated
     assert 4500 < many.lanes[0].counts["waiting"] < 7500
     assert (many.lanes[0].conversation, many.lanes[0].account_key) == ("C1", "slack:T1")
-
-
-async def test_changes_aside_of_a_mapping_become_due_one_after_another(queue: Queue) -> None:
-    queue.outcome = lambda change: Aside(3600, "paused") if change.stored is None else Done()
-    lanes = await queue.start()
-    changes = [queue.change(number, f"C{number % 20}") for number in range(400)]
-    for start in range(0, 400, 100):
-        await lanes.put(changes[start : start + 100])
-        await until(lambda: not lanes._lanes)
-    await lanes.stop()
-    await SyncQueue(queue.mongo).wake_mapping(changes[0].request.mapping_id)
-    found = await queue.mongo.collection(QUEUE).find({"workspace": queue.workspace}).to_list(None)
-    due = sorted(document["due_at"] for document in found)
-    assert (due[-1] - due[0]).total_seconds() == pytest.approx(4, abs=1)
 
 
 async def test_lanes_of_a_refused_account_are_not_read(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ class Carrier:
         if mapping is None or leg is None or mapping.workspace != change.workspace:
             return Done()  # the mapping or its leg was removed meanwhile
         if mapping.status == "paused":
-            return Aside(_PAUSED_S, "The mapping is paused: resume it.")
+            return Waits(_PAUSED_S, "The mapping is paused: resume it.", counts=False)
         if pause_s := self.refused_for_s(change.workspace, change.account_key):
             _, reason = self._refused[change.workspace, change.account_key]
             return Waits(pause_s, reason, counts=False)

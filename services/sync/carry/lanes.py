@@ -1,4 +1,4 @@
-"""Lanes: the changes of one target conversation go out one after another, whatever other lanes do.
+"""Lanes: the changes of a mapping for one conversation go out one after another, whatever other lanes do.
 
 A change is carried from the record that brought it. When its lane has to wait, or is long, its changes are
 stored in `sync_queue`, and their records are complete. So memory is bounded, and no partition is held up. The
@@ -71,9 +71,6 @@ class Lanes:
         self._numbers = count()
         self._alarm: asyncio.TimerHandle | None = None
         self._poller: asyncio.Task[None] | None = None
-        self._woken: set[str] = set()
-        """Mappings whose changes are to be made due."""
-        self._waker: asyncio.Task[None] | None = None
         self._stopping = False
         self._aside: set[str] = set()
         """Ids of the stored changes that were set aside, and are in a lane again."""
@@ -86,10 +83,9 @@ class Lanes:
         self._stopping = True
         if self._alarm:
             self._alarm.cancel()
-        tasks = [task for task in (self._poller, self._waker) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._poller:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
         await self.drain()
         await self._turns.stop()
 
@@ -133,19 +129,6 @@ class Lanes:
         for lane in waiting:
             lane.is_due = True
         self._resume(waiting)
-
-    def wake_mapping(self, mapping_id: str) -> None:
-        """Let the changes of a mapping that are aside try again."""
-        self._woken.add(mapping_id)
-        if self._waker is None or self._waker.done():
-            self._waker = asyncio.create_task(self._wake_mappings())
-
-    async def _wake_mappings(self) -> None:
-        while self._woken:
-            try:
-                await self._queue.wake_mapping(self._woken.pop())
-            except DatabaseUnavailable as error:
-                self._log.warning("carry.database_unavailable", error=str(error))
 
     # Waiting
 
