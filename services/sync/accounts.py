@@ -17,6 +17,7 @@ from shared.runtime.mongo import translate_errors
 
 SUBSCRIPTIONS: Final = "watches"
 """The collection of provider subscriptions, which the oauth service writes."""
+_READABLE: Final = USABLE | {"reauth_required"}
 _APP_WEBHOOK_PREFIX: Final = "int_"
 _MAX_AGE_S: Final = 30.0
 _MAX_ENTRIES: Final = 10_000
@@ -57,16 +58,18 @@ class SyncAccounts:
 
         Raises `NotFound` if the workspace has none, and `DatabaseUnavailable`.
         """
-        ref = AccountRef(workspace, provider, account)
-        found = self._by_account.get(ref)
-        if found is None:
-            candidates = await self._integrations.of_account(provider, account, workspace)
-            usable = [item for item in candidates if item.status in USABLE]
-            found = (min(usable, key=lambda item: (item.created_at, item.id)) if usable else None,)
-            self._by_account.put(ref, found[0])
-        if found[0] is None:
+        found = await self._find(AccountRef(workspace, provider, account))
+        if found is None or found.status not in USABLE:
             raise NotFound(f"no connected account {account!r} of {provider}: connect it, then try again")
-        return found[0]
+        return found
+
+    async def find_reading(self, ref: AccountRef) -> Integration | None:
+        """Return the integration of an account whose events are read; None if it is switched off.
+
+        One that has to be connected again is read: the hub has acknowledged its events.
+        Raises `DatabaseUnavailable`.
+        """
+        return await self._find(ref)
 
     async def of_event(self, event: Event) -> AccountRef | None:
         """Return the account of an event of `webhooks.received`; None if it belongs to none.
@@ -90,6 +93,16 @@ class SyncAccounts:
         """Return the `Channel` of a provider, to be asked for its Protocols; None if it has none."""
         known = self._providers.get(provider)
         return None if known is None else known.channel
+
+    async def _find(self, ref: AccountRef) -> Integration | None:
+        found = self._by_account.get(ref)
+        if found is None:
+            candidates = await self._integrations.of_account(ref.provider, ref.account, ref.workspace)
+            readable = [item for item in candidates if item.status in _READABLE]
+            readable.sort(key=lambda item: (item.status not in USABLE, item.created_at, item.id))
+            found = (readable[0] if readable else None,)
+            self._by_account.put(ref, found[0])
+        return found[0]
 
     async def _read_account(self, workspace: str, provider: str, endpoint: str) -> AccountRef | None:
         integration_id = endpoint
