@@ -300,3 +300,16 @@ async def test_workspaces_go_on_in_turn(queue: Queue) -> None:
     lanes._resume([*many, *few])
     order = sorted((*many, *few), key=lambda lane: lane.due_at or 0.0)
     assert [lane.workspace for lane in order[:4]] == ["many", "few", "many", "few"]
+
+
+async def test_a_lane_that_is_woken_while_it_carries_does_not_wait(queue: Queue) -> None:
+    lanes = await queue.start()
+
+    def mended_meanwhile(change: Change) -> Outcome:
+        queue.outcome = lambda _: Done()
+        lanes.wake(change.workspace)
+        return Waits(3600, "Its account is not connected.")
+
+    queue.outcome = mended_meanwhile
+    await lanes.put([queue.change(1)])
+    assert await queue.carried_to(1) == ["1"]

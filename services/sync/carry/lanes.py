@@ -121,13 +121,15 @@ class Lanes:
 
     def wake(self, workspace: str | None = None) -> None:
         """Let every lane that waits try again soon: of a workspace, or of all."""
-        waiting = [
-            lane
-            for lane in self._lanes.values()
-            if lane.due_at is not None and workspace in (None, lane.workspace)
-        ]
-        for lane in waiting:
-            lane.is_due = True
+        waiting: list[Lane] = []
+        for lane in self._lanes.values():
+            if workspace not in (None, lane.workspace):
+                continue
+            if lane.due_at is None:
+                lane.is_woken = True
+            else:
+                lane.is_due = True
+                waiting.append(lane)
         self._resume(waiting)
 
     # Waiting
@@ -198,6 +200,7 @@ class Lanes:
                 change = await self._next(lane, WINDOW if number else 1)
                 if change is None:
                     break
+                lane.is_woken = False
                 outcome = await self._carry(change)
                 await self._settle(lane, change, outcome)
             except RetryLater as error:
@@ -296,7 +299,7 @@ class Lanes:
         # They are stored: a lane that waits takes no memory.
         self._aside -= {item.stored.id for item in lane.changes if item.stored}
         lane.changes.clear()
-        self._wait(lane, outcome.pause_s)
+        self._wait(lane, 0.0 if lane.is_woken else outcome.pause_s)
 
     # Stored changes
 
