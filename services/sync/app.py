@@ -36,6 +36,7 @@ from services.sync.mapping_preview import LegResolver
 from services.sync.mapping_rings import MappingRings
 from services.sync.mapping_test import MappingTest
 from services.sync.message_control import MessageControl
+from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.relay import Relay
 from services.sync.settings import SyncSettings
 from services.sync.store import conflicts as conflict_store
@@ -255,12 +256,9 @@ def _wake_on_changes(
                     carrier.forget_refusals(integration.workspace)
                     lanes.wake(integration.workspace)
 
-    async def mappings_changed(ids: Collection[str] | None) -> None:
-        if ids is None:
-            lanes.wake()
-        for mapping_id in ids or ():
-            if (mapping := index.get(mapping_id)) and mapping.status == "active":
-                lanes.wake(mapping.workspace)
+    def mapping_changed(mapping: SyncMapping) -> None:
+        if mapping.status == "active":
+            lanes.wake(mapping.workspace)
 
     runtime.configuration.follow(INTEGRATIONS, integrations_changed)
-    runtime.configuration.follow(mapping_store.COLLECTION, mappings_changed)
+    index.follow(mapping_changed)
