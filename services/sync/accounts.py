@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 from time import monotonic
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -55,18 +56,24 @@ class SyncAccounts:
     async def find(self, workspace: str, provider: str, account: str) -> Integration:
         """Return the usable integration of an account; of several, the one that was connected first.
 
-        Raises `NotFound` if the workspace has none, and `DatabaseUnavailable`.
+        Raises `NotFound`, which says what to do, if the workspace has none, and `DatabaseUnavailable`.
         """
         ref = AccountRef(workspace, provider, account)
         found = self._by_account.get(ref)
         if found is None:
             candidates = await self._integrations.of_account(provider, account, workspace)
-            usable = [item for item in candidates if item.status in USABLE]
-            found = (min(usable, key=lambda item: (item.created_at, item.id)) if usable else None,)
+            found = (min(candidates, key=_preference, default=None),)
             self._by_account.put(ref, found[0])
-        if found[0] is None:
-            raise NotFound(f"no connected account {account!r} of {provider}: connect it, then try again")
-        return found[0]
+        integration = found[0]
+        if integration is None:
+            raise NotFound(f"no account {account!r} of {provider} in this workspace: connect it")
+        if integration.status not in USABLE:
+            label = integration.account.label if integration.account else account
+            name = f"the account {label or account} of {provider}"
+            if integration.status == "disabled":
+                raise NotFound(f"{name} is disabled: enable {integration.id}")
+            raise NotFound(f"{name} is not connected any more: connect the account again")
+        return integration
 
     async def of_event(self, event: Event) -> AccountRef | None:
         """Return the account of an event of `webhooks.received`; None if it belongs to none.
@@ -117,7 +124,12 @@ class SyncAccounts:
             self._by_account.clear()
             return
         changed = set(ids)
-        self._by_account.drop(lambda item: item is None or item.id in changed)
+        self._by_account.drop(lambda item: item is None or item.status not in USABLE or item.id in changed)
+
+
+def _preference(integration: Integration) -> tuple[bool, datetime, str]:
+    """Order the integrations of an account: the usable ones first, then by when they were connected."""
+    return integration.status not in USABLE, integration.created_at, integration.id
 
 
 def channel_account(integration: Integration) -> Account:

@@ -136,6 +136,9 @@ def test_a_channel_that_was_archived_without_an_event_does_so_too(world: World) 
     legs.until(lambda: legs.mapping["status"] == "error")
     assert "unarchive" in legs.mapping["fix"].lower()
     legs.until(lambda: "unarchive" in str(legs.chat.states(waiting)).lower())
+    [state] = [one for one in legs.chat.states(waiting).values() if one["provider"] == "slack"]
+    channel = legs.slack.channel
+    assert (state["conversation_id"], state["conversation_name"]) == (channel.id, channel.name)
     other.chat.write("elsewhere")
     other.agree("elsewhere")
 
@@ -154,6 +157,9 @@ def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World)
     eventually(lambda: status() == "reauth_required", 20)
     legs.until(lambda: target(legs, "one", "slack")["state"] == "waiting")
     assert "connect the account again" in target(legs, "one", "slack")["fix"].lower()
+    result = world.hub.call("POST", f"/api/mappings/{legs.id}/test")["legs"][0]
+    assert result["reason"] == "the account Example of slack is not connected any more."
+    assert result["fix"] == "Connect the account again"
     world.connect_slack()
     legs.until(lambda: legs.slack.texts() == texts, 30)
 
