@@ -272,7 +272,7 @@ class Bridge:
                 expires_at=give_up_at,
             )
             if change.lane not in records:
-                first = LaneRecord.of(workspace, change.lane, change.partition, change.position)
+                first = LaneRecord.of(workspace, change.lane, key, change.partition, change.position)
                 records[change.lane] = first.document()
             yield change.document()
 

@@ -18,6 +18,7 @@ from shared.runtime.mongo import translate_errors
 
 SUBSCRIPTIONS: Final = "watches"
 """The collection of provider subscriptions, which the oauth service writes."""
+_READABLE: Final = USABLE | {"reauth_required"}
 _APP_WEBHOOK_PREFIX: Final = "int_"
 _MAX_AGE_S: Final = 30.0
 _MAX_ENTRIES: Final = 10_000
@@ -58,13 +59,7 @@ class SyncAccounts:
 
         Raises `NotFound`, which says what to do, if the workspace has none, and `DatabaseUnavailable`.
         """
-        ref = AccountRef(workspace, provider, account)
-        found = self._by_account.get(ref)
-        if found is None:
-            candidates = await self._integrations.of_account(provider, account, workspace)
-            found = (min(candidates, key=_preference, default=None),)
-            self._by_account.put(ref, found[0])
-        integration = found[0]
+        integration = await self._find(AccountRef(workspace, provider, account))
         if integration is None:
             raise NotFound(f"no account {account!r} of {provider} in this workspace: connect it")
         if integration.status not in USABLE:
@@ -74,6 +69,15 @@ class SyncAccounts:
                 raise NotFound(f"{name} is disabled: enable {integration.id}")
             raise NotFound(f"{name} is not connected any more: connect the account again")
         return integration
+
+    async def find_reading(self, ref: AccountRef) -> Integration | None:
+        """Return the integration of an account whose events are read; None if it is switched off.
+
+        One that has to be connected again is read: the hub has acknowledged its events.
+        Raises `DatabaseUnavailable`.
+        """
+        found = await self._find(ref)
+        return found if found is not None and found.status in _READABLE else None
 
     async def of_event(self, event: Event) -> AccountRef | None:
         """Return the account of an event of `webhooks.received`; None if it belongs to none.
@@ -97,6 +101,14 @@ class SyncAccounts:
         """Return the `Channel` of a provider, to be asked for its Protocols; None if it has none."""
         known = self._providers.get(provider)
         return None if known is None else known.channel
+
+    async def _find(self, ref: AccountRef) -> Integration | None:
+        found = self._by_account.get(ref)
+        if found is None:
+            candidates = await self._integrations.of_account(ref.provider, ref.account, ref.workspace)
+            found = (min(candidates, key=_preference, default=None),)
+            self._by_account.put(ref, found[0])
+        return found[0]
 
     async def _read_account(self, workspace: str, provider: str, endpoint: str) -> AccountRef | None:
         integration_id = endpoint
@@ -127,9 +139,10 @@ class SyncAccounts:
         self._by_account.drop(lambda item: item is None or item.status not in USABLE or item.id in changed)
 
 
-def _preference(integration: Integration) -> tuple[bool, datetime, str]:
-    """Order the integrations of an account: the usable ones first, then by when they were connected."""
-    return integration.status not in USABLE, integration.created_at, integration.id
+def _preference(integration: Integration) -> tuple[bool, bool, datetime, str]:
+    """Order the integrations of an account: usable ones, then readable ones, each by when they were made."""
+    status = integration.status
+    return status not in USABLE, status not in _READABLE, integration.created_at, integration.id
 
 
 def channel_account(integration: Integration) -> Account:

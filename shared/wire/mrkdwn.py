@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
-from shared.wire.markdown import link
+from shared.richtext.fragments import link
 
 _MAX_CHARACTERS: Final = 40_000
 _MAX_PARTS: Final = 25

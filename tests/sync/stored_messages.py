@@ -110,7 +110,9 @@ def store_changes(database: Any, *changes: QueuedChange) -> None:
     """Store changes that wait or have failed, with the records of their lanes."""
     database[QUEUE].insert_many([change.document() for change in changes])
     for change in changes:
-        found = LaneRecord.of(change.workspace, change.lane, change.partition, change.position)
+        found = LaneRecord.of(
+            change.workspace, change.lane, change.account_key, change.partition, change.position
+        )
         record = found.document()
         database[LANES].replace_one({"_id": record["_id"]}, record, upsert=True)
 

@@ -164,6 +164,46 @@ def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World)
     legs.until(lambda: legs.slack.texts() == texts, 30)
 
 
+def test_a_file_waits_for_the_account_that_has_it(world: World) -> None:
+    legs = world.mapped()
+    refuse_telegram(world, legs)
+    legs.telegram.upload("file.txt", b"a file", "with a file")
+    legs.until(lambda: "no connected account" in str(world.hub.call("GET", "/api/sync/queue/stats")))
+    world.connect_telegram()
+    legs.until(lambda: [one.files for one in legs.slack.shown()] == [{"file.txt": b"a file"}])
+
+
+def test_failures_of_the_target_cost_no_file(world: World) -> None:
+    legs = world.mapped()
+    world.slack.faults.fail("files.getUploadURLExternal", count=4)
+    method = "/api/files.getUploadURLExternal"
+    before = len(world.hosts.requests("slack.com", method))
+    legs.telegram.upload("file.txt", b"a file", "with a file")
+    legs.until(lambda: len(world.hosts.requests("slack.com", method)) - before >= 4)
+    world.telegram.fail(Fault(502, method="getFile"))
+    legs.until(legs.slack.shown)
+    assert legs.slack.shown()[0].files == {"file.txt": b"a file"}
+
+
+def test_what_is_written_while_a_token_is_refused_is_not_lost(world: World) -> None:
+    legs = world.mapped()
+    refuse_telegram(world, legs)
+    legs.telegram.write("in Telegram")
+    legs.until(lambda: legs.slack.texts() == legs.chat.texts() == ["in Telegram"])
+    world.connect_telegram()
+    legs.chat.write("in the chat")
+    legs.agree("in Telegram", "in the chat")
+
+
+def refuse_telegram(world: World, legs: ThreeLegs) -> None:
+    """Give the bot another token, and wait until the hub knows that its own is refused."""
+    other = world.mapped()
+    world.bot.new_token()
+    other.chat.write("waits for the token")
+    path = f"/api/integrations/{world.telegram_integration}"
+    legs.until(lambda: world.hub.call("GET", path)["status"] == "reauth_required")
+
+
 def test_a_message_that_is_deleted_before_its_outcome_is_known_goes_away(world: World) -> None:
     legs = world.mapped()
     world.slack.faults.lose_response("chat.postMessage")

@@ -52,6 +52,9 @@ class Queue:
     carried: list[str] = field(default_factory=list)
     outcome: Callable[[Change], Outcome] = lambda _: Done()
     number: int = 0
+    assigned: tuple[int, Sequence[int]] = (0, ())
+    """The assignment of all processes, if it has a number."""
+    refused_for_s: float = 0.0
     running: list[Lanes] = field(default_factory=list)
 
     def change(self, number: int, conversation: str = "C1", *, kind: str = "map_1") -> Change:
@@ -91,7 +94,8 @@ class Queue:
             StoredChanges(queue, LaneRecords(self.mongo), lambda _: 3600.0),
             self._carry,
             structlog.get_logger(),
-            assignment=lambda: (number, list(partitions)),
+            refused_for_s=lambda *_: self.refused_for_s,
+            assignment=lambda: self.assigned if self.assigned[0] else (number, list(partitions)),
         )
         self.running.append(lanes)
         await lanes.start()
@@ -177,7 +181,7 @@ async def test_a_record_of_a_lane_is_not_removed_while_a_change_is_being_stored(
 ) -> None:
     """Else the next owner of the partition would not know of the change."""
     stored = StoredChanges(SyncQueue(queue.mongo), LaneRecords(queue.mongo), lambda _: 3600.0)
-    lane = Lane(queue.change(0).lane, queue.workspace, has_stored=True)
+    lane = Lane(queue.change(0).lane, queue.workspace, "slack:T1", has_stored=True)
     await stored.store(lane, [first := queue.change(0)])
     assert first.stored is not None
     await SyncQueue(queue.mongo).remove(first.stored.id)
@@ -191,7 +195,7 @@ async def test_a_record_of_a_lane_is_not_removed_while_a_change_is_being_stored(
     monkeypatch.setattr(SyncQueue, "add", slow_add)
     storing = asyncio.create_task(stored.store(lane, [queue.change(1)]))
     await is_adding.wait()
-    assert await stored.first(lane, [3], 1) == []
+    assert await stored.first(lane, lambda: [3], 1) == []
     assert lane.has_stored
     goes_on.set()
     await storing
@@ -204,6 +208,36 @@ async def test_a_record_of_a_lane_is_not_removed_while_a_change_is_being_stored(
     await LaneRecords(queue.mongo).advance(record_id, stamp, 1 << 62)
     (record,) = [item for item in await stored.lanes([3]) if item.workspace == queue.workspace]
     assert record.head == earlier.position
+
+
+async def test_a_lane_that_was_read_while_its_partition_came_back_goes_on(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebalance takes a partition away and gives it back, while its first change is read."""
+    queue.outcome = waits
+    lanes = await queue.start()
+    await lanes.put([queue.change(1)])
+    await queue.has_stored(1)
+    await until(lambda: not lanes._turns._tasks)
+    queue.outcome = lambda _: Done()
+    find, is_reading, goes_on = SyncQueue.first, asyncio.Event(), asyncio.Event()
+
+    async def slow_first(self: SyncQueue, *arguments: Any) -> Any:
+        found = await find(self, *arguments)
+        is_reading.set()
+        await goes_on.wait()
+        return found
+
+    monkeypatch.setattr(SyncQueue, "first", slow_first)
+    queue.assigned = (100, [])
+    lanes.wake()
+    await is_reading.wait()
+    queue.assigned = (101, [3])
+    await until(lambda: lanes._loaded == 101)
+    goes_on.set()
+    await until(lambda: not lanes._turns._tasks)
+    lanes.wake()
+    assert await queue.carried_to(1) == ["1"]
 
 
 async def test_many_lanes_go_on_without_a_task_for_each(queue: Queue) -> None:
@@ -221,7 +255,7 @@ async def test_many_lanes_go_on_without_a_task_for_each(queue: Queue) -> None:
 
 
 async def test_many_changes_are_counted_by_a_sample(queue: Queue) -> None:
-    lane = Lane(queue.change(0).lane, queue.workspace)
+    lane = Lane(queue.change(0).lane, queue.workspace, "slack:T1")
     stored = StoredChanges(SyncQueue(queue.mongo), LaneRecords(queue.mongo), lambda _: 3600.0)
     await stored.store(lane, [queue.change(number) for number in range(300)])
     counts = QueueCounts(queue.mongo)
@@ -246,3 +280,37 @@ async def test_changes_aside_of_a_mapping_become_due_one_after_another(queue: Qu
     found = await queue.mongo.collection(QUEUE).find({"workspace": queue.workspace}).to_list(None)
     due = sorted(document["due_at"] for document in found)
     assert (due[-1] - due[0]).total_seconds() == pytest.approx(4, abs=1)
+
+
+async def test_lanes_of_a_refused_account_are_not_read(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.outcome = waits
+    first = await queue.start()
+    await first.put([queue.change(1, f"C{number}") for number in range(20)])
+    await queue.has_stored(20)
+    await first.stop()
+    queue.outcome, queue.refused_for_s = lambda _: Done(), 3600.0
+    reads: list[str] = []
+    find = SyncQueue.first
+
+    async def noted_first(self: SyncQueue, lane: str, cursor: Any, limit: int) -> Any:
+        reads.append(lane)
+        return await find(self, lane, cursor, limit)
+
+    monkeypatch.setattr(SyncQueue, "first", noted_first)
+    second = await queue.start()
+    await second.put([queue.change(2, "C1")])
+    await until(lambda: len(second._lanes) == 20 and all(lane.due_at for lane in second._lanes.values()))
+    await until(lambda: not second._turns._tasks and len(second._due) >= 20)
+    assert reads == []
+    queue.refused_for_s = 0.0
+    second.wake(queue.workspace)
+    assert len(await queue.carried_to(21)) == 21
+
+
+async def test_workspaces_go_on_in_turn(queue: Queue) -> None:
+    lanes = await queue.start()
+    many = [lanes._lane(f"many{number}", "many", "slack:T1") for number in range(50)]
+    few = [lanes._lane(f"few{number}", "few", "slack:T1") for number in range(2)]
+    lanes._resume([*many, *few])
+    order = sorted((*many, *few), key=lambda lane: lane.due_at or 0.0)
+    assert [lane.workspace for lane in order[:4]] == ["many", "few", "many", "few"]

@@ -61,9 +61,15 @@ class Carrier:
         self._closed: set[tuple[str, str]] = set()
         """Mapping and leg ids of conversations that refused a change."""
 
-    def forget_refusals(self) -> None:
-        """Ask for every account again: one of them may have been connected again."""
-        self._refused.clear()
+    def forget_refusals(self, workspace: str | None = None) -> None:
+        """Ask for accounts again, of a workspace or all: one of them may have been connected again."""
+        for key in [key for key in self._refused if workspace in (None, key[0])]:
+            del self._refused[key]
+
+    def refused_for_s(self, workspace: str, account_key: str) -> float:
+        """Return for how many seconds not to ask for an account whose token was refused; 0 if it may work."""
+        refused_until, _ = self._refused.get((workspace, account_key), (0.0, ""))
+        return max(0.0, refused_until - monotonic())
 
     def retry_for_s(self, mapping_id: str) -> float:
         """Return how long changes of a mapping are retried, in seconds."""
@@ -78,9 +84,9 @@ class Carrier:
             return Done()  # the mapping or its leg was removed meanwhile
         if mapping.status == "paused":
             return Aside(_PAUSED_S, "The mapping is paused: resume it.")
-        refused_until, reason = self._refused.get((change.workspace, change.account_key), (0.0, ""))
-        if refused_until > monotonic():
-            return Waits(refused_until - monotonic(), reason, counts=False)
+        if pause_s := self.refused_for_s(change.workspace, change.account_key):
+            _, reason = self._refused[change.workspace, change.account_key]
+            return Waits(pause_s, reason, counts=False)
         if change.request.kind == "signal":
             return await self._signal(change, leg)
         message = await self._messages.find(change.request.synced_id)

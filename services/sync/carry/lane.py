@@ -16,6 +16,7 @@ class Lane:
 
     name: str
     workspace: str
+    account_key: str
     changes: list[Change] = field(default_factory=list)
     has_stored: bool = False
     """True if the database has changes that follow those in `changes`."""

@@ -17,12 +17,13 @@ class LaneRecord(Record):
 
     workspace: str
     lane: str
+    account_key: str
     partition: int
     head: int
     stamp: str
 
     @classmethod
-    def of(cls, workspace: str, lane: str, partition: int, head: int) -> Self:
+    def of(cls, workspace: str, lane: str, account_key: str, partition: int, head: int) -> Self:
         """Return a record with a new stamp.
 
         The partition is a part of its id: that of an account changes when the topic gets more of them.
@@ -31,6 +32,7 @@ class LaneRecord(Record):
             id=f"{partition}:{lane}",
             workspace=workspace,
             lane=lane,
+            account_key=account_key,
             partition=partition,
             head=head,
             stamp=token_hex(8),

@@ -6,6 +6,8 @@ Source: the schema of Adaptive Cards 1.6 (https://adaptivecards.io/explorer/). A
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import link
 from shared.webhooks.incoming_formats.html import html_to_markdown
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_FIELDS,
@@ -19,7 +21,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import link, web_url
 
 _MAX_DEPTH: Final = 8
 _MAX_ELEMENTS: Final = 300

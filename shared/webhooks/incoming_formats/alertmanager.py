@@ -7,6 +7,8 @@ body before version 9 (one alert, with `evalMatches`).
 from collections.abc import Iterable
 from typing import Final
 
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import link
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_EMBEDS,
     MAX_FIELDS,
@@ -21,7 +23,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import link, web_url
 
 FIRING_COLOR: Final = "#d63232"
 RESOLVED_COLOR: Final = "#36a64f"

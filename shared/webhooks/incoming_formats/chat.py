@@ -7,6 +7,7 @@ They are recognized by their fields, not by the sender, and may be mixed: *cards
 
 from typing import Any, Final
 
+from shared.richtext.fragments import escape
 from shared.webhooks.incoming_formats.discord import discord_to_markdown
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_ATTACHMENTS,
@@ -19,7 +20,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     clip,
 )
 from shared.webhooks.incoming_formats.slack_blocks import MAX_BLOCKS, blocks_to_markdown
-from shared.wire.markdown import escape
 from shared.wire.mrkdwn import buttons_to_markdown, mrkdwn_to_markdown, parse_http_url
 
 UPLOADED_FILES: Final = "uploaded_files"

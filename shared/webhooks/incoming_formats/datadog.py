@@ -6,6 +6,7 @@ Source: Datadog's "Webhooks" integration, `$EVENT_TITLE`, `$EVENT_MSG` and the o
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from shared.richtext.autolinks import web_url
 from shared.webhooks.incoming_formats.alertmanager import FIRING_COLOR, NEUTRAL_COLOR, RESOLVED_COLOR
 from shared.webhooks.incoming_formats.normal_form import (
     NormalForm,
@@ -16,7 +17,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import web_url
 
 _MARKDOWN_FENCE: Final = "%%%"
 """Delimits Markdown on both sides."""

@@ -5,6 +5,8 @@ Source: Google Chat API, "Cards v2" and "Cards v1 (deprecated)".
 
 from typing import Any, Final
 
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import link
 from shared.webhooks.incoming_formats.html import html_to_markdown
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_FIELDS,
@@ -17,7 +19,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     object_of,
     text_of,
 )
-from shared.wire.markdown import link, web_url
 from shared.wire.mrkdwn import mrkdwn_to_markdown
 
 _MAX_CARDS: Final = 10

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import link
 from shared.webhooks.incoming_formats.normal_form import text_of
-from shared.wire.markdown import link, web_url
 
 _LINK: Final = re.compile(
     r"<a\s[^<>]{0,200}?href\s?=\s?[\"']?(?P<url>[^\"'<>\s]{1,2000})[\"']?[^<>]{0,200}>(?P<label>[^<>]{0,500})</a>",

@@ -7,7 +7,7 @@ formats. They read only lists of bounded length, and texts through `clip`.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from shared.wire.markdown import bare_link, escape, split_links
+from shared.richtext import fragments
 from shared.wire.mrkdwn import parse_http_url
 
 RawObject = Mapping[str, Any]
@@ -128,8 +128,7 @@ def text_of(value: object) -> str:
 
 def plain_to_markdown(value: object) -> str:
     """Return plain text as Markdown that shows it as it is. URLs in it become links."""
-    parts = split_links(text_of(value))
-    return "".join(bare_link(visible, url) if url else escape(visible) for visible, url in parts)
+    return fragments.plain_to_markdown(text_of(value))
 
 
 def bold(markdown: str) -> str:

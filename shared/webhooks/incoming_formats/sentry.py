@@ -6,6 +6,7 @@ Sentry the address of an incoming webhook. Source: Sentry's "Integration Platfor
 
 from typing import Any, Final
 
+from shared.richtext.autolinks import web_url
 from shared.webhooks.incoming_formats.alertmanager import FIRING_COLOR, NEUTRAL_COLOR, RESOLVED_COLOR
 from shared.webhooks.incoming_formats.normal_form import (
     NormalForm,
@@ -17,7 +18,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import web_url
 
 _SUBJECTS: Final = ("issue", "event", "error")
 _MAX_TAGS: Final = 50

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import escape, link
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_CLIPPED_CHARACTERS,
     clip,
@@ -11,7 +13,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import escape, link, web_url
 from shared.wire.mrkdwn import buttons_to_markdown, mrkdwn_to_markdown, parse_http_url
 from shared.wire.timestamps import parse_timestamp
 

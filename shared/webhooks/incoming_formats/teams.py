@@ -7,6 +7,8 @@ webhooks; Alertmanager writes the card's type without the `@`.
 from collections.abc import Iterable
 from typing import Final
 
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import link
 from shared.webhooks.incoming_formats.adaptive_card import read_adaptive_card
 from shared.webhooks.incoming_formats.html import html_to_markdown
 from shared.webhooks.incoming_formats.normal_form import (
@@ -21,7 +23,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     object_of,
     text_of,
 )
-from shared.wire.markdown import link, web_url
 
 _CARD_TYPES: Final = "application/vnd.microsoft."
 _ADAPTIVE_CARD: Final = "application/vnd.microsoft.card.adaptive"

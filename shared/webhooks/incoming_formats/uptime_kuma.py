@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from shared.richtext.autolinks import web_url
 from shared.webhooks.incoming_formats.alertmanager import FIRING_COLOR, NEUTRAL_COLOR, RESOLVED_COLOR
 from shared.webhooks.incoming_formats.normal_form import (
     NormalForm,
@@ -11,7 +12,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import web_url
 
 FORM_FIELD: Final = "data"
 """The field of the multipart form that has the JSON, if the notification's type is form-data."""
