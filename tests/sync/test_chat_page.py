@@ -175,6 +175,7 @@ async def test_what_people_do_outside_is_seen_on_the_page(page: Page) -> None:
     await page.shows("bold and a link", "🎉 1")
     slack.edit(first, "edited in Slack")
     await page.shows("edited in Slack", "(edited)")
+    await page.shows("in the thread", f"↪ {ADA}: edited in Slack")
     slack.write("a picture", files=[ada.upload("picture.png", PICTURE, "image/png")])
     await page.shows("a picture", "picture.png")
     await page.tab.until(f"{_message('a picture')}.querySelector('.file img')?.naturalWidth === 1")
@@ -187,6 +188,8 @@ async def test_what_people_do_outside_is_seen_on_the_page(page: Page) -> None:
     await page.capture("minichat-mapped-in")
     slack.delete(first)
     await page.tab.until("document.querySelector('article').innerText.includes('(deleted)')")
+    await page.shows("in the thread", f"↪ {ADA}: (deleted)")
+    assert page.tab.complaints == []
 
 
 async def test_a_failure_is_seen_on_the_page_until_it_is_mended(page: Page) -> None:
