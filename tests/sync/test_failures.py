@@ -168,7 +168,8 @@ def test_a_file_waits_for_the_account_that_has_it(world: World) -> None:
     legs = world.mapped()
     refuse_telegram(world, legs)
     legs.telegram.upload("file.txt", b"a file", "with a file")
-    legs.until(lambda: "of telegram is not connected any more" in str(world.hub.call("GET", "/api/sync/queue/stats")))
+    reason = "of telegram is not connected any more"
+    legs.until(lambda: reason in str(world.hub.call("GET", "/api/sync/queue/stats")))
     world.connect_telegram()
     legs.until(lambda: [one.files for one in legs.slack.shown()] == [{"file.txt": b"a file"}])
 
