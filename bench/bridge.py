@@ -178,7 +178,7 @@ def _beside(bench: Bench) -> dict[str, Any]:
                 f"bridge, beside {plan.dead_waiting:,} waiting, round {number + 1}: "
                 + "; ".join(
                     f"{name} p50 {measured[-1]['p50_ms']:.1f} ms, p99 {measured[-1]['p99_ms']:.1f} ms, "
-                    f"CPU {measured[-1]['cpu_us']:.0f} us"
+                    f"CPU {measured[-1]['cpu_us']:.0f} us, database {measured[-1]['store_cpu_us']:.0f} us"
                     for name, measured in rounds.items()
                 )
             )
@@ -202,12 +202,13 @@ def _beside_round(bridge: Bridge, seconds: float) -> dict[str, float]:
     bridge.start_sync()
     bridge.connect(gateway=False)
     _to_broker(bridge, _WARM_UP_S)
-    pid = bridge.hub.pid("sync")
-    before = cpu_seconds(pid)
+    pids = {"cpu_us": bridge.hub.pid("sync"), "store_cpu_us": bridge.hub.store_pid}
+    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     seen = _to_broker(bridge, seconds)
-    cpu_us = (cpu_seconds(pid) - before) / (_PER_S * seconds) * 1e6
+    used = {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
     bridge.hub.kill("sync")
-    return {name: seen[name] for name in ("p50_ms", "p99_ms", "refusals")} | {"cpu_us": cpu_us}
+    cpu_us = {name: value / (_PER_S * seconds) * 1e6 for name, value in used.items()}
+    return {name: seen[name] for name in ("p50_ms", "p99_ms", "refusals")} | cpu_us
 
 
 def _to_broker(bridge: Bridge, seconds: float) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class Queue:
     carried: list[str] = field(default_factory=list)
     outcome: Callable[[Change], Outcome] = lambda _: Done()
     number: int = 0
+    assigned: tuple[int, Sequence[int]] = (0, ())
+    """The assignment of all processes, if it has a number."""
     refused_for_s: float = 0.0
     running: list[Lanes] = field(default_factory=list)
 
@@ -93,7 +95,7 @@ class Queue:
             self._carry,
             structlog.get_logger(),
             refused_for_s=lambda *_: self.refused_for_s,
-            assignment=lambda: (number, list(partitions)),
+            assignment=lambda: self.assigned if self.assigned[0] else (number, list(partitions)),
         )
         self.running.append(lanes)
         await lanes.start()
@@ -193,7 +195,7 @@ async def test_a_record_of_a_lane_is_not_removed_while_a_change_is_being_stored(
     monkeypatch.setattr(SyncQueue, "add", slow_add)
     storing = asyncio.create_task(stored.store(lane, [queue.change(1)]))
     await is_adding.wait()
-    assert await stored.first(lane, [3], 1) == []
+    assert await stored.first(lane, lambda: [3], 1) == []
     assert lane.has_stored
     goes_on.set()
     await storing
@@ -206,6 +208,36 @@ async def test_a_record_of_a_lane_is_not_removed_while_a_change_is_being_stored(
     await LaneRecords(queue.mongo).advance(record_id, stamp, 1 << 62)
     (record,) = [item for item in await stored.lanes([3]) if item.workspace == queue.workspace]
     assert record.head == earlier.position
+
+
+async def test_a_lane_that_was_read_while_its_partition_came_back_goes_on(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebalance takes a partition away and gives it back, while its first change is read."""
+    queue.outcome = waits
+    lanes = await queue.start()
+    await lanes.put([queue.change(1)])
+    await queue.has_stored(1)
+    await until(lambda: not lanes._turns._tasks)
+    queue.outcome = lambda _: Done()
+    find, is_reading, goes_on = SyncQueue.first, asyncio.Event(), asyncio.Event()
+
+    async def slow_first(self: SyncQueue, *arguments: Any) -> Any:
+        found = await find(self, *arguments)
+        is_reading.set()
+        await goes_on.wait()
+        return found
+
+    monkeypatch.setattr(SyncQueue, "first", slow_first)
+    queue.assigned = (100, [])
+    lanes.wake()
+    await is_reading.wait()
+    queue.assigned = (101, [3])
+    await until(lambda: lanes._loaded == 101)
+    goes_on.set()
+    await until(lambda: not lanes._turns._tasks)
+    lanes.wake()
+    assert await queue.carried_to(1) == ["1"]
 
 
 async def test_many_lanes_go_on_without_a_task_for_each(queue: Queue) -> None:

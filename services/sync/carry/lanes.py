@@ -254,8 +254,7 @@ class Lanes:
         if pause_s := self._refused_for_s(lane.workspace, lane.account_key):
             self._pause(lane, pause_s)
             return
-        _, partitions = self._assignment()
-        found = await self._stored.first(lane, partitions, limit)
+        found = await self._stored.first(lane, lambda: self._assignment()[1], limit)
         if not found:
             return
         assert found[0].stored is not None  # noqa: S101 -- it was read above

@@ -65,15 +65,18 @@ class StoredChanges:
             change.stored = queued
             complete(change)
 
-    async def first(self, lane: Lane, partitions: Collection[int], limit: int) -> list[Change] | None:
+    async def first(
+        self, lane: Lane, owned: Callable[[], Collection[int]], limit: int
+    ) -> list[Change] | None:
         """Return the first stored changes of a lane; None if it has none, and its record is removed.
 
-        Changes that another process works on are left out.
+        Changes that another process works on are left out: those of partitions that are not in `owned`.
         """
         while True:
             stores = lane.stores
             stored = await self._queue.first(lane.name, lane.cursor, limit)
             is_unchanged = not lane.storing and lane.stores == stores
+            partitions = owned()  # a rebalance may have ended in the meantime
             found = [change for change in stored if change.partition in partitions]
             if found:
                 if is_unchanged:
