@@ -20,7 +20,7 @@ from shared.contracts.envelope import Event
 from shared.contracts.errors import Invalid, Malformed
 from shared.contracts.ids import attachment_id_for, derive, message_id_for
 from shared.contracts.messages import Attachment, Author, Embed
-from shared.manifests.registry import Provider
+from shared.manifests.registry import Provider, dialects
 from shared.runtime import metrics
 from shared.runtime.kafka.batch import Batch
 from shared.runtime.kafka.producer import Producer, Record
@@ -160,7 +160,9 @@ def _message_parts(
     name = _attribute(event, "provider")
     if name == INCOMING_PROVIDER:
         allowed = event.attributes.get(MASS_MENTIONS_ATTRIBUTE) == "true"
-        message, warnings = parse_incoming_message(event.content_type, event.data, mass_mentions=allowed)
+        message, warnings = parse_incoming_message(
+            event.content_type, event.data, dialects(), mass_mentions=allowed
+        )
         author = Author(name=message.username or DEFAULT_AUTHOR, icon_url=message.icon_url)
         return (
             author,

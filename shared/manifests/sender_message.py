@@ -13,8 +13,9 @@ from shared.manifests.registry import dialect_filters
 from shared.manifests.sender_description import SenderDescription, SenderTemplates, apply_description
 from shared.manifests.webhook import WebhookDefinition
 from shared.richtext.autolinks import web_url
+from shared.richtext.excerpt import fit_markdown
 from shared.richtext.fragments import escape, link
-from shared.webhooks.incoming_formats.fitting import CUT_MARK, cut_markdown
+from shared.webhooks.incoming_formats.fitting import CUT_MARK
 from shared.webhooks.incoming_formats.normal_form import bold, plain_to_markdown, text_of
 from shared.wire.bodies import parse_object
 from shared.wire.mentions import defuse_mentions
@@ -136,7 +137,7 @@ def default_message(payload: Mapping[str, Any], event: str, author: str) -> Rend
     body = plain_to_markdown(text) if text != title else ""
     facts = dict(_facts(objects, title or text))
     name = " ".join(author.split())[:_MAX_TITLE_LENGTH] or "Webhook"
-    shown = cut_markdown("\n".join(filter(None, (headline, body))), MAX_TEXT_LENGTH, CUT_MARK)
+    shown = fit_markdown("\n".join(filter(None, (headline, body))), MAX_TEXT_LENGTH, CUT_MARK)
     return RenderedMessage(
         author=Author(name=name),
         text=defuse_mentions(shown)[:MAX_TEXT_LENGTH],

@@ -8,10 +8,10 @@ own: a mention, or a link with a text.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from html import unescape
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from shared.richtext.autolinks import honest_label, link_at
 from shared.richtext.build import canonical, clean, cut_text, text_nodes, visible_text
@@ -23,6 +23,7 @@ from shared.richtext.tree import (
     Code,
     CodeBlock,
     Document,
+    EveryoneMention,
     Inline,
     Italic,
     LineBreak,
@@ -41,9 +42,10 @@ Reference = Callable[[str], tuple[Inline, ...] | None]
 _MAX_TARGET_CHARACTERS: Final = 2000
 """Once the targets of the links of a text have so many characters together, further ones are text only."""
 _MAX_CODE_CHARACTERS: Final = 2000
-_SPECIAL: Final = re.compile(r"[\\`*_~|+<&\[\]:]|www\.", re.IGNORECASE)
+_SPECIAL: Final = re.compile(r"[\\`*_~|+<&\[\]:@]|www\.", re.IGNORECASE)
 _OTHER_BLOCK: Final = re.compile(r"^(?:[ \t]*\t| {4}|[ ]{0,3}(?:<[A-Za-z/!?]|=+[ \t]*$))", re.MULTILINE)
 _OTHER_RULES: Final = ("code", "html_block", "lheading")
+_RULES_WITHOUT_HTML: Final = ("code", "lheading")
 _DEFINITION: Final = re.compile(
     r"^[ \t]{0,3}\[(?!\^)([^\[\]\n]{1,200})\]:[ \t]*<?([^\s<>]{1,2000})>?"
     r"[ \t]*(?:\"[^\"\n]{0,500}\"|'[^'\n]{0,500}'|\([^()\n]{0,500}\))?[ \t]*(?:\n|\Z)",
@@ -62,22 +64,31 @@ _MARKS: Final[Mapping[str, Mark]] = {
 }
 _LINES: Final = frozenset({"br", "p", "div", "li", "tr", "hr", "h1", "h2", "h3", "h4", "h5", "h6"})
 """Tags that end a line."""
+_SCOPES: Final[Mapping[str, Literal["everyone", "channel", "here"]]] = {
+    "everyone": "everyone",
+    "all": "everyone",
+    "channel": "channel",
+    "here": "here",
+}
 _TASK: Final = re.compile(r"\[([ xX])\] +")
 _BOXES: Final = {" ": "☐ ", "x": "☑ ", "X": "☑ "}
 _ALERT: Final = re.compile(r"\[!(NOTE|TIP|IMPORTANT|WARNING|CAUTION)\]\s*")
 
 
-def parse_flavored_markdown(text: str, reference: Reference | None = None) -> Document:
+def parse_flavored_markdown(
+    text: str, reference: Reference | None = None, *, html: bool = True, mass_mentions: bool = False
+) -> Document:
     """Return the canonical tree of a text. `reference` says what `<...>` means beside links and tags.
+
+    Without `html`, tags are text. With `mass_mentions`, `@everyone` and the like are mentions.
 
     A text over 40,000 characters is cut; none is invalid.
     """
     text = clean(cut_text(text))
     definitions = {_key(match[1]): match[2] for match in _DEFINITION.finditer(text)} if "]:" in text else {}
-    inline = partial(
-        _parse_inline, definitions=definitions, reference=reference, left=[_MAX_TARGET_CHARACTERS]
-    )
-    blocks = parse_blocks(text, Flavor(inline, _OTHER_BLOCK, _OTHER_RULES))
+    inline = partial(_parse_inline, options=_Options(definitions, reference, html, mass_mentions))
+    rules = _OTHER_RULES if html else _RULES_WITHOUT_HTML
+    blocks = parse_blocks(text, Flavor(inline, _OTHER_BLOCK, rules))
     return canonical(Document(tuple(_finished(block) for block in blocks if not _is_empty(block))))
 
 
@@ -89,14 +100,24 @@ def _key(label: str) -> str:
     return " ".join(label.split()).casefold()
 
 
-def _parse_inline(
-    text: str, definitions: Mapping[str, str], reference: Reference | None, left: list[int]
-) -> tuple[Inline, ...]:
-    while definitions and (definition := _DEFINITION.match(text)):
+@dataclass(slots=True)
+class _Options:
+    """What the paragraphs of one text have in common."""
+
+    definitions: Mapping[str, str]
+    reference: Reference | None
+    html: bool
+    mass_mentions: bool
+    left: int = _MAX_TARGET_CHARACTERS
+    """Characters that the targets of further links may have."""
+
+
+def _parse_inline(text: str, options: _Options) -> tuple[Inline, ...]:
+    while options.definitions and (definition := _DEFINITION.match(text)):
         text = text[definition.end() :]
     if not _SPECIAL.search(text) or len(_SPECIAL.findall(text)) > MAX_MARKS:
         return text_nodes("\n".join(line.strip(" \t") for line in text.split("\n")))
-    return _FlavoredScanner(text, definitions, reference, left).scan()
+    return _FlavoredScanner(text, options).scan()
 
 
 class _Tag(Delimiter):
@@ -127,22 +148,23 @@ class _FlavoredScanner(Scanner):
         r"|`+|\*+|_+|~~+|\|\|+|\+\++"
         r"|<[^<>]{1,3000}>"
         r"|(?<![A-Za-z0-9+.-])(?:https?://|www\.|mailto:)"
+        r"|(?<![\w.])@(?:everyone|here|channel|all)(?![\w.-]*\w)"
         rf"|{ENTITY}"
         r"|!?\[|\]|\n[ \t]*",
         re.IGNORECASE,
     )
 
-    def __init__(
-        self, text: str, definitions: Mapping[str, str], reference: Reference | None, left: list[int]
-    ) -> None:
+    def __init__(self, text: str, options: _Options) -> None:
         super().__init__(text)
-        self._definitions = definitions
-        self._reference = reference
-        self._left = left
+        self._options = options
 
     def _read(self, token: str, start: int, end: int) -> int:
         if token[0] == "<":
             return self._angle(token[1:-1], start, end)
+        if token[0] == "@":
+            scope = _SCOPES[token[1:].lower()]
+            self._parts.append(EveryoneMention(scope) if self._options.mass_mentions else token)
+            return end
         if token[0].isalpha():
             visible, url, position = link_at(self._text, start) or (token, "", end)
             self._parts.append(Link(url, (Text(visible),)) if url else visible)
@@ -159,11 +181,11 @@ class _FlavoredScanner(Scanner):
 
     def _target(self, bracket: Bracket, end: int) -> tuple[str, int] | None:
         target = super()._target(bracket, end)
-        if target or not self._definitions:
+        if target or not self._options.definitions:
             return target
         label = _LABEL.match(self._text, end)
         name = label[1] if label and label[1] else self._text[bracket.end : end - 1][:200]
-        url = self._definitions.get(_key(name))
+        url = self._options.definitions.get(_key(name))
         return (url, label.end() if label else end) if url else None
 
     def _linked(self, url: str, children: tuple[Inline, ...], *, is_image: bool) -> tuple[Inline, ...]:
@@ -178,13 +200,13 @@ class _FlavoredScanner(Scanner):
             nodes = (Link(link.url, (Text(link.url),)),)
         elif any(isinstance(child, LineBreak) for child in link.children):
             nodes = (Link(link.url, tuple(map(_on_one_line, link.children))),)
-        self._left[0] -= len(link.url)
-        return nodes if self._left[0] >= 0 else link.children
+        self._options.left -= len(link.url)
+        return nodes if self._options.left >= 0 else link.children
 
     # What is in angle brackets
 
     def _angle(self, content: str, start: int, end: int) -> int:
-        nodes = self._reference(content) if self._reference else None
+        nodes = self._options.reference(content) if self._options.reference else None
         if nodes is None and ":" in content and " " not in content:
             found = link_at(content, 0)
             if found and found[1] and found[2] == len(content):
@@ -194,10 +216,10 @@ class _FlavoredScanner(Scanner):
         if nodes is not None:
             self._parts.extend(nodes)
             return end
-        tag = _TAG.fullmatch(content)
+        tag = _TAG.fullmatch(content) if self._options.html else None
         if tag:
             return self._tag(tag, end)
-        if _HIDDEN.fullmatch(content):
+        if self._options.html and _HIDDEN.fullmatch(content):
             return end
         self._parts.append("<")
         return start + 1

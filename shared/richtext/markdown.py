@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from shared.richtext.build import MAX_CONTAINERS, canonical, canonical_inlines, clean, cut_text
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["parse_markdown", "render_markdown"]
 
 MAX_BLOCK_LINES: Final = 500
-"""A text with more lines that may begin blocks has paragraphs only."""
+"""Behind so many lines that may begin quotes, lists or rows of tables, a text has paragraphs only."""
 
 _BLOCK: Final = re.compile(
     r"^[ \t]*+(?:#{1,6}(?:[ \t]|$)|>|`{3}|~{3}|[-*+](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)"
@@ -41,6 +42,8 @@ _BLOCK: Final = re.compile(
 _CONTAINER: Final = re.compile(r"^[ \t]*+(?:>|[-*+](?:[ \t]|$)|\d{1,9}[.)](?:[ \t]|$)|\|)", re.MULTILINE)
 _LONG_RULE: Final = re.compile(r"([*_-])(?:[ \t]*\1){499}")
 """A line that the library reads again at each level of nesting. A text with one has paragraphs only."""
+_WIDE_TABLE: Final = re.compile(r"^[^\n|]{0,40}(?:\|[:\- \t]*+){64}", re.MULTILINE)
+"""A table with so many columns that the library would fill in millions of cells. It is paragraphs, too."""
 _PARAGRAPH_END: Final = re.compile(r"\n[ \t]*+\n")
 _RULES: Final = ("normalize", "block", "fence", "blockquote", "list", "hr", "heading", "table", "paragraph")
 _DEPTH: Final = "containers"
@@ -73,8 +76,11 @@ def parse_blocks(text: str, flavor: Flavor) -> tuple[Block, ...]:
     """Return the blocks of a clean text in a flavor. They are not yet canonical."""
     has_others = flavor.other_blocks is not None and flavor.other_blocks.search(text) is not None
     has_blocks = has_others or _BLOCK.search(text) is not None
-    if not has_blocks or len(_CONTAINER.findall(text)) > MAX_BLOCK_LINES or _LONG_RULE.search(text):
+    if not has_blocks or _LONG_RULE.search(text) or _WIDE_TABLE.search(text):
         return tuple(_paragraphs(text, flavor))
+    surplus = next(islice(_CONTAINER.finditer(text), MAX_BLOCK_LINES, None), None)
+    if surplus:
+        return (*parse_blocks(text[: surplus.start()], flavor), *_paragraphs(text[surplus.start() :], flavor))
     simple = None if has_others else parse_simple_lists(text, flavor.inline)
     if simple is None:
         tokens = _parser(flavor.other_rules).parse(text, {_DEPTH: 0})

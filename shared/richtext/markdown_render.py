@@ -48,9 +48,9 @@ SUPPORTED: Final = frozenset(
 _SPECIAL: Final = re.compile(
     r"[\\`*_<\[\]]|[~|+](?=[~|+]|\Z)|(?<=[~|+])[~|+]|\A[~|+]|&(?=[#A-Za-z])|(?<!\w)@(?=\w)"
 )
-_BEGINNING: Final = re.compile(r"\A[#>=:-]")
+_BEGINNING: Final = re.compile(r"\A(?:[>=-]|#(?=#|\s|\Z)|:(?=-))")
 """What may begin a block at the beginning of a line."""
-_NUMBER: Final = re.compile(r"\A(\s*\d{1,9})([.)])")
+_NUMBER: Final = re.compile(r"\A(\s*\d{1,9})([.)])(?=\s|\Z)")
 _MARKS: Final[dict[type, str]] = {Bold: "**", Italic: "_", Strike: "~~", Underline: "++", Spoiler: "||"}
 _ENTITY: Final = re.compile(r"&(?=[#A-Za-z][A-Za-z0-9]{1,31};)")
 _BACKTICKS: Final = re.compile("`+")

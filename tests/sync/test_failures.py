@@ -136,6 +136,9 @@ def test_a_channel_that_was_archived_without_an_event_does_so_too(world: World) 
     legs.until(lambda: legs.mapping["status"] == "error")
     assert "unarchive" in legs.mapping["fix"].lower()
     legs.until(lambda: "unarchive" in str(legs.chat.states(waiting)).lower())
+    [state] = [one for one in legs.chat.states(waiting).values() if one["provider"] == "slack"]
+    channel = legs.slack.channel
+    assert (state["conversation_id"], state["conversation_name"]) == (channel.id, channel.name)
     other.chat.write("elsewhere")
     other.agree("elsewhere")
 
@@ -154,6 +157,9 @@ def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World)
     eventually(lambda: status() == "reauth_required", 20)
     legs.until(lambda: target(legs, "one", "slack")["state"] == "waiting")
     assert "connect the account again" in target(legs, "one", "slack")["fix"].lower()
+    result = world.hub.call("POST", f"/api/mappings/{legs.id}/test")["legs"][0]
+    assert result["reason"] == "the account Example of slack is not connected any more."
+    assert result["fix"] == "Connect the account again"
     world.connect_slack()
     legs.until(lambda: legs.slack.texts() == texts, 30)
 
@@ -162,7 +168,8 @@ def test_a_file_waits_for_the_account_that_has_it(world: World) -> None:
     legs = world.mapped()
     refuse_telegram(world, legs)
     legs.telegram.upload("file.txt", b"a file", "with a file")
-    legs.until(lambda: "no connected account" in str(world.hub.call("GET", "/api/sync/queue/stats")))
+    reason = "of telegram is not connected any more"
+    legs.until(lambda: reason in str(world.hub.call("GET", "/api/sync/queue/stats")))
     world.connect_telegram()
     legs.until(lambda: [one.files for one in legs.slack.shown()] == [{"file.txt": b"a file"}])
 
