@@ -8,7 +8,7 @@ from time import monotonic, sleep
 from typing import Any, Final
 
 from bench.bridged_hub import Bridge, bridged
-from bench.machine import cpu_seconds, resident_mb
+from bench.machine import cpu_seconds, proportional_mb
 from bench.remote import Failed, Remote
 from bench.stages import Bench
 
@@ -116,7 +116,7 @@ def _burst(bridge: Bridge, total: int) -> dict[str, float]:
         "per_s": total / seen["seconds"],
         "cpu_us": (cpu_seconds(pid) - before) / total * 1e6,
         "store_cpu_us": (cpu_seconds(store) - before_store) / total * 1e6,
-        "resident_mb": resident_mb(pid),
+        "memory_mb": proportional_mb(pid),
     }
 
 
@@ -133,7 +133,7 @@ def _memory(bench: Bench, bridge: Bridge) -> dict[str, Any]:
     bridge.insert_links(plan.bridge_links)
     bench.say(f"bridge: mappings, links and waiting changes inserted in {monotonic() - started:.0f} s")
     with_mb = _restarted_mb(bridge)
-    bench.say(f"bridge: resident memory {without_mb:.0f} MB without, {with_mb:.0f} MB with them")
+    bench.say(f"bridge: memory of sync {without_mb:.0f} MB without, {with_mb:.0f} MB with them")
     return {
         "with_mb": with_mb,
         "without_mb": without_mb,
@@ -144,13 +144,13 @@ def _memory(bench: Bench, bridge: Bridge) -> dict[str, Any]:
 
 
 def _restarted_mb(bridge: Bridge) -> float:
-    """Start sync again; return its resident memory in MB after a burst, when all lanes were tried."""
+    """Start sync again; return its memory in MB after a burst, when all lanes were tried."""
     if bridge.hub.ended("sync") is None:
         bridge.hub.stop_service("sync")
     bridge.start_sync()
     _burst(bridge, _MEMORY_MESSAGES)
     sleep(_LANES_S)
-    return resident_mb(bridge.hub.pid("sync"))
+    return proportional_mb(bridge.hub.pid("sync"))
 
 
 def _beside(bench: Bench) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def _beside(bench: Bench) -> dict[str, Any]:
                 f"bridge, beside {plan.dead_waiting:,} waiting, round {number + 1}: "
                 + "; ".join(
                     f"{name} p50 {measured[-1]['p50_ms']:.1f} ms, p99 {measured[-1]['p99_ms']:.1f} ms, "
-                    f"CPU {measured[-1]['cpu_us']:.0f} us"
+                    f"CPU {measured[-1]['cpu_us']:.0f} us, database {measured[-1]['store_cpu_us']:.0f} us"
                     for name, measured in rounds.items()
                 )
             )
@@ -202,12 +202,13 @@ def _beside_round(bridge: Bridge, seconds: float) -> dict[str, float]:
     bridge.start_sync()
     bridge.connect(gateway=False)
     _to_broker(bridge, _WARM_UP_S)
-    pid = bridge.hub.pid("sync")
-    before = cpu_seconds(pid)
+    pids = {"cpu_us": bridge.hub.pid("sync"), "store_cpu_us": bridge.hub.store_pid}
+    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     seen = _to_broker(bridge, seconds)
-    cpu_us = (cpu_seconds(pid) - before) / (_PER_S * seconds) * 1e6
+    used = {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
     bridge.hub.kill("sync")
-    return {name: seen[name] for name in ("p50_ms", "p99_ms", "refusals")} | {"cpu_us": cpu_us}
+    cpu_us = {name: value / (_PER_S * seconds) * 1e6 for name, value in used.items()}
+    return {name: seen[name] for name in ("p50_ms", "p99_ms", "refusals")} | cpu_us
 
 
 def _to_broker(bridge: Bridge, seconds: float) -> dict[str, Any]:

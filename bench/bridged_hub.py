@@ -21,7 +21,8 @@ from bench.remote import Failed, Remote
 from bench.stages import Bench
 from bench.system import System
 from bench.waiting import database_at
-from services.sync.model.mapping import CHAT, Leg, account_key, hub_message_id, link_id
+from services.sync.model.lane_record import LANES, LaneRecord
+from services.sync.model.mapping import CHAT, Leg, account_key, hub_message_id, lane_of, link_id
 from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.model.synced_message import (
     LINKS,
@@ -36,6 +37,7 @@ from services.sync.model.synced_message import (
 )
 from services.sync.store.mappings import COLLECTION as MAPPINGS
 from services.sync.store.messages import expiry
+from services.sync.store.queue import POSITION_BITS
 from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import rfc3339
 from shared.contracts.sync import SourceRef, SyncRequested
@@ -49,6 +51,8 @@ _CLIENT: Final = {"client_id": "A00000001.client", "client_secret": "bench", "si
 _HUB: Final = "https://hub.example.com"
 _BATCH: Final = 1_000
 _PER_WORKSPACE: Final = 100
+_APART_MS: Final = 10
+"""Between two changes that wait."""
 _HOOKS_TIMEOUT_S: Final = 60.0
 _TEXT: Final = "Morning, the **deploy of 4.2** is done. " * 5
 
@@ -122,7 +126,9 @@ class Bridge:
         """Insert waiting changes for the channels of Slack of these mappings in turn, and their messages."""
         messages = (message.document() for message in self._waiting_messages(mappings, count, workspace))
         insert(self.hub.store_uri, MESSAGES, messages)
-        insert(self.hub.store_uri, QUEUE, self._queued(mappings, count, workspace))
+        records: dict[str, Document] = {}
+        insert(self.hub.store_uri, QUEUE, self._queued(mappings, count, workspace, records))
+        insert(self.hub.store_uri, LANES, iter(records.values()))
 
     def count_waiting(self) -> int:
         """Return the number of changes that wait."""
@@ -222,8 +228,12 @@ class Bridge:
                 },
             )
 
-    def _queued(self, mappings: range, count: int, workspace: str) -> Iterator[Document]:
+    def _queued(
+        self, mappings: range, count: int, workspace: str, records: dict[str, Document]
+    ) -> Iterator[Document]:
+        """Yield changes, and add the records of their lanes."""
         now, give_up_at = utcnow(), utcnow() + timedelta(days=1)
+        first_ms = int(now.timestamp() * 1000) - count * _APART_MS
         for number, message in enumerate(self._waiting_messages(mappings, count, workspace)):
             target = message.targets["slack"]
             key = account_key(target.provider, target.account)
@@ -244,14 +254,14 @@ class Bridge:
                 occurred_at=rfc3339(now),
                 received_at=rfc3339(now),
             )
-            yield QueuedChange(
+            change = QueuedChange(
                 id=request.request_id,
                 workspace=workspace,
                 mapping_id=message.mapping_id,
-                lane=f"{key}:{target.conversation}",
+                lane=lane_of(message.mapping_id, key, target.conversation),
                 account_key=key,
                 partition=partition_of(key.encode(), SYNC_REQUESTED.partitions),
-                position=number,
+                position=first_ms + number * _APART_MS << POSITION_BITS,
                 state="waiting",
                 due_at=now,
                 synced_id=message.id,
@@ -260,7 +270,11 @@ class Bridge:
                 give_up_at=give_up_at,
                 created_at=now,
                 expires_at=give_up_at,
-            ).document()
+            )
+            if change.lane not in records:
+                first = LaneRecord.of(workspace, change.lane, key, change.partition, change.position)
+                records[change.lane] = first.document()
+            yield change.document()
 
 
 @contextmanager

@@ -90,6 +90,16 @@ def resident_mb(pid: int) -> float:
     return float(psutil.Process(pid).memory_info().rss) / 1e6
 
 
+def proportional_mb(pid: int) -> float:
+    """Return the memory of a process in MB (10^6 bytes): of pages that processes share, only its part.
+
+    Services are forked from a process that has imported them. The resident memory of each has all of those
+    pages, which the machine has once. Where the system does not tell the parts, it is the resident memory.
+    """
+    used = psutil.Process(pid).memory_full_info()
+    return float(getattr(used, "pss", used.rss)) / 1e6
+
+
 def described() -> dict[str, str]:
     """Return CPU, cores, kernel, Python, and the versions of the relevant packages."""
     facts = {

@@ -20,7 +20,7 @@ _MAX_SYNC_P50_MS: Final = 100.0
 _MAX_SYNC_P99_MS: Final = 300.0
 _MIN_SYNC_PER_S: Final = 300.0
 _MAX_SYNC_TIMES: Final = 3.0
-_MAX_SYNC_RESIDENT_MB: Final = 150.0
+_MAX_SYNC_MB: Final = 150.0
 
 
 def table(measured: dict[str, Any]) -> Table:
@@ -168,7 +168,7 @@ class _ResultTable:
         memory, beside_result = result["memory"], result["beside"]
         what = f"{memory['mappings']:,} mappings, {memory['links']:,} links, {memory['waiting']:,} waiting"
         beside = f"without them {memory['without_mb']:.0f} MB; both after a burst"
-        self._row(f"sync: memory with {what}", _MAX_SYNC_RESIDENT_MB, " MB", memory["with_mb"], beside)
+        self._row(f"sync: memory with {what}", _MAX_SYNC_MB, " MB", memory["with_mb"], beside)
         ratios = beside_result["ratios"]
         beside = (
             f"{beside_result['beside']['p99_ms']:.1f} ms, alone {beside_result['alone']['p99_ms']:.1f} ms; "

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 from time import monotonic
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ from shared.runtime.mongo import translate_errors
 
 SUBSCRIPTIONS: Final = "watches"
 """The collection of provider subscriptions, which the oauth service writes."""
+_READABLE: Final = USABLE | {"reauth_required"}
 _APP_WEBHOOK_PREFIX: Final = "int_"
 _MAX_AGE_S: Final = 30.0
 _MAX_ENTRIES: Final = 10_000
@@ -55,18 +57,27 @@ class SyncAccounts:
     async def find(self, workspace: str, provider: str, account: str) -> Integration:
         """Return the usable integration of an account; of several, the one that was connected first.
 
-        Raises `NotFound` if the workspace has none, and `DatabaseUnavailable`.
+        Raises `NotFound`, which says what to do, if the workspace has none, and `DatabaseUnavailable`.
         """
-        ref = AccountRef(workspace, provider, account)
-        found = self._by_account.get(ref)
-        if found is None:
-            candidates = await self._integrations.of_account(provider, account, workspace)
-            usable = [item for item in candidates if item.status in USABLE]
-            found = (min(usable, key=lambda item: (item.created_at, item.id)) if usable else None,)
-            self._by_account.put(ref, found[0])
-        if found[0] is None:
-            raise NotFound(f"no connected account {account!r} of {provider}: connect it, then try again")
-        return found[0]
+        integration = await self._find(AccountRef(workspace, provider, account))
+        if integration is None:
+            raise NotFound(f"no account {account!r} of {provider} in this workspace: connect it")
+        if integration.status not in USABLE:
+            label = integration.account.label if integration.account else account
+            name = f"the account {label or account} of {provider}"
+            if integration.status == "disabled":
+                raise NotFound(f"{name} is disabled: enable {integration.id}")
+            raise NotFound(f"{name} is not connected any more: connect the account again")
+        return integration
+
+    async def find_reading(self, ref: AccountRef) -> Integration | None:
+        """Return the integration of an account whose events are read; None if it is switched off.
+
+        One that has to be connected again is read: the hub has acknowledged its events.
+        Raises `DatabaseUnavailable`.
+        """
+        found = await self._find(ref)
+        return found if found is not None and found.status in _READABLE else None
 
     async def of_event(self, event: Event) -> AccountRef | None:
         """Return the account of an event of `webhooks.received`; None if it belongs to none.
@@ -90,6 +101,14 @@ class SyncAccounts:
         """Return the `Channel` of a provider, to be asked for its Protocols; None if it has none."""
         known = self._providers.get(provider)
         return None if known is None else known.channel
+
+    async def _find(self, ref: AccountRef) -> Integration | None:
+        found = self._by_account.get(ref)
+        if found is None:
+            candidates = await self._integrations.of_account(ref.provider, ref.account, ref.workspace)
+            found = (min(candidates, key=_preference, default=None),)
+            self._by_account.put(ref, found[0])
+        return found[0]
 
     async def _read_account(self, workspace: str, provider: str, endpoint: str) -> AccountRef | None:
         integration_id = endpoint
@@ -117,7 +136,13 @@ class SyncAccounts:
             self._by_account.clear()
             return
         changed = set(ids)
-        self._by_account.drop(lambda item: item is None or item.id in changed)
+        self._by_account.drop(lambda item: item is None or item.status not in USABLE or item.id in changed)
+
+
+def _preference(integration: Integration) -> tuple[bool, bool, datetime, str]:
+    """Order the integrations of an account: usable ones, then readable ones, each by when they were made."""
+    status = integration.status
+    return status not in USABLE, status not in _READABLE, integration.created_at, integration.id
 
 
 def channel_account(integration: Integration) -> Account:

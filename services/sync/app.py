@@ -1,6 +1,7 @@
 """The sync service: webhook events become messages of the chat, in the order of their conversation."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from services.sync.accounts import SyncAccounts
@@ -35,6 +36,7 @@ from services.sync.mapping_preview import LegResolver
 from services.sync.mapping_rings import MappingRings
 from services.sync.mapping_test import MappingTest
 from services.sync.message_control import MessageControl
+from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.relay import Relay
 from services.sync.settings import SyncSettings
 from services.sync.store import conflicts as conflict_store
@@ -59,9 +61,11 @@ from services.sync.workspace_data import SyncData
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
 from shared.connections.configured_apps import configured_apps
+from shared.connections.integration_record import USABLE
 from shared.connections.integrations import COLLECTION as INTEGRATIONS
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
+from shared.contracts.errors import NotFound
 from shared.contracts.topics import CHAT_EVENTS, CHAT_SIGNALS, SYNC_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
@@ -173,9 +177,10 @@ async def build(runtime: Runtime) -> Service:
         StoredChanges(queue, lane_records, carrier.retry_for_s),
         carrier.carry,
         runtime.log,
+        refused_for_s=carrier.refused_for_s,
         assignment=lambda: requested.assignment,
     )
-    _wake_on_changes(runtime, carrier, lanes)
+    _wake_on_changes(runtime, integrations, index, carrier, lanes)
     # `assignment` refers to this consumer: handler and consumer need each other.
     requested = runtime.consumer(
         group="carry",
@@ -231,16 +236,29 @@ async def build(runtime: Runtime) -> Service:
     )
 
 
-def _wake_on_changes(runtime: Runtime, carrier: Carrier, lanes: Lanes) -> None:
+def _wake_on_changes(
+    runtime: Runtime,
+    integrations: IntegrationRepository,
+    index: MappingIndex,
+    carrier: Carrier,
+    lanes: Lanes,
+) -> None:
     """Try what waits again when a mapping or an account has changed: what it waited for may be mended."""
 
-    async def integrations_changed(_ids: Collection[str] | None) -> None:
-        carrier.forget_refusals()
-        lanes.wake()
+    async def integrations_changed(ids: Collection[str] | None) -> None:
+        if ids is None:
+            carrier.forget_refusals()
+            lanes.wake()
+        for integration_id in ids or ():
+            with suppress(NotFound):  # it was deleted, which mends nothing
+                integration = await integrations.find(integration_id)
+                if integration.status in USABLE:
+                    carrier.forget_refusals(integration.workspace)
+                    lanes.wake(integration.workspace)
 
-    async def mappings_changed(ids: Collection[str] | None) -> None:
-        for mapping_id in ids or ():
-            lanes.wake_mapping(mapping_id)
+    def mapping_changed(mapping: SyncMapping) -> None:
+        if mapping.status == "active":
+            lanes.wake(mapping.workspace)
 
     runtime.configuration.follow(INTEGRATIONS, integrations_changed)
-    runtime.configuration.follow(mapping_store.COLLECTION, mappings_changed)
+    index.follow(mapping_changed)

@@ -17,16 +17,17 @@ from shared.contracts.chat import (
     ChatOrigin,
 )
 from shared.contracts.envelope import Event
-from shared.contracts.errors import Malformed
+from shared.contracts.errors import Invalid, Malformed
 from shared.contracts.ids import attachment_id_for, derive, message_id_for
 from shared.contracts.messages import Attachment, Author, Embed
-from shared.manifests.registry import Provider
+from shared.manifests.registry import Provider, dialects
 from shared.runtime import metrics
-from shared.runtime.kafka.batch import ConsumedEvent
+from shared.runtime.kafka.batch import Batch
 from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.logs import Log
 from shared.webhooks.incoming import INCOMING_PROVIDER, MASS_MENTIONS_ATTRIBUTE, parse_incoming_message
 from shared.wire.bodies import parse_object
+from shared.wire.message_template import MessageTemplateError
 
 DEFAULT_AUTHOR: Final = "Incoming webhook"
 """The author of a message to an incoming webhook whose caller gives no `username`."""
@@ -48,12 +49,11 @@ class Relay:
         self._producer = producer
         self._log = log
 
-    async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
+    async def handle(self, batch: Batch) -> None:
         """Publish the messages of a batch on `chat.inbound`, in the order of the batch.
 
-        Raises `BrokerUnavailable` if Kafka does not acknowledge them. Raises `Malformed`, `Invalid` or
-        `MessageTemplateError` if one of the events cannot become a message: nothing of the batch is published
-        then, and the consumer handles the events one by one and dead-letters that one.
+        An event that cannot become a message becomes a dead letter. Raises `BrokerUnavailable` if Kafka does
+        not acknowledge the messages.
         """
         if any(_describing_provider(received.event, self._providers) for received in batch):
             await self._endpoints.current()
@@ -64,7 +64,12 @@ class Relay:
             outcome = outcome_of(event, self._providers)
             if outcome == "relayed":
                 endpoint = self._endpoints.get(event.attributes.get("endpoint_id", ""))
-                message, problem = message_of(event, self._providers, endpoint)
+                try:
+                    message, problem = message_of(event, self._providers, endpoint)
+                except (Malformed, Invalid, MessageTemplateError) as error:
+                    # The others of the batch are not handled again for it.
+                    batch.take(received).fail(error)
+                    continue
                 if message is None:
                     outcome = "ignored"
                 else:
@@ -155,7 +160,9 @@ def _message_parts(
     name = _attribute(event, "provider")
     if name == INCOMING_PROVIDER:
         allowed = event.attributes.get(MASS_MENTIONS_ATTRIBUTE) == "true"
-        message, warnings = parse_incoming_message(event.content_type, event.data, mass_mentions=allowed)
+        message, warnings = parse_incoming_message(
+            event.content_type, event.data, dialects(), mass_mentions=allowed
+        )
         author = Author(name=message.username or DEFAULT_AUTHOR, icon_url=message.icon_url)
         return (
             author,

@@ -145,12 +145,18 @@ class ChatUser(Payload):
 
 
 class ChatStatusChanged(Payload):
-    """`inbound.message.status.changed`: what became of a message of the chat at one target."""
+    """`inbound.message.status.changed`: what became of a message of the chat at one target.
+
+    `target` is the id of the mapping's leg. `conversation_name` is for people; None for one without a name.
+    """
 
     message_id: Id
     channel_id: Id
     mapping_id: Id
     target: str
+    provider: str | None = None
+    conversation_id: str | None = None
+    conversation_name: str | None = None
     state: Literal["waiting", "sent", "failed", "unknown", "skipped", "deleted"]
     reason: str | None = None
     fix: str | None = None

@@ -63,7 +63,6 @@ class MessageWritten:
     own: bool = False
     permalink: str | None = None
     sent_at: float = 0.0
-    album: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

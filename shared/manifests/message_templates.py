@@ -8,9 +8,10 @@ from pydantic import Field, HttpUrl, StringConstraints, TypeAdapter, ValidationE
 
 from shared.contracts.messages import Author, Embed, Payload
 from shared.manifests.models import MessageTemplates, PollingSection, WebhookSpec
-from shared.wire.excerpt import fit_lines
-from shared.wire.markdown import plain_text
-from shared.wire.message_template import MessageTemplate, MessageTemplateError
+from shared.richtext.build import CUT_MARK
+from shared.richtext.excerpt import fit_markdown
+from shared.richtext.fragments import plain_text
+from shared.wire.message_template import BoundedEnvironment, MessageTemplate, MessageTemplateError
 
 MAX_TEXT_LENGTH: Final = 4000
 _URL: Final = TypeAdapter(HttpUrl)
@@ -31,24 +32,34 @@ class EventTemplates:
 
     __slots__ = ("_actor", "_icon", "_parts", "_phrases", "_when")
 
-    def __init__(self, name: str, message: MessageTemplates, section: WebhookSpec | PollingSection) -> None:
+    def __init__(
+        self,
+        name: str,
+        message: MessageTemplates,
+        section: WebhookSpec | PollingSection,
+        environment: BoundedEnvironment,
+    ) -> None:
         """Compile the templates of an event of this section of the manifest.
 
-        Raises `MessageTemplateError` for one that is not valid Liquid.
+        `environment` has the filters that they may use. Raises `MessageTemplateError` for one that is not
+        valid Liquid.
         """
         sources = {part: source for part, source in message if source and part != "when"}
-        self._when = MessageTemplate(message.when, f"handled.{name}.message.when") if message.when else None
+
+        def compiled(source: str, name: str) -> MessageTemplate:
+            return MessageTemplate(source, name, environment)
+
+        self._when = compiled(message.when, f"handled.{name}.message.when") if message.when else None
         self._parts = {
-            part: MessageTemplate(source, f"handled.{name}.message.{part}")
-            for part, source in sources.items()
+            part: compiled(source, f"handled.{name}.message.{part}") for part, source in sources.items()
         }
         self._phrases = {
-            phrase: MessageTemplate(source, f"phrases.{phrase}")
+            phrase: compiled(source, f"phrases.{phrase}")
             for phrase, source in section.phrases.items()
             if any(uses_phrase(calling, phrase) for calling in sources.values())
         }
-        self._actor = MessageTemplate(section.actor, "actor")
-        self._icon = MessageTemplate(section.actor_icon, "actor_icon")
+        self._actor = compiled(section.actor, "actor")
+        self._icon = compiled(section.actor_icon, "actor_icon")
 
     def applies(self, payload: Mapping[str, Any]) -> bool:
         """Return whether an event with this payload makes a message. Raises `MessageTemplateError`."""
@@ -84,7 +95,7 @@ def message_of_parts(parts: Mapping[str, str]) -> RenderedMessage:
             author=Author.model_validate(
                 {"name": plain_text(parts["actor"]), "icon_url": _valid_url(parts.get("actor_icon", ""))}
             ),
-            text=fit_lines(parts.get("text", ""), MAX_TEXT_LENGTH),
+            text=fit_markdown(parts.get("text", ""), MAX_TEXT_LENGTH, CUT_MARK),
             embeds=[_embed(parts)] if parts.get("title") or parts.get("body") else [],
         )
     except ValidationError as error:
@@ -101,7 +112,7 @@ def _embed(parts: Mapping[str, str]) -> Embed:
     return Embed.model_validate(
         {
             "title": _truncate(plain_text(parts.get("title", "")), _MAX_TITLE_LENGTH) or None,
-            "description": fit_lines(parts.get("body", ""), _MAX_BODY_LENGTH) or None,
+            "description": fit_markdown(parts.get("body", ""), _MAX_BODY_LENGTH, CUT_MARK) or None,
             "url": _valid_url(parts.get("url", "")),
             "color": parts.get("color") or None,
         }

@@ -21,6 +21,9 @@ from shared.manifests.webhook import BodyReader, WebhookDefinition
 if TYPE_CHECKING:
     from shared.manifests.channel_types import Channel
     from shared.manifests.message_templates import EventTemplates
+    from shared.richtext.dialect import Dialect
+    from shared.richtext.tree import Document
+    from shared.wire.message_template import BoundedEnvironment
 
 T = TypeVar("T")
 
@@ -84,8 +87,9 @@ class Provider:
         """
         from shared.manifests.message_templates import EventTemplates  # noqa: PLC0415 -- saves memory
 
+        environment = template_environment()
         return {
-            name: EventTemplates(name, event.message, section)
+            name: EventTemplates(name, event.message, section, environment)
             for section in (self.manifest.webhook, self.manifest.polling)
             if section
             for name, event in section.handled.items()
@@ -228,6 +232,34 @@ def load_channel(provider: str, spec: ChannelSpec) -> "Channel":
     return channel
 
 
+def load_dialect(provider: str) -> "Dialect | None":
+    """Return the dialect of a provider's own `dialect.py`; None without this file.
+
+    Raises `Misconfigured` if the file is not valid Python, fails on import, or has no `parse`.
+    """
+    if not files(_PACKAGE).joinpath(provider, "dialect.py").is_file():
+        return None
+    from shared.richtext.dialect import Dialect  # noqa: PLC0415 -- saves memory
+
+    try:
+        # Importing runs the provider's code, so any exception may come out.
+        module = import_module(f"{_PACKAGE}.{provider}.dialect")
+    except SyntaxError as error:
+        raise Misconfigured(f"{provider}/dialect.py: line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise Misconfigured(f"{provider}/dialect.py: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, "parse", None)):
+        raise Misconfigured(
+            f"{provider}/dialect.py: has no function parse: add def parse(text: str) -> Document"
+        )
+    return Dialect(
+        module.parse,
+        getattr(module, "reference", None),
+        getattr(module, "parse_body", None),
+        getattr(module, "FILTER", ""),
+    )
+
+
 class _OnFirstUse(Mapping[str, T]):
     """A mapping whose values are made when they are first asked for."""
 
@@ -287,6 +319,29 @@ class Registry:
         if connect.through and (through is None or through.through):
             raise Misconfigured(f"{name}: connect.through: {connect.through} has neither oauth2 nor oauth1")
         return Connector(name, connect, through)
+
+
+@cache
+def dialects() -> "Mapping[str, Dialect]":
+    """Return the dialects of formatted text that providers offer, by the provider's id.
+
+    Raises `Misconfigured` if one cannot be loaded.
+    """
+    loaded = {folder.name: load_dialect(folder.name) for folder in provider_folders()}
+    return {name: dialect for name, dialect in loaded.items() if dialect}
+
+
+@cache
+def template_environment() -> "BoundedEnvironment":
+    """Return the environment of manifests' templates: with a filter for each dialect that has one."""
+    from shared.wire.message_template import new_environment  # noqa: PLC0415 -- saves memory
+
+    return new_environment(dialects=dialect_filters())
+
+
+def dialect_filters() -> "Mapping[str, Callable[[str], Document]]":
+    """Return the parsers of dialects by the names of their filters."""
+    return {dialect.filter: dialect.parse for dialect in dialects().values() if dialect.filter}
 
 
 @cache

@@ -2,21 +2,31 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 from shared.contracts.errors import FieldError, Invalid
 from shared.contracts.messages import Author, Embed, EmbedField
 from shared.manifests.message_templates import MAX_TEXT_LENGTH, RenderedMessage, message_of_parts
 from shared.manifests.models import WebhookSpec
+from shared.manifests.registry import dialect_filters
 from shared.manifests.sender_description import SenderDescription, SenderTemplates, apply_description
 from shared.manifests.webhook import WebhookDefinition
-from shared.webhooks.incoming_formats.fitting import CUT_MARK, cut_markdown
+from shared.richtext.autolinks import web_url
+from shared.richtext.excerpt import fit_markdown
+from shared.richtext.fragments import escape, link
+from shared.webhooks.incoming_formats.fitting import CUT_MARK
 from shared.webhooks.incoming_formats.normal_form import bold, plain_to_markdown, text_of
 from shared.wire.bodies import parse_object
-from shared.wire.markdown import escape, link, web_url
 from shared.wire.mentions import defuse_mentions
 from shared.wire.message_template import MessageTemplateError
-from shared.wire.tenant_template import TenantTemplate, bounded_payload, render_message
+from shared.wire.tenant_template import (
+    TenantEnvironment,
+    TenantTemplate,
+    bounded_payload,
+    render_message,
+    tenant_environment,
+)
 
 _TITLE_NAMES: Final = (
     ("title", "subject", "headline", "summary", "alertname", "name"),
@@ -81,6 +91,11 @@ class SenderMessages:
         return message_of_parts({**parts, "actor": escape(author)})
 
 
+@cache
+def _environment() -> TenantEnvironment:
+    return tenant_environment(dialect_filters())
+
+
 def check_message(source: Mapping[str, Any] | None) -> None:
     """Raise `Invalid` if the templates of a valid description are not valid Liquid."""
     templates = SenderDescription.model_validate(source).message if source else None
@@ -95,7 +110,7 @@ def _compile(templates: SenderTemplates) -> dict[str, TenantTemplate]:
         text = getattr(templates, part)
         try:
             if text:
-                compiled[part] = TenantTemplate(text, part)
+                compiled[part] = TenantTemplate(text, part, _environment())
         except MessageTemplateError as error:
             errors.append(FieldError(f"source.message.{part}", str(error)))
     if errors:
@@ -122,7 +137,7 @@ def default_message(payload: Mapping[str, Any], event: str, author: str) -> Rend
     body = plain_to_markdown(text) if text != title else ""
     facts = dict(_facts(objects, title or text))
     name = " ".join(author.split())[:_MAX_TITLE_LENGTH] or "Webhook"
-    shown = cut_markdown("\n".join(filter(None, (headline, body))), MAX_TEXT_LENGTH, CUT_MARK)
+    shown = fit_markdown("\n".join(filter(None, (headline, body))), MAX_TEXT_LENGTH, CUT_MARK)
     return RenderedMessage(
         author=Author(name=name),
         text=defuse_mentions(shown)[:MAX_TEXT_LENGTH],

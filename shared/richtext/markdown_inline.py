@@ -8,7 +8,7 @@ import unicodedata
 from bisect import bisect_right
 from functools import lru_cache
 from html.entities import html5
-from typing import Final
+from typing import ClassVar, Final
 from urllib.parse import unquote
 
 from shared.richtext.build import clean, clean_line, text_nodes, visible_text
@@ -34,12 +34,12 @@ from shared.richtext.urls import safe_url
 MAX_MARKS: Final = 3000
 """A paragraph with more characters that may be marks is plain text."""
 
-_ENTITY: Final = r"&(?:\#[0-9]{1,7}|\#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
+ENTITY: Final = r"&(?:\#[0-9]{1,7}|\#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 _TOKEN: Final = re.compile(
     r"\\(?:[!-/:-@\[-`{-~]|\n[ \t]*)"
     r"|`+|\*+|_+|~~+|\|\|+|\+\++"
     r"|<(?:https?|mailto):[^\s<>]{1,2000}>"
-    rf"|{_ENTITY}"
+    rf"|{ENTITY}"
     r"|!?\[|\]|\n[ \t]*",
     re.IGNORECASE,
 )
@@ -48,49 +48,65 @@ _TARGET: Final = re.compile(
     r"\([ \n]{0,3}(?:<([^<>\n]{0,2000})>|((?:[^\s()<\\]|\\.|\([^\s()\\]{0,2000}\)){0,2000}))"
     r"(?:[ \n]{1,3}(?:\"[^\"]{0,500}\"|'[^']{0,500}'))?[ \n]{0,3}\)"
 )
-_ESCAPE: Final = re.compile(rf"\\([!-/:-@\[-`{{-~])|({_ENTITY})")
+_ESCAPE: Final = re.compile(rf"\\([!-/:-@\[-`{{-~])|({ENTITY})")
 _RUN: Final = re.compile("`+")
 _MENTION: Final = re.compile(r"mention://(?:(user|channel|group)/([^/?#]+)|(everyone|channel|here))")
-_Mark = type[Bold | Italic | Strike | Spoiler | Underline]
-_PAIRS: Final[dict[str, _Mark]] = {"~": Strike, "|": Spoiler, "+": Underline}
+Mark = type[Bold | Italic | Strike | Spoiler | Underline]
+_PAIRS: Final[dict[str, Mark]] = {"~": Strike, "|": Spoiler, "+": Underline}
 _MAX_RUN: Final = 3
 _MAX_OPEN: Final = 12
 """Delimiters that wait for a partner; the oldest ones become text. With _MAX_RUN this limits nesting."""
 
 
-class _Delimiter:
-    __slots__ = ("can_close", "can_open", "char", "length", "original")
+class Delimiter:
+    """Characters that may begin or end a mark. Those that do neither are text again."""
+
+    __slots__ = ("can_close", "can_open", "char", "kind", "length", "original")
 
     def __init__(self, char: str, length: int, *, can_open: bool, can_close: bool) -> None:
         self.char = char
+        self.kind: Mark | None = _PAIRS.get(char)
         self.length = self.original = length
         self.can_open = can_open
         self.can_close = can_close
 
+    @property
+    def text(self) -> str:
+        return self.char * self.length
 
-class _Bracket:
-    __slots__ = ("mark", "position")
 
-    def __init__(self, mark: str, position: int) -> None:
+class Bracket:
+    """The beginning of a link or an image, which is text if it does not end."""
+
+    __slots__ = ("end", "mark", "position")
+
+    def __init__(self, mark: str, position: int, end: int) -> None:
         self.mark = mark
         self.position = position
+        """Its place among the parts."""
+        self.end = end
+        """Where the text behind it begins."""
 
 
-_Part = Inline | str | _Delimiter | _Bracket
+Part = Inline | str | Delimiter | Bracket
 
 
 def parse_inline(text: str) -> tuple[Inline, ...]:
     """Return the nodes of a paragraph's Markdown. The text is clean; the nodes are not yet canonical."""
     if not _SPECIAL.search(text) or len(_SPECIAL.findall(text)) > MAX_MARKS:
         return text_nodes("\n".join(line.strip(" \t") for line in text.split("\n")))
-    return _Scanner(text).scan()
+    return Scanner(text).scan()
 
 
-class _Scanner:
+class Scanner:
+    """Reads a paragraph from left to right: parts first, then what they mean together."""
+
+    token: ClassVar[re.Pattern[str]] = _TOKEN
+
     def __init__(self, text: str) -> None:
         self._text = text
-        self._parts: list[_Part] = []
-        self._brackets: list[_Bracket] = []
+        self._parts: list[Part] = []
+        self._brackets: list[Bracket] = []
         self._outside = 0
         """So many brackets are around a link. No link is in another one: they can only begin images."""
         self._runs: dict[int, list[int]] | None = None
@@ -98,17 +114,17 @@ class _Scanner:
     def scan(self) -> tuple[Inline, ...]:
         text, parts = self._text, self._parts
         position = 0
-        search = _TOKEN.search
+        search = self.token.search
         while match := search(text, position):
             start = match.start()
             if start > position:
                 parts.append(text[position:start])
-            position = self._token(match[0], start, match.end())
+            position = self._read(match[0], start, match.end())
         if position < len(text):
             parts.append(text[position:])
-        return _resolve(parts)
+        return resolve(parts)
 
-    def _token(self, token: str, start: int, end: int) -> int:
+    def _read(self, token: str, start: int, end: int) -> int:
         """Append what a token means, and return where the text goes on."""
         parts = self._parts
         first = token[0]
@@ -123,7 +139,7 @@ class _Scanner:
         elif first == "`":
             return self._code(token, end)
         elif token in ("[", "!["):
-            bracket = _Bracket(token, len(parts))
+            bracket = Bracket(token, len(parts), end)
             parts.append(bracket)
             self._brackets.append(bracket)
         elif first == "]":
@@ -135,7 +151,7 @@ class _Scanner:
             parts.append(Link(url, (Text(token[1:-1]),)) if url else token)
         return end
 
-    def _delimiter(self, token: str, start: int, end: int) -> _Part:
+    def _delimiter(self, token: str, start: int, end: int) -> Part:
         char, length = token[0], len(token)
         if length > _MAX_RUN or (char in _PAIRS and length != 2):
             return token
@@ -147,7 +163,7 @@ class _Scanner:
             left, right = left and (not right or before == "."), right and (not left or after == ".")
         if not left and not right:
             return token
-        return _Delimiter(char, length, can_open=left, can_close=right)
+        return Delimiter(char, length, can_open=left, can_close=right)
 
     def _code(self, token: str, end: int) -> int:
         if self._runs is None:
@@ -172,21 +188,31 @@ class _Scanner:
             self._outside = len(self._brackets)
             if bracket and bracket.mark == "[":
                 bracket = None
-        target = _TARGET.match(self._text, end) if bracket else None
+        target = self._target(bracket, end) if bracket else None
         if bracket is None or target is None:
             self._parts.append("]")
             return end
-        children = _resolve(self._parts[bracket.position + 1 :])
+        children = resolve(self._parts[bracket.position + 1 :])
+        self._parts[bracket.position :] = self._linked(target[0], children, is_image=bracket.mark == "![")
+        if bracket.mark == "[":
+            self._outside = len(self._brackets)
+        return target[1]
+
+    def _target(self, bracket: Bracket, end: int) -> tuple[str, int] | None:  # noqa: ARG002 -- for subclasses
+        """Return where a link leads, whose text ends before `end`, and where the text goes on."""
+        target = _TARGET.match(self._text, end)
+        if target is None:
+            return None
         url = target[1] or target[2] or ""
         if "\\" in url or "&" in url:
             url = _ESCAPE.sub(lambda match: match[1] or _decode(match[2]), url)
-        self._parts[bracket.position :] = _linked(url, children, is_image=bracket.mark == "![")
-        if bracket.mark == "[":
-            self._outside = len(self._brackets)
-        return target.end()
+        return url, target.end()
+
+    def _linked(self, url: str, children: tuple[Inline, ...], *, is_image: bool) -> tuple[Inline, ...]:
+        return linked(url, children, is_image=is_image)
 
 
-def _linked(url: str, children: tuple[Inline, ...], *, is_image: bool) -> tuple[Inline, ...]:
+def linked(url: str, children: tuple[Inline, ...], *, is_image: bool) -> tuple[Inline, ...]:
     """Return the node of a link or an image; its text if it leads to no allowed target."""
     scheme = url[:8].lower()
     if is_image and scheme.startswith("emoji:"):
@@ -238,12 +264,12 @@ def _kind(char: str) -> str:
 character_kind = _kind
 
 
-def _resolve(parts: list[_Part]) -> tuple[Inline, ...]:
+def resolve(parts: list[Part]) -> tuple[Inline, ...]:
     """Pair the delimiters of marks, and make text of those without a partner."""
-    done: list[_Part] = []
+    done: list[Part] = []
     openers: list[int] = []  # positions in `done`
     for part in parts:
-        if not isinstance(part, _Delimiter):
+        if not isinstance(part, Delimiter):
             done.append(part)
             continue
         if part.can_close:
@@ -256,7 +282,7 @@ def _resolve(parts: list[_Part]) -> tuple[Inline, ...]:
     return _nodes(done)
 
 
-def _pair(closer: _Delimiter, done: list[_Part], openers: list[int]) -> None:
+def _pair(closer: Delimiter, done: list[Part], openers: list[int]) -> None:
     """Close marks with a delimiter, until it is used up or nothing is open that it closes."""
     while closer.length:
         found = _opener(closer, done, openers)
@@ -264,9 +290,9 @@ def _pair(closer: _Delimiter, done: list[_Part], openers: list[int]) -> None:
             return
         position = openers[found]
         opener = done[position]
-        if not isinstance(opener, _Delimiter):
+        if not isinstance(opener, Delimiter):
             return
-        kind = _PAIRS.get(closer.char)
+        kind = closer.kind
         used = 2 if kind or min(opener.length, closer.length) > 1 else 1
         inner = _nodes(done[position + 1 :])
         del openers[found + 1 :]
@@ -279,11 +305,11 @@ def _pair(closer: _Delimiter, done: list[_Part], openers: list[int]) -> None:
             del openers[found]
 
 
-def _opener(closer: _Delimiter, done: list[_Part], openers: list[int]) -> int:
+def _opener(closer: Delimiter, done: list[Part], openers: list[int]) -> int:
     """Return the index of the nearest opener of a closer; -1 if there is none."""
     for index in range(len(openers) - 1, -1, -1):
         opener = done[openers[index]]
-        if not isinstance(opener, _Delimiter) or opener.char != closer.char:
+        if not isinstance(opener, Delimiter) or opener.char != closer.char:
             continue
         is_either = opener.can_close or closer.can_open
         total = opener.original + closer.original
@@ -292,15 +318,15 @@ def _opener(closer: _Delimiter, done: list[_Part], openers: list[int]) -> int:
     return -1
 
 
-def _nodes(parts: list[_Part]) -> tuple[Inline, ...]:
+def _nodes(parts: list[Part]) -> tuple[Inline, ...]:
     nodes: list[Inline] = []
     text = ""
     for part in parts:
         if isinstance(part, str):
             text += part
-        elif isinstance(part, _Delimiter):
-            text += part.char * part.length
-        elif isinstance(part, _Bracket):
+        elif isinstance(part, Delimiter):
+            text += part.text
+        elif isinstance(part, Bracket):
             text += part.mark
         else:
             if text:

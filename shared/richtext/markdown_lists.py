@@ -5,11 +5,11 @@ no list in it. Reading them here takes a tenth of the time that the library take
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from shared.richtext.markdown_inline import parse_inline
-from shared.richtext.tree import Block, ListBlock, Paragraph
+from shared.richtext.tree import Block, Inline, ListBlock, Paragraph
 
 _OTHER_BLOCK: Final = re.compile(r"[#>|]|`{3}|~{3}|([*_-])(?:[ \t]*\1){2}")
 """What a text with any other block has somewhere."""
@@ -20,6 +20,8 @@ _ITEM: Final = re.compile(r"(?:([-*+])|(\d{1,9})([.)])) (?!(?:[-*+]|\d{1,9}[.)])
 
 @dataclass(slots=True)
 class _Reader:
+    inline: Callable[[str], tuple[Inline, ...]]
+    """Parses the text of a paragraph."""
     blocks: list[Block] = field(default_factory=list)
     items: list[tuple[Block, ...]] = field(default_factory=list)
     """The items of the open list; empty if none is open."""
@@ -32,7 +34,7 @@ class _Reader:
     def end_paragraph(self) -> None:
         if not self.lines:
             return
-        paragraph = Paragraph(parse_inline("\n".join(self.lines).strip()))
+        paragraph = Paragraph(self.inline("\n".join(self.lines).strip()))
         self.lines = []
         if self.kind:
             self.items.append((paragraph,))
@@ -57,11 +59,14 @@ class _Reader:
         self.lines.append(line)  # without an empty line before it, it goes on
 
 
-def parse_simple_lists(text: str) -> tuple[Block, ...] | None:
-    """Return the blocks of a clean text; None if it has others than paragraphs and simple lists."""
+def parse_simple_lists(text: str, inline: Callable[[str], tuple[Inline, ...]]) -> tuple[Block, ...] | None:
+    """Return the blocks of a clean text; None if it has others than paragraphs and simple lists.
+
+    `inline` parses the text of a paragraph.
+    """
     if _OTHER_BLOCK.search(text):
         return None
-    reader = _Reader()
+    reader = _Reader(inline)
     for line in text.split("\n"):
         if not line.strip(" \t"):
             reader.end_paragraph()

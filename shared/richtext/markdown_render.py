@@ -46,9 +46,11 @@ SUPPORTED: Final = frozenset(
 """The nodes that this Markdown has. An emoji of Unicode is text in it."""
 
 _SPECIAL: Final = re.compile(
-    r"[\\`*_<\[\]]|[~|+](?=[~|+]|\Z)|(?<=[~|+])[~|+]|\A[~|+#>=:-]|&(?=[#A-Za-z])|(?<!\w)@(?=\w)"
+    r"[\\`*_<\[\]]|[~|+](?=[~|+]|\Z)|(?<=[~|+])[~|+]|\A[~|+]|&(?=[#A-Za-z])|(?<!\w)@(?=\w)"
 )
-_NUMBER: Final = re.compile(r"\A(\s*\d{1,9})([.)])")
+_BEGINNING: Final = re.compile(r"\A(?:[>=-]|#(?=#|\s|\Z)|:(?=-))")
+"""What may begin a block at the beginning of a line."""
+_NUMBER: Final = re.compile(r"\A(\s*\d{1,9})([.)])(?=\s|\Z)")
 _MARKS: Final[dict[type, str]] = {Bold: "**", Italic: "_", Strike: "~~", Underline: "++", Spoiler: "||"}
 _ENTITY: Final = re.compile(r"&(?=[#A-Za-z][A-Za-z0-9]{1,31};)")
 _BACKTICKS: Final = re.compile("`+")
@@ -139,6 +141,8 @@ def _can_touch(inner: str, outer: str, mark: str) -> bool:
 
 def _text(text: str, *, at_start: bool, at_end: bool) -> str:
     escaped = _SPECIAL.sub(_escape, text)
+    if at_start:
+        escaped = _BEGINNING.sub(_escape, escaped)
     if text[0].isdigit() or text[0].isspace():
         escaped = _NUMBER.sub(r"\1\\\2", escaped)
     if at_end and text[-1].isspace():
@@ -163,7 +167,7 @@ def _inline(node: Inline, previous: Inline | None) -> str:
         case Code(text):
             return _code(text)
         case Link(url, children):
-            return f"<{url}>" if children == (Text(url),) else f"[{_inlines(children)}]({_target(url)})"
+            return f"<{url}>" if children == (Text(url),) else f"[{_link_text(children)}]({_target(url)})"
         case CustomEmoji(name, id_):
             return f"![:{_label(name)}:](emoji:{_id(id_)})"
         case UserMention(id_, label):
@@ -178,6 +182,12 @@ def _inline(node: Inline, previous: Inline | None) -> str:
             mark = _MARKS[type(node)]
             return f"{mark}{_inlines(children)}{mark}"
     raise TypeError(f"{type(node).__name__} is no node of this Markdown: degrade the document first")
+
+
+def _link_text(children: Sequence[Inline]) -> str:
+    """Return the text of a link. A URL in it is escaped: some parsers look for bare URLs first."""
+    text = _inlines(children)
+    return text if "`" in text else text.replace("://", "\\://")
 
 
 def _code(text: str) -> str:

@@ -58,9 +58,19 @@ def split(document: Document, *, limit: int, measure: Callable[[Document], int])
     per_place = size / max(1, sum(map(_places, rest.blocks)))
     while rest.blocks:
         places = _fitting_places(rest, limit, measure, per_place)
-        head, rest = _divide(rest, _best_end(rest, places))
+        head, rest = divide(rest, _best_end(rest, places))
         parts += [head] if head.blocks else []
     return tuple(parts)
+
+
+def first_part(document: Document, *, limit: int, measure: Callable[[Document], int]) -> Document:
+    """Return the beginning of a canonical document that measures at most `limit`; empty if nothing fits."""
+    size = measure(document)
+    if size <= limit or not document.blocks:
+        return document
+    places = _fitting_places(document, limit, measure, size / max(1, sum(map(_places, document.blocks))))
+    head, _ = divide(document, _best_end(document, places))
+    return head if measure(head) <= limit else Document(())
 
 
 def _fitting_places(
@@ -74,7 +84,7 @@ def _fitting_places(
     exceeds, exceeding = 0, 0  # unknown
     guess = max(1, int(limit / per_place))
     while True:
-        head, rest = _divide(document, guess)
+        head, rest = divide(document, guess)
         size = measure(head)
         if size <= limit:
             fits, fitting = guess, size
@@ -140,7 +150,7 @@ def _places(node: Block | Inline) -> int:
     return sum(map(_places, node.children)) if isinstance(node, _PARENTS) else 1
 
 
-def _divide(document: Document, places: int) -> tuple[Document, Document]:
+def divide(document: Document, places: int) -> tuple[Document, Document]:
     """Return a canonical document up to a place, and the rest, without blanks where they are divided.
 
     The first one has at least one cluster or leaf, unless it has only blanks: then it is empty. The second

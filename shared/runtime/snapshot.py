@@ -18,6 +18,8 @@ _RELOAD_INTERVAL_S: Final = 600.0
 _CLOCK_SKEW: Final = timedelta(seconds=30)
 _MAX_IDS_PER_QUERY: Final = 50
 """The embedded database takes quadratic time in the number of ids of a query."""
+_BATCH_SIZE: Final = 200
+"""Documents that are in memory at a time while all are read. By default, MongoDB sends 16 MB of them."""
 
 T = TypeVar("T")
 
@@ -123,7 +125,7 @@ class Snapshot(Generic[T]):
             self._loaded.clear()
             present: set[str] = set()
             with translate_errors():
-                async for document in self._documents.find(query):
+                async for document in self._documents.find(query).batch_size(_BATCH_SIZE):
                     present.add(document["_id"])
                     if document["_id"] not in self._loaded:
                         self._apply(document)

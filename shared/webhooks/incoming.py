@@ -19,6 +19,7 @@ from shared.webhooks.incoming_formats.alertmanager import (
 from shared.webhooks.incoming_formats.chat import UPLOADED_FILES, read_chat
 from shared.webhooks.incoming_formats.datadog import is_datadog, read_datadog
 from shared.webhooks.incoming_formats.fitting import IncomingMessage, fit_message
+from shared.webhooks.incoming_formats.formatted import Dialects, Formatter
 from shared.webhooks.incoming_formats.google_chat import is_google_chat, read_google_chat
 from shared.webhooks.incoming_formats.normal_form import MAX_ATTACHMENTS, NormalForm, RawObject
 from shared.webhooks.incoming_formats.sentry import is_sentry, read_sentry
@@ -44,7 +45,8 @@ _JSON_FIELDS: Final = ("payload_json", "payload", FORM_FIELD)
 _TEXT_FIELDS: Final = frozenset({"content", "text", "username", "avatar_url", "icon_url", "thread_id"})
 """Fields of a multipart form that belong to a message, as in JSON."""
 
-_Format = tuple[Callable[[RawObject], bool], Callable[[RawObject], NormalForm]]
+_Reader = Callable[[RawObject, Formatter], NormalForm]
+_Format = tuple[Callable[[RawObject], bool], _Reader]
 """Functions that recognize a format and read it."""
 _CARD_FORMATS: Final[tuple[_Format, ...]] = ((is_teams, read_teams), (is_google_chat, read_google_chat))
 _ALERT_FORMATS: Final[tuple[_Format, ...]] = (
@@ -65,8 +67,12 @@ class ReceivedMessage(NamedTuple):
     """Values that were cut or left out, each with its path in the body: `embeds.0.color: ...: left out`."""
 
 
-def parse_incoming_message(content_type: str, body: bytes, *, mass_mentions: bool = False) -> ReceivedMessage:
+def parse_incoming_message(
+    content_type: str, body: bytes, dialects: Dialects, *, mass_mentions: bool = False
+) -> ReceivedMessage:
     """Return the message in a request's body: JSON, or a form with the JSON in one of its fields.
+
+    `dialects` are those that providers offer for formatted text.
 
     What is too long is cut with a mark, and what is wrong is left out, with a warning for each. Unless
     `mass_mentions` is true, mentions of everybody (`<!here>`, `@everyone`) become plain text. Raises
@@ -74,12 +80,12 @@ def parse_incoming_message(content_type: str, body: bytes, *, mass_mentions: boo
     warnings repeat what was sent.
     """
     source = _parse_body(content_type, body)
-    form = _reader(source)(source)
+    form = _reader(source)(source, Formatter(dialects, mass_mentions=mass_mentions))
     message = fit_message(form, mass_mentions=mass_mentions)
     return ReceivedMessage(message, tuple(f"{path}: {text}" for path, text in form.warnings))
 
 
-def _reader(source: RawObject) -> Callable[[RawObject], NormalForm]:
+def _reader(source: RawObject) -> _Reader:
     """Return the function that reads a body of this format."""
     for is_format, read in _CARD_FORMATS:
         if is_format(source):

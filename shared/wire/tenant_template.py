@@ -16,14 +16,8 @@ from liquid.builtin.output import Output, OutputNode
 from liquid.builtin.tags.echo_tag import EchoTag
 from liquid.exceptions import FilterError
 
-from shared.wire.message_template import (
-    MARKDOWN_FILTERS,
-    MAX_NAME_CHARACTERS,
-    MAX_NAMES,
-    BoundedEnvironment,
-    MessageTemplate,
-    new_environment,
-)
+from shared.wire.message_template import BoundedEnvironment, MessageTemplate, new_environment
+from shared.wire.template_filters import MARKDOWN_FILTERS, MAX_NAME_CHARACTERS, MAX_NAMES, Parser
 
 MAX_FILTERED_CHARACTERS: Final = 40_000
 """Characters that the filters of one message's templates may read."""
@@ -40,15 +34,19 @@ _left: ContextVar[list[int]] = ContextVar("left")
 """The characters that the filters of the current rendering may still read, in a list of one."""
 
 
-class _TenantEnvironment(BoundedEnvironment):
+class TenantEnvironment(BoundedEnvironment):
+    """Liquid with the bounds of workspaces' templates."""
+
     loop_iteration_limit = _MAX_ITERATIONS
     output_stream_limit = _MAX_OUTPUT_CHARACTERS
+    markdown_filters: frozenset[str] = MARKDOWN_FILTERS
+    """Filters whose result is safe in Markdown."""
 
 
 class _EscapingOutputNode(OutputNode):
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
         value = self.expression.evaluate(context)
-        if not _is_markdown(self.expression):
+        if not _is_markdown(self.expression, context.env):
             value = context.env.filters["md"](value)
         return buffer.write(str(value))
 
@@ -61,9 +59,10 @@ class _EscapingEcho(EchoTag):
     node_class = _EscapingOutputNode  # type: ignore[assignment]
 
 
-def _is_markdown(expression: object) -> bool:
+def _is_markdown(expression: object, environment: object) -> bool:
     filters = expression.filters if isinstance(expression, FilteredExpression) else None
-    return any(item.name in MARKDOWN_FILTERS for item in filters or ())
+    safe = environment.markdown_filters if isinstance(environment, TenantEnvironment) else MARKDOWN_FILTERS
+    return any(item.name in safe for item in filters or ())
 
 
 def _charged(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,16 +82,15 @@ def _charged(run: Callable[..., Any]) -> Callable[..., Any]:
     return charge_and_run
 
 
-def _environment() -> _TenantEnvironment:
-    environment = new_environment(_TenantEnvironment)
+def tenant_environment(dialects: Mapping[str, Parser]) -> TenantEnvironment:
+    """Return an environment of workspaces' templates, with one filter for each of the dialects."""
+    environment = new_environment(TenantEnvironment, dialects)
+    assert isinstance(environment, TenantEnvironment)  # noqa: S101 -- for the type checker
+    environment.markdown_filters = MARKDOWN_FILTERS | dialects.keys()
     environment.filters = {name: _charged(run) for name, run in environment.filters.items()}
     environment.add_tag(_EscapingOutput)
     environment.add_tag(_EscapingEcho)
-    assert isinstance(environment, _TenantEnvironment)  # noqa: S101 -- for the type checker
     return environment
-
-
-_ENVIRONMENT: Final = _environment()
 
 
 class TenantTemplate:
@@ -100,9 +98,9 @@ class TenantTemplate:
 
     __slots__ = ("_template",)
 
-    def __init__(self, source: str, name: str) -> None:
+    def __init__(self, source: str, name: str, environment: TenantEnvironment) -> None:
         """Raise `MessageTemplateError` for invalid Liquid. `name` is the template's name in errors."""
-        self._template = MessageTemplate(source, name, _ENVIRONMENT)
+        self._template = MessageTemplate(source, name, environment)
 
     def render(self, payload: Mapping[str, Any]) -> str:
         """Return the Markdown for a payload from `bounded_payload`. Raises `MessageTemplateError`."""

@@ -4,9 +4,6 @@ import asyncio
 import base64
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from secrets import token_hex
@@ -23,10 +20,9 @@ from shared.contracts.topics import CHAT_EVENTS, CHAT_INBOUND, CHAT_SIGNALS
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.settings import KafkaSettings
 from shared.wire.message_template import MessageTemplate
-from tests.cli.commands import clean_env, environment_of
+from tests.cli.commands import environment_of
 from tests.support.browser import CHROMIUM, Tab, opened
-from tests.support.eventually import eventually
-from tests.support.ports import free_port
+from tests.support.minichat import minichat
 
 WORKSPACE = f"chat-{token_hex(4)}"
 ENVELOPE = [
@@ -86,28 +82,9 @@ class Chat:
 def page(pair: EmbeddedPair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A minichat process of this workspace; its address."""
     asyncio.run(ensure_topics(KafkaSettings(bootstrap_servers=pair.kafka_bootstrap)))
-    port = free_port()
-    env = clean_env(**environment_of(pair), MINICHAT_PORT=str(port), MINICHAT_WORKSPACE=WORKSPACE)
-    with (tmp_path_factory.mktemp("minichat") / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "interlink.examples.minichat"],
-            env=env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        eventually(lambda: _answers(f"http://127.0.0.1:{port}/healthz"))
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        assert process.wait(10) in (0, -signal.SIGTERM)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
+    folder = tmp_path_factory.mktemp("minichat")
+    with minichat(folder, environment_of(pair), WORKSPACE) as address:
+        yield address
 
 
 @pytest.fixture
@@ -379,10 +356,12 @@ class TestInABrowser:
         bo = {"id": "U1", "name": "Bo"}
         status = {
             "mapping_id": "map_1",
-            "target": "slack",
+            "target": "leg_1",
+            "provider": "slack",
+            "conversation_name": "news",
             "state": "failed",
-            "reason": "archived",
-            "fix": "open it",
+            "reason": "It is archived.",
+            "fix": "Open it.",
         }
         async with opened(f"{chat.url}/#news") as tab:
             await chat.send(sent)
@@ -390,7 +369,7 @@ class TestInABrowser:
             await chat.send({**about, "emoji": "🎉", "author": bo}, of_type("inbound.message.reaction.added"))
             await chat.send({**about, **status}, of_type("inbound.message.status.changed"))
             article = "document.querySelector('article')"
-            await tab.until(f"{article}?.innerText.includes('slack: failed (archived: open it)')")
+            await tab.until(f"{article}?.innerText.includes('Slack: failed (It is archived. Open it.)')")
             text = await tab.evaluate(f"{article}.innerText")
             assert "second form" in text
             assert "(edited)" in text

@@ -4,11 +4,13 @@ import importlib
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 
 from docs.generator.__main__ import PROJECT, build_site
 from docs.generator.documents import openapi_document
@@ -57,6 +59,18 @@ def test_the_readme_is_short_and_has_the_two_commands() -> None:
     assert text.count("\n") <= 120
     assert re.search(r"^make run +#", text, re.MULTILINE)
     assert re.search(r"^make test +#", text, re.MULTILINE)
+
+
+def test_the_app_of_slack_for_mappings_has_what_sync_needs() -> None:
+    text = pages()["docs/how-to/map-conversations.md"]
+    app = yaml.safe_load(textwrap.dedent(text.partition("```yaml\n")[2].partition("```")[0]))
+    folder = PROJECT / "shared/providers/slack"
+    connect = yaml.safe_load(folder.joinpath("manifest.yaml").read_text("utf-8"))["connect"]
+    assert app["oauth_config"]["scopes"]["bot"] == connect["purposes"]["sync"]
+    events = app["settings"]["event_subscriptions"]["bot_events"]
+    assert {f"message.{kind}" for kind in ("channels", "groups")} <= set(events)
+    code = folder.joinpath("events.py").read_text("utf-8")
+    assert [name for name in events if not name.startswith("message.") and f'"{name}"' not in code] == []
 
 
 def test_every_metric_is_on_its_page_with_its_labels() -> None:

@@ -30,7 +30,7 @@ WHOLE = {
     "embeds": [
         {
             "title": "Build 7",
-            "description": "All *green*, ünï¢ödé too",
+            "description": "All _green_, ünï¢ödé too",
             "url": "https://ci.example/7",
             "color": "#00aa00",
             "fields": [

@@ -14,7 +14,7 @@ from shared.manifests.registry import registry
 from shared.manifests.sender_description import MAX_TEMPLATE_CHARACTERS
 from shared.manifests.sender_message import SenderMessages, default_message
 from shared.wire.message_template import MessageTemplateError
-from shared.wire.tenant_template import TenantTemplate, bounded_payload
+from shared.wire.tenant_template import TenantTemplate, bounded_payload, tenant_environment
 
 WEBHOOK = registry().providers["generic"].manifest.webhook
 JSON = "application/json"
@@ -187,7 +187,7 @@ def test_a_template_sees_a_bounded_payload() -> None:
 
 
 def test_the_budget_of_filters_is_that_of_one_message() -> None:
-    template = TenantTemplate("{{ a | md: 4000 }}" * 9, "text")
+    template = TenantTemplate("{{ a | md: 4000 }}" * 9, "text", tenant_environment({}))
     payload = {"a": "x" * 4000}
     for _ in range(3):
         with pytest.raises(MessageTemplateError, match="limit"):
@@ -198,7 +198,7 @@ def test_the_budget_of_filters_is_that_of_one_message() -> None:
     )
     assert "40000 characters" in problem
     assert message.text == "**Build 7**"
-    small = TenantTemplate("{{ a | md }}" * 9, "text")
+    small = TenantTemplate("{{ a | md }}" * 9, "text", tenant_environment({}))
     for _ in range(20):
         assert small.render(payload)
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pytest
 
+from shared.manifests.registry import dialects
 from shared.providers.slack.blocks import parse_body
 from shared.providers.slack.render import Renderer, plain_text
 from shared.providers.slack.render import text_length as slack_length
@@ -14,6 +15,7 @@ from shared.providers.telegram.render import render as render_telegram
 from shared.providers.telegram.render import text_length as telegram_length
 from shared.richtext.build import MAX_TEXT_CHARACTERS, canonical
 from shared.richtext.degrade import degrade
+from shared.richtext.flavored_markdown import parse_flavored_markdown
 from shared.richtext.markdown import parse_markdown, render_markdown
 from shared.richtext.plain import parse_plain, render_plain
 from shared.richtext.split import split
@@ -47,6 +49,19 @@ TEXTS = {
     "fences": "```\n" * 10_000,
     "tables": "|a|b|\n|-|-|\n" * 3_000,
     "wide table": "|a" * 5_000 + "\n" + "|-" * 5_000 + "\n" + "|\n" * 5_000,
+    "wide table of few lines": "|a" * 5_000 + "\n" + "|-" * 5_000 + "\n" + "|\n" * 400,
+    "urls": "https://a/" * 4_000,
+    "references": "[a]" * 6_000 + "\n\n[a]: https://a.example",
+    "definitions": "[a]: https://a.example\n" * 1_400,
+    "tags": "<b>" * 6_000 + "x" + "</b>" * 5_000,
+    "open tags": "<a href='x'>" * 3_300,
+    "code tags": "<code>" * 6_000,
+    "open angles": "<" * 40_000,
+    "wiki marks": "*a _b -c +d ??e [f|g " * 1_900,
+    "wiki macros": "{quote}{code}" * 3_000,
+    "wiki lists": "".join("*" * (level % 12 + 1) + " x\n" for level in range(3_000)),
+    "wiki tables": "||a||b||\n" * 4_000,
+    "wiki wide table": "|a" * 19_000 + "|",
     "blanks": " " * 40_000 + "x",
     "blank lines": "x" + " \n" * 20_000 + "x",
     "rules": "* " * 20_000 + "x",
@@ -171,6 +186,9 @@ def check(parse: Callable[[], Document]) -> None:
 
 DIALECTS: dict[str, Callable[[str], Document]] = {
     "markdown": parse_markdown,
+    "flavored": parse_flavored_markdown,
+    "discord": dialects()["discord"].parse,
+    "wiki": dialects()["jira"].parse,
     "plain": parse_plain,
     "mrkdwn": lambda text: parse_body({"text": text}),
 }

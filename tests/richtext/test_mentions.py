@@ -26,7 +26,7 @@ def test_replaces_mentions_wherever_they_are() -> None:
     assert mentioned(mapped) == Mentioned(("slack:U1",), (), ("G1",), ("everyone",))
     assert render_markdown(mapped).text == (
         "**[@Ann](mention://user/slack:U1)** and [@Ann](mention://user/slack:U1)\n\n"
-        "> - \\#general\n\n"
+        "> - #general\n\n"
         "[@team](mention://group/G1), [@everyone](mention://everyone)"
     )
 

@@ -151,6 +151,13 @@ class Tab:
         await self.evaluate(f"document.querySelector({json.dumps(selector)}).select()")
         await self.call("Input.insertText", text=text)
 
+    async def choose(self, selector: str, *files: Path) -> None:
+        """Choose files in a field for files."""
+        document = await self.call("DOM.getDocument")
+        root = document["root"]["nodeId"]
+        field = await self.call("DOM.querySelector", nodeId=root, selector=selector)
+        await self.call("DOM.setFileInputFiles", files=[str(file) for file in files], nodeId=field["nodeId"])
+
     async def cookies(self) -> list[dict[str, Any]]:
         """The cookies that the browser would send to the page's URL, with `name`, `value`, `httpOnly`, ..."""
         found = await self.call("Network.getCookies", urls=[await self.url()])

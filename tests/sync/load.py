@@ -24,6 +24,8 @@ MAPPINGS: Final = 12
 _PAUSE_S: Final = 0.75
 """Of each place."""
 _PLACES: Final = ("slack", "telegram", "chat")
+_FAULT_EVERY: Final = 10
+"""Messages. With more faults than that, what waits would find one at each of its attempts."""
 _ANSWER: Final = "answer to "
 
 
@@ -68,7 +70,7 @@ class Load:
     def _act(self, mapping: int, place_number: int, rng: random.Random) -> None:
         """Write a message in a place, and mostly do something more with it."""
         number = next(self._numbers)
-        if number % 5 == 0:
+        if number % _FAULT_EVERY == 0:
             self._world.slack.faults.fail("chat.postMessage")
             self._world.telegram.fail(Fault(502, method="sendMessage"))
         legs, expected = self.legs[mapping], self.expected[mapping]
@@ -86,7 +88,7 @@ class Load:
             return
         expected.append(text)
 
-    def check(self, kills: int, within_s: float = 90.0) -> str:
+    def check(self, kills: int, within_s: float = 180.0) -> str:
         """Wait until every place shows what it should, and count what Telegram shows twice: the numbers.
 
         At last, every copy on Telegram is answered there: the answer has to find the message in the other

@@ -4,6 +4,7 @@ from datetime import datetime
 from secrets import token_hex
 from typing import Any, Final
 
+from services.sync.model.lane_record import LANES, LaneRecord
 from services.sync.model.mapping import hub_message_id, lane_of
 from services.sync.model.synced_message import (
     MESSAGES,
@@ -83,7 +84,7 @@ def queued(message: SyncedMessage, leg: str = "l2", kind: Kind = "message", **fi
         received_at=rfc3339(now),
     )
     values: Json = {
-        "lane": lane_of(message.workspace, "slack:T1", "C1"),
+        "lane": lane_of(message.mapping_id, "slack:T1", "C1"),
         "account_key": "slack:T1",
         "partition": 0,
         "position": 1,
@@ -106,8 +107,14 @@ def queued(message: SyncedMessage, leg: str = "l2", kind: Kind = "message", **fi
 
 
 def store_changes(database: Any, *changes: QueuedChange) -> None:
-    """Store changes that wait or have failed."""
+    """Store changes that wait or have failed, with the records of their lanes."""
     database[QUEUE].insert_many([change.document() for change in changes])
+    for change in changes:
+        found = LaneRecord.of(
+            change.workspace, change.lane, change.account_key, change.partition, change.position
+        )
+        record = found.document()
+        database[LANES].replace_one({"_id": record["_id"]}, record, upsert=True)
 
 
 def at(text: str) -> datetime:

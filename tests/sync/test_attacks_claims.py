@@ -11,12 +11,14 @@ import pytest
 from shared.richtext.markdown import parse_markdown
 from shared.richtext.mentions import mentioned
 from shared.richtext.plain import render_plain
+from tests.support.eventually import eventually
 from tests.support.fakes.slack_events import signed
 from tests.support.fakes.slack_state import App, Json
 from tests.support.fakes.telegram_webhook import SECRET_HEADER
+from tests.sync.chat_side import FILES
 from tests.sync.other_workspace import OtherWorkspace, other_workspace
-from tests.sync.places import ADA
-from tests.sync.three_legs import ThreeLegs, World
+from tests.sync.places import ADA, SlackPlace
+from tests.sync.three_legs import PUBLIC, ThreeLegs, World
 
 
 @pytest.fixture
@@ -25,23 +27,23 @@ def other(world: World) -> Iterator[OtherWorkspace]:
         yield found
 
 
-def slack_body(legs: ThreeLegs, app: App, text: str) -> bytes:
+def slack_body(legs: ThreeLegs, app: App, text: str, **fields: Any) -> bytes:
     """An event of Slack: somebody has written in the mapped channel."""
     message = {"type": "message", "channel": legs.slack.channel.id, "user": "U0FORGER", "text": text}
-    message |= {"ts": f"{token_hex(0)}1795000000.{int(token_hex(2), 16):06d}", "channel_type": "channel"}
+    message |= {"ts": f"1795000000.{int(token_hex(2), 16):06d}", "channel_type": "channel"} | fields
     authorization = {"team_id": app.team, "user_id": app.user_id, "is_bot": True, "enterprise_id": None}
     event: Json = {"type": "event_callback", "team_id": app.team, "api_app_id": app.id, "event": message}
     event |= {"event_id": f"Ev{token_hex(5)}", "event_time": 1795000000, "authorizations": [authorization]}
     return orjson.dumps(event)
 
 
-def telegram_body(legs: ThreeLegs, text: str) -> bytes:
+def telegram_body(legs: ThreeLegs, text: str, kind: str = "message", **fields: Any) -> bytes:
     """An update of Telegram: somebody has written in the mapped group."""
     chat = {"id": legs.telegram.chat.id, "type": "supergroup", "title": "Example"}
     sender = {"id": 666, "is_bot": False, "first_name": "Forger"}
     number = int(token_hex(3), 16)
     message = {"message_id": number, "date": 1795000000, "chat": chat, "from": sender, "text": text}
-    return orjson.dumps({"update_id": number, "message": message})
+    return orjson.dumps({"update_id": number, kind: message | fields})
 
 
 def post(url: str, body: bytes, headers: dict[str, str]) -> None:
@@ -140,3 +142,75 @@ def test_names_and_reasons_in_texts_of_the_hub_are_plain_text(world: World) -> N
         assert title in render_plain(body).text
     for message in legs.slack.channel.messages.values():
         assert "<!channel>" not in message["text"]
+
+
+_HUGE = 2**64 - 1
+_LONG_AGO = "0001-01-01T00:00:00+14:00"
+
+
+def dead_letters(world: World) -> float:
+    return world.hub.metric("sync", "interlink_dead_lettered_total")
+
+
+def test_numbers_that_no_date_and_no_database_takes_cost_their_own_message(world: World) -> None:
+    legs, before = world.mapped(), dead_letters(world)
+    file = {"id": "F0HUGE", "name": "x", "mimetype": "text/plain", "url_private": "https://files.slack.com/x"}
+    bodies = [
+        slack_body(legs, world.app, "late", ts="999999999999.000001"),
+        slack_body(legs, world.app, "huge", subtype="file_share", files=[file | {"size": _HUGE}]),
+    ]
+    for body in bodies:
+        post(world.app.events_url or "", body, signed(world.app.signing_secret, body))
+    document = {"file_id": "F1", "file_unique_id": "F1", "file_name": "x"}
+    updates = world.bot.updates
+    for body in (
+        telegram_body(legs, "late", date=1 << 39),
+        telegram_body(legs, "late", "edited_message", edit_date=_HUGE),
+        telegram_body(legs, "huge", document=document | {"file_size": _HUGE}),
+    ):
+        url = updates.url.replace(PUBLIC, world.hub.url("gateway"))
+        post(url, body, {SECRET_HEADER: updates.secret})
+    legs.chat.write("late", created_at=_LONG_AGO)
+    legs.chat.write("late", created_at="9999-12-31T23:59:59-14:00")
+    attachment = {"id": "F1", "url": f"https://{FILES}/none", "filename": "x", "size": _HUGE}
+    legs.chat.write("huge", attachments=[attachment])
+    written = legs.chat.write("edited late")
+    edit = {"message_id": written, "channel_id": legs.chat.channel, "text": "edited", "edited_at": _LONG_AGO}
+    world.chat.publish("message.updated", edit | {"author": {"id": "usr_x", "name": "X"}})
+    legs.slack.write("after")
+    for place in legs.places[:2]:
+        legs.until(lambda shown=place: {"edited late", "after"} <= set(shown.texts()))  # type: ignore[misc]
+    legs.quiet()
+    assert sorted(legs.slack.texts()) == sorted(legs.telegram.texts()) == ["after", "edited late"]
+    faults = {"event.handling_failed", "carry.failed"}
+    assert not [line for line in world.hub.log_lines("sync") if line["event"] in faults]
+    assert dead_letters(world) - before == 9
+
+
+def test_the_address_of_a_file_of_another_workspace_sends_nothing(
+    world: World, other: OtherWorkspace
+) -> None:
+    other.add_slack_app()
+    legs = world.mapped()
+    legs.slack.upload("secret.txt", b"a secret", "a file")
+    legs.until(lambda: "a file" in legs.chat.texts())
+    [address] = legs.chat.find("a file").files.values()
+    channel = world.team.add_channel("other", "channel", other.app, world.team.person(ADA, ADA))
+    chat, slack = other.chat.channel(), SlackPlace(world.slack, world.team, channel)
+    other.map(other.slack_leg(channel), {"provider": "chat", "conversation": chat.channel})
+    chat.write("stolen", attachments=[{"id": "F1", "url": address, "filename": "secret.txt", "size": 8}])
+    eventually(slack.texts, 20)
+    assert slack.shown()[0].files == {}
+    assert "secret.txt" in slack.texts()[0], "the text says that the file is missing"
+
+
+def test_the_address_of_a_file_outlives_its_mapping_but_not_its_account(world: World) -> None:
+    legs = world.mapped()
+    legs.slack.upload("note.txt", b"a note", "a file")
+    legs.until(lambda: "a file" in legs.chat.texts())
+    [address] = legs.chat.find("a file").files.values()
+    world.hub.call("DELETE", f"/api/mappings/{legs.id}")
+    with world.browser() as browser:
+        assert browser.get(str(address)).content == b"a note"
+        world.team.files[next(reversed(world.team.files))].deleted = True
+        assert browser.get(str(address)).status_code == 404

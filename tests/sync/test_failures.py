@@ -136,6 +136,9 @@ def test_a_channel_that_was_archived_without_an_event_does_so_too(world: World) 
     legs.until(lambda: legs.mapping["status"] == "error")
     assert "unarchive" in legs.mapping["fix"].lower()
     legs.until(lambda: "unarchive" in str(legs.chat.states(waiting)).lower())
+    [state] = [one for one in legs.chat.states(waiting).values() if one["provider"] == "slack"]
+    channel = legs.slack.channel
+    assert (state["conversation_id"], state["conversation_name"]) == (channel.id, channel.name)
     other.chat.write("elsewhere")
     other.agree("elsewhere")
 
@@ -154,8 +157,52 @@ def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World)
     eventually(lambda: status() == "reauth_required", 20)
     legs.until(lambda: target(legs, "one", "slack")["state"] == "waiting")
     assert "connect the account again" in target(legs, "one", "slack")["fix"].lower()
+    result = world.hub.call("POST", f"/api/mappings/{legs.id}/test")["legs"][0]
+    assert result["reason"] == "the account Example of slack is not connected any more."
+    assert result["fix"] == "Connect the account again"
     world.connect_slack()
     legs.until(lambda: legs.slack.texts() == texts, 30)
+
+
+def test_a_file_waits_for_the_account_that_has_it(world: World) -> None:
+    legs = world.mapped()
+    refuse_telegram(world, legs)
+    legs.telegram.upload("file.txt", b"a file", "with a file")
+    reason = "of telegram is not connected any more"
+    legs.until(lambda: reason in str(world.hub.call("GET", "/api/sync/queue/stats")))
+    world.connect_telegram()
+    legs.until(lambda: [one.files for one in legs.slack.shown()] == [{"file.txt": b"a file"}])
+
+
+def test_failures_of_the_target_cost_no_file(world: World) -> None:
+    legs = world.mapped()
+    world.slack.faults.fail("files.getUploadURLExternal", count=4)
+    method = "/api/files.getUploadURLExternal"
+    before = len(world.hosts.requests("slack.com", method))
+    legs.telegram.upload("file.txt", b"a file", "with a file")
+    legs.until(lambda: len(world.hosts.requests("slack.com", method)) - before >= 4)
+    world.telegram.fail(Fault(502, method="getFile"))
+    legs.until(legs.slack.shown)
+    assert legs.slack.shown()[0].files == {"file.txt": b"a file"}
+
+
+def test_what_is_written_while_a_token_is_refused_is_not_lost(world: World) -> None:
+    legs = world.mapped()
+    refuse_telegram(world, legs)
+    legs.telegram.write("in Telegram")
+    legs.until(lambda: legs.slack.texts() == legs.chat.texts() == ["in Telegram"])
+    world.connect_telegram()
+    legs.chat.write("in the chat")
+    legs.agree("in Telegram", "in the chat")
+
+
+def refuse_telegram(world: World, legs: ThreeLegs) -> None:
+    """Give the bot another token, and wait until the hub knows that its own is refused."""
+    other = world.mapped()
+    world.bot.new_token()
+    other.chat.write("waits for the token")
+    path = f"/api/integrations/{world.telegram_integration}"
+    legs.until(lambda: world.hub.call("GET", path)["status"] == "reauth_required")
 
 
 def test_a_message_that_is_deleted_before_its_outcome_is_known_goes_away(world: World) -> None:
@@ -183,3 +230,23 @@ def test_a_reaction_to_a_message_that_is_gone_where_it_was_written_stops_nothing
     legs.chat.reply(legs.chat.find("gone").id, "after")
     legs.until(lambda: legs.slack.texts() == ["gone", "after"])
     assert {step for one in legs.synced() for step in steps(one["targets"][0])} >= {"sent"}
+
+
+def test_a_paused_mapping_keeps_its_order_and_holds_up_no_other(world: World) -> None:
+    legs = world.mapped()
+    other = world.chat.channel()
+    slack = {"provider": "slack", "conversation": legs.slack.channel.id}
+    chat = {"provider": "chat", "conversation": other.channel}
+    world.hub.call("POST", "/api/mappings", {"legs": [slack, chat]}, expect=201)
+    world.hosts.down.add("slack.com")
+    for number in range(3):
+        legs.chat.write(f"before {number}")
+    legs.until(lambda: len(legs.telegram.texts()) == 3)
+    world.hub.call("POST", f"/api/mappings/{legs.mapping['id']}/pause")
+    world.hosts.down.clear()
+    other.write("of the other mapping")
+    legs.until(lambda: legs.slack.texts() == ["of the other mapping"])
+    world.hub.call("POST", f"/api/mappings/{legs.mapping['id']}/resume")
+    legs.chat.write("after")
+    shown = ["of the other mapping", "before 0", "before 1", "before 2", "after"]
+    legs.until(lambda: legs.slack.texts() == shown)

@@ -20,8 +20,8 @@ from tests.sync.three_legs import World
 
 RESTARTS: Final = int(os.environ.get("INTERLINK_TEST_RESTARTS", "1"))
 SEED: Final = int(os.environ.get("INTERLINK_TEST_SEED", "0")) or random.SystemRandom().randrange(10**6)
-_RETRY_DELAYS_S: Final = (0.0, 5.0, 40.0)
-"""Of Slack, which repeats an event at once, after 1 and after 5 minutes. The last one finds all up again."""
+_RETRY_DELAYS_S: Final = (0.0, *[5.0] * 20)
+"""Of Slack. It repeats an event at once, after 1 and after 5 minutes, which is too long for a test."""
 
 
 class Server(Protocol):

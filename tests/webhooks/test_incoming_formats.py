@@ -15,8 +15,9 @@ from typing import Any, Final
 import pytest
 
 from shared.contracts.errors import Invalid, Malformed
-from shared.webhooks.incoming import parse_incoming_message, published_body
+from shared.webhooks.incoming import published_body
 from tests.webhooks.incoming_bodies import ALERT, BODIES
+from tests.webhooks.receiving import parse_incoming_message
 
 JSON: Final = "application/json"
 MESSAGES: Final = json.loads(Path(__file__).with_name("incoming_messages.json").read_text("utf-8"))
@@ -117,14 +118,12 @@ def test_a_body_with_a_message_of_its_own_is_that_message(name: str, field: str,
         ("<@123456789012345678> <@!123456789012345678>", "@123456789012345678 @123456789012345678"),
         ("<a:wave:123456789012345678> <t:1772439092:R>", ":wave: 2026-03-02 08:11 UTC"),
         ("</deploy:123456789012345678>", "/deploy"),
-        ("a < b and <b>x</b> <@x> <t:no>", "a < b and <b>x</b> <@x> <t:no>"),
+        ("a < b and <b>x</b> <@x> <t:no>", "a \\< b and \\<b>x\\</b> \\<@x> \\<t:no>"),
     ],
 )
 def test_mentions_and_emoji_of_other_chats_are_readable(text: str, markdown: str) -> None:
     assert read({"content": text})["text"] == markdown
-    assert read({"embeds": [{"title": "x", "description": text}]})["embeds"][0]["description"] == (
-        markdown if "U0" not in text and "C0" not in text and "S0" not in text else text
-    )
+    assert read({"embeds": [{"title": "x", "description": text}]})["embeds"][0]["description"] == markdown
 
 
 def multipart(*parts: tuple[str, str | None, bytes]) -> tuple[str, bytes]:

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from shared.webhooks.incoming import ReceivedMessage, parse_incoming_message, published_body
-from shared.webhooks.incoming_formats.fitting import CUT_MARK, MAX_MESSAGE_BYTES, cut_markdown
+from shared.richtext.excerpt import fit_markdown
+from shared.webhooks.incoming import ReceivedMessage, published_body
+from shared.webhooks.incoming_formats.fitting import CUT_MARK, MAX_MESSAGE_BYTES
+from tests.webhooks.receiving import parse_incoming_message
 
 JSON = "application/json"
 
@@ -94,16 +96,16 @@ def test_a_cut_makes_no_mention_of_everybody(prefix: str) -> None:
     [
         (
             "see [the page](https://a.example/x) and more text behind it",
-            "see [the page](https://a.example/x)…",
+            "see [the page](https://a.example/x) and…",
         ),
-        ("word " * 30, "word word word word…"),
+        ("word " * 30, "word word word word word…"),
         ("see <https://a.example/long/path/of/a/page> and more", "see…"),
         ("a [label](https://a.example/long/path/of/it) and more", "a…"),
     ],
 )
 def test_a_cut_goes_through_no_link(text: str, cut: str) -> None:
     limit = 52 if "](https://a.example/x)" in text else 37
-    assert cut_markdown(text, limit, "…") == cut
+    assert fit_markdown(text, limit, "…") == cut
 
 
 def test_an_open_fence_is_closed() -> None:
@@ -116,14 +118,14 @@ def test_an_open_fence_is_closed() -> None:
     ("first", "line", "end"),
     [
         ("````", "code ``` of it", "\n````"),
-        ("~~~", "code", "\n~~~"),
-        ("> ```", "> code", "\n> ```"),
+        ("~~~", "code", "\n```"),
+        ("> ```", "> code that is not short", "\n> ```"),
         ("- ```", "  code", "\n  ```"),
         ("1. x\n   ```py", "   code", "\n   ```"),
         ("- ```\n  code\n  ```", "word", "word"),
         ("> ```\n> code", "word", "word"),
-        ("```", "> ```\ncode", "\n```"),
-        ("| a | b |\n| - | - |", "| cell | cell |", "\n| cell | cell |"),
+        ("```", "> ``` of it that is not short\ncode", "\n````"),
+        ("| a | b |\n| - | - |", "| cell | cell |", "\ncell | cell\n```"),
         ("```a`", "word", "word"),
     ],
 )
@@ -149,12 +151,12 @@ def test_a_note_is_not_in_code(text: str) -> None:
 
 def test_a_cut_value_closes_what_is_open() -> None:
     text = receive({"embeds": [{"title": "t", "fields": [{"name": "n", "value": "```\n" + "x\n" * 900}]}]})
-    assert text.message.embeds[0].fields[0].value.endswith("x\n```\n…")
+    assert text.message.embeds[0].fields[0].value.endswith("x…\n```")
 
 
 @settings(max_examples=200)
 @given(st.text(alphabet="ab @`[]()<>\n\\*…", max_size=300), st.integers(40, 200))
 def test_a_cut_is_never_longer_than_its_limit(text: str, limit: int) -> None:
-    cut = cut_markdown(text, limit, CUT_MARK)
+    cut = fit_markdown(text, limit, CUT_MARK)
     assert len(cut) <= limit
     assert cut == text if len(text) <= limit else cut.endswith(CUT_MARK)

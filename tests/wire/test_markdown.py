@@ -8,7 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.wire.markdown import MAX_URL_CHARACTERS, plain_text, shorten, split_links
+from shared.richtext.autolinks import split_links
+from shared.richtext.excerpt import fit_markdown
+from shared.richtext.fragments import plain_text
+from shared.richtext.urls import MAX_URL_CHARACTERS
 from shared.wire.message_template import MessageTemplate
 from tests.support.markdown import STRUCTURE, shown
 
@@ -199,7 +202,7 @@ def test_written_text_is_read_and_cut_between_its_marks(value: str, maximum: int
         written = template.render({"v": line})
         if len(line) <= 200:
             assert plain_text(written) == line
-        cut = shorten(written, maximum)
+        cut = fit_markdown(written, maximum)
         assert len(cut) <= max(maximum, 0) or len(written) <= maximum
         for name, seen in shown(f"x {cut}").items():
             assert seen.elements <= STRUCTURE | {"strong"}, f"{name}: {cut}"
@@ -223,7 +226,7 @@ def test_finding_urls_takes_linear_time(text: str) -> None:
     started = process_time()
     assert "".join(visible for visible, _url in split_links(text)) == text
     plain_text(text)
-    shorten(text, 10_000)
+    fit_markdown(text, 10_000)
     MD.render({"v": text})
     EXCERPT.render({"v": text})
     assert process_time() - started < 1

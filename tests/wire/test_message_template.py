@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.wire.message_template import MAX_TEMPLATE_CHARACTERS, MessageTemplate, MessageTemplateError
+from shared.wire.message_template import MessageTemplate, MessageTemplateError
+from shared.wire.template_filters import MAX_TEMPLATE_CHARACTERS
 
-ESCAPED = re.compile(r"\\[\\`*_{}\[\]<>#|~@&:]")
+ESCAPED = re.compile(r"\\[\\`*_{}\[\]<>#|~@&:+]")
 ACTIVE = re.compile(r"[\\`*_{}\[\]<>#|~@&]")
 LINK = re.compile(  # what this language writes for a URL; tests/wire/test_links.py holds it against parsers
     r"(?<!\\)(?:<(?:https?|mailto):[^\s<>]+>|\[(?:\\.|[^\[\]\\])+\]\((?:<https?:[^\s<>]+>|https?:[^\s<>()]+)\))",

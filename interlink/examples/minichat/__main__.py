@@ -251,8 +251,9 @@ async def events() -> StreamingResponse:
 async def front() -> HTMLResponse:
     """Return the page. Its policy allows only the page's own script and style, whatever a message holds."""
     nonce = secrets.token_urlsafe(16)
+    local = "http://127.0.0.1:* http://localhost:*"  # a hub on this machine has no TLS
     policy = (
-        "default-src 'none'; connect-src 'self'; img-src https: data:; "
+        f"default-src 'none'; connect-src 'self'; img-src 'self' https: data: {local}; "
         f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
     )
     return HTMLResponse(PAGE.replace("{nonce}", nonce), headers={"Content-Security-Policy": policy})

@@ -6,6 +6,9 @@ from typing import Any
 
 MAX_MESSAGES, MAX_REACTIONS = 200, 50
 
+STATUS = ("provider", "conversation_name", "state", "reason", "fix", "permalink")
+"""What is stored of `inbound.message.status.changed`, for each target."""
+
 Message = dict[str, Any]
 
 
@@ -31,7 +34,7 @@ class History:
         elif change in {"message.reaction.added", "message.reaction.removed"}:
             self._react(message, data, added=change.endswith("added"))
         elif change == "message.status.changed":
-            message["states"][data["target"]] = {name: data.get(name) for name in ("state", "reason", "fix")}
+            message["states"][data["target"]] = {name: data.get(name) for name in STATUS}
         else:
             return None
         return message

@@ -16,6 +16,7 @@ from services.gateway.ingest.responses import json_response
 from shared.contracts.envelope import now
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import message_id_for
+from shared.manifests.registry import dialects
 from shared.manifests.response_template import Response
 from shared.manifests.webhook import WebhookEvent
 from shared.webhooks.incoming import parse_incoming_message, published_body
@@ -41,7 +42,7 @@ async def post_message(
     sent_type = content_type(context.headers)
     query = _query(scope["query_string"])
     body, body_type = published_body(sent_type, context.body, thread_id=query.get("thread_id", ""))
-    received = parse_incoming_message(body_type, body, mass_mentions=endpoint.mass_mentions)
+    received = parse_incoming_message(body_type, body, dialects(), mass_mentions=endpoint.mass_mentions)
     delivery_id = idempotency_key(context.headers) or secrets.token_hex(16)
     events = [WebhookEvent("message", delivery_id, "", "", (), body, body_type)]
     fresh = await publisher.publish([endpoint], events, context, publisher.ack_timeout_s)

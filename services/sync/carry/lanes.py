@@ -1,4 +1,4 @@
-"""Lanes: the changes of one target conversation go out one after another, whatever other lanes do.
+"""Lanes: the changes of a mapping for one conversation go out one after another, whatever other lanes do.
 
 A change is carried from the record that brought it. When its lane has to wait, or is long, its changes are
 stored in `sync_queue`, and their records are complete. So memory is bounded, and no partition is held up. The
@@ -6,11 +6,14 @@ owner of a partition works on the stored changes of that partition, and finds th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from heapq import heapify, heappop, heappush
 from itertools import count
+from operator import itemgetter
+from sys import intern
 from typing import Final
 
 from services.sync.carry.lane import Lane
@@ -28,8 +31,8 @@ _TURN: Final = 32
 """Changes that a lane carries before another one of its workspace has a turn."""
 _POLL_INTERVAL_S: Final = 1.0
 _DATABASE_PAUSE_S: Final = 1.0
-_RESUME_INTERVAL_S: Final = 0.001
-"""Between two lanes that go on: thousands at once would hold up the others."""
+_RESUME_INTERVAL_S: Final = 0.005
+"""Between two lanes that go on: thousands at once would use up the database."""
 _MIN_STALE: Final = 100
 _MAX_FAULTS: Final = 5
 _STOP_TIMEOUT_S: Final = 3.0
@@ -47,9 +50,10 @@ class Lanes:
         carry: Carry,
         log: Log,
         *,
+        refused_for_s: Callable[[str, str], float],
         assignment: Callable[[], tuple[int, Sequence[int]]],
     ) -> None:
-        """`carry` carries one change.
+        """`carry` carries one change. `refused_for_s` returns for how long to ask nothing of an account.
 
         `assignment` returns the number of the current assignment, and the partitions.
         """
@@ -57,6 +61,7 @@ class Lanes:
         self._stored = stored
         self._carry = carry
         self._log = log
+        self._refused_for_s = refused_for_s
         self._assignment = assignment
         self._lanes: dict[str, Lane] = {}
         self._turns = Turns(self._turn)
@@ -66,9 +71,6 @@ class Lanes:
         self._numbers = count()
         self._alarm: asyncio.TimerHandle | None = None
         self._poller: asyncio.Task[None] | None = None
-        self._woken: set[str] = set()
-        """Mappings whose changes are to be made due."""
-        self._waker: asyncio.Task[None] | None = None
         self._stopping = False
         self._aside: set[str] = set()
         """Ids of the stored changes that were set aside, and are in a lane again."""
@@ -81,10 +83,9 @@ class Lanes:
         self._stopping = True
         if self._alarm:
             self._alarm.cancel()
-        tasks = [task for task in (self._poller, self._waker) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._poller:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
         await self.drain()
         await self._turns.stop()
 
@@ -100,9 +101,11 @@ class Lanes:
             return fail(changes, error)
         stored: dict[Lane, list[Change]] = {}
         for change in changes:
-            lane = self._lane(change.lane, change.workspace)
+            lane = self._lane(change.lane, change.workspace, change.account_key)
             if lane.has_stored or not lane.takes_more:
                 lane.has_stored = True
+                if lane.due_at is not None and not lane.is_due:
+                    self._pause(lane, 0.0, earlier=True)  # nothing is known of it yet
                 stored.setdefault(lane, []).append(change)
             else:
                 lane.changes.append(change)
@@ -116,28 +119,30 @@ class Lanes:
                 self._run(lane)  # its turn has ended, if it found nothing in the meantime
         return None
 
-    def wake(self) -> None:
-        """Let every lane that waits try again now."""
-        waiting = [lane for lane in self._lanes.values() if lane.due_at is not None]
-        for number, lane in enumerate(waiting):
-            lane.is_due = True
-            self._pause(lane, number * _RESUME_INTERVAL_S, earlier=True)
-
-    def wake_mapping(self, mapping_id: str) -> None:
-        """Let the changes of a mapping that are aside try again, and every lane that waits."""
-        self._woken.add(mapping_id)
-        if self._waker is None or self._waker.done():
-            self._waker = asyncio.create_task(self._wake_mappings())
-        self.wake()
-
-    async def _wake_mappings(self) -> None:
-        while self._woken:
-            try:
-                await self._queue.wake_mapping(self._woken.pop())
-            except DatabaseUnavailable as error:
-                self._log.warning("carry.database_unavailable", error=str(error))
+    def wake(self, workspace: str | None = None) -> None:
+        """Let every lane that waits try again soon: of a workspace, or of all."""
+        waiting: list[Lane] = []
+        for lane in self._lanes.values():
+            if workspace not in (None, lane.workspace):
+                continue
+            if lane.due_at is None:
+                lane.is_woken = True
+            else:
+                lane.is_due = True
+                waiting.append(lane)
+        self._resume(waiting)
 
     # Waiting
+
+    def _resume(self, lanes: Iterable[Lane]) -> None:
+        """Let lanes go on one after another, those of each workspace in turn."""
+        ranks: Counter[str] = Counter()
+        ranked: list[tuple[int, Lane]] = []
+        for lane in lanes:
+            ranked.append((ranks[lane.workspace], lane))
+            ranks[lane.workspace] += 1
+        for number, (_, lane) in enumerate(sorted(ranked, key=itemgetter(0))):
+            self._pause(lane, number * _RESUME_INTERVAL_S, earlier=True)
 
     def _pause(self, lane: Lane, pause_s: float, *, earlier: bool = False) -> None:
         """Let a lane wait; with `earlier`, only if that ends its pause earlier."""
@@ -175,10 +180,10 @@ class Lanes:
 
     # Working
 
-    def _lane(self, name: str, workspace: str) -> Lane:
+    def _lane(self, name: str, workspace: str, account_key: str) -> Lane:
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = Lane(name, workspace)
+            lane = self._lanes[name] = Lane(name, intern(workspace), intern(account_key))
         return lane
 
     def _run(self, lane: Lane) -> None:
@@ -195,6 +200,7 @@ class Lanes:
                 change = await self._next(lane, WINDOW if number else 1)
                 if change is None:
                     break
+                lane.is_woken = False
                 outcome = await self._carry(change)
                 await self._settle(lane, change, outcome)
             except RetryLater as error:
@@ -231,8 +237,10 @@ class Lanes:
 
     async def _read(self, lane: Lane, limit: int) -> None:
         """Read the first stored changes of a lane, or let it wait until the first one is due."""
-        _, partitions = self._assignment()
-        found = await self._stored.first(lane, partitions, limit)
+        if pause_s := self._refused_for_s(lane.workspace, lane.account_key):
+            self._pause(lane, pause_s)
+            return
+        found = await self._stored.first(lane, lambda: self._assignment()[1], limit)
         if not found:
             return
         assert found[0].stored is not None  # noqa: S101 -- it was read above
@@ -291,7 +299,7 @@ class Lanes:
         # They are stored: a lane that waits takes no memory.
         self._aside -= {item.stored.id for item in lane.changes if item.stored}
         lane.changes.clear()
-        self._wait(lane, outcome.pause_s)
+        self._wait(lane, 0.0 if lane.is_woken else outcome.pause_s)
 
     # Stored changes
 
@@ -305,23 +313,22 @@ class Lanes:
         self._aside.clear()
         for lane in self._lanes.values():
             lane.is_recorded = False  # another process may have had the partition in the meantime
-        for position, record in enumerate(records):
-            self._load_lane(record, position * _RESUME_INTERVAL_S)
+        lanes = [self._load_lane(record) for record in records]
+        self._resume(lane for lane in lanes if not lane.is_running)
 
-    def _load_lane(self, record: LaneRecord, pause_s: float) -> None:
-        lane = self._lane(record.lane, record.workspace)
+    def _load_lane(self, record: LaneRecord) -> Lane:
+        lane = self._lane(record.lane, record.workspace, record.account_key)
         lane.has_stored, lane.is_due = True, False
         lane.cursor.lower([record.head])
         lane.record_id, lane.stamp, lane.recorded_head = record.id, record.stamp, record.head
-        if not lane.is_running:
-            self._pause(lane, pause_s, earlier=True)
+        return lane
 
     def _put_aside(self, queued: QueuedChange) -> None:
         """Put a change that was aside behind those of its lane, unless it is there, or the lane waits."""
         lane = self._lanes.get(queued.lane)
         if queued.id in self._aside or (lane is not None and not lane.takes_more):
             return
-        lane = lane or self._lane(queued.lane, queued.workspace)
+        lane = lane or self._lane(queued.lane, queued.workspace, queued.account_key)
         self._aside.add(queued.id)
         lane.changes.append(restored(queued))
         self._run(lane)

@@ -12,7 +12,7 @@ from services.sync.carry.status import StatusEvents
 from services.sync.files.fetch import FetchedFile, FileFetcher, FileProblem
 from services.sync.files.lines import with_problems
 from services.sync.model.synced_message import Target, TraceEntry
-from services.sync.store.messages import SyncedMessages
+from services.sync.store.messages import SyncedMessages, target_update
 from shared.manifests.channel_types import ChannelFailure, Place, Sends
 from shared.manifests.registry import Provider
 from shared.richtext.markdown import parse_markdown
@@ -22,7 +22,7 @@ from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 
 _FETCH_ATTEMPTS: Final = 4
-"""Until a message goes out without a file that cannot be fetched now."""
+"""Until a message goes out without a file that cannot be fetched now. Failures of the target do not count."""
 _FETCH_PAUSES: Final = Backoff(first_s=2.0, max_s=60.0)
 
 
@@ -65,8 +65,10 @@ class MessageSender:
         async with self._fetcher.fetch(attachments, message.workspace, provider) as results:
             files = [result for result in results if isinstance(result, FetchedFile)]
             problems = [result for result in results if isinstance(result, FileProblem)]
-            if any(problem.retryable for problem in problems) and scene.change.attempts < _FETCH_ATTEMPTS:
-                return Waits(_FETCH_PAUSES.pause_s(scene.change.attempts + 1), problems[0].text)
+            if any(problem.retryable for problem in problems) and target.fetches < _FETCH_ATTEMPTS:
+                fetches = target.fetches + 1
+                await self._messages.write([target_update(message.id, leg.id, {"fetches": fetches})])
+                return Waits(_FETCH_PAUSES.pause_s(fetches), problems[0].text)
             try:
                 await self._send_parts(scene, scene.channel, target, place, files, problems)
             except ChannelFailure as failure:

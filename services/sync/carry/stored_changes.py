@@ -6,12 +6,11 @@ gets a partition knows its lanes, and where to read, without a search of the que
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
-from secrets import token_hex
 from typing import Final
 
 from services.sync.carry.lane import Lane
 from services.sync.carry.outcomes import Change
-from services.sync.model.lane_record import LaneRecord, lane_record_id
+from services.sync.model.lane_record import LaneRecord
 from services.sync.model.synced_message import QueuedChange
 from services.sync.store.lane_records import LaneRecords
 from services.sync.store.queue import RETENTION, SyncQueue
@@ -66,15 +65,18 @@ class StoredChanges:
             change.stored = queued
             complete(change)
 
-    async def first(self, lane: Lane, partitions: Collection[int], limit: int) -> list[Change] | None:
+    async def first(
+        self, lane: Lane, owned: Callable[[], Collection[int]], limit: int
+    ) -> list[Change] | None:
         """Return the first stored changes of a lane; None if it has none, and its record is removed.
 
-        Changes that another process works on are left out.
+        Changes that another process works on are left out: those of partitions that are not in `owned`.
         """
         while True:
             stores = lane.stores
             stored = await self._queue.first(lane.name, lane.cursor, limit)
             is_unchanged = not lane.storing and lane.stores == stores
+            partitions = owned()  # a rebalance may have ended in the meantime
             found = [change for change in stored if change.partition in partitions]
             if found:
                 if is_unchanged:
@@ -100,16 +102,7 @@ class StoredChanges:
             head = min(change.position for change in changes)
             if lane.is_recorded and head >= lane.recorded_head:
                 continue
-            partition = changes[0].partition
-            record_id = lane_record_id(partition, lane.name)
-            record = LaneRecord(
-                id=record_id,
-                workspace=lane.workspace,
-                lane=lane.name,
-                partition=partition,
-                head=head,
-                stamp=token_hex(8),
-            )
+            record = LaneRecord.of(lane.workspace, lane.name, lane.account_key, changes[0].partition, head)
             records.append((lane, record))
         if not records:
             return

@@ -26,7 +26,14 @@ from services.sync.files.names import (
 from services.sync.files.source import FileFailed, ProviderFiles
 from services.sync.files.tokens import FileAddresses, FileRef
 from shared.contracts.chat import ChatAttachment
-from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Rejected, RetryLater
+from shared.contracts.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    InterlinkError,
+    NotFound,
+    Rejected,
+    RetryLater,
+)
 from shared.manifests.channel_types import OutgoingFile
 from shared.manifests.registry import Provider
 from shared.richtext.urls import safe_url
@@ -309,6 +316,8 @@ class FileFetcher:
                 return self._problem(attachment, f"it cannot be fetched ({error.detail})", retryable=True)
             case FileFailed():
                 return self._problem(attachment, error.text, retryable=error.retryable)
+            case NotFound() | Conflict():  # the account that has it is not connected now
+                return self._problem(attachment, error.detail, retryable=True)
             case Rejected():
                 return self._problem(attachment, error.detail)
             case TimeoutError():

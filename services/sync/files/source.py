@@ -216,4 +216,6 @@ def _of_failure(failure: ChannelFailure) -> FileFailed:
     """Return the failure of a look-up that came before the file itself."""
     if failure.kind == "later":
         return FileFailed(502, failure.text, retryable=True, retry_after_s=failure.retry_after)
-    return FileFailed(409 if failure.kind == "account" else 404, failure.text)
+    if failure.kind == "account":
+        return FileFailed(409, failure.text, retryable=True)
+    return FileFailed(404, failure.text)

@@ -1,6 +1,7 @@
 """Which lanes have changes that wait in `sync_queue`, so that nobody has to search the queue for them."""
 
-from typing import Final
+from secrets import token_hex
+from typing import Final, Self
 
 from shared.runtime.records import Record
 
@@ -16,11 +17,23 @@ class LaneRecord(Record):
 
     workspace: str
     lane: str
+    account_key: str
     partition: int
     head: int
     stamp: str
 
+    @classmethod
+    def of(cls, workspace: str, lane: str, account_key: str, partition: int, head: int) -> Self:
+        """Return a record with a new stamp.
 
-def lane_record_id(partition: int, lane: str) -> str:
-    """Return the id of a lane's record: an account's partition changes when the topic gets more of them."""
-    return f"{partition}:{lane}"
+        The partition is a part of its id: that of an account changes when the topic gets more of them.
+        """
+        return cls(
+            id=f"{partition}:{lane}",
+            workspace=workspace,
+            lane=lane,
+            account_key=account_key,
+            partition=partition,
+            head=head,
+            stamp=token_hex(8),
+        )

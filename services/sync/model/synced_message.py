@@ -60,6 +60,8 @@ class Target(StoredPart):
     reason: str | None = stored_null()
     fix: str | None = stored_null()
     attempts: int = 0
+    fetches: int = 0
+    """How often a file of the message could not be fetched."""
     sent_at: datetime | None = stored_null()
     discarded_at: datetime | None = stored_null()
     """Changes that were received before are not carried any more."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import orjson
 
@@ -39,6 +40,9 @@ _CLOSED = {
     "channel.deleted": "The channel was deleted in the chat: choose another one in the mapping.",
     "channel.archived": "The channel was archived in the chat: unarchive it there, then resume the mapping.",
 }
+_MAX_TIME: Final = float(1 << 36)
+"""Unix times below it fit dates, and in microseconds the database."""
+_MAX_SIZE: Final = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,24 @@ def chat_changes(event: Event) -> Sequence[Incoming]:
             change = ConversationClosed(read.channel_id, _CLOSED[canonical(event.type)])
         case _:  # users are known by their messages; a reference tells nothing to forward
             return ()
+    check_numbers(change)
     return (Incoming(event, ref, change, received_at, repeats),)
+
+
+def check_numbers(change: Change | StoredByChat) -> None:
+    """Raise `Malformed` for a time or a size that no message has, and no date or database can take."""
+    times: tuple[float, ...] = ()
+    sizes: list[int] = []
+    match change:
+        case MessageWritten():
+            times = change.sent_at, change.revision / 1_000_000
+            sizes = [file.size for file in change.files if file.size is not None]
+        case ReactionChanged():
+            times = (change.at,)
+    if not all(0 <= moment < _MAX_TIME for moment in times):
+        raise Malformed("a time of the message is out of range: send seconds since 1970, or RFC 3339")
+    if not all(0 <= size < _MAX_SIZE for size in sizes):
+        raise Malformed("the size of a file is out of range: send its bytes, or leave it out")
 
 
 def _is_of_hub(origin: ChatOrigin | None) -> bool:
@@ -159,5 +180,5 @@ def unix_time(text: str) -> float:
     """Return the Unix time of a text in RFC 3339; 0.0 for another text."""
     try:
         return datetime.fromisoformat(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

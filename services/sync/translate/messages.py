@@ -184,6 +184,7 @@ def _new_target(leg: Leg, *, deleted: bool) -> Target:
     now = utcnow()
     is_chat = leg.provider == CHAT
     step = "deleted" if deleted else "sent" if is_chat else "waiting"
+    detail = "for its turn" if step == "waiting" else ""
     return Target(
         leg=leg.id,
         provider=leg.provider,
@@ -191,7 +192,7 @@ def _new_target(leg: Leg, *, deleted: bool) -> Target:
         conversation=leg.conversation,
         state=step,
         sent_at=now if step == "sent" else None,
-        trace=(TraceEntry(at=now, step=step),),
+        trace=(TraceEntry(at=now, step=step, detail=detail),),
     )
 
 

@@ -10,11 +10,14 @@ from services.sync.accounts import AccountRef, SyncAccounts, channel_account
 from services.sync.calls import ChannelCalls, NotReached, OutcomeUnknown
 from shared.contracts.errors import InterlinkError
 from shared.manifests.channel_types import ChannelFailure, Person, ReadsProfiles
+from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.logs import Log
 
 _MAX_PER_BATCH: Final = 50
 _MAX_PER_WORKSPACE: Final = 10
 """People of one workspace that a batch waits for: messages that mention many must not slow others down."""
+_LATE_PAUSE_S: Final = 60.0
+"""Until a batch waits for people of a workspace again that has made one wait for as long as it can."""
 _MAX_AGE_S: Final = 3600.0
 _UNKNOWN_AGE_S: Final = 60.0
 _RETRY_PAUSE_S: Final = 0.2
@@ -31,7 +34,8 @@ class Profiles:
         self._calls = calls
         self._log = log
         self._entries: OrderedDict[tuple[AccountRef, str], tuple[float, Person | None]] = OrderedDict()
-        self._slots = asyncio.Semaphore(_CONCURRENT)
+        self._slots = WorkspaceLimits(_CONCURRENT)
+        self._paused_until: dict[str, float] = {}
 
     def get(self, ref: AccountRef, person_id: str) -> Person | None:
         """Return a person that was loaded; None for an unknown one."""
@@ -39,20 +43,28 @@ class Profiles:
         return entry[1] if entry else None
 
     async def load(self, people: Collection[tuple[AccountRef, str]]) -> None:
-        """Ask the providers for people who are not in memory, for at most two seconds."""
+        """Ask the providers for people who are not in memory, the first ones first, for at most two seconds.
+
+        A workspace whose provider took longer is not waited for again for a minute.
+        """
         now = monotonic()
-        missing = [key for key in people if (entry := self._entries.get(key)) is None or entry[0] < now]
-        if not missing:
-            return
+        self._paused_until = {name: until for name, until in self._paused_until.items() if until > now}
         count_by_workspace: Counter[str] = Counter()
-        tasks: list[asyncio.Task[None]] = []
-        for ref, person_id in missing:
-            count_by_workspace[ref.workspace] += 1
-            if count_by_workspace[ref.workspace] <= _MAX_PER_WORKSPACE and len(tasks) < _MAX_PER_BATCH:
-                tasks.append(asyncio.create_task(self._read(ref, person_id)))
+        wanted: list[tuple[int, AccountRef, str]] = []
+        for ref, person_id in people:
+            entry = self._entries.get((ref, person_id))
+            if (entry is None or entry[0] < now) and ref.workspace not in self._paused_until:
+                count_by_workspace[ref.workspace] += 1
+                wanted.append((count_by_workspace[ref.workspace], ref, person_id))
+        # In turns, so that no workspace takes the places of the others.
+        wanted = sorted(item for item in wanted if item[0] <= _MAX_PER_WORKSPACE)[:_MAX_PER_BATCH]
+        if not wanted:
+            return
+        tasks = {asyncio.create_task(self._read(ref, person)): ref.workspace for _, ref, person in wanted}
         _, late = await asyncio.wait(tasks, timeout=_TIMEOUT_S)
         for task in late:
             task.cancel()
+            self._paused_until[tasks[task]] = monotonic() + _LATE_PAUSE_S
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self, ref: AccountRef, person_id: str) -> None:
@@ -64,7 +76,7 @@ class Profiles:
         self._entries[ref, person_id] = (monotonic() + _UNKNOWN_AGE_S, known)
         person: Person | None = None
         try:
-            async with self._slots:
+            async with self._slots.hold(ref.workspace):
                 person = await self._ask(channel, ref, person_id)
         except (ChannelFailure, InterlinkError) as error:
             self._log.info("profile.unknown", provider=ref.provider, error=str(error)[:200])

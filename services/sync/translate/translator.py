@@ -21,12 +21,12 @@ from services.sync.translate.batch_state import BatchState
 from services.sync.translate.context import Attachments, Context
 from services.sync.translate.echoes import Echoes
 from services.sync.translate.edits import Edits
-from services.sync.translate.incoming import Incoming, StoredByChat, chat_changes
+from services.sync.translate.incoming import Incoming, StoredByChat, chat_changes, check_numbers
 from services.sync.translate.messages import Messages
 from services.sync.translate.profiles import Profiles
 from services.sync.translate.reactions import Reactions
 from services.sync.translate.text import People
-from shared.contracts.errors import NotFound
+from shared.contracts.errors import Invalid, Malformed
 from shared.contracts.topics import CHAT_EVENTS
 from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import (
@@ -42,7 +42,7 @@ from shared.manifests.registry import Provider
 from shared.richtext.mentions import mentioned
 from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
-from shared.runtime.kafka.batch import ConsumedEvent
+from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
 from shared.wire.bodies import parse_object
@@ -81,16 +81,20 @@ class Translator:
         self._producer = producer
         self._log = log
 
-    async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
+    async def handle(self, batch: Batch) -> None:
         """Store and publish what the changes of a batch mean for the other legs, in their order.
 
-        Raises `Malformed` or `Invalid` for a body that is not the provider's or the chat's: nothing of the
-        batch is stored then. Raises `DatabaseUnavailable` and `BrokerUnavailable`.
+        A body that is not the provider's or the chat's becomes a dead letter. Raises `DatabaseUnavailable`
+        and `BrokerUnavailable`: nothing of the batch is complete then.
         """
         await self._index.current()
         incoming: list[Incoming] = []
         for consumed in batch:
-            incoming += await self._read(consumed)
+            try:
+                incoming += await self._read(consumed)
+            except (Malformed, Invalid) as error:
+                # The others of the batch are not handled again for it.
+                batch.take(consumed).fail(error)
         mapped = [(item, found) for item in incoming if (found := self._mapped(item))]
         if not mapped:
             return
@@ -136,7 +140,10 @@ class Translator:
     # Reading
 
     async def _read(self, consumed: ConsumedEvent) -> Sequence[Incoming]:
-        """Return the changes in an event; none if it is about no conversation that can be mapped."""
+        """Return the changes in an event; none if it is about no conversation that can be mapped.
+
+        Raises `Malformed` or `Invalid`.
+        """
         event = consumed.event
         if consumed.topic == CHAT_EVENTS.name:
             return chat_changes(event) if self._index.has_workspace(event.workspace) else ()
@@ -145,16 +152,19 @@ class Translator:
         ref = await self._accounts.of_event(event)
         if ref is None or not isinstance(channel := self._accounts.channel(ref.provider), ReadsEvents):
             return ()
-        try:
-            account = channel_account(await self._accounts.find(*ref))
-        except NotFound:  # it was disconnected meanwhile
+        integration = await self._accounts.find_reading(ref)
+        if integration is None:  # it was disconnected meanwhile
             return ()
+        account = channel_account(integration)
         provider = self._providers[ref.provider]
         payload = parse_object(provider.payload(event.content_type, event.data))
         received_at = datetime.fromisoformat(event.time)
+        changes = channel.changes(event.attributes.get("event", ""), payload, account)
+        for change in changes:
+            check_numbers(change)
         return [
             Incoming(event, ref, change, received_at)
-            for change in channel.changes(event.attributes.get("event", ""), payload, account)
+            for change in changes
             if not (isinstance(change, ReactionChanged) and _is_own(change.person.id, account))
         ]
 
@@ -188,7 +198,8 @@ class Translator:
         """Read who is who, and the names that the events do not tell."""
         people: set[tuple[AccountRef, str]] = set()
         users: dict[str, set[str]] = {}
-        unnamed: dict[tuple[AccountRef, str], None] = {}
+        authors: dict[tuple[AccountRef, str], None] = {}
+        mentioned_people: dict[tuple[AccountRef, str], None] = {}
         for item, _ in mapped:
             ref, change = item.ref, item.change
             named: tuple[str, ...] = ()
@@ -204,9 +215,9 @@ class Translator:
                 continue
             people.update((ref, name) for name in (person.id, *named))
             if not person.name:
-                unnamed[ref, person.id] = None
-            unnamed |= dict.fromkeys((ref, name) for name in named)
-        await self._profiles.load(list(unnamed))
+                authors[ref, person.id] = None
+            mentioned_people |= dict.fromkeys((ref, name) for name in named)
+        await self._profiles.load(list(authors | mentioned_people))
         user_by_person: dict[tuple[AccountRef, str], str] = {}
         for (ref, person_id), link in (await self._links.find_many(people)).items():
             if link.user_id:

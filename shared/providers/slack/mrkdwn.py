@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 from shared.providers.slack.emoji import emoji_named
 from shared.providers.slack.rich_text import Budget, is_id
+from shared.richtext.autolinks import link_at
 from shared.richtext.build import clean
-from shared.richtext.runs import Leaf, Mark, Run, is_link, paragraphs_of, text_runs
+from shared.richtext.runs import NO_MARKS, Leaf, Mark, Run, is_link, paragraphs_of, text_runs
 from shared.richtext.tree import (
     Block,
     Bold,
@@ -36,7 +37,8 @@ _SCOPES: Final[Mapping[str, Literal["here", "channel", "everyone"]]] = {
 }
 _FENCE: Final = "```"
 _TOKEN: Final = re.compile(
-    r"<([^<>\n]{1,3000})>|`([^`\n]+)`|:([a-z0-9_+'\-]{1,100}(?:::skin-tone-[2-6])?):|[*_~]"
+    r"<([^<>\n]{1,3000})>|`([^`\n]+)`|:([a-z0-9_+'\-]{1,100}(?:::skin-tone-[2-6])?):"
+    r"|(?<![A-Za-z0-9+.-])(?i:https?://|www\.)|[*_~]"
 )
 _ENTITIES: Final = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
 _QUOTE: Final = "&gt;"
@@ -96,7 +98,9 @@ def _line_runs(line: str, budget: Budget) -> list[Run]:
     marks: frozenset[Mark] = frozenset()
     runs: list[Run] = []
     start = 0
-    for token in _TOKEN.finditer(line):
+    position = 0
+    while token := _TOKEN.search(line, position):
+        position = token.end()
         if budget.runs <= 0:
             return runs
         sign = token[0]
@@ -110,13 +114,16 @@ def _line_runs(line: str, budget: Budget) -> list[Run]:
             runs += text_runs(unescape(line[start : token.start()]), marks)
             marks ^= {mark}
         else:
-            added = _token_runs(token, marks)
+            if sign[0].isalpha():
+                added, position = _bare_link(line, token.start(), marks)
+            else:
+                added = _token_runs(token, marks)
             if not added:
                 continue
             runs += text_runs(unescape(line[start : token.start()]), marks)
             runs += added
         budget.runs -= 2
-        start = token.end()
+        start = position
     return [*runs, *text_runs(unescape(line[start:]), marks)]
 
 
@@ -138,6 +145,15 @@ def _last_closing(line: str, sign: str) -> int:
     return at if at > 0 else -1
 
 
+def _bare_link(line: str, at: int, marks: frozenset[Mark]) -> tuple[list[Run], int]:
+    """Return the link of a URL that is written without brackets, and where the line goes on.
+
+    Slack writes brackets around URLs; programs that post to other chats in its dialect do not.
+    """
+    visible, url, end = link_at(line, at) or ("", "", at + 1)
+    return (text_runs(visible, marks, url) if url else []), end
+
+
 def _token_runs(token: re.Match[str], marks: frozenset[Mark]) -> list[Run]:
     reference, code, emoji = token.groups()
     if code:
@@ -145,6 +161,11 @@ def _token_runs(token: re.Match[str], marks: frozenset[Mark]) -> list[Run]:
     if emoji:
         named = emoji_named(emoji)
         return [Run(named, marks)] if named else []
+    return parse_reference(reference, marks)
+
+
+def parse_reference(reference: str, marks: frozenset[Mark] = NO_MARKS) -> list[Run]:
+    """Return the runs of what is between `<` and `>`: a mention or a link; none for anything else."""
     target, _, label = reference.partition("|")
     label = unescape(label)
     leaf = _mention(target, label)

@@ -71,7 +71,6 @@ def _message_changes(
             return ()  # Telegram changed something that people do not see
         order = update_id if isinstance(update_id, int) else 0
         revision = edit_date * _REVISIONS_PER_SECOND + order % _REVISIONS_PER_SECOND
-    album = message.get("media_group_id")
     author = parse_author(message)
     return (
         MessageWritten(
@@ -85,7 +84,6 @@ def _message_changes(
             own=author.id == account.id,
             permalink=permalink(message.get("chat"), _message_id(message, "message_id")),
             sent_at=float(_date(message)),
-            album=album[:100] if isinstance(album, str) and album else None,
         ),
     )
 

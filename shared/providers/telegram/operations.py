@@ -30,6 +30,13 @@ from shared.richtext.tree import Loss
 MAX_ALBUM: Final = 10
 _MAX_PHOTO: Final = 10 * 1024 * 1024
 _PHOTOS: Final = frozenset({"image/jpeg", "image/png", "image/webp"})
+_PLAYED: Final[Mapping[str, str]] = {
+    "video/mp4": "video",
+    "audio/mpeg": "audio",
+    "audio/mp4": "audio",
+    "audio/x-m4a": "audio",
+}
+"""The kinds of files that Telegram's clients play, by type."""
 _UNREADABLE: Final = "Telegram's response lacks what its reference promises: the hub tries again."
 _FILE_ADDRESS: Final = "https://api.telegram.org/file/bot{access_token}/"
 _VARIATION: Final = "\ufe0f"
@@ -115,6 +122,13 @@ def _is_photo(file: OutgoingFile) -> bool:
     return file.content_type in _PHOTOS and file.size <= _MAX_PHOTO
 
 
+def _album_kinds(files: Sequence[OutgoingFile]) -> list[str]:
+    """Return the kinds of files in an album: photos and videos mix, everything else goes as documents."""
+    kinds = ["photo" if _is_photo(file) else _PLAYED.get(file.content_type, "document") for file in files]
+    mixes = set(kinds) <= {"photo", "video"} or set(kinds) == {"audio"}
+    return kinds if mixes else ["document"] * len(files)
+
+
 def _part(file: OutgoingFile) -> FilePart:
     return FilePart(file.id, file.filename or "file", file.content_type)
 
@@ -126,10 +140,9 @@ def _file_step(place: Place, file: OutgoingFile, rendered: Rendered) -> Step:
 
 
 def _album_step(place: Place, files: Sequence[OutgoingFile], rendered: Rendered) -> Step:
-    """Return the step for several files: photos, or documents if one of them is no photo."""
-    kind = "photo" if all(_is_photo(file) for file in files) else "document"
+    """Return the step for several files, which Telegram shows together."""
     media: list[dict[str, Any]] = [
-        {"type": kind, "media": f"attach://file{number}"} for number in range(len(files))
+        {"type": kind, "media": f"attach://file{number}"} for number, kind in enumerate(_album_kinds(files))
     ]
     media[0] |= _caption(rendered)  # so the first id is the one whose caption is edited
     parts: list[tuple[str, str | FilePart]] = _form({**_place(place), "media": media})

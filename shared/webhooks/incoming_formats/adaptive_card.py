@@ -6,7 +6,8 @@ Source: the schema of Adaptive Cards 1.6 (https://adaptivecards.io/explorer/). A
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from shared.webhooks.incoming_formats.html import html_to_markdown
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import link
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_FIELDS,
     NormalForm,
@@ -19,7 +20,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import link, web_url
 
 _MAX_DEPTH: Final = 8
 _MAX_ELEMENTS: Final = 300
@@ -42,7 +42,7 @@ def read_adaptive_card(form: NormalForm, card: RawObject) -> None:
     reader.actions(card.get("actions"))
     heading, *lines = reader.lines or [""]
     if not heading:
-        heading = html_to_markdown(card.get("fallbackText")) or html_to_markdown(card.get("speak"))
+        heading = form.html(card.get("fallbackText")) or form.html(card.get("speak"))
     texts = filter(None, (form.fields.get("text"), heading))
     form.set("text", "\n\n".join(texts), "attachments")
     form.add_embed(
@@ -90,7 +90,7 @@ class _CardReader:
 
     def _fact_set(self, element: RawObject) -> None:
         for fact in map(object_of, list_of(element.get("facts"), MAX_FIELDS)):
-            name, value = text_of(fact.get("title")).rstrip(":"), html_to_markdown(fact.get("value"))
+            name, value = text_of(fact.get("title")).rstrip(":"), self._form.html(fact.get("value"))
             if name or value:
                 self.fields.append({"name": name, "value": value, "inline": True})
 
@@ -105,7 +105,7 @@ class _CardReader:
         self._line(f"```\n{code}\n```" if code and "```" not in code else plain_to_markdown(code))
 
     def _text_block(self, element: RawObject) -> None:
-        text = html_to_markdown(element.get("text"))
+        text = self._form.html(element.get("text"))
         size, weight = str(element.get("size")).lower(), str(element.get("weight")).lower()
         is_heading = weight == "bolder" or size in _LARGE
         self._line(bold(text) if is_heading and "\n" not in text and "**" not in text else text)

@@ -7,6 +7,9 @@ body before version 9 (one alert, with `evalMatches`).
 from collections.abc import Iterable
 from typing import Final
 
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import link
+from shared.webhooks.incoming_formats.formatted import Formatter
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_EMBEDS,
     MAX_FIELDS,
@@ -21,7 +24,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import link, web_url
 
 FIRING_COLOR: Final = "#d63232"
 RESOLVED_COLOR: Final = "#36a64f"
@@ -54,9 +56,9 @@ def is_legacy_grafana(source: RawObject) -> bool:
     return "ruleName" in source and "state" in source
 
 
-def read_alertmanager(source: RawObject) -> NormalForm:
+def read_alertmanager(source: RawObject, formatter: Formatter) -> NormalForm:
     """Return one message for a group of alerts, with an embed for each of the first ten."""
-    form = NormalForm()
+    form = NormalForm(formatter)
     alerts = [object_of(alert) for alert in list_of(source.get("alerts"), _MAX_ALERTS)]
     form.set("text", _headline(source, alerts))
     # Firing alerts first: they are what people look for when there are too many.
@@ -132,9 +134,9 @@ def _values(alert: RawObject) -> str:
     return named or text_of(alert.get("valueString"))
 
 
-def read_legacy_grafana(source: RawObject) -> NormalForm:
+def read_legacy_grafana(source: RawObject, formatter: Formatter) -> NormalForm:
     """Return the message of one alert of Grafana before version 9."""
-    form = NormalForm()
+    form = NormalForm(formatter)
     title = text_of(source.get("title")) or text_of(source.get("ruleName"))
     form.set("text", bold(plain_to_markdown(title)))
     matches = [object_of(match) for match in list_of(source.get("evalMatches"), MAX_FIELDS - 1)]
@@ -143,7 +145,7 @@ def read_legacy_grafana(source: RawObject) -> NormalForm:
             "title": text_of(source.get("ruleName")) or title,
             "url": web_url(text_of(source.get("ruleUrl"))) or None,
             "color": _STATE_COLORS.get(text_of(source.get("state")), NEUTRAL_COLOR),
-            "description": text_of(source.get("message")),
+            "description": plain_to_markdown(source.get("message")),
             "fields": filled_fields(
                 ("State", source.get("state")),
                 *((text_of(match.get("metric")) or "Value", match.get("value")) for match in matches),

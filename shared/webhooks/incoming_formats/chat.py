@@ -5,9 +5,11 @@ They are recognized by their fields, not by the sender, and may be mixed: *cards
 (`embeds[]` with `color` as an integer, `author` as an object, `footer`, `image`). Nothing is fetched.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
-from shared.webhooks.incoming_formats.discord import discord_to_markdown
+from shared.richtext.fragments import escape
+from shared.webhooks.incoming_formats.formatted import Formatter
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_ATTACHMENTS,
     MAX_EMBEDS,
@@ -17,10 +19,9 @@ from shared.webhooks.incoming_formats.normal_form import (
     RawObject,
     append_line,
     clip,
+    parse_http_url,
 )
-from shared.webhooks.incoming_formats.slack_blocks import MAX_BLOCKS, blocks_to_markdown
-from shared.wire.markdown import escape
-from shared.wire.mrkdwn import buttons_to_markdown, mrkdwn_to_markdown, parse_http_url
+from shared.webhooks.incoming_formats.slack_blocks import MAX_BLOCKS, blocks_to_markdown, buttons_to_markdown
 
 UPLOADED_FILES: Final = "uploaded_files"
 """The field in which the files of a multipart form are named: `{filename, content_type, size}` each."""
@@ -41,9 +42,9 @@ _COLORS: Final = {"good": "#2eb886", "warning": "#daa038", "danger": "#a30200"}
 _MAX_COLOR: Final = 0xFFFFFF
 
 
-def read_chat(source: RawObject) -> NormalForm:
+def read_chat(source: RawObject, formatter: Formatter) -> NormalForm:
     """Return the message in a body of a chat's format."""
-    form = NormalForm()
+    form = NormalForm(formatter)
     for names in _FIELD_NAMES:
         _copy_first(form, source, names)
     _convert_text(form, source)
@@ -71,9 +72,7 @@ def _convert_text(form: NormalForm, source: RawObject) -> None:
     if text:
         form.set("text", clip(text), "blocks")
     elif isinstance(form.fields.get("text"), str):
-        plain = form.fields["text"]
-        if "<" in plain:
-            form.fields["text"] = discord_to_markdown(mrkdwn_to_markdown(plain, emphasis=False))
+        form.fields["text"] = form.formatter.markdown(form.fields["text"])
 
 
 def _convert_attachments(form: NormalForm, source: RawObject) -> None:
@@ -99,11 +98,11 @@ def _convert_embed(form: NormalForm, raw: RawObject, where: str) -> NormalObject
     if type(color) is int and 0 <= color <= _MAX_COLOR:
         embed["color"] = f"#{color:06x}"
     if isinstance(embed.get("description"), str):
-        embed["description"] = discord_to_markdown(clip(embed["description"]))
+        embed["description"] = form.formatter.markdown(clip(embed["description"]))
     embed["fields"] = [
         {
             "name": _value_text(item.get("name")),
-            "value": _discord(_value_text(item.get("value"))),
+            "value": _formatted(form.formatter.markdown, _value_text(item.get("value"))),
             **({"inline": item["inline"]} if item.get("inline") is not None else {}),
         }
         for item in form.objects(raw, "fields", MAX_FIELDS, where)
@@ -121,17 +120,18 @@ def _convert_embed(form: NormalForm, raw: RawObject, where: str) -> NormalObject
 
 def _convert_card(form: NormalForm, raw: RawObject, where: str) -> NormalObject:
     """Return a card as an embed, without what cannot be shown (an unknown color, an invalid link)."""
-    text = _convert_blocks(form, raw, where) or _mrkdwn(raw.get("text"))
+    card = form.formatter.card
+    text = _convert_blocks(form, raw, where) or _formatted(card, raw.get("text"))
     embed: NormalObject = {
         "title": clip(raw.get("title")) or None,
         "url": parse_http_url(raw.get("title_link")),
         "color": _card_color(raw.get("color")),
         "author": clip(raw.get("author_name")) or None,
-        "description": _mrkdwn(raw.get("pretext")),
+        "description": _formatted(card, raw.get("pretext")),
         "fields": [
             {
                 "name": _value_text(item.get("title")),
-                "value": _mrkdwn(_value_text(item.get("value"))),
+                "value": _formatted(card, _value_text(item.get("value"))),
                 "inline": item.get("short") is True,
             }
             for item in form.objects(raw, "fields", MAX_FIELDS, where)
@@ -140,8 +140,8 @@ def _convert_card(form: NormalForm, raw: RawObject, where: str) -> NormalObject:
     }
     append_line(embed, text)
     if not (embed["title"] or embed["description"] or embed["fields"]):
-        append_line(embed, _mrkdwn(raw.get("fallback")))
-    append_line(embed, buttons_to_markdown(raw.get("actions")))
+        append_line(embed, _formatted(card, raw.get("fallback")))
+    append_line(embed, buttons_to_markdown(raw.get("actions"), form.formatter))
     append_line(embed, clip(raw.get("footer")))
     form.add_image(raw.get("image_url") or raw.get("thumb_url"))
     return embed
@@ -151,7 +151,7 @@ def _convert_blocks(form: NormalForm, source: RawObject, where: str = "") -> str
     """Return the text of the blocks as Markdown; their images become attachments."""
     if source.get("blocks") is None:
         return ""
-    text, images = blocks_to_markdown(form.objects(source, "blocks", MAX_BLOCKS, where))
+    text, images = blocks_to_markdown(form.objects(source, "blocks", MAX_BLOCKS, where), form.formatter)
     for image in images:
         form.add_image(image)
     return text
@@ -188,12 +188,8 @@ def _value_text(value: object) -> Any:
     return "" if value is None else clip(value)
 
 
-def _discord(value: Any) -> Any:
-    return discord_to_markdown(value) if isinstance(value, str) else value
-
-
-def _mrkdwn(value: Any) -> Any:
-    return mrkdwn_to_markdown(clip(value)) if isinstance(value, str) else value
+def _formatted(convert: Callable[[str], str], value: Any) -> Any:
+    return convert(clip(value)) if isinstance(value, str) else value
 
 
 def _card_color(value: object) -> str | None:

@@ -7,6 +7,7 @@ from pydantic_core import ErrorDetails
 
 from shared.contracts.errors import FieldError, Invalid
 from shared.contracts.messages import Attachment, Embed, Payload, Text256, Text4000
+from shared.richtext.excerpt import fit_markdown
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_ATTACHMENTS,
     MAX_EMBEDS,
@@ -15,7 +16,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     NormalObject,
 )
 from shared.wire.addresses import is_internal_host
-from shared.wire.fences import closing_of
 from shared.wire.mentions import defuse_mentions
 
 MAX_TEXT_CHARACTERS: Final = 4000
@@ -28,10 +28,7 @@ CUT_MARK: Final = "\n\n… (cut: the text is longer)"
 _ELLIPSIS: Final = "…"
 _MARKDOWN_PARTS: Final = frozenset({"text", "description", "value"})
 _SPARE_CHARACTERS: Final = 16
-"""Room for what defusing and closing a fence add to a text that was cut."""
-_MAX_LINK_CHARACTERS: Final = 2_400
-_MAX_WORD_CHARACTERS: Final = 200
-_MAX_CLOSING_CHARACTERS: Final = 10
+"""Room for what defusing adds to a text that was cut."""
 _MAX_ROUNDS: Final = 5
 """Validations of one message: a repaired list may have errors inside it that were not reported before."""
 
@@ -188,10 +185,7 @@ def _limit_size(form: NormalForm, message: IncomingMessage) -> IncomingMessage:
 
 def _with_notes(text: str, notes: list[str]) -> str:
     end = "\n".join(notes)
-    cut = cut_markdown(text, MAX_TEXT_CHARACTERS - len(end) - 2 - _SPARE_CHARACTERS, CUT_MARK)
-    closing = closing_of(cut)
-    if closing and len(closing) <= _MAX_CLOSING_CHARACTERS:
-        cut = f"{cut}\n{closing}"
+    cut = fit_markdown(text, MAX_TEXT_CHARACTERS - len(end) - 2, CUT_MARK)
     return f"{cut}\n\n{end}" if cut else end
 
 
@@ -200,38 +194,10 @@ def _cut(text: str, max_characters: int, name: str, *, mass_mentions: bool) -> s
         cut = _cut_line(text, max_characters - 1)
     else:
         mark = CUT_MARK if max_characters >= MAX_TEXT_CHARACTERS else _ELLIPSIS
-        cut = cut_markdown(text, max_characters, mark)
+        cut = fit_markdown(text, max_characters - _SPARE_CHARACTERS, mark)
     # What was cut may end in a name that notifies everybody: `@hereford` became `@here`.
     return cut if mass_mentions else defuse_mentions(cut)
 
 
 def _cut_line(text: str, max_characters: int) -> str:
     return text[: max_characters - 1].rstrip() + _ELLIPSIS
-
-
-def cut_markdown(text: str, max_characters: int, mark: str) -> str:
-    """Cut Markdown to at most `max_characters`, `mark` at its end included.
-
-    The cut is not inside a word, a link or a table's row of usual length, and an open block of code is
-    closed.
-    """
-    if len(text) <= max_characters:
-        return text
-    shown = text[: max(0, max_characters - len(mark) - _SPARE_CHARACTERS)]
-    for opening, closing in (("[", ")"), ("<", ">")):
-        start = shown.rfind(opening)
-        if start > len(shown) - _MAX_LINK_CHARACTERS and shown.find(closing, start) < 0:
-            shown = shown[:start] if start > 0 else shown
-    blank = max(shown.rfind(" "), shown.rfind("\n"))
-    is_in_word = not text[len(shown)].isspace() and text[len(shown)] not in "[<"
-    if is_in_word and blank > max(0, len(shown) - _MAX_WORD_CHARACTERS):
-        shown = shown[:blank]
-    row = shown.rfind("\n") + 1
-    is_in_row = shown.startswith("|", row) and text[len(shown)] != "\n"
-    if is_in_row and row > max(0, len(shown) - _MAX_WORD_CHARACTERS):
-        shown = shown[:row]
-    shown = shown.rstrip().removesuffix("\\")
-    closing = closing_of(shown)
-    if closing and len(closing) <= _MAX_CLOSING_CHARACTERS:
-        shown = f"{shown}\n{closing}\n" if mark == _ELLIPSIS else f"{shown}\n{closing}"
-    return shown + mark

@@ -5,7 +5,9 @@ Source: Google Chat API, "Cards v2" and "Cards v1 (deprecated)".
 
 from typing import Any, Final
 
-from shared.webhooks.incoming_formats.html import html_to_markdown
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import link
+from shared.webhooks.incoming_formats.formatted import Formatter
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_FIELDS,
     NormalForm,
@@ -17,8 +19,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     object_of,
     text_of,
 )
-from shared.wire.markdown import link, web_url
-from shared.wire.mrkdwn import mrkdwn_to_markdown
 
 _MAX_CARDS: Final = 10
 _MAX_SECTIONS: Final = 20
@@ -31,11 +31,11 @@ def is_google_chat(source: RawObject) -> bool:
     return isinstance(source.get("cardsV2"), list) or isinstance(source.get("cards"), list)
 
 
-def read_google_chat(source: RawObject) -> NormalForm:
+def read_google_chat(source: RawObject, formatter: Formatter) -> NormalForm:
     """Return the message of a body, with an embed for each card."""
-    form = NormalForm()
+    form = NormalForm(formatter)
     if isinstance(source.get("text"), str):
-        form.set("text", mrkdwn_to_markdown(clip(source["text"])))
+        form.set("text", formatter.mrkdwn(clip(source["text"])))
     thread = object_of(source.get("thread"))
     thread_id = text_of(thread.get("threadKey")) or text_of(thread.get("name"))
     if thread_id:
@@ -48,7 +48,7 @@ def read_google_chat(source: RawObject) -> NormalForm:
         form.note_cut("cardsV2", _MAX_CARDS)
     fallback = text_of(source.get("fallbackText"))
     if fallback and not form.fields.get("text") and not form.embeds:
-        form.set("text", html_to_markdown(fallback), "fallbackText")
+        form.set("text", form.html(fallback), "fallbackText")
     return form
 
 
@@ -63,10 +63,10 @@ class _CardReader:
     def add(self, card: RawObject) -> None:
         """Add the card's embed to the form."""
         header = object_of(card.get("header"))
-        self._line(html_to_markdown(header.get("subtitle")))
+        self._line(self._form.html(header.get("subtitle")))
         self._form.add_image(header.get("imageUrl"))
         for section in list_of(card.get("sections"), _MAX_SECTIONS):
-            self._line(bold(html_to_markdown(object_of(section).get("header"))))
+            self._line(bold(self._form.html(object_of(section).get("header"))))
             self._widgets(object_of(section).get("widgets"), _MAX_DEPTH)
         footer = object_of(card.get("fixedFooter"))
         self._buttons([footer.get("primaryButton"), footer.get("secondaryButton")])
@@ -85,7 +85,7 @@ class _CardReader:
     def _widgets(self, widgets: object, depth: int) -> None:
         for item in list_of(widgets, _MAX_WIDGETS) if depth else ():
             widget = object_of(item)
-            self._line(html_to_markdown(object_of(widget.get("textParagraph")).get("text")))
+            self._line(self._form.html(object_of(widget.get("textParagraph")).get("text")))
             self._labelled(object_of(widget.get("decoratedText")), "text")
             self._labelled(object_of(widget.get("keyValue")), "content")
             self._form.add_image(object_of(widget.get("image")).get("imageUrl"))
@@ -93,7 +93,7 @@ class _CardReader:
             self._buttons(widget.get("buttons"))
             for entry in list_of(object_of(widget.get("grid")).get("items"), _MAX_WIDGETS):
                 parts = (text_of(object_of(entry).get(name)) for name in ("title", "subtitle"))
-                self._line(" ".join(map(html_to_markdown, filter(None, parts))))
+                self._line(" ".join(map(self._form.html, filter(None, parts))))
             if "columns" in widget:
                 for column in list_of(object_of(widget["columns"]).get("columnItems"), 2):
                     self._widgets(object_of(column).get("widgets"), depth - 1)
@@ -102,8 +102,8 @@ class _CardReader:
         """Add a text with a label above it as a field, one without a label as a line."""
         if not widget:
             return
-        text = html_to_markdown(widget.get(name))
-        below = html_to_markdown(widget.get("bottomLabel"))
+        text = self._form.html(widget.get(name))
+        below = self._form.html(widget.get("bottomLabel"))
         label = text_of(widget.get("topLabel")) or text_of(object_of(widget.get("startIcon")).get("altText"))
         value = "\n".join(filter(None, (text, below)))
         if label and value:

@@ -7,8 +7,10 @@ formats. They read only lists of bounded length, and texts through `clip`.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from shared.wire.markdown import bare_link, escape, split_links
-from shared.wire.mrkdwn import parse_http_url
+from pydantic import HttpUrl, TypeAdapter, ValidationError
+
+from shared.richtext import fragments
+from shared.webhooks.incoming_formats.formatted import Formatter
 
 RawObject = Mapping[str, Any]
 NormalObject = dict[str, Any]
@@ -24,10 +26,23 @@ MAX_CLIPPED_CHARACTERS: Final = 8_000
 _MAX_WARNINGS: Final = 20
 
 
+_HTTP_URL: Final = TypeAdapter(HttpUrl)
+
+
+def parse_http_url(value: object) -> str | None:
+    """Return an http or https URL in normal form; None for any other value."""
+    try:
+        return str(_HTTP_URL.validate_python(value))
+    except ValidationError:
+        return None
+
+
 class NormalForm:
     """A message in normal form, with the path of each part in the body, for warnings."""
 
-    def __init__(self) -> None:
+    def __init__(self, formatter: Formatter) -> None:
+        """Make an empty message. `formatter` converts its texts."""
+        self.formatter = formatter
         self.fields: NormalObject = {}
         """`text`, `username`, `icon_url` and `thread_id`."""
         self.embeds: list[NormalObject] = []
@@ -102,6 +117,11 @@ class NormalForm:
         room = max(0, MAX_ATTACHMENTS - len(self.files))
         return {**self.fields, "embeds": self.embeds, "attachments": self.files + self.images[:room]}
 
+    def html(self, value: object) -> str:
+        """Return a text with HTML tags and Markdown as Markdown."""
+        text = text_of(value)
+        return self.formatter.html(text) if text else ""
+
     def path(self, location: Location) -> str:
         """Return the path of a value as the caller wrote it."""
         # The longest known path wins: an embed that was a card has its path below `attachments`.
@@ -128,8 +148,7 @@ def text_of(value: object) -> str:
 
 def plain_to_markdown(value: object) -> str:
     """Return plain text as Markdown that shows it as it is. URLs in it become links."""
-    parts = split_links(text_of(value))
-    return "".join(bare_link(visible, url) if url else escape(visible) for visible, url in parts)
+    return fragments.plain_to_markdown(text_of(value))
 
 
 def bold(markdown: str) -> str:

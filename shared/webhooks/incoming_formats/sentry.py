@@ -6,7 +6,9 @@ Sentry the address of an incoming webhook. Source: Sentry's "Integration Platfor
 
 from typing import Any, Final
 
+from shared.richtext.autolinks import web_url
 from shared.webhooks.incoming_formats.alertmanager import FIRING_COLOR, NEUTRAL_COLOR, RESOLVED_COLOR
+from shared.webhooks.incoming_formats.formatted import Formatter
 from shared.webhooks.incoming_formats.normal_form import (
     NormalForm,
     RawObject,
@@ -17,7 +19,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import web_url
 
 _SUBJECTS: Final = ("issue", "event", "error")
 _MAX_TAGS: Final = 50
@@ -34,23 +35,23 @@ def is_sentry(source: RawObject) -> bool:
     return "metric_alert" in data or any(isinstance(data.get(name), dict) for name in _SUBJECTS)
 
 
-def read_sentry(source: RawObject) -> NormalForm:
+def read_sentry(source: RawObject, formatter: Formatter) -> NormalForm:
     """Return the message of a webhook."""
     data = object_of(source.get("data"))
     if "metric_alert" in data:
-        return _metric_alert(text_of(source.get("action")), data)
+        return _metric_alert(text_of(source.get("action")), data, formatter)
     if data:
         kind = next((name for name in _SUBJECTS if isinstance(data.get(name), dict)), "event")
         rule, action = text_of(data.get("triggered_rule")), text_of(source.get("action"))
         headline = f"Sentry alert: {rule}" if rule else f"Sentry {kind} {action}"
-        return _issue(headline, object_of(data.get(kind)), data)
+        return _issue(headline, object_of(data.get(kind)), data, formatter)
     rules = ", ".join(filter(None, map(text_of, list_of(source.get("triggering_rules"), 5))))
     event = {**object_of(source.get("event")), **{name: value for name, value in source.items() if value}}
-    return _issue(f"Sentry alert: {rules}" if rules else "Sentry alert", event, {})
+    return _issue(f"Sentry alert: {rules}" if rules else "Sentry alert", event, {}, formatter)
 
 
-def _issue(headline: str, issue: RawObject, data: RawObject) -> NormalForm:
-    form = NormalForm()
+def _issue(headline: str, issue: RawObject, data: RawObject, formatter: Formatter) -> NormalForm:
+    form = NormalForm(formatter)
     title = _title(issue)
     project = object_of(issue.get("project"))
     where = text_of(project.get("name")) or text_of(project.get("slug")) or text_of(issue.get("project_name"))
@@ -80,8 +81,8 @@ def _issue(headline: str, issue: RawObject, data: RawObject) -> NormalForm:
     return form
 
 
-def _metric_alert(action: str, data: RawObject) -> NormalForm:
-    form = NormalForm()
+def _metric_alert(action: str, data: RawObject, formatter: Formatter) -> NormalForm:
+    form = NormalForm(formatter)
     alert = object_of(data.get("metric_alert"))
     rule = object_of(alert.get("alert_rule"))
     title = text_of(data.get("description_title")) or f"{action}: {text_of(rule.get('name'))}"

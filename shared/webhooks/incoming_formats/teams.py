@@ -7,8 +7,10 @@ webhooks; Alertmanager writes the card's type without the `@`.
 from collections.abc import Iterable
 from typing import Final
 
+from shared.richtext.autolinks import web_url
+from shared.richtext.fragments import link
 from shared.webhooks.incoming_formats.adaptive_card import read_adaptive_card
-from shared.webhooks.incoming_formats.html import html_to_markdown
+from shared.webhooks.incoming_formats.formatted import Formatter
 from shared.webhooks.incoming_formats.normal_form import (
     MAX_EMBEDS,
     MAX_FIELDS,
@@ -21,7 +23,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     object_of,
     text_of,
 )
-from shared.wire.markdown import link, web_url
 
 _CARD_TYPES: Final = "application/vnd.microsoft."
 _ADAPTIVE_CARD: Final = "application/vnd.microsoft.card.adaptive"
@@ -44,22 +45,22 @@ def _is_card(attachment: object) -> bool:
     return isinstance(kind, str) and kind.startswith(_CARD_TYPES)
 
 
-def read_teams(source: RawObject) -> NormalForm:
+def read_teams(source: RawObject, formatter: Formatter) -> NormalForm:
     """Return the message of a body."""
-    form = NormalForm()
+    form = NormalForm(formatter)
     if _is_message_card(source):
         _read_message_card(form, source)
     elif source.get("type") == "AdaptiveCard":
         read_adaptive_card(form, source)
     else:
         if isinstance(source.get("text"), str):
-            form.set("text", html_to_markdown(source["text"]))
+            form.set("text", form.html(source["text"]))
         for item in list_of(source.get("attachments"), MAX_EMBEDS):
             if _is_card(item):
                 _read_attachment(form, item)
         summary = text_of(source.get("summary"))
         if summary and not form.fields.get("text") and not form.embeds:
-            form.set("text", html_to_markdown(summary), "summary")
+            form.set("text", form.html(summary), "summary")
     return form
 
 
@@ -71,8 +72,8 @@ def _read_attachment(form: NormalForm, attachment: RawObject) -> None:
         _read_message_card(form, content)
     else:  # a hero or thumbnail card: title, subtitle, text, images, buttons
         embed: NormalObject = {"title": text_of(content.get("title")) or None}
-        append_line(embed, html_to_markdown(content.get("subtitle")))
-        append_line(embed, html_to_markdown(content.get("text")))
+        append_line(embed, form.html(content.get("subtitle")))
+        append_line(embed, form.html(content.get("text")))
         buttons = [object_of(item) for item in list_of(content.get("buttons"), _MAX_ITEMS)]
         append_line(
             embed, _links((text_of(item.get("title")), text_of(item.get("value"))) for item in buttons)
@@ -84,14 +85,14 @@ def _read_attachment(form: NormalForm, attachment: RawObject) -> None:
 
 def _read_message_card(form: NormalForm, card: RawObject) -> None:
     """Read a card: its title and text are the message's, its sections are embeds."""
-    title, text = html_to_markdown(card.get("title")), html_to_markdown(card.get("text"))
+    title, text = form.html(card.get("title")), form.html(card.get("text"))
     headline = "\n\n".join(filter(None, (bold(title.replace("\n", " ")), text)))
     color = text_of(card.get("themeColor")).removeprefix("#")
     for section in list_of(card.get("sections"), MAX_EMBEDS):
         form.add_embed(_section(form, object_of(section), color))
     links = _links(_target(object_of(action)) for action in list_of(card.get("potentialAction"), _MAX_ITEMS))
     if not headline and not form.embeds:
-        headline = html_to_markdown(card.get("summary"))
+        headline = form.html(card.get("summary"))
     form.set("text", "\n\n".join(filter(None, (form.fields.get("text"), headline, links))))
 
 
@@ -102,7 +103,7 @@ def _section(form: NormalForm, section: RawObject, color: str) -> NormalObject:
         "fields": [
             {
                 "name": text_of(fact.get("name")).rstrip(":"),
-                "value": html_to_markdown(fact.get("value")),
+                "value": form.html(fact.get("value")),
                 "inline": True,
             }
             for fact in map(object_of, list_of(section.get("facts"), MAX_FIELDS))
@@ -110,9 +111,9 @@ def _section(form: NormalForm, section: RawObject, color: str) -> NormalObject:
         ],
     }
     if text_of(section.get("title")):
-        append_line(embed, bold(html_to_markdown(section.get("activityTitle"))))
+        append_line(embed, bold(form.html(section.get("activityTitle"))))
     for name in ("activitySubtitle", "activityText", "text"):
-        append_line(embed, html_to_markdown(section.get(name)))
+        append_line(embed, form.html(section.get(name)))
     actions = (object_of(action) for action in list_of(section.get("potentialAction"), _MAX_ITEMS))
     append_line(embed, _links(map(_target, actions)))
     form.add_image(object_of(section.get("heroImage")).get("image"))

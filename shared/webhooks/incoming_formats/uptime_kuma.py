@@ -2,7 +2,9 @@
 
 from typing import Final
 
+from shared.richtext.autolinks import web_url
 from shared.webhooks.incoming_formats.alertmanager import FIRING_COLOR, NEUTRAL_COLOR, RESOLVED_COLOR
+from shared.webhooks.incoming_formats.formatted import Formatter
 from shared.webhooks.incoming_formats.normal_form import (
     NormalForm,
     RawObject,
@@ -11,7 +13,6 @@ from shared.webhooks.incoming_formats.normal_form import (
     plain_to_markdown,
     text_of,
 )
-from shared.wire.markdown import web_url
 
 FORM_FIELD: Final = "data"
 """The field of the multipart form that has the JSON, if the notification's type is form-data."""
@@ -29,9 +30,9 @@ def is_uptime_kuma(source: RawObject) -> bool:
     return isinstance(source.get("msg"), str) and "heartbeat" in source and "monitor" in source
 
 
-def read_uptime_kuma(source: RawObject) -> NormalForm:
+def read_uptime_kuma(source: RawObject, formatter: Formatter) -> NormalForm:
     """Return the message of a notification."""
-    form = NormalForm()
+    form = NormalForm(formatter)
     heartbeat, monitor = object_of(source.get("heartbeat")), object_of(source.get("monitor"))
     form.set("text", plain_to_markdown(source.get("msg")), "msg")
     if not heartbeat and not monitor:

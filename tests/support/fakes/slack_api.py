@@ -12,6 +12,7 @@ pass and a client must not do is refused, and stands in `complaints`, a line eac
 import copy
 from dataclasses import replace
 from typing import Any, Final
+from zlib import crc32
 
 from tests.support.fakes import slack_chat, slack_files, slack_lists
 from tests.support.fakes.slack_calls import METHODS, Call, Method
@@ -47,6 +48,7 @@ class SlackApi:
         self.events = Events()
         self.emoji_names = EMOJI
         self.hosts: dict[str, Handler] = {"slack.com": self._api, "files.slack.com": self._files}
+        self.hosts["avatars.slack-edge.com"] = _picture
 
     def workspace(self, name: str = "Example") -> Workspace:
         """Return the workspace of this name; one that is not there yet is made."""
@@ -171,6 +173,13 @@ class SlackApi:
 
     def _complain(self, what: str) -> None:
         self.complaints.append(what)
+
+
+def _picture(request: HostRequest) -> Reply:
+    """The picture of a person: one color, which the address decides."""
+    color = f"hsl({crc32(request.path.encode()) % 360} 60% 60%)"
+    drawn = f'<svg xmlns="http://www.w3.org/2000/svg"><rect width="100%" height="100%" fill="{color}"/></svg>'
+    return Reply(200, drawn.encode(), {"content-type": "image/svg+xml"})
 
 
 def _bearer(request: HostRequest) -> str:

@@ -51,6 +51,11 @@ class Faults:
         """End the connection before anything is done. (`ProviderHosts.down` refuses connections.)"""
         self._faults.append(_Fault("cut", method, count))
 
+    def clear(self) -> None:
+        """End all faults."""
+        with self._lock:
+            self._faults.clear()
+
     def before(self, method: str) -> Reply | None:
         """Return what is answered instead of the effect."""
         if self._take(method, "cut"):

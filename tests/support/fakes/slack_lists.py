@@ -1,4 +1,7 @@
-"""The methods that look things up: conversations, people, groups, emoji, the workspace and its bots."""
+"""The methods that look things up: conversations, people, groups, emoji, the workspace and its bots.
+
+And `auth.revoke`, after which a bot is in no channel any more.
+"""
 
 from tests.support.fakes.slack_calls import Call, method
 from tests.support.fakes.slack_state import (
@@ -21,6 +24,17 @@ def _auth_test(call: Call) -> Json:
     found = {"url": f"https://{team.domain}.slack.com/", "team": team.name, "team_id": team.id}
     bot = team.users[app.user_id]
     return found | {"user": bot.name, "user_id": bot.id, "bot_id": app.bot_id, "is_enterprise_install": False}
+
+
+@method("auth.revoke", "", "", "test")
+def _revoke(call: Call) -> Json:
+    if call.flag("test"):
+        return {"revoked": False}
+    for channel in call.workspace.channels.values():
+        if call.app.user_id in channel.members:
+            call.workspace.remove(channel, call.app.user_id)
+    call.app.revoke()
+    return {"revoked": True}
 
 
 @method("conversations.list", _READS, "", "types exclude_archived limit cursor team_id", reads=True)

@@ -8,13 +8,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared.wire.excerpt import fit_lines
-from shared.wire.message_template import MAX_TEMPLATE_CHARACTERS, MessageTemplate, MessageTemplateError
+from shared.manifests.registry import template_environment
+from shared.richtext.excerpt import fit_markdown
+from shared.wire.message_template import MessageTemplate, MessageTemplateError
+from shared.wire.template_filters import MAX_TEMPLATE_CHARACTERS
 from tests.support.markdown import STRUCTURE, shown
 
 WHOLE = MessageTemplate("{{ v | markdown: 100, 9000 }}")
 SHORT = MessageTemplate("{{ v | markdown: 4, 60 }}")
-WIKI = MessageTemplate("{{ v | wiki: 100, 9000 }}")
+WITH_WIKI = template_environment()
+WIKI = MessageTemplate("{{ v | wiki: 100, 9000 }}", environment=WITH_WIKI)
 
 ELEMENTS = STRUCTURE | {"strong", "em", "del", "s", "code", "pre", "blockquote", "ul", "ol", "li", "hr"}
 TABLE = {"table", "thead", "tbody", "tr", "th", "td"}
@@ -27,19 +30,19 @@ def rewritten(text: str) -> str:
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        ("**bold** __bold__ *em* _em_ ~~gone~~", "**bold** **bold** *em* *em* ~~gone~~"),
-        ("***both*** **a *b* c**", "***both*** **a *b* c**"),
-        ("**over\ntwo**", "**over**\n**two**"),
-        ("a_b_c 2*3*4 \\*x\\*", "a\\_b\\_c 2*3*4 \\*x\\*"),
+        ("**bold** __bold__ *em* _em_ ~~gone~~", "**bold** **bold** _em_ _em_ ~~gone~~"),
+        ("***both*** **a *b* c**", "_**both**_ **a _b_ c**"),
+        ("**over\ntwo**", "**over\ntwo**"),
+        ("a_b_c 2*3*4 \\*x\\*", "a\\_b\\_c &#50;_3_&#52; \\*x\\*"),
         ("# Title\n\nSetext\n===\n## **Bold** `c`", "**Title**\n\n**Setext**\n\n**Bold `c`**"),
         ("`a*b` ``a`b`` `@everyone` `@decorator`", "`a*b` ``a`b`` `@\u200beveryone` `@decorator`"),
         ("[text](https://a.example/x_(y) 'title')", "[text](<https://a.example/x_(y)>)"),
-        ("[**b** `c`](https://a.example)", "[b c](https://a.example)"),
+        ("[**b** `c`](https://a.example)", "[**b** `c`](https://a.example)"),
         ("[one\ntwo](https://a.example)", "[one two](https://a.example)"),
         ("[ref][1] [1]\n\n[1]: https://a.example", "[ref](https://a.example) [1](https://a.example)"),
         (
             "[mail](mailto:a@b.example) <a@b.example>",
-            "[mail](mailto:a@b.example) [a\\@b.example](mailto:a@b.example)",
+            "[mail](mailto:a@b.example) [a@b.example](mailto:a@b.example)",
         ),
         ("[a](/x) [b](#y) [c](../z) [d](//e.example)", "a b c d"),
         ("[a](javascript:alert(1)) [b](data:text/html,x) [c](file:///etc)", "a b c"),
@@ -50,19 +53,25 @@ def rewritten(text: str) -> str:
         ("www.a.example/x_y", "[www.a.example/x\\_y](http://www.a.example/x_y)"),
         (
             "![alt *x*](https://a.example/i.png) ![](https://a.example/j.png)",
-            "[alt \\*x\\*](https://a.example/i.png) [image](https://a.example/j.png)",
+            "[alt x](https://a.example/i.png) [image](https://a.example/j.png)",
         ),
         (
             "![rel](i.png) [![badge](https://a.example/i.svg)](https://b.example)",
             "rel [badge](https://b.example)",
         ),
-        ("a <b>c</b> <img src=x onerror=alert(1)> d<br>e <!-- f -->", "a c d\ne"),
+        ("a <b>c</b> <img src=x onerror=alert(1)> d<br>e <!-- f -->", "a **c**  d\ne"),
         ("<script>alert(1)</script>\n\n<style>a{}</style>\n\nx", "x"),
-        ("<details><summary>Sum &amp; <b>more</b></summary>\n\ninner\n\n</details>", "Sum \\& more\n\ninner"),
-        ("hi @everyone, @here <!channel> &commat;all #1", "hi \\@everyone, \\@here \\@all \\#1"),
-        ("- a\n- b\n  - c\n    1. d\n    2. e\n\n  more", "- a\n- b\n  - c\n    1. d\n    2. e\n\n  more"),
+        (
+            "<details><summary>Sum &amp; <b>more</b></summary>\n\ninner\n\n</details>",
+            "Sum & **more**\n\ninner",
+        ),
+        (
+            "hi @everyone, @here <!channel> &commat;all #1",
+            "hi \\@\u200beveryone, \\@\u200bhere \\@\u200bchannel \\@\u200ball #1",
+        ),
+        ("- a\n- b\n  - c\n    1. d\n    2. e\n\n  more", "- a\n- b\n  - c\n\n    1. d\n    2. e\n\n  more"),
         ("3. a\n4. b", "3. a\n4. b"),
-        ("- [ ] a\n- [x] b [ ]", "- [ ] a\n- [x] b \\[ \\]"),
+        ("- [ ] a\n- [x] b [ ]", "- ☐ a\n- ☑ b \\[ \\]"),
         ("> a\n> > b\n>\n> - c\n\nd", "> a\n>\n> > b\n>\n> - c\n\nd"),
         ("> [!WARNING]\n> mind", "> **Warning**\n> mind"),
         ("```py\ndef f():\n    return 1\n\n\nx  y\n```", "```py\ndef f():\n    return 1\n\n\nx  y\n```"),
@@ -75,10 +84,10 @@ def rewritten(text: str) -> str:
         ),
         (
             "|a|b|\n|-|:-:|\n|`x`|[l](https://a.example)|\n|c \\| d|",
-            "| a | b |\n| --- | --- |\n| `x` | [l](https://a.example) |\n| c \\| d |  |",
+            "**a** | **b**\n`x` | [l](https://a.example)\nc | d",
         ),
-        ("|a|\n|-|\n|`x\\|y`|", "| a |\n| --- |\n| x\\|y |"),
-        ("a\n\n***\n\nb", "a\n\n---\n\nb"),
+        ("|a|\n|-|\n|`x\\|y`|", "```\na\n---\nx|y\n```"),
+        ("a\n\n***\n\nb", "a\n\n\\---\n\nb"),
         (
             "1986\\. A year\n\\- no list\n\\# no heading\n\\=",
             "1986\\. A year\n\\- no list\n\\# no heading\n\\=",
@@ -99,7 +108,7 @@ def test_it_means_the_same(written: str, expected: str) -> None:
         ("h1. Title\r\ntext", "**Title**\n\ntext"),
         (
             "*bold* _em_ -gone- +ins+ ??cite?? {{a_b}} *a _b_*",
-            "**bold** *em* ~~gone~~ ins *cite* `a_b` **a *b***",
+            "**bold** _em_ ~~gone~~ ++ins++ _cite_ `a_b` **a _b_**",
         ),
         ("snake_case_name 2 * 3 * 4 a-b-c", "snake\\_case\\_name 2 \\* 3 \\* 4 a-b-c"),
         (
@@ -113,18 +122,18 @@ def test_it_means_the_same(written: str, expected: str) -> None:
             "!shot.png|thumbnail! !https://a.example/i.png! wow! yes!",
             "shot.png [image](https://a.example/i.png) wow! yes!",
         ),
-        ("* a\n** b\n*# c\n# d\n# e\nend", "- a\n  - b\n  1. c\n\n1. d\n2. e\n\nend"),
-        ("- a\n-- dash", "- a\n\n-- dash"),
+        ("* a\n** b\n*# c\n# d\n# e\nend", "- a\n  - b\n\n  1) c\n\n1) d\n2) e\n\nend"),
+        ("- a\n-- dash", "- a\n\n\\-- dash"),
         ("{quote}\na\n* b\n{quote}\nbq. c", "> a\n>\n> - b\n\n> c"),
         ("{code:title=x.py|python}\ndef f(): {quote}\n{code}", "```\ndef f(): {quote}\n```"),
         ("{code:java}\n@Test\n  x\n{code}\nend", "```java\n@Test\n  x\n```\n\nend"),
         ("{noformat}*a*{noformat}", "```\n*a*\n```"),
         ("{panel:title=Note}\nin\n{panel}", "**Note**\n\nin"),
         ("{color:red}a{color} \\*b\\* \\!", "a \\*b\\* !"),
-        ("||a||b||\n|1|[x|https://a.example]|", "| a | b |\n| --- | --- |\n| 1 | [x](https://a.example) |"),
-        ("|1|2|", "|  |  |\n| --- | --- |\n| 1 | 2 |"),
-        ("a\\\\b\n----\nc", "a\nb\n\n---\n\nc"),
-        ("# a\n\n1. x <b>y</b> `z` @everyone", "1. a\n\n1\\. x \\<b\\>y\\</b\\> \\`z\\` \\@everyone"),
+        ("||a||b||\n|1|[x|https://a.example]|", "**a** | **b**\n1 | [x](https://a.example)"),
+        ("|1|2|", "```\n1 | 2\n```"),
+        ("a\\\\b\n----\nc", "a\nb\n\n\\---\n\nc"),
+        ("# a\n\n1. x <b>y</b> `z` @everyone", "1. a\n\n1\\. x \\<b>y\\</b> \\`z\\` \\@\u200beveryone"),
         ("", ""),
     ],
 )
@@ -228,9 +237,14 @@ def test_nothing_of_a_stranger_is_active_but_links(text: str) -> None:
         ("one\ntwo\nthree", 2, 100, "one\ntwo\n\n… (1 more line)"),
         ("one\n\ntwo\n\n```\n\n```\n", 2, 100, "one\n\ntwo"),
         ("a" * 30 + "\n" + "b" * 30, 9, 40, "a" * 30 + "\n\n… (1 more line)"),
-        ("a\n" + "b" * 60, 9, 40, "a\n" + "b" * 38 + "… (22 more characters)"),
+        (
+            "a\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
+            9,
+            40,
+            "a\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb… (22 more characters)",
+        ),
         ("many words that do not fit here\nand more", 9, 20, "many words that do… (21 more characters)"),
-        ("**bold words that do not fit**", 9, 20, "**bold words that do…** (8 more characters)"),
+        ("**bold words that do not fit**", 9, 20, "**bold words that do**… (8 more characters)"),
         (
             "x [label of a link](https://a.example/long) y z",
             9,
@@ -239,15 +253,15 @@ def test_nothing_of_a_stranger_is_active_but_links(text: str) -> None:
         ),
         ("```py\na = 1\nb = 2\nc = 3\n```\nend", 2, 100, "```py\na = 1\nb = 2\n```\n\n… (2 more lines)"),
         ("- x\n  ```\n  a\n  b\n  ```", 2, 100, "- x\n\n  ```\n  a\n  ```\n\n… (1 more line)"),
-        ("```\n" + "x" * 50 + "\n```", 9, 20, "```\n" + "x" * 19 + "…\n```\n\n… (31 more characters)"),
-        ("a\n\n```\nb\n```", 1, 100, "a\n\n… (1 more line)"),
         (
-            "|a|b|\n|-|-|\n|1|2|\n|3|4|\n|5|6|",
-            3,
-            100,
-            "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |\n\n… (1 more line)",
+            "```\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n```",
+            9,
+            20,
+            "```\nxxxxxxxxxxxxxxxxxxx…\n```\n\n… (31 more characters)",
         ),
-        ("x\n\n|a|b|\n|-|-|\n|1|2|", 2, 100, "x\n\n… (2 more lines)"),
+        ("a\n\n```\nb\n```", 1, 100, "a\n\n… (1 more line)"),
+        ("|a|b|\n|-|-|\n|1|2|\n|3|4|\n|5|6|", 3, 100, "```\na | b\n--+--\n1 | 2\n```\n\n… (2 more lines)"),
+        ("x\n\n|a|b|\n|-|-|\n|1|2|", 2, 100, "x\n\n```\na | b\n```\n\n… (2 more lines)"),
         ("- a\n- b\n- c", 2, 100, "- a\n- b\n\n… (1 more line)"),
         ("> a\n> b", 1, 100, "> a\n\n… (1 more line)"),
         ("a\n" + "line\n" * 2000, 2, 100, "a\nline\n\n… (1,999 more lines)"),
@@ -266,24 +280,29 @@ def test_an_excerpt_has_whole_lines_and_says_what_is_missing(
     ("markdown", "maximum", "expected"),
     [
         ("short", 10, "short"),
-        ("one\ntwo\nthree", 8, "one\ntwo"),
-        ("```py\na = 1\nb = 2\n```", 18, "```py\na = 1\n```"),
-        ("- x\n\n  ````\n  a\n  b\n  ````", 25, "- x\n\n  ````\n  a\n  ````"),
-        ("> ```\n> a\n> b\n> ```", 18, "> ```\n> a\n> ```"),
-        ("- ```\n  a\n  b\n  ```", 18, "- ```\n  a\n  ```"),
-        ("```\na\n```\nmore text", 14, "```\na\n```"),
-        ("x\n| a | b |\n| --- | --- |\n| 1 | 2 |", 20, "x"),
-        ("**" + "x" * 30 + "**", 12, "**xxxxxxx…**"),
+        ("one\ntwo\nthree four", 16, "one…"),
+        ("one two three four five", 18, "one two…"),
+        ("```py\na = 1\nb = 2\n" + "c = 3\n" * 9 + "```", 40, "```py\na = 1\nb = 2\nc = 3…\n```"),
+        ("> ```\n> a\n> b\n" + "> c\n" * 9 + "> ```", 30, "> ```\n> a\n> b…\n> ```"),
+        ("- ```\n  a\n  b\n  ```\n- " + "x" * 40, 36, "- ```\n  a\n  b…\n  ```"),
+        ("**" + "x" * 30 + "**", 20, "**xxxxxxx**…"),
+        (
+            "see [the page](https://a.example/x) and some more text",
+            50,
+            "see [the page](https://a.example/x) and…",
+        ),
+        ("see <https://a.example/long/path/of/a/page> and more", 37, "see…"),
+        ("a\\_b\\_c " * 10, 30, "a\\_b\\_c a\\_b\\_c…"),
     ],
 )
 def test_written_markdown_is_cut_between_lines(markdown: str, maximum: int, expected: str) -> None:
-    assert fit_lines(markdown, maximum) == expected
+    assert fit_markdown(markdown, maximum, "…") == expected
     assert len(expected) <= maximum
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.integers(5, 200))
 def test_what_is_cut_is_as_harmless_as_the_whole(text: str, maximum: int) -> None:
-    cut = fit_lines(rewritten(text), maximum)
+    cut = fit_markdown(rewritten(text), maximum, "…")
     assert len(cut) <= maximum
     for name, seen in shown(cut).items():
         assert seen.elements <= ELEMENTS | TABLE, f"{name}: {cut!r}"
@@ -355,7 +374,9 @@ def test_a_hostile_text_of_25_megabytes_is_bounded(piece: str) -> None:
         "{{ v | markdown: 99999, 99999999 }}",
     ):
         started = process_time()
-        assert len(MessageTemplate(source).render({"v": text})) <= MAX_TEMPLATE_CHARACTERS
+        assert (
+            len(MessageTemplate(source, environment=WITH_WIKI).render({"v": text})) <= MAX_TEMPLATE_CHARACTERS
+        )
         assert process_time() - started < 2
 
 

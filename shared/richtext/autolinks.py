@@ -1,8 +1,6 @@
-"""Text and links in Markdown: finding URLs in plain text, escaping text, writing and reading links. Pure.
+"""Find links in plain text. Pure.
 
-Text is escaped, a URL never is. A URL in the middle of text becomes an autolink (`<https://...>`): every
-CommonMark parser takes what is between the brackets byte for byte, whatever marks are in it, and where the
-URL ends does not depend on how a chat client finds bare URLs.
+A URL ends where people expect, and never leads to another place than its text says.
 """
 
 import re
@@ -10,8 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote
 
-MAX_URL_CHARACTERS: Final = 2000
-"""A longer URL is plain text."""
+from shared.richtext.urls import MAX_URL_CHARACTERS
 
 _INVISIBLE: Final = (
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
@@ -48,14 +45,6 @@ _BRACKET: Final = re.compile(r"[()\[\]{}]")
 _BRACKETS: Final = {"(": ")", "[": "]", "{": "}"}
 _ELLIPSES: Final = ("\u2026", "...")
 
-_SPECIAL: Final = re.compile(r"[\\`*_{}\[\]<>#|~@&]|:(?=//)")
-_ENTITY: Final = re.compile(r"(&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31}));")
-_MARKDOWN: Final = re.compile(
-    r"\\([!-/:-@\[-`{-~])|<((?:https?|mailto):[^<>\s]*)>"
-    r"|\[((?:\\.|[^\[\]\\])*)\]\((?:<[^<>\s]*>|[^()<>\s]*)\)|\*\*",
-    re.IGNORECASE,
-)
-
 
 def split_links(text: str) -> Iterator[tuple[str, str]]:
     """Split text into pairs of visible text and the URL that it links to; the URL is empty for plain text.
@@ -67,20 +56,37 @@ def split_links(text: str) -> Iterator[tuple[str, str]]:
     """
     end = position = 0
     while match := _URL.search(text, position):
-        start, position = match.span()
-        url = _trim_url(match[0])
-        if (
-            len(url) > MAX_URL_CHARACTERS
-            or not _ORIGIN.match(url)
-            or text.startswith(_ELLIPSES, start + len(url))
-        ):
+        start = match.start()
+        visible, url, position = _link(text, match)
+        if not url:
             continue
         if start > end:
             yield text[end:start], ""
-        end = position = start + len(url)
-        yield url, f"http://{url}" if url[:4].lower() == "www." else url
+        end = position
+        yield visible, url
     if end < len(text):
         yield text[end:], ""
+
+
+def link_at(text: str, position: int) -> tuple[str, str, int] | None:
+    """Return the link that begins at a position: its visible text, its URL, and where the text goes on.
+
+    The URL is empty for what looks like one and is none. None if nothing begins there.
+    """
+    match = _URL.match(text, position)
+    return _link(text, match) if match else None
+
+
+def _link(text: str, match: re.Match[str]) -> tuple[str, str, int]:
+    start, end = match.span()
+    url = _trim_url(match[0])
+    if (
+        len(url) > MAX_URL_CHARACTERS
+        or not _ORIGIN.match(url)
+        or text.startswith(_ELLIPSES, start + len(url))
+    ):
+        return match[0], "", end  # the work is linear, because what was read is not read again
+    return url, f"http://{url}" if url[:4].lower() == "www." else url, start + len(url)
 
 
 def _trim_url(url: str) -> str:
@@ -93,6 +99,12 @@ def _trim_url(url: str) -> str:
             url = url[: bracket.start()]
             break
     return _TRAILING_ENTITIES.sub("", url).rstrip(_TRAILING_PUNCTUATION)
+
+
+def honest_label(label: str, url: str) -> str:
+    """Return the text of a link to a URL; the URL if the text is another one, which would hide it."""
+    is_honest = bool(label) and all(other in ("", url) for _, other in split_links(label))
+    return label if is_honest else url
 
 
 def cut_label(visible: str, characters: int) -> str:
@@ -114,40 +126,3 @@ def web_url(value: str) -> str:
         return ""
     url = _INVALID_IN_URL.sub(lambda match: quote(match[0], safe=""), text)
     return url if len(url) <= MAX_URL_CHARACTERS else ""
-
-
-def escape(text: str) -> str:
-    """Escape text for Markdown, so that it is shown as it is and no client makes a URL or mention of it."""
-    return _SPECIAL.sub(r"\\\g<0>", text)
-
-
-def bare_link(visible: str, url: str) -> str:
-    """Write a URL in the middle of text as Markdown. The arguments are a pair of `split_links`."""
-    if visible != url or _ENTITY.search(url):
-        return link(escape(visible), url)
-    return f"<{url}>"
-
-
-def link(label: str, url: str) -> str:
-    """Write a link. `label` is Markdown without a link; `url` comes from `web_url` or `split_links`."""
-    target = _ENTITY.sub(r"\1%3B", url)  # parsers differ in how often they decode an entity
-    return f"[{label}](<{target}>)" if "(" in target or ")" in target else f"[{label}]({target})"
-
-
-def plain_text(markdown: str) -> str:
-    """Return the visible text of Markdown that this module or a message template's filters wrote."""
-    return _MARKDOWN.sub(lambda match: match[1] or match[2] or plain_text(match[3] or ""), markdown)
-
-
-def shorten(markdown: str, max_characters: int) -> str:
-    """Cut a line of Markdown that this module wrote to `max_characters`, never inside an escape or link."""
-    if len(markdown) <= max_characters:
-        return markdown
-    limit = max_characters - len("…**")
-    end, stars = limit, 0
-    for mark in _MARKDOWN.finditer(markdown):
-        if mark.end() > limit:
-            end = min(mark.start(), limit)
-            break
-        stars += mark[0] == "**"
-    return markdown[:end].rstrip() + "…" + "**" * (stars % 2)
