@@ -258,7 +258,7 @@ class Bridge:
                 id=request.request_id,
                 workspace=workspace,
                 mapping_id=message.mapping_id,
-                lane=lane_of(workspace, key, target.conversation),
+                lane=lane_of(message.mapping_id, key, target.conversation),
                 account_key=key,
                 partition=partition_of(key.encode(), SYNC_REQUESTED.partitions),
                 position=first_ms + number * _APART_MS << POSITION_BITS,

@@ -36,6 +36,7 @@ from services.sync.mapping_preview import LegResolver
 from services.sync.mapping_rings import MappingRings
 from services.sync.mapping_test import MappingTest
 from services.sync.message_control import MessageControl
+from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.relay import Relay
 from services.sync.settings import SyncSettings
 from services.sync.store import conflicts as conflict_store
@@ -60,6 +61,7 @@ from services.sync.workspace_data import SyncData
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
 from shared.connections.configured_apps import configured_apps
+from shared.connections.integration_record import USABLE
 from shared.connections.integrations import COLLECTION as INTEGRATIONS
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
@@ -249,17 +251,14 @@ def _wake_on_changes(
             lanes.wake()
         for integration_id in ids or ():
             with suppress(NotFound):  # it was deleted, which mends nothing
-                workspace = (await integrations.find(integration_id)).workspace
-                carrier.forget_refusals(workspace)
-                lanes.wake(workspace)
+                integration = await integrations.find(integration_id)
+                if integration.status in USABLE:
+                    carrier.forget_refusals(integration.workspace)
+                    lanes.wake(integration.workspace)
 
-    async def mappings_changed(ids: Collection[str] | None) -> None:
-        if ids is None:
-            lanes.wake()
-        for mapping_id in ids or ():
-            if mapping := index.get(mapping_id):
-                lanes.wake_mapping(mapping_id)
-                lanes.wake(mapping.workspace)
+    def mapping_changed(mapping: SyncMapping) -> None:
+        if mapping.status == "active":
+            lanes.wake(mapping.workspace)
 
     runtime.configuration.follow(INTEGRATIONS, integrations_changed)
-    runtime.configuration.follow(mapping_store.COLLECTION, mappings_changed)
+    index.follow(mapping_changed)

@@ -84,7 +84,7 @@ def queued(message: SyncedMessage, leg: str = "l2", kind: Kind = "message", **fi
         received_at=rfc3339(now),
     )
     values: Json = {
-        "lane": lane_of(message.workspace, "slack:T1", "C1"),
+        "lane": lane_of(message.mapping_id, "slack:T1", "C1"),
         "account_key": "slack:T1",
         "partition": 0,
         "position": 1,

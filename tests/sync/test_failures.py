@@ -230,3 +230,23 @@ def test_a_reaction_to_a_message_that_is_gone_where_it_was_written_stops_nothing
     legs.chat.reply(legs.chat.find("gone").id, "after")
     legs.until(lambda: legs.slack.texts() == ["gone", "after"])
     assert {step for one in legs.synced() for step in steps(one["targets"][0])} >= {"sent"}
+
+
+def test_a_paused_mapping_keeps_its_order_and_holds_up_no_other(world: World) -> None:
+    legs = world.mapped()
+    other = world.chat.channel()
+    slack = {"provider": "slack", "conversation": legs.slack.channel.id}
+    chat = {"provider": "chat", "conversation": other.channel}
+    world.hub.call("POST", "/api/mappings", {"legs": [slack, chat]}, expect=201)
+    world.hosts.down.add("slack.com")
+    for number in range(3):
+        legs.chat.write(f"before {number}")
+    legs.until(lambda: len(legs.telegram.texts()) == 3)
+    world.hub.call("POST", f"/api/mappings/{legs.mapping['id']}/pause")
+    world.hosts.down.clear()
+    other.write("of the other mapping")
+    legs.until(lambda: legs.slack.texts() == ["of the other mapping"])
+    world.hub.call("POST", f"/api/mappings/{legs.mapping['id']}/resume")
+    legs.chat.write("after")
+    shown = ["of the other mapping", "before 0", "before 1", "before 2", "after"]
+    legs.until(lambda: legs.slack.texts() == shown)

@@ -129,7 +129,7 @@ def test_the_queue_is_counted_by_conversation(hub: Hub, database: Any) -> None:
         queued(message, partition=999, created_at=old, reason="Too many calls."),
         queued(message, partition=999),
         queued(message, partition=999, state="aside"),
-        queued(message, state="failed", lane=lane_of(message.workspace, "slack:T1", "C2")),
+        queued(message, state="failed", lane=lane_of(message.mapping_id, "slack:T1", "C2")),
         queued(store_message(database, hub, other, target_of()), partition=999),
     )
     stats = hub.call("GET", f"/api/sync/queue/stats?mapping_id={mapping}")

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from services.sync.carry.lane import Lane
 from services.sync.carry.lanes import Lanes
-from services.sync.carry.outcomes import Aside, Change, Done, Outcome, Waits
+from services.sync.carry.outcomes import Change, Done, Outcome, Waits
 from services.sync.carry.stored_changes import StoredChanges
 from services.sync.model.lane_record import LANES
 from services.sync.model.mapping import lane_of
@@ -77,7 +77,7 @@ class Queue:
             request=request,
             workspace=self.workspace,
             traceparent="",
-            lane=lane_of(self.workspace, "slack:T1", conversation),
+            lane=lane_of(f"{self.workspace}.{kind}", "slack:T1", conversation),
             account_key="slack:T1",
             partition=3,
             position=first_ms + number * 10 << POSITION_BITS,
@@ -268,20 +268,6 @@ async def test_many_changes_are_counted_by_a_sample(queue: Queue) -> None:
     assert (many.lanes[0].conversation, many.lanes[0].account_key) == ("C1", "slack:T1")
 
 
-async def test_changes_aside_of_a_mapping_become_due_one_after_another(queue: Queue) -> None:
-    queue.outcome = lambda change: Aside(3600, "paused") if change.stored is None else Done()
-    lanes = await queue.start()
-    changes = [queue.change(number, f"C{number % 20}") for number in range(400)]
-    for start in range(0, 400, 100):
-        await lanes.put(changes[start : start + 100])
-        await until(lambda: not lanes._lanes)
-    await lanes.stop()
-    await SyncQueue(queue.mongo).wake_mapping(changes[0].request.mapping_id)
-    found = await queue.mongo.collection(QUEUE).find({"workspace": queue.workspace}).to_list(None)
-    due = sorted(document["due_at"] for document in found)
-    assert (due[-1] - due[0]).total_seconds() == pytest.approx(4, abs=1)
-
-
 async def test_lanes_of_a_refused_account_are_not_read(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     queue.outcome = waits
     first = await queue.start()
@@ -314,3 +300,16 @@ async def test_workspaces_go_on_in_turn(queue: Queue) -> None:
     lanes._resume([*many, *few])
     order = sorted((*many, *few), key=lambda lane: lane.due_at or 0.0)
     assert [lane.workspace for lane in order[:4]] == ["many", "few", "many", "few"]
+
+
+async def test_a_lane_that_is_woken_while_it_carries_does_not_wait(queue: Queue) -> None:
+    lanes = await queue.start()
+
+    def mended_meanwhile(change: Change) -> Outcome:
+        queue.outcome = lambda _: Done()
+        lanes.wake(change.workspace)
+        return Waits(3600, "Its account is not connected.")
+
+    queue.outcome = mended_meanwhile
+    await lanes.put([queue.change(1)])
+    assert await queue.carried_to(1) == ["1"]

@@ -58,11 +58,14 @@ class Carrier:
         self._log = log
         self._refused: dict[tuple[str, str], tuple[float, str]] = {}
         """Refused tokens by workspace and account: the end of the pause (monotonic clock) and the reason."""
+        self._mended = 0
+        """How often accounts were to be asked for again: a refusal from before it does not count."""
         self._closed: set[tuple[str, str]] = set()
         """Mapping and leg ids of conversations that refused a change."""
 
     def forget_refusals(self, workspace: str | None = None) -> None:
         """Ask for accounts again, of a workspace or all: one of them may have been connected again."""
+        self._mended += 1
         for key in [key for key in self._refused if workspace in (None, key[0])]:
             del self._refused[key]
 
@@ -83,7 +86,7 @@ class Carrier:
         if mapping is None or leg is None or mapping.workspace != change.workspace:
             return Done()  # the mapping or its leg was removed meanwhile
         if mapping.status == "paused":
-            return Aside(_PAUSED_S, "The mapping is paused: resume it.")
+            return Waits(_PAUSED_S, "The mapping is paused: resume it.", counts=False)
         if pause_s := self.refused_for_s(change.workspace, change.account_key):
             _, reason = self._refused[change.workspace, change.account_key]
             return Waits(pause_s, reason, counts=False)
@@ -100,6 +103,7 @@ class Carrier:
 
     async def _apply(self, change: Change, mapping: SyncMapping, leg: Leg, message: SyncedMessage) -> Outcome:
         """Apply a change at its target; a failure decides what became of it. Raises `DatabaseUnavailable`."""
+        mended = self._mended
         try:
             return await self._work.apply(change, mapping, leg, message)
         except Stopped as stopped:
@@ -108,10 +112,11 @@ class Carrier:
                 await self._notes.held(change, message, leg, outcome.reason)
             return outcome
         except ChannelFailure as failure:
+            if failure.kind == "account":
+                return await self._without_account(change, message, leg, failure.code, failure.text, mended)
             return await self._refused_by(failure, change, mapping, leg, message)
         except (NotFound, Conflict) as error:  # there is no account any more, or it is not connected
-            self._refused[change.workspace, change.account_key] = (monotonic() + _ACCOUNT_PAUSE_S, str(error))
-            return await self._wait(change, message, leg, _ACCOUNT_PAUSE_S, "account", str(error))
+            return await self._without_account(change, message, leg, "account", str(error), mended)
         except NotReached as error:
             text = f"The provider cannot be reached ({error}): the hub tries again."
             return await self._later(change, message, leg, "unreachable", text)
@@ -123,6 +128,17 @@ class Carrier:
             raise
         except RetryLater as error:
             return await self._later(change, message, leg, "unavailable", str(error))
+
+    async def _without_account(
+        self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str, mended: int
+    ) -> Outcome:
+        """Let the account's changes wait until it is connected again, unless that has happened meanwhile."""
+        pause_s = _ACCOUNT_PAUSE_S
+        if mended == self._mended:
+            self._refused[change.workspace, change.account_key] = (monotonic() + pause_s, text)
+        else:
+            pause_s = _PAUSES.pause_s(change.attempts + 1)
+        return await self._wait(change, message, leg, pause_s, code, text)
 
     async def _refused_by(
         self,
@@ -143,12 +159,6 @@ class Carrier:
                 return await self._later(
                     change, message, leg, failure.code, failure.text, pause_s=failure.retry_after
                 )
-            case "account":
-                self._refused[change.workspace, change.account_key] = (
-                    monotonic() + _ACCOUNT_PAUSE_S,
-                    failure.text,
-                )
-                return await self._wait(change, message, leg, _ACCOUNT_PAUSE_S, failure.code, failure.text)
             case "conversation":
                 self._closed.add((mapping.id, leg.id))
                 if await self._mappings.set_error(mapping.id, mapping.workspace, reason, fix or reason):

@@ -39,7 +39,7 @@ class CarryHandler:
                     request=request,
                     workspace=consumed.event.workspace,
                     traceparent=consumed.event.traceparent,
-                    lane=lane_of(mapping.workspace, key, leg.conversation),
+                    lane=lane_of(mapping.id, key, leg.conversation),
                     account_key=key,
                     partition=consumed.partition,
                     # Times order the records of one partition, and offsets those of one millisecond.

@@ -25,6 +25,8 @@ class Lane:
     """True while it has a turn, or is in the line for one."""
     due_at: float | None = None
     """When it goes on, on the clock of the event loop; None if it does not wait."""
+    is_woken: bool = False
+    """True if `Lanes.wake` was called while a change was being carried: it must not wait then."""
     is_due: bool = False
     """True if the pause of the first change has ended, by its time or by `Lanes.wake`."""
 

@@ -1,4 +1,4 @@
-"""Lanes: the changes of one target conversation go out one after another, whatever other lanes do.
+"""Lanes: the changes of a mapping for one conversation go out one after another, whatever other lanes do.
 
 A change is carried from the record that brought it. When its lane has to wait, or is long, its changes are
 stored in `sync_queue`, and their records are complete. So memory is bounded, and no partition is held up. The
@@ -71,9 +71,6 @@ class Lanes:
         self._numbers = count()
         self._alarm: asyncio.TimerHandle | None = None
         self._poller: asyncio.Task[None] | None = None
-        self._woken: set[str] = set()
-        """Mappings whose changes are to be made due."""
-        self._waker: asyncio.Task[None] | None = None
         self._stopping = False
         self._aside: set[str] = set()
         """Ids of the stored changes that were set aside, and are in a lane again."""
@@ -86,10 +83,9 @@ class Lanes:
         self._stopping = True
         if self._alarm:
             self._alarm.cancel()
-        tasks = [task for task in (self._poller, self._waker) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._poller:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
         await self.drain()
         await self._turns.stop()
 
@@ -125,27 +121,16 @@ class Lanes:
 
     def wake(self, workspace: str | None = None) -> None:
         """Let every lane that waits try again soon: of a workspace, or of all."""
-        waiting = [
-            lane
-            for lane in self._lanes.values()
-            if lane.due_at is not None and workspace in (None, lane.workspace)
-        ]
-        for lane in waiting:
-            lane.is_due = True
+        waiting: list[Lane] = []
+        for lane in self._lanes.values():
+            if workspace not in (None, lane.workspace):
+                continue
+            if lane.due_at is None:
+                lane.is_woken = True
+            else:
+                lane.is_due = True
+                waiting.append(lane)
         self._resume(waiting)
-
-    def wake_mapping(self, mapping_id: str) -> None:
-        """Let the changes of a mapping that are aside try again."""
-        self._woken.add(mapping_id)
-        if self._waker is None or self._waker.done():
-            self._waker = asyncio.create_task(self._wake_mappings())
-
-    async def _wake_mappings(self) -> None:
-        while self._woken:
-            try:
-                await self._queue.wake_mapping(self._woken.pop())
-            except DatabaseUnavailable as error:
-                self._log.warning("carry.database_unavailable", error=str(error))
 
     # Waiting
 
@@ -215,6 +200,7 @@ class Lanes:
                 change = await self._next(lane, WINDOW if number else 1)
                 if change is None:
                     break
+                lane.is_woken = False
                 outcome = await self._carry(change)
                 await self._settle(lane, change, outcome)
             except RetryLater as error:
@@ -313,7 +299,7 @@ class Lanes:
         # They are stored: a lane that waits takes no memory.
         self._aside -= {item.stored.id for item in lane.changes if item.stored}
         lane.changes.clear()
-        self._wait(lane, outcome.pause_s)
+        self._wait(lane, 0.0 if lane.is_woken else outcome.pause_s)
 
     # Stored changes
 

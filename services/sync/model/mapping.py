@@ -106,12 +106,12 @@ def account_key(provider: str, account: str) -> str:
     return f"{provider}:{account}"
 
 
-def lane_of(workspace: str, account: str, conversation: str) -> str:
-    """Return the lane of a conversation; `account` is its `account_key`.
+def lane_of(mapping_id: str, account: str, conversation: str) -> str:
+    """Return the lane of a mapping to a conversation; `account` is its `account_key`.
 
-    Workspaces that share an account have lanes of their own, so that none waits for another.
+    Each mapping has a lane of its own, so that one that is paused holds up no other of the conversation.
     """
-    return f"{workspace}:{account}:{conversation}"
+    return f"{mapping_id}:{account}:{conversation}"
 
 
 def hub_message_id(provider: str, account: str, conversation: str, external_id: str) -> str:

@@ -44,8 +44,7 @@ class MappingIndex:
         )
         self._by_conversation: dict[_Key, tuple[MappedLeg, ...]] = {}
         self._count_by_workspace: Counter[str] = Counter()
-        self.on_change: list[Callable[[Mapping], None]] = []
-        """Called with each mapping that is new or has changed."""
+        self._followers: list[Callable[[Mapping], None]] = []
 
     async def start(self) -> None:
         await self._snapshot.start()
@@ -56,6 +55,10 @@ class MappingIndex:
     async def current(self) -> None:
         """Load what was changed before this call, if MongoDB answers."""
         await self._configuration.current()
+
+    def follow(self, follower: Callable[[Mapping], None]) -> None:
+        """Call `follower` with each mapping that is new or has changed, once it is in the index."""
+        self._followers.append(follower)
 
     def get(self, mapping_id: str) -> Mapping | None:
         """Return a mapping; None if there is none, or none any more."""
@@ -88,7 +91,7 @@ class MappingIndex:
             for leg in after.legs:
                 key = _key(after, leg)
                 self._by_conversation[key] = (*self._by_conversation.get(key, ()), MappedLeg(after, leg))
-            for follower in self.on_change:
+            for follower in self._followers:
                 follower(after)
 
 

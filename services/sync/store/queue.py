@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.sync.model.synced_message import BUCKETS, QUEUE, QueuedChange
+from services.sync.model.synced_message import QUEUE, QueuedChange
 from shared.runtime.mongo import (
     Document,
     Duplicate,
@@ -34,9 +34,6 @@ POSITION_BITS: Final = 22
 _FIRST_WINDOW: Final = 200 << POSITION_BITS
 _LEAST_WINDOW: Final = 1 << POSITION_BITS
 _WINDOW_GROWTH: Final = 4
-_FIRST_BUCKETS: Final = 8
-_WOKEN_PER_S: Final = 100
-"""Changes that were aside and become due in a second, when a mapping is changed."""
 _MAX_OF_MESSAGE: Final = 1_000
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
@@ -165,24 +162,6 @@ class SyncQueue:
         for batch in _batches(changes):
             with translate_errors():
                 await self._collection.delete_many({"_id": {"$in": batch}})
-
-    async def wake_mapping(self, mapping_id: str) -> None:
-        """Make the changes of a mapping due that are aside: now, or one after another if there are many."""
-        query: Document = {"mapping_id": mapping_id, "state": "aside"}
-        first = {"$in": list(range(_FIRST_BUCKETS))}
-        count = await self._make_due({**query, "bucket": first}, due_at := utcnow())
-        if count * BUCKETS / _FIRST_BUCKETS <= _MAX_DUE:
-            await self._make_due(query, due_at)
-            return
-        for bucket in range(_FIRST_BUCKETS, BUCKETS):
-            due_at += timedelta(seconds=count / _WOKEN_PER_S)
-            count = await self._make_due({**query, "bucket": bucket}, due_at)
-
-    async def _make_due(self, query: Document, due_at: datetime) -> int:
-        with translate_errors():
-            return int(
-                (await self._collection.update_many(query, {"$set": {"due_at": due_at}})).modified_count
-            )
 
     async def _set_state(self, change_id: str, state: str, **fields: object) -> None:
         with translate_errors():

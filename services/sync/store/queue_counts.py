@@ -12,7 +12,7 @@ from shared.runtime.mongo import Document, Mongo, translate_errors
 
 _SAMPLE_SIZE: Final = 1_000
 _STEP_GROWTH: Final = 4
-_FIELDS: Final = {"lane": 1, "workspace": 1, "account_key": 1, "created_at": 1, "reason": 1}
+_FIELDS: Final = {"lane": 1, "mapping_id": 1, "account_key": 1, "created_at": 1, "reason": 1}
 
 
 @dataclass(slots=True)
@@ -53,19 +53,19 @@ class QueueCounts:
         the rest. The embedded database has no cheaper way to find out that there are many.
         """
         base: Document = {"mapping_id": mapping_id} if mapping_id else {"workspace": workspace}
-        lanes: dict[str, LaneCount] = {}
+        lanes: dict[tuple[str, str], LaneCount] = {}
         estimated = False
         for state in get_args(QueueState):
             documents, buckets = await self._sample({**base, "state": state})
             estimated |= buckets < BUCKETS
-            by_lane: dict[str, list[Document]] = {}
+            by_target: dict[tuple[str, str], list[Document]] = {}
             for document in documents:
-                by_lane.setdefault(document["lane"], []).append(document)
-            for name, found in by_lane.items():
+                by_target.setdefault(_target(document), []).append(document)
+            for target, found in by_target.items():
                 count = round(len(found) * BUCKETS / buckets)
                 oldest_at = min(document["created_at"] for document in found)
                 reason = max(document["reason"] for document in found)
-                lane = lanes.setdefault(name, _lane_count(found[0]))
+                lane = lanes.setdefault(target, LaneCount(*target))
                 lane.add(state, count, oldest_at, reason)
         return QueueCount(list(lanes.values()), estimated)
 
@@ -89,6 +89,7 @@ def _steps() -> Iterator[range]:
         start, stop = stop, min(stop * _STEP_GROWTH, BUCKETS)
 
 
-def _lane_count(document: Document) -> LaneCount:
-    prefix = lane_of(document["workspace"], document["account_key"], "")
-    return LaneCount(document["account_key"], document["lane"].removeprefix(prefix))
+def _target(document: Document) -> tuple[str, str]:
+    """Return the account's key and the conversation of a change."""
+    prefix = lane_of(document["mapping_id"], document["account_key"], "")
+    return document["account_key"], document["lane"].removeprefix(prefix)
