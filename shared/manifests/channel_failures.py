@@ -68,8 +68,13 @@ def checked(
 
 
 def split_fix(text: str) -> tuple[str, str | None]:
-    """Split a text into the problem and its fix, which a colon divides. None if it names no fix."""
+    """Split a text into the problem and its fix, which a colon divides. None if it names no fix.
+
+    Both become sentences, except that an id stays as it is.
+    """
     problem, colon, fix = text.partition(": ")
-    if not colon:
-        return text, None
-    return f"{problem}.", f"{fix[:1].upper()}{fix[1:]}"
+    return (f"{_capitalized(problem)}.", f"{_capitalized(fix).rstrip('.')}.") if colon else (text, None)
+
+
+def _capitalized(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}" if text.partition(" ")[0].isalpha() else text

@@ -158,8 +158,8 @@ def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World)
     legs.until(lambda: target(legs, "one", "slack")["state"] == "waiting")
     assert "connect the account again" in target(legs, "one", "slack")["fix"].lower()
     result = world.hub.call("POST", f"/api/mappings/{legs.id}/test")["legs"][0]
-    assert result["reason"] == "the account Example of slack is not connected any more."
-    assert result["fix"] == "Connect the account again"
+    assert result["reason"] == "The account Example of slack is not connected any more."
+    assert result["fix"] == "Connect the account again."
     world.connect_slack()
     legs.until(lambda: legs.slack.texts() == texts, 30)
 
