@@ -1,5 +1,6 @@
 """Read the JSON files of an export: small ones at once, large ones as a stream, so that memory is bounded."""
 
+import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
@@ -10,7 +11,6 @@ from shared.manifests.history_types import Archive, Unreadable
 
 MAX_AT_ONCE: Final = 8 * 1024 * 1024
 """The size in bytes of a file that is parsed at once; a larger one is parsed as a stream of its items."""
-_MAX_DEPTH_TEXT: Final = "it is nested too deeply, or not JSON"
 
 
 def array_items(archive: Archive, name: str, size: int) -> Iterator[Any]:
@@ -31,11 +31,19 @@ def _parsed(file: BinaryIO, name: str) -> Iterator[Any]:
         raise Unreadable(f"{name} has more bytes than its archive says: export it again")
     try:
         items = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise Unreadable(f"{name} is not valid JSON ({error}): export it again") from None
+    except orjson.JSONDecodeError as refusal:
+        items = _parsed_leniently(data, name, refusal)
     if not isinstance(items, list):
         raise Unreadable(f"{name} is not a list of records: export it again")
     yield from items
+
+
+def _parsed_leniently(data: bytes, name: str, refusal: Exception) -> Any:
+    """Parse what is JSON to most programs: halves of characters and infinite numbers spoil one record only."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise Unreadable(f"{name} is not valid JSON ({refusal}): export it again") from None
 
 
 def _streamed(file: BinaryIO, name: str) -> Iterator[Any]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from shared.manifests.channel_types import MessageWritten
 from shared.manifests.history_types import Broken, HistoryMessage, HistoryRecord, Skipped
+from shared.richtext.build import clean_line
 from shared.richtext.degrade import everyone_text
 from shared.richtext.markdown_render import render_markdown
 from shared.richtext.mentions import map_mentions, mentioned
@@ -40,7 +41,13 @@ def line_of(record: HistoryRecord, names: Names) -> dict[str, Any]:
     if isinstance(record, Skipped):
         return {"s": record.reason}
     if isinstance(record, Broken):
-        return {"b": {"place": record.place, "reason": record.reason, "record": record.record}}
+        return {
+            "b": {
+                "place": record.place,
+                "reason": clean_line(record.reason),
+                "record": clean_line(record.record),
+            }
+        }
     return {"m": _message(record, names)}
 
 
