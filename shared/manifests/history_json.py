@@ -39,7 +39,7 @@ def _parsed(file: BinaryIO, name: str) -> Iterator[Any]:
 
 
 def _parsed_leniently(data: bytes, name: str, refusal: Exception) -> Any:
-    """Parse what is JSON to most programs: halves of characters and infinite numbers spoil one record only."""
+    """Parse JSON with halves of characters or infinite numbers, which then spoil one record only."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

@@ -225,4 +225,4 @@ def test_half_a_character_spoils_no_other_record() -> None:
     _, records = read(slack_export({DAY: day}))
     lines = [line_of(record, Names()) for record in records]
     assert [encoded(line)[:4] for line in lines] == [b'{"m"', b'{"b"', b'{"m"']
-    assert [line["m"]["text"] for line in lines if "m" in line] == ["half .", "whole"]
+    assert [line["m"]["text"] for line in lines if "m" in line] == ["half \ufffd.", "whole"]
