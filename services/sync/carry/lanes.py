@@ -298,7 +298,9 @@ class Lanes:
         await self._stored.rejoin_all([(lane, lane.changes)])
         change.attempts = attempts
         assert change.stored is not None  # noqa: S101 -- it was stored above
-        due_at = utcnow() + timedelta(seconds=outcome.pause_s)
+        # A new owner of the partition knows of no wake that came before: it asks at once.
+        stored_pause_s = 0.0 if outcome.mendable else outcome.pause_s
+        due_at = utcnow() + timedelta(seconds=stored_pause_s)
         await self._queue.postpone(change.stored, due_at, attempts=attempts, reason=outcome.reason)
         # They are stored: a lane that waits takes no memory.
         self._aside -= {item.stored.id for item in lane.changes if item.stored}
