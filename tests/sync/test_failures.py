@@ -141,6 +141,11 @@ def test_a_channel_that_was_archived_without_an_event_does_so_too(world: World) 
     assert (state["conversation_id"], state["conversation_name"]) == (channel.id, channel.name)
     other.chat.write("elsewhere")
     other.agree("elsewhere")
+    # Who takes over knows of nothing that a person has mended meanwhile: it asks.
+    legs.slack.channel.archived = False
+    world.restart_sync()
+    legs.agree("nobody sees it in Slack")
+    legs.until(lambda: legs.mapping["status"] == "active")
 
 
 def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World) -> None:

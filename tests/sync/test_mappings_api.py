@@ -344,7 +344,8 @@ def test_a_mapping_publishes_when_it_fails_and_recovers(world: World, bus: Bus) 
 
     async def fail_twice() -> list[bool]:
         async with repository(hub) as mappings:
-            return [await mappings.set_error(created["id"], hub.workspace, reason, fix) for _ in range(2)]
+            mapping = created["id"], hub.workspace, created["legs"][0]["id"]
+            return [await mappings.set_error(*mapping, reason, fix) for _ in range(2)]
 
     assert asyncio.run(fail_twice()) == [True, False]
     path = f"/api/mappings/{created['id']}"

@@ -313,3 +313,39 @@ async def test_a_lane_that_is_woken_while_it_carries_does_not_wait(queue: Queue)
     queue.outcome = mended_meanwhile
     await lanes.put([queue.change(1)])
     assert await queue.carried_to(1) == ["1"]
+
+
+async def test_a_lane_that_is_woken_while_it_is_read_does_not_wait(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.outcome = waits
+    first = await queue.start()
+    await first.put([queue.change(1)])
+    await queue.has_stored(1)
+    await first.stop()
+    queue.outcome = lambda _: Done()
+    find, is_reading, goes_on = SyncQueue.first, asyncio.Event(), asyncio.Event()
+
+    async def slow_first(self: SyncQueue, *arguments: Any) -> Any:
+        is_reading.set()
+        await goes_on.wait()
+        return await find(self, *arguments)
+
+    monkeypatch.setattr(SyncQueue, "first", slow_first)
+    second = await queue.start()
+    await is_reading.wait()
+    second.wake(queue.workspace)
+    goes_on.set()
+    assert await queue.carried_to(1) == ["1"]
+
+
+async def test_a_new_owner_asks_at_once_where_a_person_may_have_acted(queue: Queue) -> None:
+    queue.outcome = lambda _: Waits(3600, "The mapping is paused: resume it.", counts=False, mendable=True)
+    first = await queue.start()
+    await first.put([queue.change(1)])
+    await queue.has_stored(1)
+    await until(lambda: all(lane.due_at for lane in first._lanes.values()))
+    await first.stop()
+    queue.outcome = lambda _: Done()
+    await queue.start()
+    assert await queue.carried_to(1) == ["1"]

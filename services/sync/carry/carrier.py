@@ -1,6 +1,7 @@
 """Carry one change to its target: what a message, an edit, a deletion or a reaction needs of the provider."""
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
@@ -60,8 +61,6 @@ class Carrier:
         """Refused tokens by workspace and account: the end of the pause (monotonic clock) and the reason."""
         self._mended = 0
         """How often accounts were to be asked for again: a refusal from before it does not count."""
-        self._closed: set[tuple[str, str]] = set()
-        """Mapping and leg ids of conversations that refused a change."""
 
     def forget_refusals(self, workspace: str | None = None) -> None:
         """Ask for accounts again, of a workspace or all: one of them may have been connected again."""
@@ -86,18 +85,17 @@ class Carrier:
         if mapping is None or leg is None or mapping.workspace != change.workspace:
             return Done()  # the mapping or its leg was removed meanwhile
         if mapping.status == "paused":
-            return Waits(_PAUSED_S, "The mapping is paused: resume it.", counts=False)
+            return Waits(_PAUSED_S, "The mapping is paused: resume it.", counts=False, mendable=True)
         if pause_s := self.refused_for_s(change.workspace, change.account_key):
             _, reason = self._refused[change.workspace, change.account_key]
-            return Waits(pause_s, reason, counts=False)
+            return Waits(pause_s, reason, counts=False, mendable=True)
         if change.request.kind == "signal":
             return await self._signal(change, leg)
         message = await self._messages.find(change.request.synced_id)
         if message is None:
             return Done()  # it has expired, or its workspace was deleted
         outcome = await self._apply(change, mapping, leg, message)
-        if isinstance(outcome, Done) and (mapping.id, leg.id) in self._closed:
-            self._closed.discard((mapping.id, leg.id))
+        if isinstance(outcome, Done) and mapping.status == "error" and mapping.failed_leg == leg.id:
             await self._mappings.clear_error(mapping.id, mapping.workspace)
         return outcome
 
@@ -138,7 +136,7 @@ class Carrier:
             self._refused[change.workspace, change.account_key] = (monotonic() + pause_s, text)
         else:
             pause_s = _PAUSES.pause_s(change.attempts + 1)
-        return await self._wait(change, message, leg, pause_s, code, text)
+        return _for_a_person(await self._wait(change, message, leg, pause_s, code, text))
 
     async def _refused_by(
         self,
@@ -160,11 +158,14 @@ class Carrier:
                     change, message, leg, failure.code, failure.text, pause_s=failure.retry_after
                 )
             case "conversation":
-                self._closed.add((mapping.id, leg.id))
-                if await self._mappings.set_error(mapping.id, mapping.workspace, reason, fix or reason):
+                if await self._mappings.set_error(
+                    mapping.id, mapping.workspace, leg.id, reason, fix or reason
+                ):
                     self._log.warning("mapping.failed", mapping_id=mapping.id, leg=leg.id, code=failure.code)
                 pause_s = _MENDED_PAUSES.pause_s(change.attempts + 1)
-                return await self._later(change, message, leg, failure.code, failure.text, pause_s=pause_s)
+                return _for_a_person(
+                    await self._later(change, message, leg, failure.code, failure.text, pause_s=pause_s)
+                )
             case "gone":
                 await self._notes.gone(change, message, leg, failure.text)
                 return Done()
@@ -240,3 +241,8 @@ class Carrier:
 
 
 _KNOWN_WAITS: Final = frozenset({"rate_limited", "unreachable", "unknown", "unavailable", "account"})
+
+
+def _for_a_person(outcome: Outcome) -> Outcome:
+    """Return an outcome that a person can end, if it is to wait."""
+    return replace(outcome, mendable=True) if isinstance(outcome, Waits) else outcome

@@ -1,4 +1,4 @@
-"""The handler of `sync.requested`: puts each request into the lane of its target conversation."""
+"""The handler of `sync.requested`: puts each request into the lane of its mapping and target."""
 
 from datetime import datetime
 

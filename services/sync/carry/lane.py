@@ -1,4 +1,4 @@
-"""A lane: the changes of one target conversation, as far as they are in memory."""
+"""A lane: the changes of a mapping for one conversation, as far as they are in memory."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,7 +26,7 @@ class Lane:
     due_at: float | None = None
     """When it goes on, on the clock of the event loop; None if it does not wait."""
     is_woken: bool = False
-    """True if `Lanes.wake` was called while a change was being carried: it must not wait then."""
+    """True if `Lanes.wake` was called during its turn, or before one: it must not wait then."""
     is_due: bool = False
     """True if the pause of the first change has ended, by its time or by `Lanes.wake`."""
 

@@ -214,26 +214,29 @@ class Lanes:
                 return False
         else:
             return True
-        if lane.due_at is not None or lane.has_stored or lane.storing:
-            return False  # it waits, or `put` gives it a turn when its changes are stored
-        if not lane.changes:
-            del self._lanes[lane.name]
-        return bool(lane.changes)
+        if lane.due_at is not None or lane.storing:
+            return False  # it waits, or gets a turn when its changes are stored
+        if lane.changes or lane.has_stored:
+            return True
+        del self._lanes[lane.name]
+        return False
 
     async def _next(self, lane: Lane, limit: int) -> Change | None:
         """Return the first change of a lane; None if it has none, waits, or is another process's by now."""
-        while lane.changes and lane.changes[0].is_revoked:
-            del lane.changes[0]
+        self._drop_lost(lane)
         if not lane.changes and lane.has_stored:
             await self._read(lane, limit)
-        if not lane.changes or lane.due_at is not None:
-            return None
-        first = lane.changes[0]
-        if first.stored is not None and first.partition not in self._assignment()[1]:
-            lane.changes.clear()  # another process works on it by now
-            lane.has_stored = False
-            return None
-        return first
+            self._drop_lost(lane)
+        return lane.changes[0] if lane.changes and lane.due_at is None else None
+
+    def _drop_lost(self, lane: Lane) -> None:
+        """Forget the first changes of a lane that another process works on by now."""
+        partitions = self._assignment()[1]
+        while lane.changes:
+            first = lane.changes[0]
+            if not first.is_revoked and (first.stored is None or first.partition in partitions):
+                return
+            del lane.changes[0]
 
     async def _read(self, lane: Lane, limit: int) -> None:
         """Read the first stored changes of a lane, or let it wait until the first one is due."""
@@ -245,7 +248,7 @@ class Lanes:
             return
         assert found[0].stored is not None  # noqa: S101 -- it was read above
         wait_s = (found[0].stored.due_at - utcnow()).total_seconds()
-        is_due, lane.is_due = lane.is_due or wait_s <= 0, False
+        is_due, lane.is_due = lane.is_due or lane.is_woken or wait_s <= 0, False
         if is_due:
             lane.changes[:0] = found
         else:
@@ -292,9 +295,12 @@ class Lanes:
         attempts = change.attempts + outcome.counts
         lane.has_stored = True  # from here on, `put` stores what comes
         await self._stored.store(lane, lane.changes)
+        await self._stored.rejoin_all([(lane, lane.changes)])
         change.attempts = attempts
         assert change.stored is not None  # noqa: S101 -- it was stored above
-        due_at = utcnow() + timedelta(seconds=outcome.pause_s)
+        # A new owner of the partition knows of no wake that came before: it asks at once.
+        stored_pause_s = 0.0 if outcome.mendable else outcome.pause_s
+        due_at = utcnow() + timedelta(seconds=stored_pause_s)
         await self._queue.postpone(change.stored, due_at, attempts=attempts, reason=outcome.reason)
         # They are stored: a lane that waits takes no memory.
         self._aside -= {item.stored.id for item in lane.changes if item.stored}
@@ -323,15 +329,29 @@ class Lanes:
         lane.record_id, lane.stamp, lane.recorded_head = record.id, record.stamp, record.head
         return lane
 
-    def _put_aside(self, queued: QueuedChange) -> None:
-        """Put a change that was aside behind those of its lane, unless it is there, or the lane waits."""
-        lane = self._lanes.get(queued.lane)
-        if queued.id in self._aside or (lane is not None and not lane.takes_more):
-            return
-        lane = lane or self._lane(queued.lane, queued.workspace, queued.account_key)
-        self._aside.add(queued.id)
-        lane.changes.append(restored(queued))
-        self._run(lane)
+    async def _put_aside(self, found: Sequence[QueuedChange]) -> None:
+        """Put changes that were aside behind those of their lanes, unless they are there already.
+
+        If a lane waits or is full, they wait among its stored changes: as long as they were aside and due,
+        the search would find them again instead of those of other lanes.
+        """
+        rejoining: dict[Lane, list[Change]] = {}
+        for queued in found:
+            if queued.id in self._aside:
+                continue
+            lane = self._lane(queued.lane, queued.workspace, queued.account_key)
+            if lane.takes_more:
+                self._aside.add(queued.id)
+                lane.changes.append(restored(queued))
+                self._run(lane)
+            else:
+                lane.has_stored = True
+                rejoining.setdefault(lane, []).append(restored(queued))
+        try:
+            await self._stored.rejoin_all(list(rejoining.items()))
+        finally:
+            for lane in rejoining:
+                self._run(lane)
 
     async def _poll(self) -> None:
         """Put changes that were aside, and are due, into their lanes again."""
@@ -339,8 +359,8 @@ class Lanes:
             try:
                 await self._load()
                 _, partitions = self._assignment()
-                for queued in await self._queue.due_aside(partitions) if partitions else ():
-                    self._put_aside(queued)
+                if partitions:
+                    await self._put_aside(await self._queue.due_aside(partitions))
             except DatabaseUnavailable as error:
                 self._log.warning("carry.database_unavailable", error=str(error))
             except Exception as error:  # noqa: BLE001 -- one failed search must not be the last

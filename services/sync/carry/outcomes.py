@@ -55,6 +55,8 @@ class Waits:
     reason: str
     counts: bool = True
     """True if it was an attempt."""
+    mendable: bool = False
+    """True if it waits for a person, who may have done what is asked for when another process takes over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ A lane with stored changes has a record (`LaneRecord`), written before its first
 gets a partition knows its lanes, and where to read, without a search of the queue.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -49,21 +50,29 @@ class StoredChanges:
         new = [(lane, changes) for lane, changes in new if changes]
         if not new:
             return
-        for lane, changes in new:
-            lane.storing += 1
-            lane.cursor.lower(change.position for change in changes)
-        try:
+        with _storing(new):
             await self._record(new)
             stored = [(change, self._queued(change)) for _, changes in new for change in changes]
             await self._queue.add([queued for _, queued in stored])
             failpoint("carry.queued")
-        finally:
-            for lane, _ in new:
-                lane.storing -= 1
-                lane.stores += 1
         for change, queued in stored:
             change.stored = queued
             complete(change)
+
+    async def rejoin_all(self, changes_by_lane: Sequence[tuple[Lane, Sequence[Change]]]) -> None:
+        """Let those changes that were aside wait in their lanes again, in the order of positions."""
+        aside = [
+            (lane, [change for change in changes if change.stored and change.stored.state == "aside"])
+            for lane, changes in changes_by_lane
+        ]
+        aside = [(lane, changes) for lane, changes in aside if changes]
+        if not aside:
+            return
+        with _storing(aside):
+            await self._record(aside)
+            await self._queue.rejoin(
+                [change.stored for _, found in aside for change in found if change.stored]
+            )
 
     async def first(
         self, lane: Lane, owned: Callable[[], Collection[int]], limit: int
@@ -73,9 +82,9 @@ class StoredChanges:
         Changes that another process works on are left out: those of partitions that are not in `owned`.
         """
         while True:
-            stores = lane.stores
+            stores, stamp = lane.stores, lane.stamp
             stored = await self._queue.first(lane.name, lane.cursor, limit)
-            is_unchanged = not lane.storing and lane.stores == stores
+            is_unchanged = not lane.storing and (lane.stores, lane.stamp) == (stores, stamp)
             partitions = owned()  # a rebalance may have ended in the meantime
             found = [change for change in stored if change.partition in partitions]
             if found:
@@ -90,8 +99,8 @@ class StoredChanges:
                 break
         lane.has_stored = False
         lane.cursor.head = None
-        if not stored and lane.stamp:
-            stamp, lane.stamp, lane.is_recorded = lane.stamp, "", False
+        if not stored and stamp:
+            lane.stamp, lane.is_recorded = "", False
             await self._records.remove(lane.record_id, stamp)
         return None
 
@@ -138,6 +147,20 @@ class StoredChanges:
             created_at=now,
             expires_at=max(give_up_at, now) + RETENTION,
         )
+
+
+@contextmanager
+def _storing(changes_by_lane: Sequence[tuple[Lane, Sequence[Change]]]) -> Iterator[None]:
+    """Note that changes of lanes are being stored: a search at this time may not see them."""
+    for lane, changes in changes_by_lane:
+        lane.storing += 1
+        lane.cursor.lower(change.position for change in changes)
+    try:
+        yield
+    finally:
+        for lane, _ in changes_by_lane:
+            lane.storing -= 1
+            lane.stores += 1
 
 
 def complete(change: Change) -> None:

@@ -92,6 +92,8 @@ class Mapping(OutboxRecord):
     status: MappingStatus = "active"
     reason: str | None = stored_null()
     fix: str | None = stored_null()
+    failed_leg: str | None = stored_null()
+    """The leg whose conversation refused a change: once it takes one, the mapping works again."""
     version: int = 1
     created_at: datetime
     deleted_at: datetime | None = stored_null()

@@ -142,10 +142,10 @@ BUCKETS: Final = 256
 class QueuedChange(Record):
     """A change that could not be carried at once.
 
-    Those of a `lane` (target conversation) that are `waiting` go out by `position`, the first of them not
-    before `due_at`. A change that is `aside` holds up no other, and is tried again at `due_at`. One that has
-    `failed` is kept for a retry. `partition` is that of its record on `sync.requested`: the process that owns
-    it works on the change.
+    Those of a `lane` (`lane_of`) that are `waiting` go out by `position`, the first of them not before
+    `due_at`. A change that is `aside` holds up no other, and is tried again at `due_at`; if its lane waits
+    then, it is `waiting` too. One that has `failed` is kept for a retry. `partition` is that of its record on
+    `sync.requested`: the process that owns it works on the change.
     """
 
     workspace: str

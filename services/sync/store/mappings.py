@@ -227,9 +227,11 @@ class MappingRepository:
         if mapping.status == "active":
             return mapping
         events = (_event("mapping.recovered", mapping),) if mapping.reason else ()
-        return await self.change(mapping, events=events, status="active", reason=None, fix=None)
+        return await self.change(
+            mapping, events=events, status="active", reason=None, fix=None, failed_leg=None
+        )
 
-    async def set_error(self, mapping_id: str, workspace: str, reason: str, fix: str) -> bool:
+    async def set_error(self, mapping_id: str, workspace: str, leg: str, reason: str, fix: str) -> bool:
         """Store that an active mapping cannot go on until a person acts, and publish `mapping.failed`.
 
         Return whether it was active: otherwise nothing changes, and no event is published.
@@ -244,6 +246,7 @@ class MappingRepository:
                 status="error",
                 reason=reason,
                 fix=fix,
+                failed_leg=leg,
             ),
         )
 

@@ -123,6 +123,14 @@ class SyncQueue:
         """Set a change aside: it holds up no other until it is due."""
         await self._set_state(change.id, "aside", due_at=due_at, reason=reason)
 
+    async def rejoin(self, changes: Sequence[QueuedChange]) -> None:
+        """Let changes that are aside wait in the order of their lanes."""
+        for batch in _batches(changes):
+            with translate_errors():
+                await self._collection.update_many(
+                    {"_id": {"$in": batch}, "state": "aside"}, {"$set": {"state": "waiting"}}
+                )
+
     async def fail(self, change: QueuedChange, reason: str) -> None:
         """Keep a change that was given up, for a retry."""
         await self._set_state(change.id, "failed", reason=reason)

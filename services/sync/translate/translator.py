@@ -246,8 +246,8 @@ class Translator:
                     self._log.info("mapping.moved", mapping_id=mapping.id, leg=leg.id)
         elif isinstance(change, ConversationClosed):
             reason, fix = split_fix(change.reason)
-            for mapping, _leg in legs:
-                await self._mappings.set_error(mapping.id, mapping.workspace, reason, fix or reason)
+            for mapping, leg in legs:
+                await self._mappings.set_error(mapping.id, mapping.workspace, leg.id, reason, fix or reason)
 
 
 def _apply(item: Incoming, legs: Sequence[MappedLeg], context: Context) -> None:
