@@ -127,7 +127,7 @@ def test_a_message_has_its_thread_edit_pin_and_reactions() -> None:
     assert found.reactions == (HistoryReaction("👍", ("U00000001", "U00000002")),)
 
 
-def test_messages_of_bots_and_of_slack_are_told_apart() -> None:
+def test_messages_of_bots_and_of_slack_have_other_kinds() -> None:
     assert one().kind == "message"
     bot = one(user=None, bot_id="B1", subtype="bot_message", username="Deploys")
     assert (bot.kind, bot.message.author.name, bot.message.author.bot) == ("bot", "Deploys", True)
