@@ -15,6 +15,8 @@ from services.sync.store.mappings import MappingEdges, MappingRepository
 from shared.contracts.errors import Conflict
 
 _STARTS_PER_PLACE: Final = 2
+MAX_PER_CONVERSATION: Final = 20
+"""Mappings of a workspace to which one conversation sends: each message goes to the legs of all."""
 _Visit = tuple[SharedConversation, SharedConversation]
 """A place, and the start from which messages get there."""
 
@@ -74,6 +76,8 @@ class MappingRings:
 def ring_problem(legs: Sequence[Leg], others: Iterable[MappingEdges]) -> str:
     """Return which mapping these legs would form a ring with, or repeat; '' if there is none.
 
+    It also tells of a conversation that sends to the maximum of mappings.
+
     The cost is proportional to the legs of all mappings.
     """
     senders = {leg.shared: leg for leg in legs if leg.sends}
@@ -83,6 +87,11 @@ def ring_problem(legs: Sequence[Leg], others: Iterable[MappingEdges]) -> str:
         for place in other.senders:
             by_sender.setdefault(place, []).append(other)
     for start, sender in senders.items():
+        if len(by_sender.get(start, ())) >= MAX_PER_CONVERSATION:
+            return (
+                f"messages of {_shown(sender)} go to {MAX_PER_CONVERSATION} mappings already, which is the "
+                "maximum: add the other legs to one of these"
+            )
         for other in by_sender.get(start, ()):
             for end in receivers.keys() & set(other.receivers) - {start}:
                 return (

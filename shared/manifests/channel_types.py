@@ -49,7 +49,8 @@ class MessageWritten:
     """A message as it is now.
 
     `edited` says that it replaces an earlier form; `revision` rises with each edit. `marker` is the mark that
-    a hub left on it, `own` says that the account itself wrote it: an echo either way.
+    a hub left on it, `own` says that the account itself wrote it: an echo either way. `answered_at` is when
+    the message was written that it answers, or that its thread is of (Unix time), 0 if it is not known.
     """
 
     external_id: str
@@ -63,6 +64,7 @@ class MessageWritten:
     own: bool = False
     permalink: str | None = None
     sent_at: float = 0.0
+    answered_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,16 @@ def test_messages_of_bots_stay_where_they_are(world: World) -> None:
     legs.until(lambda: [place.texts() for place in legs.places[1:]] == [["from a person"]] * 2)
 
 
+def test_an_answer_to_what_is_not_forwarded_does_not_wait_for_it(world: World) -> None:
+    legs = world.mapped()
+    build = world.team.add_app("Builds", "chat:write")
+    posted: Json = {"user": build.user_id, "bot_id": build.bot_id, "app_id": build.id, "text": "built"}
+    dropped = world.team.post(legs.slack.channel, posted)
+    legs.slack.reply(dropped["ts"], "to a bot")
+    legs.until(lambda: legs.telegram.texts() == ["to a bot"])
+    assert legs.chat.texts() == ["to a bot"]
+
+
 def test_a_mapping_that_lets_bots_through_forwards_their_messages(world: World) -> None:
     legs = world.mapped(filters={"bots": True})
     build = world.team.add_app("Builds", "chat:write")

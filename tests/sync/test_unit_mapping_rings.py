@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sync.mapping_rings import ring_problem
+from services.sync.mapping_rings import MAX_PER_CONVERSATION, ring_problem
 from services.sync.model.mapping import Direction, Leg
 from services.sync.store.mappings import MappingEdges
 
@@ -112,3 +112,10 @@ def test_the_check_of_a_full_workspace_takes_little_time() -> None:
     started = process_time()
     assert ring_problem(everywhere, others) == ""
     assert process_time() - started < 0.5
+
+
+def test_a_conversation_sends_to_a_bounded_number_of_mappings() -> None:
+    others = [stored((("a", "in"), (f"b{number}", "out")))[0] for number in range(MAX_PER_CONVERSATION)]
+    assert "20 mappings already" in ring_problem(legs(("a", "in"), ("c", "out")), others)
+    assert ring_problem(legs(("c", "in"), ("a", "out")), others) == ""
+    assert ring_problem(legs(("a", "in"), ("c", "out")), others[1:]) == ""

@@ -1,5 +1,6 @@
 """What the changes of a batch need of each other and of the outside, and what several of them share."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,6 +42,23 @@ class Parent:
     message: SyncedMessage | None
 
 
+class RecentIds:
+    """The ids that were added last, in the memory of one process."""
+
+    def __init__(self, max_ids: int) -> None:
+        self._ids: OrderedDict[str, None] = OrderedDict()
+        self._max_ids = max_ids
+
+    def add(self, id_: str) -> None:
+        """Add an id; the oldest one goes if there are too many."""
+        self._ids[id_] = None
+        if len(self._ids) > self._max_ids:
+            self._ids.popitem(last=False)
+
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self._ids
+
+
 class Context:
     """The state of a batch, who is who, and what both lead to."""
 
@@ -52,6 +70,7 @@ class Context:
         names: Names,
         person: Callable[[AccountRef, str], Person | None],
         attachments: Attachments,
+        dropped: RecentIds,
     ) -> None:
         self.state = state
         self.index = index
@@ -59,6 +78,8 @@ class Context:
         self.names = names
         self.person = person
         self.attachments = attachments
+        self.dropped = dropped
+        """Messages that a filter dropped: no answer waits for them."""
         self.conflicts: list[Conflict] = []
         self.echoes = 0
 
@@ -97,8 +118,8 @@ class Context:
         message = self.state.message(synced_id)
         if message is None:
             message = self.state.add(self.placeholder(synced_id, incoming, external_id, mapped))
-            return Parent(synced_id, late=True, message=message)
-        late = not message.has_come and (incoming.received_at - message.received_at).total_seconds() < LATE_S
+        age_s = incoming.received_at.timestamp() - (change.answered_at or message.received_at.timestamp())
+        late = not message.has_come and age_s < LATE_S and synced_id not in self.dropped
         return Parent(synced_id, late, message)
 
     def placeholder(

@@ -47,12 +47,13 @@ class Messages:
     def write(self, incoming: Incoming, change: MessageWritten, mapped: MappedLeg) -> None:
         """Apply a new message."""
         mapping, leg = mapped
-        if not leg.sends or dropped_because(mapping.filters, change) is not None:
-            return
         state, ref = self._context.state, incoming.ref
         synced_id = synced_id_for(
             mapping.id, message_id_of(ref, change.place.conversation, change.external_id)
         )
+        if not leg.sends or dropped_because(mapping.filters, change) is not None:
+            self._context.dropped.add(synced_id)
+            return
         message = state.message(synced_id)
         author = self._context.author(ref, change.author)
         body = change.body

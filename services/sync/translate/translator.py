@@ -18,7 +18,7 @@ from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
 from services.sync.store.people_links import PersonLinkRepository
 from services.sync.translate.batch_state import BatchState
-from services.sync.translate.context import Attachments, Context
+from services.sync.translate.context import Attachments, Context, RecentIds
 from services.sync.translate.echoes import Echoes
 from services.sync.translate.edits import Edits
 from services.sync.translate.incoming import Incoming, StoredByChat, chat_changes, check_numbers
@@ -47,6 +47,7 @@ from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
 from shared.wire.bodies import parse_object
 
+_MAX_DROPPED: Final = 10_000
 _ACK_TIMEOUT_S: Final = 10.0
 _MAX_NAMED: Final = 20
 """People of one message whose names are asked for."""
@@ -80,6 +81,7 @@ class Translator:
         self._attachments = attachments
         self._producer = producer
         self._log = log
+        self._dropped = RecentIds(_MAX_DROPPED)
 
     async def handle(self, batch: Batch) -> None:
         """Store and publish what the changes of a batch mean for the other legs, in their order.
@@ -100,14 +102,8 @@ class Translator:
             return
         state = BatchState(self._messages)
         await self._load(state, mapped)
-        context = Context(
-            state,
-            self._index,
-            await self._people([found for found in mapped if not _is_own_message(found[0].change)]),
-            self._name,
-            self._profiles.get,
-            self._attachments,
-        )
+        people = await self._people([found for found in mapped if not _is_own_message(found[0].change)])
+        context = self._context(state, people)
         for item, legs in mapped:
             _apply(item, legs, context)
         failpoint("translate.read")
@@ -131,7 +127,7 @@ class Translator:
         state = BatchState(self._messages)
         await state.load({synced_id})
         people = await self._people([(incoming, [mapped])])
-        context = Context(state, self._index, people, self._name, self._profiles.get, self._attachments)
+        context = self._context(state, people)
         Edits(context).apply_resolved(incoming, change, mapped, synced_id)
         await state.save()
         if state.records:
@@ -234,6 +230,17 @@ class Translator:
     def _name(self, ref: AccountRef, person_id: str) -> str:
         person = self._profiles.get(ref, person_id)
         return person.name if person else ""
+
+    def _context(self, state: BatchState, people: People) -> Context:
+        return Context(
+            state,
+            self._index,
+            people,
+            self._name,
+            self._profiles.get,
+            self._attachments,
+            self._dropped,
+        )
 
     # Applying
 

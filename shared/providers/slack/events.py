@@ -117,6 +117,7 @@ def parse_message(
         own=is_own(message, account),
         permalink=permalink(conversation, timestamp, thread, account),
         sent_at=float(timestamp),
+        answered_at=float(thread) if thread else 0.0,
     )
 
 

@@ -84,6 +84,7 @@ def _message_changes(
             own=author.id == account.id,
             permalink=permalink(message.get("chat"), _message_id(message, "message_id")),
             sent_at=float(_date(message)),
+            answered_at=_answered_at(message),
         ),
     )
 
@@ -123,6 +124,13 @@ def parse_place(message: Mapping[str, Any], conversation: str) -> Place:
         str(thread) if isinstance(thread, int) else None,
         str(answered) if isinstance(answered, int) and answered != thread else None,
     )
+
+
+def _answered_at(message: Mapping[str, Any]) -> float:
+    """Return when the message was written that this one answers; in a topic, when that was opened."""
+    reply = message.get("reply_to_message")
+    date = _number(reply.get("date")) if isinstance(reply, dict) else None
+    return float(date or 0)
 
 
 def parse_author(message: Mapping[str, Any]) -> Person:
