@@ -40,5 +40,6 @@ def recognized(archive: Archive, readers: Sequence[ReadsArchive]) -> tuple[Reads
             return reader, contents
     names = ", ".join(repr(entry.name[:80]) for entry in archive.entries()[:_MAX_NAMES])
     raise Unreadable(
-        f"no known export: it has {names or 'no file'}. Known are exports of Slack (ZIP): upload one of them"
+        f"no known export: it has {names or 'no file'}. Known are exports of Slack (ZIP) and of Telegram "
+        "Desktop (JSON, or a ZIP of the folder): upload one of them"
     )
