@@ -48,7 +48,7 @@ _PARAGRAPH_END: Final = re.compile(r"\n[ \t]*+\n")
 _RULES: Final = ("normalize", "block", "fence", "blockquote", "list", "hr", "heading", "table", "paragraph")
 _DEPTH: Final = "containers"
 _RULE: Final = "---"
-_UNSEEN: Final = re.compile(r"\s*<(?:script|style|textarea|[?!])", re.IGNORECASE)
+_UNSEEN: Final = re.compile(r"\s*<(?:script|style|textarea|\?|!--|!doctype|!\[cdata\[)", re.IGNORECASE)
 """The beginning of HTML whose content nobody sees."""
 
 

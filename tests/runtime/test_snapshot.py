@@ -22,6 +22,20 @@ from shared.runtime.web.access import Keyring
 from tests.support.eventually import until
 
 
+class Found:
+    """A cursor on documents."""
+
+    def __init__(self, documents: list[Document]) -> None:
+        self._documents = documents
+
+    def batch_size(self, _size: int) -> "Found":
+        return self
+
+    async def __aiter__(self) -> AsyncIterator[Document]:
+        for document in self._documents:
+            yield document
+
+
 class Refusing:
     """A collection that refuses reads and writes while `refuses` is set."""
 
@@ -38,14 +52,10 @@ class Refusing:
     def async_database(self) -> dict[str, "Refusing"]:
         return {self.name: self}
 
-    async def find_all(self) -> AsyncIterator[Document]:
-        for document in list(self.documents):
-            yield document
-
-    def find(self, query: Document) -> AsyncIterator[Document]:
+    def find(self, query: Document) -> "Found":
         self.queries.append(query)
         self._check()
-        return self.find_all()
+        return Found(list(self.documents))
 
     async def bulk_write(self, _writes: list[Any], *, ordered: bool) -> None:
         assert not ordered

@@ -147,6 +147,7 @@ async def test_a_new_owner_carries_what_is_stored_before_new_changes(queue: Queu
     first = await queue.start()
     await first.put([queue.change(number) for number in range(40)])
     await queue.has_stored(40)
+    await until(lambda: all(lane.due_at for lane in first._lanes.values()))
     await first.stop()
     queue.outcome = lambda _: Done()
     # Without their due times, all of them are due.
