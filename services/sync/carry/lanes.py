@@ -66,6 +66,7 @@ class Lanes:
         self._lanes: dict[str, Lane] = {}
         self._turns = Turns(self._turn)
         self._loaded = 0
+        self._loading = asyncio.Lock()
         self._due: list[tuple[float, int, Lane]] = []
         """A heap of the lanes that wait. An entry with another time than its lane's does not count."""
         self._numbers = count()
@@ -311,16 +312,19 @@ class Lanes:
 
     async def _load(self) -> None:
         """Find the lanes of new partitions that have stored changes. Raises `DatabaseUnavailable`."""
-        number, partitions = self._assignment()
-        if number == self._loaded or not partitions:
+        if self._assignment()[0] == self._loaded:
             return
-        records = await self._stored.lanes(partitions)
-        self._loaded = number
-        self._aside.clear()
-        for lane in self._lanes.values():
-            lane.is_recorded = False  # another process may have had the partition in the meantime
-        lanes = [self._load_lane(record) for record in records]
-        self._resume(lane for lane in lanes if not lane.is_running)
+        async with self._loading:  # read twice, a record could take the place of what was written since
+            number, partitions = self._assignment()
+            if number == self._loaded or not partitions:
+                return
+            records = await self._stored.lanes(partitions)
+            self._loaded = number
+            self._aside.clear()
+            for lane in self._lanes.values():
+                lane.is_recorded = False  # another process may have had the partition in the meantime
+            lanes = [self._load_lane(record) for record in records]
+            self._resume(lane for lane in lanes if not lane.is_running)
 
     def _load_lane(self, record: LaneRecord) -> Lane:
         lane = self._lane(record.lane, record.workspace, record.account_key)
