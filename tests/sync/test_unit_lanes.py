@@ -54,7 +54,7 @@ class Queue:
     number: int = 0
     assigned: tuple[int, Sequence[int]] = (0, ())
     """The assignment of all processes, if it has a number."""
-    refused_for_s: float = 0.0
+    account_pause_s: float = 0.0
     running: list[Lanes] = field(default_factory=list)
 
     def change(self, number: int, conversation: str = "C1", *, kind: str = "map_1") -> Change:
@@ -94,7 +94,7 @@ class Queue:
             StoredChanges(queue, LaneRecords(self.mongo), lambda _: 3600.0),
             self._carry,
             structlog.get_logger(),
-            refused_for_s=lambda *_: self.refused_for_s,
+            account_pause_s=lambda *_: self.account_pause_s,
             assignment=lambda: self.assigned if self.assigned[0] else (number, list(partitions)),
         )
         self.running.append(lanes)
@@ -275,7 +275,7 @@ async def test_lanes_of_a_refused_account_are_not_read(queue: Queue, monkeypatch
     await first.put([queue.change(1, f"C{number}") for number in range(20)])
     await queue.has_stored(20)
     await first.stop()
-    queue.outcome, queue.refused_for_s = lambda _: Done(), 3600.0
+    queue.outcome, queue.account_pause_s = lambda _: Done(), 3600.0
     reads: list[str] = []
     find = SyncQueue.first
 
@@ -289,7 +289,7 @@ async def test_lanes_of_a_refused_account_are_not_read(queue: Queue, monkeypatch
     await until(lambda: len(second._lanes) == 20 and all(lane.due_at for lane in second._lanes.values()))
     await until(lambda: not second._turns._tasks and len(second._due) >= 20)
     assert reads == []
-    queue.refused_for_s = 0.0
+    queue.account_pause_s = 0.0
     second.wake(queue.workspace)
     assert len(await queue.carried_to(21)) == 21
 
@@ -341,7 +341,9 @@ async def test_a_lane_that_is_woken_while_it_is_read_does_not_wait(
 
 
 async def test_a_new_owner_asks_at_once_where_a_person_may_have_acted(queue: Queue) -> None:
-    queue.outcome = lambda _: Waits(3600, "The mapping is paused: resume it.", counts=False, mendable=True)
+    queue.outcome = lambda _: Waits(
+        3600, "The mapping is paused: resume it.", counts=False, needs_person=True
+    )
     first = await queue.start()
     await first.put([queue.change(1)])
     await queue.has_stored(1)

@@ -50,10 +50,10 @@ class Lanes:
         carry: Carry,
         log: Log,
         *,
-        refused_for_s: Callable[[str, str], float],
+        account_pause_s: Callable[[str, str], float],
         assignment: Callable[[], tuple[int, Sequence[int]]],
     ) -> None:
-        """`carry` carries one change. `refused_for_s` returns for how long to ask nothing of an account.
+        """`carry` carries one change. `account_pause_s` returns an account's pause in seconds, 0 for none.
 
         `assignment` returns the number of the current assignment, and the partitions.
         """
@@ -61,7 +61,7 @@ class Lanes:
         self._stored = stored
         self._carry = carry
         self._log = log
-        self._refused_for_s = refused_for_s
+        self._account_pause_s = account_pause_s
         self._assignment = assignment
         self._lanes: dict[str, Lane] = {}
         self._turns = Turns(self._turn)
@@ -241,7 +241,7 @@ class Lanes:
 
     async def _read(self, lane: Lane, limit: int) -> None:
         """Read the first stored changes of a lane, or let it wait until the first one is due."""
-        if pause_s := self._refused_for_s(lane.workspace, lane.account_key):
+        if pause_s := self._account_pause_s(lane.workspace, lane.account_key):
             self._pause(lane, pause_s)
             return
         found = await self._stored.first(lane, lambda: self._assignment()[1], limit)
@@ -300,7 +300,7 @@ class Lanes:
         change.attempts = attempts
         assert change.stored is not None  # noqa: S101 -- it was stored above
         # A new owner of the partition knows of no wake that came before: it asks at once.
-        stored_pause_s = 0.0 if outcome.mendable else outcome.pause_s
+        stored_pause_s = 0.0 if outcome.needs_person else outcome.pause_s
         due_at = utcnow() + timedelta(seconds=stored_pause_s)
         await self._queue.postpone(change.stored, due_at, attempts=attempts, reason=outcome.reason)
         # They are stored: a lane that waits takes no memory.

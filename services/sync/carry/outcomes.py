@@ -55,8 +55,9 @@ class Waits:
     reason: str
     counts: bool = True
     """True if it was an attempt."""
-    mendable: bool = False
-    """True if it waits for a person, who may have done what is asked for when another process takes over."""
+    needs_person: bool = False
+    """True if the change waits until a person acts. A process that takes the partition over retries it at
+    once, because it does not know whether the person has acted."""
 
 
 @dataclass(frozen=True, slots=True)
