@@ -248,17 +248,17 @@ def _retry_on_changes(
     async def integrations_changed(ids: Collection[str] | None) -> None:
         if ids is None:
             carrier.end_account_pauses()
-            lanes.wake()
+            lanes.retry_waiting()
         for integration_id in ids or ():
             with suppress(NotFound):  # it was deleted: its changes go on waiting
                 integration = await integrations.find(integration_id)
                 if integration.status in USABLE:
                     carrier.end_account_pauses(integration.workspace)
-                    lanes.wake(integration.workspace)
+                    lanes.retry_waiting(integration.workspace)
 
     def mapping_changed(mapping: SyncMapping) -> None:
         if mapping.status == "active":
-            lanes.wake(mapping.workspace)
+            lanes.retry_waiting(mapping.workspace)
 
     runtime.configuration.follow(INTEGRATIONS, integrations_changed)
     index.follow(mapping_changed)

@@ -9,7 +9,7 @@ from typing import Final
 from services.sync.calls import NotReached, OutcomeUnknown
 from services.sync.carry.failure_notice import FailureNotices
 from services.sync.carry.notes import Notes
-from services.sync.carry.outcomes import Aside, Change, Done, Failed, Outcome, Stopped, Waits
+from services.sync.carry.outcomes import Change, Done, Failed, Outcome, SetAside, Stopped, Waits
 from services.sync.carry.scene import SceneCalls
 from services.sync.carry.work import Work
 from services.sync.model.mapping import Leg
@@ -109,8 +109,8 @@ class Carrier:
             return await self._work.apply(change, mapping, leg, message)
         except Stopped as stopped:
             outcome = stopped.outcome
-            if isinstance(outcome, Waits | Aside):
-                await self._notes.held(change, message, leg, outcome.reason)
+            if isinstance(outcome, Waits | SetAside):
+                await self._notes.paused(change, message, leg, outcome.reason)
             return outcome
         except ChannelFailure as failure:
             if failure.kind == "account":
