@@ -92,8 +92,8 @@ class Contents:
 
     `kind` is said in words ("a Slack export"), `account` is the provider's id of the account that it is of,
     and `values` are those that a channel needs of it, such as its address. `missing` names kinds of data that
-    exports of this kind may have and this one has not. `first_at` and `last_at` are the Unix times of the first
-    and the last message, 0 if only the days of the units tell them.
+    exports of this kind may have and this one has not. `first_at` and `last_at` are the Unix times of the
+    first and the last message, 0 if only the days of the units tell them.
     """
 
     kind: str
