@@ -1,7 +1,7 @@
-"""The events of `chat.history`: what an import adds to the chat, and what its undo takes away.
+"""The events of `chat.history`, by which an import adds messages to the chat, and its undo removes them.
 
-The ids of messages are those that sync derives for the same messages, so a chat that already has one of them
-keeps it, and confirms it as a duplicate. `batch_id` is the same whenever a batch is published again.
+A message has the id that sync derives for it, so a chat that has the message already keeps it, and confirms
+it as a duplicate. A batch that is published again has the same `batch_id`.
 """
 
 from typing import Annotated, Final, Literal
@@ -16,13 +16,13 @@ HISTORY_CHANNELS: Final = "history.channels"
 HISTORY_MESSAGES: Final = "history.messages"
 HISTORY_WITHDRAWN: Final = "history.withdrawn"
 HISTORY_STORED: Final = "history.stored"
-"""The type, on `chat.events`, by which the chat confirms a batch."""
+"""The type of the event on `chat.events` with which the chat confirms a batch."""
 MAX_BATCH: Final = 200
 MAX_BATCH_BYTES: Final = 512 * 1024
 
 
 class _Batch(Payload):
-    """A batch of an import: `number` counts those of the import from 1."""
+    """A batch of an import. `number` is its position in the import, from 1."""
 
     import_id: Id
     batch_id: Id
@@ -30,7 +30,7 @@ class _Batch(Payload):
 
 
 class HistoryUser(Payload):
-    """A person of an export. `user_id` is the user of the chat that the plan names; None for a guest."""
+    """A person of an export. `user_id` is the chat's user by the import's plan; None for a guest."""
 
     id: Id
     name: Name = ""
@@ -41,13 +41,13 @@ class HistoryUser(Payload):
 
 
 class HistoryUsers(_Batch):
-    """`history.users`: the people whose messages follow."""
+    """The data of `history.users`: authors of messages, published before their messages."""
 
     users: Annotated[tuple[HistoryUser, ...], Field(max_length=MAX_BATCH)]
 
 
 class HistoryChannel(Payload):
-    """A channel that messages follow for. `existing` is true for one that the chat has already."""
+    """A channel of the import. `existing` is true if the chat has it already."""
 
     channel_id: Id
     name: Name
@@ -61,20 +61,20 @@ class HistoryChannel(Payload):
 
 
 class HistoryChannels(_Batch):
-    """`history.channels`: the channels of an import."""
+    """The data of `history.channels`: channels of an import, published before their messages."""
 
     channels: Annotated[tuple[HistoryChannel, ...], Field(max_length=MAX_BATCH)]
 
 
 class HistoryReaction(Payload):
-    """One emoji on a message, with everybody who set it."""
+    """One emoji on a message, and the authors who set it."""
 
     emoji: Annotated[str, Field(min_length=1, max_length=128)]
     authors: tuple[ChatAuthor, ...]
 
 
 class HistoryMessage(Payload):
-    """A message as it was written, with its original time and author. `thread_id` is that of its parent."""
+    """A message with its original time and author. `thread_id` is the message id of its thread's parent."""
 
     message_id: Id
     text: Text = ""
@@ -91,16 +91,16 @@ class HistoryMessage(Payload):
 
 
 class HistoryMessages(_Batch):
-    """`history.messages`: messages of one channel in the order of time."""
+    """The data of `history.messages`: messages of one channel, ordered by time."""
 
     channel_id: Id
     messages: Annotated[tuple[HistoryMessage, ...], Field(max_length=MAX_BATCH)]
 
 
 class HistoryWithdrawn(_Batch):
-    """`history.withdrawn`: messages of one channel that an undo takes away.
+    """The data of `history.withdrawn`: messages of one channel that an undo removes.
 
-    With `keep_answered`, the chat keeps those that were answered since.
+    With `keep_answered`, the chat keeps those that have got replies since the import.
     """
 
     channel_id: Id
@@ -114,7 +114,7 @@ class RejectedMessage(Payload):
 
 
 class HistoryStored(Payload):
-    """`history.stored`: what the chat has done with a batch: its counts add up to the batch."""
+    """The data of `history.stored`: the chat's result of a batch. Its counts add up to the batch's size."""
 
     import_id: Id
     batch_id: Id

@@ -1,4 +1,4 @@
-"""Read the JSON files of an export: small ones at once, large ones as a stream, so that memory is bounded."""
+"""Read JSON arrays of an export in bounded memory: small files at once, large ones as a stream."""
 
 import json
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ import orjson
 from shared.manifests.history_types import Archive, Unreadable
 
 MAX_AT_ONCE: Final = 8 * 1024 * 1024
-"""The size in bytes of a file that is parsed at once; a larger one is parsed as a stream of its items."""
+"""Maximum size in bytes of a file that is parsed at once. A larger one is parsed as a stream."""
 
 
 def array_items(archive: Archive, name: str, size: int) -> Iterator[Any]:
-    """Yield the items of a JSON array. A file that is no array, or is cut off, raises `Unreadable`.
+    """Yield the items of the JSON array in a file. Raises `Unreadable` if it is no array, or is truncated.
 
-    What was yielded before counts: the items of a stream come before the damage is seen.
+    The error may follow after valid items, because a large file is parsed as a stream.
     """
     with archive.open(name) as file:
         if size <= MAX_AT_ONCE:
@@ -28,7 +28,7 @@ def array_items(archive: Archive, name: str, size: int) -> Iterator[Any]:
 def _parsed(file: BinaryIO, name: str) -> Iterator[Any]:
     data = file.read(MAX_AT_ONCE + 1)
     if len(data) > MAX_AT_ONCE:
-        raise Unreadable(f"{name} has more bytes than its archive says: export it again")
+        raise Unreadable(f"{name} is larger than the archive says: export it again")
     try:
         items = orjson.loads(data)
     except orjson.JSONDecodeError as refusal:
@@ -39,7 +39,7 @@ def _parsed(file: BinaryIO, name: str) -> Iterator[Any]:
 
 
 def _parsed_leniently(data: bytes, name: str, refusal: Exception) -> Any:
-    """Parse JSON with halves of characters or infinite numbers, which then spoil one record only."""
+    """Parse JSON with lone surrogates or infinite numbers: they make one record invalid, not the file."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

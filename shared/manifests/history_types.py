@@ -1,7 +1,7 @@
-"""What a provider's `history.py` speaks: the people, conversations and messages of an export. No I/O.
+"""The types of a provider's `history.py`: archives, their people, conversations and messages. No I/O.
 
-An `Archive` is what a person has uploaded. A reader first describes it (`contents`), then reads one unit of
-it after another. A unit is read as a whole: what a crash interrupts is read again, and yields the same.
+A reader first lists the contents of an uploaded `Archive`, then reads its units one by one. A unit is the
+step of an import that is repeated after a crash, so reading it again yields the same records.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,36 +13,36 @@ from shared.manifests.channel_types import MessageWritten, Person
 
 EARLIEST: Final = 0.0
 LATEST: Final = 4_102_444_800.0
-"""The year 2100, as a Unix time: what claims to be later has a wrong time."""
+"""The year 2100 as a Unix time. A later time is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of an archive: its name, with `/` between folders, and its size in bytes."""
+    """A file of an archive: its path, with `/` between folders, and its size in bytes."""
 
     name: str
     size: int
 
 
 class Archive(Protocol):
-    """The files of an export, whatever it is packed in."""
+    """The files of an export: those of a ZIP archive, or a single file."""
 
     def entries(self) -> Sequence[Entry]:
-        """Return all files, in the order in which the archive has them."""
+        """Return all files, in the order of the archive."""
         ...
 
     def open(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """Open a file to be read once, from its start. Raises `Unreadable` when its bytes are damaged."""
+        """Open a file at its start. Raises `Unreadable` if it is missing or damaged, or while it is read."""
         ...
 
 
 class Unreadable(Exception):
-    """A file, or a whole archive, cannot be read. The message names the problem and the fix."""
+    """A file of an archive, or the archive, cannot be read. The message names the problem and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryPerson:
-    """A person or bot of an export. `active` is False for somebody who has left."""
+    """A person or bot of an export. `active` is False for a deactivated account."""
 
     person: Person
     active: bool = True
@@ -53,11 +53,11 @@ ConversationKind = Literal["channel", "private", "group", "direct"]
 
 @dataclass(frozen=True, slots=True)
 class HistoryConversation:
-    """A conversation of an export. `kind`: a public or private channel, or messages of several or of two.
+    """A conversation of an export: a public or private channel, a group, or a direct conversation of two.
 
-    `created_at` is a Unix time, 0 if it is not known. `parent` is the id of the conversation that it is a
-    thread or a topic of. `category` is the name under which it is listed. `listed` is False if only its
-    messages are there.
+    `created_at` is a Unix time, 0 if unknown. `parent` is the id of the conversation to which a thread or
+    topic belongs. `category` is the heading under which the provider lists it. `listed` is False if the
+    export has its messages, but no entry in a list.
     """
 
     id: str
@@ -74,10 +74,10 @@ class HistoryConversation:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A part of an export that is read as a whole: a file of a day, a range of records, a page.
+    """A part of an export that is read in one step: the file of a day, or a range of records.
 
-    Units of one conversation are in the order of time. `day` is the day of all of its messages (`2024-11-05`)
-    where that is known before it is read. `size` is in bytes.
+    Units of one conversation are ordered by time. `day` is the day of all messages of the unit
+    (`2024-11-05`), None if it is unknown before reading. `size` is in bytes.
     """
 
     id: str
@@ -88,12 +88,12 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What is in an export.
+    """The contents of an export: people, conversations and units.
 
-    `kind` is said in words ("a Slack export"), `account` is the provider's id of the account that it is of,
-    and `values` are those that a channel needs of it, such as its address. `missing` names kinds of data that
-    exports of this kind may have and this one has not. `first_at` and `last_at` are the Unix times of the
-    first and the last message, 0 if only the days of the units tell them.
+    `kind` is for display ("a Slack export"). `account` is the provider's id of the exported account, and
+    `values` are the attributes of the account that the provider's channel uses, such as its URL. `missing`
+    lists kinds of data that exports of this kind can have, but this one does not. `first_at` and `last_at`
+    are the Unix times of the first and the last message, 0 if the units' days have to serve instead.
     """
 
     kind: str
@@ -111,7 +111,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReaction:
-    """The people, by id, who set one emoji on a message."""
+    """One emoji on a message, with the ids of the people who set it."""
 
     emoji: str
     people: Sequence[str]
@@ -124,7 +124,7 @@ LostReason = Literal[
 
 @dataclass(frozen=True, slots=True)
 class LostFile:
-    """A file that the provider does not give out any more, with the reason."""
+    """A file of a message that cannot be got from the provider, with the reason."""
 
     name: str
     reason: LostReason
@@ -135,7 +135,7 @@ MessageKind = Literal["message", "bot", "system"]
 
 @dataclass(frozen=True, slots=True)
 class HistoryMessage:
-    """A message as the export has it, with its reactions. `edited_at` is a Unix time, None without edits."""
+    """A message of an export, with its reactions. `edited_at` is a Unix time, None if it was not edited."""
 
     message: MessageWritten
     kind: MessageKind = "message"
@@ -150,14 +150,14 @@ SkipReason = Literal["deleted", "duplicate_record", "not_a_message"]
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A record that is no message by intention: it is counted, and nothing is wrong with it."""
+    """A valid record that is not imported. It is counted by its reason."""
 
     reason: SkipReason
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A record that cannot be read: where it is, why, and its beginning as text."""
+    """A record that cannot be read: its place in the export, the reason, and its beginning as text."""
 
     place: str
     reason: str
@@ -170,21 +170,21 @@ HistoryRecord = HistoryMessage | Skipped | Broken
 class ReadsArchive(Protocol):
     """A reader of one kind of export: a class named `ArchiveReader` of a provider's `history.py`.
 
-    It loads everything that it needs when it is made: later, its process may open nothing.
+    Its constructor loads all modules and data: later, the confined process may not open files.
     """
 
     KIND: str
     """What it reads, for a list of known exports: "Slack (ZIP)"."""
 
     def contents(self, archive: Archive) -> Contents | None:
-        """Return what an archive has; None if it is not an export of this kind, by its contents.
+        """Return the contents of an archive; None if it is not an export of this kind.
 
-        Raises `Unreadable` for one that is, and is damaged.
+        Raises `Unreadable` if it is one, but damaged.
         """
         ...
 
     def read(self, archive: Archive, contents: Contents, unit: Unit) -> Iterator[HistoryRecord]:
-        """Yield the records of a unit in their order. One that cannot be read does not end it.
+        """Yield the records of a unit in their order; a record that cannot be read as `Broken`.
 
         Raises `Unreadable` if the rest of the unit cannot be read.
         """

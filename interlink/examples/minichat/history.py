@@ -1,4 +1,4 @@
-"""The "database" of this chat: the last messages as they are now, in memory."""
+"""The "database" of this chat: the present state of its last messages, in memory."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 MAX_MESSAGES, MAX_REACTIONS = 200, 50
 
 STATUS = ("provider", "conversation_name", "state", "reason", "fix", "permalink")
-"""What is stored of `inbound.message.status.changed`, for each target."""
+"""The fields of `inbound.message.status.changed` that are stored for each target."""
 
 Message = dict[str, Any]
 

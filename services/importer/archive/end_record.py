@@ -1,7 +1,6 @@
-"""The end record of a ZIP archive, read before the archive is opened.
+"""Read the end record of a ZIP archive, to check the directory's size before `zipfile` opens the archive.
 
-`zipfile` reads the whole directory into memory before it tells how large it is: about half a kilobyte for
-each entry. The end record tells it in a hundred bytes.
+`zipfile` loads the whole directory, about half a kilobyte of memory for each entry, without a limit.
 """
 
 import struct
@@ -20,21 +19,21 @@ _IN_64_LONG: Final = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The directory of an archive: its number of entries, and its size in bytes."""
+    """The directory of a ZIP archive: its number of entries, and its size in bytes."""
 
     entries: int
     size: int
 
 
 def read_directory(file: BinaryIO) -> Directory:
-    """Return the directory that the end record names. Raises `Unreadable` if there is none."""
+    """Return the number of entries and the size that the end record has. Raises `Unreadable` without one."""
     length = file.seek(0, 2)
     tail_start = max(0, length - _END.size - _MAX_COMMENT)
     file.seek(tail_start)
     tail = file.read(length - tail_start)
     position = tail.rfind(b"PK\x05\x06")
     if position < 0 or len(tail) - position < _END.size:
-        raise Unreadable("the ZIP archive has no end: it was cut off. Upload it again, or export it again")
+        raise Unreadable("the ZIP archive is truncated: upload it again, or export it again")
     _, _, _, _, entries, size, offset, _ = _END.unpack_from(tail, position)
     if entries == _IN_64 or _IN_64_LONG in (size, offset):
         found = _read_64(file, tail_start + position)
@@ -44,7 +43,7 @@ def read_directory(file: BinaryIO) -> Directory:
 
 
 def _read_64(file: BinaryIO, end: int) -> Directory | None:
-    """Return what the ZIP64 end record says; None if there is none: the short record counts then."""
+    """Return the values of the ZIP64 end record; None if the archive has none, and the short one is valid."""
     if end < _LOCATOR.size:
         return None
     file.seek(end - _LOCATOR.size)
@@ -54,6 +53,6 @@ def _read_64(file: BinaryIO, end: int) -> Directory | None:
     file.seek(offset)
     record = file.read(_END64.size)
     if len(record) < _END64.size or not record.startswith(b"PK\x06\x06"):
-        raise Unreadable("the ZIP archive is damaged at its end: export it again")
+        raise Unreadable("the end record of the ZIP archive is damaged: export it again")
     fields = _END64.unpack(record)
     return Directory(fields[7], fields[8])

@@ -1,4 +1,4 @@
-"""An export that is one file, such as `result.json`: an archive with a single entry."""
+"""An archive with a single entry, for an export that is one file, such as `result.json`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from shared.manifests.history_types import Entry, Unreadable
 
 
 class FileArchive:
-    """One file as an archive. `name` is what it was uploaded as: it is shown, and decides nothing."""
+    """One file as an archive. `name` is the name of the upload, used only for display."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
@@ -19,7 +19,7 @@ class FileArchive:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """Open the file from its start. It is open once at a time."""
+        """Open the file at its start, once at a time. Raises `Unreadable` for another name."""
         if name != self._entry.name:
             raise Unreadable(f"there is no file {name!r}: upload the export again")
         self._file.seek(0)

@@ -1,4 +1,4 @@
-"""A ZIP archive that a stranger has uploaded: what it claims is checked before anything of it is read."""
+"""Read an untrusted ZIP archive: its directory is checked before an entry is decompressed."""
 
 import stat
 import zipfile
@@ -15,17 +15,17 @@ from shared.manifests.history_types import Entry, Unreadable
 _ENCRYPTED: Final = 0x1
 _UTF_8: Final = 0x800
 _MAX_DIRECTORY_PER_ENTRY: Final = 1024
-"""Bytes of the directory for each entry that is allowed: names and extra fields are far shorter."""
-_SMALL: Final = 1024 * 1024
-"""A file of up to so many bytes may have any ratio: short texts that repeat themselves do."""
+"""Maximum average size of a directory entry in bytes. Real names and extra fields are far shorter."""
+_MAX_UNCHECKED_RATIO_BYTES: Final = 1024 * 1024
+"""Maximum size in bytes of a file without a limit of its compression ratio."""
 _LOCAL_HEADER: Final = 30
-_DAMAGE: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
-"""What `zipfile` raises for damaged data, and for what it cannot decompress."""
+_DAMAGE_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+"""The exceptions that `zipfile` raises for damaged data and for unsupported compression methods."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """The largest archive that is read: entries, bytes of all files, and bytes for each compressed byte."""
+    """Limits of an archive: entries, size of all files in bytes, and compression ratio of a file."""
 
     entries: int = 500_000
     total_bytes: int = 200 * 1024**3
@@ -33,10 +33,10 @@ class ArchiveLimits:
 
 
 class ZipArchive:
-    """The files of a ZIP archive, by their repaired names."""
+    """The files of a ZIP archive, by their names as decoded by `_decoded_name`."""
 
     def __init__(self, file: BinaryIO, limits: ArchiveLimits = ArchiveLimits()) -> None:
-        """Check the directory. Raises `Unreadable`, which names the first entry that is refused."""
+        """Open the archive and check its directory. Raises `Unreadable`, with the first refused entry."""
         directory = read_directory(file)
         if directory.entries > limits.entries:
             raise Unreadable(
@@ -48,13 +48,13 @@ class ZipArchive:
         file.seek(0)
         try:
             self._zip = zipfile.ZipFile(file)
-        except _DAMAGE as error:
+        except _DAMAGE_ERRORS as error:
             raise Unreadable(f"the ZIP archive is damaged ({error}): export it again") from None
         infos = [info for info in self._zip.infolist() if not info.is_dir()]
         _check(infos, limits, self._zip.start_dir)
-        self._by_name = {_repaired(info): info for info in infos}
+        self._by_name = {_decoded_name(info): info for info in infos}
         if len(self._by_name) != len(infos):
-            name = Counter(_repaired(info) for info in infos).most_common(1)[0][0]
+            name = Counter(_decoded_name(info) for info in infos).most_common(1)[0][0]
             raise Unreadable(f"the ZIP archive has two files named {name!r}: export it again")
 
     def entries(self) -> Sequence[Entry]:
@@ -63,19 +63,19 @@ class ZipArchive:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """Open a file. Raises `Unreadable`, also while its bytes are read, if they are damaged."""
+        """Open a file. Raises `Unreadable` if it is missing or damaged, also while the context is open."""
         info = self._by_name.get(name)
         if info is None:
             raise Unreadable(f"the ZIP archive has no file {name!r}: export it again")
         try:
             with self._zip.open(info) as file:
                 yield cast("BinaryIO", file)
-        except _DAMAGE as error:
+        except _DAMAGE_ERRORS as error:
             raise Unreadable(f"{name} is damaged ({error}): export it again") from None
 
 
 def _check(infos: Sequence[zipfile.ZipInfo], limits: ArchiveLimits, directory_at: int) -> None:
-    """Refuse entries that no export has. Raises `Unreadable`."""
+    """Check the entries against attacks: size, ratio, paths, links and overlaps. Raises `Unreadable`."""
     if sum(info.file_size for info in infos) > limits.total_bytes:
         raise Unreadable(
             f"the files of the ZIP archive have more than {limits.total_bytes // 1024**3} GB: export a "
@@ -96,23 +96,23 @@ def _check(infos: Sequence[zipfile.ZipInfo], limits: ArchiveLimits, directory_at
 
 
 def _problem(info: zipfile.ZipInfo, limits: ArchiveLimits) -> str:
-    """Return why an entry is refused; empty if it is not."""
+    """Return why an entry is refused, and the fix; '' for a valid entry."""
     name = info.filename
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted: export it without a password"
     if name.startswith(("/", "\\")) or ":" in name.split("/", 1)[0][:3] or "\\" in name:
-        return "has an absolute path, or one of Windows: pack the folder again"
+        return "has an absolute path or a Windows path: pack the folder again"
     if ".." in name.split("/"):
-        return "leads out of the archive: pack the folder again"
+        return "has a path that leads out of the archive: pack the folder again"
     if stat.S_ISLNK(info.external_attr >> 16):
-        return "is a link: pack the files themselves"
-    if info.file_size > max(_SMALL, info.compress_size * limits.ratio):
+        return "is a symbolic link: pack the files themselves"
+    if info.file_size > max(_MAX_UNCHECKED_RATIO_BYTES, info.compress_size * limits.ratio):
         return f"grows more than {limits.ratio} times when it is unpacked: export it again"
     return ""
 
 
-def _repaired(info: zipfile.ZipInfo) -> str:
-    """Return the name of an entry. Some programs write UTF-8 and do not say so: it is read as cp437 then."""
+def _decoded_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of an entry: UTF-8 without the flag for it, which `zipfile` reads as cp437, is decoded."""
     if info.flag_bits & _UTF_8:
         return info.filename
     try:

@@ -1,9 +1,9 @@
-"""The reader process: reads one uploaded export, and passes its records on. Run by `reader_process`.
+"""The main module of the reader process, which reads one uploaded export. Started by `reader_process`.
 
     python -m services.importer.reading.child DESCRIPTOR NAME LIMITS
 
-It gets the open file, a command a line on its standard input, and answers on its standard output. Before it
-reads a byte of the archive it gives up the network, further files, and memory beyond its limit.
+The export is an inherited file descriptor. Commands come on standard input, one JSON object a line, and
+responses go to standard output. Before it reads the export, the process confines itself (`confinement`).
 """
 
 import sys
@@ -24,7 +24,7 @@ _FLUSH_BYTES: Final = 256 * 1024
 
 
 class _Session:
-    """Answers commands about one archive."""
+    """Handles the commands about one archive."""
 
     def __init__(self, archive: Archive, reader: ReadsArchive, contents: Contents, out: BinaryIO) -> None:
         self._archive = archive
@@ -45,7 +45,7 @@ class _Session:
         self._out.flush()
 
     def _read(self, unit: Unit) -> None:
-        """Write the records of a unit, and a last line that says how it ended."""
+        """Write a line for each record of a unit, and a last line `end` with the error or null."""
         size = 0
         try:
             for record in self._reader.read(self._archive, self._contents, unit):
@@ -62,7 +62,7 @@ class _Session:
 
 
 def main() -> None:
-    """Read commands until there is none."""
+    """Handle commands until standard input ends."""
     descriptor, name, limits = int(sys.argv[1]), sys.argv[2], orjson.loads(sys.argv[3])
     file = fdopen(descriptor, "rb")
     commands, out = sys.stdin.buffer, sys.stdout.buffer
@@ -79,7 +79,7 @@ def main() -> None:
     except Unreadable as error:
         out.write(encoded({"error": str(error)}))
     except MemoryError:
-        out.write(encoded({"error": "it needs more memory than a reader may use: export a shorter time"}))
+        out.write(encoded({"error": "it needs too much memory: export a shorter time"}))
     out.flush()
 
 

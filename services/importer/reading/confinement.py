@@ -1,6 +1,6 @@
-"""Confine a process that reads an upload: no network, no other programs, bounded memory and CPU time.
+"""Confine a process that reads an untrusted file: no network, no other programs, bounded memory and CPU time.
 
-Whatever an archive does to the libraries that read it, only this process ends.
+If a file exploits or crashes a library that parses it, the damage is limited to this process.
 """
 
 import ctypes
@@ -23,16 +23,16 @@ _ALLOW: Final = 0x7FFF0000
 _REFUSE: Final = 0x00050000 | errno.EACCES
 _KILL: Final = 0x80000000
 _NUMBER, _ARCHITECTURE = 0, 4
-"""Offsets of the call's number and of the architecture in what the kernel shows a filter."""
+"""Offsets of the system call number and the architecture in `struct seccomp_data`."""
 _X32: Final = 0x40000000
-"""Numbers from here on are those of another calling convention of x86-64, which would pass the filter."""
+"""First system call number of the x32 ABI, whose calls have other numbers and would pass the filter."""
 
 _CALLS: Final = {
     # socket, execve, execveat, io_uring_setup, ptrace
     "x86_64": (0xC000003E, (41, 59, 322, 425, 101)),
     "aarch64": (0xC00000B7, (198, 221, 281, 425, 117)),
 }
-"""The kernel's name of an architecture, and the numbers of the calls that are refused."""
+"""For each machine: its `AUDIT_ARCH_...` value, and the numbers of the system calls that are refused."""
 
 
 class _Instruction(ctypes.Structure):
@@ -49,10 +49,10 @@ class _Program(ctypes.Structure):
 
 
 def confine(*, memory_bytes: int) -> None:
-    """Take away sockets and other programs, and limit the memory of this process. It cannot be undone.
+    """Forbid this process new sockets and programs, and limit its memory to `memory_bytes`, for good.
 
-    Where the kernel has no filter for it, the process may open nothing at all any more, which ends it if a
-    library loads a module late.
+    Without seccomp, it may open no file descriptor at all instead; a library that loads a module late then
+    ends the process.
     """
     if not _filter_calls():
         free = os.dup(0)
@@ -63,13 +63,13 @@ def confine(*, memory_bytes: int) -> None:
 
 
 def limit_cpu(seconds: float) -> None:
-    """End this process when it has used so many more seconds of CPU time. 0 takes the limit away."""
+    """Let the kernel kill this process after so many further seconds of CPU time; 0 removes the limit."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _filter_calls() -> bool:
-    """Let the kernel refuse the calls. Return whether it does."""
+    """Install the seccomp filter that refuses `_CALLS`. Return False if the system does not support it."""
     architecture, calls = _CALLS.get(platform.machine(), (0, ()))
     if sys.platform != "linux" or not calls:
         return False

@@ -1,6 +1,6 @@
-"""Turn a record that a reader yields into the line that the importer gets: its text is rendered here.
+"""Convert records of an export into lines for the importer, with their texts rendered as Markdown.
 
-Rendering is most of the work for a message, and texts are a stranger's: both belong into the reader process.
+This runs in the confined reader process, because texts are untrusted and rendering takes most of the time.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,11 @@ MAX_TEXT: Final = 40_000
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Who is who in the chat: users by person, channels by conversation, and the names of both."""
+    """The chat's ids and the display names for ids of the export.
+
+    `users` has the chat's user ids and `people` the names, by the ids of persons; `channels` has the chat's
+    channel ids and `conversations` the names, by the ids of conversations.
+    """
 
     users: Mapping[str, str] = field(default_factory=dict)
     people: Mapping[str, str] = field(default_factory=dict)
@@ -37,7 +41,7 @@ class Names:
 
 
 def line_of(record: HistoryRecord, names: Names) -> dict[str, Any]:
-    """Return the line of a record: `m` for a message, `s` for a skipped one, `b` for a broken one."""
+    """Return the line of a record, a JSON object with the key `m` (message), `s` (skipped) or `b` (broken)."""
     if isinstance(record, Skipped):
         return {"s": record.reason}
     if isinstance(record, Broken):
@@ -78,12 +82,12 @@ def _text(message: MessageWritten, names: Names) -> str:
     body = message.body
     found = mentioned(body)
     if found.users or found.channels or found.groups or found.everyone:
-        body = _with_ids_of_the_chat(body, names)
+        body = _map_to_chat_ids(body, names)
     return render_markdown(body).text[:MAX_TEXT]
 
 
-def _with_ids_of_the_chat(body: Document, names: Names) -> Document:
-    """Map mentions to ids of the chat. History notifies nobody: groups and everyone become text."""
+def _map_to_chat_ids(body: Document, names: Names) -> Document:
+    """Replace ids in mentions by the chat's. Groups and everyone become text: imports notify nobody."""
 
     def user(node: UserMention) -> Inline:
         label = node.label or names.people.get(node.id, "")

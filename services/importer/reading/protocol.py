@@ -1,4 +1,4 @@
-"""What the importer and its reader process say to each other: one JSON object a line, in both directions."""
+"""The protocol between the importer and its reader process: JSON objects, one a line, in both directions."""
 
 from typing import Any, Final
 
@@ -8,16 +8,16 @@ from shared.manifests.channel_types import Person
 from shared.manifests.history_types import Contents, HistoryConversation, HistoryPerson, Unit
 
 MAX_LINE: Final = 64 * 1024 * 1024
-"""Bytes of a line: the contents of an archive with 500,000 files are the longest one."""
+"""Maximum size of a line in bytes. The longest one has the contents of an archive with 500,000 files."""
 
 
 def encoded(value: Any) -> bytes:
-    """Return a line."""
+    """Encode a value as a line of the protocol, with the line break."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_DATACLASS) + b"\n"
 
 
 def contents_of(data: dict[str, Any]) -> Contents:
-    """Return the contents that a reader process has described."""
+    """Decode the `Contents` of an export from the reader's response."""
     return Contents(
         kind=data["kind"],
         provider=data["provider"],

@@ -1,4 +1,4 @@
-"""Read an export in a process of its own, which a stranger's archive can only end, and nothing else."""
+"""Read an untrusted export in a confined process: a malicious archive can end only that process."""
 
 import asyncio
 import os
@@ -19,14 +19,14 @@ from services.importer.reading.protocol import MAX_LINE, contents_of, encoded
 from shared.manifests.history_types import Contents, Unit, Unreadable
 
 _MODULE: Final = "services.importer.reading.child"
-_END_S: Final = 5.0
+_EXIT_TIMEOUT_S: Final = 5.0
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "TZ")
-"""What the reader sees of the environment: nothing that is secret."""
+"""Environment variables that the reader process inherits: none of them has a secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderLimits:
-    """What a reader may use: memory in bytes, and CPU time in seconds for one command."""
+    """Limits of a reader process: memory in bytes, CPU time in seconds per command, and those of archives."""
 
     memory_bytes: int = 512 * 1024 * 1024
     cpu_s: float = 120.0
@@ -34,9 +34,9 @@ class ReaderLimits:
 
 
 class ReaderProcess:
-    """A reader of one file. Use it as a context; one call at a time.
+    """A process that reads one file. Use it as an async context manager, with one call at a time.
 
-    Every method raises `Unreadable` if the archive cannot be read, or its reader died from it.
+    Every method raises `Unreadable` if the archive cannot be read, or if the process died while reading it.
     """
 
     def __init__(self, path: Path, name: str, limits: ReaderLimits = ReaderLimits()) -> None:
@@ -70,24 +70,24 @@ class ReaderProcess:
         if process.stdin:
             process.stdin.close()
         try:
-            await asyncio.wait_for(process.wait(), _END_S)
+            await asyncio.wait_for(process.wait(), _EXIT_TIMEOUT_S)
         except TimeoutError:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
 
     async def contents(self) -> Contents:
-        """Return what the archive has."""
+        """Return the contents of the archive."""
         await self._send({"do": "contents"})
         answer = await self._line()
         return contents_of(answer["contents"])
 
     async def use_names(self, names: Names) -> None:
-        """Render the texts of all following units with these ids of the chat."""
+        """Set the ids and names of the chat with which the texts of all further units are rendered."""
         await self._send({"do": "names", "names": asdict(names)})
 
     async def read(self, unit: Unit) -> AsyncIterator[dict[str, Any]]:
-        """Yield the lines of a unit (`message_lines`). Raises `Unreadable` at the place of the damage."""
+        """Yield the lines of a unit (`message_lines`). Raises `Unreadable` where the unit is damaged."""
         await self._send({"do": "read", "unit": unit.id})
         while "end" not in (line := await self._line()):
             yield line
@@ -96,20 +96,20 @@ class ReaderProcess:
 
     async def _send(self, command: dict[str, Any]) -> None:
         process = self._running()
-        assert process.stdin is not None  # noqa: S101 -- it was started with a pipe
-        with suppress(ConnectionError):  # its end is seen where its answer is read
+        assert process.stdin is not None  # noqa: S101 -- started with pipes
+        with suppress(ConnectionError):  # `_line` reports that the process has ended
             process.stdin.write(encoded(command))
             await process.stdin.drain()
 
     async def _line(self) -> dict[str, Any]:
         process = self._running()
-        assert process.stdout is not None  # noqa: S101 -- as above
+        assert process.stdout is not None  # noqa: S101 -- started with pipes
         try:
             line = await process.stdout.readline()
         except ValueError:
             raise Unreadable("a record of the export is too large: export a shorter time") from None
         if not line.endswith(b"\n"):
-            raise Unreadable(_ended_because(await process.wait()))
+            raise Unreadable(_exit_reason(await process.wait()))
         answer: dict[str, Any] = orjson.loads(line)
         if "error" in answer:
             raise Unreadable(answer["error"])
@@ -117,15 +117,15 @@ class ReaderProcess:
 
     def _running(self) -> Process:
         if self._process is None:
-            raise RuntimeError("use a ReaderProcess as a context")
+            raise RuntimeError("use ReaderProcess as an async context manager")
         return self._process
 
 
-def _ended_because(status: int) -> str:
-    """Return why a reader ended, as a sentence for a person."""
+def _exit_reason(status: int) -> str:
+    """Return the user-visible reason for the exit status of a reader process, with the fix."""
     if status == -signal.SIGPROF:
         return "it takes too long to read: export a shorter time"
     return (
-        f"its reader ended ({status}): a record needs more memory than a reader may use, or the export is "
-        "damaged. Export it again, or a shorter time"
+        f"its reader process ended ({status}): a record needs too much memory, or the export is damaged. "
+        "Export it again, or a shorter time"
     )

@@ -1,4 +1,4 @@
-"""The readers of all kinds of exports, and the choice among them by what an archive contains."""
+"""Find the reader of an export among those of all providers, by the contents of its archive."""
 
 import zipfile
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _MAX_NAMES: Final = 5
 
 
 def archive_readers() -> Sequence[ReadsArchive]:
-    """Return the reader of each provider's `history.py` that reads archives, by the names of the folders."""
+    """Return the `ArchiveReader` of each provider's `history.py` that has one, ordered by provider id."""
     folders = sorted(
         entry.name for entry in files(_PACKAGE).iterdir() if entry.joinpath("history.py").is_file()
     )
@@ -24,7 +24,7 @@ def archive_readers() -> Sequence[ReadsArchive]:
 
 
 def open_archive(file: BinaryIO, name: str, limits: ArchiveLimits) -> Archive:
-    """Open an uploaded file: a ZIP archive by its beginning, else a single file. Raises `Unreadable`."""
+    """Open an uploaded file: as a ZIP archive by its first bytes, or as one file. Raises `Unreadable`."""
     beginning = file.read(4)
     file.seek(0)
     if beginning in {b"PK\x03\x04", b"PK\x05\x06"} or (beginning[:2] == b"MZ" and zipfile.is_zipfile(file)):
@@ -33,7 +33,7 @@ def open_archive(file: BinaryIO, name: str, limits: ArchiveLimits) -> Archive:
 
 
 def recognized(archive: Archive, readers: Sequence[ReadsArchive]) -> tuple[ReadsArchive, Contents]:
-    """Return the reader of an archive, and what it has. Raises `Unreadable` if no reader knows it."""
+    """Return the reader that recognizes an archive, and the contents. Raises `Unreadable` if none does."""
     for reader in readers:
         contents = reader.contents(archive)
         if contents is not None:
