@@ -56,7 +56,8 @@ class HistoryConversation:
     """A conversation of an export. `kind`: a public or private channel, or messages of several or of two.
 
     `created_at` is a Unix time, 0 if it is not known. `parent` is the id of the conversation that it is a
-    thread or a topic of. `listed` is False if only its messages are there.
+    thread or a topic of. `category` is the name under which it is listed. `listed` is False if only its
+    messages are there.
     """
 
     id: str
@@ -68,6 +69,7 @@ class HistoryConversation:
     members: Sequence[str] = ()
     parent: str | None = None
     listed: bool = True
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ class Contents:
 
     `kind` is said in words ("a Slack export"), `account` is the provider's id of the account that it is of,
     and `values` are those that a channel needs of it, such as its address. `missing` names kinds of data that
-    exports of this kind may have and this one has not.
+    exports of this kind may have and this one has not. `first_at` and `last_at` are the Unix times of the
+    first and the last message, 0 if only the days of the units tell them.
     """
 
     kind: str
@@ -102,6 +105,8 @@ class Contents:
     values: Mapping[str, str] = field(default_factory=dict)
     missing: Sequence[str] = ()
     notes: Sequence[str] = ()
+    first_at: float = 0.0
+    last_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,9 @@ class ReadsArchive(Protocol):
 
     It loads everything that it needs when it is made: later, its process may open nothing.
     """
+
+    KIND: str
+    """What it reads, for a list of known exports: "Slack (ZIP)"."""
 
     def contents(self, archive: Archive) -> Contents | None:
         """Return what an archive has; None if it is not an export of this kind, by its contents.

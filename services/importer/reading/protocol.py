@@ -28,4 +28,6 @@ def contents_of(data: dict[str, Any]) -> Contents:
         values=data["values"],
         missing=data["missing"],
         notes=data["notes"],
+        first_at=data["first_at"],
+        last_at=data["last_at"],
     )
