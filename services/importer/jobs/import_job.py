@@ -1,0 +1,89 @@
+"""An import as it is stored: a job with stages, its plan and its counts."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from shared.runtime.jobs import JOB_TTL, Job
+from shared.runtime.mongo import Index
+from shared.runtime.due_work import OPEN
+from shared.runtime.records import StoredPart, stored_null
+
+__all__ = ["JOB_TTL"]
+
+COLLECTION: Final = "imports"
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    COLLECTION: (
+        Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
+        Index((("folder", 1), ("due_at", 1)), where=OPEN),
+        Index((("expires_at", 1),), ttl_s=0),
+    )
+}
+
+Stage = Literal["reading", "ready", "running", "verifying", "completed", "undoing", "undone"]
+State = Literal[
+    "reading", "ready", "running", "verifying", "completed",
+    "paused", "failed", "cancelled", "undoing", "undone",
+]  # fmt: skip
+STEPS: Final = ("read", "people", "channels", "messages", "verify")
+"""The phases of an import, in their order."""
+
+KINDS: Final = ("people", "channels", "messages")
+
+
+class Summary(StoredPart):
+    """The contents of an export in numbers. `first` and `last` are days (`2024-11-05`), empty if unknown."""
+
+    kind: str
+    provider: str
+    account: str
+    people: int
+    conversations: int
+    units: int
+    size: int
+    first: str = ""
+    last: str = ""
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    description: str
+
+
+class ImportJob(Job):
+    """An import of one upload. `open` is false while a person decides: when it is ready, or paused."""
+
+    folder: str
+    upload_id: str
+    upload_name: str
+    stage: Stage = "reading"
+    is_paused: bool = Field(default=False, alias="paused")
+    is_dry_run: bool = Field(default=False, alias="dry_run")
+    """True while the run publishes nothing."""
+    queued_at: Any = stored_null()
+    """The time from which it waits for its turn among the imports of the workspace."""
+    started_at: Any = stored_null()
+    summary: Summary | None = stored_null()
+    plan: dict[str, Any] = Field(default_factory=dict)
+    step: str = "read"
+    position: int = 0
+    """The first unit that is not stored as done, of the export's units in their order."""
+    next_number: int = 1
+    """The number of the next batch."""
+    confirms: bool | None = stored_null()
+    """Whether the chat confirms batches; None until it is known."""
+    counts: dict[str, Any] = Field(default_factory=dict)
+    """Counts by kind of record: found, selected, imported, duplicate, failed, and skipped by reason."""
+    trial: dict[str, Any] | None = stored_null()
+    """The counts of the last dry run."""
+    issues: int = 0
+    keep_answered: bool = False
+    withdrawn: int = 0
+
+    @property
+    def state(self) -> State:
+        """The state that people see."""
+        if self.status in ("failed", "cancelled"):
+            return self.status  # type: ignore[return-value]  # one of the two
+        if self.is_paused:
+            return "paused"
+        return self.stage
