@@ -80,6 +80,7 @@ class Carrier:
 
     async def carry(self, change: Change) -> Outcome:
         """Carry a change, and return what became of it. Raises `DatabaseUnavailable`."""
+        await self._index.ensure_current()  # it may have waited while its mapping was paused or deleted
         mapping = self._index.get(change.request.mapping_id)
         leg = mapping.leg(change.request.leg_id) if mapping else None
         if mapping is None or leg is None or mapping.workspace != change.workspace:
