@@ -116,11 +116,6 @@ def lane_of(mapping_id: str, account: str, conversation: str) -> str:
     return f"{mapping_id}:{account}:{conversation}"
 
 
-def hub_message_id(provider: str, account: str, conversation: str, external_id: str) -> str:
-    """Derive the hub's id of a message from its source. The importer derives the same."""
-    return f"msg_{derive(provider, account, conversation, external_id)}"
-
-
 def link_id(provider: str, account: str, conversation: str, external_id: str) -> str:
     """Derive the id of the link of an external message, so that an event finds it by its fields."""
     return f"lnk_{derive(provider, account, conversation, external_id)}"

@@ -8,7 +8,7 @@ from typing import Final
 
 from services.sync.accounts import AccountRef
 from services.sync.model.conflict import Conflict
-from services.sync.model.mapping import CHAT, Leg, Mapping, hub_message_id, link_id
+from services.sync.model.mapping import CHAT, Leg, Mapping, link_id
 from services.sync.model.synced_message import (
     SyncedMessage,
     synced_id_for,
@@ -18,6 +18,7 @@ from services.sync.translate.batch_state import BatchState
 from services.sync.translate.incoming import Incoming
 from services.sync.translate.text import Names, People, has_mentions, mass_mentions_allowed, text_for
 from shared.contracts.chat import ChatAttachment, ChatAuthor
+from shared.contracts.ids import provider_message_id_for
 from shared.manifests.channel_types import (
     ExternalFile,
     MessageWritten,
@@ -175,4 +176,4 @@ class Context:
 
 
 def message_id_of(ref: AccountRef, conversation: str, external_id: str) -> str:
-    return hub_message_id(ref.provider, ref.account, conversation, external_id)
+    return provider_message_id_for(ref.provider, ref.account, conversation, external_id)

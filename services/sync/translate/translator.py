@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from services.sync.accounts import AccountRef, SyncAccounts, channel_account
-from services.sync.model.mapping import CHAT, hub_message_id, link_id
+from services.sync.model.mapping import CHAT, link_id
 from services.sync.model.marker import marker_parts
 from services.sync.model.synced_message import synced_id_for
 from services.sync.store.conflicts import Conflicts
@@ -27,6 +27,7 @@ from services.sync.translate.profiles import Profiles
 from services.sync.translate.reactions import Reactions
 from services.sync.translate.text import People
 from shared.contracts.errors import Invalid, Malformed
+from shared.contracts.ids import provider_message_id_for
 from shared.contracts.topics import CHAT_EVENTS
 from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import (
@@ -320,7 +321,7 @@ def _needed_messages(item: Incoming, legs: Sequence[MappedLeg], state: BatchStat
         link = state.link(link_id(*ref[1:], conversation, external_id))
         if link is not None:
             yield link.synced_id
-        hub_id = hub_message_id(*ref[1:], conversation, external_id)
+        hub_id = provider_message_id_for(*ref[1:], conversation, external_id)
         for mapping, _ in legs:
             if link is None or link.mapping_id != mapping.id:
                 yield synced_id_for(mapping.id, hub_id)
