@@ -13,7 +13,7 @@ MAX_LINE: Final = 8 * 1024 * 1024
 _CHUNK: Final = 256 * 1024
 
 
-def lines(file: BinaryIO, longest: int = MAX_LINE) -> Iterator[bytes | None]:
+def lines(file: BinaryIO, max_length: int = MAX_LINE) -> Iterator[bytes | None]:
     """Yield the lines of a file without their line feeds; None for each that is too long.
 
     It holds one line and one chunk at a time. A carriage return at the end of a line stays.
@@ -23,9 +23,9 @@ def lines(file: BinaryIO, longest: int = MAX_LINE) -> Iterator[bytes | None]:
     while chunk := file.read(_CHUNK):
         *ended, rest = (rest + chunk).split(b"\n")
         for line in ended:
-            yield None if is_cut or len(line) > longest else line
+            yield None if is_cut or len(line) > max_length else line
             is_cut = False
-        if is_cut or len(rest) > longest:
+        if is_cut or len(rest) > max_length:
             rest, is_cut = b"", True
     if rest or is_cut:
         yield None if is_cut else rest

@@ -36,7 +36,7 @@ class LongLine(RawIOBase):
 @given(st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line), max_size=20))
 def test_lines_are_those_of_the_file(expected: list[bytes]) -> None:
     data = b"\n".join(expected)
-    found = list(lines(BytesIO(data), longest=20))
+    found = list(lines(BytesIO(data), max_length=20))
     if expected and not expected[-1]:
         expected = expected[:-1]  # a line feed at the end begins no line
     assert found == [line if len(line) <= 20 else None for line in expected]
