@@ -57,7 +57,8 @@ class HistoryConversation:
     """A conversation of an export. `kind`: a public or private channel, or messages of several or of two.
 
     `created_at` is a Unix time, 0 if it is not known. `parent` is the id of the conversation that it is a
-    thread or a topic of. `listed` is False if only its messages are there.
+    thread or a topic of. `category` is the name under which it is listed. `listed` is False if only its
+    messages are there.
     """
 
     id: str
@@ -69,6 +70,7 @@ class HistoryConversation:
     members: Sequence[str] = ()
     parent: str | None = None
     listed: bool = True
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,9 @@ class Contents:
 
     `kind` is said in words ("a Slack export"), `account` is the provider's id of the account that it is of,
     and `values` are those that a channel needs of it, such as its address. `missing` names kinds of data that
-    exports of this kind may have and this one has not. `choices` are the questions for a person, and all else
-    is by the answers that are in effect.
+    exports of this kind may have and this one has not. `first_at` and `last_at` are the Unix times of the
+    first and the last message, 0 if only the days of the units tell them.
+    `choices` are the questions for a person; all else is by the answers in effect.
     """
 
     kind: str
@@ -128,6 +131,8 @@ class Contents:
     missing: Sequence[str] = ()
     notes: Sequence[str] = ()
     choices: Sequence[Choice] = ()
+    first_at: float = 0.0
+    last_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +198,9 @@ class ReadsArchive(Protocol):
 
     It loads everything that it needs when it is made: later, its process may open nothing.
     """
+
+    KIND: str
+    """What it reads, for a list of known exports: "Slack (ZIP)"."""
 
     def contents(self, archive: Archive, answers: Mapping[str, str] = NO_ANSWERS) -> Contents | None:
         """Return what an archive has; None if it is not an export of this kind, by its contents.

@@ -32,4 +32,6 @@ def contents_of(data: dict[str, Any]) -> Contents:
             Choice(**item | {"options": [Option(**option) for option in item["options"]]})
             for item in data["choices"]
         ],
+        first_at=data["first_at"],
+        last_at=data["last_at"],
     )

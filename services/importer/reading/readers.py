@@ -42,10 +42,8 @@ def recognized(archive: Archive, readers: Sequence[ReadsArchive]) -> tuple[Reads
         if contents is not None:
             return reader, contents
     names = ", ".join(repr(entry.name[:80]) for entry in archive.entries()[:_MAX_NAMES])
-    raise Unreadable(
-        f"no known export: it has {names or 'no file'}. Known are exports of Slack (ZIP) and of Telegram "
-        "Desktop (JSON, or a ZIP of the folder): upload one of them"
-    )
+    known = ", ".join(reader.KIND for reader in readers)
+    raise Unreadable(f"no known export: it has {names or 'no file'}. Upload one of these: {known}")
 
 
 def described(archive: Archive, reader: ReadsArchive, answers: Mapping[str, str]) -> Contents:

@@ -63,6 +63,8 @@ _MAX_EXCERPT: Final = 500
 class ArchiveReader:
     """Reads exports of Slack of every form."""
 
+    KIND = "Slack (ZIP)"
+
     def __init__(self) -> None:
         reaction_emoji("smile")  # reads the table of emoji
 

@@ -90,6 +90,8 @@ class _Reading:
 class ArchiveReader:
     """Reads `result.json`, alone or with the files of its messages beside it."""
 
+    KIND = "Telegram Desktop (JSON, or a ZIP of its folder)"
+
     def __init__(self) -> None:
         self._reading: _Reading | None = None
 
