@@ -24,7 +24,7 @@ class CarryHandler:
 
     async def handle(self, batch: Batch) -> None:
         """Put the requests of a batch into their lanes. Raises `Malformed` and `DatabaseUnavailable`."""
-        await self._index.current()
+        await self._index.ensure_current()
         requests = [(consumed, _parse(consumed)) for consumed in batch]
         failpoint("carry.read")
         changes: list[Change] = []

@@ -90,7 +90,7 @@ class Translator:
         A body that is not the provider's or the chat's becomes a dead letter. Raises `DatabaseUnavailable`
         and `BrokerUnavailable`: nothing of the batch is complete then.
         """
-        await self._index.current()
+        await self._index.ensure_current()
         incoming: list[Incoming] = []
         for consumed in batch:
             try:
