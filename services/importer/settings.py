@@ -48,5 +48,7 @@ class ImporterSettings(BaseSettings):
         default=500_000, ge=1, le=10_000_000, description="Files that an uploaded archive may have."
     )
     import_max_bytes: int = Field(
-        default=200 * _GIB, ge=1024, description="Bytes that an uploaded archive may have when it is unpacked."
+        default=200 * _GIB,
+        ge=1024,
+        description="Bytes that an uploaded archive may have when it is unpacked.",
     )

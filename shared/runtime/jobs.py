@@ -118,9 +118,7 @@ class Jobs(Generic[J]):
         self._type = job_type
         self._max_running = max_running
         self._lease = lease
-        self.work: DueWork[J] = DueWork(
-            collection, job_type.from_document, lease=lease, condition=condition
-        )
+        self.work: DueWork[J] = DueWork(collection, job_type.from_document, lease=lease, condition=condition)
         self.wake = asyncio.Event()
         """Set when this process has started a job. `JobWorker` waits for it."""
 

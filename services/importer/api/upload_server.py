@@ -51,7 +51,9 @@ class UploadServer:
         except ClientDisconnect:
             return  # what has arrived is stored
         except TimeoutError:
-            response = problem_response(408, f"no byte arrived for {_CHUNK_TIMEOUT_S:.0f} s: resume the upload")
+            response = problem_response(
+                408, f"no byte arrived for {_CHUNK_TIMEOUT_S:.0f} s: resume the upload"
+            )
         except OverLimit as error:
             response = problem_response(error.status, error.detail, headers={"Retry-After": "1"})
         except KNOWN_ERRORS as error:

@@ -5,12 +5,10 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from shared.runtime.jobs import JOB_TTL, Job
-from shared.runtime.mongo import Index
 from shared.runtime.due_work import OPEN
+from shared.runtime.jobs import Job
+from shared.runtime.mongo import Index
 from shared.runtime.records import StoredPart, stored_null
-
-__all__ = ["JOB_TTL"]
 
 COLLECTION: Final = "imports"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -26,10 +24,7 @@ State = Literal[
     "reading", "ready", "running", "verifying", "completed",
     "paused", "failed", "cancelled", "undoing", "undone",
 ]  # fmt: skip
-STEPS: Final = ("read", "people", "channels", "messages", "verify")
-"""The phases of an import, in their order."""
-
-KINDS: Final = ("people", "channels", "messages")
+Step = Literal["read", "people", "messages", "verify"]
 
 
 class Summary(StoredPart):
@@ -47,6 +42,8 @@ class Summary(StoredPart):
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     description: str
+    choices: tuple[dict[str, Any], ...] = ()
+    """Questions that the export does not answer, as the reader asks them."""
 
 
 class ImportJob(Job):
@@ -64,7 +61,7 @@ class ImportJob(Job):
     started_at: Any = stored_null()
     summary: Summary | None = stored_null()
     plan: dict[str, Any] = Field(default_factory=dict)
-    step: str = "read"
+    step: Step = "read"
     position: int = 0
     """The first unit that is not stored as done, of the export's units in their order."""
     next_number: int = 1
@@ -80,10 +77,15 @@ class ImportJob(Job):
     withdrawn: int = 0
 
     @property
+    def added(self) -> int:
+        """How many messages it has added, and not taken away again."""
+        return int(self.counts.get("messages", {}).get("imported", 0)) - self.withdrawn
+
+    @property
     def state(self) -> State:
         """The state that people see."""
         if self.status in ("failed", "cancelled"):
-            return self.status  # type: ignore[return-value]  # one of the two
+            return self.status
         if self.is_paused:
             return "paused"
         return self.stage

@@ -1,7 +1,6 @@
 """The imports of all workspaces: their states, and what people may do in each."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from secrets import token_hex
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from shared.runtime.web.paging import Page
 _WAITING: Final = 20
 """Imports of a workspace that may wait for their turn, or for a person."""
 _UNLIMITED: Final = 1_000_000
+_READY: Final = {"status": "running", "stage": "ready", "open": {"$ne": True}}
 _RUNNING: Final[tuple[Stage, ...]] = ("reading", "running", "verifying", "undoing")
 
 
@@ -84,17 +84,22 @@ class Imports:
             return await self._collection.count_documents(query, limit=self._running) < self._running
 
     async def set_plan(self, workspace: str, import_id: str, plan: Plan) -> ImportJob:
-        """Change the plan of an import that is ready. Raises `Conflict`."""
+        """Change the plan of an import that is ready; with other answers, it is read again.
+
+        Raises `Conflict`.
+        """
+        job = await self.find(workspace, import_id)
         stored = plan.model_dump(mode="json", by_alias=True)
+        if Plan.model_validate(job.plan).answers != plan.answers:
+            changes = {"stage": "reading", "plan": stored, "queued_at": utcnow()}
+            return await self._resume(workspace, import_id, "ready", changes, "planned while it is ready")
         with translate_errors():
             result = await self._collection.update_one(
-                {"_id": import_id, "workspace": workspace, **_state_query("ready")},
-                {"$set": {"plan": stored}},
+                {"_id": import_id, "workspace": workspace, **_READY}, {"$set": {"plan": stored}}
             )
-        job = await self.find(workspace, import_id)
-        if not result.matched_count:
-            raise Conflict(f"the import is {job.state}: its plan can be changed while it is ready")
-        return job
+        return await self._changed(
+            workspace, import_id, bool(result.matched_count), "planned while it is ready"
+        )
 
     async def start(self, workspace: str, import_id: str, *, dry_run: bool) -> ImportJob:
         """Start an import that is ready, or try it without publishing anything. Raises `Conflict`."""
@@ -102,7 +107,8 @@ class Imports:
             "stage": "running",
             "is_dry_run": dry_run,
             "step": "people",
-            "counts": {},
+            "done": 0,
+            "issues": 0,
             "position": 0,
             "queued_at": utcnow(),
             "started_at": utcnow(),
@@ -130,15 +136,13 @@ class Imports:
         await self.jobs.resume(workspace, import_id, {"status": "running"}, {"is_paused": False})
         return await self.jobs.cancel(workspace, import_id)
 
-    async def undo(
-        self, workspace: str, import_id: str, *, messages: int, keep_answered: bool
-    ) -> ImportJob:
+    async def undo(self, workspace: str, import_id: str, *, messages: int, keep_answered: bool) -> ImportJob:
         """Take away again what an import added. `messages` is how many these are: a person has seen it.
 
         Raises `Conflict` if the import has not ended, is undone, or added another number of messages.
         """
         job = await self.find(workspace, import_id)
-        added = imported_count(job)
+        added = job.added
         if job.status == "running" and not job.is_paused:
             raise Conflict(f"the import is {job.state}: cancel or pause it first")
         if job.stage in ("undoing", "undone"):
@@ -171,16 +175,3 @@ class Imports:
         if not done:
             raise Conflict(f"the import is {job.state}: it can be {when}")
         return job
-
-
-def imported_count(job: ImportJob) -> int:
-    """Return how many messages an import has added, and not taken away again."""
-    if job.is_dry_run:
-        return 0
-    return int(job.counts.get("messages", {}).get("imported", 0)) - job.withdrawn
-
-
-
-
-def _state_query(stage: Stage) -> Mapping[str, Any]:
-    return {"status": "running", "stage": stage, "open": {"$ne": True}}

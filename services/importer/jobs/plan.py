@@ -49,6 +49,10 @@ class Plan(BaseModel):
     people: Annotated[
         dict[Id, PersonPlan], Field(max_length=MAX_EXCEPTIONS, description="By the export's id.")
     ] = {}
+    answers: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]],
+        Field(max_length=50, description="Answers to `contents.choices`, by the id of the choice."),
+    ] = {}
     other_channels: Annotated[
         Literal["new", "leave_out"], Field(description="Conversations that `channels` does not name.")
     ] = "new"
@@ -67,7 +71,8 @@ class Plan(BaseModel):
     since: AwareDatetime | None = None
     until: Annotated[AwareDatetime | None, Field(description="Messages before this time.")] = None
     time_zone: Annotated[
-        str, Field(max_length=64, description="The days of the report are those of this zone."),
+        str,
+        Field(max_length=64, description="The days of the report are those of this zone."),
         AfterValidator(_known_zone),
     ] = "UTC"
 

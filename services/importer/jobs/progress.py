@@ -1,7 +1,7 @@
 """Write how far an import is. Every write is fenced: a process that was replaced, or told to stop, ends."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from services.importer.jobs.import_job import ImportJob
@@ -35,7 +35,7 @@ class Progress:
         await self.write({"waiting_for": reason})
 
 
-def increments_of(results: list[UnitResult]) -> dict[str, int]:
+def increments_of(results: Sequence[UnitResult]) -> dict[str, int]:
     """Return by how much the counts of messages grow with these units."""
     totals: Counter[str] = Counter()
     for result in results:

@@ -1,8 +1,10 @@
 """The first step of an import: find out what the upload is, and show its contents."""
 
+from dataclasses import asdict
 from typing import Final
 
 from services.importer.jobs.import_job import ImportJob, Summary
+from services.importer.jobs.plan import Plan
 from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
 from services.importer.store.contents import ChannelRecord, Contents, PersonRecord
 from services.importer.uploads.folder import UploadFolder
@@ -32,7 +34,7 @@ class ReadStep:
         """Store the contents of the export; then a person plans. Raises `JobFailed` if it is none."""
         try:
             async with self.reader(job) as reader:
-                found = await reader.contents()
+                found = await reader.contents(Plan.model_validate(job.plan).answers)
         except Unreadable as error:
             raise JobFailed(str(error)) from None
         await self._contents.replace(job.id, _channels(job, found), _people(job, found))
@@ -106,6 +108,7 @@ def _summary(found: ExportContents) -> Summary:
         last=last,
         missing=tuple(found.missing)[:_MAX_NOTES],
         notes=tuple(found.notes)[:_MAX_NOTES],
+        choices=tuple(asdict(choice) for choice in found.choices),
         description=_described(found, first, last),
     )
 

@@ -6,11 +6,11 @@ one that counts: their batches have the same ids, and their messages too.
 
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 from services.importer.jobs.import_job import ImportJob
-from services.importer.jobs.imports import Imports
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.progress import Progress, Stopped, increments_of
 from services.importer.jobs.read_step import ReadStep
@@ -26,7 +26,7 @@ from services.importer.store.units import UnitRecord, Units, packed
 from shared.contracts.history import HISTORY_CHANNELS, HISTORY_MESSAGES, HISTORY_USERS
 from shared.manifests.history_types import Contents as ExportContents
 from shared.manifests.history_types import Unit, Unreadable
-from shared.runtime.jobs import JobFailed, StepResult
+from shared.runtime.jobs import JobFailed, Jobs, StepResult
 from shared.runtime.kafka.producer import Producer
 
 _CHUNK: Final = 1_000
@@ -36,27 +36,31 @@ _STALLED_S: Final = 30.0
 _MAX_SAMPLES: Final = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where an import stores what it has done."""
+
+    units: Units
+    issues: Issues
+    contents: Contents
+    confirmations: Confirmations
+
+
 class RunStep:
     """Runs imports, and dry runs, which publish and store nothing but their counts."""
 
     def __init__(
         self,
-        imports: Imports,
+        jobs: Jobs[ImportJob],
         read: ReadStep,
-        units: Units,
-        issues: Issues,
-        contents: Contents,
-        confirmations: Confirmations,
+        stores: Stores,
         producer: Producer,
         *,
         messages_per_second: int,
     ) -> None:
-        self._imports = imports
+        self._jobs = jobs
         self._read = read
-        self._units = units
-        self._issues = issues
-        self._contents = contents
-        self._confirmations = confirmations
+        self._stores = stores
         self._producer = producer
         self._messages_per_second = messages_per_second
 
@@ -64,10 +68,12 @@ class RunStep:
         """Run an import to the end of its messages. Raises `JobFailed`, and `RetryLater` to go on later."""
         try:
             async with self._read.reader(job) as reader:
-                found = await reader.contents()
-                selection = Selection(Plan.model_validate(job.plan), found, job.workspace)
-                run = _Run(self, job, reader, found, selection)
-                return await (run.try_out() if job.is_dry_run else run.publish())
+                plan = Plan.model_validate(job.plan)
+                found = await reader.contents(plan.answers)
+                selection = Selection(plan, found, job.workspace)
+                progress = Progress(self._jobs, job)
+                run = _Run(job, reader, found, selection, self._stores, progress)
+                return await (run.try_out() if job.is_dry_run else run.publish(self.outlet(job)))
         except Unreadable as error:
             raise JobFailed(str(error)) from None
         except Stopped:
@@ -77,61 +83,12 @@ class RunStep:
         """Return the way of a job's batches to the chat."""
         return Outlet(
             self._producer,
-            self._confirmations,
+            self._stores.confirmations,
             workspace=job.workspace,
             import_id=job.id,
             messages_per_second=self._messages_per_second,
             confirms=job.confirms,
         )
-
-    async def commit(
-        self, job: ImportJob, progress: Progress, results: Sequence[UnitResult], changes: dict[str, Any]
-    ) -> None:
-        """Store units as done: first the units and their issues, then the position behind them."""
-        await self._units.store([_record(job, result) for result in results])
-        listed = [
-            IssueRecord(
-                id=f"{job.id}:{result.position:08d}:{number:06d}",
-                import_id=job.id,
-                workspace=job.workspace,
-                place=place[:300],
-                reason=reason[:500],
-                record=record[:1000],
-            )
-            for result in results
-            for number, (place, reason, record) in enumerate(result.issues)
-        ]
-        room = max(0, MAX_ISSUES - job.issues)
-        await self._issues.store(listed[:room])
-        job.__dict__["issues"] = job.issues + len(listed)
-        await progress.write(
-            {**changes, "position": results[-1].position + 1, "next_number": results[-1].next_number},
-            increments_of(list(results)) | {"issues": len(listed), "done": len(results)},
-        )
-        await self._confirmations.remove([batch for result in results for batch in result.batches])
-
-    async def earlier_ids(
-        self, job: ImportJob, source: str, lines: Sequence[dict[str, Any]]
-    ) -> set[bytes]:
-        """Return the ids that other imports added of a conversation in the time of these messages."""
-        times = [line["m"]["at"] for line in lines if "m" in line]
-        if not times:
-            return set()
-        return await self._units.ids_between(
-            job.workspace, source, min(times), max(times), other_than=job.id
-        )
-
-    async def has_earlier(self, job: ImportJob, source: str) -> bool:
-        """Return whether another import added messages of a conversation."""
-        return await self._units.has_source(job.workspace, source, other_than=job.id)
-
-    async def keep_samples(self, job: ImportJob, samples: dict[str, list[dict[str, Any]]]) -> None:
-        """Store the samples of a dry run, by the position of their conversation."""
-        await self._contents.set_results(job.id, {key: {"samples": found} for key, found in samples.items()})
-
-    def progress(self, job: ImportJob) -> Progress:
-        """Return the progress of a job."""
-        return Progress(self._imports.jobs, job)
 
 
 class _Run:
@@ -139,25 +96,26 @@ class _Run:
 
     def __init__(
         self,
-        step: RunStep,
         job: ImportJob,
         reader: ReaderProcess,
         contents: ExportContents,
         selection: Selection,
+        stores: Stores,
+        progress: Progress,
     ) -> None:
-        self._step = step
         self._job = job
         self._reader = reader
         self._contents = contents
         self._selection = selection
-        self._progress = step.progress(job)
+        self._stores = stores
+        self._progress = progress
+        self._listed = job.issues
         self._batches = BatchFactory(job.id, job.next_number)
-        self._earlier: dict[str, bool] = {}
+        self._has_earlier: dict[str, bool] = {}
 
-    async def publish(self) -> StepResult:
+    async def publish(self, outlet: Outlet) -> StepResult:
         """Publish everything that is selected."""
-        outlet = self._step.outlet(self._job)
-        if self._job.step in ("people", "channels"):
+        if self._job.step == "people":
             await self._publish_frame(outlet)
         await self._use_names()
         pending: deque[UnitResult] = deque()
@@ -176,7 +134,7 @@ class _Run:
         """Count what the import would do, with samples of each channel."""
         await self._use_names()
         samples: dict[str, list[dict[str, Any]]] = {}
-        positions = {item.id: str(at) for at, item in enumerate(self._contents.conversations)}
+        positions = {item.id: at for at, item in enumerate(self._contents.conversations)}
         total: dict[str, int] = {}
         async for result in self._results(None, samples):
             result.settle((), ())
@@ -185,7 +143,9 @@ class _Run:
                 total[key] = total.get(key, 0) + number
             await self._progress.write({"position": result.position + 1})
         by_position = {positions[conversation]: found for conversation, found in samples.items()}
-        await self._step.keep_samples(self._job, by_position)
+        await self._stores.contents.set_results(
+            self._job.id, {position: {"samples": found} for position, found in by_position.items()}
+        )
         changes = {"stage": "ready", "is_dry_run": False, "position": 0, "trial": total}
         return StepResult(waits=True, changes=changes)
 
@@ -277,13 +237,7 @@ class _Run:
         self, lines: Sequence[dict[str, Any]], unit: Unit, result: UnitResult
     ) -> list[dict[str, Any]]:
         selection, target = self._selection, result.target
-        if target.source not in self._earlier:
-            self._earlier[target.source] = await self._step.has_earlier(self._job, target.source)
-        earlier = (
-            await self._step.earlier_ids(self._job, target.source, lines)
-            if self._earlier[target.source]
-            else set[bytes]()
-        )
+        earlier = await self._earlier_ids(target.source, lines)
         messages = []
         for line in lines:
             result.count(FOUND, day := _day(line, unit, selection))
@@ -307,6 +261,16 @@ class _Run:
             messages.append(selection.message(message, message_id, unit.conversation))
         return messages
 
+    async def _earlier_ids(self, source: str, lines: Sequence[dict[str, Any]]) -> set[bytes]:
+        """Return the ids that other imports added of a conversation in the time of these messages."""
+        units, job = self._stores.units, self._job
+        if source not in self._has_earlier:
+            self._has_earlier[source] = await units.has_source(job.workspace, source, other_than=job.id)
+        times = [line["m"]["at"] for line in lines if "m" in line]
+        if not times or not self._has_earlier[source]:
+            return set()
+        return await units.ids_between(job.workspace, source, min(times), max(times), other_than=job.id)
+
     async def _commit_settled(self, outlet: Outlet, pending: deque[UnitResult]) -> None:
         """Store the units at the front whose batches are settled, at most 50 at a time."""
         while pending:
@@ -321,11 +285,42 @@ class _Run:
                 ready.append(result)
             if not ready:
                 return
-            await self._step.commit(self._job, self._progress, ready, {"confirms": outlet.confirms})
+            await self._commit(ready, outlet.confirms)
+
+    async def _commit(self, results: Sequence[UnitResult], confirms: bool | None) -> None:
+        """Store units as done: first the units and their issues, then the position behind them."""
+        job = self._job
+        await self._stores.units.store([_record(job, result) for result in results])
+        issues = [issue for result in results for issue in _issues(job, result)]
+        await self._stores.issues.store(issues[: max(0, MAX_ISSUES - self._listed)])
+        self._listed += len(issues)
+        await self._progress.write(
+            {
+                "position": results[-1].position + 1,
+                "next_number": results[-1].next_number,
+                "confirms": confirms,
+            },
+            increments_of(results) | {"issues": len(issues), "done": len(results)},
+        )
+        await self._stores.confirmations.remove([batch for result in results for batch in result.batches])
 
 
 def _day(line: dict[str, Any], unit: Unit, selection: Selection) -> str:
     return selection.day_of(line["m"]["at"]) if "m" in line else unit.day or ""
+
+
+def _issues(job: ImportJob, result: UnitResult) -> list[IssueRecord]:
+    return [
+        IssueRecord(
+            id=f"{job.id}:{result.position:08d}:{number:06d}",
+            import_id=job.id,
+            workspace=job.workspace,
+            place=place[:300],
+            reason=reason[:500],
+            record=record[:1000],
+        )
+        for number, (place, reason, record) in enumerate(result.issues)
+    ]
 
 
 def _record(job: ImportJob, result: UnitResult) -> UnitRecord:

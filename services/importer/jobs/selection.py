@@ -1,4 +1,4 @@
-"""Turn the lines of a reader into messages of `chat.history`, as the plan says, and count what is left out."""
+"""Turn a reader's lines into messages of `chat.history`, as the plan says, and count what is left out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

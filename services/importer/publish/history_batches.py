@@ -1,6 +1,6 @@
 """Batches of `chat.history`, with ids that a repeated import step derives again."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +34,13 @@ class BatchFactory:
         self.next_number = next_number
 
     def make(
-        self, event_type: str, field: str, items: Iterable[Any], *place: str, channel_id: str = "", **more: Any
+        self,
+        event_type: str,
+        field: str,
+        items: Iterable[Any],
+        *place: str,
+        channel_id: str = "",
+        **more: Any,
     ) -> Iterator[Batch]:
         """Yield batches of up to 200 items and 512 KB, with these items in the list `field`.
 
@@ -82,5 +88,3 @@ def _parts(items: Iterable[Any]) -> Iterator[Sequence[bytes]]:
         size += len(encoded)
     if part:
         yield part
-
-

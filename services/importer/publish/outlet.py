@@ -91,7 +91,7 @@ class Outlet:
         """Read new confirmations; pause if there are none. Raises `DatabaseUnavailable`."""
         pause_s = _FIRST_POLL_S
         while self._open:
-            found = [item for item in await self._confirmations.confirmed(self._import_id)]
+            found = await self._confirmations.confirmed(self._import_id)
             new = [item for item in found if item.id in self._open]
             for item in new:
                 del self._open[item.id]

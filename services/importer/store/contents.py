@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+from pydantic import Field
+
 from shared.contracts.errors import Malformed
 from shared.runtime.mongo import Collection, Index, InsertOne, Mongo, UpdateOne, translate_errors
 from shared.runtime.records import Record
@@ -41,8 +43,8 @@ class ChannelRecord(ContentRecord):
     first: str
     last: str
     channel_id: str = ""
-    days: dict[str, dict[str, Any]] = {}
-    samples: list[dict[str, Any]] = []
+    days: dict[str, dict[str, Any]] = Field(default={})
+    samples: list[dict[str, Any]] = Field(default=[])
 
 
 class PersonRecord(ContentRecord):
@@ -88,8 +90,15 @@ class Contents:
         """Return a page of the people, in the order of the export. Raises `Malformed`."""
         return await _page(self._people, PersonRecord, import_id, limit, cursor)
 
-    async def set_results(self, import_id: str, results: Mapping[str, Mapping[str, Any]]) -> None:
-        """Change fields of conversations, by the position as text and the names of the fields."""
+    async def positions(self, import_id: str) -> dict[str, int]:
+        """Return the positions of the conversations, by the export's ids."""
+        query, fields = {"import_id": import_id}, {"conversation": 1, "position": 1}
+        with translate_errors():
+            documents = await self._channels.find(query, fields).to_list(None)
+        return {document["conversation"]: document["position"] for document in documents}
+
+    async def set_results(self, import_id: str, results: Mapping[int, Mapping[str, Any]]) -> None:
+        """Change fields of conversations, by their positions and the names of the fields."""
         writes = [
             UpdateOne({"_id": f"{import_id}:{position}"}, {"$set": ChannelRecord.stored_fields(fields)})
             for position, fields in results.items()

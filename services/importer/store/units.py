@@ -84,15 +84,18 @@ class Units:
             documents = await self._collection.find(query).sort("position", 1).limit(limit).to_list(limit)
         return [UnitRecord.from_document(document) for document in documents]
 
-    async def forget_ids(self, record: UnitRecord) -> None:
-        """Take the ids of a unit out of the ledger, because they were withdrawn."""
+    async def count_ids(self, import_id: str) -> int:
+        """Return how many messages the ledger of an import has."""
+        query = {"import_id": import_id, "ids": {"$ne": b""}}
         with translate_errors():
-            await self._collection.update_one({"_id": record.id}, {"$set": {"ids": b"", "source": ""}})
+            sizes = [len(document["ids"]) async for document in self._collection.find(query, {"ids": 1})]
+        return sum(sizes) // ID_BYTES
 
-    async def delete_of(self, import_id: str) -> None:
-        """Delete all units of an import."""
+    async def keep_ids(self, record: UnitRecord, ids: bytes) -> None:
+        """Leave only these ids of a unit in the ledger: the others were withdrawn."""
+        changes: dict[str, Any] = {"ids": ids} if ids else {"ids": b"", "source": ""}
         with translate_errors():
-            await self._collection.delete_many({"import_id": import_id})
+            await self._collection.update_one({"_id": record.id}, {"$set": changes})
 
     async def delete_all(self, workspace: str) -> None:
         """Delete all units of a workspace."""
