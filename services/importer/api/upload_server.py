@@ -69,9 +69,9 @@ class UploadServer:
     async def _append(self, scope: Scope, body: RequestBody) -> Response:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         key = await authorize(scope, self._keyring, "imports:write")
+        upload = await self._uploads.find(scope["path"].rpartition("/")[2], key.workspace)
         if headers.get("content-type", "").partition(";")[0].strip() != tus.CHUNK_TYPE:
             raise UnsupportedMedia(f"send the bytes with Content-Type: {tus.CHUNK_TYPE}")
-        upload = await self._uploads.find(scope["path"].rpartition("/")[2], key.workspace)
         if upload.folder != self._folder.id:
             raise RetryLater("this process does not have the folder of the upload: another one has")
         if self._running >= _MAX_ALL or self._limits.users(key.workspace) >= 2 * _MAX_RUNNING:

@@ -45,7 +45,7 @@ class UploadsApi:
         routes.add("", self.create, methods=["POST"], status_code=201)
         routes.add("", self.list_all, methods=["GET"])
         routes.add("/{upload_id}", self.read, methods=["GET"])
-        routes.add("/{upload_id}", self.read_offset, methods=["HEAD"], status_code=200)
+        routes.add("/{upload_id}", self.read_offset, methods=["HEAD"], status_code=200, name="read_offset")
         routes.add("/{upload_id}", self.delete, methods=["DELETE"], status_code=204)
         routes.declare("/{upload_id}", self._append, methods=["PATCH"], status_code=204, name="append")
 
