@@ -32,6 +32,7 @@ from packaging.utils import canonicalize_name
 from interlink.prepare import BOOTSTRAP_VARIABLE
 from services.delivery.settings import DeliverySettings
 from services.gateway.settings import GatewaySettings
+from services.importer.settings import ImporterSettings
 from services.oauth.settings import OAuthSettings
 from services.sync.settings import SyncSettings
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
@@ -593,6 +594,7 @@ def test_the_settings_accept_what_the_containers_are_given(
         DeliverySettings,
         OAuthSettings,
         SyncSettings,
+        ImporterSettings,
     )
     fields = {
         f"{kind.model_config.get('env_prefix', '')}{field}".upper()
@@ -613,6 +615,7 @@ def test_the_settings_accept_what_the_containers_are_given(
     )
     load(DeliverySettings)
     load(SyncSettings)
+    load(ImporterSettings)
     oauth = load(OAuthSettings)
     open_vault(hub)
     assert hub.host == "0.0.0.0"  # noqa: S104 -- inside its own container

@@ -53,7 +53,7 @@ def _is_part_of(example: Any, whole: Any) -> bool:
 
 
 def test_every_type_has_an_example() -> None:
-    assert set(IDS) == {*CHAT_EVENTS.types, *CHAT_INBOUND.types, SIGNAL}
+    assert set(IDS) == {*CHAT_EVENTS.types, *CHAT_INBOUND.types, *CHAT_HISTORY.types, SIGNAL}
 
 
 @pytest.mark.parametrize(("event_type", "data"), EXAMPLES, ids=IDS)
