@@ -22,6 +22,7 @@ from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.logs import Log
 from shared.runtime.web.access import Keyring, authorize
 from shared.runtime.web.problems import KNOWN_ERRORS, error_response, problem_response
+from shared.runtime.web.query_parameters import reject_parameters
 from shared.runtime.web.request_body import RequestBody, send_early
 
 _MAX_RUNNING: Final = 4
@@ -69,6 +70,7 @@ class UploadServer:
     async def _append(self, scope: Scope, body: RequestBody) -> Response:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         key = await authorize(scope, self._keyring, "imports:write")
+        reject_parameters(scope["query_string"])
         upload = await self._uploads.find(scope["path"].rpartition("/")[2], key.workspace)
         if headers.get("content-type", "").partition(";")[0].strip() != tus.CHUNK_TYPE:
             raise UnsupportedMedia(f"send the bytes with Content-Type: {tus.CHUNK_TYPE}")

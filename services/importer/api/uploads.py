@@ -41,11 +41,12 @@ class UploadsApi:
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
         routes = Routes(app, UPLOADS_PATH)
-        routes.add("", self.show_options, methods=["OPTIONS"], status_code=204)
+        # Two methods of tus that say no more than `POST` and `GET`.
+        routes.add("", self.show_options, methods=["OPTIONS"], status_code=204, include_in_schema=False)
+        routes.add("/{upload_id}", self.read_offset, methods=["HEAD"], include_in_schema=False)
         routes.add("", self.create, methods=["POST"], status_code=201)
         routes.add("", self.list_all, methods=["GET"])
         routes.add("/{upload_id}", self.read, methods=["GET"])
-        routes.add("/{upload_id}", self.read_offset, methods=["HEAD"], status_code=200, name="read_offset")
         routes.add("/{upload_id}", self.delete, methods=["DELETE"], status_code=204)
         routes.declare("/{upload_id}", self._append, methods=["PATCH"], status_code=204, name="append")
 
