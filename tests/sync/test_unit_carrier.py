@@ -59,9 +59,7 @@ class Stage:
     async def find(self, synced_id: str) -> SyncedMessage:
         texts = dict.fromkeys(("message_id", "provider", "account", "conversation", "external_id"), "x")
         times: dict[str, Any] = {"received_at": _NOW, "expires_at": _NOW}
-        return SyncedMessage(
-            id=synced_id, workspace="ws", mapping_id="map_1", leg=_CHAT.id, **texts, **times
-        )
+        return SyncedMessage(id=synced_id, workspace="ws", mapping_id="map_1", leg=_CHAT.id, **texts, **times)
 
     async def signal(self, *_: object) -> None:
         self.calls.append("signal")

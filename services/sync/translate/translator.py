@@ -98,6 +98,11 @@ class Translator:
             except (Malformed, Invalid) as error:
                 # The others of the batch are not handled again for it.
                 batch.take(consumed).fail(error)
+        for part in _parts(incoming):
+            await self._translate(part)
+
+    async def _translate(self, incoming: Sequence[Incoming]) -> None:
+        """Store and publish what changes mean, of which only the last one may move a conversation."""
         mapped = [(item, found) for item in incoming if (found := self._mapped(item))]
         if not mapped:
             return
@@ -252,10 +257,21 @@ class Translator:
             for mapping, leg in legs:
                 if await self._mappings.move_leg(mapping.id, mapping.workspace, leg.id, change.new):
                     self._log.info("mapping.moved", mapping_id=mapping.id, leg=leg.id)
+            await self._index.ensure_current()
         elif isinstance(change, ConversationClosed):
             reason, fix = split_fix(change.reason)
             for mapping, leg in legs:
                 await self._mappings.set_error(mapping.id, mapping.workspace, leg.id, reason, fix or reason)
+
+
+def _parts(incoming: Sequence[Incoming]) -> Iterable[Sequence[Incoming]]:
+    """Yield changes in parts that end where a conversation moves: those after it name it by its new id."""
+    start = 0
+    for number, item in enumerate(incoming, start=1):
+        if isinstance(item.change, ConversationMoved):
+            yield incoming[start:number]
+            start = number
+    yield incoming[start:]
 
 
 def _apply(item: Incoming, legs: Sequence[MappedLeg], context: Context) -> None:
