@@ -1,4 +1,4 @@
-"""A group of Telegram that becomes a supergroup, with another id: its mapping follows, and no message is lost."""
+"""A group of Telegram that becomes a supergroup, with another id: its mapping follows, nothing is lost."""
 
 from tests.support.fakes.telegram_model import Chat
 from tests.sync.places import ADA, TelegramPlace

@@ -43,6 +43,8 @@ RETENTION: Final = timedelta(days=RETENTION_DAYS)
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
 _MAX_WRITES: Final = 200
+_COMES_BEFORE: Final = frozenset({"id", "reactions", "source_reactions", "late_edit", "deleted"})
+"""Fields of a record that stands for a message; they stay when the message comes."""
 _NOT_LISTED: Final = {"reactions": 0, "late_edit": 0}
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _FIRST_SPAN: Final = timedelta(minutes=10)
@@ -233,6 +235,17 @@ def _parsed(document: Document) -> SyncedMessage | Misconfigured:
 def insertion(message: SyncedMessage) -> Write:
     """Return the write of a new message."""
     return InsertOne(message.document())
+
+
+def completion(message: SyncedMessage) -> Write:
+    """Return the write of a message in place of the record that stood for it.
+
+    One that has come already stays as it is: it may be sent by now. What came before the message stays, too.
+    """
+    fields = SyncedMessage.stored_fields(
+        {name: getattr(message, name) for name in SyncedMessage.model_fields if name not in _COMES_BEFORE}
+    )
+    return UpdateOne({"_id": message.id, "has_come": False}, {"$set": fields})
 
 
 def update(synced_id: str, fields: Mapping[str, Any]) -> Write:

@@ -6,6 +6,7 @@ from typing import Any
 from services.sync.model.synced_message import MessageLink, SyncedMessage, TraceEntry
 from services.sync.store.messages import (
     SyncedMessages,
+    completion,
     field_update,
     insertion,
     target_update,
@@ -59,6 +60,22 @@ class BatchState:
         changed = message.model_copy(update=fields)
         self._messages[message.id] = changed
         self._writes.append(update(message.id, fields))
+        return changed
+
+    def complete(self, message: SyncedMessage) -> SyncedMessage:
+        """Store a message that has come, in place of the record that stood for it."""
+        self._messages[message.id] = message
+        self._writes.append(completion(message))
+        return message
+
+    def set_part(self, message: SyncedMessage, leg: str, part: int, external_id: str) -> SyncedMessage:
+        """Set the id of one part that is at a target. Others may be added at the same time."""
+        target = message.targets[leg]
+        parts = (*target.parts[:part], external_id, *target.parts[part + 1 :])
+        new = target.model_copy(update={"parts": parts})
+        changed = message.model_copy(update={"targets": {**message.targets, leg: new}})
+        self._messages[message.id] = changed
+        self._writes.append(field_update(message.id, {f"targets.{leg}.parts.{part}": external_id}))
         return changed
 
     def change_target(
