@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import structlog
@@ -34,7 +34,8 @@ class Stage:
     async def carry(self, kind: Kind = "message") -> Outcome:
         times: dict[str, Any] = {"created_at": _NOW, "changed_at": _NOW, "failed_leg": _LEG.id}
         self.mapping = Mapping(id="map_1", workspace="ws", legs=(_LEG, _CHAT), status=self.status, **times)
-        carrier = Carrier(*([cast("Any", self)] * 7), structlog.get_logger())
+        parts: list[Any] = [*[self] * 7, structlog.get_logger()]
+        carrier = Carrier(*parts)
         received_at = rfc3339(utcnow())
         request = SyncRequested(
             request_id="req_1",
@@ -98,7 +99,7 @@ async def test_a_message_that_its_provider_calls_gone_has_failed() -> None:
     assert edit.calls == ["gone"]
 
 
-async def test_a_message_that_was_sent_stays_so_if_the_chat_cannot_be_told() -> None:
+async def test_a_message_that_was_sent_stays_so_if_its_state_cannot_be_published() -> None:
     stage = Stage(apply=applied("chat.postMessage", BrokerUnavailable("Kafka does not answer")))
     with pytest.raises(BrokerUnavailable):
         await stage.carry()
