@@ -1,4 +1,4 @@
-"""Edits of the chat, of which many are told in whole seconds."""
+"""Edits of a chat whose times are in whole seconds."""
 
 import orjson
 
@@ -8,7 +8,7 @@ from shared.manifests.channel_types import MessageWritten
 
 
 def revision(time: str, edited_at: str | None) -> int:
-    """Return the revision of an edit that an event of this time tells."""
+    """Return the revision of the edit in an event of this time."""
     message = {
         "message_id": "m",
         "channel_id": "c",
@@ -30,6 +30,6 @@ def test_edits_of_one_second_follow_each_other() -> None:
     assert first < second < third
 
 
-def test_an_edit_that_is_told_late_is_as_old_as_it_is() -> None:
-    told_late = revision("2026-11-24T05:10:00.000Z", "2026-11-24T05:00:00Z")
-    assert told_late == revision("2026-11-24T05:00:00.000Z", None) < revision("2026-11-24T05:05:00Z", None)
+def test_an_edit_whose_event_is_late_keeps_its_time() -> None:
+    late = revision("2026-11-24T05:10:00.000Z", "2026-11-24T05:00:00Z")
+    assert late == revision("2026-11-24T05:00:00.000Z", None) < revision("2026-11-24T05:05:00Z", None)
