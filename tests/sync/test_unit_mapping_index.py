@@ -16,7 +16,7 @@ from services.sync.model.mapping import Leg, Mapping
 from services.sync.store.mapping_index import COLLECTION, MappingIndex
 from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import Event, rfc3339
-from shared.contracts.errors import DatabaseUnavailable
+from shared.contracts.errors import DatabaseUnavailable, Malformed
 from shared.contracts.sync import SourceRef, SyncRequested
 from shared.runtime.configuration import Configuration, announce_changes
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
@@ -79,6 +79,28 @@ def request(mapping: Mapping) -> SyncRequested:
     )
 
 
+def record(requested: SyncRequested) -> ConsumedEvent:
+    data = requested.model_dump_json().encode()
+    event = Event("req_1", "sync.requested", "/sync", "ws", rfc3339(utcnow()), data, "syn_1")
+    return ConsumedEvent(event, "sync.requested", 0, 0, 0)
+
+
+async def test_a_request_that_cannot_be_read_leaves_no_other_open(process: Process) -> None:
+    """A record that was taken out of its batch is completed by whoever took it, or never."""
+    mapping = new_mapping()
+    await process.stored(mapping)
+    taken: list[ConsumedEvent] = []
+
+    class Requests(list[ConsumedEvent]):
+        take = staticmethod(taken.append)
+
+    unreadable = request(mapping).model_copy(update={"received_at": "yesterday"})
+    batch = cast("Any", Requests([record(request(mapping)), record(unreadable)]))
+    with pytest.raises(Malformed):
+        await CarryHandler(process.index, cast("Any", None)).handle(batch)
+    assert taken == []
+
+
 async def test_a_request_waits_while_mappings_may_be_out_of_date(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,18 +112,7 @@ async def test_a_request_waits_while_mappings_may_be_out_of_date(
 
     monkeypatch.setattr(Configuration, "_read_version", unavailable)
     await process.stored(mapping)
-    data = request(mapping).model_dump_json().encode()
-    event = Event(
-        id="req_1",
-        type="sync.requested",
-        source="/sync",
-        workspace="ws",
-        time=rfc3339(utcnow()),
-        data=data,
-        subject="syn_1",
-        traceparent="",
-    )
-    consumed = ConsumedEvent(event, "sync.requested", 0, 0, 0)
+    consumed = record(request(mapping))
     lanes = cast("Any", None)  # nothing gets there
     with pytest.raises(DatabaseUnavailable):
         await CarryHandler(process.index, lanes).handle(cast("Batch", [consumed]))
