@@ -1,4 +1,4 @@
-"""A batch in which every message goes to as many legs as a workspace may have is published in parts."""
+"""What a message costs that goes to as many legs as a workspace may have."""
 
 from typing import Any
 
@@ -8,10 +8,14 @@ from services.sync.accounts import AccountRef
 from services.sync.mapping_rings import MAX_PER_CONVERSATION
 from services.sync.model.mapping import CHAT, MAX_LEGS, Leg, Mapping
 from services.sync.store.mapping_index import MappedLeg
+from services.sync.translate.context import Context
 from services.sync.translate.incoming import Incoming
+from services.sync.translate.text import People
 from services.sync.translate.translator import Translator
+from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import Event, now
 from shared.manifests.channel_types import ConversationMoved, MessageDeleted
+from shared.richtext.tree import Document, Paragraph, UserMention
 from shared.runtime.mongo import utcnow
 
 _MESSAGES = 200
@@ -52,9 +56,28 @@ def test_what_a_hostile_workspace_has_published_at_a_time_is_bounded() -> None:
     changes = [incoming(MessageDeleted(str(number), "c0"), _TEXT) for number in range(_MESSAGES)]
     parts = list(translator(index)._parts(changes))
     assert [item for part in parts for item, _ in part] == changes
-    assert max(map(len, parts)) * MAX_PER_CONVERSATION * MAX_LEGS * _TEXT < 32 * 1024 * 1024
+    assert max(map(len, parts)) * MAX_PER_CONVERSATION * MAX_LEGS * _TEXT <= 8 * 1024 * 1024
     usual = Index(1, 3)
     assert len(list(translator(usual)._parts([incoming(item.change, 2_000) for item in changes]))) == 1
+
+
+def test_a_text_with_mentions_is_rendered_once_for_each_account() -> None:
+    rendered = 0
+
+    def name(_ref: AccountRef, _person: str) -> str:
+        nonlocal rendered
+        rendered += 1
+        return "Ada"
+
+    index = Index(1, MAX_LEGS)
+    mapping, _ = index.found[0]
+    slack = [Leg(id=account, provider="slack", account=account, conversation="C") for account in ("T1", "T2")]
+    ref, author = AccountRef("ws", "slack", "T0"), ChatAuthor(id="U0")
+    parts: list[Any] = [None, index, People({}, {}), name, None, None, None]
+    body = Document((Paragraph((UserMention("U1", ""),)),))
+    text_of = Context(*parts).texts(ref, body, mapping, author)
+    assert {text_of(leg) for leg in (*mapping.legs, *slack)} == {r"\@Ada"}
+    assert rendered == 3
 
 
 def test_what_follows_a_move_is_looked_up_after_it() -> None:

@@ -79,11 +79,18 @@ async def test_a_reaction_that_is_stored_while_its_message_comes_stays(messages:
     assert (await read(messages, expected.id)).reactions == {"x": reaction}
 
 
-async def test_the_id_of_a_part_replaces_no_part_that_was_sent_meanwhile(messages: SyncedMessages) -> None:
+@pytest.mark.parametrize(
+    ("sent_meanwhile", "expected"),
+    [(("", "2.0"), ("1.0", "2.0")), (("9.0", "2.0"), ("9.0", "2.0")), ((), ())],
+    ids=["another part was sent", "its id is known", "it was removed"],
+)
+async def test_the_id_of_a_part_replaces_nothing_that_was_stored_meanwhile(
+    messages: SyncedMessages, sent_meanwhile: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
     sent = message(targets=target(state="waiting", parts=("",)))
     await messages.write([insertion(sent)])
     state = await loaded(messages, sent.id)
-    await messages.write([target_update(sent.id, "slack", {"state": "sent", "parts": ("", "2.0")})])
+    await messages.write([target_update(sent.id, "slack", {"state": "sent", "parts": sent_meanwhile})])
     incoming = SimpleNamespace(ref=AccountRef("ws", "slack", "T1"))
     context = SimpleNamespace(state=state, echoes=0)
     change = MessageWritten("1.0", Place("C1"), Person("U0"), Document(()), permalink="https://slack.test/1")
@@ -92,4 +99,4 @@ async def test_the_id_of_a_part_replaces_no_part_that_was_sent_meanwhile(message
     Echoes(cast("Any", context)).note_own(cast("Any", incoming), read_before, "slack", 0, change)
     await state.save()
     stored = (await read(messages, sent.id)).targets["slack"]
-    assert (stored.parts, stored.permalink) == (("1.0", "2.0"), "https://slack.test/1")
+    assert (stored.parts, stored.permalink) == (expected, "https://slack.test/1")

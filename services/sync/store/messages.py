@@ -258,6 +258,12 @@ def field_update(synced_id: str, fields: Mapping[str, Any]) -> Write:
     return UpdateOne({"_id": synced_id}, {"$set": dict(fields)})
 
 
+def part_update(synced_id: str, leg: str, part: int, external_id: str) -> Write:
+    """Return the write of the id of a part at a target, if the part is still there and has no id."""
+    field = f"targets.{leg}.parts.{part}"
+    return UpdateOne({"_id": synced_id, field: ""}, {"$set": {field: external_id}})
+
+
 def target_update(
     synced_id: str, leg: str, fields: Mapping[str, Any], trace: Sequence[TraceEntry] = ()
 ) -> Write:

@@ -9,6 +9,7 @@ from services.sync.store.messages import (
     completion,
     field_update,
     insertion,
+    part_update,
     target_update,
     update,
 )
@@ -69,13 +70,13 @@ class BatchState:
         return message
 
     def set_part(self, message: SyncedMessage, leg: str, part: int, external_id: str) -> SyncedMessage:
-        """Set the id of one part that is at a target. Others may be added at the same time."""
+        """Set the id of one part at a target, which it lacks. Others may be added or removed meanwhile."""
         target = message.targets[leg]
         parts = (*target.parts[:part], external_id, *target.parts[part + 1 :])
         new = target.model_copy(update={"parts": parts})
         changed = message.model_copy(update={"targets": {**message.targets, leg: new}})
         self._messages[message.id] = changed
-        self._writes.append(field_update(message.id, {f"targets.{leg}.parts.{part}": external_id}))
+        self._writes.append(part_update(message.id, leg, part, external_id))
         return changed
 
     def change_target(

@@ -52,7 +52,7 @@ _MAX_DROPPED: Final = 10_000
 _ACK_TIMEOUT_S: Final = 10.0
 _MAX_NAMED: Final = 20
 """People of one message whose names are asked for."""
-_MAX_PART_BYTES: Final = 16 * 1024 * 1024
+_MAX_PART_BYTES: Final = 4 * 1024 * 1024
 """Of the changes of a batch that are published together, counted once for each leg of their mappings."""
 MappedChange = tuple[Incoming, Sequence[MappedLeg]]
 """A change, and the legs that it came from."""
