@@ -168,8 +168,8 @@ def test_files_are_in_the_archive_or_named_with_the_reason() -> None:
     contents, [record] = read(ZipArchive(zipped(files)))
     assert contents.missing == ["direct messages"]
     assert isinstance(record, HistoryMessage)
-    [kept] = record.message.files
-    assert (kept.ref, kept.filename, kept.size) == ("archive:data/2024/a.png", "a.png", 3)
+    [found] = record.message.files
+    assert (found.ref, found.filename, found.size) == ("archive:data/2024/a.png", "a.png", 3)
     assert tuple(record.lost_files) == (
         LostFile("gone.pdf", "file_not_found"),
         LostFile("import.jsonl", "file_not_found"),
