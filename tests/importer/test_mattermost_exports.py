@@ -52,7 +52,7 @@ LISTED: Final = [
 ]
 
 
-def post(at: Any = AT, text: str = "hello", channel: str = "general", **fields: Any) -> dict[str, Any]:
+def post(at: Any = AT, text: str = "hello", channel: Any = "general", **fields: Any) -> dict[str, Any]:
     base = {"team": "work", "channel": channel, "user": "ada", "message": text, "create_at": at}
     return {"type": "post", "post": base | fields}
 
