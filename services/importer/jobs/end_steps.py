@@ -62,8 +62,8 @@ class UndoStep:
                 start = page[-1].position + 1
         except Stopped:
             return StepResult()
-        kept = await self._stores.units.count_ids(job.id)
-        withdrawn = job.added + job.withdrawn - kept
+        retained = await self._stores.units.count_ids(job.id)
+        withdrawn = job.added + job.withdrawn - retained
         return StepResult(finished=True, changes={"stage": "undone", "withdrawn": withdrawn})
 
     async def _withdraw(
@@ -90,9 +90,9 @@ class UndoStep:
         while not outlet.is_settled([batch.id for batch in made]):
             await outlet.poll()
             await progress.write({})
-        said = outlet.outcomes([batch.id for batch in made])
-        kept = {message_id for outcome in said for message_id, _ in outcome.rejected}
-        await self._stores.units.keep_ids(record, b"".join(packed(item) for item in ids if item in kept))
+        outcomes = outlet.outcomes([batch.id for batch in made])
+        retained = {message_id for outcome in outcomes for message_id, _ in outcome.rejected}
+        await self._stores.units.keep_ids(record, b"".join(packed(item) for item in ids if item in retained))
         # Behind the unit: one that is withdrawn already has no ids left when the step is repeated.
         await progress.write(
             {

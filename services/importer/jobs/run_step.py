@@ -277,10 +277,10 @@ class _Run:
             ready: list[UnitResult] = []
             while pending and len(ready) < _COMMITTED_AT_ONCE and outlet.is_settled(pending[0].batches):
                 result = pending.popleft()
-                said = outlet.outcomes(result.batches)
+                outcomes = outlet.outcomes(result.batches)
                 result.settle(
-                    [message_id for record in said for message_id in record.duplicates],
-                    [pair for record in said for pair in record.rejected],
+                    [message_id for record in outcomes for message_id in record.duplicates],
+                    [pair for record in outcomes for pair in record.rejected],
                 )
                 ready.append(result)
             if not ready:

@@ -42,8 +42,10 @@ class Selection:
         self._since, self._until = plan.span()
         self._zone = None if plan.time_zone == "UTC" else ZoneInfo(plan.time_zone)
         self._people = {item.person.id: item.person for item in contents.people}
-        self._left_out = {person for person, said in plan.people.items() if said.as_ == "leave_out"}
-        self._users = {person: said.user_id for person, said in plan.people.items() if said.as_ == "user"}
+        self._left_out = {person for person, choice in plan.people.items() if choice.as_ == "leave_out"}
+        self._users = {
+            person: choice.user_id for person, choice in plan.people.items() if choice.as_ == "user"
+        }
         self._days: dict[int, str] = {}
         self.targets: Mapping[str, Target] = {
             item.id: target for item in contents.conversations if (target := self._target(item)) is not None
@@ -160,16 +162,16 @@ class Selection:
         return origin
 
     def _target(self, item: HistoryConversation) -> Target | None:
-        said = self.plan.channels.get(item.id) or self._by_rule(item)
-        if said.into == "leave_out":
+        choice = self.plan.channels.get(item.id) or self._by_rule(item)
+        if choice.into == "leave_out":
             return None
         account = self._contents.provider, self._contents.account
         return Target(
             conversation=item,
             source=":".join((*account, item.id)),
-            channel_id=said.channel_id or f"chn_{derive(self._workspace, *account, item.id)}",
-            existing=said.into == "existing",
-            name=said.name or item.name or item.id,
+            channel_id=choice.channel_id or f"chn_{derive(self._workspace, *account, item.id)}",
+            existing=choice.into == "existing",
+            name=choice.name or item.name or item.id,
         )
 
     def _by_rule(self, item: HistoryConversation) -> ChannelPlan:
@@ -212,7 +214,7 @@ class UnitResult:
         self.issues.append((place, reason, record))
 
     def settle(self, duplicates: Sequence[str], rejected: Sequence[tuple[str, str]]) -> None:
-        """Take into account what the chat said of the messages: which it had already, or rejects."""
+        """Take into account what the chat choice of the messages: which it had already, or rejects."""
         for message_id in duplicates:
             if (known := self.added.pop(message_id, None)) is not None:
                 self.count(DUPLICATE, known[0])

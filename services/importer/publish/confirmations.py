@@ -24,7 +24,7 @@ _TTL: Final = timedelta(days=30)
 
 
 class BatchRecord(Record):
-    """A batch that was, or is about to be published, and what the chat said of it."""
+    """A batch that was, or is about to be published, and what the chat stored of it."""
 
     import_id: str
     workspace: str
@@ -82,15 +82,15 @@ class Confirmations:
         for consumed in batch:
             if consumed.event.type != HISTORY_STORED:
                 continue
-            said = _parse(consumed)
+            stored = _parse(consumed)
             change: Mapping[str, Any] = {
                 "confirmed": True,
-                "duplicates": said.duplicates,
-                "rejected": [(item.message_id, item.reason) for item in said.rejected],
+                "duplicates": stored.duplicates,
+                "rejected": [(item.message_id, item.reason) for item in stored.rejected],
             }
             query = {
-                "_id": said.batch_id,
-                "import_id": said.import_id,
+                "_id": stored.batch_id,
+                "import_id": stored.import_id,
                 "workspace": consumed.event.workspace,
                 "confirmed": False,
             }
