@@ -214,7 +214,7 @@ class UnitResult:
         self.issues.append((place, reason, record))
 
     def settle(self, duplicates: Sequence[str], rejected: Sequence[tuple[str, str]]) -> None:
-        """Take into account what the chat choice of the messages: which it had already, or rejects."""
+        """Take the chat's confirmation into account: messages that it had already, or rejects."""
         for message_id in duplicates:
             if (known := self.added.pop(message_id, None)) is not None:
                 self.count(DUPLICATE, known[0])
