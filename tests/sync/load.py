@@ -117,7 +117,9 @@ class Load:
             doubled += extra.total()
             self._check_order(legs)
         assert doubled <= kills, f"{doubled} messages twice on Telegram after {kills} kills"
-        answers = [_answer_copies(legs) for legs in self.legs]
+        answers = [
+            _answer_copies(legs, expected) for legs, expected in zip(self.legs, self.expected, strict=True)
+        ]
         for legs, texts in zip(self.legs, answers, strict=True):
             legs.until(_answered(legs, texts), within_s)
         return (
@@ -149,11 +151,14 @@ def _agrees(legs: ThreeLegs, expected: Sequence[str]) -> Callable[[], bool]:
     return agrees
 
 
-def _answer_copies(legs: ThreeLegs) -> set[str]:
-    """Answer each message that the bot shows on Telegram, of one that exists twice the later: their texts."""
-    bot = legs.telegram.bot.user
+def _answer_copies(legs: ThreeLegs, expected: Sequence[str]) -> set[str]:
+    """Answer each message that the bot shows on Telegram, of one that exists twice the later: their texts.
+
+    A second copy of a message that was deleted is left out: its answer has no place to go to.
+    """
+    bot, forms = legs.telegram.bot.user, {_first_form(text) for text in expected}
     shown = [one for one in legs.telegram.shown() if legs.telegram.raw(one.id).sender is bot]
-    copies = {_first_form(one.text): one for one in shown}
+    copies = {form: one for one in shown if (form := _first_form(one.text)) in forms}
     for copy in copies.values():
         legs.telegram.reply(copy.id, _ANSWER + copy.text, by=GRACE)
     return {copy.text for copy in copies.values()}

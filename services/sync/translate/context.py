@@ -159,20 +159,34 @@ class Context:
     def texts(
         self, ref: AccountRef, body: Document, mapping: Mapping, author: ChatAuthor
     ) -> Callable[[Leg], str]:
-        """Return the function that gives a text for a leg. A text without mentions is rendered once."""
+        """Return the function that gives a text for a leg.
+
+        A text without mentions is rendered once, one with mentions once for each account.
+        """
         if not has_mentions(body):
             text = render_markdown(body).text
             return lambda _leg: text
         allowed = mass_mentions_allowed(mapping.options, author)
-        return lambda leg: text_for(
-            body,
-            ref,
-            leg,
-            people=self.people,
-            names=self.names,
-            index=self.index,
-            mass_mentions=allowed,
-        )
+        by_account: dict[tuple[str, str], str] = {}
+
+        def text_of(leg: Leg) -> str:
+            account = (
+                leg.provider,
+                leg.account,
+            )  # its ids of people and channels are the same for all its legs
+            if account not in by_account:
+                by_account[account] = text_for(
+                    body,
+                    ref,
+                    leg,
+                    people=self.people,
+                    names=self.names,
+                    index=self.index,
+                    mass_mentions=allowed,
+                )
+            return by_account[account]
+
+        return text_of
 
 
 def message_id_of(ref: AccountRef, conversation: str, external_id: str) -> str:
