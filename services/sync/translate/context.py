@@ -16,7 +16,7 @@ from services.sync.model.synced_message import (
 from services.sync.store.mapping_index import MappedLeg, MappingIndex
 from services.sync.translate.batch_state import BatchState
 from services.sync.translate.incoming import Incoming
-from services.sync.translate.text import Names, People, has_mentions, mass_mentions_allowed, text_for
+from services.sync.translate.text import Names, People, markdown_of, mass_mentions_allowed, text_for
 from shared.contracts.chat import ChatAttachment, ChatAuthor
 from shared.contracts.ids import provider_message_id_for
 from shared.manifests.channel_types import (
@@ -24,7 +24,7 @@ from shared.manifests.channel_types import (
     MessageWritten,
     Person,
 )
-from shared.richtext.markdown_render import render_markdown
+from shared.richtext.mentions import has_mentions
 from shared.richtext.tree import Document
 from shared.runtime.mongo import utcnow
 
@@ -164,7 +164,7 @@ class Context:
         A text without mentions is rendered once, one with mentions once for each account.
         """
         if not has_mentions(body):
-            text = render_markdown(body).text
+            text = markdown_of(body)
             return lambda _leg: text
         allowed = mass_mentions_allowed(mapping.options, author)
         by_account: dict[tuple[str, str], str] = {}
