@@ -22,7 +22,7 @@ from bench.stages import Bench
 from bench.system import System
 from bench.waiting import database_at
 from services.sync.model.lane_record import LANES, LaneRecord
-from services.sync.model.mapping import CHAT, Leg, account_key, hub_message_id, lane_of, link_id
+from services.sync.model.mapping import CHAT, Leg, account_key, lane_of, link_id
 from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.model.synced_message import (
     LINKS,
@@ -40,6 +40,7 @@ from services.sync.store.messages import expiry
 from services.sync.store.queue import POSITION_BITS
 from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import rfc3339
+from shared.contracts.ids import provider_message_id_for
 from shared.contracts.sync import SourceRef, SyncRequested
 from shared.contracts.topics import SYNC_REQUESTED
 from shared.runtime.kafka.producer import partition_of
@@ -200,7 +201,7 @@ class Bridge:
             mapping = mappings[number % len(mappings)]
             source, target = self._leg("telegram", mapping), self._leg("slack", mapping)
             external_id = str(number + 1)
-            message_id = hub_message_id("telegram", source.account, source.conversation, external_id)
+            message_id = provider_message_id_for("telegram", source.account, source.conversation, external_id)
             yield SyncedMessage(
                 id=synced_id_for(f"map_bench{mapping}", message_id),
                 workspace=workspace,

@@ -130,6 +130,7 @@ async def build(runtime: Runtime) -> Service:
     lookups = Lookups(accounts, integrations, calls, providers)
     mappings_api = MappingsApi(
         mappings,
+        accounts,
         MappingRings(mappings),
         LegResolver(lookups, providers, known.connectors),
         MappingTest(accounts, lookups, runtime.producer),
@@ -177,10 +178,10 @@ async def build(runtime: Runtime) -> Service:
         StoredChanges(queue, lane_records, carrier.retry_for_s),
         carrier.carry,
         runtime.log,
-        refused_for_s=carrier.refused_for_s,
+        account_pause_s=carrier.account_pause_s,
         assignment=lambda: requested.assignment,
     )
-    _wake_on_changes(runtime, integrations, index, carrier, lanes)
+    _retry_on_changes(runtime, integrations, index, carrier, lanes)
     # `assignment` refers to this consumer: handler and consumer need each other.
     requested = runtime.consumer(
         group="carry",
@@ -236,29 +237,29 @@ async def build(runtime: Runtime) -> Service:
     )
 
 
-def _wake_on_changes(
+def _retry_on_changes(
     runtime: Runtime,
     integrations: IntegrationRepository,
     index: MappingIndex,
     carrier: Carrier,
     lanes: Lanes,
 ) -> None:
-    """Try what waits again when a mapping or an account has changed: what it waited for may be mended."""
+    """Retry waiting changes when their mapping or account has changed: the reason to wait may be gone."""
 
     async def integrations_changed(ids: Collection[str] | None) -> None:
         if ids is None:
-            carrier.forget_refusals()
-            lanes.wake()
+            carrier.end_account_pauses()
+            lanes.retry_waiting()
         for integration_id in ids or ():
-            with suppress(NotFound):  # it was deleted, which mends nothing
+            with suppress(NotFound):  # it was deleted: its changes go on waiting
                 integration = await integrations.find(integration_id)
                 if integration.status in USABLE:
-                    carrier.forget_refusals(integration.workspace)
-                    lanes.wake(integration.workspace)
+                    carrier.end_account_pauses(integration.workspace)
+                    lanes.retry_waiting(integration.workspace)
 
     def mapping_changed(mapping: SyncMapping) -> None:
         if mapping.status == "active":
-            lanes.wake(mapping.workspace)
+            lanes.retry_waiting(mapping.workspace)
 
     runtime.configuration.follow(INTEGRATIONS, integrations_changed)
     index.follow(mapping_changed)

@@ -96,6 +96,11 @@ def message_id_for(event: str) -> MessageId:
     return MessageId(f"msg_{derive(event)}")
 
 
+def provider_message_id_for(provider: str, account: str, conversation: str, external_id: str) -> MessageId:
+    """Derive the hub's id of a provider's message: the same for sync, and for an import of the message."""
+    return MessageId(f"msg_{derive(provider, account, conversation, external_id)}")
+
+
 def attachment_id_for(message: str, position: int) -> str:
     """Derive the id of a message's file that has none: from the message and the file's position in it."""
     return f"att_{derive(message, str(position))}"

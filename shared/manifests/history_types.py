@@ -14,6 +14,7 @@ from shared.manifests.channel_types import MessageWritten, Person
 EARLIEST: Final = 0.0
 LATEST: Final = 4_102_444_800.0
 """The year 2100, as a Unix time: what claims to be later has a wrong time."""
+NO_ANSWERS: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class HistoryConversation:
     """A conversation of an export. `kind`: a public or private channel, or messages of several or of two.
 
     `created_at` is a Unix time, 0 if it is not known. `parent` is the id of the conversation that it is a
-    thread or a topic of. `listed` is False if only its messages are there.
+    thread or a topic of. `category` is the name under which it is listed. `listed` is False if only its
+    messages are there.
     """
 
     id: str
@@ -68,6 +70,7 @@ class HistoryConversation:
     members: Sequence[str] = ()
     parent: str | None = None
     listed: bool = True
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +88,37 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """One of the answers to a `Choice`: its value, and the text that a person sees."""
+
+    value: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A question that an export does not answer, such as the order of its dates. A person answers it.
+
+    `answer` is the value of the option that is in effect: the person's, or what the reader proposes; None if
+    it proposes none. A `required` choice without an answer stops the units from being read.
+    """
+
+    id: str
+    text: str
+    options: Sequence[Option]
+    answer: str | None = None
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """What is in an export.
 
     `kind` is said in words ("a Slack export"), `account` is the provider's id of the account that it is of,
     and `values` are those that a channel needs of it, such as its address. `missing` names kinds of data that
-    exports of this kind may have and this one has not.
+    exports of this kind may have and this one has not. `first_at` and `last_at` are the Unix times of the
+    first and the last message, 0 if only the days of the units tell them.
+    `choices` are the questions for a person; all else is by the answers in effect.
     """
 
     kind: str
@@ -102,6 +130,9 @@ class Contents:
     values: Mapping[str, str] = field(default_factory=dict)
     missing: Sequence[str] = ()
     notes: Sequence[str] = ()
+    choices: Sequence[Choice] = ()
+    first_at: float = 0.0
+    last_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +199,14 @@ class ReadsArchive(Protocol):
     It loads everything that it needs when it is made: later, its process may open nothing.
     """
 
-    def contents(self, archive: Archive) -> Contents | None:
+    KIND: str
+    """What it reads, for a list of known exports: "Slack (ZIP)"."""
+
+    def contents(self, archive: Archive, answers: Mapping[str, str] = NO_ANSWERS) -> Contents | None:
         """Return what an archive has; None if it is not an export of this kind, by its contents.
 
-        Raises `Unreadable` for one that is, and is damaged.
+        `answers` are a person's, by the id of the choice; without one, the reader's proposal is in effect.
+        Raises `Unreadable` for an export of this kind that is damaged, and for an answer that is no option.
         """
         ...
 
@@ -181,3 +216,28 @@ class ReadsArchive(Protocol):
         Raises `Unreadable` if the rest of the unit cannot be read.
         """
         ...
+
+
+def choice(
+    id_: str,
+    text: str,
+    options: Sequence[Option],
+    answers: Mapping[str, str],
+    *,
+    proposed: str | None = None,
+    required: bool = True,
+) -> Choice:
+    """Return a choice with the answer that is in effect. Raises `Unreadable` for one that is no option."""
+    answer = answers.get(id_, proposed)
+    if answer is not None and all(option.value != answer for option in options):
+        known = ", ".join(option.value for option in options[:20])
+        raise Unreadable(f"{id_}: {answer[:80]!r} is no answer: choose one of {known[:500]}")
+    return Choice(id_, text, options, answer, required)
+
+
+def answers_in_effect(choices: Sequence[Choice]) -> Mapping[str, str]:
+    """Return the answers by the ids of their choices. Raises `Unreadable` if a required one has none."""
+    for item in choices:
+        if item.required and item.answer is None:
+            raise Unreadable(f"{item.id} is not answered: {item.text}")
+    return {item.id: item.answer for item in choices if item.answer is not None}

@@ -107,3 +107,12 @@ def test_a_reader_has_no_network_and_starts_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["PermissionError", "PermissionError", "MemoryError"]
+
+
+def test_an_answer_to_an_unknown_choice_is_refused(tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with ReaderProcess(written(tmp_path, slack_export({})), "x.zip") as reader:
+            await reader.contents({"date_order": "dmy"})
+
+    with pytest.raises(Unreadable, match="no choice 'date_order'"):
+        asyncio.run(ask())

@@ -5,7 +5,7 @@ from secrets import token_hex
 from typing import Any, Final
 
 from services.sync.model.lane_record import LANES, LaneRecord
-from services.sync.model.mapping import hub_message_id, lane_of
+from services.sync.model.mapping import lane_of
 from services.sync.model.synced_message import (
     MESSAGES,
     QUEUE,
@@ -18,6 +18,7 @@ from services.sync.model.synced_message import (
 from services.sync.store.messages import expiry
 from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import rfc3339
+from shared.contracts.ids import provider_message_id_for
 from shared.contracts.sync import Kind, SourceRef, SyncRequested
 from shared.runtime.mongo import utcnow
 from tests.support.hub import Hub
@@ -41,7 +42,7 @@ def target_of(leg: str = "l2", **fields: Any) -> Target:
 def store_message(database: Any, hub: Hub, mapping_id: str, *targets: Target, **fields: Any) -> SyncedMessage:
     """Store a message that was written in the chat."""
     external_id, workspace = f"m-{token_hex(6)}", fields.pop("workspace", hub.workspace)
-    message_id = hub_message_id("chat", workspace, "general", external_id)
+    message_id = provider_message_id_for("chat", workspace, "general", external_id)
     values = {
         "leg": "l1",
         "provider": "chat",

@@ -141,7 +141,7 @@ def test_a_channel_that_was_archived_without_an_event_does_so_too(world: World) 
     assert (state["conversation_id"], state["conversation_name"]) == (channel.id, channel.name)
     other.chat.write("elsewhere")
     other.agree("elsewhere")
-    # Who takes over knows of nothing that a person has mended meanwhile: it asks.
+    # The process that takes over does not know what a person has fixed meanwhile, so it retries at once.
     legs.slack.channel.archived = False
     world.restart_sync()
     legs.agree("nobody sees it in Slack")

@@ -54,7 +54,7 @@ class Queue:
     number: int = 0
     assigned: tuple[int, Sequence[int]] = (0, ())
     """The assignment of all processes, if it has a number."""
-    refused_for_s: float = 0.0
+    account_pause_s: float = 0.0
     running: list[Lanes] = field(default_factory=list)
 
     def change(self, number: int, conversation: str = "C1", *, kind: str = "map_1") -> Change:
@@ -94,7 +94,7 @@ class Queue:
             StoredChanges(queue, LaneRecords(self.mongo), lambda _: 3600.0),
             self._carry,
             structlog.get_logger(),
-            refused_for_s=lambda *_: self.refused_for_s,
+            account_pause_s=lambda *_: self.account_pause_s,
             assignment=lambda: self.assigned if self.assigned[0] else (number, list(partitions)),
         )
         self.running.append(lanes)
@@ -173,7 +173,7 @@ async def test_a_lane_that_waits_is_not_tried_before_its_time(queue: Queue) -> N
     assert await queue.carried_to(1) == ["1"]
     await queue.has_stored(2)
     assert queue.carried == ["1"]
-    second.wake()
+    second.retry_waiting()
     assert await queue.carried_to(3) == ["1", "1", "2"]
 
 
@@ -231,13 +231,13 @@ async def test_a_lane_that_was_read_while_its_partition_came_back_goes_on(
 
     monkeypatch.setattr(SyncQueue, "first", slow_first)
     queue.assigned = (100, [])
-    lanes.wake()
+    lanes.retry_waiting()
     await is_reading.wait()
     queue.assigned = (101, [3])
     await until(lambda: lanes._loaded == 101)
     goes_on.set()
     await until(lambda: not lanes._turns._tasks)
-    lanes.wake()
+    lanes.retry_waiting()
     assert await queue.carried_to(1) == ["1"]
 
 
@@ -249,7 +249,7 @@ async def test_many_lanes_go_on_without_a_task_for_each(queue: Queue) -> None:
     await until(lambda: not lanes._turns._tasks)
     assert len(asyncio.all_tasks()) < 10
     queue.outcome = lambda _: Done()
-    lanes.wake()
+    lanes.retry_waiting()
     assert len(await queue.carried_to(200)) == 200
     await until(lambda: not lanes._lanes)
     await queue.has_stored(0, LANES)
@@ -275,7 +275,7 @@ async def test_lanes_of_a_refused_account_are_not_read(queue: Queue, monkeypatch
     await first.put([queue.change(1, f"C{number}") for number in range(20)])
     await queue.has_stored(20)
     await first.stop()
-    queue.outcome, queue.refused_for_s = lambda _: Done(), 3600.0
+    queue.outcome, queue.account_pause_s = lambda _: Done(), 3600.0
     reads: list[str] = []
     find = SyncQueue.first
 
@@ -289,8 +289,8 @@ async def test_lanes_of_a_refused_account_are_not_read(queue: Queue, monkeypatch
     await until(lambda: len(second._lanes) == 20 and all(lane.due_at for lane in second._lanes.values()))
     await until(lambda: not second._turns._tasks and len(second._due) >= 20)
     assert reads == []
-    queue.refused_for_s = 0.0
-    second.wake(queue.workspace)
+    queue.account_pause_s = 0.0
+    second.retry_waiting(queue.workspace)
     assert len(await queue.carried_to(21)) == 21
 
 
@@ -303,12 +303,12 @@ async def test_workspaces_go_on_in_turn(queue: Queue) -> None:
     assert [lane.workspace for lane in order[:4]] == ["many", "few", "many", "few"]
 
 
-async def test_a_lane_that_is_woken_while_it_carries_does_not_wait(queue: Queue) -> None:
+async def test_a_retry_that_is_requested_while_a_lane_carries_is_not_lost(queue: Queue) -> None:
     lanes = await queue.start()
 
     def mended_meanwhile(change: Change) -> Outcome:
         queue.outcome = lambda _: Done()
-        lanes.wake(change.workspace)
+        lanes.retry_waiting(change.workspace)
         return Waits(3600, "Its account is not connected.")
 
     queue.outcome = mended_meanwhile
@@ -316,7 +316,7 @@ async def test_a_lane_that_is_woken_while_it_carries_does_not_wait(queue: Queue)
     assert await queue.carried_to(1) == ["1"]
 
 
-async def test_a_lane_that_is_woken_while_it_is_read_does_not_wait(
+async def test_a_retry_that_is_requested_while_a_lane_is_read_is_not_lost(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue.outcome = waits
@@ -335,13 +335,15 @@ async def test_a_lane_that_is_woken_while_it_is_read_does_not_wait(
     monkeypatch.setattr(SyncQueue, "first", slow_first)
     second = await queue.start()
     await is_reading.wait()
-    second.wake(queue.workspace)
+    second.retry_waiting(queue.workspace)
     goes_on.set()
     assert await queue.carried_to(1) == ["1"]
 
 
 async def test_a_new_owner_asks_at_once_where_a_person_may_have_acted(queue: Queue) -> None:
-    queue.outcome = lambda _: Waits(3600, "The mapping is paused: resume it.", counts=False, mendable=True)
+    queue.outcome = lambda _: Waits(
+        3600, "The mapping is paused: resume it.", counts=False, needs_person=True
+    )
     first = await queue.start()
     await first.put([queue.change(1)])
     await queue.has_stored(1)

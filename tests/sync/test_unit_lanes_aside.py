@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.sync.carry.lane import Lane
-from services.sync.carry.outcomes import Aside, Change, Done, Outcome, Waits
+from services.sync.carry.outcomes import Change, Done, Outcome, SetAside, Waits
 from services.sync.carry.stored_changes import StoredChanges
 from services.sync.model.lane_record import LANES
 from services.sync.model.synced_message import QUEUE
@@ -18,7 +18,7 @@ __all__ = ["queue"]
 
 
 def is_aside(_: Change) -> Outcome:
-    return Aside(0.0, "Its message is not sent yet.")
+    return SetAside(0.0, "Its message is not sent yet.")
 
 
 async def test_a_wake_ends_the_pause_of_a_change_that_was_aside(queue: Queue) -> None:
@@ -28,7 +28,7 @@ async def test_a_wake_ends_the_pause_of_a_change_that_was_aside(queue: Queue) ->
     await lanes.put([queue.change(1)])
     await until(lambda: not tries and any(lane.due_at for lane in lanes._lanes.values()))
     queue.outcome = lambda _: Done()
-    lanes.wake(queue.workspace)
+    lanes.retry_waiting(queue.workspace)
     assert await queue.carried_to(1) == ["1"]
 
 
@@ -51,7 +51,7 @@ async def test_changes_that_were_aside_in_a_lane_that_waits_hold_up_no_other(
     await lanes.put([queue.change(20, "C2")])
     assert await queue.carried_to(1) == ["20"]
     paused.clear()
-    lanes.wake(queue.workspace)
+    lanes.retry_waiting(queue.workspace)
     assert sorted(map(int, await queue.carried_to(21))) == list(range(21))
     await queue.has_stored(0, QUEUE)
 

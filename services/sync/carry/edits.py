@@ -10,8 +10,8 @@ from services.sync.carry.scene import (
     PART_SEPARATOR,
     Scene,
     SceneCalls,
-    await_message,
     outgoing_part,
+    unsent_message_outcome,
     with_author,
 )
 from services.sync.carry.status import StatusEvents
@@ -46,7 +46,7 @@ class MessageEditor:
         if target.state in ("failed", "unknown"):
             return Failed(NOT_SENT)
         if target.state != "sent":
-            return await_message(scene)
+            return unsent_message_outcome(scene)
         if request.revision <= target.revision:
             return Done()
         channel = scene.channel
@@ -82,14 +82,14 @@ class MessageEditor:
         if target is None or target.state in ("deleted", "discarded", "skipped"):
             return Done()
         if target.state == "sending":
-            return await_message(scene)
+            return unsent_message_outcome(scene)
         if target.state != "sent" and not target.parts and target.sending_at is None:
             await self._notes.state(message, leg, "deleted", state="deleted", **NO_PROBLEM)
             return Done()
         channel = scene.channel
         if not isinstance(channel, Deletes):
             raise ChannelFailure("unsupported", "delete", "The hub cannot delete messages there.")
-        # An attempt without an outcome may have sent one more.
+        # An earlier attempt without a response may have sent one more part.
         place = Place(leg.conversation, target.thread)
         parts = await self._parts.recover(scene, target, place, if_sent="it may be there still")
         for number, part in enumerate(parts.ids):

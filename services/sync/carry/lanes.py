@@ -1,8 +1,8 @@
-"""Lanes: the changes of a mapping for one conversation go out one after another, whatever other lanes do.
+"""Lanes: apply the changes of a mapping for one conversation in their order, independently of other lanes.
 
-A change is carried from the record that brought it. When its lane has to wait, or is long, its changes are
-stored in `sync_queue`, and their records are complete. So memory is bounded, and no partition is held up. The
-owner of a partition works on the stored changes of that partition, and finds their lanes when it gets it.
+A change is applied while its Kafka record is open. If its lane has to wait, or has more than 32 changes, the
+changes are stored in `sync_queue` and their records are completed: memory stays bounded, and no partition is
+held. The owner of a partition also applies the stored changes of that partition.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from sys import intern
 from typing import Final
 
 from services.sync.carry.lane import Lane
-from services.sync.carry.outcomes import Aside, Change, Done, Failed, Outcome, Waits
+from services.sync.carry.outcomes import Change, Done, Failed, Outcome, SetAside, Waits
 from services.sync.carry.stored_changes import WINDOW, StoredChanges, complete, fail, restored
 from services.sync.carry.turns import Turns
 from services.sync.model.lane_record import LaneRecord
@@ -28,11 +28,11 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 
 _TURN: Final = 32
-"""Changes that a lane carries before another one of its workspace has a turn."""
+"""Changes that a lane applies in one turn, before the next lane of its workspace has one."""
 _POLL_INTERVAL_S: Final = 1.0
 _DATABASE_PAUSE_S: Final = 1.0
 _RESUME_INTERVAL_S: Final = 0.005
-"""Between two lanes that go on: thousands at once would use up the database."""
+"""Time between two lanes that are resumed together: thousands at once would overload the database."""
 _MIN_STALE: Final = 100
 _MAX_FAULTS: Final = 5
 _STOP_TIMEOUT_S: Final = 3.0
@@ -41,7 +41,7 @@ Carry = Callable[[Change], Awaitable[Outcome]]
 
 
 class Lanes:
-    """All lanes of the partitions that this process owns: a part of the service."""
+    """Applies the changes of all lanes of the partitions that this process owns. A part of the service."""
 
     def __init__(
         self,
@@ -50,10 +50,10 @@ class Lanes:
         carry: Carry,
         log: Log,
         *,
-        refused_for_s: Callable[[str, str], float],
+        account_pause_s: Callable[[str, str], float],
         assignment: Callable[[], tuple[int, Sequence[int]]],
     ) -> None:
-        """`carry` carries one change. `refused_for_s` returns for how long to ask nothing of an account.
+        """`carry` applies one change. `account_pause_s` returns an account's pause in seconds, 0 for none.
 
         `assignment` returns the number of the current assignment, and the partitions.
         """
@@ -61,26 +61,26 @@ class Lanes:
         self._stored = stored
         self._carry = carry
         self._log = log
-        self._refused_for_s = refused_for_s
+        self._account_pause_s = account_pause_s
         self._assignment = assignment
         self._lanes: dict[str, Lane] = {}
         self._turns = Turns(self._turn)
         self._loaded = 0
         self._loading = asyncio.Lock()
         self._due: list[tuple[float, int, Lane]] = []
-        """A heap of the lanes that wait. An entry with another time than its lane's does not count."""
+        """Heap of waiting lanes by due time. An entry with another time than the lane's `due_at` is stale."""
         self._numbers = count()
         self._alarm: asyncio.TimerHandle | None = None
         self._poller: asyncio.Task[None] | None = None
         self._stopping = False
-        self._aside: set[str] = set()
-        """Ids of the stored changes that were set aside, and are in a lane again."""
+        self._rejoined: set[str] = set()
+        """Ids of stored changes that were set aside, and are in the memory of their lanes again."""
 
     async def start(self) -> None:
         self._poller = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """End what waits; what is being sent gets three seconds."""
+        """Stop all lanes. Calls of providers that have begun get three seconds to end."""
         self._stopping = True
         if self._alarm:
             self._alarm.cancel()
@@ -91,11 +91,11 @@ class Lanes:
         await self._turns.stop()
 
     async def drain(self) -> None:
-        """Let the changes that are being sent end, before their partitions are given up."""
+        """Wait up to three seconds for the changes that are being applied, before partitions are revoked."""
         await self._turns.drain(_STOP_TIMEOUT_S)
 
     async def put(self, changes: Sequence[Change]) -> None:
-        """Add changes behind those of their lanes. What cannot be stored is handled again later."""
+        """Append changes to their lanes. If they cannot be stored, their records are handled again later."""
         try:
             await self._load()
         except DatabaseUnavailable as error:
@@ -104,9 +104,12 @@ class Lanes:
         for change in changes:
             lane = self._lane(change.lane, change.workspace, change.account_key)
             if lane.has_stored or not lane.takes_more:
+                if change.request.kind == "signal":
+                    complete(change)  # it is worth nothing later
+                    continue
                 lane.has_stored = True
                 if lane.due_at is not None and not lane.is_due:
-                    self._pause(lane, 0.0, earlier=True)  # nothing is known of it yet
+                    self._pause(lane, 0.0, earlier=True)  # it has not been read: its first change may be due
                 stored.setdefault(lane, []).append(change)
             else:
                 lane.changes.append(change)
@@ -117,17 +120,17 @@ class Lanes:
             except DatabaseUnavailable as error:
                 fail([change for found in stored.values() for change in found], error)
             for lane in stored:
-                self._run(lane)  # its turn has ended, if it found nothing in the meantime
+                self._run(lane)  # its turn may have ended before the changes were visible in the database
         return None
 
-    def wake(self, workspace: str | None = None) -> None:
-        """Let every lane that waits try again soon: of a workspace, or of all."""
+    def retry_waiting(self, workspace: str | None = None) -> None:
+        """End the pauses of a workspace's lanes, or of all lanes, so that they retry soon."""
         waiting: list[Lane] = []
         for lane in self._lanes.values():
             if workspace not in (None, lane.workspace):
                 continue
             if lane.due_at is None:
-                lane.is_woken = True
+                lane.is_retry_requested = True
             else:
                 lane.is_due = True
                 waiting.append(lane)
@@ -136,7 +139,7 @@ class Lanes:
     # Waiting
 
     def _resume(self, lanes: Iterable[Lane]) -> None:
-        """Let lanes go on one after another, those of each workspace in turn."""
+        """Resume lanes a few milliseconds apart, the workspaces in turn."""
         ranks: Counter[str] = Counter()
         ranked: list[tuple[int, Lane]] = []
         for lane in lanes:
@@ -146,7 +149,7 @@ class Lanes:
             self._pause(lane, number * _RESUME_INTERVAL_S, earlier=True)
 
     def _pause(self, lane: Lane, pause_s: float, *, earlier: bool = False) -> None:
-        """Let a lane wait; with `earlier`, only if that ends its pause earlier."""
+        """Let a lane wait for so many seconds; with `earlier`, only if its present pause ends later."""
         due_at = asyncio.get_running_loop().time() + pause_s
         if earlier and lane.due_at is not None and lane.due_at <= due_at:
             return
@@ -159,7 +162,7 @@ class Lanes:
             self._set_alarm()
 
     def _wait(self, lane: Lane, pause_s: float) -> None:
-        """Let a lane wait until its first change is due."""
+        """Let a lane wait until its first change is due. The change is applied then without another look."""
         self._pause(lane, pause_s)
         lane.is_due = True
 
@@ -170,7 +173,7 @@ class Lanes:
         self._alarm = loop.call_at(self._due[0][0], self._resume_due) if self._due else None
 
     def _resume_due(self) -> None:
-        """Let the lanes go on whose pause has ended."""
+        """Resume the lanes whose pause has ended, and set the timer for the next one."""
         now = asyncio.get_running_loop().time()
         while self._due and (self._due[0][0] <= now or self._due[0][2].due_at != self._due[0][0]):
             due_at, _, lane = heappop(self._due)
@@ -192,46 +195,46 @@ class Lanes:
             self._turns.start(lane)
 
     async def _turn(self, lane: Lane) -> bool:
-        """Carry some changes of a lane. Return whether there are more to carry now."""
+        """Apply up to `_TURN` changes of a lane. Return True if it has more that can be applied now."""
         for number in range(_TURN):
             if self._stopping:
                 return False
             try:
-                # One change is tried before the others are read: it may have to wait again.
+                # Read a single change first: if it has to wait again, the others need not be read.
                 change = await self._next(lane, WINDOW if number else 1)
                 if change is None:
                     break
-                lane.is_woken = False
+                lane.is_retry_requested = False
                 outcome = await self._carry(change)
-                await self._settle(lane, change, outcome)
+                await self._apply_outcome(lane, change, outcome)
             except RetryLater as error:
                 self._log.warning("carry.unavailable", error=str(error))
                 self._pause(lane, _DATABASE_PAUSE_S)
-            except Exception as error:  # noqa: BLE001 -- a fault of one change must not end its lane
+            except Exception as error:  # noqa: BLE001 -- an error in one change must not end its lane
                 self._log.error("carry.failed", lane=lane.name, exc_info=error)
                 self._pause(lane, _DATABASE_PAUSE_S)
-                await self._pass_over(lane)
+                await self._count_fault(lane)
             if lane.due_at is not None:
                 return False
         else:
             return True
         if lane.due_at is not None or lane.storing:
-            return False  # it waits, or gets a turn when its changes are stored
+            return False  # it waits, or `put` starts it once its changes are stored
         if lane.changes or lane.has_stored:
             return True
         del self._lanes[lane.name]
         return False
 
     async def _next(self, lane: Lane, limit: int) -> Change | None:
-        """Return the first change of a lane; None if it has none, waits, or is another process's by now."""
-        self._drop_lost(lane)
+        """Return the first change of a lane; None if it has none, waits, or lost its partition."""
+        self._drop_revoked(lane)
         if not lane.changes and lane.has_stored:
             await self._read(lane, limit)
-            self._drop_lost(lane)
+            self._drop_revoked(lane)
         return lane.changes[0] if lane.changes and lane.due_at is None else None
 
-    def _drop_lost(self, lane: Lane) -> None:
-        """Forget the first changes of a lane that another process works on by now."""
+    def _drop_revoked(self, lane: Lane) -> None:
+        """Remove changes from the head of a lane whose partition another process owns now."""
         partitions = self._assignment()[1]
         while lane.changes:
             first = lane.changes[0]
@@ -241,7 +244,7 @@ class Lanes:
 
     async def _read(self, lane: Lane, limit: int) -> None:
         """Read the first stored changes of a lane, or let it wait until the first one is due."""
-        if pause_s := self._refused_for_s(lane.workspace, lane.account_key):
+        if pause_s := self._account_pause_s(lane.workspace, lane.account_key):
             self._pause(lane, pause_s)
             return
         found = await self._stored.first(lane, lambda: self._assignment()[1], limit)
@@ -249,26 +252,26 @@ class Lanes:
             return
         assert found[0].stored is not None  # noqa: S101 -- it was read above
         wait_s = (found[0].stored.due_at - utcnow()).total_seconds()
-        is_due, lane.is_due = lane.is_due or lane.is_woken or wait_s <= 0, False
+        is_due, lane.is_due = lane.is_due or lane.is_retry_requested or wait_s <= 0, False
         if is_due:
             lane.changes[:0] = found
         else:
             self._wait(lane, wait_s)
 
-    async def _pass_over(self, lane: Lane) -> None:
-        """Count a fault of the hub at the first change of a lane; after some of them, the others go on."""
+    async def _count_fault(self, lane: Lane) -> None:
+        """Count an error of the hub at the first change of a lane; fail the change after `_MAX_FAULTS`."""
         if not lane.changes:
             return
         change = lane.changes[0]
         change.faults += 1
         if change.faults >= _MAX_FAULTS:
             with suppress(DatabaseUnavailable):
-                await self._settle(lane, change, Failed("A fault of the hub: its log has the error."))
+                await self._apply_outcome(lane, change, Failed("A fault of the hub: its log has the error."))
 
-    async def _settle(self, lane: Lane, change: Change, outcome: Outcome) -> None:
-        """Do what an outcome asks for: only then is the change taken out of its lane."""
+    async def _apply_outcome(self, lane: Lane, change: Change, outcome: Outcome) -> None:
+        """Store the outcome of a lane's first change; then remove the change and complete its record."""
         if change.is_revoked:
-            del lane.changes[0]  # its record comes again: here, or at another process
+            del lane.changes[0]  # the new owner of its partition gets the record again
             return
         match outcome:
             case Done():
@@ -278,51 +281,53 @@ class Lanes:
                 await self._stored.store(lane, [change])
                 assert change.stored is not None  # noqa: S101 -- it was stored above
                 await self._queue.fail(change.stored, reason)
-            case Aside(pause_s, reason):
+            case SetAside(pause_s, reason):
                 await self._stored.store(lane, [change])
                 assert change.stored is not None  # noqa: S101
                 due_at = utcnow() + timedelta(seconds=pause_s)
                 await self._queue.set_aside(change.stored, due_at, reason)
             case Waits():
-                await self._hold(lane, change, outcome)
+                await self._store_waiting(lane, change, outcome)
                 return
         del lane.changes[0]
         if change.stored is not None:
-            self._aside.discard(change.stored.id)
+            self._rejoined.discard(change.stored.id)
         complete(change)
 
-    async def _hold(self, lane: Lane, change: Change, outcome: Waits) -> None:
-        """Store the changes of a lane that has to wait, and wait."""
+    async def _store_waiting(self, lane: Lane, change: Change, outcome: Waits) -> None:
+        """Store the changes of a lane, drop them from memory, and pause it."""
         attempts = change.attempts + outcome.counts
-        lane.has_stored = True  # from here on, `put` stores what comes
+        lane.has_stored = True  # from now on, `put` stores new changes instead of adding them here
         await self._stored.store(lane, lane.changes)
         await self._stored.rejoin_all([(lane, lane.changes)])
         change.attempts = attempts
         assert change.stored is not None  # noqa: S101 -- it was stored above
-        # A new owner of the partition knows of no wake that came before: it asks at once.
-        stored_pause_s = 0.0 if outcome.mendable else outcome.pause_s
+        # A new owner of the partition missed earlier calls of `retry_waiting`, so it retries at once.
+        stored_pause_s = 0.0 if outcome.needs_person else outcome.pause_s
         due_at = utcnow() + timedelta(seconds=stored_pause_s)
         await self._queue.postpone(change.stored, due_at, attempts=attempts, reason=outcome.reason)
-        # They are stored: a lane that waits takes no memory.
-        self._aside -= {item.stored.id for item in lane.changes if item.stored}
+        # All are stored. A waiting lane holds no changes in memory.
+        self._rejoined -= {item.stored.id for item in lane.changes if item.stored}
         lane.changes.clear()
-        self._wait(lane, 0.0 if lane.is_woken else outcome.pause_s)
+        self._wait(lane, 0.0 if lane.is_retry_requested else outcome.pause_s)
 
     # Stored changes
 
     async def _load(self) -> None:
-        """Find the lanes of new partitions that have stored changes. Raises `DatabaseUnavailable`."""
+        """After a rebalance, load the lanes with stored changes. Raises `DatabaseUnavailable`."""
         if self._assignment()[0] == self._loaded:
             return
-        async with self._loading:  # read twice, a record could take the place of what was written since
+        async with self._loading:  # a second, concurrent load could overwrite newer stamps with older ones
             number, partitions = self._assignment()
             if number == self._loaded or not partitions:
                 return
             records = await self._stored.lanes(partitions)
             self._loaded = number
-            self._aside.clear()
+            self._rejoined.clear()
             for lane in self._lanes.values():
-                lane.is_recorded = False  # another process may have had the partition in the meantime
+                lane.is_recorded = (
+                    False  # another process may have owned the partition and removed the record
+                )
             lanes = [self._load_lane(record) for record in records]
             self._resume(lane for lane in lanes if not lane.is_running)
 
@@ -333,19 +338,19 @@ class Lanes:
         lane.record_id, lane.stamp, lane.recorded_head = record.id, record.stamp, record.head
         return lane
 
-    async def _put_aside(self, found: Sequence[QueuedChange]) -> None:
-        """Put changes that were aside behind those of their lanes, unless they are there already.
+    async def _rejoin_due(self, found: Sequence[QueuedChange]) -> None:
+        """Append changes whose time aside is over to their lanes, unless they are there already.
 
-        If a lane waits or is full, they wait among its stored changes: as long as they were aside and due,
-        the search would find them again instead of those of other lanes.
+        If a lane waits or is full, its changes get the state `waiting` in the database: otherwise the next
+        search would find the same changes again, and not those of other lanes.
         """
         rejoining: dict[Lane, list[Change]] = {}
         for queued in found:
-            if queued.id in self._aside:
+            if queued.id in self._rejoined:
                 continue
             lane = self._lane(queued.lane, queued.workspace, queued.account_key)
             if lane.takes_more:
-                self._aside.add(queued.id)
+                self._rejoined.add(queued.id)
                 lane.changes.append(restored(queued))
                 self._run(lane)
             else:
@@ -358,15 +363,15 @@ class Lanes:
                 self._run(lane)
 
     async def _poll(self) -> None:
-        """Put changes that were aside, and are due, into their lanes again."""
+        """Return changes that were set aside to their lanes when they are due, once a second."""
         while True:
             try:
                 await self._load()
                 _, partitions = self._assignment()
                 if partitions:
-                    await self._put_aside(await self._queue.due_aside(partitions))
+                    await self._rejoin_due(await self._queue.find_set_aside(partitions))
             except DatabaseUnavailable as error:
                 self._log.warning("carry.database_unavailable", error=str(error))
-            except Exception as error:  # noqa: BLE001 -- one failed search must not be the last
+            except Exception as error:  # noqa: BLE001 -- an error must not end the loop
                 self._log.error("carry.search_failed", exc_info=error)
             await asyncio.sleep(_POLL_INTERVAL_S)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from services.sync.carry.notes import NO_PROBLEM, loss_entries
-from services.sync.carry.outcomes import Aside, Done, Outcome, Stopped, Waits
+from services.sync.carry.outcomes import Done, Outcome, SetAside, Stopped, Waits
 from services.sync.carry.parts import PartSender
 from services.sync.carry.scene import LATE, WAIT_S, Scene, first_id, with_author
 from services.sync.carry.status import StatusEvents
@@ -22,7 +22,10 @@ from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 
 _FETCH_ATTEMPTS: Final = 4
-"""Until a message goes out without a file that cannot be fetched now. Failures of the target do not count."""
+"""Maximum number of attempts to download a message's files, before it is sent without those that fail.
+
+Failures of the target do not count.
+"""
 _FETCH_PAUSES: Final = Backoff(first_s=2.0, max_s=60.0)
 
 
@@ -76,13 +79,13 @@ class MessageSender:
                 shown = current is not None and bool(current.targets[leg.id].parts)
                 if failure.kind != "message" or not files or shown:
                     raise
-                # The provider refused the part with the files, and nobody has seen it.
+                # The provider refused the part with the files, so the message can be sent without them.
                 refused = [FileProblem(file.attachment, failure.text) for file in files]
                 await self._send_parts(scene, scene.channel, target, place, (), [*problems, *refused])
         return Done()
 
     async def _leave(self, scene: Scene, target: Target) -> None:
-        """Send nothing more of a message that was deleted. What is there of it, its deletion removes."""
+        """Stop sending a deleted message. Parts that were sent stay until the deletion is applied."""
         place = Place(scene.leg.conversation) if target.sending_at is None else await self._place(scene)
         parts = await self._parts.recover(scene, target, place, if_sent="it may be there still")
         if not parts.ids:
@@ -143,7 +146,7 @@ class MessageSender:
                 until = datetime.fromisoformat(late_until) + (LATE if is_open else timedelta())
                 if utcnow() < until:
                     reason = "The message that it answers has not come yet."
-                    raise Stopped(Aside(WAIT_S, reason))
+                    raise Stopped(SetAside(WAIT_S, reason))
             if parent is not None and parent.leg == leg.id:  # written there before the mapping was made
                 return Place(leg.conversation, None, parent.external_id)
         return Place(leg.conversation)

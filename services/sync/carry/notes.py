@@ -1,4 +1,4 @@
-"""Store what became of a change at its target, for its trace and for whoever carries the next one."""
+"""Store the state and the trace of a target after a change was applied or failed."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ from shared.runtime import metrics
 from shared.runtime.mongo import utcnow
 
 NO_PROBLEM: Final[Mapping[str, None]] = {"code": None, "reason": None, "fix": None}
-"""The fields of a target whose last change was carried."""
+"""The fields that a target's last problem has, emptied: for a target whose last change succeeded."""
 
 
 class Notes:
@@ -28,7 +28,7 @@ class Notes:
     async def waiting(
         self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str, *, unknown: bool
     ) -> None:
-        """Store why a change waits, and tell the chat why a message does, unless that is known already."""
+        """Store why a change waits; for a message, publish its status too. A known reason is not repeated."""
         target = message.targets.get(leg.id)
         if target is None:
             return
@@ -36,7 +36,7 @@ class Notes:
         problem, fix = split_fix(text)
         fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix}
         fields["attempts"] = change.attempts + 1
-        # The provider has refused, so nobody has seen it, unless an earlier attempt may have sent it.
+        # After a refusal, the message is not at the target, unless an earlier attempt may have sent it.
         if not unknown and target.sending_at is None:
             fields["sending_at"] = None
             if is_refused:
@@ -47,8 +47,8 @@ class Notes:
         if is_refused and not is_known:
             await self._status.publish(change, message, leg, target.model_copy(update=fields))
 
-    async def held(self, change: Change, message: SyncedMessage, leg: Leg, reason: str) -> None:
-        """Store what a change waits for that nobody has refused, unless that is known already."""
+    async def paused(self, change: Change, message: SyncedMessage, leg: Leg, reason: str) -> None:
+        """Store why a change waits that the hub itself has paused. A known reason is not repeated."""
         target = message.targets.get(leg.id)
         if target is None or target.reason == reason:
             return
@@ -59,14 +59,14 @@ class Notes:
     async def failed(
         self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str, *, unknown: bool
     ) -> None:
-        """Store that a change was given up, and tell the chat."""
+        """Store that a change was given up, and publish the status of its message."""
         target = message.targets.get(leg.id)
         if target is None:
             return
         problem, fix = split_fix(text)
         entry = TraceEntry(at=utcnow(), step="failed", attempt=change.attempts + 1, detail=text)
         fields: dict[str, Any] = {"code": code, "reason": problem, "fix": fix}
-        # An earlier attempt that was not answered may have sent it.
+        # An earlier attempt without a response may have sent it.
         is_unknown = unknown or target.sending_at is not None
         if not is_unknown:
             fields["sending_at"] = None
@@ -86,13 +86,12 @@ class Notes:
             fields["state"] = "skipped"
         await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
 
-    async def gone(self, change: Change, message: SyncedMessage, leg: Leg, text: str) -> None:
+    async def gone(self, message: SyncedMessage, leg: Leg, text: str) -> None:
         """Store that a message is not at its target any more."""
         if leg.id not in message.targets:
             return  # it was deleted where it was written
-        fields: dict[str, Any] = {} if change.request.kind == "message" else {"state": "deleted"}
         entry = TraceEntry(at=utcnow(), step="deleted", detail=text)
-        await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
+        await self._messages.write([target_update(message.id, leg.id, {"state": "deleted"}, [entry])])
 
     async def state(self, message: SyncedMessage, leg: Leg, step: Step, **fields: Any) -> None:
         """Store fields of a target, with an entry of its trace."""
@@ -101,7 +100,7 @@ class Notes:
 
 
 def loss_entries(losses: Sequence[Loss], at: datetime) -> list[TraceEntry]:
-    """Return the entry for what the target could not show, if there is any."""
+    """Return the trace entry that lists formatting which the target could not show; none without losses."""
     if not losses:
         return []
     unique = dict.fromkeys(f"{loss.node}: {loss.shown_as}" for loss in losses)

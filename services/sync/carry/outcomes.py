@@ -1,4 +1,4 @@
-"""The outcomes of carrying a change: it is done, waits, is set aside, or has failed."""
+"""Changes for a target, and the outcomes of applying one: done, waits, set aside, or failed."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from shared.runtime.kafka.batch import Completion
 
 @dataclass(slots=True)
 class Change:
-    """A change that is to be carried to one target.
+    """A change to apply at one target.
 
     It has the `completion` of its record, or it is `stored`. `position` orders the changes of a lane.
     """
@@ -38,7 +38,7 @@ class Change:
 
     @property
     def rate_key(self) -> str:
-        """The key by which calls are counted: workspaces that share an account never wait for each other."""
+        """The key by which calls are counted: per workspace, even if two have connected the same account."""
         return f"{self.workspace}:{self.account_key}"
 
 
@@ -49,19 +49,20 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """The change is tried again after `pause_s`, and what is behind it in its lane waits too."""
+    """The change is retried after `pause_s` seconds; later changes of its lane wait behind it."""
 
     pause_s: float
     reason: str
     counts: bool = True
-    """True if it was an attempt."""
-    mendable: bool = False
-    """True if it waits for a person, who may have done what is asked for when another process takes over."""
+    """True if this was an attempt, to be counted in `Change.attempts`."""
+    needs_person: bool = False
+    """True if the change waits until a person acts. A process that takes the partition over retries it at
+    once, because it does not know whether the person has acted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
-    """The change is tried again after `pause_s`; it holds up no other."""
+class SetAside:
+    """The change is retried after `pause_s` seconds; later changes of its lane do not wait for it."""
 
     pause_s: float
     reason: str
@@ -69,16 +70,16 @@ class Aside:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The change was given up. It is kept for a retry."""
+    """The change was given up. It stays stored for a retry by a person."""
 
     reason: str
 
 
-Outcome = Done | Waits | Aside | Failed
+Outcome = Done | Waits | SetAside | Failed
 
 
 class Stopped(Exception):
-    """An operation was ended before its next step, with the outcome of its change."""
+    """An operation was stopped before its next step; `outcome` is that of its change."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Rates of providers: how long an account has to wait before its next call, by the manifest and by 429s.
+"""Rate limits of providers: the wait before an account's next call, by the manifest's rates and by 429s.
 
-An account has one owner, so its calls are counted in memory, for each workspace that has connected it. A new
-owner begins at zero: if the provider refuses a call then, the pause that it asks for is obeyed.
+One process owns an account, so its calls are counted in memory, separately for each workspace that has
+connected it. A new owner starts counting at zero; if the provider then answers 429, its pause is obeyed.
 """
 
 from collections import OrderedDict, deque
@@ -15,7 +15,7 @@ _MAX_WINDOWS: Final = 50_000
 ANY_METHOD: Final = "*"
 
 _Key = tuple[str, str, str]
-"""Account of a workspace, what is counted (a rule's number, or `method`), and the conversation or method."""
+"""Rate key of the account, number or scope of the rule, and conversation or method ('' for the account)."""
 
 
 class Pace:

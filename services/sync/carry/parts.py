@@ -1,4 +1,4 @@
-"""The parts of a message at its target: each is sent only once, by whichever change it is sent."""
+"""Send the parts of a message to its target, each of them once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from shared.runtime.mongo import utcnow
 
 @dataclass(slots=True)
 class Parts:
-    """The parts that are at a target: their ids, where they are, and what is not in its trace yet."""
+    """The parts that a target has: ids, thread and permalink, with trace entries that are not stored yet."""
 
     ids: list[str]
     thread: str | None
@@ -34,12 +34,12 @@ class Parts:
 
     @classmethod
     def of(cls, target: Target) -> "Parts":
-        """Return the parts that are stored."""
+        """Return the parts that the stored target has."""
         return cls(list(target.parts), target.thread, target.permalink)
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The fields of the target when no part is on its way."""
+        """The fields of the target to store while no part is being sent."""
         return {
             "parts": tuple(self.ids),
             "thread": self.thread,
@@ -60,8 +60,8 @@ class PartSender:
     ) -> Parts:
         """Return the parts of a target, with the next one if an earlier attempt has sent it.
 
-        That attempt crashed, or its call had no response. A provider that cannot be asked may have the part:
-        then the trace says so, and `if_sent` is what follows from it.
+        That attempt crashed, or its call had no response. If the provider cannot be searched for the part, it
+        may exist: a trace entry says so, and ends with `if_sent`, the consequence.
         """
         parts, channel = Parts.of(target), scene.channel
         if target.sending_at is None:
@@ -86,7 +86,7 @@ class PartSender:
         body: Document,
         files: Sequence[FetchedFile] = (),
     ) -> None:
-        """Send the next part, and add it."""
+        """Send the next part with its files, and add it to `parts`."""
         outgoing = outgoing_part(scene, body, place, _marker(scene, len(parts.ids)))
         local: dict[str, LocalFile] = {}
         if files:
@@ -97,7 +97,7 @@ class PartSender:
         await self._add(scene, parts, sent, place)
 
     async def store(self, scene: Scene, parts: Parts, **fields: Any) -> None:
-        """Store the parts, and other fields, before anything else is done: they are not sent again."""
+        """Store the parts and other fields of the target, so that a crash later does not send them again."""
         write = target_update(scene.message.id, scene.leg.id, {**parts.fields, **fields}, parts.trace)
         await self._messages.write([write])
         parts.trace.clear()
@@ -111,5 +111,5 @@ class PartSender:
 
 
 def _marker(scene: Scene, part: int) -> str:
-    """Return the marker of a new part. It has no revision, so that any later change finds it."""
+    """Return the marker of a new part. Its revision is 0, so that later changes compute the same marker."""
     return marker_for(scene.message.id, scene.leg.id, part, 0)

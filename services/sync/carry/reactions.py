@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from services.sync.carry.notes import NO_PROBLEM, loss_entries
 from services.sync.carry.outcomes import Done, Failed, Outcome
-from services.sync.carry.scene import NOT_SENT, Scene, SceneCalls, await_message
+from services.sync.carry.scene import NOT_SENT, Scene, SceneCalls, unsent_message_outcome
 from services.sync.model.synced_message import TraceEntry
 from services.sync.store.messages import SyncedMessages, target_update, update
 from shared.manifests.channel_types import (
@@ -33,7 +33,7 @@ class ReactionSetter:
             if target.state in ("failed", "unknown"):
                 return Failed(NOT_SENT)
             waits = target.state in ("waiting", "sending")
-            return await_message(scene) if waits else Done()
+            return unsent_message_outcome(scene) if waits else Done()
         channel = scene.channel
         if not isinstance(channel, Reacts):
             raise ChannelFailure("unsupported", "react", "The hub cannot set reactions there.")

@@ -1,4 +1,4 @@
-"""One change at its target, and the calls of the provider that its work makes: paced, marked and linked."""
+"""One change with all that it needs at its target, and the provider calls that are made for it."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from services.sync.calls import BeforeStep, ChannelCalls, LocalFile
-from services.sync.carry.outcomes import Aside, Change, Done, Outcome, Stopped, Waits
+from services.sync.carry.outcomes import Change, Done, Outcome, SetAside, Stopped, Waits
 from services.sync.carry.pace import Pace
 from services.sync.model.mapping import Leg, link_id
 from services.sync.model.mapping import Mapping as SyncMapping
@@ -35,15 +35,15 @@ from shared.runtime.mongo import utcnow
 
 T = TypeVar("T")
 _MAX_HOLD_S: Final = 2.0
-"""A change that may go out this soon waits in memory; one that has to wait longer is stored."""
+"""Maximum wait in memory for the rate limiter, in seconds. A change that has to wait longer is stored."""
 WAIT_S: Final = 1.0
-"""Until a change that depends on another message is tried again."""
+"""Pause before a change that depends on another message is retried, in seconds."""
 FIND_MARGIN: Final = timedelta(seconds=60)
 """How much earlier than the hub's clock a provider may have stamped a message."""
 LATE: Final = timedelta(seconds=60)
 """The longest time that a change waits for the message that it depends on."""
 NOT_SENT: Final = "Its message could not be sent."
-"""Why a change is kept with its message that has failed: a retry of the message carries both."""
+"""The reason of a failed change whose message has failed: a retry of the message retries both."""
 PART_SEPARATOR: Final = ","
 """Between the ids of one part, of an album: the first is the one that is edited."""
 
@@ -82,7 +82,7 @@ class SceneCalls:
         marks: bool = False,
         files: Mapping[str, LocalFile] | None = None,
     ) -> T:
-        """Carry an operation out. With `marks`, `sending_at` is stored before the visible step.
+        """Run an operation for a change. With `marks`, store `sending_at` before the visible step.
 
         Raises `Stopped` if it has to wait for the provider's rates, and as `ChannelCalls.run`.
         """
@@ -92,7 +92,7 @@ class SceneCalls:
     async def run_now(
         self, change: Change, leg: Leg, spec: ChannelSpec, operation: Operation[T], integration_id: str
     ) -> T:
-        """Carry an operation out that is worth nothing later.
+        """Run an operation that is useless later, such as a typing signal.
 
         Raises `Stopped` if the provider's rates do not allow it now, and as `ChannelCalls.run`.
         """
@@ -104,7 +104,7 @@ class SceneCalls:
         return await self._calls.run(operation, integration_id, before=before)
 
     def _before(self, scene: Scene, *, marks: bool) -> BeforeStep:
-        """Return what is awaited before each step: the pace, and the mark of the visible step."""
+        """Return the function to await before each step: it obeys the rates, and stores `sending_at`."""
 
         async def before(step: Step) -> None:
             key, conversation = scene.change.rate_key, scene.leg.conversation
@@ -117,7 +117,9 @@ class SceneCalls:
                 await asyncio.sleep(delay)
             if step.visible and marks:
                 fields: dict[str, Any] = {"sending_at": utcnow()}
-                if scene.target is None or scene.target.state != "sent":  # a part that an edit adds
+                if (
+                    scene.target is None or scene.target.state != "sent"
+                ):  # an edit that adds a part leaves it `sent`
                     fields["state"] = "sending"
                 await self._messages.write([target_update(scene.message.id, scene.leg.id, fields)])
                 failpoint("carry.sending")
@@ -125,13 +127,13 @@ class SceneCalls:
         return before
 
     def block(self, change: Change, leg: Leg, failure: ChannelFailure) -> None:
-        """Obey the pause that a provider has asked for, for what it named."""
+        """Block calls for the pause that a provider asked for, in the scope that it named."""
         self._pace.block(
             change.rate_key, failure.scope, change.method, leg.conversation, failure.retry_after or 0.0
         )
 
     async def part_id(self, scene: Scene, parts: Sequence[str], number: int) -> str:
-        """Return the id of a part. One that the provider had not told yet is looked for by its marker."""
+        """Return the id of a part; if it is not known yet, find the part at the provider by its marker."""
         if parts[number]:
             return first_id(parts[number])
         channel, target = scene.channel, scene.target
@@ -145,7 +147,7 @@ class SceneCalls:
         raise ChannelFailure("gone", "unknown_id", "The provider does not tell where the message is.")
 
     async def link(self, scene: Scene, sent: Sent, part: int) -> None:
-        """Link the ids of a part, before anything else is known of it: its events may come at once."""
+        """Store the links of a part's ids. Do this first: the provider's events about it may be fast."""
         leg, message = scene.leg, scene.message
         await self._messages.add_links(
             [
@@ -164,20 +166,20 @@ class SceneCalls:
         )
 
 
-def await_message(scene: Scene) -> Outcome:
-    """Return the outcome of a change whose message is not at the target yet."""
+def unsent_message_outcome(scene: Scene) -> Outcome:
+    """Return the outcome of a change to a message that the target does not have yet: it is set aside."""
     if utcnow() - scene.change.received_at > LATE and scene.target and scene.target.state == "waiting":
-        return Aside(60.0, "Its message waits.")
-    return Aside(WAIT_S, "Its message is not sent yet.")
+        return SetAside(60.0, "Its message waits.")
+    return SetAside(WAIT_S, "Its message is not sent yet.")
 
 
 def first_id(part: str) -> str:
-    """Return the id of a part that is edited and answered."""
+    """Return the id that edits and replies of a part use: the first one of an album."""
     return part.split(PART_SEPARATOR, 1)[0]
 
 
 def with_author(scene: Scene, body: Document) -> Document:
-    """Return a text with the author's name before it, if the mapping shows names so."""
+    """Return a text with the author's name before it, if the mapping's `name_style` is `prefix`."""
     options, author = scene.mapping.options, scene.change.request.author
     if options.name_style != "prefix":
         return body

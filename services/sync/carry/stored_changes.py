@@ -1,7 +1,7 @@
-"""Changes of lanes in the database: stored before their records are complete, and read in their order.
+"""Store and read changes of lanes: a change is stored before its Kafka record is completed.
 
-A lane with stored changes has a record (`LaneRecord`), written before its first change is stored. So whoever
-gets a partition knows its lanes, and where to read, without a search of the queue.
+A lane with stored changes has a `LaneRecord`, written before its first change. From these records, the new
+owner of a partition gets the lanes, and the position to read each from, without searching the queue.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from shared.runtime.failpoints import failpoint
 from shared.runtime.mongo import utcnow
 
 WINDOW: Final = 32
-"""Changes of a lane that are read at a time."""
+"""Maximum number of changes of a lane that are read at a time."""
 
 
 class StoredChanges:
@@ -38,11 +38,11 @@ class StoredChanges:
         return await self._records.of_partitions(partitions)
 
     async def store(self, lane: Lane, changes: Iterable[Change]) -> None:
-        """Store those changes of a lane that are not yet, and complete their records."""
+        """Store the changes of a lane that are not stored yet, and complete their Kafka records."""
         await self.store_all([(lane, list(changes))])
 
     async def store_all(self, changes_by_lane: Sequence[tuple[Lane, Sequence[Change]]]) -> None:
-        """Store changes of several lanes."""
+        """Store changes of several lanes in one write; see `store`."""
         new = [
             (lane, [change for change in changes if change.stored is None and not change.is_revoked])
             for lane, changes in changes_by_lane
@@ -60,7 +60,7 @@ class StoredChanges:
             complete(change)
 
     async def rejoin_all(self, changes_by_lane: Sequence[tuple[Lane, Sequence[Change]]]) -> None:
-        """Let those changes that were aside wait in their lanes again, in the order of positions."""
+        """Change the state of changes from `aside` to `waiting`: they wait in the order of their lanes."""
         aside = [
             (lane, [change for change in changes if change.stored and change.stored.state == "aside"])
             for lane, changes in changes_by_lane
@@ -77,15 +77,16 @@ class StoredChanges:
     async def first(
         self, lane: Lane, owned: Callable[[], Collection[int]], limit: int
     ) -> list[Change] | None:
-        """Return the first stored changes of a lane; None if it has none, and its record is removed.
+        """Return the first stored changes of a lane in the partitions that `owned` returns.
 
-        Changes that another process works on are left out: those of partitions that are not in `owned`.
+        If the lane has none, remove its record and return None. The list is empty while changes of the lane
+        are being stored.
         """
         while True:
             stores, stamp = lane.stores, lane.stamp
             stored = await self._queue.first(lane.name, lane.cursor, limit)
             is_unchanged = not lane.storing and (lane.stores, lane.stamp) == (stores, stamp)
-            partitions = owned()  # a rebalance may have ended in the meantime
+            partitions = owned()  # read after the query: a rebalance may have ended meanwhile
             found = [change for change in stored if change.partition in partitions]
             if found:
                 if is_unchanged:
@@ -105,7 +106,7 @@ class StoredChanges:
         return None
 
     async def _record(self, new: Sequence[tuple[Lane, Sequence[Change]]]) -> None:
-        """Write the records of lanes that have none, or of which earlier changes come."""
+        """Write the records of lanes that have none, or whose new changes are before the recorded head."""
         records: list[tuple[Lane, LaneRecord]] = []
         for lane, changes in new:
             head = min(change.position for change in changes)
@@ -121,9 +122,9 @@ class StoredChanges:
             lane.is_recorded = True
 
     async def _advance(self, lane: Lane, head: int) -> None:
-        """Raise the head in the record, so that a search after a restart begins there."""
+        """Raise the head in the record, so that reading begins there after a restart."""
         if lane.stamp and head > lane.recorded_head:
-            lane.recorded_head = head  # before the write: earlier changes are recorded anew from here on
+            lane.recorded_head = head  # set before the write, so that a concurrent earlier change rewrites it
             await self._records.advance(lane.record_id, lane.stamp, head)
 
     def _queued(self, change: Change) -> QueuedChange:
@@ -151,7 +152,7 @@ class StoredChanges:
 
 @contextmanager
 def _storing(changes_by_lane: Sequence[tuple[Lane, Sequence[Change]]]) -> Iterator[None]:
-    """Note that changes of lanes are being stored: a search at this time may not see them."""
+    """Count a running write of changes at their lanes: a concurrent query may not find these changes."""
     for lane, changes in changes_by_lane:
         lane.storing += 1
         lane.cursor.lower(change.position for change in changes)
@@ -164,14 +165,14 @@ def _storing(changes_by_lane: Sequence[tuple[Lane, Sequence[Change]]]) -> Iterat
 
 
 def complete(change: Change) -> None:
-    """Complete the record of a change, if it has one."""
+    """Complete the Kafka record of a change, if the change still has one."""
     if change.completion is not None:
         completion, change.completion = change.completion, None
         completion.done()
 
 
 def fail(changes: Iterable[Change], error: DatabaseUnavailable) -> None:
-    """Have the records of changes handled again."""
+    """Fail the Kafka records of changes, so that they are handled again."""
     for change in changes:
         if change.completion is not None:
             completion, change.completion = change.completion, None
@@ -179,7 +180,7 @@ def fail(changes: Iterable[Change], error: DatabaseUnavailable) -> None:
 
 
 def restored(queued: QueuedChange) -> Change:
-    """Return the change that was stored."""
+    """Return a stored change as the carrier takes it."""
     request = SyncRequested.model_validate(queued.request)
     return Change(
         request=request,

@@ -1,4 +1,4 @@
-"""Turns of lanes: each workspace has some at a time, and its lanes take turns."""
+"""Fair scheduling of lanes: a workspace runs a bounded number of them at a time, the others queue."""
 
 import asyncio
 from collections import Counter, deque
@@ -8,21 +8,21 @@ from typing import Final
 from services.sync.carry.lane import Lane
 
 _MAX_ACTIVE: Final = 50
-"""Lanes of a workspace that carry a change at the same time."""
+"""Maximum number of lanes of a workspace that run at the same time."""
 
 
 class Turns:
-    """Runs a turn of each lane that is started. Workspaces do not wait for each other."""
+    """Runs turns of started lanes, in a queue for each workspace. Workspaces do not wait for each other."""
 
     def __init__(self, run: Callable[[Lane], Awaitable[bool]]) -> None:
-        """`run` carries some changes of a lane. It returns whether there are more to carry now."""
+        """`run` applies some changes of a lane, and returns True if it has more that can be applied now."""
         self._run = run
         self._active: Counter[str] = Counter()
         self._lines: dict[str, deque[Lane]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, lane: Lane) -> None:
-        """Give a lane a turn, at once or when others of its workspace have had theirs."""
+        """Schedule a turn of a lane: now, or when a running lane of its workspace ends its turn."""
         lane.is_running = True
         if self._active[lane.workspace] < _MAX_ACTIVE:
             self._begin(lane)
@@ -30,12 +30,12 @@ class Turns:
             self._lines.setdefault(lane.workspace, deque()).append(lane)
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait for the turns that are under way."""
+        """Wait up to `timeout_s` seconds for the turns that are running."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
 
     async def stop(self) -> None:
-        """End all turns."""
+        """Cancel all turns."""
         self._lines.clear()
         tasks = list(self._tasks)
         for task in tasks:

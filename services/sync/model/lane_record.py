@@ -1,4 +1,4 @@
-"""Which lanes have changes that wait in `sync_queue`, so that nobody has to search the queue for them."""
+"""Record of a lane that may have changes in `sync_queue`: new owners need not search the queue."""
 
 from secrets import token_hex
 from typing import Final, Self
@@ -9,10 +9,10 @@ LANES: Final = "sync_lanes"
 
 
 class LaneRecord(Record):
-    """A lane that may have waiting changes of a partition: none of them is before position `head`.
+    """A lane that may have waiting changes of a partition, none of them before position `head`.
 
-    Whoever stores changes writes it first, with a new `stamp`. Whoever has found no waiting change deletes
-    it, if it still has the stamp that it had before the search.
+    It is written with a new `stamp` before changes are stored. It is deleted when a query finds no waiting
+    change, unless its stamp differs from that before the query: then changes were stored meanwhile.
     """
 
     workspace: str
@@ -26,7 +26,7 @@ class LaneRecord(Record):
     def of(cls, workspace: str, lane: str, account_key: str, partition: int, head: int) -> Self:
         """Return a record with a new stamp.
 
-        The partition is a part of its id: that of an account changes when the topic gets more of them.
+        The id includes the partition, because an account's partition changes when the topic gets more.
         """
         return cls(
             id=f"{partition}:{lane}",

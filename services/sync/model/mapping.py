@@ -93,7 +93,10 @@ class Mapping(OutboxRecord):
     reason: str | None = stored_null()
     fix: str | None = stored_null()
     failed_leg: str | None = stored_null()
-    """The leg whose conversation refused a change: once it takes one, the mapping works again."""
+    """Id of the leg whose conversation refused a change and so caused the status `error`.
+
+    The next change that succeeds there ends the error.
+    """
     version: int = 1
     created_at: datetime
     deleted_at: datetime | None = stored_null()
@@ -111,14 +114,9 @@ def account_key(provider: str, account: str) -> str:
 def lane_of(mapping_id: str, account: str, conversation: str) -> str:
     """Return the lane of a mapping to a conversation; `account` is its `account_key`.
 
-    Each mapping has a lane of its own, so that one that is paused holds up no other of the conversation.
+    Mappings do not share lanes, so a paused mapping does not delay another one to the same conversation.
     """
     return f"{mapping_id}:{account}:{conversation}"
-
-
-def hub_message_id(provider: str, account: str, conversation: str, external_id: str) -> str:
-    """Derive the hub's id of a message from its source. The importer derives the same."""
-    return f"msg_{derive(provider, account, conversation, external_id)}"
 
 
 def link_id(provider: str, account: str, conversation: str, external_id: str) -> str:

@@ -33,12 +33,12 @@ class TraceEntry(StoredPart):
 
 
 class Target(StoredPart):
-    """A message at one leg.
+    """The copy of a message at one leg.
 
-    `parts` are its ids there, in order, and `thread` is the thread that it is in; `revision` is that of the
-    last edit shown there. `sending_at` is written before a part is sent, and removed with the outcome, for
-    whoever takes over after a crash. A message is in the state `sending` then; an added part leaves it
-    `sent`. `reactions` are the emoji that the hub has set there.
+    `parts` are the ids of its parts in order, `thread` is the thread that has it, `revision` is that of the
+    last edit shown there. `sending_at` is stored before a part is sent, and removed with the outcome: if it
+    is set after a crash, the part may have been sent. The state is `sending` meanwhile, except for a part
+    that an edit adds, during which it stays `sent`. `reactions` are the emoji that the hub has set there.
     """
 
     leg: str
@@ -47,11 +47,10 @@ class Target(StoredPart):
     conversation: str
     state: TargetState = "waiting"
     parts: tuple[str, ...] = ()
-    part_count: int = 0
     thread: str | None = stored_null()
     with_files: bool = False
     text_digest: str = ""
-    """Of the text that the chat has been sent last: by it, an edit that comes back is recognized."""
+    """Digest of the text last sent to the chat, by which an echo of an edit is recognized."""
     revision: int = -1
     reactions: tuple[str, ...] = ()
     sending_at: datetime | None = stored_null()
@@ -61,12 +60,12 @@ class Target(StoredPart):
     fix: str | None = stored_null()
     attempts: int = 0
     fetches: int = 0
-    """How often a file of the message could not be fetched."""
+    """Number of attempts that ended because a file of the message could not be downloaded."""
     sent_at: datetime | None = stored_null()
     discarded_at: datetime | None = stored_null()
-    """Changes that were received before are not carried any more."""
+    """When the target was discarded: changes received before are not applied."""
     notified_at: datetime | None = stored_null()
-    """When its source got a notice that it was given up."""
+    """When a notice of the failure was written to the source conversation."""
     trace: tuple[TraceEntry, ...] = ()
 
 
@@ -136,16 +135,16 @@ class MessageLink(Record):
 
 QueueState = Literal["waiting", "aside", "failed"]
 BUCKETS: Final = 256
-"""Each change is in one of so many groups, at random: from some of them, counts of all are estimated."""
+"""Number of buckets. Each change is in a random one, so a few buckets are a sample of all changes."""
 
 
 class QueuedChange(Record):
-    """A change that could not be carried at once.
+    """A change that could not be applied at once.
 
-    Those of a `lane` (`lane_of`) that are `waiting` go out by `position`, the first of them not before
-    `due_at`. A change that is `aside` holds up no other, and is tried again at `due_at`; if its lane waits
-    then, it is `waiting` too. One that has `failed` is kept for a retry. `partition` is that of its record on
-    `sync.requested`: the process that owns it works on the change.
+    The `waiting` changes of a `lane` (`lane_of`) are applied by `position`, the first one not before its
+    `due_at`. A change that is `aside` is retried at `due_at`, and later changes of its lane do not wait for
+    it; if its lane waits at that time, it becomes `waiting`. A `failed` change is stored for a retry by a
+    person. `partition` is that of its record on `sync.requested`: the owner of that partition applies it.
     """
 
     workspace: str

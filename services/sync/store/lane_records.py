@@ -1,4 +1,4 @@
-"""The records of lanes with waiting changes, as they are stored."""
+"""Repository of lane records."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
@@ -32,10 +32,10 @@ class LaneRecords:
         return [LaneRecord.from_document(document) for document in documents]
 
     async def put(self, records: Sequence[LaneRecord]) -> None:
-        """Write records with their stamps. A lower head that is stored already stays."""
+        """Upsert records with their stamps. A stored head that is lower is not raised."""
         try:
             await self._put(records)
-        except Duplicate:  # two processes inserted the same record at the same time: now it is there
+        except Duplicate:  # another process inserted the record at the same time: update it
             await self._put(records)
 
     async def _put(self, records: Sequence[LaneRecord]) -> None:
@@ -48,11 +48,11 @@ class LaneRecords:
             await self._collection.bulk_write(writes, ordered=False)
 
     async def advance(self, record_id: str, stamp: str, head: int) -> None:
-        """Note that no waiting change is before a position, unless somebody has stored changes since."""
+        """Raise the head of a record, unless its stamp has changed: changes were stored since."""
         with translate_errors():
             await self._collection.update_one({"_id": record_id, "stamp": stamp}, {"$set": {"head": head}})
 
     async def remove(self, record_id: str, stamp: str) -> None:
-        """Remove the record of a lane without waiting changes, unless somebody has stored one since."""
+        """Delete the record of a lane, unless its stamp has changed: changes were stored since."""
         with translate_errors():
             await self._collection.delete_one({"_id": record_id, "stamp": stamp})

@@ -28,7 +28,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("expires_at", 1),), ttl_s=0),
     )
 }
-_MAX_DUE: Final = 200
+_MAX_DUE: Final = 400
+"""Set-aside changes that one search returns."""
 POSITION_BITS: Final = 22
 """Of a position, for the order of the records of one millisecond."""
 _FIRST_WINDOW: Final = 200 << POSITION_BITS
@@ -41,13 +42,16 @@ _MAX_IDS: Final = 50
 
 @dataclass(slots=True)
 class QueueCursor:
-    """Where the first waiting change of a lane is found: none is before `head`, None if none is stored."""
+    """The position to read a lane from: it has no waiting change before `head`, or none at all if it is None.
+
+    `width` is the range of positions that the next query reads.
+    """
 
     head: int | None = None
     width: int = _FIRST_WINDOW
 
     def lower(self, positions: Iterable[int]) -> None:
-        """Note that changes at these positions are stored: records that come again have earlier ones."""
+        """Lower the head to the first of these positions: a redelivered Kafka record may be before it."""
         self.head = min(positions) if self.head is None else min((self.head, *positions))
 
 
@@ -58,12 +62,12 @@ class SyncQueue:
         self._collection = mongo.collection(QUEUE)
 
     async def delete_all(self, workspace: str) -> None:
-        """Delete every change that waits of a workspace."""
+        """Delete every stored change of a workspace."""
         with translate_errors():
             await self._collection.delete_many({"workspace": workspace})
 
     async def add(self, changes: Sequence[QueuedChange]) -> None:
-        """Store changes. One that exists stays as it is: its record is a repeated one."""
+        """Insert changes. One that exists stays as it is: its Kafka record was redelivered."""
         if not changes:
             return
         try:
@@ -75,15 +79,15 @@ class SyncQueue:
             pass
 
     async def first(self, lane: str, cursor: QueueCursor, limit: int) -> list[QueuedChange]:
-        """Return the first waiting changes of a lane, or fewer of them if those after are much later.
+        """Return up to `limit` waiting changes of a lane, in their order; fewer if the next is much later.
 
-        Growing windows are read: the embedded database reads everything that a query matches before it
-        applies a limit (ADR 0034). The width of the first one follows from how dense the changes were. The
-        caller advances the head of the cursor.
+        Ranges of positions are queried that grow until one has changes: the embedded database reads all that
+        a query matches before it applies a limit (ADR 0034). The first width adapts to how dense the
+        changes are. The caller advances the head of the cursor.
         """
         head, width = cursor.head or 0, cursor.width
         now = int(utcnow().timestamp() * 1000) << POSITION_BITS
-        while head + width < now:  # what was stored now is in the last window
+        while head + width < now:  # changes of this moment are in the last, open range
             if found := await self._find_first(lane, {"$gte": head, "$lt": head + width}, limit):
                 break
             head, width = head + width, width * _WINDOW_GROWTH
@@ -102,29 +106,31 @@ class SyncQueue:
             documents = await found.limit(limit).to_list(limit)
         return [QueuedChange.from_document(document) for document in documents]
 
-    async def due_aside(self, partitions: Collection[int]) -> list[QueuedChange]:
-        """Return changes of these partitions that are aside and due, in their order."""
+    async def find_set_aside(self, partitions: Collection[int]) -> list[QueuedChange]:
+        """Return set-aside changes of these partitions whose `due_at` has passed, ordered by position.
+
+        Each partition has an equal part of the limit: one with many of them does not hide those of others.
+        """
+        limit = max(1, _MAX_DUE // max(1, len(partitions)))
         documents: list[Document] = []
         for partition in partitions:  # of several, the embedded database would read all that are aside
             query = {"state": "aside", "partition": partition, "due_at": {"$lte": utcnow()}}
             with translate_errors():
-                documents += await self._collection.find(query).limit(_MAX_DUE).to_list(_MAX_DUE)
-            if len(documents) >= _MAX_DUE:
-                break
+                documents += await self._collection.find(query).limit(limit).to_list(limit)
         return sorted(map(QueuedChange.from_document, documents), key=lambda change: change.position)
 
     async def postpone(self, change: QueuedChange, due_at: datetime, *, attempts: int, reason: str) -> None:
-        """Store when a change is tried again, after how many attempts, and why not now."""
+        """Store the next due time of a change, its number of attempts, and the reason to wait."""
         fields = {"due_at": due_at, "attempts": attempts, "reason": reason}
         with translate_errors():
             await self._collection.update_one({"_id": change.id}, {"$set": fields})
 
     async def set_aside(self, change: QueuedChange, due_at: datetime, reason: str) -> None:
-        """Set a change aside: it holds up no other until it is due."""
+        """Set a change aside until `due_at`: later changes of its lane do not wait for it."""
         await self._set_state(change.id, "aside", due_at=due_at, reason=reason)
 
     async def rejoin(self, changes: Sequence[QueuedChange]) -> None:
-        """Let changes that are aside wait in the order of their lanes."""
+        """Give set-aside changes the state `waiting` again, in the order of their lanes."""
         for batch in _batches(changes):
             with translate_errors():
                 await self._collection.update_many(

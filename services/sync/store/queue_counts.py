@@ -1,4 +1,4 @@
-"""Counts of the changes that wait or have failed, with a bounded cost."""
+"""Count the stored changes of a workspace at a bounded cost, by a sample if there are many."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _FIELDS: Final = {"lane": 1, "mapping_id": 1, "account_key": 1, "created_at": 1,
 
 @dataclass(slots=True)
 class LaneCount:
-    """Changes of a target conversation: how many by state, since when, and a reason of one of them."""
+    """Numbers of changes for one conversation by state, the oldest one's time, and the reason of one."""
 
     account_key: str
     conversation: str
@@ -26,7 +26,7 @@ class LaneCount:
     reason: str = ""
 
     def add(self, state: QueueState, count: int, oldest_at: datetime, reason: str) -> None:
-        """Add changes of one state."""
+        """Add a number of changes in one state."""
         self.counts[state] += count
         self.oldest_at = min(self.oldest_at or oldest_at, oldest_at)
         self.reason = self.reason or reason
@@ -34,14 +34,14 @@ class LaneCount:
 
 @dataclass(slots=True)
 class QueueCount:
-    """Changes by lane. They are `estimated` if there were too many to count each."""
+    """The numbers of changes by conversation. `estimated` is True if they were extrapolated from a sample."""
 
     lanes: list[LaneCount]
     estimated: bool
 
 
 class QueueCounts:
-    """Counts changes of a state in a sample if there are more than about 1,000."""
+    """Counts changes; if a state has more than about 1,000, by a sample."""
 
     def __init__(self, mongo: Mongo) -> None:
         self._collection = mongo.collection(QUEUE)
@@ -49,8 +49,8 @@ class QueueCounts:
     async def count(self, workspace: str, mapping_id: str | None) -> QueueCount:
         """Count the changes of a workspace, or of one of its mappings. Raises `DatabaseUnavailable`.
 
-        Of each state, some buckets are read: few if there are many changes. What was found stands for
-        the rest. The embedded database has no cheaper way to find out that there are many.
+        For each state, buckets are read until about 1,000 changes were found, and the numbers are scaled up
+        to all buckets. In the embedded database, a count costs as much as reading the documents.
         """
         base: Document = {"mapping_id": mapping_id} if mapping_id else {"workspace": workspace}
         lanes: dict[tuple[str, str], LaneCount] = {}
@@ -70,7 +70,7 @@ class QueueCounts:
         return QueueCount(list(lanes.values()), estimated)
 
     async def _sample(self, query: Document) -> tuple[list[Document], int]:
-        """Return the changes of as many buckets as are needed for a sample, and their number."""
+        """Return the changes of the first buckets, until they suffice, and the number of these buckets."""
         documents: list[Document] = []
         for step in _steps():
             with translate_errors():
@@ -82,7 +82,7 @@ class QueueCounts:
 
 
 def _steps() -> Iterator[range]:
-    """Yield the buckets in growing steps."""
+    """Yield all buckets in ranges, each of them larger than the one before."""
     start, stop = 0, 1
     while start < BUCKETS:
         yield range(start, stop)
@@ -90,6 +90,6 @@ def _steps() -> Iterator[range]:
 
 
 def _target(document: Document) -> tuple[str, str]:
-    """Return the account's key and the conversation of a change."""
+    """Return the account key and the conversation of a stored change."""
     prefix = lane_of(document["mapping_id"], document["account_key"], "")
     return document["account_key"], document["lane"].removeprefix(prefix)

@@ -15,9 +15,9 @@ from shared.runtime.logs import Log
 
 _MAX_PER_BATCH: Final = 50
 _MAX_PER_WORKSPACE: Final = 10
-"""People of one workspace that a batch waits for: messages that mention many must not slow others down."""
+"""Maximum number of people of one workspace that a batch loads, so that it does not delay others."""
 _LATE_PAUSE_S: Final = 60.0
-"""Until a batch waits for people of a workspace again that has made one wait for as long as it can."""
+"""Time in which no people of a workspace are loaded, after its provider was too slow for a batch."""
 _MAX_AGE_S: Final = 3600.0
 _UNKNOWN_AGE_S: Final = 60.0
 _RETRY_PAUSE_S: Final = 0.2
@@ -27,7 +27,7 @@ _CONCURRENT: Final = 8
 
 
 class Profiles:
-    """People in memory, for an hour; one whom the provider does not tell, for a minute."""
+    """Cache of people: for an hour, or for a minute if the provider did not return the person."""
 
     def __init__(self, accounts: SyncAccounts, calls: ChannelCalls, log: Log) -> None:
         self._accounts = accounts
@@ -43,9 +43,12 @@ class Profiles:
         return entry[1] if entry else None
 
     async def load(self, people: Collection[tuple[AccountRef, str]]) -> None:
-        """Ask the providers for people who are not in memory, the first ones first, for at most two seconds.
+        """Load people who are not cached from their providers, within two seconds in all.
 
-        A workspace whose provider took longer is not waited for again for a minute.
+        If a provider takes longer, people of that workspace are not loaded for the next minute: not every
+        batch is delayed. The more such workspaces there are, the shorter is the time for the others, because
+        each of them would delay the messages of all. Of more people than the limits allow, the first ones are
+        loaded.
         """
         now = monotonic()
         self._paused_until = {name: until for name, until in self._paused_until.items() if until > now}
@@ -56,12 +59,12 @@ class Profiles:
             if (entry is None or entry[0] < now) and ref.workspace not in self._paused_until:
                 count_by_workspace[ref.workspace] += 1
                 wanted.append((count_by_workspace[ref.workspace], ref, person_id))
-        # In turns, so that no workspace takes the places of the others.
+        # Interleaved, so that one workspace cannot use the batch's whole limit.
         wanted = sorted(item for item in wanted if item[0] <= _MAX_PER_WORKSPACE)[:_MAX_PER_BATCH]
         if not wanted:
             return
         tasks = {asyncio.create_task(self._read(ref, person)): ref.workspace for _, ref, person in wanted}
-        _, late = await asyncio.wait(tasks, timeout=_TIMEOUT_S)
+        _, late = await asyncio.wait(tasks, timeout=_TIMEOUT_S / (1 + len(self._paused_until)))
         for task in late:
             task.cancel()
             self._paused_until[tasks[task]] = monotonic() + _LATE_PAUSE_S
@@ -71,7 +74,7 @@ class Profiles:
         channel = self._accounts.channel(ref.provider)
         if not isinstance(channel, ReadsProfiles):
             return
-        # If this takes too long, the person stays as known for a while, and nobody waits again.
+        # If this is cancelled for its time, the cached value stays for a minute and is not loaded again.
         known = self.get(ref, person_id)
         self._entries[ref, person_id] = (monotonic() + _UNKNOWN_AGE_S, known)
         person: Person | None = None

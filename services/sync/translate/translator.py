@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from services.sync.accounts import AccountRef, SyncAccounts, channel_account
-from services.sync.model.mapping import CHAT, hub_message_id, link_id
+from services.sync.model.mapping import CHAT, link_id
 from services.sync.model.marker import marker_parts
 from services.sync.model.synced_message import synced_id_for
 from services.sync.store.conflicts import Conflicts
@@ -27,6 +27,7 @@ from services.sync.translate.profiles import Profiles
 from services.sync.translate.reactions import Reactions
 from services.sync.translate.text import People
 from shared.contracts.errors import Invalid, Malformed
+from shared.contracts.ids import provider_message_id_for
 from shared.contracts.topics import CHAT_EVENTS
 from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import (
@@ -51,6 +52,10 @@ _MAX_DROPPED: Final = 10_000
 _ACK_TIMEOUT_S: Final = 10.0
 _MAX_NAMED: Final = 20
 """People of one message whose names are asked for."""
+_MAX_PART_BYTES: Final = 4 * 1024 * 1024
+"""Of the changes of a batch that are published together, counted once for each leg of their mappings."""
+MappedChange = tuple[Incoming, Sequence[MappedLeg]]
+"""A change, and the legs that it came from."""
 
 
 class Translator:
@@ -89,7 +94,7 @@ class Translator:
         A body that is not the provider's or the chat's becomes a dead letter. Raises `DatabaseUnavailable`
         and `BrokerUnavailable`: nothing of the batch is complete then.
         """
-        await self._index.current()
+        await self._index.ensure_current()
         incoming: list[Incoming] = []
         for consumed in batch:
             try:
@@ -97,9 +102,30 @@ class Translator:
             except (Malformed, Invalid) as error:
                 # The others of the batch are not handled again for it.
                 batch.take(consumed).fail(error)
-        mapped = [(item, found) for item in incoming if (found := self._mapped(item))]
-        if not mapped:
-            return
+        for part in self._parts(incoming):
+            await self._translate(part)
+
+    def _parts(self, incoming: Sequence[Incoming]) -> Iterable[Sequence[MappedChange]]:
+        """Yield those changes that have mappings, in parts, each after the one before is published.
+
+        What a part publishes takes bounded memory, although each change may go to hundreds of legs. A part
+        ends where a conversation moves: the changes after it name the conversation by its new id.
+        """
+        part: list[MappedChange] = []
+        size = 0
+        for item in incoming:
+            if not (legs := self._mapped(item)):
+                continue
+            part.append((item, legs))
+            size += len(item.event.data) * sum(len(mapping.legs) for mapping, _ in legs)
+            if size >= _MAX_PART_BYTES or isinstance(item.change, ConversationMoved):
+                yield part
+                part, size = [], 0
+        if part:
+            yield part
+
+    async def _translate(self, mapped: Sequence[MappedChange]) -> None:
+        """Store and publish what changes mean for the other legs."""
         state = BatchState(self._messages)
         await self._load(state, mapped)
         people = await self._people([found for found in mapped if not _is_own_message(found[0].change)])
@@ -177,7 +203,7 @@ class Translator:
         found = self._index.find(ref.workspace, ref.provider, ref.account, conversation)
         return [mapped for mapped in found if mapped.mapping.status != "paused"]
 
-    async def _load(self, state: BatchState, mapped: Sequence[tuple[Incoming, Sequence[MappedLeg]]]) -> None:
+    async def _load(self, state: BatchState, mapped: Sequence[MappedChange]) -> None:
         """Read the messages and links that the changes refer to."""
         links = {
             link_id(item.ref.provider, item.ref.account, conversation, external_id)
@@ -190,7 +216,7 @@ class Translator:
             messages.update(_needed_messages(item, legs, state))
         await state.load(messages)
 
-    async def _people(self, mapped: Iterable[tuple[Incoming, Sequence[MappedLeg]]]) -> People:
+    async def _people(self, mapped: Iterable[MappedChange]) -> People:
         """Read who is who, and the names that the events do not tell."""
         people: set[tuple[AccountRef, str]] = set()
         users: dict[str, set[str]] = {}
@@ -251,6 +277,7 @@ class Translator:
             for mapping, leg in legs:
                 if await self._mappings.move_leg(mapping.id, mapping.workspace, leg.id, change.new):
                     self._log.info("mapping.moved", mapping_id=mapping.id, leg=leg.id)
+            await self._index.ensure_current()
         elif isinstance(change, ConversationClosed):
             reason, fix = split_fix(change.reason)
             for mapping, leg in legs:
@@ -320,7 +347,7 @@ def _needed_messages(item: Incoming, legs: Sequence[MappedLeg], state: BatchStat
         link = state.link(link_id(*ref[1:], conversation, external_id))
         if link is not None:
             yield link.synced_id
-        hub_id = hub_message_id(*ref[1:], conversation, external_id)
+        hub_id = provider_message_id_for(*ref[1:], conversation, external_id)
         for mapping, _ in legs:
             if link is None or link.mapping_id != mapping.id:
                 yield synced_id_for(mapping.id, hub_id)
