@@ -128,7 +128,9 @@ def _visible(node: Inline) -> str:
 
 def canonical(document: Document) -> Document:
     """Return the canonical tree of a document. No text is lost, empty nodes and surplus nesting are."""
-    return document if document.is_canonical else Document(canonical_blocks(document.blocks), is_canonical=True)
+    return (
+        document if document.is_canonical else Document(canonical_blocks(document.blocks), is_canonical=True)
+    )
 
 
 def canonical_blocks(blocks: Iterable[Block], containers: int = 0) -> tuple[Block, ...]:
