@@ -14,6 +14,7 @@ for module in (
     "interlink.prepare",
     "services.delivery.app",
     "services.gateway.app",
+    "services.importer.app",
     "services.oauth.app",
     "services.sync.app",
     # What libraries import when they are first used.

@@ -51,10 +51,12 @@ def parse_settings(texts: Sequence[str]) -> Json:
 
 
 def mapping_lines(mapping: Mapping[str, Any]) -> Iterator[str]:
-    """Yield lines about a mapping: id, status and name, then a line for each leg."""
+    """Yield lines about a mapping: id, status and name, then each leg with what is wrong with its account."""
     yield "  ".join(filter(None, (mapping["id"], mapping["status"], mapping["name"])))
     for leg in mapping["legs"]:
         yield f"  {_ARROWS[leg['direction']]} {_leg(leg)}"
+        if leg["problem"]:
+            yield f"      problem: {leg['problem']}"
     if mapping["reason"]:
         yield f"  problem: {mapping['reason']}"
     if mapping["fix"]:

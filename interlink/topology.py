@@ -113,6 +113,7 @@ class Topology:
             env = {**_LOCAL_EGRESS_SETTINGS, **env}
         env["INTERLINK_PUBLIC_URL"] = self.public_url
         env["INTERLINK_DATA_DIR"] = str(self._folder.path)
+        env.setdefault("INTERLINK_UPLOAD_FOLDER", str(self._folder.path / "uploads"))
         return env
 
     def _key(self) -> str:

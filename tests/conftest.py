@@ -20,8 +20,10 @@ from tests.support.leaks import Searched, search
 
 _FACTS = pytest.StashKey[list[str]]()
 _SEARCHED = pytest.StashKey[Searched]()
-_LAST = frozenset({"contracts", "manifests", "providers", "verification", "webhooks", "wire"})
-"""Folders of modules that take seconds: they come last, so that all workers of a run end at the same time."""
+_LAST = frozenset({"contracts", "manifests", "verification", "webhooks", "wire"})
+"""Folders of modules that take seconds: they come last, so that all workers of a run end at the same time.
+
+Not `providers`: one of its modules takes more than a minute, and would be the tail of a run."""
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ class ServiceName(StrEnum):
     DELIVERY = "delivery"
     SYNC = "sync"
     OAUTH = "oauth"
+    IMPORTER = "importer"
 
 
 DataDir = Annotated[

@@ -77,7 +77,7 @@ def list_mappings(
     url: Url = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Show mappings with their legs, and what is wrong with those in error."""
+    """Show mappings with their legs, accounts that have to be connected again, and what an error asks for."""
     from interlink.sync import mapping_lines  # noqa: PLC0415
 
     params = {"status": status, "provider": provider}

@@ -12,15 +12,19 @@ from shared.manifests.webhook import BodyReader
 from shared.wire.message_template import MessageTemplateError
 
 PROVIDERS_ROOT: Final = Path(str(files("shared.providers")))
+_HISTORY: Final = "history.py"
 _PROJECT: Final = PROVIDERS_ROOT.parent.parent
 
 
 def _is_missing_manifest(entry: Path) -> bool:
     """Return whether a folder should have a manifest and has none.
 
-    A folder with nothing but `__pycache__` is left over from a removed provider.
+    A folder with nothing but `__pycache__` is left over from a removed provider. One with a `history.py` may
+    do without: its provider sends nothing to the hub, and only its exports are read.
     """
-    if not entry.is_dir() or entry.name.startswith(("_", ".")) or entry.joinpath(MANIFEST).is_file():
+    if not entry.is_dir() or entry.name.startswith(("_", ".")):
+        return False
+    if entry.joinpath(MANIFEST).is_file() or entry.joinpath(_HISTORY).is_file():
         return False
     return [inner.name for inner in entry.iterdir()] != ["__pycache__"]
 

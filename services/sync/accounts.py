@@ -70,6 +70,19 @@ class SyncAccounts:
             raise NotFound(f"{name} is not connected any more: connect the account again")
         return integration
 
+    async def problems(self, refs: Collection[AccountRef]) -> dict[AccountRef, str]:
+        """Return why accounts cannot be used, and the fix, for those of them that cannot.
+
+        Raises `DatabaseUnavailable`.
+        """
+        found: dict[AccountRef, str] = {}
+        for ref in refs:
+            try:
+                await self.find(*ref)
+            except NotFound as error:
+                found[ref] = error.detail
+        return found
+
     async def find_reading(self, ref: AccountRef) -> Integration | None:
         """Return the integration of an account whose events are read; None if it is switched off.
 

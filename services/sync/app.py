@@ -130,6 +130,7 @@ async def build(runtime: Runtime) -> Service:
     lookups = Lookups(accounts, integrations, calls, providers)
     mappings_api = MappingsApi(
         mappings,
+        accounts,
         MappingRings(mappings),
         LegResolver(lookups, providers, known.connectors),
         MappingTest(accounts, lookups, runtime.producer),

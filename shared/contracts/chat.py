@@ -13,7 +13,8 @@ from shared.contracts.messages import Embed, Payload, TimeText
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Name = Annotated[str, StringConstraints(max_length=256)]
-Text = Annotated[str, StringConstraints(max_length=40_000)]
+MAX_TEXT_CHARACTERS: Final = 40_000
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARACTERS)]
 MAX_ATTACHMENTS = 50
 
 INBOUND: Final = "inbound."

@@ -42,6 +42,7 @@ from shared.contracts.event_payloads import (
     WebhookTest,
 )
 from shared.contracts.event_type import EventType
+from shared.contracts.history_event_types import HISTORY_TYPES, PUBLISHED_HISTORY
 from shared.contracts.message_event_types import ANN, CHAT_MESSAGES, INBOUND_MESSAGES, MESSAGE_EXAMPLE
 from shared.contracts.messages import ProviderEvent
 
@@ -360,10 +361,11 @@ _HUB: Final = (
 
 EVENT_TYPES: Final[Mapping[str, EventType]] = {
     event_type.name: event_type
-    for event_type in (*CHAT_MESSAGES, *INBOUND_MESSAGES, *_CHAT, *_SUPPORT, *_HUB)
+    for event_type in (*CHAT_MESSAGES, *INBOUND_MESSAGES, *HISTORY_TYPES, *_CHAT, *_SUPPORT, *_HUB)
 }
 """Every type by its canonical name."""
 
+_PUBLISHED_HISTORY: Final = frozenset(event_type.name for event_type in PUBLISHED_HISTORY)
 _CANONICAL: Final = {
     alias: event_type.name for event_type in EVENT_TYPES.values() for alias in event_type.aliases
 }
@@ -375,8 +377,8 @@ def canonical(name: str) -> str:
 
 
 def is_published_by_hub(name: str) -> bool:
-    """Return whether only the hub's sync service publishes events of this type: those of `chat.inbound`.
+    """Return whether only the hub itself publishes events of this type: of `chat.inbound`, `chat.history`.
 
     True for a signal too: it has a topic of its own, and no outgoing webhook gets it.
     """
-    return name.startswith(INBOUND) or name == SIGNAL
+    return name.startswith(INBOUND) or name == SIGNAL or name in _PUBLISHED_HISTORY

@@ -11,6 +11,8 @@ from pydantic import Field
 from shared.contracts.chat import ChatAttachment, ChatAuthor, ChatOrigin, Id, Name, Text
 from shared.contracts.messages import Payload, TimeText
 
+HISTORY: Final = "history."
+"""The root of the types of `chat.history`, and of its confirmation."""
 HISTORY_USERS: Final = "history.users"
 HISTORY_CHANNELS: Final = "history.channels"
 HISTORY_MESSAGES: Final = "history.messages"
@@ -114,10 +116,15 @@ class RejectedMessage(Payload):
 
 
 class HistoryStored(Payload):
-    """The data of `history.stored`: the chat's result of a batch. Its counts add up to the batch's size."""
+    """The data of `history.stored`: the chat has stored a batch, except for the messages that it names.
+
+    `duplicates` has the ids of messages that it had already, live or from another import. It left them as
+    they are, and an undo of this import does not remove them. A message that it has from the same import is
+    no duplicate. A batch of `history.withdrawn` is confirmed in the same way; `rejected` are the messages
+    that it did not delete.
+    """
 
     import_id: Id
     batch_id: Id
-    stored: int
-    duplicates: int = 0
+    duplicates: Annotated[tuple[Id, ...], Field(max_length=MAX_BATCH)] = ()
     rejected: Annotated[tuple[RejectedMessage, ...], Field(max_length=MAX_BATCH)] = ()

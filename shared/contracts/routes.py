@@ -30,18 +30,23 @@ SERVICE_PATHS: Final[Paths] = {
         "/api/conflicts",
         "/api/files",
     ),
+    "importer": ("/api/imports", "/api/uploads"),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials", "/api/polling-triggers"),
 }
 """The patterns of all services but the gateway, which serves every other path."""
 
 
 FILES_PATH: Final = "/api/files"
+UPLOADS_PATH: Final = "/api/uploads"
 _ACCOUNT_CALL: Final = re.compile(r"/api/integrations/[^/]+/proxy/.*")
 _FILE: Final = re.compile(rf"{FILES_PATH}/[^/]+")
+_UPLOAD: Final = re.compile(rf"{UPLOADS_PATH}/[^/]+")
 MAX_STREAMED_BYTES: Final = 10 * 1024 * 1024
 """Of a request and of a response of an account call; their bodies are passed on as streams."""
 MAX_FILE_BYTES: Final = 1024 * 1024 * 1024
 """Of a served file, whatever the settings say."""
+MAX_UPLOAD_BYTES: Final = 1024**4
+"""Of a request with bytes of an upload, whatever the settings say."""
 
 
 def is_account_call(path: str) -> bool:
@@ -54,9 +59,14 @@ def is_file(path: str) -> bool:
     return _FILE.fullmatch(path) is not None
 
 
+def is_upload(path: str) -> bool:
+    """Return whether a path is that of an upload."""
+    return _UPLOAD.fullmatch(path) is not None
+
+
 def is_streamed(path: str) -> bool:
     """Return whether the bodies of a path's requests and responses are passed on as streams."""
-    return is_account_call(path) or is_file(path)
+    return is_account_call(path) or is_file(path) or is_upload(path)
 
 
 class RouteTable:

@@ -14,6 +14,13 @@ from shared.contracts.chat import (
     STATUS_CHANGED,
     ChatSignal,
 )
+from shared.contracts.history import (
+    HISTORY_CHANNELS,
+    HISTORY_MESSAGES,
+    HISTORY_STORED,
+    HISTORY_USERS,
+    HISTORY_WITHDRAWN,
+)
 from shared.contracts.messages import DeadLetter
 from shared.contracts.sync import SyncRequested
 
@@ -66,11 +73,11 @@ CHAT_EVENTS = Topic(
     key="conversation or channel id",
     about="Events of the chat, published by its own services (or POST /api/events).",
     producers=("chat services", "gateway"),
-    consumers=("delivery", "sync"),
+    consumers=("delivery", "sync", "importer"),
     types=(
         *("message.created", "message.updated", "message.deleted"),
         *("message.reaction.added", "message.reaction.removed"),
-        *("channel.deleted", "channel.archived", "user.updated"),
+        *("channel.deleted", "channel.archived", "user.updated", HISTORY_STORED),
     ),
 )
 INTEGRATION_EVENTS = Topic(
@@ -118,6 +125,16 @@ CHAT_SIGNALS = Topic(
     payload=ChatSignal,
     retention_ms=10 * 60 * 1000,
 )
+CHAT_HISTORY = Topic(
+    name="chat.history",
+    key="channel id; the import's id for people and channels",
+    about="Batches of an import: people, channels and messages to add, and messages to take away again. The "
+    "chat confirms each batch by history.stored on chat.events.",
+    producers=("importer",),
+    consumers=("chat services",),
+    types=(HISTORY_USERS, HISTORY_CHANNELS, HISTORY_MESSAGES, HISTORY_WITHDRAWN),
+    retention_ms=30 * DAY_MS,
+)
 DEAD_LETTERS = Topic(
     name="dead.letters",
     key="as in the original topic",
@@ -137,5 +154,6 @@ TOPICS: tuple[Topic, ...] = (
     CHAT_INBOUND,
     CHAT_SIGNALS,
     SYNC_REQUESTED,
+    CHAT_HISTORY,
     DEAD_LETTERS,
 )

@@ -14,6 +14,7 @@ from shared.manifests.channel_types import MessageWritten, Person
 EARLIEST: Final = 0.0
 LATEST: Final = 4_102_444_800.0
 """The year 2100 as a Unix time. A later time is invalid."""
+NO_ANSWERS: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,29 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """One of the answers to a `Choice`: its value, and the text that a person sees."""
+
+    value: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A question that an export does not answer, such as the order of its dates. A person answers it.
+
+    `answer` is the value of the option that is in effect: the person's, or what the reader proposes; None if
+    it proposes none. A `required` choice without an answer stops the units from being read.
+    """
+
+    id: str
+    text: str
+    options: Sequence[Option]
+    answer: str | None = None
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """The contents of an export: people, conversations and units.
 
@@ -94,6 +118,7 @@ class Contents:
     `values` are the attributes of the account that the provider's channel uses, such as its URL. `missing`
     lists kinds of data that exports of this kind can have, but this one does not. `first_at` and `last_at`
     are the Unix times of the first and the last message, 0 if the units' days have to serve instead.
+    `choices` are questions for a person; everything else follows the answers in effect.
     """
 
     kind: str
@@ -105,6 +130,7 @@ class Contents:
     values: Mapping[str, str] = field(default_factory=dict)
     missing: Sequence[str] = ()
     notes: Sequence[str] = ()
+    choices: Sequence[Choice] = ()
     first_at: float = 0.0
     last_at: float = 0.0
 
@@ -176,10 +202,11 @@ class ReadsArchive(Protocol):
     KIND: str
     """What it reads, for a list of known exports: "Slack (ZIP)"."""
 
-    def contents(self, archive: Archive) -> Contents | None:
+    def contents(self, archive: Archive, answers: Mapping[str, str] = NO_ANSWERS) -> Contents | None:
         """Return the contents of an archive; None if it is not an export of this kind.
 
-        Raises `Unreadable` if it is one, but damaged.
+        `answers` are a person's, by the id of the choice; without one, the reader's proposal is in effect.
+        Raises `Unreadable` if the export is damaged, or an answer is not one of the options.
         """
         ...
 
@@ -189,3 +216,28 @@ class ReadsArchive(Protocol):
         Raises `Unreadable` if the rest of the unit cannot be read.
         """
         ...
+
+
+def choice(
+    id_: str,
+    text: str,
+    options: Sequence[Option],
+    answers: Mapping[str, str],
+    *,
+    proposed: str | None = None,
+    required: bool = True,
+) -> Choice:
+    """Return a choice with the answer that is in effect. Raises `Unreadable` for one that is no option."""
+    answer = answers.get(id_, proposed)
+    if answer is not None and all(option.value != answer for option in options):
+        known = ", ".join(option.value for option in options[:20])
+        raise Unreadable(f"{id_}: {answer[:80]!r} is no answer: choose one of {known[:500]}")
+    return Choice(id_, text, options, answer, required)
+
+
+def answers_in_effect(choices: Sequence[Choice]) -> Mapping[str, str]:
+    """Return the answers by the ids of their choices. Raises `Unreadable` if a required one has none."""
+    for item in choices:
+        if item.required and item.answer is None:
+            raise Unreadable(f"{item.id} is not answered: {item.text}")
+    return {item.id: item.answer for item in choices if item.answer is not None}

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Final
 
 from shared.richtext.tree import (
+    MARKS,
     Block,
     Bold,
     ChannelMention,
@@ -45,8 +46,9 @@ MAX_CONTAINERS: Final = 8
 """Levels of quotes and lists. With a paragraph, six marks and a text they are the MAX_DEPTH of a tree."""
 CUT_MARK: Final = "…"
 
-Mark = Bold | Italic | Strike | Underline | Spoiler
-_MERGED: Final = frozenset({Text, Code, Bold, Italic, Strike, Underline, Spoiler})
+_MarkNode = Bold | Italic | Strike | Underline | Spoiler
+_MERGED: Final = frozenset({Text, Code, *MARKS})
+_UNCHANGED: Final = frozenset({LineBreak, Emoji, Time})
 
 _LINE_END: Final = re.compile(r"\r\n|[\r\u2028\u2029]")
 _ANY_LINE_END: Final = re.compile(r"\r\n|[\n\r\u2028\u2029]")
@@ -126,7 +128,9 @@ def _visible(node: Inline) -> str:
 
 def canonical(document: Document) -> Document:
     """Return the canonical tree of a document. No text is lost, empty nodes and surplus nesting are."""
-    return Document(canonical_blocks(document.blocks))
+    return (
+        document if document.is_canonical else Document(canonical_blocks(document.blocks), is_canonical=True)
+    )
 
 
 def canonical_blocks(blocks: Iterable[Block], containers: int = 0) -> tuple[Block, ...]:
@@ -167,8 +171,11 @@ def canonical_inlines(nodes: Iterable[Inline]) -> tuple[Inline, ...]:
 def _inlines(nodes: Iterable[Inline], around: frozenset[type]) -> tuple[Inline, ...]:
     done: list[Inline] = []
     for node in nodes:
-        if type(node) is Text and node.text and not _UNCLEAN_OR_LINES.search(node.text):
-            _append(done, node)  # most nodes are texts without anything to do
+        # Most nodes have nothing that must be changed.
+        if type(node) in _UNCHANGED or (
+            type(node) is Text and node.text and not _UNCLEAN_OR_LINES.search(node.text)
+        ):
+            _append(done, node)
             continue
         for part in _inline(node, around):
             _append(done, part)
@@ -178,13 +185,13 @@ def _inlines(nodes: Iterable[Inline], around: frozenset[type]) -> tuple[Inline, 
 def _append(done: list[Inline], node: Inline) -> None:
     """Append a node, merged with the last one if both are texts, code, or marks of one kind."""
     kind = type(node)
-    if not done or type(done[-1]) is not kind or kind not in _MERGED:
+    if kind not in _MERGED or not done or type(done[-1]) is not kind:
         done.append(node)
         return
     last = done[-1]
     if isinstance(node, Text | Code) and isinstance(last, Text | Code):
         done[-1] = type(node)(last.text + node.text)
-    elif isinstance(node, Mark) and isinstance(last, Mark):
+    elif isinstance(node, MARKS) and isinstance(last, MARKS):
         merged = list(last.children)
         for child in node.children:
             _append(merged, child)
@@ -220,7 +227,7 @@ def _link(node: Link, around: frozenset[type]) -> tuple[Inline, ...]:
     return (Link(url, children or (Text(url),)),)
 
 
-def _mark(node: Mark, around: frozenset[type]) -> tuple[Inline, ...]:
+def _mark(node: _MarkNode, around: frozenset[type]) -> tuple[Inline, ...]:
     """Return a mark with the blanks at its ends outside of it."""
     kind = type(node)
     children = _inlines(node.children, around if kind in around else around | {kind})

@@ -20,6 +20,7 @@ from typing import Final
 
 from shared.richtext.build import text_nodes, visible_text
 from shared.richtext.tree import (
+    MARKS,
     Block,
     Bold,
     CodeBlock,
@@ -61,7 +62,7 @@ _LOSSES: Final[dict[str, tuple[str, str]]] = {
 }
 """The loss of each node. An emoji of Unicode loses nothing as text."""
 _ALWAYS: Final = frozenset({Text, Paragraph})
-_PARENTS: Final = frozenset({Paragraph, Quote, Bold, Italic, Strike, Underline, Spoiler, Link})
+_PARENTS: Final = frozenset({Paragraph, Quote, Link, *MARKS})
 _BULLET: Final = "•"
 
 
@@ -75,7 +76,7 @@ def degrade(document: Document, supported: frozenset[type]) -> tuple[Document, t
 
     Paragraphs and texts are always supported. A document that needs no change is returned as it is.
     """
-    if all(kind in supported or kind in _ALWAYS for kind in node_kinds(document)):
+    if node_kinds(document) - supported <= _ALWAYS:
         return document, ()
     degrader = _Degrader(supported)
     blocks = degrader.blocks(document.blocks)
@@ -86,13 +87,13 @@ def node_kinds(document: Document) -> set[type]:
     """Return the classes of a document's nodes."""
     kinds: set[type] = set()
     left: list[Block | Inline] = list(document.blocks)
-    while left:
-        node = left.pop()
-        kinds.add(type(node))
-        if isinstance(node, ListBlock):
-            left += chain.from_iterable(node.items)
-        elif type(node) in _PARENTS:
+    for node in left:  # which grows
+        kind = type(node)
+        kinds.add(kind)
+        if kind in _PARENTS:
             left += node.children  # type: ignore[union-attr]
+        elif isinstance(node, ListBlock):
+            left += chain.from_iterable(node.items)
     return kinds
 
 

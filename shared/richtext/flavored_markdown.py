@@ -16,7 +16,7 @@ from typing import ClassVar, Final, Literal
 from shared.richtext.autolinks import honest_label, link_at
 from shared.richtext.build import canonical, clean, cut_text, text_nodes, visible_text
 from shared.richtext.markdown import Flavor, parse_blocks
-from shared.richtext.markdown_inline import ENTITY, MAX_MARKS, Bracket, Delimiter, Mark, Scanner, resolve
+from shared.richtext.markdown_inline import ENTITY, MAX_MARKS, Bracket, Delimiter, Scanner, resolve
 from shared.richtext.tree import (
     Block,
     Bold,
@@ -29,6 +29,7 @@ from shared.richtext.tree import (
     LineBreak,
     Link,
     ListBlock,
+    Mark,
     Paragraph,
     Quote,
     Strike,

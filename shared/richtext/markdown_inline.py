@@ -23,6 +23,7 @@ from shared.richtext.tree import (
     Italic,
     LineBreak,
     Link,
+    Mark,
     Spoiler,
     Strike,
     Text,
@@ -51,7 +52,6 @@ _TARGET: Final = re.compile(
 _ESCAPE: Final = re.compile(rf"\\([!-/:-@\[-`{{-~])|({ENTITY})")
 _RUN: Final = re.compile("`+")
 _MENTION: Final = re.compile(r"mention://(?:(user|channel|group)/([^/?#]+)|(everyone|channel|here))")
-Mark = type[Bold | Italic | Strike | Spoiler | Underline]
 _PAIRS: Final[dict[str, Mark]] = {"~": Strike, "|": Spoiler, "+": Underline}
 _MAX_RUN: Final = 3
 _MAX_OPEN: Final = 12

@@ -98,9 +98,54 @@ def _map_inline(node: Inline, replace: Callable[[Inline], Inline]) -> Inline:
     return replace(node)
 
 
+def resolve_mentions(
+    document: Document,
+    *,
+    user: Callable[[UserMention], tuple[str, str]],
+    channel: Callable[[ChannelMention], tuple[str, str]],
+    groups: bool,
+    mass_mentions: bool,
+) -> Document:
+    """Return the canonical document for another system: mentions have its ids.
+
+    `user` and `channel` return the id in that system and the name of who or what is mentioned. A mention that
+    has no id there ('') becomes text, as do groups and mass mentions unless `groups` or `mass_mentions` lets
+    them stay. No dialect takes that text for a mass mention.
+    """
+
+    def resolved_user(node: UserMention) -> Inline:
+        user_id, name = user(node)
+        return UserMention(user_id, name) if user_id else Text(f"@{name or node.id}")
+
+    def resolved_channel(node: ChannelMention) -> Inline:
+        channel_id, name = channel(node)
+        return ChannelMention(channel_id, name) if channel_id else Text(f"#{name or node.id}")
+
+    def group_text(node: GroupMention) -> Inline:
+        return Text(f"@{node.label or node.id}")
+
+    return map_mentions(
+        document,
+        user=resolved_user,
+        channel=resolved_channel,
+        group=None if groups else group_text,
+        everyone=None if mass_mentions else _scope_text,
+    )
+
+
+def _scope_text(node: EveryoneMention) -> Inline:
+    return Text(everyone_text(node.scope))
+
+
 def without_mass_mentions(document: Document) -> Document:
     """Return the document with mass mentions as text that no dialect takes for a mention."""
-    return map_mentions(document, everyone=lambda node: Text(everyone_text(node.scope)))
+    return map_mentions(document, everyone=_scope_text)
+
+
+def has_mentions(document: Document) -> bool:
+    """Return whether a document mentions a user, a channel, a group or everyone."""
+    found = mentioned(document)
+    return bool(found.users or found.channels or found.groups or found.everyone)
 
 
 def mentioned(document: Document) -> Mentioned:

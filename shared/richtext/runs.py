@@ -6,7 +6,7 @@ from typing import Final
 
 from shared.richtext.build import clean
 from shared.richtext.tree import (
-    Bold,
+    MARKS,
     ChannelMention,
     Code,
     CustomEmoji,
@@ -14,15 +14,12 @@ from shared.richtext.tree import (
     EveryoneMention,
     GroupMention,
     Inline,
-    Italic,
     LineBreak,
     Link,
+    Mark,
     Paragraph,
-    Spoiler,
-    Strike,
     Text,
     Time,
-    Underline,
     UserMention,
 )
 from shared.richtext.urls import safe_url
@@ -39,9 +36,6 @@ Leaf = (
     | EveryoneMention
     | Time
 )
-Mark = type[Bold] | type[Italic] | type[Strike] | type[Underline] | type[Spoiler]
-MARKS: Final[tuple[Mark, ...]] = (Bold, Italic, Strike, Underline, Spoiler)
-"""The marks, the outermost first: a tree that is made from runs nests them in this order, within a link."""
 NO_MARKS: Final[frozenset[Mark]] = frozenset()
 MAX_RUNS: Final = 1_500
 """Runs that a dialect's parser makes of one message. What is behind them is cut off."""
@@ -85,7 +79,7 @@ def runs_of(children: Iterable[Inline], marks: frozenset[Mark] = NO_MARKS, url: 
     for node in children:
         if isinstance(node, Link):
             yield from runs_of(node.children, marks, url or node.url)
-        elif isinstance(node, Bold | Italic | Strike | Underline | Spoiler):
+        elif isinstance(node, MARKS):
             yield from runs_of(node.children, marks | {type(node)}, url)
         else:
             yield Run(node, marks, url)

@@ -14,22 +14,18 @@ from typing import Any, Final
 from shared.richtext.build import canonical
 from shared.richtext.clusters import cluster_start, first_cluster_end
 from shared.richtext.tree import (
+    MARKS,
     Block,
-    Bold,
     Code,
     CodeBlock,
     Document,
     Inline,
-    Italic,
     LineBreak,
     Link,
     ListBlock,
     Paragraph,
     Quote,
-    Spoiler,
-    Strike,
     Text,
-    Underline,
 )
 
 _WORD_END: Final = re.compile(r"\s+")
@@ -138,8 +134,7 @@ def _find_ends(nodes: Iterable[Block | Inline], start: int, until: int, ends: Se
     return start
 
 
-_MARKED = Link | Bold | Italic | Strike | Underline | Spoiler
-_PARENTS = Paragraph | Quote | _MARKED
+_PARENTS: Final = (Paragraph, Quote, Link, *MARKS)
 
 
 def _places(node: Block | Inline) -> int:

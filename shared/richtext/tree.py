@@ -6,7 +6,7 @@ system to another replaces them before rendering (`mentions.py`). Nesting has a 
 tree may recurse; parsers flatten what is nested deeper.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 MAX_DEPTH: Final = 16
@@ -125,6 +125,9 @@ class Link:
     children: "tuple[Inline, ...]"
 
 
+MARKS: Final = (Bold, Italic, Strike, Underline, Spoiler)
+"""The marks, the outermost first: a tree that is made from runs nests them in this order, within a link."""
+Mark = type[Bold] | type[Italic] | type[Strike] | type[Underline] | type[Spoiler]
 Marked = Bold | Italic | Strike | Underline | Spoiler | Link
 Inline = (
     Text
@@ -174,6 +177,8 @@ Block = Paragraph | CodeBlock | Quote | ListBlock
 @dataclass(frozen=True, slots=True)
 class Document:
     blocks: tuple[Block, ...]
+    is_canonical: bool = field(default=False, compare=False, repr=False, kw_only=True)
+    """True only for what `build.canonical` returned: it need not be checked again. The tree is the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,10 +81,12 @@ class StepResult:
 
     `done` and `skipped` are added to the job's counts. `changes` has other fields of the job, by their names
     in Python: `batch`, `cursor`, `total`, `is_planned` or the model's own. The next step is due `pause_s`
-    seconds later, whichever process takes it; after a `finished` step there is none.
+    seconds later, whichever process takes it; after a `finished` step there is none. After one that `waits`,
+    the next step is due when `Jobs.resume` is called.
     """
 
     finished: bool = False
+    waits: bool = False
     done: int = 0
     skipped: int = 0
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -99,17 +101,24 @@ class Jobs(Generic[J]):
     """The jobs of one collection. Every method raises `DatabaseUnavailable`."""
 
     def __init__(
-        self, collection: Collection, job_type: type[J], *, max_running: int, lease: timedelta = LEASE
+        self,
+        collection: Collection,
+        job_type: type[J],
+        *,
+        max_running: int,
+        lease: timedelta = LEASE,
+        condition: Mapping[str, Any] | None = None,
     ) -> None:
         """Set the collection, the model of its documents, and how many jobs a workspace may have running.
 
-        After `lease` at the latest, another process goes on with the job of a process that died.
+        After `lease` at the latest, another process goes on with the job of a process that died. This process
+        takes only jobs with the values in `condition`, which the index on `due_at` has to begin with.
         """
         self._collection = collection
         self._type = job_type
         self._max_running = max_running
         self._lease = lease
-        self.work: DueWork[J] = DueWork(collection, job_type.from_document, lease=lease)
+        self.work: DueWork[J] = DueWork(collection, job_type.from_document, lease=lease, condition=condition)
         self.wake = asyncio.Event()
         """Set when this process has started a job. `JobWorker` waits for it."""
 
@@ -159,6 +168,46 @@ class Jobs(Generic[J]):
             )
         return await self.read(workspace, job_id)
 
+    async def suspend(
+        self, workspace: str, job_id: str, condition: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> bool:
+        """Have no further step done until `resume`, and change fields; return whether it was done.
+
+        It is done if a step is due or in progress and the fields in `condition` have these values. The
+        holder's next write finds nothing. Both arguments name fields as the model does. Raises
+        `DatabaseUnavailable`.
+        """
+        query = {"_id": job_id, "workspace": workspace, **OPEN, **self._type.stored_query(condition)}
+        update = {
+            "$set": self._type.stored_fields({"waiting_for": None, **changes}),
+            "$unset": {"open": "", "due_at": ""},
+        }
+        with translate_errors():
+            return bool((await self._collection.update_one(query, update)).matched_count)
+
+    async def resume(
+        self, workspace: str, job_id: str, condition: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> bool:
+        """Make the next step of a job due that has none, and change fields; return whether it was done.
+
+        The arguments are those of `suspend`. A job that has ended runs again.
+        """
+        query = {
+            "_id": job_id,
+            "workspace": workspace,
+            "open": {"$ne": True},
+            **self._type.stored_query(condition),
+        }
+        running = {"status": "running", "finished_at": None, "expires_at": None, "error": None}
+        update = {
+            "$set": {**self._type.stored_fields({**running, **changes}), "open": True, "due_at": utcnow()},
+            "$inc": {"fence": 1},
+        }
+        with translate_errors():
+            is_done = bool((await self._collection.update_one(query, update)).matched_count)
+        self.wake.set()
+        return is_done
+
     async def delete_all(self, workspace: str) -> None:
         """Delete every job of a workspace. One that is running ends: its next write finds nothing."""
         with translate_errors():
@@ -195,6 +244,11 @@ class Jobs(Generic[J]):
         if result.finished:
             update = _end_update("done")
             update["$set"] = self._type.stored_fields(result.changes) | update["$set"]
+        elif result.waits:
+            update = {
+                "$set": self._type.stored_fields({**result.changes, "waiting_for": None}),
+                "$unset": {"open": "", "due_at": ""},
+            }
         else:
             due_at = utcnow() + timedelta(seconds=result.pause_s)
             changes = {**result.changes, "due_at": due_at, "waiting_for": None}

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from shared.contracts.chat import INBOUND, SIGNAL
+from shared.contracts.history import HISTORY
 
 PATTERN: Final = re.compile(r"\*|[a-z0-9_-]+(\.[A-Za-z0-9_:-]+)*(\.\*)?")
 
@@ -18,8 +19,8 @@ def matches(patterns: Iterable[str], *names: str) -> bool:
     """Return whether one of the patterns matches one of an event's names: its type, or a trigger of it.
 
     `a.*` matches `a.b` and `a.b.c`, not `a`. Types of `chat.inbound` are matched only by a pattern that
-    begins with `inbound.`, so `*` does not match them: they repeat what the chat's own events report. Nothing
-    matches a signal.
+    begins with `inbound.`, so `*` does not match them: they repeat what the chat's own events report. For the
+    same reason, types of an import's history are matched only by `history.`. Nothing matches a signal.
     """
     return any(_covers(pattern, name) for pattern in patterns for name in names)
 
@@ -28,5 +29,5 @@ def _covers(pattern: str, name: str) -> bool:
     if name == SIGNAL:
         return False
     if pattern == "*":
-        return not name.startswith(INBOUND)
+        return not name.startswith((INBOUND, HISTORY))
     return pattern == name or (pattern.endswith(".*") and name.startswith(pattern[:-1]))

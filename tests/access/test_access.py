@@ -24,6 +24,7 @@ SCOPES = (
     "integrations:write",
     "accounts:call",
     "tokens:read",
+    "imports:read",
     "imports:write",
     "sync:read",
     "sync:write",
@@ -157,6 +158,25 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/synced-messages/{synced_message_id}/discard"): "sync:write",
     ("GET", "/api/conflicts"): "sync:read",
     ("POST", "/api/conflicts/{conflict_id}/resolve"): "sync:write",
+    ("POST", "/api/uploads"): "imports:write",
+    ("GET", "/api/uploads"): "imports:read",
+    ("GET", "/api/uploads/{upload_id}"): "imports:read",
+    ("PATCH", "/api/uploads/{upload_id}"): "imports:write",
+    ("DELETE", "/api/uploads/{upload_id}"): "imports:write",
+    ("POST", "/api/imports"): "imports:write",
+    ("GET", "/api/imports"): "imports:read",
+    ("GET", "/api/imports/{import_id}"): "imports:read",
+    ("PUT", "/api/imports/{import_id}/plan"): "imports:write",
+    ("POST", "/api/imports/{import_id}/start"): "imports:write",
+    ("POST", "/api/imports/{import_id}/pause"): "imports:write",
+    ("POST", "/api/imports/{import_id}/resume"): "imports:write",
+    ("POST", "/api/imports/{import_id}/cancel"): "imports:write",
+    ("POST", "/api/imports/{import_id}/undo"): "imports:write",
+    ("GET", "/api/imports/{import_id}/channels"): "imports:read",
+    ("GET", "/api/imports/{import_id}/people"): "imports:read",
+    ("GET", "/api/imports/{import_id}/issues"): "imports:read",
+    ("GET", "/api/imports/{import_id}/report"): "imports:read",
+    ("GET", "/api/imports/{import_id}/events"): "imports:read",
 }
 OPERATOR: frozenset[ROW] = frozenset(
     {
@@ -205,6 +225,12 @@ EXPECTED_STATUS: dict[ROW, int] = {
     ("POST", "/api/synced-messages/{synced_message_id}/retry"): 404,
     ("POST", "/api/synced-messages/{synced_message_id}/discard"): 404,
     ("POST", "/api/conflicts/{conflict_id}/resolve"): 404,
+    ("POST", "/api/uploads"): 400,
+    ("PATCH", "/api/uploads/{upload_id}"): 404,
+    ("DELETE", "/api/uploads/{upload_id}"): 404,
+    ("GET", "/api/uploads/{upload_id}"): 404,
+    ("POST", "/api/imports"): 404,
+    **{row: 404 for row in NEEDS if row[1].startswith("/api/imports/")},
 }
 """Expected statuses of permitted calls that fail for the items of this test: its account was never connected,
 and its provider is not there."""
@@ -248,6 +274,10 @@ def body_for(row: ROW) -> Any:
         ("POST", "/api/mappings/preview"): two_channels(),
         ("PUT", "/api/people-links"): {"provider": "slack", "person_id": "U1", "user_id": "usr_1"},
         ("POST", "/api/conflicts/{conflict_id}/resolve"): {"use": "other"},
+        ("POST", "/api/imports"): {"upload_id": "upl_x"},
+        ("PUT", "/api/imports/{import_id}/plan"): {},
+        ("POST", "/api/imports/{import_id}/start"): {},
+        ("POST", "/api/imports/{import_id}/undo"): {"messages": 0},
         ("PATCH", "/api/integrations/{integration_id}"): {"name": "x"},
         ("POST", "/api/integrations/{integration_id}/reconnect"): {},
         ("POST", "/api/integrations/{integration_id}/fields"): {"fields": {}},
@@ -320,6 +350,8 @@ class Items:
             .replace("{person_link_id}", "pl_x")
             .replace("{synced_message_id}", "syn_x")
             .replace("{conflict_id}", "cfl_x")
+            .replace("{upload_id}", "upl_x")
+            .replace("{import_id}", "imp_x")
             .replace("{template_id}", "github-to-channel")
             .replace("{provider}", PROVIDER)
         )
@@ -387,6 +419,7 @@ WHERE = {
     "delivery": "/api/outgoing-webhooks",
     "sync": "/api/mappings",
     "oauth": "/api/integrations",
+    "importer": "/api/imports",
 }
 
 
@@ -514,8 +547,8 @@ def make_path(hub: Hub, row: ROW) -> str:
         kind = row[1].split("/")[2]
         if kind == "integrations":
             return f"/api/{kind}/{connect(hub)}"
-        if kind == "people-links":
-            return f"/api/{kind}/pl_x"
+        if kind in ("people-links", "uploads"):
+            return f"/api/{kind}/none"
         if kind == "platform-credentials":
             app = {"client_id": "x", "client_secret": "x", "verified": True}
             hub.call("PUT", f"/api/{kind}/zoom", app)

@@ -34,10 +34,11 @@ OWN_LISTS = {
     "delivery": "/api/outgoing-webhooks",
     "sync": "/api/mappings",
     "oauth": "/api/integrations",
+    "importer": "/api/imports",
 }
 
 hub = hub_with(
-    services=("gateway", "delivery", "sync", "oauth"),
+    services=("gateway", "delivery", "sync", "oauth", "importer"),
     env={
         "INTERLINK_OPERATOR_WORKSPACE": OPERATOR,
         "INTERLINK_RETURN_ORIGINS": RETURN_TO.removesuffix("/back"),

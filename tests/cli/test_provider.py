@@ -113,6 +113,14 @@ def verdict(
     return selected.verify(request, [secret.encode()] if secret else [], time())
 
 
+def test_a_folder_that_only_reads_exports_needs_no_manifest(root: Path) -> None:
+    (root / "exports").mkdir()
+    (root / "exports" / "history.py").write_text('"""Reads exports."""', encoding="utf-8")
+    assert invoked("provider", "check").stdout == "0 providers checked, no faults\n"
+    (root / "exports" / "history.py").rename(root / "exports" / "body.py")
+    assert "every provider needs one" in invoked("provider", "check").stdout
+
+
 class TestNew:
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_what_is_made_passes_check_and_test(self, root: Path, scheme: str) -> None:

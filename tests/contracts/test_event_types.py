@@ -25,6 +25,7 @@ SUPPORT = (
     *("conversation_typing_on", "conversation_typing_off", "message_created", "message_updated"),
     *("contact_created", "contact_updated", "inbox_created", "inbox_updated", "webwidget_triggered"),
 )
+HISTORY = ("history.users", "history.channels", "history.messages", "history.withdrawn", "history.stored")
 OWN = (
     *("inbound.message.created", "inbound.message.updated", "inbound.message.deleted"),
     *("inbound.message.reaction.added", "inbound.message.reaction.removed"),
@@ -157,7 +158,7 @@ REAL: list[tuple[str, dict[str, Any]]] = [
 
 
 def test_every_type_is_there() -> None:
-    assert {canonical(name) for name in (*CHAT, *SUPPORT, *OWN)} == set(EVENT_TYPES)
+    assert {canonical(name) for name in (*CHAT, *SUPPORT, *OWN, *HISTORY)} == set(EVENT_TYPES)
     assert set(CHAT) <= set(EVENT_TYPES)
     assert len(SUPPORT) == 12
 

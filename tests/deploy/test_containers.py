@@ -32,6 +32,7 @@ from packaging.utils import canonicalize_name
 from interlink.prepare import BOOTSTRAP_VARIABLE
 from services.delivery.settings import DeliverySettings
 from services.gateway.settings import GatewaySettings
+from services.importer.settings import ImporterSettings
 from services.oauth.settings import OAuthSettings
 from services.sync.settings import SyncSettings
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
@@ -305,7 +306,7 @@ def compose() -> dict[str, Any]:
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
 HUB = {name for name, service in SERVICES.items() if service["image"].startswith("interlink:")}
-OWN = ("gateway", "delivery", "sync", "oauth")
+OWN = ("gateway", "delivery", "sync", "oauth", "importer")
 ONE_SHOT = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
 
 
@@ -346,10 +347,13 @@ def test_there_is_one_container_per_service_and_one_image_for_all() -> None:
     assert commands["delivery"] == ["serve", "delivery"]
     assert commands["sync"] == ["serve", "sync"]
     assert commands["oauth"] == ["serve", "oauth"]
+    assert commands["importer"] == ["serve", "importer"]
     assert commands["init"] == ["init"]
     assert {SERVICES[name]["image"] for name in HUB} == {SERVICES["gateway"]["image"]}
     assert all(ROOT / SERVICES[name]["build"]["dockerfile"] == DOCKERFILE for name in HUB)
-    assert [environment(name)["INTERLINK_PORT"] for name in OWN] == ["8080", "8081", "8082", "8083"]
+    assert [environment(name)["INTERLINK_PORT"] for name in OWN] == [
+        *("8080", "8081", "8082", "8083", "8084")
+    ]
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["minichat"]
 
 
@@ -418,6 +422,7 @@ def test_what_is_stored_is_on_named_volumes() -> None:
     assert named["kafka"] == {environment("kafka")["KAFKA_LOG_DIRS"]}
     assert named["mongo"] == {"/data/db"}
     assert named["proxy"] == {"/data", "/config"}
+    assert named["importer"] == {str(Path(environment("importer")["INTERLINK_UPLOAD_FOLDER"]).parent)}
     assert named["sync"] == {str(Path(environment("sync")["INTERLINK_FILE_FOLDER"]).parent)}
 
 
@@ -589,6 +594,7 @@ def test_the_settings_accept_what_the_containers_are_given(
         DeliverySettings,
         OAuthSettings,
         SyncSettings,
+        ImporterSettings,
     )
     fields = {
         f"{kind.model_config.get('env_prefix', '')}{field}".upper()
@@ -609,6 +615,7 @@ def test_the_settings_accept_what_the_containers_are_given(
     )
     load(DeliverySettings)
     load(SyncSettings)
+    load(ImporterSettings)
     oauth = load(OAuthSettings)
     open_vault(hub)
     assert hub.host == "0.0.0.0"  # noqa: S104 -- inside its own container
@@ -770,6 +777,7 @@ class Proxy:
     delivery: Upstream
     sync: Upstream
     oauth: Upstream
+    importer: Upstream
     minichat: Upstream
 
     def ask(
@@ -790,7 +798,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    upstreams = [Upstream(name) for name in ("gateway", "delivery", "sync", "oauth", "minichat")]
+    upstreams = [Upstream(name) for name in ("gateway", "delivery", "sync", "oauth", "importer", "minichat")]
     try:
         with running_caddy(tmp_path, {upstream.name: upstream.address for upstream in upstreams}) as caddy:
             yield Proxy(caddy.port, caddy.health, caddy.log, caddy.example, *upstreams)
@@ -839,7 +847,7 @@ def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -
     assert proxy.ask("GET", "/api/events", port=proxy.example)[::2] == (200, "minichat 0")
     reached = [
         path
-        for upstream in (proxy.gateway, proxy.delivery, proxy.sync, proxy.oauth)
+        for upstream in (proxy.gateway, proxy.delivery, proxy.sync, proxy.oauth, proxy.importer)
         for _, path, _ in upstream.seen
     ]
     assert sorted(reached) == sorted(paths), "queries are kept, nothing else got through"

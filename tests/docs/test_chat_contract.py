@@ -11,7 +11,8 @@ from docs.generator.__main__ import PROJECT
 from shared.contracts.chat import SIGNAL, ChatMessage, ChatSignal
 from shared.contracts.chat_shapes import normalise
 from shared.contracts.event_types import EVENT_TYPES
-from shared.contracts.topics import CHAT_EVENTS, CHAT_INBOUND
+from shared.contracts.history import HISTORY_STORED
+from shared.contracts.topics import CHAT_EVENTS, CHAT_HISTORY, CHAT_INBOUND
 
 PAGE: Final = PROJECT.joinpath("docs/reference/chat-contract.md").read_text("utf-8")
 _EXAMPLE: Final = re.compile(r"^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -35,7 +36,7 @@ def _model(event_type: str, data: dict[str, Any]) -> BaseModel:
     """Return the canonical object of an example."""
     if event_type == SIGNAL:
         return ChatSignal.model_validate(data)
-    if event_type in CHAT_EVENTS.types:
+    if event_type in CHAT_EVENTS.types and event_type != HISTORY_STORED:
         return normalise(event_type, data)
     model: Any = EVENT_TYPES[event_type].payload
     validated: BaseModel = model.model_validate(data)
@@ -52,7 +53,7 @@ def _is_part_of(example: Any, whole: Any) -> bool:
 
 
 def test_every_type_has_an_example() -> None:
-    assert set(IDS) == {*CHAT_EVENTS.types, *CHAT_INBOUND.types, SIGNAL}
+    assert set(IDS) == {*CHAT_EVENTS.types, *CHAT_INBOUND.types, *CHAT_HISTORY.types, SIGNAL}
 
 
 @pytest.mark.parametrize(("event_type", "data"), EXAMPLES, ids=IDS)

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shared.manifests.message_templates import RenderedMessage
@@ -29,21 +29,27 @@ def flaws(message: RenderedMessage) -> list[str]:
 
 def without_each(payload: Any, depth: int = 3) -> Iterator[tuple[str, Any]]:
     """Copies of the payload with one of its fields null, and the path of that field."""
-    for path in _paths(payload, depth):
-        changed = copy.deepcopy(payload)
-        holder = changed
-        for key in path[:-1]:
-            holder = holder[key]
-        holder[path[-1]] = None
-        yield ".".join(map(str, path)), changed
+    for path in paths(payload, depth):
+        yield ".".join(map(str, path)), without(payload, path)
 
 
-def _paths(value: Any, depth: int, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def without(payload: Any, path: Sequence[Any]) -> Any:
+    """Return a copy of the payload with the field of this path null."""
+    changed = copy.deepcopy(payload)
+    holder = changed
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = None
+    return changed
+
+
+def paths(value: Any, depth: int = 3, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of each field down to this depth; of a list, those of its first item."""
     if len(path) == depth:
         return
     if isinstance(value, dict):
         for key, inner in value.items():
             yield (*path, key)
-            yield from _paths(inner, depth, (*path, key))
+            yield from paths(inner, depth, (*path, key))
     elif isinstance(value, list) and value:
-        yield from _paths(value[0], depth, (*path, 0))
+        yield from paths(value[0], depth, (*path, 0))

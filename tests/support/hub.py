@@ -36,6 +36,7 @@ _ASKED = {
     "delivery": "/api/queue/stats",
     "sync": "/api/mappings",
     "oauth": "/api/integrations",
+    "importer": "/api/imports",
 }
 """What an admin may ask of each service that has an API."""
 _SECRET = re.compile(r"INTERLINK_.*(SECRET|KEY)")

@@ -57,6 +57,25 @@ def test_conversations_are_mapped_tested_and_deleted(world: World) -> None:
     assert mapping not in sync(world, "list").output
 
 
+def test_a_list_shows_which_account_has_to_be_connected_again(world: World) -> None:
+    legs = world.mapped()
+    world.app.revoke()
+    legs.chat.write("waits for the account")
+    path = f"/api/integrations/{world.slack_integration}"
+    legs.until(lambda: world.hub.call("GET", path)["status"] == "reauth_required")
+    problem = "the account Example of slack is not connected any more: connect the account again"
+    try:
+        lines = sync(world, "list").output.splitlines()
+        leg = next(number for number, line in enumerate(lines) if legs.slack.channel.id in line)
+        assert lines[leg + 1] == f"      problem: {problem}"
+        assert "problem" not in lines[leg + 2]
+        assert [one["problem"] for one in legs.mapping["legs"]] == [problem, None, None]
+    finally:
+        world.connect_slack()
+    legs.agree("waits for the account")
+    assert problem not in sync(world, "list").output
+
+
 def test_what_the_hub_refuses_is_one_line(world: World) -> None:
     refused = sync(world, "map", "slack:C0NONE", f"chat:{token_hex(4)}")
     assert refused.exit_code == 2

@@ -14,6 +14,7 @@ from jsonschema_rs import Draft202012Validator
 from pydantic import SecretStr
 from pymongo import MongoClient
 
+from services.sync.mapping_rings import MAX_PER_CONVERSATION
 from services.sync.store.mappings import MappingRepository
 from shared.contracts.event_types import EVENT_TYPES
 from shared.contracts.topics import CHAT_INBOUND, INTEGRATION_EVENTS
@@ -209,6 +210,29 @@ def test_mappings_that_form_a_ring_are_refused(world: World) -> None:
     assert hub.call("GET", path)["legs"] == third["legs"]
     hub.call("DELETE", f"/api/mappings/{second['id']}", expect=204)
     create(hub, chat(three, "in"), chat(one, "out"))
+
+
+def test_a_conversation_sends_to_a_limited_number_of_mappings(world: World) -> None:
+    hub, (source, *others) = world.hub, channels(MAX_PER_CONVERSATION + 4)
+    key = hub.other_workspace()
+
+    def post(path: str, *legs: Json, expect: int) -> Json:
+        return dict(hub.call("POST", f"/api/mappings{path}", {"legs": legs}, key=key, expect=expect))
+
+    for _ in range(MAX_PER_CONVERSATION):
+        post("", chat(source, "in"), chat(others.pop(), "out"), expect=201)
+    problem = (
+        f"messages of chat {source} go to {MAX_PER_CONVERSATION} mappings already, which is the maximum: "
+        "add the other legs to one of these"
+    )
+    one_more = chat(source), chat(others[0], "out")
+    assert post("", *one_more, expect=409)["detail"] == problem
+    assert post("/preview", *one_more, expect=200)["problems"] == [problem]
+    # It may still get the messages of others.
+    made = post("", chat(source, "out"), chat(others[1], "in"), expect=201)
+    legs = [chat(source), chat(others[1], "in")]
+    refused = hub.call("PATCH", f"/api/mappings/{made['id']}", {"legs": legs}, key=key, expect=409)
+    assert refused["detail"] == problem
 
 
 def test_a_change_keeps_what_it_does_not_name(world: World) -> None:

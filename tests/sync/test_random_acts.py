@@ -318,7 +318,8 @@ def test_all_places_agree_whatever_people_do_and_providers_fail(
 ) -> None:
     note(f"random acts: seed {SEED}")
     rng = random.Random(SEED)  # noqa: S311 -- to be repeated
-    # Slack's events do not name people. If it limits the calls for their names, the first messages have ids.
+    # Slack's events do not name people, and the hub holds no message back for a name: if Slack limits the
+    # calls for names, the first messages show ids. So the hub learns the names before anything goes wrong.
     known = world.mapped()
     for person in _PEOPLE:
         known.slack.write(f"of {person}", by=person)

@@ -20,8 +20,9 @@ from tests.sync.three_legs import World
 
 RESTARTS: Final = int(os.environ.get("INTERLINK_TEST_RESTARTS", "1"))
 SEED: Final = int(os.environ.get("INTERLINK_TEST_SEED", "0")) or random.SystemRandom().randrange(10**6)
-_RETRY_DELAYS_S: Final = (0.0, *[5.0] * 20)
-"""Of Slack. It repeats an event at once, after 1 and after 5 minutes, which is too long for a test."""
+_RETRY_DELAYS_S: Final = (0.0, 5.0, 25.0) * RESTARTS
+"""Of Slack, which repeats an event at once, after 1 and after 5 minutes: here a twelfth of that. Each restart
+can cost an event three attempts, so there are three for each."""
 
 
 class Server(Protocol):

@@ -109,9 +109,12 @@ def test_the_check_of_a_full_workspace_takes_little_time() -> None:
     ]
     others = stored(*chain)
     everywhere = legs(*((f"c{900 * number}", "out") for number in range(9)), ("new", "in"))
-    started = process_time()
-    assert ring_problem(everywhere, others) == ""
-    assert process_time() - started < 1
+    times: list[float] = []
+    for _ in range(3):
+        started = process_time()
+        assert ring_problem(everywhere, others) == ""
+        times.append(process_time() - started)
+    assert min(times) < 0.5
 
 
 def test_a_conversation_sends_to_a_bounded_number_of_mappings() -> None:

@@ -8,7 +8,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from shared.contracts.errors import Malformed, Rejected
-from shared.contracts.routes import MAX_FILE_BYTES, MAX_STREAMED_BYTES, is_file, service_for_path
+from shared.contracts.routes import (
+    MAX_FILE_BYTES,
+    MAX_STREAMED_BYTES,
+    MAX_UPLOAD_BYTES,
+    is_file,
+    is_upload,
+    service_for_path,
+)
 from shared.runtime.egress.exchange import ExchangeFailed, StreamedBody
 from shared.runtime.egress.progress import TransferDeadlines
 from shared.runtime.http_client import NOT_FORWARDABLE, ApiClient, HeaderPairs, Unreachable
@@ -116,7 +123,8 @@ class ServiceProxy:
         # As reverse proxies do: the service compares it with where a redirect leads.
         host = [(name, value) for name, value in scope["headers"] if name == b"host"]
         is_started = False
-        body = RequestBody(scope, receive, max_bytes=MAX_STREAMED_BYTES)
+        max_body = MAX_UPLOAD_BYTES if is_upload(scope["path"]) else MAX_STREAMED_BYTES
+        body = RequestBody(scope, receive, max_bytes=max_body)
 
         async def forward() -> None:
             nonlocal is_started

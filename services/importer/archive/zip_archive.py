@@ -112,7 +112,7 @@ def _problem(info: zipfile.ZipInfo, limits: ArchiveLimits) -> str:
 
 
 def _decoded_name(info: zipfile.ZipInfo) -> str:
-    """Return the name of an entry: UTF-8 without the flag for it, which `zipfile` reads as cp437, is decoded."""
+    """Return the name of an entry. UTF-8 without its flag, which `zipfile` reads as cp437, is decoded."""
     if info.flag_bits & _UTF_8:
         return info.filename
     try:

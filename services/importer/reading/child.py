@@ -17,7 +17,7 @@ from services.importer.archive.zip_archive import ArchiveLimits
 from services.importer.reading.confinement import confine, limit_cpu
 from services.importer.reading.message_lines import Names, line_of
 from services.importer.reading.protocol import encoded
-from services.importer.reading.readers import archive_readers, open_archive, recognized
+from services.importer.reading.readers import archive_readers, described, open_archive, recognized
 from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unit, Unreadable
 
 _FLUSH_BYTES: Final = 256 * 1024
@@ -29,14 +29,19 @@ class _Session:
     def __init__(self, archive: Archive, reader: ReadsArchive, contents: Contents, out: BinaryIO) -> None:
         self._archive = archive
         self._reader = reader
-        self._contents = contents
-        self._units = {unit.id: unit for unit in contents.units}
+        self._use(contents)
         self._names = Names()
         self._out = out
+
+    def _use(self, contents: Contents) -> None:
+        self._contents = contents
+        self._units = {unit.id: unit for unit in contents.units}
 
     def answer(self, command: Mapping[str, Any]) -> None:
         match command["do"]:
             case "contents":
+                if command["answers"]:
+                    self._use(described(self._archive, self._reader, command["answers"]))
                 self._out.write(encoded({"contents": self._contents}))
             case "names":
                 self._names = Names(**command["names"])

@@ -5,25 +5,14 @@ This runs in the confined reader process, because texts are untrusted and render
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
+from shared.contracts.chat import MAX_TEXT_CHARACTERS
 from shared.manifests.channel_types import MessageWritten
 from shared.manifests.history_types import Broken, HistoryMessage, HistoryRecord, Skipped
 from shared.richtext.build import clean_line
-from shared.richtext.degrade import everyone_text
 from shared.richtext.markdown_render import render_markdown
-from shared.richtext.mentions import map_mentions, mentioned
-from shared.richtext.tree import (
-    ChannelMention,
-    Document,
-    EveryoneMention,
-    GroupMention,
-    Inline,
-    Text,
-    UserMention,
-)
-
-MAX_TEXT: Final = 40_000
+from shared.richtext.mentions import has_mentions, resolve_mentions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +30,7 @@ class Names:
 
 
 def line_of(record: HistoryRecord, names: Names) -> dict[str, Any]:
-    """Return the line of a record, a JSON object with the key `m` (message), `s` (skipped) or `b` (broken)."""
+    """Return the line of a record: an object with the key `m` (message), `s` (skipped) or `b` (broken)."""
     if isinstance(record, Skipped):
         return {"s": record.reason}
     if isinstance(record, Broken):
@@ -79,30 +68,17 @@ def _message(record: HistoryMessage, names: Names) -> dict[str, Any]:
 
 
 def _text(message: MessageWritten, names: Names) -> str:
+    """Return the text with ids of the chat. History notifies nobody: groups and everyone become text."""
     body = message.body
-    found = mentioned(body)
-    if found.users or found.channels or found.groups or found.everyone:
-        body = _map_to_chat_ids(body, names)
-    return render_markdown(body).text[:MAX_TEXT]
-
-
-def _map_to_chat_ids(body: Document, names: Names) -> Document:
-    """Replace ids in mentions by the chat's. Groups and everyone become text: imports notify nobody."""
-
-    def user(node: UserMention) -> Inline:
-        label = node.label or names.people.get(node.id, "")
-        user_id = names.users.get(node.id)
-        return UserMention(user_id, label) if user_id else Text(f"@{label or node.id}")
-
-    def channel(node: ChannelMention) -> Inline:
-        label = node.label or names.conversations.get(node.id, "")
-        channel_id = names.channels.get(node.id)
-        return ChannelMention(channel_id, label) if channel_id else Text(f"#{label or node.id}")
-
-    def group(node: GroupMention) -> Inline:
-        return Text(f"@{node.label or node.id}")
-
-    def everyone(node: EveryoneMention) -> Inline:
-        return Text(everyone_text(node.scope))
-
-    return map_mentions(body, user=user, channel=channel, group=group, everyone=everyone)
+    if has_mentions(body):
+        body = resolve_mentions(
+            body,
+            user=lambda node: (names.users.get(node.id, ""), node.label or names.people.get(node.id, "")),
+            channel=lambda node: (
+                names.channels.get(node.id, ""),
+                node.label or names.conversations.get(node.id, ""),
+            ),
+            groups=False,
+            mass_mentions=False,
+        )
+    return render_markdown(body).text[:MAX_TEXT_CHARACTERS]

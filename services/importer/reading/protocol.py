@@ -5,7 +5,7 @@ from typing import Any, Final
 import orjson
 
 from shared.manifests.channel_types import Person
-from shared.manifests.history_types import Contents, HistoryConversation, HistoryPerson, Unit
+from shared.manifests.history_types import Choice, Contents, HistoryConversation, HistoryPerson, Option, Unit
 
 MAX_LINE: Final = 64 * 1024 * 1024
 """Maximum size of a line in bytes. The longest one has the contents of an archive with 500,000 files."""
@@ -28,6 +28,10 @@ def contents_of(data: dict[str, Any]) -> Contents:
         values=data["values"],
         missing=data["missing"],
         notes=data["notes"],
+        choices=[
+            Choice(**item | {"options": [Option(**option) for option in item["options"]]})
+            for item in data["choices"]
+        ],
         first_at=data["first_at"],
         last_at=data["last_at"],
     )

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import orjson
 from services.importer.archive.zip_archive import ArchiveLimits
 from services.importer.reading.message_lines import Names
 from services.importer.reading.protocol import MAX_LINE, contents_of, encoded
-from shared.manifests.history_types import Contents, Unit, Unreadable
+from shared.manifests.history_types import NO_ANSWERS, Contents, Unit, Unreadable
 
 _MODULE: Final = "services.importer.reading.child"
 _EXIT_TIMEOUT_S: Final = 5.0
@@ -76,9 +76,12 @@ class ReaderProcess:
                 process.kill()
             await process.wait()
 
-    async def contents(self) -> Contents:
-        """Return the contents of the archive."""
-        await self._send({"do": "contents"})
+    async def contents(self, answers: Mapping[str, str] = NO_ANSWERS) -> Contents:
+        """Return the contents of the archive, by a person's answers to its choices (`Contents.choices`).
+
+        All further units are read by these answers.
+        """
+        await self._send({"do": "contents", "answers": answers})
         answer = await self._line()
         return contents_of(answer["contents"])
 

@@ -1,7 +1,7 @@
 """Find the reader of an export among those of all providers, by the contents of its archive."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.resources import files
 from typing import BinaryIO, Final
@@ -11,14 +11,17 @@ from services.importer.archive.zip_archive import ArchiveLimits, ZipArchive
 from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unreadable
 
 _PACKAGE: Final = "shared.providers"
+_ANY_SENDER: Final = "generic"
 _MAX_NAMES: Final = 5
 
 
 def archive_readers() -> Sequence[ReadsArchive]:
-    """Return the `ArchiveReader` of each provider's `history.py` that has one, ordered by provider id."""
-    folders = sorted(
-        entry.name for entry in files(_PACKAGE).iterdir() if entry.joinpath("history.py").is_file()
-    )
+    """Return the `ArchiveReader` of each provider's `history.py` that has one, ordered by provider id.
+
+    The reader of any lines of JSON and tables is the last one: exports of providers are such files, too.
+    """
+    names = (entry.name for entry in files(_PACKAGE).iterdir() if entry.joinpath("history.py").is_file())
+    folders = sorted(names, key=lambda name: (name == _ANY_SENDER, name))
     modules = [import_module(f"{_PACKAGE}.{name}.history") for name in folders]
     return [module.ArchiveReader() for module in modules if hasattr(module, "ArchiveReader")]
 
@@ -41,3 +44,13 @@ def recognized(archive: Archive, readers: Sequence[ReadsArchive]) -> tuple[Reads
     names = ", ".join(repr(entry.name[:80]) for entry in archive.entries()[:_MAX_NAMES])
     known = ", ".join(reader.KIND for reader in readers)
     raise Unreadable(f"no known export: it has {names or 'no file'}. Upload one of these: {known}")
+
+
+def described(archive: Archive, reader: ReadsArchive, answers: Mapping[str, str]) -> Contents:
+    """Return what an archive has by a person's answers. Raises `Unreadable`, also for an unknown choice."""
+    contents = reader.contents(archive, answers)
+    if contents is None:
+        raise Unreadable("it is no export of this kind any more: upload it again")
+    if unknown := sorted(answers.keys() - {item.id for item in contents.choices}):
+        raise Unreadable(f"the export has no choice {unknown[0][:80]!r}: look at its contents again")
+    return contents

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.sync.accounts import AccountRef
 from services.sync.api.fields import ExternalId, Name, ProviderName
 from services.sync.mapping_preview import NotFollowing, RequestedLeg, ResolvedLeg
 from services.sync.mapping_test import LegResult
@@ -13,6 +14,7 @@ from services.sync.model.mapping import (
     ConflictPolicy,
     Direction,
     Filters,
+    Leg,
     Mapping,
     MappingStatus,
     Options,
@@ -126,7 +128,10 @@ class MappingUpdate(BaseModel):
 
 
 class LegOut(BaseModel):
-    """A leg. `name` is the conversation's, as it was when the leg was saved."""
+    """A leg. `name` is the conversation's, as it was when the leg was saved.
+
+    `problem` says why its account cannot be used now, and the fix; null if it can.
+    """
 
     id: str
     provider: str
@@ -134,6 +139,7 @@ class LegOut(BaseModel):
     conversation: str
     name: str
     direction: Direction
+    problem: str | None
 
 
 class MappingOut(BaseModel):
@@ -227,12 +233,14 @@ def _given(body: BaseModel) -> Fields[str, Any]:
     return {name: getattr(body, name) for name in body.model_fields_set}
 
 
-def mapping_out(mapping: Mapping) -> MappingOut:
-    """Return a mapping as the API shows it."""
+def mapping_out(mapping: Mapping, problems: Fields[AccountRef, str]) -> MappingOut:
+    """Return a mapping as the API shows it. `problems` are those of its accounts."""
     return MappingOut(
         id=mapping.id,
         name=mapping.name,
-        legs=[LegOut.model_validate(leg.model_dump()) for leg in mapping.legs],
+        legs=[
+            LegOut(**leg.model_dump(), problem=problems.get(account_of(mapping, leg))) for leg in mapping.legs
+        ],
         filters=FiltersBody.model_construct(**mapping.filters.model_dump()),
         options=OptionsBody.model_construct(**mapping.options.model_dump()),
         status=mapping.status,
@@ -242,6 +250,11 @@ def mapping_out(mapping: Mapping) -> MappingOut:
         created_at=rfc3339(mapping.created_at),
         changed_at=rfc3339(mapping.changed_at),
     )
+
+
+def account_of(mapping: Mapping, leg: Leg) -> AccountRef:
+    """Return the account of a leg."""
+    return AccountRef(mapping.workspace, leg.provider, leg.account)
 
 
 def leg_test_out(result: LegResult) -> LegTestOut:

@@ -1,10 +1,12 @@
 """`/api/mappings`: conversations of providers and channels of the chat that are mapped to each other."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
 from starlette.responses import Response
 
+from services.sync.accounts import SyncAccounts
 from services.sync.api.fields import Reader, Writer
 from services.sync.api.mapping_schemas import (
     LegCreate,
@@ -13,6 +15,7 @@ from services.sync.api.mapping_schemas import (
     MappingPreviewOut,
     MappingTestOut,
     MappingUpdate,
+    account_of,
     filters_of,
     leg_test_out,
     mapping_out,
@@ -36,9 +39,15 @@ class MappingsApi:
     """The routes of mappings."""
 
     def __init__(
-        self, mappings: MappingRepository, rings: MappingRings, resolver: LegResolver, test: MappingTest
+        self,
+        mappings: MappingRepository,
+        accounts: SyncAccounts,
+        rings: MappingRings,
+        resolver: LegResolver,
+        test: MappingTest,
     ) -> None:
         self._mappings = mappings
+        self._accounts = accounts
         self._rings = rings
         self._resolver = resolver
         self._test = test
@@ -80,7 +89,7 @@ class MappingsApi:
             changed_at=now,
         )
         await self._rings.insert(mapping)
-        return mapping_out(mapping)
+        return await self._out(mapping)
 
     async def list_all(
         self,
@@ -102,7 +111,7 @@ class MappingsApi:
         """
         criteria = MappingCriteria(status, provider, conversation)
         found = await self._mappings.list_page(key.workspace, criteria, limit=limit, cursor=cursor)
-        return Page(items=[mapping_out(item) for item in found.items], next_cursor=found.next_cursor)
+        return Page(items=await self._all_out(found.items), next_cursor=found.next_cursor)
 
     async def preview(self, body: MappingCreate, key: Writer) -> MappingPreviewOut:
         """Return what a mapping would be, without saving it: what each leg can do, and what will not follow.
@@ -127,7 +136,7 @@ class MappingsApi:
 
     async def read(self, mapping_id: str, key: Reader) -> MappingOut:
         """Return one mapping."""
-        return mapping_out(await self._mappings.find(mapping_id, key.workspace))
+        return await self._out(await self._mappings.find(mapping_id, key.workspace))
 
     async def change(self, mapping_id: str, body: MappingUpdate, key: Writer) -> MappingOut:
         """Change the given fields. New legs are looked up; legs that stay keep their ids.
@@ -143,7 +152,7 @@ class MappingsApi:
         if body.options is not None:
             changes["options"] = options_of(body.options, mapping.options)
         if body.legs is None and body.options is None:
-            return mapping_out(await self._mappings.change(mapping, **changes) if changes else mapping)
+            return await self._out(await self._mappings.change(mapping, **changes) if changes else mapping)
         legs = body.legs if body.legs is not None else _named_again(mapping)
         resolved = await self._resolver.resolve(
             key.workspace,
@@ -153,7 +162,7 @@ class MappingsApi:
         )
         check(resolved)
         changes["legs"] = tuple(item.leg for item in resolved)
-        return mapping_out(await self._rings.change_legs(mapping, **changes))
+        return await self._out(await self._rings.change_legs(mapping, **changes))
 
     async def delete(self, mapping_id: str, key: Writer) -> Response:
         """Delete a mapping. Messages that were forwarded stay where they are."""
@@ -163,12 +172,12 @@ class MappingsApi:
     async def pause(self, mapping_id: str, key: Writer) -> MappingOut:
         """Pause a mapping. Messages that are written until it is resumed are not forwarded."""
         mapping = await self._mappings.find(mapping_id, key.workspace)
-        return mapping_out(await self._mappings.pause(mapping))
+        return await self._out(await self._mappings.pause(mapping))
 
     async def resume(self, mapping_id: str, key: Writer) -> MappingOut:
         """Resume a mapping that is paused, or in error once its cause is fixed."""
         mapping = await self._mappings.find(mapping_id, key.workspace)
-        return mapping_out(await self._mappings.resume(mapping))
+        return await self._out(await self._mappings.resume(mapping))
 
     async def test(self, mapping_id: str, key: Writer) -> MappingTestOut:
         """Send a short message to each leg that receives, and return what became of it; six a minute.
@@ -182,6 +191,16 @@ class MappingsApi:
         return MappingTestOut(
             ok=all(result.ok for result in results), legs=[leg_test_out(result) for result in results]
         )
+
+    async def _out(self, mapping: Mapping) -> MappingOut:
+        [shown] = await self._all_out([mapping])
+        return shown
+
+    async def _all_out(self, mappings: Sequence[Mapping]) -> list[MappingOut]:
+        """Return mappings as the API shows them, with the problems of their accounts."""
+        refs = {account_of(mapping, leg) for mapping in mappings for leg in mapping.legs if not leg.is_chat}
+        problems = await self._accounts.problems(refs)
+        return [mapping_out(mapping, problems) for mapping in mappings]
 
 
 def _named_again(mapping: Mapping) -> list[LegCreate]:

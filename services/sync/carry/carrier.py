@@ -18,7 +18,7 @@ from services.sync.model.synced_message import SyncedMessage
 from services.sync.store.mapping_index import MappingIndex
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
-from shared.contracts.errors import Conflict, DatabaseUnavailable, NotFound, RetryLater
+from shared.contracts.errors import BrokerUnavailable, Conflict, DatabaseUnavailable, NotFound, RetryLater
 from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import ChannelFailure
 from shared.runtime import metrics
@@ -82,28 +82,33 @@ class Carrier:
         return float(mapping.options.retry_for_s) if mapping else 0.0
 
     async def carry(self, change: Change) -> Outcome:
-        """Apply a change at its target, and return the outcome. Raises `DatabaseUnavailable`."""
+        """Apply a change at its target, and return the outcome.
+
+        Raises `DatabaseUnavailable` and `BrokerUnavailable`.
+        """
+        await self._index.ensure_current()  # it may have waited while its mapping was paused or deleted
         mapping = self._index.get(change.request.mapping_id)
         leg = mapping.leg(change.request.leg_id) if mapping else None
         if mapping is None or leg is None or mapping.workspace != change.workspace:
             return Done()  # the mapping or its leg was removed meanwhile
+        if change.request.kind == "signal":
+            return await self._signal(change, mapping, leg)
         if mapping.status == "paused":
             return Waits(_PAUSED_S, "The mapping is paused: resume it.", counts=False, needs_person=True)
         if pause_s := self.account_pause_s(change.workspace, change.account_key):
             _, reason = self._account_pauses[change.workspace, change.account_key]
             return Waits(pause_s, reason, counts=False, needs_person=True)
-        if change.request.kind == "signal":
-            return await self._signal(change, leg)
         message = await self._messages.find(change.request.synced_id)
         if message is None:
             return Done()  # it has expired, or its workspace was deleted
         outcome = await self._apply(change, mapping, leg, message)
-        if isinstance(outcome, Done) and mapping.status == "error" and mapping.failed_leg == leg.id:
+        is_accepted = isinstance(outcome, Done) and bool(change.method)  # without a call, nothing is known
+        if is_accepted and mapping.status == "error" and mapping.failed_leg == leg.id:
             await self._mappings.clear_error(mapping.id, mapping.workspace)
         return outcome
 
     async def _apply(self, change: Change, mapping: SyncMapping, leg: Leg, message: SyncedMessage) -> Outcome:
-        """Apply a change at its target, and turn a failure into an outcome. Raises `DatabaseUnavailable`."""
+        """Apply a change at its target, and turn a failure into an outcome. Raises as `carry`."""
         epoch = self._account_epoch
         try:
             return await self._work.apply(change, mapping, leg, message)
@@ -125,8 +130,8 @@ class Carrier:
             text = f"The provider did not answer ({error}): the hub finds out whether it has the message."
             metrics.SYNC_UNKNOWN.labels(leg.provider).inc()
             return await self._later(change, message, leg, "unknown", text, unknown=True)
-        except DatabaseUnavailable:
-            raise
+        except (DatabaseUnavailable, BrokerUnavailable):
+            raise  # a fault of the hub, after which the provider may have done its part
         except RetryLater as error:
             return await self._later(change, message, leg, "unavailable", str(error))
 
@@ -169,8 +174,8 @@ class Carrier:
                 return _until_person_acts(
                     await self._later(change, message, leg, failure.code, failure.text, pause_s=pause_s)
                 )
-            case "gone":
-                await self._notes.gone(change, message, leg, failure.text)
+            case "gone" if change.request.kind != "message":
+                await self._notes.gone(message, leg, failure.text)
                 return Done()
             case "unsupported":
                 await self._notes.skipped(change, message, leg, failure.code, failure.text)
@@ -233,9 +238,10 @@ class Carrier:
             return change.stored.give_up_at
         return change.received_at + timedelta(seconds=self.retry_for_s(change.request.mapping_id))
 
-    async def _signal(self, change: Change, leg: Leg) -> Outcome:
-        """Show that somebody types, unless the event is old. A failure is not retried."""
-        if (utcnow() - change.received_at).total_seconds() < _SIGNAL_AGE_S:
+    async def _signal(self, change: Change, mapping: SyncMapping, leg: Leg) -> Outcome:
+        """Show that somebody types, unless the event is old. It is not retried, and does not wait."""
+        is_stopped = mapping.status == "paused" or self.account_pause_s(change.workspace, change.account_key)
+        if not is_stopped and (utcnow() - change.received_at).total_seconds() < _SIGNAL_AGE_S:
             with suppress(
                 Stopped, ChannelFailure, NotReached, OutcomeUnknown, RetryLater, NotFound, Conflict
             ):

@@ -24,11 +24,11 @@ class CarryHandler:
 
     async def handle(self, batch: Batch) -> None:
         """Put the requests of a batch into their lanes. Raises `Malformed` and `DatabaseUnavailable`."""
-        await self._index.current()
+        await self._index.ensure_current()
         requests = [(consumed, _parse(consumed)) for consumed in batch]
         failpoint("carry.read")
         changes: list[Change] = []
-        for consumed, request in requests:
+        for consumed, (request, received_at) in requests:
             mapping = self._index.get(request.mapping_id)
             leg = mapping.leg(request.leg_id) if mapping else None
             if mapping is None or leg is None or mapping.workspace != consumed.event.workspace:
@@ -44,7 +44,7 @@ class CarryHandler:
                     partition=consumed.partition,
                     # Times order the records of one partition, and offsets those of one millisecond.
                     position=consumed.at_ms << POSITION_BITS | consumed.offset & ((1 << POSITION_BITS) - 1),
-                    received_at=datetime.fromisoformat(request.received_at),
+                    received_at=received_at,
                     completion=batch.take(consumed),
                 )
             )
@@ -52,8 +52,12 @@ class CarryHandler:
             await self._lanes.put(changes)
 
 
-def _parse(consumed: ConsumedEvent) -> SyncRequested:
+def _parse(consumed: ConsumedEvent) -> tuple[SyncRequested, datetime]:
+    """Return a request, and when its cause was received. Raises `Malformed`."""
     try:
-        return SyncRequested.model_validate_json(consumed.event.data)
+        request = SyncRequested.model_validate_json(consumed.event.data)
+        return request, datetime.fromisoformat(request.received_at)
     except ValidationError as error:
         raise Malformed(f"not a request of the sync service: {error.error_count()} wrong fields") from None
+    except ValueError:
+        raise Malformed("not a request of the sync service: received_at is no RFC 3339 time") from None

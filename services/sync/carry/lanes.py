@@ -104,6 +104,9 @@ class Lanes:
         for change in changes:
             lane = self._lane(change.lane, change.workspace, change.account_key)
             if lane.has_stored or not lane.takes_more:
+                if change.request.kind == "signal":
+                    complete(change)  # it is worth nothing later
+                    continue
                 lane.has_stored = True
                 if lane.due_at is not None and not lane.is_due:
                     self._pause(lane, 0.0, earlier=True)  # it has not been read: its first change may be due

@@ -86,13 +86,12 @@ class Notes:
             fields["state"] = "skipped"
         await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
 
-    async def gone(self, change: Change, message: SyncedMessage, leg: Leg, text: str) -> None:
+    async def gone(self, message: SyncedMessage, leg: Leg, text: str) -> None:
         """Store that a message is not at its target any more."""
         if leg.id not in message.targets:
             return  # it was deleted where it was written
-        fields: dict[str, Any] = {} if change.request.kind == "message" else {"state": "deleted"}
         entry = TraceEntry(at=utcnow(), step="deleted", detail=text)
-        await self._messages.write([target_update(message.id, leg.id, fields, [entry])])
+        await self._messages.write([target_update(message.id, leg.id, {"state": "deleted"}, [entry])])
 
     async def state(self, message: SyncedMessage, leg: Leg, step: Step, **fields: Any) -> None:
         """Store fields of a target, with an entry of its trace."""

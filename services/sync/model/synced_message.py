@@ -47,7 +47,6 @@ class Target(StoredPart):
     conversation: str
     state: TargetState = "waiting"
     parts: tuple[str, ...] = ()
-    part_count: int = 0
     thread: str | None = stored_null()
     with_files: bool = False
     text_digest: str = ""

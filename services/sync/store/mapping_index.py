@@ -6,6 +6,7 @@ from sys import intern
 from typing import Any, Final, NamedTuple
 
 from services.sync.model.mapping import Filters, Leg, Mapping, Options
+from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Mongo
@@ -31,7 +32,7 @@ _Key = tuple[str, str, str, str]
 
 
 class MappingIndex:
-    """The mappings of all workspaces. Await `current` before a batch."""
+    """The mappings of all workspaces. Await `ensure_current` before asking for them."""
 
     def __init__(self, mongo: Mongo, configuration: Configuration, log: Log) -> None:
         self._configuration = configuration
@@ -52,9 +53,14 @@ class MappingIndex:
     async def stop(self) -> None:
         await self._snapshot.stop()
 
-    async def current(self) -> None:
-        """Load what was changed before this call, if MongoDB answers."""
-        await self._configuration.current()
+    async def ensure_current(self) -> None:
+        """Load what was changed before this call. Raises `DatabaseUnavailable`.
+
+        Everything waits until MongoDB answers: by outdated mappings, a message would be dropped, or forwarded
+        although its mapping is paused.
+        """
+        if not await self._configuration.current():
+            raise DatabaseUnavailable("MongoDB does not say whether the mappings in memory are up to date")
 
     def follow(self, follower: Callable[[Mapping], None]) -> None:
         """Call `follower` with each mapping that is new or has changed, once it is in the index."""

@@ -43,6 +43,8 @@ RETENTION: Final = timedelta(days=RETENTION_DAYS)
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
 _MAX_WRITES: Final = 200
+_COMES_BEFORE: Final = frozenset({"id", "reactions", "source_reactions", "late_edit", "deleted"})
+"""Fields of a record that stands for a message; they stay when the message comes."""
 _NOT_LISTED: Final = {"reactions": 0, "late_edit": 0}
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _FIRST_SPAN: Final = timedelta(minutes=10)
@@ -235,6 +237,17 @@ def insertion(message: SyncedMessage) -> Write:
     return InsertOne(message.document())
 
 
+def completion(message: SyncedMessage) -> Write:
+    """Return the write of a message in place of the record that stood for it.
+
+    One that has come already stays as it is: it may be sent by now. What came before the message stays, too.
+    """
+    fields = SyncedMessage.stored_fields(
+        {name: getattr(message, name) for name in SyncedMessage.model_fields if name not in _COMES_BEFORE}
+    )
+    return UpdateOne({"_id": message.id, "has_come": False}, {"$set": fields})
+
+
 def update(synced_id: str, fields: Mapping[str, Any]) -> Write:
     """Return the write of fields of a message, by their names in Python."""
     return UpdateOne({"_id": synced_id}, {"$set": SyncedMessage.stored_fields(fields)})
@@ -243,6 +256,12 @@ def update(synced_id: str, fields: Mapping[str, Any]) -> Write:
 def field_update(synced_id: str, fields: Mapping[str, Any]) -> Write:
     """Return the write of fields by their paths in the document, such as `reactions.x`."""
     return UpdateOne({"_id": synced_id}, {"$set": dict(fields)})
+
+
+def part_update(synced_id: str, leg: str, part: int, external_id: str) -> Write:
+    """Return the write of the id of a part at a target, if the part is still there and has no id."""
+    field = f"targets.{leg}.parts.{part}"
+    return UpdateOne({"_id": synced_id, field: ""}, {"$set": {field: external_id}})
 
 
 def target_update(

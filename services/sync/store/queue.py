@@ -28,7 +28,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("expires_at", 1),), ttl_s=0),
     )
 }
-_MAX_DUE: Final = 200
+_MAX_DUE: Final = 400
+"""Set-aside changes that one search returns."""
 POSITION_BITS: Final = 22
 """Of a position, for the order of the records of one millisecond."""
 _FIRST_WINDOW: Final = 200 << POSITION_BITS
@@ -106,16 +107,16 @@ class SyncQueue:
         return [QueuedChange.from_document(document) for document in documents]
 
     async def find_set_aside(self, partitions: Collection[int]) -> list[QueuedChange]:
-        """Return due changes with the state `aside` of these partitions, ordered by position."""
+        """Return set-aside changes of these partitions whose `due_at` has passed, ordered by position.
+
+        Each partition has an equal part of the limit: one with many of them does not hide those of others.
+        """
+        limit = max(1, _MAX_DUE // max(1, len(partitions)))
         documents: list[Document] = []
-        for (
-            partition
-        ) in partitions:  # for several at once, the embedded database would read every such change
+        for partition in partitions:  # of several, the embedded database would read all that are aside
             query = {"state": "aside", "partition": partition, "due_at": {"$lte": utcnow()}}
             with translate_errors():
-                documents += await self._collection.find(query).limit(_MAX_DUE).to_list(_MAX_DUE)
-            if len(documents) >= _MAX_DUE:
-                break
+                documents += await self._collection.find(query).limit(limit).to_list(limit)
         return sorted(map(QueuedChange.from_document, documents), key=lambda change: change.position)
 
     async def postpone(self, change: QueuedChange, due_at: datetime, *, attempts: int, reason: str) -> None:

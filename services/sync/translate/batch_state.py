@@ -6,8 +6,10 @@ from typing import Any
 from services.sync.model.synced_message import MessageLink, SyncedMessage, TraceEntry
 from services.sync.store.messages import (
     SyncedMessages,
+    completion,
     field_update,
     insertion,
+    part_update,
     target_update,
     update,
 )
@@ -59,6 +61,22 @@ class BatchState:
         changed = message.model_copy(update=fields)
         self._messages[message.id] = changed
         self._writes.append(update(message.id, fields))
+        return changed
+
+    def complete(self, message: SyncedMessage) -> SyncedMessage:
+        """Store a message that has come, in place of the record that stood for it."""
+        self._messages[message.id] = message
+        self._writes.append(completion(message))
+        return message
+
+    def set_part(self, message: SyncedMessage, leg: str, part: int, external_id: str) -> SyncedMessage:
+        """Set the id of one part at a target, which it lacks. Others may be added or removed meanwhile."""
+        target = message.targets[leg]
+        parts = (*target.parts[:part], external_id, *target.parts[part + 1 :])
+        new = target.model_copy(update={"parts": parts})
+        changed = message.model_copy(update={"targets": {**message.targets, leg: new}})
+        self._messages[message.id] = changed
+        self._writes.append(part_update(message.id, leg, part, external_id))
         return changed
 
     def change_target(

@@ -16,7 +16,7 @@ from services.sync.model.synced_message import (
 from services.sync.store.mapping_index import MappedLeg, MappingIndex
 from services.sync.translate.batch_state import BatchState
 from services.sync.translate.incoming import Incoming
-from services.sync.translate.text import Names, People, has_mentions, mass_mentions_allowed, text_for
+from services.sync.translate.text import Names, People, markdown_of, mass_mentions_allowed, text_for
 from shared.contracts.chat import ChatAttachment, ChatAuthor
 from shared.contracts.ids import provider_message_id_for
 from shared.manifests.channel_types import (
@@ -24,7 +24,7 @@ from shared.manifests.channel_types import (
     MessageWritten,
     Person,
 )
-from shared.richtext.markdown_render import render_markdown
+from shared.richtext.mentions import has_mentions
 from shared.richtext.tree import Document
 from shared.runtime.mongo import utcnow
 
@@ -159,20 +159,34 @@ class Context:
     def texts(
         self, ref: AccountRef, body: Document, mapping: Mapping, author: ChatAuthor
     ) -> Callable[[Leg], str]:
-        """Return the function that gives a text for a leg. A text without mentions is rendered once."""
+        """Return the function that gives a text for a leg.
+
+        A text without mentions is rendered once, one with mentions once for each account.
+        """
         if not has_mentions(body):
-            text = render_markdown(body).text
+            text = markdown_of(body)
             return lambda _leg: text
         allowed = mass_mentions_allowed(mapping.options, author)
-        return lambda leg: text_for(
-            body,
-            ref,
-            leg,
-            people=self.people,
-            names=self.names,
-            index=self.index,
-            mass_mentions=allowed,
-        )
+        by_account: dict[tuple[str, str], str] = {}
+
+        def text_of(leg: Leg) -> str:
+            account = (
+                leg.provider,
+                leg.account,
+            )  # its ids of people and channels are the same for all its legs
+            if account not in by_account:
+                by_account[account] = text_for(
+                    body,
+                    ref,
+                    leg,
+                    people=self.people,
+                    names=self.names,
+                    index=self.index,
+                    mass_mentions=allowed,
+                )
+            return by_account[account]
+
+        return text_of
 
 
 def message_id_of(ref: AccountRef, conversation: str, external_id: str) -> str:

@@ -72,7 +72,6 @@ class Echoes:
         )
         if not change.edited and part < len(target.parts) and not target.parts[part]:
             # The provider had not told the id when the message was sent.
-            parts = (*target.parts[:part], change.external_id, *target.parts[part + 1 :])
-            self._context.state.change_target(
-                message, leg, parts=parts, permalink=target.permalink or change.permalink
-            )
+            message = self._context.state.set_part(message, leg, part, change.external_id)
+            if change.permalink and not target.permalink:
+                self._context.state.change_target(message, leg, permalink=change.permalink)

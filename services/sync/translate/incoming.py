@@ -143,6 +143,8 @@ def _is_of_hub(origin: ChatOrigin | None) -> bool:
 
 def _written(message: ChatMessage, at: float, *, edited: bool) -> MessageWritten:
     edited_at = unix_time(message.edited_at) if message.edited_at else at
+    if edited_at <= at < edited_at + 1:
+        edited_at = at  # many chats send whole seconds, which two edits may share
     body = parse_markdown(message.text)
     if message.embeds:
         body = Document((*body.blocks, *(part for card in message.embeds for part in _card(card))))

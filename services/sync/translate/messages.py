@@ -114,8 +114,7 @@ class Messages:
         if known is None:
             self._context.state.add(message)
         else:
-            fields = {name: getattr(message, name) for name in SyncedMessage.model_fields if name != "id"}
-            self._context.state.change(message, **fields)
+            self._context.state.complete(message)
         return message
 
     def _send(

@@ -46,7 +46,9 @@ class Profiles:
         """Load people who are not cached from their providers, within two seconds in all.
 
         If a provider takes longer, people of that workspace are not loaded for the next minute: not every
-        batch is delayed. Of more people than the limits allow, the first ones are loaded.
+        batch is delayed. The more such workspaces there are, the shorter is the time for the others, because
+        each of them would delay the messages of all. Of more people than the limits allow, the first ones are
+        loaded.
         """
         now = monotonic()
         self._paused_until = {name: until for name, until in self._paused_until.items() if until > now}
@@ -62,7 +64,7 @@ class Profiles:
         if not wanted:
             return
         tasks = {asyncio.create_task(self._read(ref, person)): ref.workspace for _, ref, person in wanted}
-        _, late = await asyncio.wait(tasks, timeout=_TIMEOUT_S)
+        _, late = await asyncio.wait(tasks, timeout=_TIMEOUT_S / (1 + len(self._paused_until)))
         for task in late:
             task.cancel()
             self._paused_until[tasks[task]] = monotonic() + _LATE_PAUSE_S

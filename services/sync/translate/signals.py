@@ -32,9 +32,9 @@ class SignalHandler:
     async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
         """Publish a request for each target that shows who types; one for each channel of a batch.
 
-        Raises `Malformed` for what is no signal, and `BrokerUnavailable`.
+        Raises `Malformed` for what is no signal, `DatabaseUnavailable` and `BrokerUnavailable`.
         """
-        await self._index.current()
+        await self._index.ensure_current()
         records: dict[tuple[str, str, str], Record] = {}
         for consumed in batch:
             event = consumed.event

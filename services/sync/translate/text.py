@@ -1,26 +1,15 @@
 """The text of a message for one target: with the target's ids of the people and channels that it mentions."""
 
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from services.sync.accounts import AccountRef
 from services.sync.model.mapping import CHAT, Leg, Options
 from services.sync.store.mapping_index import MappingIndex
-from shared.contracts.chat import ChatAuthor
-from shared.richtext.degrade import everyone_text
+from shared.contracts.chat import MAX_TEXT_CHARACTERS, ChatAuthor
 from shared.richtext.markdown_render import render_markdown
-from shared.richtext.mentions import map_mentions, mentioned
-from shared.richtext.tree import (
-    ChannelMention,
-    Document,
-    EveryoneMention,
-    GroupMention,
-    Inline,
-    Text,
-    UserMention,
-)
+from shared.richtext.mentions import resolve_mentions
+from shared.richtext.tree import ChannelMention, Document, UserMention
 
-MAX_TEXT: Final = 40_000
 Names = Callable[[AccountRef, str], str]
 """Returns the name of a person of an account; '' if it is not known."""
 
@@ -64,36 +53,29 @@ def text_for(
     """Return a text as Markdown with the ids of a target. Whom the target does not know is plain text."""
     ref = AccountRef(source.workspace, target.provider, target.account)
     if ref == source and mass_mentions:
-        return render_markdown(body).text[:MAX_TEXT]
+        return markdown_of(body)
 
-    def user(node: UserMention) -> Inline:
+    def user(node: UserMention) -> tuple[str, str]:
         label = node.label or names(source, node.id)
         if ref == source:
-            return UserMention(node.id, label)
+            return node.id, label
         chat_user = people.user_of(source, node.id)
-        person = people.person_of(ref, chat_user) if chat_user else None
-        return UserMention(person, label) if person else Text(f"@{label or node.id}")
+        return (people.person_of(ref, chat_user) if chat_user else None) or "", label
 
-    def channel(node: ChannelMention) -> Inline:
+    def channel(node: ChannelMention) -> tuple[str, str]:
         if ref == source:
-            return node
+            return node.id, node.label
         for mapped in index.find(source.workspace, source.provider, source.account, node.id):
             for leg in mapped.mapping.legs:
                 if (leg.provider, leg.account) == (target.provider, target.account):
-                    return ChannelMention(leg.conversation, leg.name or node.label)
-        return Text(f"#{node.label or node.id}")
+                    return leg.conversation, leg.name or node.label
+        return "", node.label
 
-    def group(node: GroupMention) -> Inline:
-        return node if ref == source else Text(f"@{node.label or node.id}")
-
-    def everyone(node: EveryoneMention) -> Inline:
-        return node if mass_mentions else Text(everyone_text(node.scope))
-
-    document = map_mentions(body, user=user, channel=channel, group=group, everyone=everyone)
-    return render_markdown(document).text[:MAX_TEXT]
+    return markdown_of(
+        resolve_mentions(body, user=user, channel=channel, groups=ref == source, mass_mentions=mass_mentions)
+    )
 
 
-def has_mentions(body: Document) -> bool:
-    """Return whether a text differs from target to target."""
-    found = mentioned(body)
-    return bool(found.users or found.channels or found.groups or found.everyone)
+def markdown_of(document: Document) -> str:
+    """Return a document as Markdown, cut to the length that a message of the chat may have."""
+    return render_markdown(document).text[:MAX_TEXT_CHARACTERS]

@@ -52,6 +52,10 @@ _MAX_DROPPED: Final = 10_000
 _ACK_TIMEOUT_S: Final = 10.0
 _MAX_NAMED: Final = 20
 """People of one message whose names are asked for."""
+_MAX_PART_BYTES: Final = 4 * 1024 * 1024
+"""Of the changes of a batch that are published together, counted once for each leg of their mappings."""
+MappedChange = tuple[Incoming, Sequence[MappedLeg]]
+"""A change, and the legs that it came from."""
 
 
 class Translator:
@@ -90,7 +94,7 @@ class Translator:
         A body that is not the provider's or the chat's becomes a dead letter. Raises `DatabaseUnavailable`
         and `BrokerUnavailable`: nothing of the batch is complete then.
         """
-        await self._index.current()
+        await self._index.ensure_current()
         incoming: list[Incoming] = []
         for consumed in batch:
             try:
@@ -98,9 +102,30 @@ class Translator:
             except (Malformed, Invalid) as error:
                 # The others of the batch are not handled again for it.
                 batch.take(consumed).fail(error)
-        mapped = [(item, found) for item in incoming if (found := self._mapped(item))]
-        if not mapped:
-            return
+        for part in self._parts(incoming):
+            await self._translate(part)
+
+    def _parts(self, incoming: Sequence[Incoming]) -> Iterable[Sequence[MappedChange]]:
+        """Yield those changes that have mappings, in parts, each after the one before is published.
+
+        What a part publishes takes bounded memory, although each change may go to hundreds of legs. A part
+        ends where a conversation moves: the changes after it name the conversation by its new id.
+        """
+        part: list[MappedChange] = []
+        size = 0
+        for item in incoming:
+            if not (legs := self._mapped(item)):
+                continue
+            part.append((item, legs))
+            size += len(item.event.data) * sum(len(mapping.legs) for mapping, _ in legs)
+            if size >= _MAX_PART_BYTES or isinstance(item.change, ConversationMoved):
+                yield part
+                part, size = [], 0
+        if part:
+            yield part
+
+    async def _translate(self, mapped: Sequence[MappedChange]) -> None:
+        """Store and publish what changes mean for the other legs."""
         state = BatchState(self._messages)
         await self._load(state, mapped)
         people = await self._people([found for found in mapped if not _is_own_message(found[0].change)])
@@ -178,7 +203,7 @@ class Translator:
         found = self._index.find(ref.workspace, ref.provider, ref.account, conversation)
         return [mapped for mapped in found if mapped.mapping.status != "paused"]
 
-    async def _load(self, state: BatchState, mapped: Sequence[tuple[Incoming, Sequence[MappedLeg]]]) -> None:
+    async def _load(self, state: BatchState, mapped: Sequence[MappedChange]) -> None:
         """Read the messages and links that the changes refer to."""
         links = {
             link_id(item.ref.provider, item.ref.account, conversation, external_id)
@@ -191,7 +216,7 @@ class Translator:
             messages.update(_needed_messages(item, legs, state))
         await state.load(messages)
 
-    async def _people(self, mapped: Iterable[tuple[Incoming, Sequence[MappedLeg]]]) -> People:
+    async def _people(self, mapped: Iterable[MappedChange]) -> People:
         """Read who is who, and the names that the events do not tell."""
         people: set[tuple[AccountRef, str]] = set()
         users: dict[str, set[str]] = {}
@@ -252,6 +277,7 @@ class Translator:
             for mapping, leg in legs:
                 if await self._mappings.move_leg(mapping.id, mapping.workspace, leg.id, change.new):
                     self._log.info("mapping.moved", mapping_id=mapping.id, leg=leg.id)
+            await self._index.ensure_current()
         elif isinstance(change, ConversationClosed):
             reason, fix = split_fix(change.reason)
             for mapping, leg in legs:

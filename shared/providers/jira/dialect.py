@@ -10,7 +10,6 @@ from typing import Final
 
 from shared.richtext.autolinks import honest_label, link_at
 from shared.richtext.build import canonical, canonical_inlines, clean, cut_text
-from shared.richtext.runs import Mark
 from shared.richtext.tables import Row, table_block
 from shared.richtext.tree import (
     Block,
@@ -23,6 +22,7 @@ from shared.richtext.tree import (
     LineBreak,
     Link,
     ListBlock,
+    Mark,
     Paragraph,
     Quote,
     Strike,

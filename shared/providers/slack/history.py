@@ -14,6 +14,7 @@ from shared.manifests.channel_types import Account, MessageWritten, Person, Plac
 from shared.manifests.history_json import array_items
 from shared.manifests.history_types import (
     LATEST,
+    NO_ANSWERS,
     Archive,
     Broken,
     Contents,
@@ -67,7 +68,7 @@ class ArchiveReader:
     def __init__(self) -> None:
         reaction_emoji("smile")  # reads the table of emoji
 
-    def contents(self, archive: Archive) -> Contents | None:
+    def contents(self, archive: Archive, answers: Mapping[str, str] = NO_ANSWERS) -> Contents | None:
         """Return what an export has; None if it is not one of Slack."""
         entries = archive.entries()
         sizes = {entry.name: entry.size for entry in entries}

@@ -11,7 +11,7 @@ from shared.providers.slack.emoji import emoji_named
 from shared.providers.slack.rich_text import Budget, is_id
 from shared.richtext.autolinks import link_at
 from shared.richtext.build import clean
-from shared.richtext.runs import NO_MARKS, Leaf, Mark, Run, is_link, paragraphs_of, text_runs
+from shared.richtext.runs import NO_MARKS, Leaf, Run, is_link, paragraphs_of, text_runs
 from shared.richtext.tree import (
     Block,
     Bold,
@@ -22,6 +22,7 @@ from shared.richtext.tree import (
     GroupMention,
     Italic,
     LineBreak,
+    Mark,
     Quote,
     Strike,
     Text,

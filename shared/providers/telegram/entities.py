@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.richtext.build import canonical, clean, clean_line, cut_text
-from shared.richtext.runs import Mark, Run, is_link, paragraphs_of, text_runs
+from shared.richtext.runs import Run, is_link, paragraphs_of, text_runs
 from shared.richtext.tree import (
     Block,
     Bold,
@@ -19,6 +19,7 @@ from shared.richtext.tree import (
     CustomEmoji,
     Document,
     Italic,
+    Mark,
     Quote,
     Spoiler,
     Strike,

@@ -16,6 +16,7 @@ from shared.contracts.errors import Malformed
 from shared.manifests.channel_types import ExternalFile, MessageWritten, Person, Place
 from shared.manifests.history_types import (
     LATEST,
+    NO_ANSWERS,
     Archive,
     Broken,
     Contents,
@@ -94,7 +95,7 @@ class ArchiveReader:
     def __init__(self) -> None:
         self._reading: _Reading | None = None
 
-    def contents(self, archive: Archive) -> Contents | None:
+    def contents(self, archive: Archive, answers: Mapping[str, str] = NO_ANSWERS) -> Contents | None:
         """Return what an export has; None if it is not one of Telegram."""
         name = _result_name(archive)
         if name is None:

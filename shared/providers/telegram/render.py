@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from shared.richtext.degrade import degrade
 from shared.richtext.tree import (
+    MARKS,
     Block,
     Bold,
     Code,
@@ -158,7 +159,7 @@ class _Writer:
                 self._in_link = outer
                 if not outer:
                     self._entity("text_link", start, url=node.url)
-            elif isinstance(node, Bold | Italic | Strike | Underline | Spoiler):
+            elif isinstance(node, MARKS):
                 kind = _KINDS[type(node)]
                 is_new = kind not in self._marks
                 self._marks.append(kind)

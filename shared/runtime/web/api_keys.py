@@ -29,6 +29,7 @@ Scope = Literal[
     "integrations:write",
     "accounts:call",
     "tokens:read",
+    "imports:read",
     "imports:write",
     "sync:read",
     "sync:write",

@@ -56,6 +56,11 @@ class Faults:
         with self._lock:
             self._faults.clear()
 
+    @property
+    def pending(self) -> int:
+        """The number of faults that no call has met yet."""
+        return len(self._faults)
+
     def before(self, method: str) -> Reply | None:
         """Return what is answered instead of the effect."""
         if self._take(method, "cut"):

@@ -78,6 +78,11 @@ class TelegramApi(People):
         with self.lock:
             self._faults.extend(faults)
 
+    @property
+    def pending_faults(self) -> int:
+        """The number of faults that no call has met yet."""
+        return len(self._faults)
+
     def handle(self, request: HostRequest) -> Reply:
         """Answer one request."""
         path = unquote(request.path)

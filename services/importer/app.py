@@ -1,0 +1,95 @@
+"""The importer service: exports become history of the chat."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from services.importer.api.imports import ImportsApi
+from services.importer.api.upload_server import UploadServer, dispatch
+from services.importer.api.uploads import UploadsApi
+from services.importer.archive.zip_archive import ArchiveLimits
+from services.importer.jobs import import_job
+from services.importer.jobs.end_steps import UndoStep, VerifyStep
+from services.importer.jobs.imports import Imports
+from services.importer.jobs.read_step import ReadStep
+from services.importer.jobs.run_step import RunStep, Stores
+from services.importer.jobs.steps import ImportSteps
+from services.importer.publish import confirmations as confirmation_store
+from services.importer.publish.confirmations import Confirmations
+from services.importer.reading.reader_process import ReaderLimits
+from services.importer.settings import ImporterSettings
+from services.importer.store import contents as content_store
+from services.importer.store import issues as issue_store
+from services.importer.store import units as unit_store
+from services.importer.store.contents import Contents
+from services.importer.store.issues import Issues
+from services.importer.store.units import Units
+from services.importer.uploads import records as upload_store
+from services.importer.uploads.folder import UploadFolder
+from services.importer.uploads.records import Uploads
+from services.importer.workspace_data import ImporterData
+from shared.contracts.topics import CHAT_EVENTS
+from shared.runtime.jobs import JobWorker
+from shared.runtime.mongo import Index
+from shared.runtime.periodic_task import PeriodicTask
+from shared.runtime.service import Runtime, Service
+from shared.runtime.settings import load
+
+INDEXES: Final[Mapping[str, Sequence[Index]]] = {
+    **import_job.INDEXES,
+    **upload_store.INDEXES,
+    **content_store.INDEXES,
+    **unit_store.INDEXES,
+    **issue_store.INDEXES,
+    **confirmation_store.INDEXES,
+}
+_SWEEP_INTERVAL_S: Final = 600.0
+
+
+async def build(runtime: Runtime) -> Service:
+    """Build the importer service of this process: its API, and its worker. Raises `Misconfigured`."""
+    settings = load(ImporterSettings)
+    folder = UploadFolder(settings.upload_folder)
+    uploads = Uploads(
+        runtime.mongo,
+        folder,
+        max_bytes=settings.max_upload_bytes,
+        bytes_per_workspace=settings.upload_bytes_per_workspace,
+        days=settings.upload_days,
+    )
+    imports = Imports(
+        runtime.mongo, uploads, folder, running_per_workspace=settings.imports_running_per_workspace
+    )
+    stores = Stores(
+        Units(runtime.mongo), Issues(runtime.mongo), Contents(runtime.mongo), Confirmations(runtime.mongo)
+    )
+    limits = ReaderLimits(
+        archive=ArchiveLimits(entries=settings.import_max_entries, total_bytes=settings.import_max_bytes)
+    )
+    read = ReadStep(folder, stores.contents, limits)
+    run = RunStep(
+        imports.jobs,
+        read,
+        stores,
+        runtime.producer,
+        messages_per_second=settings.history_messages_per_second,
+    )
+    steps = ImportSteps(imports, read, run, VerifyStep(stores), UndoStep(imports.jobs, run, stores))
+    management = runtime.management_app(
+        "Interlink importer",
+        [UploadsApi(uploads, folder), ImportsApi(imports, stores.contents, stores.issues)],
+    )
+    data = ImporterData(imports, uploads, stores.units, stores.issues, stores.contents, stores.confirmations)
+    return Service(
+        app=dispatch(UploadServer(uploads, folder, runtime.keyring, runtime.log), management),
+        parts=[
+            JobWorker(
+                imports.jobs, steps.run, runtime.log, max_concurrent=settings.imports_per_process
+            ).worker,
+            PeriodicTask(uploads.sweep, _SWEEP_INTERVAL_S, runtime.log),
+            runtime.workspace_cleanup(data.delete),
+        ],
+        indexes=INDEXES,
+        consumers=[
+            runtime.consumer(group="confirmations", topics=[CHAT_EVENTS], handler=stores.confirmations.handle)
+        ],
+    )

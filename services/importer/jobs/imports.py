@@ -1,0 +1,177 @@
+"""The imports of all workspaces: their states, and what people may do in each."""
+
+from collections.abc import Mapping
+from secrets import token_hex
+from typing import Any, Final
+
+from services.importer.jobs.import_job import COLLECTION, ImportJob, Stage
+from services.importer.jobs.plan import Plan
+from services.importer.uploads.folder import UploadFolder
+from services.importer.uploads.records import Uploads
+from shared.contracts.errors import Conflict, OverLimit
+from shared.runtime.jobs import Jobs
+from shared.runtime.mongo import Mongo, translate_errors, utcnow
+from shared.runtime.web.paging import Page
+
+_WAITING: Final = 20
+"""Imports of a workspace that may wait for their turn, or for a person."""
+_UNLIMITED: Final = 1_000_000
+_READY: Final = {"status": "running", "stage": "ready", "open": {"$ne": True}}
+_RUNNING: Final[tuple[Stage, ...]] = ("reading", "running", "verifying", "undoing")
+
+
+class Imports:
+    """The imports. Every method raises `DatabaseUnavailable`, and most `NotFound`."""
+
+    def __init__(
+        self, mongo: Mongo, uploads: Uploads, folder: UploadFolder, *, running_per_workspace: int
+    ) -> None:
+        self._collection = mongo.collection(COLLECTION)
+        self._uploads = uploads
+        self._folder = folder
+        self._running = running_per_workspace
+        self.jobs: Jobs[ImportJob] = Jobs(
+            self._collection, ImportJob, max_running=_UNLIMITED, condition={"folder": folder.id}
+        )
+
+    async def create(self, workspace: str, upload_id: str) -> ImportJob:
+        """Create the import of an upload, which is read at once.
+
+        Raises `Conflict` if bytes of it are missing, `OverLimit` if 20 imports wait.
+        """
+        upload = await self._uploads.find(upload_id, workspace)
+        received = self._folder.size_of(upload.id)
+        if received != upload.size:
+            raise Conflict(
+                f"{received} of {upload.size} bytes of the upload have arrived: resume it (tus), then import"
+            )
+        now = utcnow()
+        job = ImportJob(
+            id=f"imp_{token_hex(16)}",
+            workspace=workspace,
+            kind="import",
+            created_at=now,
+            queued_at=now,
+            folder=upload.folder,
+            upload_id=upload.id,
+            upload_name=upload.name,
+        )
+        leased = await self.jobs.start_leased(job)
+        # Counted after it is stored: of two calls at the same time, none exceeds the limit.
+        with translate_errors():
+            stored = await self._collection.count_documents({"workspace": workspace, "status": "running"})
+        if stored > self._running + _WAITING:
+            await self.jobs.delete(leased)
+            raise OverLimit(
+                f"{stored - 1} imports of the workspace have not ended: finish or cancel one first"
+            )
+        await self.jobs.work.release(leased, now)
+        self.jobs.wake.set()
+        return leased
+
+    async def find(self, workspace: str, import_id: str) -> ImportJob:
+        """Return an import."""
+        return await self.jobs.read(workspace, import_id)
+
+    async def page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[ImportJob]:
+        """Return a page of a workspace's imports, newest first. Raises `Malformed`."""
+        return await self.jobs.page(workspace, limit=limit, cursor=cursor)
+
+    async def may_run(self, job: ImportJob) -> bool:
+        """Return whether it is an import's turn: the workspace's oldest in the queue run first."""
+        query = {"workspace": job.workspace, "open": True, "queued_at": {"$lt": job.queued_at}}
+        with translate_errors():
+            return await self._collection.count_documents(query, limit=self._running) < self._running
+
+    async def set_plan(self, workspace: str, import_id: str, plan: Plan) -> ImportJob:
+        """Change the plan of an import that is ready; with other answers, it is read again.
+
+        Raises `Conflict`.
+        """
+        job = await self.find(workspace, import_id)
+        stored = plan.model_dump(mode="json", by_alias=True)
+        if Plan.model_validate(job.plan).answers != plan.answers:
+            changes = {"stage": "reading", "plan": stored, "queued_at": utcnow()}
+            return await self._resume(workspace, import_id, "ready", changes, "planned while it is ready")
+        with translate_errors():
+            result = await self._collection.update_one(
+                {"_id": import_id, "workspace": workspace, **_READY}, {"$set": {"plan": stored}}
+            )
+        return await self._changed(
+            workspace, import_id, bool(result.matched_count), "planned while it is ready"
+        )
+
+    async def start(self, workspace: str, import_id: str, *, dry_run: bool) -> ImportJob:
+        """Start an import that is ready, or try it without publishing anything. Raises `Conflict`."""
+        changes = {
+            "stage": "running",
+            "is_dry_run": dry_run,
+            "step": "people",
+            "done": 0,
+            "issues": 0,
+            "position": 0,
+            "queued_at": utcnow(),
+            "started_at": utcnow(),
+        }
+        return await self._resume(workspace, import_id, "ready", changes, "started while it is ready")
+
+    async def pause(self, workspace: str, import_id: str) -> ImportJob:
+        """Pause an import that is being worked on. Raises `Conflict`."""
+        condition = {"stage": set(_RUNNING), "is_paused": False}
+        done = await self.jobs.suspend(workspace, import_id, condition, {"is_paused": True})
+        return await self._changed(workspace, import_id, done, "paused while it is running")
+
+    async def resume(self, workspace: str, import_id: str) -> ImportJob:
+        """Go on with a paused import. Raises `Conflict`."""
+        changes = {"is_paused": False, "queued_at": utcnow()}
+        done = await self.jobs.resume(workspace, import_id, {"status": "running", "is_paused": True}, changes)
+        return await self._changed(workspace, import_id, done, "resumed while it is paused")
+
+    async def cancel(self, workspace: str, import_id: str) -> ImportJob:
+        """End an import. What was published stays, and can be undone. Raises `Conflict` if it has ended."""
+        job = await self.find(workspace, import_id)
+        if job.status != "running":
+            raise Conflict(f"the import is {job.state} already: it can be undone")
+        await self.jobs.suspend(workspace, import_id, {}, {})
+        await self.jobs.resume(workspace, import_id, {"status": "running"}, {"is_paused": False})
+        return await self.jobs.cancel(workspace, import_id)
+
+    async def undo(self, workspace: str, import_id: str, *, messages: int, keep_answered: bool) -> ImportJob:
+        """Take away again what an import added. `messages` is how many these are: a person has seen it.
+
+        Raises `Conflict` if the import has not ended, is undone, or added another number of messages.
+        """
+        job = await self.find(workspace, import_id)
+        added = job.added
+        if job.status == "running" and not job.is_paused:
+            raise Conflict(f"the import is {job.state}: cancel or pause it first")
+        if job.stage in ("undoing", "undone"):
+            raise Conflict(f"the import is {job.stage} already")
+        if messages != added:
+            raise Conflict(f"the import added {added} messages, not {messages}: confirm that number")
+        changes = {
+            "stage": "undoing",
+            "is_paused": False,
+            "is_dry_run": False,
+            "keep_answered": keep_answered,
+            "position": 0,
+            "queued_at": utcnow(),
+        }
+        done = await self.jobs.resume(workspace, import_id, {"stage": job.stage}, changes)
+        return await self._changed(workspace, import_id, done, "undone after it has ended")
+
+    async def delete_all(self, workspace: str) -> None:
+        """Delete every import of a workspace."""
+        await self.jobs.delete_all(workspace)
+
+    async def _resume(
+        self, workspace: str, import_id: str, stage: Stage, changes: Mapping[str, Any], when: str
+    ) -> ImportJob:
+        done = await self.jobs.resume(workspace, import_id, {"status": "running", "stage": stage}, changes)
+        return await self._changed(workspace, import_id, done, when)
+
+    async def _changed(self, workspace: str, import_id: str, done: bool, when: str) -> ImportJob:
+        job = await self.find(workspace, import_id)
+        if not done:
+            raise Conflict(f"the import is {job.state}: it can be {when}")
+        return job

@@ -1,0 +1,85 @@
+"""The plan of an import: what of an export becomes part of the chat. A person can change and reuse it."""
+
+from datetime import datetime
+from typing import Annotated, Final, Literal
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+MAX_EXCEPTIONS: Final = 20_000
+
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _known_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("must be the name of a time zone, such as Europe/Berlin or UTC")
+    return name
+
+
+class ChannelPlan(BaseModel):
+    """What becomes of one conversation: a new channel, messages in an existing one, or nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    into: Literal["new", "existing", "leave_out"]
+    channel_id: Annotated[
+        Id | None, Field(description="The channel of the chat; only for `existing`, and required there.")
+    ] = None
+    name: Annotated[str | None, Field(max_length=256, description="Another name for a new channel.")] = None
+
+
+class PersonPlan(BaseModel):
+    """Who a person of the export is: a user of the chat, a guest, or left out with all messages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    as_: Annotated[Literal["user", "guest", "leave_out"], Field(alias="as")]
+    user_id: Annotated[Id | None, Field(description="The user of the chat; only for `user`.")] = None
+
+
+class Plan(BaseModel):
+    """What is imported. `channels` and `people` name what differs from the rules of the other fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: Annotated[
+        dict[Id, ChannelPlan], Field(max_length=MAX_EXCEPTIONS, description="By the export's id.")
+    ] = {}
+    people: Annotated[
+        dict[Id, PersonPlan], Field(max_length=MAX_EXCEPTIONS, description="By the export's id.")
+    ] = {}
+    answers: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]],
+        Field(max_length=50, description="Answers to `contents.choices`, by the id of the choice."),
+    ] = {}
+    other_channels: Annotated[
+        Literal["new", "leave_out"], Field(description="Conversations that `channels` does not name.")
+    ] = "new"
+    direct_messages: Annotated[
+        bool,
+        Field(
+            description="Whether messages of two people or of a closed group are imported: they were written "
+            "for those people only."
+        ),
+    ] = False
+    archived_channels: bool = True
+    bots: bool = True
+    system_messages: bool = False
+    reactions: bool = True
+    pins: bool = True
+    since: AwareDatetime | None = None
+    until: Annotated[AwareDatetime | None, Field(description="Messages before this time.")] = None
+    time_zone: Annotated[
+        str,
+        Field(max_length=64, description="The days of the report are those of this zone."),
+        AfterValidator(_known_zone),
+    ] = "UTC"
+
+    def span(self) -> tuple[float, float]:
+        """Return the Unix times from which and before which messages are imported."""
+        return _unix(self.since, float("-inf")), _unix(self.until, float("inf"))
+
+
+def _unix(moment: datetime | None, default: float) -> float:
+    return moment.timestamp() if moment else default

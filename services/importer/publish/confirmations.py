@@ -1,0 +1,112 @@
+"""Which batches the chat has confirmed: written by whichever process consumes `history.stored`.
+
+A batch is announced before it is published. So a confirmation that names no announced batch of its own
+workspace changes nothing, whoever sends it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from shared.contracts.errors import Malformed
+from shared.contracts.history import HISTORY_STORED, HistoryStored
+from shared.runtime.kafka.batch import ConsumedEvent
+from shared.runtime.mongo import Index, Mongo, UpdateOne, translate_errors, utcnow
+from shared.runtime.records import Record
+
+COLLECTION: Final = "import_batches"
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    COLLECTION: (Index((("import_id", 1), ("confirmed", 1))), Index((("expires_at", 1),), ttl_s=0))
+}
+_TTL: Final = timedelta(days=30)
+
+
+class BatchRecord(Record):
+    """A batch that was, or is about to be published, and what the chat stored of it."""
+
+    import_id: str
+    workspace: str
+    confirmed: bool = False
+    duplicates: tuple[str, ...] = ()
+    rejected: tuple[tuple[str, str], ...] = ()
+    """Message ids with reasons."""
+    expires_at: datetime
+
+
+class Confirmations:
+    """Reads and writes of the collection. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._collection = mongo.collection(COLLECTION)
+
+    async def announce(self, workspace: str, import_id: str, batch_ids: Sequence[str]) -> None:
+        """Store that these batches are about to be published; one that is stored already stays as it is."""
+        expires_at = utcnow() + _TTL
+        writes = [
+            UpdateOne(
+                {"_id": batch_id},
+                {
+                    "$setOnInsert": BatchRecord(
+                        id=batch_id, import_id=import_id, workspace=workspace, expires_at=expires_at
+                    ).document()
+                },
+                upsert=True,
+            )
+            for batch_id in batch_ids
+        ]
+        with translate_errors():
+            await self._collection.bulk_write(writes, ordered=False)
+
+    async def confirmed(self, import_id: str) -> list[BatchRecord]:
+        """Return the confirmed batches of an import that were not removed yet."""
+        query = {"import_id": import_id, "confirmed": True}
+        with translate_errors():
+            documents = await self._collection.find(query).to_list(None)
+        return [BatchRecord.from_document(document) for document in documents]
+
+    async def remove(self, batch_ids: Collection[str]) -> None:
+        """Remove batches whose outcome is stored elsewhere."""
+        ids = list(batch_ids)
+        with translate_errors():
+            for at in range(0, len(ids), 50):
+                await self._collection.delete_many({"_id": {"$in": ids[at : at + 50]}})
+
+    async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
+        """Store the confirmations among the chat's events: the handler of `chat.events`.
+
+        The first confirmation of a batch counts. Raises `Malformed` for one that is not as documented.
+        """
+        writes: list[UpdateOne] = []
+        for consumed in batch:
+            if consumed.event.type != HISTORY_STORED:
+                continue
+            stored = _parse(consumed)
+            change: Mapping[str, Any] = {
+                "confirmed": True,
+                "duplicates": stored.duplicates,
+                "rejected": [(item.message_id, item.reason) for item in stored.rejected],
+            }
+            query = {
+                "_id": stored.batch_id,
+                "import_id": stored.import_id,
+                "workspace": consumed.event.workspace,
+                "confirmed": False,
+            }
+            writes.append(UpdateOne(query, {"$set": BatchRecord.stored_fields(change)}))
+        if writes:
+            with translate_errors():
+                await self._collection.bulk_write(writes, ordered=True)
+
+    async def delete_all(self, workspace: str) -> None:
+        """Delete the batches of a workspace."""
+        with translate_errors():
+            await self._collection.delete_many({"workspace": workspace})
+
+
+def _parse(consumed: ConsumedEvent) -> HistoryStored:
+    try:
+        return HistoryStored.model_validate_json(consumed.event.data)
+    except ValidationError as error:
+        raise Malformed(f"not a confirmation of a batch: {error.error_count()} wrong fields") from None

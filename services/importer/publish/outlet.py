@@ -1,0 +1,114 @@
+"""Publish the batches of one import, no faster than the chat stores them."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import Final
+
+from services.importer.publish.confirmations import BatchRecord, Confirmations
+from services.importer.publish.history_batches import Batch, record_of
+from shared.runtime.kafka.producer import Producer
+
+MAX_UNCONFIRMED: Final = 64
+_PUBLISHED_AT_ONCE: Final = 16
+_ACK_TIMEOUT_S: Final = 10.0
+_FIRST_POLL_S: Final = 0.01
+_MAX_POLL_S: Final = 0.25
+SILENCE_S: Final = 10.0
+"""A chat that has confirmed no batch after this time confirms none."""
+
+
+class Outlet:
+    """The way of one import's batches to the chat.
+
+    While the chat confirms, at most 64 batches are unconfirmed. One that confirms nothing gets the messages
+    at a fixed rate. `confirms` is None until it is known which of both it is.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        confirmations: Confirmations,
+        *,
+        workspace: str,
+        import_id: str,
+        messages_per_second: int,
+        confirms: bool | None,
+    ) -> None:
+        self._producer = producer
+        self._confirmations = confirmations
+        self._workspace = workspace
+        self._import_id = import_id
+        self._rate = messages_per_second
+        self.confirms = confirms
+        self._made: list[Batch] = []
+        self._open: dict[str, float] = {}
+        self._outcomes: dict[str, BatchRecord] = {}
+        self._next_at = 0.0
+
+    @property
+    def waiting_s(self) -> float:
+        """For how many seconds the oldest unconfirmed batch has waited."""
+        return monotonic() - min(self._open.values()) if self._open else 0.0
+
+    async def put(self, batches: Iterable[Batch]) -> None:
+        """Take batches, and publish them when there are enough; wait while too many are unconfirmed.
+
+        Raises `BrokerUnavailable` and `DatabaseUnavailable`.
+        """
+        for batch in batches:
+            self._made.append(batch)
+            if len(self._made) >= _PUBLISHED_AT_ONCE:
+                await self.flush()
+            while len(self._open) + len(self._made) > MAX_UNCONFIRMED:
+                await self.poll()
+
+    async def flush(self) -> None:
+        """Publish everything that was taken. Raises what `put` raises."""
+        if not self._made:
+            return
+        made, self._made = self._made, []
+        # Before they are published: the confirmation may be there first.
+        await self._confirmations.announce(self._workspace, self._import_id, [batch.id for batch in made])
+        records = [record_of(batch, self._workspace) for batch in made]
+        await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
+        if self.confirms is False:
+            await self._keep_pace(made)
+            return
+        at = monotonic()
+        self._open |= {batch.id: at for batch in made}
+
+    def is_settled(self, batch_ids: Iterable[str]) -> bool:
+        """Return whether all of these batches are published, and confirmed if the chat confirms."""
+        made = {batch.id for batch in self._made}
+        return not any(batch_id in self._open or batch_id in made for batch_id in batch_ids)
+
+    def outcomes(self, batch_ids: Iterable[str]) -> list[BatchRecord]:
+        """Return the confirmations of these batches, which are forgotten with it."""
+        return [record for batch_id in batch_ids if (record := self._outcomes.pop(batch_id, None))]
+
+    async def poll(self) -> None:
+        """Read new confirmations; pause if there are none. Raises `DatabaseUnavailable`."""
+        pause_s = _FIRST_POLL_S
+        while self._open:
+            found = await self._confirmations.confirmed(self._import_id)
+            new = [item for item in found if item.id in self._open]
+            for item in new:
+                del self._open[item.id]
+                self._outcomes[item.id] = item
+            if new:
+                self.confirms = True
+                return
+            if self.confirms is None and self.waiting_s > SILENCE_S:
+                self.confirms = False
+                self._open.clear()
+                return
+            if pause_s > _MAX_POLL_S:
+                return
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+
+    async def _keep_pace(self, made: Sequence[Batch]) -> None:
+        now = monotonic()
+        self._next_at = max(self._next_at, now) + sum(batch.items for batch in made) / self._rate
+        await asyncio.sleep(max(0.0, self._next_at - now))

@@ -1,0 +1,54 @@
+"""The settings of the importer service."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_GIB: Final = 1024**3
+
+
+class ImporterSettings(BaseSettings):
+    """`INTERLINK_*` settings that only the importer reads."""
+
+    model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
+
+    upload_folder: Path = Field(
+        default=Path(".interlink/uploads"),
+        description=(
+            "The folder of uploaded exports. Processes with the same folder share their work: on several "
+            "machines, mount one volume, or have each machine take the imports of its own uploads."
+        ),
+    )
+    max_upload_bytes: int = Field(
+        default=20 * _GIB, ge=1024, le=1024 * _GIB, description="The largest upload, in bytes."
+    )
+    upload_bytes_per_workspace: int = Field(
+        default=40 * _GIB,
+        ge=1024,
+        description="Bytes of all uploads that a workspace may have stored at a time.",
+    )
+    upload_days: int = Field(
+        default=7, ge=1, le=90, description="Days after which an upload is deleted, complete or not."
+    )
+    imports_running_per_workspace: int = Field(
+        default=2, ge=1, le=100, description="Imports of one workspace that run at a time; others wait."
+    )
+    imports_per_process: int = Field(
+        default=4, ge=1, le=100, description="Imports that one process works on at a time."
+    )
+    history_messages_per_second: int = Field(
+        default=2_000,
+        ge=1,
+        le=1_000_000,
+        description="Messages per second of each import, if the chat confirms no batches.",
+    )
+    import_max_entries: int = Field(
+        default=500_000, ge=1, le=10_000_000, description="Files that an uploaded archive may have."
+    )
+    import_max_bytes: int = Field(
+        default=200 * _GIB,
+        ge=1024,
+        description="Bytes that an uploaded archive may have when it is unpacked.",
+    )

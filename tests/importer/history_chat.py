@@ -1,0 +1,154 @@
+"""A chat that stores imported history: it consumes `chat.history`, and confirms each batch.
+
+It uses none of the hub's code but the models of the contract, by which it checks every event.
+"""
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from secrets import token_hex
+from typing import Any, Final, Self, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from shared.contracts.event_types import EVENT_TYPES
+from shared.contracts.history import HISTORY_STORED
+
+_WITHIN_S: Final = 30.0
+Data = dict[str, Any]
+T = TypeVar("T")
+
+
+class HistoryChat:
+    """The chat's side of an import, in a thread of its own, for one workspace.
+
+    `messages` are by id, each with the import that added it. One whose text contains `unacceptable` is
+    rejected. `confirms` can be switched off. What it cannot read stands in `errors`.
+    """
+
+    def __init__(self, bootstrap: str, workspace: str, *, confirms: bool = True) -> None:
+        self._bootstrap = bootstrap
+        self._workspace = workspace
+        self.confirms = confirms
+        self.messages: dict[str, Data] = {}
+        self.users: dict[str, Data] = {}
+        self.channels: dict[str, Data] = {}
+        self.batches: list[Data] = []
+        self.errors: list[str] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._run(self._connect)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._disconnect)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def texts(self, channel: str | None = None) -> list[str]:
+        """The texts of the messages in the order of time; of one channel, by its name."""
+        ids = {key for key, data in self.channels.items() if channel in (None, data["name"])}
+        found = [data for data in self.messages.values() if data["channel_id"] in ids]
+        return [data["text"] for data in sorted(found, key=lambda data: data["created_at"])]
+
+    def add(self, message_id: str, channel_id: str, text: str) -> None:
+        """Store a message that came live."""
+        self.messages[message_id] = {
+            "message_id": message_id,
+            "channel_id": channel_id,
+            "text": text,
+            "created_at": "2024-01-01T00:00:00.000Z",
+            "import_id": None,
+        }
+
+    def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+        async def bounded() -> T:
+            async with asyncio.timeout(_WITHIN_S):
+                return await work()
+
+        return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
+
+    async def _connect(self) -> None:
+        self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all")
+        self._consumer = AIOKafkaConsumer(
+            "chat.history",
+            bootstrap_servers=self._bootstrap,
+            group_id=None,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=20,
+        )
+        await self._producer.start()
+        await self._consumer.start()
+        self._consuming = asyncio.create_task(self._consume())
+
+    async def _disconnect(self) -> None:
+        self._consuming.cancel()
+        await asyncio.wait([self._consuming])
+        await self._consumer.stop()
+        await self._producer.stop()
+
+    async def _consume(self) -> None:
+        async for record in self._consumer:
+            attributes = {name: raw.decode() for name, raw in record.headers if raw is not None}
+            if attributes["workspace"] != self._workspace:
+                continue
+            try:
+                await self._receive(attributes["ce_type"], json.loads(record.value))
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the test has to hear of it
+                self.errors.append(f"{attributes['ce_type']}: {error!r}")
+
+    async def _receive(self, event_type: str, data: Data) -> None:
+        payload: Any = EVENT_TYPES[event_type].payload
+        payload.model_validate(data, strict=False)
+        self.batches.append(data)
+        duplicates: list[str] = []
+        rejected: list[Data] = []
+        if event_type == "history.users":
+            self.users |= {user["id"]: user for user in data["users"]}
+        elif event_type == "history.channels":
+            self.channels |= {channel["channel_id"]: channel for channel in data["channels"]}
+        elif event_type == "history.messages":
+            for message in data["messages"]:
+                self._store(message, data, duplicates, rejected)
+        else:
+            for message_id in data["message_ids"]:
+                self.messages.pop(message_id, None)
+        if self.confirms:
+            await self._confirm(data, duplicates, rejected)
+
+    def _store(self, message: Data, batch: Data, duplicates: list[str], rejected: list[Data]) -> None:
+        message_id = message["message_id"]
+        known = self.messages.get(message_id)
+        if known is not None and known["import_id"] != batch["import_id"]:
+            duplicates.append(message_id)
+        elif "unacceptable" in message["text"]:
+            rejected.append({"message_id": message_id, "reason": "unacceptable"})
+        else:
+            more = {"channel_id": batch["channel_id"], "import_id": batch["import_id"]}
+            self.messages[message_id] = message | more
+
+    async def _confirm(self, batch: Data, duplicates: list[str], rejected: list[Data]) -> None:
+        data = {
+            "import_id": batch["import_id"],
+            "batch_id": batch["batch_id"],
+            "duplicates": duplicates,
+            "rejected": rejected,
+        }
+        headers = {
+            "ce_specversion": "1.0",
+            "ce_id": f"evt_{token_hex(12)}",
+            "ce_type": HISTORY_STORED,
+            "ce_source": "/chat",
+            "workspace": self._workspace,
+        }
+        await self._producer.send_and_wait(
+            "chat.events",
+            json.dumps(data).encode(),
+            key=batch["import_id"].encode(),
+            headers=[(name, value.encode()) for name, value in headers.items()],
+        )

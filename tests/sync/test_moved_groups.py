@@ -1,0 +1,25 @@
+"""A group of Telegram that becomes a supergroup, with another id: its mapping follows, nothing is lost."""
+
+from tests.support.fakes.telegram_model import Chat
+from tests.sync.places import ADA, TelegramPlace
+from tests.sync.three_legs import World
+
+
+def test_messages_in_the_supergroup_that_come_with_its_move_are_forwarded(world: World) -> None:
+    legs = world.legs()
+    group = world.telegram.chat("group", "Example", *world.people.values(), world.bot)
+    world.telegram.set_status(group, world.bot, "administrator", world.people[ADA])
+    world.create_mapping(world.slack_leg(legs.slack.channel), telegram_leg(world, group))
+    TelegramPlace(world.telegram, world.bot, group, world.people).write("before")
+    legs.until(lambda: legs.slack.texts() == ["before"])
+    world.kill_sync()  # what comes until it is back, it reads together
+    supergroup = TelegramPlace(world.telegram, world.bot, world.telegram.migrate(group), world.people)
+    supergroup.write("after")
+    world.restart_sync()
+    legs.until(lambda: legs.slack.texts() == ["before", "after"])
+    legs.slack.write("to the supergroup")
+    legs.until(lambda: "to the supergroup" in supergroup.texts())
+
+
+def telegram_leg(world: World, chat: Chat) -> dict[str, str]:
+    return {"provider": "telegram", "account": str(world.bot.user.id), "conversation": str(chat.id)}
