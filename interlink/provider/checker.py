@@ -12,6 +12,7 @@ from interlink.provider.channel_rules import channel_faults
 from interlink.provider.connect_rules import connect_faults, neighbour_manifest
 from interlink.provider.escaping import escaping_faults
 from interlink.provider.fixture_result import describe_unreadable_fixture, run_fixture
+from interlink.provider.history_rules import history_faults
 from interlink.provider.provider_folder import guard_reader
 from interlink.provider.template_rules import CONNECT_RULES
 from interlink.provider.vectors import vector_faults
@@ -69,6 +70,7 @@ def check(folder: Path) -> list[str]:
         faults += _fixture_faults(folder, provider, manifest.webhook)
     faults += connect_faults(folder, manifest)
     faults += channel_faults(folder, provider)
+    faults += history_faults(folder, manifest)
     return [f"{provider_id}/{fault}" for fault in faults]
 
 

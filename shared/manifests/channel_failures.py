@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 from shared.manifests.channel_models import ChannelSpec, RateScope
 from shared.manifests.channel_types import CallResponse, ChannelFailure, Operation, Step
+from shared.manifests.history_models import HistorySpec
 from shared.wire.retry_after import parse_retry_after
 
 T = TypeVar("T")
@@ -22,6 +23,17 @@ def spec_failure(spec: ChannelSpec, code: str, *, fallback: str = "") -> Channel
         detail = f": {fallback[:200]}" if fallback else ""
         text = f"The provider refused the message ({code[:100]}){detail}. Correct it and send it again."
         return ChannelFailure("message", code[:100], text)
+    return ChannelFailure(known.kind, code, known.text, scope=known.scope)
+
+
+def history_failure(spec: HistorySpec, code: str) -> ChannelFailure:
+    """Return the failure of a code when history is read. A code that is not listed ends the conversation."""
+    known = spec.errors.get(code)
+    if known is None:
+        text = (
+            f"The provider does not let this conversation be read ({code[:100]}): look this error up there."
+        )
+        return ChannelFailure("conversation", code[:100], text)
     return ChannelFailure(known.kind, code, known.text, scope=known.scope)
 
 

@@ -161,7 +161,10 @@ to do
 
 
 class ChannelFailure(Exception):
-    """A provider refused. `code` is its own, `text` names the problem and the fix for a person."""
+    """A provider refused. `code` is its own, `text` names the problem and the fix for a person.
+
+    `needed` are scopes that the account lacks, if that is the reason.
+    """
 
     def __init__(
         self,
@@ -171,6 +174,7 @@ class ChannelFailure(Exception):
         *,
         retry_after: float | None = None,
         scope: Literal["conversation", "method", "account"] = "account",
+        needed: Sequence[str] = (),
     ) -> None:
         super().__init__(text)
         self.kind = kind
@@ -178,6 +182,7 @@ class ChannelFailure(Exception):
         self.text = text
         self.retry_after = retry_after
         self.scope = scope
+        self.needed = needed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The types of a provider's `history.py`: archives, their people, conversations and messages. No I/O.
 
-A reader first lists the contents of an uploaded `Archive`, then reads its units one by one. A unit is the
-step of an import that is repeated after a crash, so reading it again yields the same records.
+A reader of exports first lists the contents of an uploaded `Archive`, then reads its units one by one. A unit
+is the step of an import that is repeated after a crash, so reading it again yields the same records. A reader
+of pages has the same results from a connected account: its units are pages, each with the cursor of the next.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Literal, Protocol
 
-from shared.manifests.channel_types import MessageWritten, Person
+from shared.manifests.channel_types import Account, MessageWritten, Operation, Page, Person
 
 EARLIEST: Final = 0.0
 LATEST: Final = 4_102_444_800.0
@@ -193,6 +194,30 @@ class Broken:
 HistoryRecord = HistoryMessage | Skipped | Broken
 
 
+@dataclass(frozen=True, slots=True)
+class ObservedRate:
+    """A rate that responses show if it is lower than the manifest's: `amount` calls in `per_s` seconds."""
+
+    method: str
+    amount: int
+    per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """A page of a conversation: its records in order of time, and the cursor of the next page.
+
+    Replies of a thread follow on later pages than its parent. `next_cursor` is None at the end of the
+    conversation; it holds whatever the next page needs, so that another process can read it. `reached` is the
+    Unix time up to which the conversation has been read, in whichever direction: it serves for estimates.
+    """
+
+    records: Sequence[HistoryRecord]
+    next_cursor: str | None = None
+    reached: float = 0.0
+    rate: ObservedRate | None = None
+
+
 class ReadsArchive(Protocol):
     """A reader of one kind of export: a class named `ArchiveReader` of a provider's `history.py`.
 
@@ -214,6 +239,55 @@ class ReadsArchive(Protocol):
         """Yield the records of a unit in their order; a record that cannot be read as `Broken`.
 
         Raises `Unreadable` if the rest of the unit cannot be read.
+        """
+        ...
+
+
+class ReadsPages(Protocol):
+    """A reader of connected accounts: a class named `PageReader` of a provider's `history.py`.
+
+    Its constructor takes the `history` section of the manifest, and loads all modules and data: later, the
+    confined process may not open files. The importer carries the operations out with the account's token, at
+    most at half of the rates of that section. Each `Step` is a GET of a `path`, with a `method` that the
+    rates name; another one is refused, because the response that caused it is not trusted. An operation of
+    one page has few steps: after a crash it is repeated as a whole. It raises `ChannelFailure` for a response
+    that is a failure: `account` pauses the import, `conversation` and `gone` end the conversation with an
+    issue, `later` is tried again. `needed` of the exception names the scopes that are missing.
+    """
+
+    KIND: str
+    """What it reads, for people: "a Slack workspace"."""
+
+    def contents(self, account: Account, answers: Mapping[str, str]) -> Operation[Contents]:
+        """Return what is read of an account, still without people, conversations and units.
+
+        `Contents.account` is the id from which message ids are derived, as in the provider's exports. If an
+        account has several things to read, such as servers, they are `choices`. Raises `Unreadable` for a
+        wrong answer.
+        """
+        ...
+
+    def people(self, contents: Contents, cursor: str | None) -> Operation[Page]:
+        """Return a page of `HistoryPerson`; it may be empty and have a cursor."""
+        ...
+
+    def conversations(self, contents: Contents, cursor: str | None) -> Operation[Page]:
+        """Return a page of `HistoryConversation`: those that the account can read, with their threads."""
+        ...
+
+    def page(
+        self,
+        contents: Contents,
+        conversation: HistoryConversation,
+        cursor: str | None,
+        *,
+        since: float,
+        until: float,
+    ) -> Operation[HistoryPage]:
+        """Return a page of a conversation; its records are those that the provider's export would yield.
+
+        Messages before `since` or from `until` on, which are Unix times, may be left out: the importer skips
+        them. Each message has one page, also if it is a reply that the conversation shows too.
         """
         ...
 

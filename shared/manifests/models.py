@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, HttpUrl, StringCons
 from shared.manifests.base import EventName, ManifestModel, as_list
 from shared.manifests.channel_models import ChannelSpec
 from shared.manifests.connect_models import ConnectSpec, JmesPath, ProviderId, Setting, SettingName
+from shared.manifests.history_models import HistorySpec
 from shared.manifests.polling import PollSpec
 from shared.manifests.schemes import HeaderName, MatchRules, SchemeSpec, TemplateText
 from shared.manifests.subscriptions import SubscriptionSpec
@@ -562,4 +563,7 @@ class Manifest(ManifestModel):
     )
     channel: ChannelSpec | None = Field(
         default=None, description="Conversations whose messages can be mapped to others, beside `channel.py`."
+    )
+    history: HistorySpec | None = Field(
+        default=None, description="History of connected accounts that can be imported, beside `history.py`."
     )

@@ -15,11 +15,13 @@ from pydantic_core import ErrorDetails
 from shared.contracts.errors import Misconfigured
 from shared.manifests.channel_models import ChannelSpec
 from shared.manifests.connector import Connector
+from shared.manifests.history_models import HistorySpec
 from shared.manifests.models import Manifest
 from shared.manifests.webhook import BodyReader, WebhookDefinition
 
 if TYPE_CHECKING:
     from shared.manifests.channel_types import Channel
+    from shared.manifests.history_types import ReadsPages
     from shared.manifests.message_templates import EventTemplates
     from shared.richtext.dialect import Dialect
     from shared.richtext.tree import Document
@@ -230,6 +232,26 @@ def load_channel(provider: str, spec: ChannelSpec) -> "Channel":
     if channel is None:
         raise Misconfigured(f"{provider}/channel.py: has no class Channel: add it")
     return channel
+
+
+def load_page_reader(provider: str, spec: HistorySpec) -> "ReadsPages":
+    """Return the `PageReader` of a provider's own `history.py`, made with the manifest's section.
+
+    Raises `Misconfigured` without this file, and if it is not valid Python, fails on import or has no class.
+    """
+    if not files(_PACKAGE).joinpath(provider, "history.py").is_file():
+        raise Misconfigured(f"{provider}/history.py: missing: the manifest has a history section")
+    try:
+        # Importing runs the provider's code, so any exception may come out.
+        factory = getattr(import_module(f"{_PACKAGE}.{provider}.history"), "PageReader", None)
+        reader: ReadsPages | None = factory(spec) if callable(factory) else None
+    except SyntaxError as error:
+        raise Misconfigured(f"{provider}/history.py: line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise Misconfigured(f"{provider}/history.py: {type(error).__name__}: {error}") from error
+    if reader is None:
+        raise Misconfigured(f"{provider}/history.py: has no class PageReader: add it")
+    return reader
 
 
 def load_dialect(provider: str) -> "Dialect | None":
