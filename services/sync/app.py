@@ -4,16 +4,14 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from services.sync.accounts import SyncAccounts
 from services.sync.api.conflicts import ConflictsApi
 from services.sync.api.directory import DirectoryApi
-from services.sync.api.files import FilesApi, FileServer, dispatch
+from services.sync.api.files import FilesApi
 from services.sync.api.mappings import MappingsApi
 from services.sync.api.message_preview import MessagePreviewApi
 from services.sync.api.people_links import PeopleLinksApi
 from services.sync.api.sync_queue import SyncQueueApi
 from services.sync.api.synced_messages import SyncedMessagesApi
-from services.sync.calls import ChannelCalls
 from services.sync.carry.carrier import Carrier
 from services.sync.carry.edits import MessageEditor
 from services.sync.carry.failure_notice import FailureNotices
@@ -60,7 +58,10 @@ from services.sync.translate.translator import Translator
 from services.sync.workspace_data import SyncData
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
+from shared.connections.channel_accounts import ChannelAccounts
+from shared.connections.channel_calls import ChannelCalls
 from shared.connections.configured_apps import configured_apps
+from shared.connections.files.server import FileServer, dispatch
 from shared.connections.integration_record import USABLE
 from shared.connections.integrations import COLLECTION as INTEGRATIONS
 from shared.connections.integrations import IntegrationRepository
@@ -115,7 +116,7 @@ async def build(runtime: Runtime) -> Service:
         runtime.log,
         redirect_uri=runtime.hub.public_base + CALLBACK_PATH,
     )
-    accounts = SyncAccounts(integrations, runtime.configuration, providers)
+    accounts = ChannelAccounts(integrations, runtime.configuration, providers)
     calls = ChannelCalls(tokens, client, providers)
 
     # Mappings

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-from services.sync.accounts import AccountRef
 from services.sync.chat_inbound import SOURCE
 from services.sync.model.conflict import Conflict as EditConflict
 from services.sync.store.conflicts import Conflicts
@@ -11,6 +10,7 @@ from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
 from services.sync.translate.incoming import Incoming
 from services.sync.translate.translator import Translator
+from shared.connections.channel_accounts import AccountRef
 from shared.contracts.envelope import Event, rfc3339
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import derive

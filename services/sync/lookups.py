@@ -6,8 +6,8 @@ A refusal of the provider becomes an error of the management API here, with the 
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from services.sync.accounts import SyncAccounts, channel_account
-from services.sync.calls import ChannelCalls, NotReached, OutcomeUnknown
+from shared.connections.channel_accounts import ChannelAccounts, channel_account
+from shared.connections.channel_calls import ChannelCalls, NotReached, OutcomeUnknown
 from shared.connections.integration_record import USABLE, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.contracts.errors import Conflict, Invalid, NotFound, RetryLater
@@ -48,7 +48,7 @@ class Lookups:
 
     def __init__(
         self,
-        accounts: SyncAccounts,
+        accounts: ChannelAccounts,
         integrations: IntegrationRepository,
         calls: ChannelCalls,
         providers: Mapping[str, Provider],

@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from services.sync.accounts import SyncAccounts
 from services.sync.lookups import Lookups
 from services.sync.model.mapping import Leg, Mapping
 from services.sync.own_messages import own_chat_record, own_message
+from shared.connections.channel_accounts import ChannelAccounts
 from shared.contracts.errors import Rejected, RetryLater
 from shared.contracts.ids import new_event_id
 from shared.manifests.channel_failures import split_fix
@@ -31,7 +31,7 @@ class LegResult:
 class MappingTest:
     """Sends the test messages of mappings."""
 
-    def __init__(self, accounts: SyncAccounts, lookups: Lookups, producer: Producer) -> None:
+    def __init__(self, accounts: ChannelAccounts, lookups: Lookups, producer: Producer) -> None:
         self._accounts = accounts
         self._lookups = lookups
         self._producer = producer

@@ -17,10 +17,10 @@ WITHOUT_INDEXES = {
     "services/delivery/log/log_slices.py": "slices of time for searches of the log; indexes in deliveries.py",
     "services/delivery/log/search.py": "searches of the log; indexes in deliveries.py",
     "services/importer/jobs/imports.py": "the states of imports; indexes in import_job.py",
-    "services/sync/accounts.py": "accounts of subscriptions in memory; indexes in the oauth service",
     "services/sync/endpoint_messages.py": "descriptions of senders in memory; indexes in endpoint_records.py",
     "services/sync/store/queue_counts.py": "counts of waiting changes; indexes in queue.py",
     "services/sync/store/mapping_index.py": "mappings in memory; indexes in mappings.py",
+    "shared/connections/channel_accounts.py": "accounts of subscriptions; indexes in the oauth service",
     "shared/connections/account_routes.py": "routes of accounts in memory; indexes in integration_record.py",
     "shared/connections/integrations.py": "the repository of integrations; indexes in integration_record.py",
 }

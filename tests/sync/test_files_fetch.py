@@ -16,8 +16,6 @@ from unittest import mock
 
 import pytest
 
-from services.sync.accounts import SyncAccounts, channel_account
-from services.sync.calls import ChannelCalls, NotReached
 from services.sync.files.assembly import Files, build_files
 from services.sync.files.disk import DiskFull, FileSpace
 from services.sync.files.fetch import FetchedFile, FileProblem
@@ -25,6 +23,8 @@ from services.sync.files.lines import with_problems
 from services.sync.settings import SyncSettings
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
+from shared.connections.channel_accounts import ChannelAccounts, channel_account
+from shared.connections.channel_calls import ChannelCalls, NotReached
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.chat import ChatAttachment
@@ -114,7 +114,7 @@ class Stage:
 
     world: World
     files: Files
-    accounts: SyncAccounts
+    accounts: ChannelAccounts
     calls: ChannelCalls
     chat: InternalChat
     hostile: Switch
@@ -217,7 +217,7 @@ async def stage(
                     made.log,
                     redirect_uri="https://hub.example.com/x",
                 )
-                accounts = SyncAccounts(integrations, made.configuration, known.providers)
+                accounts = ChannelAccounts(integrations, made.configuration, known.providers)
                 calls = ChannelCalls(tokens, client, known.providers)
                 files = build_files(made, settings, known.providers, accounts, tokens, calls)
                 parts: list[Any] = [client, apps, *files.parts]

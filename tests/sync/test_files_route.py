@@ -12,7 +12,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from services.sync.files.tokens import FileAddresses, FileRef
+from shared.connections.files.addresses import FileAddresses, FileRef
 from shared.manifests.channel_types import ExternalFile
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.settings import HubSettings

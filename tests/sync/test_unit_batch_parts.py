@@ -4,7 +4,6 @@ from typing import Any
 
 import structlog
 
-from services.sync.accounts import AccountRef
 from services.sync.mapping_rings import MAX_PER_CONVERSATION
 from services.sync.model.mapping import CHAT, MAX_LEGS, Leg, Mapping
 from services.sync.store.mapping_index import MappedLeg
@@ -12,6 +11,7 @@ from services.sync.translate.context import Context
 from services.sync.translate.incoming import Incoming
 from services.sync.translate.text import People
 from services.sync.translate.translator import Translator
+from shared.connections.channel_accounts import AccountRef
 from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import Event, now
 from shared.manifests.channel_types import ConversationMoved, MessageDeleted

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 from pydantic import SecretStr
 
-from services.sync.accounts import AccountRef
 from services.sync.model.synced_message import PersonReaction, SyncedMessage, Target
 from services.sync.store.messages import SyncedMessages, field_update, insertion, target_update
 from services.sync.translate.batch_state import BatchState
 from services.sync.translate.echoes import Echoes
+from shared.connections.channel_accounts import AccountRef
 from shared.manifests.channel_types import MessageWritten, Person, Place
 from shared.richtext.tree import Document
 from shared.runtime.mongo import Mongo, utcnow

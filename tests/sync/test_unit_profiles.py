@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from services.sync.accounts import AccountRef
 from services.sync.translate import profiles as module
 from services.sync.translate.profiles import Profiles
+from shared.connections.channel_accounts import AccountRef
 
 _WORKSPACES = 30
 

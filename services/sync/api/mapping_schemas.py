@@ -5,7 +5,6 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.sync.accounts import AccountRef
 from services.sync.api.fields import ExternalId, Name, ProviderName
 from services.sync.mapping_preview import NotFollowing, RequestedLeg, ResolvedLeg
 from services.sync.mapping_test import LegResult
@@ -19,6 +18,7 @@ from services.sync.model.mapping import (
     MappingStatus,
     Options,
 )
+from shared.connections.channel_accounts import AccountRef
 from shared.contracts.envelope import rfc3339
 
 _MAX_RETRY_S: Final = 7 * 24 * 3600

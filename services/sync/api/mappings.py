@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query
 from starlette.responses import Response
 
-from services.sync.accounts import SyncAccounts
 from services.sync.api.fields import Reader, Writer
 from services.sync.api.mapping_schemas import (
     LegCreate,
@@ -28,6 +27,7 @@ from services.sync.mapping_rings import MappingRings
 from services.sync.mapping_test import MappingTest
 from services.sync.model.mapping import Mapping, MappingStatus
 from services.sync.store.mappings import MappingCriteria, MappingRepository
+from shared.connections.channel_accounts import ChannelAccounts
 from shared.contracts.errors import OverLimit
 from shared.contracts.ids import new_mapping_id
 from shared.runtime.mongo import utcnow
@@ -41,7 +41,7 @@ class MappingsApi:
     def __init__(
         self,
         mappings: MappingRepository,
-        accounts: SyncAccounts,
+        accounts: ChannelAccounts,
         rings: MappingRings,
         resolver: LegResolver,
         test: MappingTest,

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
 
-from services.sync.calls import NotReached, OutcomeUnknown
 from services.sync.carry.failure_notice import FailureNotices
 from services.sync.carry.notes import Notes
 from services.sync.carry.outcomes import Change, Done, Failed, Outcome, SetAside, Stopped, Waits
@@ -18,6 +17,7 @@ from services.sync.model.synced_message import SyncedMessage
 from services.sync.store.mapping_index import MappingIndex
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
+from shared.connections.channel_calls import NotReached, OutcomeUnknown
 from shared.contracts.errors import BrokerUnavailable, Conflict, DatabaseUnavailable, NotFound, RetryLater
 from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import ChannelFailure

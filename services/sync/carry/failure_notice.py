@@ -6,8 +6,6 @@ from dataclasses import replace
 from time import monotonic
 from typing import Final
 
-from services.sync.accounts import SyncAccounts, channel_account
-from services.sync.calls import NotReached, OutcomeUnknown
 from services.sync.carry.outcomes import Change, Stopped
 from services.sync.carry.scene import Scene, SceneCalls
 from services.sync.model.mapping import Leg, account_key
@@ -15,6 +13,8 @@ from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.model.synced_message import SyncedMessage
 from services.sync.own_messages import own_chat_record, own_message
 from services.sync.store.messages import SyncedMessages
+from shared.connections.channel_accounts import ChannelAccounts, channel_account
+from shared.connections.channel_calls import NotReached, OutcomeUnknown
 from shared.contracts.errors import Rejected, RetryLater
 from shared.contracts.ids import derive
 from shared.manifests.channel_types import ChannelFailure, Place, Sends
@@ -37,7 +37,7 @@ class FailureNotices:
     def __init__(
         self,
         providers: Mapping[str, Provider],
-        accounts: SyncAccounts,
+        accounts: ChannelAccounts,
         calls: SceneCalls,
         messages: SyncedMessages,
         producer: Producer,

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from services.sync.calls import LocalFile
 from services.sync.carry.scene import (
     FIND_MARGIN,
     PART_SEPARATOR,
@@ -16,6 +15,7 @@ from services.sync.files.fetch import FetchedFile
 from services.sync.model.marker import marker_for
 from services.sync.model.synced_message import Target, TraceEntry
 from services.sync.store.messages import SyncedMessages, target_update
+from shared.connections.channel_calls import LocalFile
 from shared.manifests.channel_types import FindsSent, Place, Sends, Sent
 from shared.richtext.tree import Document, Loss
 from shared.runtime.failpoints import failpoint

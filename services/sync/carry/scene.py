@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from services.sync.calls import BeforeStep, ChannelCalls, LocalFile
 from services.sync.carry.outcomes import Change, Done, Outcome, SetAside, Stopped, Waits
 from services.sync.carry.pace import Pace
 from services.sync.model.mapping import Leg, link_id
@@ -14,6 +13,7 @@ from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.model.marker import marker_for
 from services.sync.model.synced_message import MessageLink, SyncedMessage, Target
 from services.sync.store.messages import SyncedMessages, target_update
+from shared.connections.channel_calls import BeforeStep, ChannelCalls, LocalFile
 from shared.connections.integration_record import Integration
 from shared.manifests.channel_models import ChannelSpec
 from shared.manifests.channel_types import (

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from services.sync.accounts import SyncAccounts, channel_account
 from services.sync.carry.edits import MessageEditor
 from services.sync.carry.messages import MessageSender
 from services.sync.carry.outcomes import Change, Done, Outcome
@@ -11,6 +10,7 @@ from services.sync.carry.scene import Scene, SceneCalls
 from services.sync.model.mapping import Leg
 from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.model.synced_message import SyncedMessage
+from shared.connections.channel_accounts import ChannelAccounts, channel_account
 from shared.contracts.errors import Invalid
 from shared.manifests.channel_types import Place, Signals
 from shared.manifests.registry import Provider
@@ -22,7 +22,7 @@ class Work:
     def __init__(
         self,
         providers: Mapping[str, Provider],
-        accounts: SyncAccounts,
+        accounts: ChannelAccounts,
         calls: SceneCalls,
         messages: MessageSender,
         edits: MessageEditor,
@@ -38,7 +38,7 @@ class Work:
     async def apply(self, change: Change, mapping: SyncMapping, leg: Leg, message: SyncedMessage) -> Outcome:
         """Apply a change at its target.
 
-        Raises `ChannelFailure`, `Stopped`, and what `ChannelCalls.run` and `SyncAccounts.find` raise.
+        Raises `ChannelFailure`, `Stopped`, and what `ChannelCalls.run` and `ChannelAccounts.find` raise.
         """
         target = message.targets.get(leg.id)
         if target is not None and target.discarded_at and change.received_at <= target.discarded_at:

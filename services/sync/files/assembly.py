@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.sync.accounts import SyncAccounts
-from services.sync.calls import ChannelCalls
 from services.sync.files.disk import FileSpace
 from services.sync.files.fetch import ChatFiles, FileFetcher
-from services.sync.files.source import ProviderFiles
-from services.sync.files.tokens import FileAddresses
 from services.sync.settings import SyncSettings
+from shared.connections.channel_accounts import ChannelAccounts
+from shared.connections.channel_calls import ChannelCalls
+from shared.connections.files.addresses import FileAddresses
+from shared.connections.files.source import ProviderFiles
 from shared.connections.tokens import TokenSource
 from shared.manifests.registry import Provider
 from shared.runtime.egress.client import EgressClient, create_egress_client
@@ -37,7 +37,7 @@ def build_files(
     runtime: Runtime,
     settings: SyncSettings,
     providers: Mapping[str, Provider],
-    accounts: SyncAccounts,
+    accounts: ChannelAccounts,
     tokens: TokenSource,
     calls: ChannelCalls,
 ) -> Files:

@@ -14,17 +14,17 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDict
 
-from services.sync.calls import LocalFile
 from services.sync.files.disk import DiskFull, FileSpace, Reservation
-from services.sync.files.names import (
+from shared.connections.channel_calls import LocalFile
+from shared.connections.files.addresses import FileAddresses, FileRef
+from shared.connections.files.names import (
     UNKNOWN_TYPE,
     changes_type,
     media_type,
     safe_name,
     shown_size,
 )
-from services.sync.files.source import FileFailed, ProviderFiles
-from services.sync.files.tokens import FileAddresses, FileRef
+from shared.connections.files.source import FileFailed, ProviderFiles
 from shared.contracts.chat import ChatAttachment
 from shared.contracts.errors import (
     Conflict,

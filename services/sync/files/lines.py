@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from services.sync.files.fetch import FileProblem
-from services.sync.files.names import safe_name, shown_size
+from shared.connections.files.names import safe_name, shown_size
 from shared.richtext.build import clean_line
 from shared.richtext.tree import Document, Inline, LineBreak, Link, Paragraph, Text
 

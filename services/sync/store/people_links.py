@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Final
 
-from services.sync.accounts import AccountRef
 from services.sync.model.person_link import LinkMethod, PersonLink, person_link_id
+from shared.connections.channel_accounts import AccountRef
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.quotas import Quota

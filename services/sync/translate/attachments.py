@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from services.sync.accounts import AccountRef
-from services.sync.files.tokens import FileAddresses
 from services.sync.model.mapping import CHAT
+from shared.connections.channel_accounts import AccountRef
+from shared.connections.files.addresses import FileAddresses
 from shared.contracts.chat import ChatAttachment
 from shared.manifests.channel_types import ExternalFile
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from services.sync.accounts import AccountRef
 from services.sync.model.conflict import Conflict
 from services.sync.model.mapping import CHAT, Leg, Mapping, link_id
 from services.sync.model.synced_message import (
@@ -17,6 +16,7 @@ from services.sync.store.mapping_index import MappedLeg, MappingIndex
 from services.sync.translate.batch_state import BatchState
 from services.sync.translate.incoming import Incoming
 from services.sync.translate.text import Names, People, markdown_of, mass_mentions_allowed, text_for
+from shared.connections.channel_accounts import AccountRef
 from shared.contracts.chat import ChatAttachment, ChatAuthor
 from shared.contracts.ids import provider_message_id_for
 from shared.manifests.channel_types import (

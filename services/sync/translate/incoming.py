@@ -7,8 +7,8 @@ from typing import Final
 
 import orjson
 
-from services.sync.accounts import AccountRef
 from services.sync.model.mapping import CHAT
+from shared.connections.channel_accounts import AccountRef
 from shared.contracts.chat import (
     ChatAuthor,
     ChatChannel,

@@ -5,11 +5,11 @@ from typing import Final
 
 import orjson
 
-from services.sync.accounts import AccountRef
 from services.sync.chat_inbound import SOURCE, inbound_record
 from services.sync.model.mapping import CHAT, Leg, Mapping, account_key
 from services.sync.model.synced_message import SyncedMessage
 from services.sync.translate.incoming import Incoming
+from shared.connections.channel_accounts import AccountRef
 from shared.contracts.chat import (
     MESSAGE_DELETED,
     REACTION_ADDED,

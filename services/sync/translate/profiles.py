@@ -6,8 +6,8 @@ from collections.abc import Collection
 from time import monotonic
 from typing import Final
 
-from services.sync.accounts import AccountRef, SyncAccounts, channel_account
-from services.sync.calls import ChannelCalls, NotReached, OutcomeUnknown
+from shared.connections.channel_accounts import AccountRef, ChannelAccounts, channel_account
+from shared.connections.channel_calls import ChannelCalls, NotReached, OutcomeUnknown
 from shared.contracts.errors import InterlinkError
 from shared.manifests.channel_types import ChannelFailure, Person, ReadsProfiles
 from shared.runtime.limits import WorkspaceLimits
@@ -29,7 +29,7 @@ _CONCURRENT: Final = 8
 class Profiles:
     """Cache of people: for an hour, or for a minute if the provider did not return the person."""
 
-    def __init__(self, accounts: SyncAccounts, calls: ChannelCalls, log: Log) -> None:
+    def __init__(self, accounts: ChannelAccounts, calls: ChannelCalls, log: Log) -> None:
         self._accounts = accounts
         self._calls = calls
         self._log = log
@@ -92,7 +92,7 @@ class Profiles:
     async def _ask(self, channel: ReadsProfiles, ref: AccountRef, person_id: str) -> Person:
         """Ask for a person, again and again while the provider fails: `load` ends it.
 
-        Raises `ChannelFailure` for a person whom the provider does not tell, and as `SyncAccounts.find`.
+        Raises `ChannelFailure` for a person whom the provider does not tell, and as `ChannelAccounts.find`.
         """
         while True:
             integration = await self._accounts.find(*ref)

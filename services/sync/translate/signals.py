@@ -6,10 +6,10 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from services.sync.accounts import SyncAccounts
 from services.sync.model.mapping import CHAT
 from services.sync.store.mapping_index import MappedLeg, MappingIndex
 from services.sync.translate.outputs import signal_record
+from shared.connections.channel_accounts import ChannelAccounts
 from shared.contracts.chat import SIGNAL, ChatSignal
 from shared.contracts.errors import Malformed
 from shared.manifests.channel_types import Signals
@@ -24,7 +24,7 @@ _ACK_TIMEOUT_S: Final = 5.0
 class SignalHandler:
     """The handler of `chat.signals`."""
 
-    def __init__(self, accounts: SyncAccounts, index: MappingIndex, producer: Producer) -> None:
+    def __init__(self, accounts: ChannelAccounts, index: MappingIndex, producer: Producer) -> None:
         self._accounts = accounts
         self._index = index
         self._producer = producer

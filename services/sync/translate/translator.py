@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from services.sync.accounts import AccountRef, SyncAccounts, channel_account
 from services.sync.model.mapping import CHAT, link_id
 from services.sync.model.marker import marker_parts
 from services.sync.model.synced_message import synced_id_for
@@ -26,6 +25,7 @@ from services.sync.translate.messages import Messages
 from services.sync.translate.profiles import Profiles
 from services.sync.translate.reactions import Reactions
 from services.sync.translate.text import People
+from shared.connections.channel_accounts import AccountRef, ChannelAccounts, channel_account
 from shared.contracts.errors import Invalid, Malformed
 from shared.contracts.ids import provider_message_id_for
 from shared.contracts.topics import CHAT_EVENTS
@@ -64,7 +64,7 @@ class Translator:
     def __init__(
         self,
         providers: Mapping[str, Provider],
-        accounts: SyncAccounts,
+        accounts: ChannelAccounts,
         index: MappingIndex,
         mappings: MappingRepository,
         messages: SyncedMessages,

@@ -7,10 +7,10 @@ from typing import Final
 
 from multidict import CIMultiDict
 
-from services.sync.accounts import SyncAccounts, channel_account
-from services.sync.calls import ChannelCalls, NotReached, OutcomeUnknown
-from services.sync.files.names import is_page, shown_size
-from services.sync.files.tokens import FileRef
+from shared.connections.channel_accounts import ChannelAccounts, channel_account
+from shared.connections.channel_calls import ChannelCalls, NotReached, OutcomeUnknown
+from shared.connections.files.addresses import FileRef
+from shared.connections.files.names import is_page, shown_size
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import InterlinkError, Rejected
 from shared.manifests.channel_failures import retry_after
@@ -67,7 +67,7 @@ class ProviderFiles:
 
     def __init__(
         self,
-        accounts: SyncAccounts,
+        accounts: ChannelAccounts,
         tokens: TokenSource,
         calls: ChannelCalls,
         client: EgressClient,

@@ -35,7 +35,7 @@ class AccountRef(NamedTuple):
     account: str
 
 
-class SyncAccounts:
+class ChannelAccounts:
     """Finds the integration of an account, and the account of a webhook event.
 
     Await `Configuration.current` before a batch: what another process has changed is forgotten then.

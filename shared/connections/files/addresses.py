@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from services.sync.files.names import safe_name
+from shared.connections.files.names import safe_name
 from shared.contracts.chat import ChatAttachment
 from shared.contracts.errors import Misconfigured
 from shared.contracts.ids import attachment_id_for
