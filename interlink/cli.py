@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from interlink.commands import dead_letters, keys, provider, sync
+from interlink.commands import dead_letters, imports, keys, provider, sync
 from interlink.commands.common import DEFAULT_DATA_DIR, DataDir, ServiceName
 from interlink.exits import FAILURE, report_errors
 
@@ -21,6 +21,7 @@ app.add_typer(provider.app, name="provider")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(keys.app, name="keys")
 app.add_typer(sync.app, name="sync")
+app.add_typer(imports.app, name="import")
 
 Workspace = Annotated[str, typer.Option(help="The workspace's id.")]
 

@@ -11,7 +11,8 @@ FAILURE: Final = 1
 """Exit status of a command that ran and found something wrong."""
 USAGE_ERROR: Final = 2
 """Exit status of a command that could not run."""
-_INTERRUPTED: Final = 130
+INTERRUPTED: Final = 130
+"""Exit status of a command that was ended by Ctrl-C."""
 
 
 @contextmanager
@@ -23,4 +24,4 @@ def report_errors() -> Iterator[None]:
         sys.stderr.write(f"interlink: {error}\n")
         raise SystemExit(USAGE_ERROR) from None
     except KeyboardInterrupt:
-        raise SystemExit(_INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED) from None

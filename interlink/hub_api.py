@@ -10,7 +10,7 @@ import orjson
 
 from interlink.datadir import DataFolder
 from shared.contracts.errors import InterlinkError, Misconfigured
-from shared.runtime.http_client import ApiClient
+from shared.runtime.http_client import ApiClient, Unreachable
 from shared.wire.bodies import JSON_CONTENT_TYPE
 
 URL_VARIABLE: Final = "INTERLINK_URL"
@@ -18,10 +18,15 @@ KEY_VARIABLE: Final = "INTERLINK_API_KEY"
 _DEFAULT_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 60.0
 _MAX_PAGE: Final = 500
+NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class Refused(InterlinkError):
-    """The hub answered that a call cannot be done, with the reason and the fix."""
+    """The hub answered that a call cannot be done, with the reason and the fix. `status` is that of HTTP."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class HubApi:
@@ -30,9 +35,9 @@ class HubApi:
     def __init__(self, data_dir: Path, url: str | None = None) -> None:
         """Take address and key from the environment, else those of the `interlink up` of a data folder."""
         folder = DataFolder(data_dir)
-        self._url = (url or _read(folder.address) or _DEFAULT_URL).rstrip("/")
-        if not self._url.startswith(("http://", "https://")):
-            raise Misconfigured(f"{URL_VARIABLE}: {self._url} must start with http:// or https://")
+        self.url = (url or _read(folder.address) or _DEFAULT_URL).rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise Misconfigured(f"{URL_VARIABLE}: {self.url} must start with http:// or https://")
         self._key = os.environ.get(KEY_VARIABLE, "") or _read(folder.admin_key)
         if not self._key:
             raise Misconfigured(
@@ -48,20 +53,40 @@ class HubApi:
         Raises `Refused` with the hub's reason, and `Unreachable`.
         """
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        url = self._url + path + (f"?{urlencode(given)}" if given else "")
-        headers = [(b"authorization", b"Bearer " + self._key.encode())]
-        content = b""
+        url = path + (f"?{urlencode(given)}" if given else "")
+        headers, content = {}, b""
         if body is not None:
             content = orjson.dumps(body)
-            headers.append((b"content-type", JSON_CONTENT_TYPE.encode()))
-        status, _, answer = await self._client.call(method, url, headers, content)
+            headers = {"content-type": JSON_CONTENT_TYPE}
+        _, answer = await self.send(method, url, headers, content)
+        return self._document(answer, 200)
+
+    async def send(
+        self, method: str, path: str, headers: Mapping[str, str] = NO_HEADERS, content: bytes = b""
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Return headers, by their names in lower case, and body of a successful answer.
+
+        Raises `Refused` with the hub's reason, and `Unreachable`.
+        """
+        sent = {"authorization": f"Bearer {self._key}", **headers}
+        pairs = [(name.encode(), value.encode()) for name, value in sent.items()]
         try:
-            document = orjson.loads(answer) if answer else None
-        except orjson.JSONDecodeError:
-            raise Refused(f"{self._url} answered {status}, but is no hub: set {URL_VARIABLE}") from None
+            status, received, answer = await self._client.call(method, self.url + path, pairs, content)
+        except Unreachable:
+            raise Unreachable(
+                f"no hub answers at {self.url}: start it, or set {URL_VARIABLE} to its address"
+            ) from None
         if status >= 400:
-            raise Refused(_reason(status, document))
-        return document
+            raise Refused(_reason(status, self._document(answer, status)), status)
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in received}, answer
+
+    def _document(self, answer: bytes, status: int) -> Any:
+        try:
+            return orjson.loads(answer) if answer else None
+        except orjson.JSONDecodeError:
+            raise Refused(
+                f"{self.url} answered {status}, but is no hub: set {URL_VARIABLE}", status
+            ) from None
 
     async def items(self, path: str, limit: int, params: Mapping[str, str | None]) -> list[dict[str, Any]]:
         """Return the first items of a list, at most `limit`. Raises as `call` does."""

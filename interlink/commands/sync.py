@@ -1,16 +1,13 @@
 """`interlink sync`: the commands for mappings of conversations."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from interlink.commands.common import DEFAULT_DATA_DIR, DataDir, print_line
+from interlink.commands.hub_calls import Url, with_hub
 from interlink.exits import FAILURE, report_errors
-
-if TYPE_CHECKING:
-    from interlink.hub_api import HubApi
 
 app = typer.Typer(
     help="Conversations of providers and channels of the chat that are mapped to each other. The API key is "
@@ -18,10 +15,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Url = Annotated[
-    str | None,
-    typer.Option(envvar="INTERLINK_URL", help="The hub's address, by default that of the data folder."),
-]
 MappingId = Annotated[str, typer.Argument(metavar="MAPPING", help="The mapping's id.")]
 
 
@@ -60,7 +53,7 @@ def map_conversations(
             "filters": sync.parse_settings(filter_ or ()),
         }
         path = "/api/mappings/preview" if preview else "/api/mappings"
-        answer = _run(data_dir, url, lambda api: api.call("POST", path, body))
+        answer = with_hub(data_dir, url, lambda api: api.call("POST", path, body))
     for line in sync.preview_lines(answer) if preview else sync.mapping_lines(answer):
         print_line(line)
     if preview and not answer["ok"]:
@@ -82,7 +75,7 @@ def list_mappings(
 
     params = {"status": status, "provider": provider}
     with report_errors():
-        found = _run(data_dir, url, lambda api: api.items("/api/mappings", limit, params))
+        found = with_hub(data_dir, url, lambda api: api.items("/api/mappings", limit, params))
     for mapping in found:
         for line in mapping_lines(mapping):
             print_line(line)
@@ -118,7 +111,7 @@ def resume_mapping(mapping: MappingId, url: Url = None, data_dir: DataDir = DEFA
 def delete_mapping(mapping: MappingId, url: Url = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Delete a mapping. Messages that were forwarded stay where they are."""
     with report_errors():
-        _run(data_dir, url, lambda api: api.call("DELETE", _path(mapping)))
+        with_hub(data_dir, url, lambda api: api.call("DELETE", _path(mapping)))
     print_line(f"deleted {mapping}")
 
 
@@ -140,10 +133,10 @@ def trace_messages(
 
     with report_errors():
         if message is not None:
-            found = [_run(data_dir, url, lambda api: api.call("GET", _message_path(message)))]
+            found = [with_hub(data_dir, url, lambda api: api.call("GET", _message_path(message)))]
         else:
             params = {"mapping_id": mapping, "state": state}
-            found = _run(data_dir, url, lambda api: api.items("/api/synced-messages", limit, params))
+            found = with_hub(data_dir, url, lambda api: api.items("/api/synced-messages", limit, params))
     for item in found:
         for line in message_lines(item):
             print_line(line)
@@ -163,7 +156,7 @@ def retry_message(
 
     path, body = f"{_message_path(message)}/retry", {"leg": leg}
     with report_errors():
-        retried = _run(data_dir, url, lambda api: api.call("POST", path, body))
+        retried = with_hub(data_dir, url, lambda api: api.call("POST", path, body))
     for line in message_lines(retried):
         print_line(line)
 
@@ -176,7 +169,7 @@ def _message_path(message: str) -> str:
 
 def _post(mapping: str, action: str, url: str | None, data_dir: Path) -> Any:
     with report_errors():
-        return _run(data_dir, url, lambda api: api.call("POST", _path(mapping) + action))
+        return with_hub(data_dir, url, lambda api: api.call("POST", _path(mapping) + action))
 
 
 def _path(mapping: str) -> str:
@@ -190,19 +183,3 @@ def _show(mapping: Any) -> None:
 
     for line in mapping_lines(mapping):
         print_line(line)
-
-
-def _run(data_dir: Path, url: str | None, action: "Callable[[HubApi], Awaitable[Any]]") -> Any:
-    """Return what an action with the hub's API returns. Raises `InterlinkError`."""
-    import asyncio  # noqa: PLC0415
-
-    from interlink.hub_api import HubApi  # noqa: PLC0415
-
-    async def act() -> Any:
-        api = HubApi(data_dir, url)
-        try:
-            return await action(api)
-        finally:
-            await api.stop()
-
-    return asyncio.run(act())
