@@ -10,12 +10,16 @@ import pytest
 
 from services.importer.reading.message_lines import Names
 from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
-from shared.manifests.history_types import Contents, Unreadable
+from shared.manifests.history_types import Contents, Unit, Unreadable
 from tests.importer.archives import slack_export, slack_message, written
 
 LIMITS: Final = ReaderLimits()
 HASTY: Final = ReaderLimits(cpu_s=1.0)
 SMALL: Final = ReaderLimits(memory_bytes=128 * 1024 * 1024)
+
+
+async def lines_of(reader: ReaderProcess, unit: Unit) -> list[dict[str, Any]]:
+    return [line async for lines in reader.read(unit) for line in lines]
 
 
 def everything(
@@ -28,7 +32,7 @@ def everything(
             contents = await reader.contents()
             if names is not None:
                 await reader.use_names(names)
-            return contents, [line for unit in contents.units async for line in reader.read(unit)]
+            return contents, [line for unit in contents.units for line in await lines_of(reader, unit)]
 
     return asyncio.run(read_all())
 
@@ -63,8 +67,8 @@ def test_a_unit_that_is_cut_off_ends_alone(tmp_path: Path) -> None:
         async with ReaderProcess(written(tmp_path, slack_export(days)), "x.zip") as reader:
             first, second = (await reader.contents()).units
             with pytest.raises(Unreadable, match=r"general/2024-01-02\.json is not valid JSON") as refusal:
-                [line async for line in reader.read(first)]
-            return str(refusal.value), len([line async for line in reader.read(second)])
+                await lines_of(reader, first)
+            return str(refusal.value), len(await lines_of(reader, second))
 
     assert asyncio.run(read())[1] == 1
 

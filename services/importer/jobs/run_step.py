@@ -29,8 +29,6 @@ from shared.manifests.history_types import Unit, Unreadable
 from shared.runtime.jobs import JobFailed, Jobs, StepResult
 from shared.runtime.kafka.producer import Producer
 
-_CHUNK: Final = 1_000
-"""Lines of a unit that are held at a time."""
 _COMMITTED_AT_ONCE: Final = 50
 _STALLED_S: Final = 30.0
 _MAX_SAMPLES: Final = 10
@@ -192,13 +190,15 @@ class _Run:
     ) -> AsyncIterator[UnitResult]:
         """Yield the units that are selected, from the job's position on, published but not settled."""
         first = 0 if outlet is None else self._job.position
-        for position, unit in islice(enumerate(self._contents.units), first, None):
-            target = self._selection.targets.get(unit.conversation)
-            if target is None:
-                continue
+        targets = self._selection.targets
+        numbered = islice(enumerate(self._contents.units), first, None)
+        selected = [(position, unit) for position, unit in numbered if unit.conversation in targets]
+        followers = [*(unit for _, unit in selected[1:]), None]
+        for (position, unit), following in zip(selected, followers, strict=False):
+            target = targets[unit.conversation]
             result = UnitResult(position, target)
             part = 0
-            async for messages in self._chunks(unit, result):
+            async for messages in self._chunks(unit, following, result):
                 if samples is not None:
                     known = samples.setdefault(unit.conversation, [])
                     known.extend(messages[: _MAX_SAMPLES - len(known)])
@@ -219,19 +219,15 @@ class _Run:
             result.next_number = self._batches.next_number
             yield result
 
-    async def _chunks(self, unit: Unit, result: UnitResult) -> AsyncIterator[list[dict[str, Any]]]:
+    async def _chunks(
+        self, unit: Unit, following: Unit | None, result: UnitResult
+    ) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield the messages of a unit to add, some at a time."""
-        lines: list[dict[str, Any]] = []
         try:
-            async for line in self._reader.read(unit):
-                lines.append(line)
-                if len(lines) >= _CHUNK:
-                    yield await self._selected(lines, unit, result)
-                    lines = []
+            async for lines in self._reader.read(unit, following):
+                yield await self._selected(lines, unit, result)
         except Unreadable as error:
             result.fail(unit.id, str(error), "", unit.day or "")
-        if lines:
-            yield await self._selected(lines, unit, result)
 
     async def _selected(
         self, lines: Sequence[dict[str, Any]], unit: Unit, result: UnitResult

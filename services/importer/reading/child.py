@@ -2,8 +2,8 @@
 
     python -m services.importer.reading.child DESCRIPTOR NAME LIMITS
 
-The export is an inherited file descriptor. Commands come on standard input, one JSON object a line, and
-responses go to standard output. Before it reads the export, the process confines itself (`confinement`).
+The export is an inherited file descriptor. Commands come on standard input, and responses go to standard
+output (`protocol`). Before it reads the export, the process confines itself (`confinement`).
 """
 
 import sys
@@ -16,11 +16,13 @@ import orjson
 from services.importer.archive.zip_archive import ArchiveLimits
 from services.importer.reading.confinement import confine, limit_cpu
 from services.importer.reading.message_lines import Names, line_of
-from services.importer.reading.protocol import encoded
+from services.importer.reading.protocol import encoded, framed
 from services.importer.reading.readers import archive_readers, described, open_archive, recognized
 from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unit, Unreadable
 
-_FLUSH_BYTES: Final = 256 * 1024
+_FRAME_BYTES: Final = 256 * 1024
+_MAX_LINES: Final = 500
+"""A frame with lines of records ends after so many bytes or lines."""
 
 
 class _Session:
@@ -42,7 +44,7 @@ class _Session:
             case "contents":
                 if command["answers"]:
                     self._use(described(self._archive, self._reader, command["answers"]))
-                self._out.write(encoded({"contents": self._contents}))
+                self._write(encoded({"contents": self._contents}))
             case "names":
                 self._names = Names(**command["names"])
             case "read":
@@ -50,20 +52,22 @@ class _Session:
         self._out.flush()
 
     def _read(self, unit: Unit) -> None:
-        """Write a line for each record of a unit, and a last line `end` with the error or null."""
-        size = 0
+        """Write the lines of a unit, many in a frame; the last frame has `end`: null, or an error."""
+        lines: list[bytes] = []
+        size, end = 0, None
         try:
             for record in self._reader.read(self._archive, self._contents, unit):
-                line = encoded(line_of(record, self._names))
-                self._out.write(line)
+                lines.append(line := encoded(line_of(record, self._names)))
                 size += len(line)
-                if size > _FLUSH_BYTES:
-                    self._out.flush()
-                    size = 0
+                if size > _FRAME_BYTES or len(lines) == _MAX_LINES:
+                    self._write(b'{"lines":[%b]}' % b",".join(lines))
+                    lines, size = [], 0
         except Unreadable as error:
-            self._out.write(encoded({"end": str(error)}))
-        else:
-            self._out.write(encoded({"end": None}))
+            end = str(error)
+        self._write(b'{"lines":[%b],"end":%b}' % (b",".join(lines), encoded(end)))
+
+    def _write(self, response: bytes) -> None:
+        self._out.write(framed(response))
 
 
 def main() -> None:
@@ -82,9 +86,9 @@ def main() -> None:
             limit_cpu(limits["cpu_s"])
             session.answer(orjson.loads(line))
     except Unreadable as error:
-        out.write(encoded({"error": str(error)}))
+        out.write(framed(encoded({"error": str(error)})))
     except MemoryError:
-        out.write(encoded({"error": "it needs too much memory: export a shorter time"}))
+        out.write(framed(encoded({"error": "it needs too much memory: export a shorter time"})))
     out.flush()
 
 

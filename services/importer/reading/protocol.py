@@ -1,4 +1,8 @@
-"""The protocol between the importer and its reader process: JSON objects, one a line, in both directions."""
+"""The protocol between the importer and its reader process: JSON objects.
+
+A command to the process is a line. A response is a frame: its length in 4 bytes, most significant first, then
+the object. So the importer holds one frame at a time, however fast the process reads.
+"""
 
 from typing import Any, Final
 
@@ -7,13 +11,19 @@ import orjson
 from shared.manifests.channel_types import Person
 from shared.manifests.history_types import Choice, Contents, HistoryConversation, HistoryPerson, Option, Unit
 
-MAX_LINE: Final = 64 * 1024 * 1024
-"""Maximum size of a line in bytes. The longest one has the contents of an archive with 500,000 files."""
+MAX_FRAME: Final = 64 * 1024 * 1024
+"""Maximum size of a frame in bytes. The longest one has the contents of an archive with 500,000 files."""
+LENGTH_BYTES: Final = 4
 
 
 def encoded(value: Any) -> bytes:
-    """Encode a value as a line of the protocol, with the line break."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_DATACLASS) + b"\n"
+    """Encode a value as JSON without a line break."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_DATACLASS)
+
+
+def framed(encoded_value: bytes) -> bytes:
+    """Return a frame with an encoded value."""
+    return len(encoded_value).to_bytes(LENGTH_BYTES) + encoded_value
 
 
 def contents_of(data: dict[str, Any]) -> Contents:

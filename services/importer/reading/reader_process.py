@@ -15,11 +15,13 @@ import orjson
 
 from services.importer.archive.zip_archive import ArchiveLimits
 from services.importer.reading.message_lines import Names
-from services.importer.reading.protocol import MAX_LINE, contents_of, encoded
+from services.importer.reading.protocol import LENGTH_BYTES, MAX_FRAME, contents_of, encoded
 from shared.manifests.history_types import NO_ANSWERS, Contents, Unit, Unreadable
 
 _MODULE: Final = "services.importer.reading.child"
 _EXIT_TIMEOUT_S: Final = 5.0
+_BUFFER_BYTES: Final = 256 * 1024
+"""Bytes of responses that are buffered while the importer is busy."""
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "TZ")
 """Environment variables that the reader process inherits: none of them has a secret."""
 
@@ -44,6 +46,8 @@ class ReaderProcess:
         self._name = name
         self._limits = limits
         self._process: Process | None = None
+        self._announced: str | None = None
+        """The unit that the process reads already."""
 
     async def __aenter__(self) -> Self:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -59,7 +63,7 @@ class ReaderProcess:
                 stdout=PIPE,
                 pass_fds=(descriptor,),
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-                limit=MAX_LINE,
+                limit=_BUFFER_BYTES,
             )
         finally:
             os.close(descriptor)
@@ -82,41 +86,54 @@ class ReaderProcess:
         All further units are read by these answers.
         """
         await self._send({"do": "contents", "answers": answers})
-        answer = await self._line()
-        return contents_of(answer["contents"])
+        response = await self._response()
+        return contents_of(response["contents"])
 
     async def use_names(self, names: Names) -> None:
         """Set the ids and names of the chat with which the texts of all further units are rendered."""
         await self._send({"do": "names", "names": asdict(names)})
 
-    async def read(self, unit: Unit) -> AsyncIterator[dict[str, Any]]:
-        """Yield the lines of a unit (`message_lines`). Raises `Unreadable` where the unit is damaged."""
-        await self._send({"do": "read", "unit": unit.id})
-        while "end" not in (line := await self._line()):
-            yield line
-        if line["end"] is not None:
-            raise Unreadable(line["end"])
+    async def read(self, unit: Unit, following: Unit | None = None) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield the lines of a unit (`message_lines`), many at a time.
+
+        With the unit that is read next as `following`, the process goes on with it meanwhile. Raises
+        `Unreadable` where the unit is damaged, after the lines before that.
+        """
+        if self._announced != unit.id:
+            await self._send({"do": "read", "unit": unit.id})
+        self._announced = None
+        if following is not None:
+            await self._send({"do": "read", "unit": following.id})
+            self._announced = following.id
+        while True:
+            response = await self._response()
+            if response["lines"]:
+                yield response["lines"]
+            if "end" in response:
+                break
+        if response["end"] is not None:
+            raise Unreadable(response["end"])
 
     async def _send(self, command: dict[str, Any]) -> None:
         process = self._running()
         assert process.stdin is not None  # noqa: S101 -- started with pipes
-        with suppress(ConnectionError):  # `_line` reports that the process has ended
-            process.stdin.write(encoded(command))
+        with suppress(ConnectionError):  # `_response` reports that the process has ended
+            process.stdin.write(encoded(command) + b"\n")
             await process.stdin.drain()
 
-    async def _line(self) -> dict[str, Any]:
+    async def _response(self) -> dict[str, Any]:
         process = self._running()
         assert process.stdout is not None  # noqa: S101 -- started with pipes
         try:
-            line = await process.stdout.readline()
-        except ValueError:
-            raise Unreadable("a record of the export is too large: export a shorter time") from None
-        if not line.endswith(b"\n"):
-            raise Unreadable(_exit_reason(await process.wait()))
-        answer: dict[str, Any] = orjson.loads(line)
-        if "error" in answer:
-            raise Unreadable(answer["error"])
-        return answer
+            length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES))
+            if length > MAX_FRAME:
+                raise Unreadable("a record of the export is too large: export a shorter time")
+            response: dict[str, Any] = orjson.loads(await process.stdout.readexactly(length))
+        except asyncio.IncompleteReadError:
+            raise Unreadable(_exit_reason(await process.wait())) from None
+        if "error" in response:
+            raise Unreadable(response["error"])
+        return response
 
     def _running(self) -> Process:
         if self._process is None:
