@@ -16,6 +16,7 @@ from bench.bridge import bridge
 from bench.fairness import fairness
 from bench.fanout import fanout
 from bench.gateway import gateway
+from bench.history import history
 from bench.isolation import isolation
 from bench.machine import cores, described
 from bench.peers.measure import PeerPlan
@@ -45,6 +46,7 @@ STAGES: Final = (
     "fanout",
     "backlog",
     "bridge",
+    "history",
     "trace",
     "peers",
 )
@@ -80,6 +82,7 @@ def main() -> int:
             "fanout": lambda: fanout(bench),
             "backlog": lambda: backlog(bench),
             "bridge": lambda: bridge(bench),
+            "history": lambda: history(bench),
             "trace": lambda: trace(bench),
             "peers": lambda: peers(
                 Path(folder) / "peers",

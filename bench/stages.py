@@ -57,6 +57,9 @@ class Plan:
     bridge_more_mappings: int = 10_000
     bridge_links: int = 1_000_000
     bridge_waiting: int = 10_000
+    history_messages: int = 1_000_000
+    history_channels: int = 2_000
+    history_live_s: float = 20.0
     max_due: int = 100_000
 
     @property
@@ -94,6 +97,9 @@ class Plan:
             bridge_more_mappings=200,
             bridge_links=1_000,
             bridge_waiting=200,
+            history_messages=20_000,
+            history_channels=100,
+            history_live_s=3.0,
             max_due=10_000,
         )
 
@@ -167,11 +173,13 @@ class Bench:
         *services: str,
         modules: Mapping[str, Sequence[str]] = MappingProxyType({}),
         env: Mapping[str, str] = MappingProxyType({}),
+        pins: bool = True,
     ) -> Iterator[System]:
-        """Run a hub with these services for one stage."""
+        """Run a hub with these services for one stage; without `pins`, all processes share all cores."""
         folder = self.folder / stage
+        cores = self._cores if pins else Cores(frozenset(), frozenset())
         with system(
-            folder, self.plan.bus, services, self._cores, self._process_group, modules=modules, env=env
+            folder, self.plan.bus, services, cores, self._process_group, modules=modules, env=env
         ) as hub:
             yield hub
 
