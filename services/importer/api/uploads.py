@@ -41,12 +41,11 @@ class UploadsApi:
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
         routes = Routes(app, UPLOADS_PATH)
-        # Two methods of tus that say no more than `POST` and `GET`.
-        routes.add("", self.show_options, methods=["OPTIONS"], status_code=204, include_in_schema=False)
-        routes.add("/{upload_id}", self.read_offset, methods=["HEAD"], include_in_schema=False)
+        routes.add("", self.show_options, methods=["OPTIONS"], status_code=204)
         routes.add("", self.create, methods=["POST"], status_code=201)
         routes.add("", self.list_all, methods=["GET"])
         routes.add("/{upload_id}", self.read, methods=["GET"])
+        routes.add("/{upload_id}", self.check, methods=["HEAD"], response_class=Response)
         routes.add("/{upload_id}", self.delete, methods=["DELETE"], status_code=204)
         routes.declare("/{upload_id}", self._append, methods=["PATCH"], status_code=204, name="append")
 
@@ -92,7 +91,7 @@ class UploadsApi:
         """Return an upload."""
         return self._out(await self._uploads.find(upload_id, key.workspace))
 
-    async def read_offset(self, upload_id: str, key: Reader) -> Response:
+    async def check(self, upload_id: str, key: Reader) -> Response:
         """Return in `Upload-Offset` how many bytes have arrived: the upload goes on there."""
         upload = await self._uploads.find(upload_id, key.workspace)
         headers = {**_headers(upload, self._folder.size_of(upload.id)), "Cache-Control": "no-store"}
