@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import gc
 import gzip
 import os
 import socket
 import socketserver
 import ssl
+import struct
 import tempfile
 import threading
 import zlib
@@ -595,6 +597,35 @@ def test_a_compressed_answer_is_not_inflated(run: Run[None], encoding: str) -> N
                 answer = await post(client, server.url)
             assert (outcome(answer), answer.body == bomb) == ((200, None), True)
 
+    run(test())
+
+
+def test_a_connection_that_is_reset_after_the_response_is_no_error(run: Run[None]) -> None:
+    """Nobody awaits the end of a connection in the pool: its error is not logged as "never retrieved"."""
+
+    def reset(connection: Any) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+        sleep(0.1)  # the client waits for the body
+        connection.sendall(b"abc")
+        assert over.wait(20)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    async def test() -> None:
+        unexpected: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unexpected.append(context))
+        async with calling() as client:
+            with MisbehavingServer(reset) as server:
+                answer = await post(client, server.url)
+                assert (outcome(answer), answer.body) == ((200, None), b"abc")
+                over.set()
+                await asyncio.sleep(0.2)
+                await post(client, server.url)  # the pool drops the broken connection
+                gc.collect()
+                await asyncio.sleep(0)
+        assert unexpected == []
+
+    over = threading.Event()
     run(test())
 
 

@@ -1,5 +1,6 @@
 """aiohttp for the egress client: its sessions, its responses, and how a body is read."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -105,8 +106,17 @@ def body_of_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
         fail_body()
         yield
         return
+    # aiohttp makes this future because we ask for it, and nobody else awaits it. An error of the connection,
+    # which its next use reports, would be logged as "never retrieved".
+    closed.remove_done_callback(_mark_retrieved)  # once for each connection, however often it is used
+    closed.add_done_callback(_mark_retrieved)
     closed.add_done_callback(fail_body)
     try:
         yield
     finally:
         closed.remove_done_callback(fail_body)
+
+
+def _mark_retrieved(closed: "asyncio.Future[None]") -> None:
+    if not closed.cancelled():
+        closed.exception()
