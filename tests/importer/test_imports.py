@@ -96,7 +96,7 @@ def imported(hub: Hub, content: bytes, **plan: Any) -> dict[str, Any]:
 
 def test_an_export_is_described_tried_imported_and_undone(hub: Hub, chat: HistoryChat) -> None:
     found = ready(hub, export())
-    assert "Slack export of 2 conversations, 2023-05 to 2024-01" in found["contents"]["description"]
+    assert "Slack export of 2 channels, 2023-05 to 2024-01" in found["contents"]["description"]
     path = f"/api/imports/{found['id']}"
     channels = hub.call("GET", f"{path}/channels")["items"]
     assert [(item["name"], item["archived"]) for item in channels] == [("general", False), ("old", True)]
@@ -199,6 +199,25 @@ def test_a_file_of_another_kind_fails_with_the_known_kinds(hub: Hub) -> None:
     created = hub.call("POST", "/api/imports", {"upload_id": uploaded(hub, b"nothing known")}, expect=201)
     failed = reached(hub, created["id"], "failed")
     assert "Slack" in failed["error"]
+
+
+def test_a_question_of_an_export_is_answered_before_it_starts(hub: Hub, chat: HistoryChat) -> None:
+    text = b"3/4/24, 10:00 - Ada: a\n3/4/24, 10:01 - Grace: b\n3/4/24, 10:02 - Alan: c\n"
+    found = ready(hub, text)
+    path = f"/api/imports/{found['id']}"
+    asked = {item["id"]: item for item in found["contents"]["choices"]}
+    assert [option["value"] for option in asked["date_order"]["options"]] == ["dmy", "mdy"]
+    refusal = hub.call("POST", f"{path}/start", {}, expect=409)
+    assert "date_order is not answered" in refusal["detail"]
+    plan = {"answers": {"date_order": "mdy"}, "direct_messages": True}
+    hub.call("PUT", f"{path}/plan", plan)
+    eventually(lambda: hub.call("GET", path)["contents"]["first"] == "2024-03-04")
+    reached(hub, found["id"], "ready")
+    hub.call("POST", f"{path}/start", {})
+    done = reached(hub, found["id"], "completed")
+    assert (done["added"], chat.texts("Ada, Grace, Alan")) == (3, ["a", "b", "c"])
+    hub.call("POST", f"{path}/undo", {"messages": 3})
+    reached(hub, found["id"], "undone")
 
 
 def test_an_import_can_be_paused_and_cancelled(hub: Hub, chat: HistoryChat) -> None:

@@ -102,7 +102,14 @@ class Imports:
         )
 
     async def start(self, workspace: str, import_id: str, *, dry_run: bool) -> ImportJob:
-        """Start an import that is ready, or try it without publishing anything. Raises `Conflict`."""
+        """Start an import that is ready, or try it without publishing anything.
+
+        Raises `Conflict`, also for a question of the export that has no answer.
+        """
+        job = await self.find(workspace, import_id)
+        for asked in job.summary.choices if job.summary else ():
+            if asked["required"] and asked["answer"] is None:
+                raise Conflict(f"{asked['id']} is not answered: {asked['text']} Set answers in the plan")
         changes = {
             "stage": "running",
             "is_dry_run": dry_run,
