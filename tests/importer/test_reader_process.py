@@ -56,7 +56,7 @@ def test_a_broken_record_is_one_line_and_the_others_follow(tmp_path: Path) -> No
 def test_a_file_of_another_kind_is_refused_with_what_is_known(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("no export", encoding="utf-8")
-    with pytest.raises(Unreadable, match=r"no known export: it has 'notes\.txt'.*Slack"):
+    with pytest.raises(Unreadable, match=r"no known export: it is text\. Upload one of these: .*Slack"):
         everything(path)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Final
 
+from services.importer.jobs.description import days_of, describe
 from services.importer.jobs.import_job import ImportJob, Summary
 from services.importer.jobs.plan import Plan
 from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
@@ -95,7 +96,7 @@ def _days(units: list[Unit]) -> tuple[str, str]:
 
 
 def _summary(found: ExportContents) -> Summary:
-    first, last = _days(list(found.units))
+    first, last = days_of(found)
     return Summary(
         kind=found.kind,
         provider=found.provider,
@@ -109,16 +110,5 @@ def _summary(found: ExportContents) -> Summary:
         missing=tuple(found.missing)[:_MAX_NOTES],
         notes=tuple(found.notes)[:_MAX_NOTES],
         choices=tuple(asdict(choice) for choice in found.choices),
-        description=_described(found, first, last),
+        description=describe(found),
     )
-
-
-def _described(found: ExportContents, first: str, last: str) -> str:
-    """Return an export in a sentence: "a Slack export of 14 channels, 2019-03 to 2024-11; ..."."""
-    number = len(found.conversations)
-    text = f"{found.kind} of {number} {'conversation' if number == 1 else 'conversations'}"
-    if first:
-        text += f", {first[:7]} to {last[:7]}"
-    if found.missing:
-        text += f"; {', '.join(found.missing)} are not in it"
-    return text

@@ -8,11 +8,11 @@ from typing import BinaryIO, Final
 
 from services.importer.archive.file_archive import FileArchive
 from services.importer.archive.zip_archive import ArchiveLimits, ZipArchive
+from services.importer.reading.detected import detected
 from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unreadable
 
 _PACKAGE: Final = "shared.providers"
 _ANY_SENDER: Final = "generic"
-_MAX_NAMES: Final = 5
 
 
 def archive_readers() -> Sequence[ReadsArchive]:
@@ -41,9 +41,8 @@ def recognized(archive: Archive, readers: Sequence[ReadsArchive]) -> tuple[Reads
         contents = reader.contents(archive)
         if contents is not None:
             return reader, contents
-    names = ", ".join(repr(entry.name[:80]) for entry in archive.entries()[:_MAX_NAMES])
     known = ", ".join(reader.KIND for reader in readers)
-    raise Unreadable(f"no known export: it has {names or 'no file'}. Upload one of these: {known}")
+    raise Unreadable(f"no known export: it is {detected(archive)}. Upload one of these: {known}")
 
 
 def described(archive: Archive, reader: ReadsArchive, answers: Mapping[str, str]) -> Contents:
