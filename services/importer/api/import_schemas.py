@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.importer.api.fields import Id
 from services.importer.jobs.import_job import ImportJob, State, Step, Summary
 from services.importer.jobs.plan import Plan
+from services.importer.jobs.source import AccountSource, UploadSource
 from services.importer.store.contents import ChannelRecord, PersonRecord
 from services.importer.store.issues import IssueRecord
 from shared.contracts.envelope import rfc3339
@@ -95,14 +96,16 @@ class ContentsOut(BaseModel):
 
 
 class ImportOut(BaseModel):
-    """An import. `progress` is in percent; `counts` are by kind of record, `dry_run` those of the last trial.
+    """An import of an upload, or of a connected account.
 
-    `confirmed` is false if the chat confirms nothing: then messages count as imported when they are
-    published. `added` is how many messages an undo would take away.
+    `progress` is in percent; `counts` are by kind of record, `dry_run` those of the last trial. `confirmed`
+    is false if the chat confirms nothing: then messages count as imported when they are published. `added` is
+    how many messages an undo would take away.
     """
 
     id: str
-    upload_id: str
+    upload_id: str | None
+    integration_id: str | None
     name: str
     status: State
     current_step: str
@@ -128,10 +131,12 @@ class ImportOut(BaseModel):
     @classmethod
     def of(cls, job: ImportJob) -> Self:
         """Return the model of an import."""
+        source = job.source
         return cls(
             id=job.id,
-            upload_id=job.upload_id,
-            name=job.upload_name,
+            upload_id=source.upload_id if isinstance(source, UploadSource) else None,
+            integration_id=source.integration_id if isinstance(source, AccountSource) else None,
+            name=source.name,
             status=job.state,
             current_step=job.step,
             step_number=_STEPS.index(job.step) + 1,

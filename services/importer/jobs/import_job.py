@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from services.importer.jobs.source import Source
 from shared.runtime.due_work import OPEN
 from shared.runtime.jobs import Job
 from shared.runtime.mongo import Index
@@ -14,7 +15,7 @@ COLLECTION: Final = "imports"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
-        Index((("folder", 1), ("due_at", 1)), where=OPEN),
+        Index((("source.folder", 1), ("due_at", 1)), where=OPEN),
         Index((("expires_at", 1),), ttl_s=0),
     )
 }
@@ -47,11 +48,9 @@ class Summary(StoredPart):
 
 
 class ImportJob(Job):
-    """An import of one upload. `open` is false while a person decides: when it is ready, or paused."""
+    """An import of one source. `open` is false while a person decides: when it is ready, or paused."""
 
-    folder: str
-    upload_id: str
-    upload_name: str
+    source: Source
     stage: Stage = "reading"
     is_paused: bool = Field(default=False, alias="paused")
     is_dry_run: bool = Field(default=False, alias="dry_run")

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from services.importer.jobs.import_job import COLLECTION, ImportJob, Stage
 from services.importer.jobs.plan import Plan
+from services.importer.jobs.source import ANY_FOLDER, Source, UploadSource
 from services.importer.uploads.folder import UploadFolder
 from services.importer.uploads.records import Uploads
 from shared.contracts.errors import Conflict, OverLimit
@@ -31,7 +32,10 @@ class Imports:
         self._folder = folder
         self._running = running_per_workspace
         self.jobs: Jobs[ImportJob] = Jobs(
-            self._collection, ImportJob, max_running=_UNLIMITED, condition={"folder": folder.id}
+            self._collection,
+            ImportJob,
+            max_running=_UNLIMITED,
+            condition={"source.folder": {"$in": [folder.id, ANY_FOLDER]}},
         )
 
     async def create(self, workspace: str, upload_id: str) -> ImportJob:
@@ -45,6 +49,10 @@ class Imports:
             raise Conflict(
                 f"{received} of {upload.size} bytes of the upload have arrived: resume it (tus), then import"
             )
+        source = UploadSource(folder=upload.folder, upload_id=upload.id, name=upload.name)
+        return await self._create(workspace, source)
+
+    async def _create(self, workspace: str, source: Source) -> ImportJob:
         now = utcnow()
         job = ImportJob(
             id=f"imp_{token_hex(16)}",
@@ -52,9 +60,7 @@ class Imports:
             kind="import",
             created_at=now,
             queued_at=now,
-            folder=upload.folder,
-            upload_id=upload.id,
-            upload_name=upload.name,
+            source=source,
         )
         leased = await self.jobs.start_leased(job)
         # Counted after it is stored: of two calls at the same time, none exceeds the limit.

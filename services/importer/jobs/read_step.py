@@ -6,6 +6,7 @@ from typing import Final
 from services.importer.jobs.description import days_of, describe
 from services.importer.jobs.import_job import ImportJob, Summary
 from services.importer.jobs.plan import Plan
+from services.importer.jobs.source import UploadSource
 from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
 from services.importer.store.contents import ChannelRecord, Contents, PersonRecord
 from services.importer.uploads.folder import UploadFolder
@@ -26,10 +27,13 @@ class ReadStep:
 
     def reader(self, job: ImportJob) -> ReaderProcess:
         """Return a reader of the import's upload. Raises `JobFailed` if the upload is gone."""
-        path = self._folder.path_of(job.upload_id)
+        source = job.source
+        if not isinstance(source, UploadSource):
+            raise JobFailed("its source is no upload: begin it again")
+        path = self._folder.path_of(source.upload_id)
         if not path.is_file():
             raise JobFailed("its upload was deleted, or has expired: upload the export again")
-        return ReaderProcess(path, job.upload_name, self._limits)
+        return ReaderProcess(path, source.name, self._limits)
 
     async def run(self, job: ImportJob) -> StepResult:
         """Store the contents of the export; then a person plans. Raises `JobFailed` if it is none."""
