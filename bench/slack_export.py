@@ -61,12 +61,21 @@ def _person(person_id: str, number: int, team: str) -> dict[str, Any]:
         "team_id": team,
         "name": f"person{number}",
         "deleted": number % 10 == 0,
-        "profile": {
-            "real_name": f"Person {number}",
-            "display_name": f"person {number}",
-            "email": f"person{number}@example.com",
-            "image_192": f"https://example.com/{number}.png",
-        },
+        "profile": _profile(number) | {"email": f"person{number}@example.com"},
+    }
+
+
+def _profile(number: int) -> dict[str, Any]:
+    """Return a profile, a shorter form of which is in each message of a person."""
+    return {
+        "avatar_hash": f"{number:012x}",
+        "image_72": f"https://example.com/{number}.png",
+        "first_name": "Person",
+        "real_name": f"Person {number}",
+        "display_name": f"person {number}",
+        "name": f"person{number}",
+        "is_restricted": False,
+        "is_ultra_restricted": False,
     }
 
 
@@ -113,10 +122,12 @@ def _message(random: Random, people: list[str], timestamp: str) -> dict[str, Any
     else:
         elements.append({"type": "text", "text": " ".join(words)})
         texts.append(" ".join(words))
+    author = random.randrange(len(people))
     record: dict[str, Any] = {
         "client_msg_id": f"{random.getrandbits(128):032x}",
         "type": "message",
-        "user": random.choice(people),
+        "user": people[author],
+        "user_profile": _profile(author),
         "text": "".join(texts),
         "ts": timestamp,
         "blocks": [

@@ -6,9 +6,9 @@ The export is an inherited file descriptor. Commands come on standard input, and
 output (`protocol`). Before it reads the export, the process confines itself (`confinement`).
 """
 
+import os
 import sys
 from collections.abc import Mapping
-from os import fdopen
 from typing import Any, BinaryIO, Final
 
 import orjson
@@ -20,6 +20,8 @@ from services.importer.reading.protocol import encoded, framed
 from services.importer.reading.readers import archive_readers, described, open_archive, recognized
 from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unit, Unreadable
 
+_NICENESS: Final = 5
+"""Live messages come first: on a busy machine, a reader gets the CPU time that is left."""
 _FRAME_BYTES: Final = 256 * 1024
 _MAX_LINES: Final = 500
 """A frame with lines of records ends after so many bytes or lines."""
@@ -73,8 +75,9 @@ class _Session:
 def main() -> None:
     """Handle commands until standard input ends."""
     descriptor, name, limits = int(sys.argv[1]), sys.argv[2], orjson.loads(sys.argv[3])
-    file = fdopen(descriptor, "rb")
+    file = os.fdopen(descriptor, "rb")
     commands, out = sys.stdin.buffer, sys.stdout.buffer
+    os.nice(_NICENESS)
     readers = archive_readers()
     confine(memory_bytes=limits["memory_bytes"])
     limit_cpu(limits["cpu_s"])
