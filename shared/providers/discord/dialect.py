@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from shared.richtext.flavored_markdown import parse_flavored_markdown
-from shared.richtext.tree import CustomEmoji, Inline, Text, Time
+from shared.richtext.tree import ChannelMention, CustomEmoji, GroupMention, Inline, Text, Time, UserMention
 from shared.wire.timestamps import parse_timestamp
 
 _REFERENCE: Final = re.compile(
@@ -34,4 +34,18 @@ def reference(content: str) -> tuple[Inline, ...] | None:
     return (Text(signs[kind] + match[kind]),)
 
 
+def mention(content: str) -> tuple[Inline, ...] | None:
+    """Return the same, with people, channels and roles as mentions: for a reader that knows their names."""
+    match = _REFERENCE.fullmatch(content)
+    if match is None or not (match["mentioned"] or match["channel"]):
+        return reference(content)
+    if match["channel"]:
+        return (ChannelMention(match["channel"]),)
+    is_role = content.startswith("@&")
+    return (GroupMention(match["mentioned"]) if is_role else UserMention(match["mentioned"]),)
+
+
+parse_with_mentions: Final = partial(
+    parse_flavored_markdown, reference=mention, html=False, mass_mentions=True
+)
 parse: Final = partial(parse_flavored_markdown, reference=reference, html=False)
