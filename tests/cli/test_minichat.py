@@ -5,6 +5,7 @@ import base64
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -45,7 +46,7 @@ def message(text: str, **more: Any) -> dict[str, Any]:
         "embeds": [],
         "attachments": [],
         "origin": {"provider": "github", "endpoint_id": "ep_1", "event": "push", "delivery_id": "d"},
-        "sent_at": "2026-01-02T03:04:05.000Z",
+        "sent_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         **more,
     }
 

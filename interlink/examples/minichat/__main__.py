@@ -21,15 +21,19 @@ from pydantic import BaseModel, StringConstraints
 
 from interlink.examples.minichat import hub
 from interlink.examples.minichat.files import MAX_BYTES, Files
-from interlink.examples.minichat.history import MAX_MESSAGES, History
+from interlink.examples.minichat.history import History
+from interlink.examples.minichat.imported import Imports
 
 PAGE = Path(__file__).with_name("page.html").read_text("utf-8")
 HOST, PORT = environ.get("MINICHAT_HOST", "127.0.0.1"), int(environ.get("MINICHAT_PORT", "8090"))
 FILES_URL = environ.get("MINICHAT_URL", f"http://{HOST}:{PORT}").rstrip("/")
 """Where the hub fetches files of this chat."""
-KEEPALIVE_INTERVAL_S = 15
+KEEPALIVE_INTERVAL_S, IMPORT_INTERVAL_S = 15, 0.5
+MAX_WAITING = 1000
 
 history, files = History(), Files()
+imports = Imports(history)
+changed: set[str] = set()  # channels that imports have changed since the pages have shown them
 pages: set[asyncio.Queue[str]] = set()  # one queue per open page
 
 
@@ -64,13 +68,40 @@ async def receive_signal(data: dict[str, Any], workspace: hub.Workspace) -> None
         show(f"event: signal\ndata: {json.dumps(data)}\n\n")
 
 
+@hub.history
+async def receive_batch(batch: dict[str, Any], event_type: hub.EventType, workspace: hub.Workspace) -> None:
+    """Store a batch of an import, and confirm it."""
+    if workspace != hub.WORKSPACE:
+        return
+    try:
+        stored = imports.apply(event_type, batch)
+    except (KeyError, TypeError, AttributeError):  # not an event of the contract
+        return
+    changed.update(stored.channels)
+    await hub.confirm(batch, stored.duplicates, stored.rejected)
+
+
+async def show_imports() -> None:
+    """Show channels that imports have changed, as a whole: thousands of messages may come a second."""
+    while True:
+        await asyncio.sleep(IMPORT_INTERVAL_S)
+        while changed:
+            show(channel_event(changed.pop()))
+
+
+def channel_event(channel_id: str) -> str:
+    """Return the server-sent event with a channel's name and last messages."""
+    return f"event: channel\ndata: {json.dumps(imports.shown(channel_id))}\n\n"
+
+
 @contextlib.asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Serve the page with or without Kafka."""
-    connecting = asyncio.create_task(hub.connect())
+    tasks = [asyncio.create_task(hub.connect()), asyncio.create_task(show_imports())]
     yield
-    connecting.cancel()
-    await asyncio.wait([connecting])
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     await hub.broker.stop()
 
 
@@ -231,11 +262,15 @@ async def events() -> StreamingResponse:
     """Stream the stored messages and then every change, as server-sent events."""
 
     async def stream() -> AsyncIterator[str]:
-        page: asyncio.Queue[str] = asyncio.Queue(MAX_MESSAGES)
+        page: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING)
         pages.add(page)
         try:
-            for message in list(history.messages.values()):
-                yield f"data: {json.dumps(message)}\n\n"
+            for channel_id in history.channels():
+                if channel_id in imports.channels:
+                    yield channel_event(channel_id)
+                    continue
+                for message in history.shown(channel_id):
+                    yield f"data: {json.dumps(message)}\n\n"
             while page in pages:
                 try:
                     yield await asyncio.wait_for(page.get(), KEEPALIVE_INTERVAL_S)

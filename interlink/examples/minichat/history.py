@@ -1,10 +1,13 @@
-"""The "database" of this chat: the present state of its last messages, in memory."""
+"""The "database" of this chat: the present state of its messages, in memory."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-MAX_MESSAGES, MAX_REACTIONS = 200, 50
+MAX_MESSAGES, MAX_REACTIONS = 20_000, 50
+"""Of more messages, those that were stored first go. A chat with a database forgets none."""
+MAX_SHOWN = 200
+"""The last messages of a channel, which a page shows."""
 
 STATUS = ("provider", "conversation_name", "state", "reason", "fix", "permalink")
 """The fields of `inbound.message.status.changed` that are stored for each target."""
@@ -17,6 +20,15 @@ class History:
 
     def __init__(self) -> None:
         self.messages: OrderedDict[str, Message] = OrderedDict()
+
+    def shown(self, channel_id: str) -> list[Message]:
+        """Return the last messages of a channel in the order of time."""
+        found = [message for message in self.messages.values() if message["channel_id"] == channel_id]
+        return sorted(found, key=_time)[-MAX_SHOWN:]
+
+    def channels(self) -> list[str]:
+        """Return the ids of all channels that have messages."""
+        return list(dict.fromkeys(message["channel_id"] for message in self.messages.values()))
 
     def apply(self, event_type: str, data: Mapping[str, Any]) -> Message | None:
         """Apply an event of `chat.inbound` or of this chat: the changes are the same, whoever made them."""
@@ -49,11 +61,23 @@ class History:
             "thread_id": None,
             "reply_to_id": None,
         }
-        message = {**empty, **data, "reactions": {}, "states": {}, "edited": False, "deleted": False}
+        message = {
+            **empty,
+            **data,
+            "channel_id": str(data["channel_id"]),
+            "reactions": {},
+            "states": {},
+            "edited": False,
+            "deleted": False,
+        }
+        self.store(message)
+        return message
+
+    def store(self, message: Message) -> None:
+        """Store a new message."""
         self.messages[message["message_id"]] = message
         if len(self.messages) > MAX_MESSAGES:
             self.messages.popitem(last=False)
-        return message
 
     def _react(self, message: Message, data: Mapping[str, Any], *, added: bool) -> None:
         people = message["reactions"].setdefault(data["emoji"], {})
@@ -63,3 +87,8 @@ class History:
             people.pop(data["author"]["id"], None)
         if not people or len(message["reactions"]) > MAX_REACTIONS:
             del message["reactions"][data["emoji"]]
+
+
+def _time(message: Message) -> str:
+    """Return when a message was written, as a text that sorts by time."""
+    return str(message.get("created_at") or message.get("sent_at") or "")

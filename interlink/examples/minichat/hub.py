@@ -1,8 +1,9 @@
-"""Show how a chat service works with the hub: three topics, and nothing imported from the hub.
+"""Show how a chat service works with the hub: four topics, and nothing imported from the hub.
 
 It consumes `chat.inbound` (messages from elsewhere, and what became of its own), publishes what its people
-do on `chat.events`, and does both with typing on `chat.signals`. docs/reference/chat-contract.md has an
-example of every event. Copy this file, and use `inbound`, `signals`, `publish` and `signal` in your service.
+do on `chat.events`, does both with typing on `chat.signals`, and stores what an import brings on
+`chat.history`. docs/reference/chat-contract.md has an example of every event. Copy this file, and use
+`inbound`, `signals`, `history`, `publish`, `signal` and `confirm` in your service.
 
 A chat that stores messages under ids of its own publishes `message.created` for each message of
 `chat.inbound`, with the hub's id in `origin.message_id`. This one uses the hub's ids, so it says nothing.
@@ -10,7 +11,7 @@ A chat that stores messages under ids of its own publishes `message.created` for
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from os import environ
 from pathlib import Path
@@ -70,6 +71,17 @@ inbound = broker.subscriber(
     session_timeout_ms=SESSION_MS,
     heartbeat_interval_ms=SESSION_MS // 4,
 )
+# Decorates the handler of imports, which stores a batch and then calls `confirm`. A batch that comes again is
+# confirmed again: the import waits for it.
+history = broker.subscriber(
+    "chat.history",
+    group_id=f"minichat-{uuid.uuid4()}",  # new each time, as above
+    auto_offset_reset="earliest",
+    ack_policy=AckPolicy.ACK,
+    parser=parse_readable,
+    session_timeout_ms=SESSION_MS,
+    heartbeat_interval_ms=SESSION_MS // 4,
+)
 # Without a group: every process shows who types, and nobody needs to know later.
 signals = broker.subscriber("chat.signals", auto_offset_reset="latest", parser=parse_readable)
 
@@ -100,29 +112,46 @@ def now() -> str:
 
 async def publish(event_type: str, data: Data) -> bool:
     """Publish an event of the chat, in order per channel. Return False if Kafka did not acknowledge it."""
-    return await _publish("chat.events", event_type, data)
+    return await _publish("chat.events", event_type, data, key=data["channel_id"])
 
 
 async def signal(author: Mapping[str, str], channel: str) -> bool:
     """Publish that somebody types in a channel. Return False if Kafka did not acknowledge it."""
     data = {"kind": "typing", "channel_id": channel, "author": author, "state": "started", "at": now()}
-    return await _publish("chat.signals", "chat.signal", data)
+    return await _publish("chat.signals", "chat.signal", data, key=channel)
 
 
-async def _publish(topic: str, event_type: str, data: Data) -> bool:
-    channel = data["channel_id"]
+async def confirm(batch: Mapping[str, Any], duplicates: Sequence[str], rejected: Mapping[str, str]) -> None:
+    """Confirm a batch of an import, after it is stored. It returns when Kafka has acknowledged that.
+
+    `duplicates` are the ids of messages that the chat had already, live or from another import; `rejected`
+    has those that it did not store, or did not remove, with the reason.
+    """
+    data = {
+        "import_id": batch["import_id"],
+        "batch_id": batch["batch_id"],
+        "duplicates": duplicates,
+        "rejected": [{"message_id": key, "reason": reason} for key, reason in rejected.items()],
+    }
+    while True:
+        if await _publish("chat.events", "history.stored", data, key=batch["import_id"]):
+            return
+        await asyncio.sleep(1)
+
+
+async def _publish(topic: str, event_type: str, data: Data, *, key: str) -> bool:
     headers = {  # a CloudEvent in Kafka's binary mode
         "ce_specversion": "1.0",
         "ce_id": f"evt_{uuid.uuid4().hex}",  # unique within ce_source: consumers recognise duplicates by it
         "ce_type": event_type,
         "ce_source": "/minichat",
         "ce_time": now(),
-        "ce_subject": channel,
+        "ce_subject": key,
         "workspace": WORKSPACE,
     }
     try:
         async with asyncio.timeout(ACK_TIMEOUT_S):
-            await broker.publish(data, topic=topic, key=channel.encode(), headers=headers)
+            await broker.publish(data, topic=topic, key=key.encode(), headers=headers)
     except (KafkaError, FastStreamException, TimeoutError):
         return False
     return True
