@@ -59,7 +59,8 @@ class HistoryConversation:
 
     `created_at` is a Unix time, 0 if unknown. `parent` is the id of the conversation to which a thread or
     topic belongs. `category` is the heading under which the provider lists it. `listed` is False if the
-    export has its messages, but no entry in a list.
+    export has its messages, but no entry in a list. `problem` says what keeps a connected account from
+    reading it, and the fix.
     """
 
     id: str
@@ -72,6 +73,7 @@ class HistoryConversation:
     parent: str | None = None
     listed: bool = True
     category: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,8 @@ class HistoryMessage:
     lost_files: Sequence[LostFile] = ()
 
 
-SkipReason = Literal["deleted", "duplicate_record", "not_a_message"]
+SkipReason = Literal["deleted", "duplicate_record", "not_a_message", "written_by_hub"]
+"""`written_by_hub`: it is the copy of a message of the chat, which sync has carried over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,7 @@ HistoryRecord = HistoryMessage | Skipped | Broken
 
 @dataclass(frozen=True, slots=True)
 class ObservedRate:
-    """A rate that responses show if it is lower than the manifest's: `amount` calls in `per_s` seconds."""
+    """A rate that responses show: `amount` calls in `per_s` seconds. The manifest's counts if it is lower."""
 
     method: str
     amount: int
@@ -307,6 +310,12 @@ def choice(
         known = ", ".join(option.value for option in options[:20])
         raise Unreadable(f"{id_}: {answer[:80]!r} is no answer: choose one of {known[:500]}")
     return Choice(id_, text, options, answer, required)
+
+
+def no_choices(answers: Mapping[str, str]) -> None:
+    """Raise `Unreadable` for an answer to a reader that asks nothing."""
+    for id_ in answers:
+        raise Unreadable(f"there is no choice {id_[:80]!r}: look at the contents again")
 
 
 def answers_in_effect(choices: Sequence[Choice]) -> Mapping[str, str]:

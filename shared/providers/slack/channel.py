@@ -23,7 +23,9 @@ from shared.manifests.channel_types import (
 )
 from shared.providers.slack import lookups, operations
 from shared.providers.slack.events import parse_changes
+from shared.providers.slack.operations import field
 from shared.providers.slack.render import text_length
+from shared.providers.slack.responses import error_code
 from shared.richtext.split import split
 from shared.richtext.tree import Document, Loss
 
@@ -103,16 +105,13 @@ class Channel:
             return failure
         if step.call.url:  # the address of an upload, which answers with text
             return None if response.status < 400 else spec_failure(self._spec, "upload_failed")
-        document = response.json
-        if not isinstance(document, dict):
-            return spec_failure(self._spec, "unreadable_response")
-        if document.get("ok") is True:
+        code = error_code(response)
+        if not code:
             return None
-        code = str(document.get("error") or "unknown_error")[:100]
         if _IS_DONE.get(step.method) == code:
             return None
         failure = spec_failure(self._spec, code)
-        needed = document.get("needed")
+        needed = field(response, "needed")
         if code == "missing_scope" and isinstance(needed, str):
             failure.text = f"{failure.text} Missing: {needed[:200]}."
         return failure

@@ -44,7 +44,7 @@ def find_sent(marker: str, place: Place, since: float, account: Account) -> Oper
             if timestamp and marker_of(message) == marker and is_own(message, account):
                 link = permalink(place.conversation, timestamp, place.thread, account)
                 return Sent((timestamp,), link, (), place.thread)
-        cursor = _next_cursor(response.json)
+        cursor = next_cursor(response.json)
         if cursor is None:
             break
     return None
@@ -66,7 +66,7 @@ def history(place: Place, cursor: str | None, account: Account) -> Operation[Pag
                 messages.append(parse_message(message, place.conversation, account))
             except Malformed:
                 continue  # costs this message only
-    return Page(messages, _next_cursor(response.json))
+    return Page(messages, next_cursor(response.json))
 
 
 def _history_step(place: Place, cursor: str, oldest: str) -> Step:
@@ -96,7 +96,7 @@ def conversations(query: str, cursor: str | None) -> Operation[Page]:
     found = [_conversation(channel) for channel in objects(field(response, "channels"))]
     wanted = query.casefold().removeprefix("#")
     items = [item for item in found if item.id and wanted in item.name.casefold()]
-    return Page(items, _next_cursor(response.json))
+    return Page(items, next_cursor(response.json))
 
 
 def conversation(conversation_id: str) -> Operation[Conversation]:
@@ -136,7 +136,7 @@ def people(query: str, cursor: str | None) -> Operation[Page]:
         for person in found
         if person.id and (wanted in person.name.casefold() or wanted in (person.email or "").casefold())
     ]
-    return Page(items, _next_cursor(response.json))
+    return Page(items, next_cursor(response.json))
 
 
 def profile(person_id: str) -> Operation[Person]:
@@ -178,7 +178,8 @@ def download(file: ExternalFile) -> Operation[Call]:
     return Call("GET", url=address)
 
 
-def _next_cursor(document: Any) -> str | None:
+def next_cursor(document: Any) -> str | None:
+    """Return the cursor of the next page of a response's JSON; None at the end."""
     metadata = document.get("response_metadata") if isinstance(document, dict) else None
     cursor = metadata.get("next_cursor") if isinstance(metadata, dict) else None
     return cursor if isinstance(cursor, str) and cursor else None
