@@ -6,6 +6,7 @@ year is determined by all dates of an export together; where it is not, a person
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -54,6 +55,13 @@ _AFTER_NOON: Final = frozenset(
         *("午後", "오후", _NOON),
     }
 )
+_BLANKS: Final = dict.fromkeys(map(ord, "\u00a0\u202f\u2009\u2007"), " ")
+_INVISIBLE: Final = dict.fromkeys([0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+"""Marks of the direction of writing."""
+_WRITTEN: Final = re.compile(
+    r"(\d{1,4})([./\- ]|\. ?|年 ?|년 ?)(\d{1,2})(?:[./\- ]|\. ?|月 ?|월 ?)(\d{1,4})[日일.]?"
+    r"(?:(\D{1,20}?)(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?(\D{0,16}))?"
+)
 _NO_LETTER: Final = re.compile(r"[\s.,،\u200e\u200f]+")
 
 
@@ -77,6 +85,40 @@ def date_of(order: str, numbers: Sequence[str], first_year: int) -> date | None:
     except ValueError:
         return None
     return found if first_year <= year < 2000 + _CENTURY else None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTime:
+    """A time as people write it: the three numbers of its date, its time of day, None without one.
+
+    `form` is the same for all times of a program: separators, digits of the year, seconds.
+    """
+
+    date: Sequence[str]
+    clock: tuple[int, int, float] | None
+    form: tuple[object, ...]
+
+    @property
+    def separator(self) -> str:
+        """What is between the numbers of the date."""
+        return str(self.form[0])
+
+
+def plain_text(text: str) -> str:
+    """Return a text without marks of the direction of writing, and with plain blanks only."""
+    return text.translate(_INVISIBLE).translate(_BLANKS).strip()
+
+
+def parse_written_time(text: str) -> WrittenTime | None:
+    """Return the time that a text is, in digits and words of any language; None if it is none."""
+    found = _WRITTEN.fullmatch(plain_text(text))
+    if found is None:
+        return None
+    first, separator, second, third, before, hour, minute, seconds, behind = found.groups()
+    # Digits of other alphabets become those of ASCII.
+    date_ = tuple(str(int(number)).zfill(2) for number in (first, second, third))
+    clock = (hour_of(int(hour), before, behind), int(minute), float(seconds or 0)) if hour else None
+    return WrittenTime(date_, clock, (separator.strip(), seconds is None, 4 in (len(first), len(third))))
 
 
 class DateOrder:

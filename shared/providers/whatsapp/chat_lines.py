@@ -7,25 +7,18 @@
 The form of the date, the clock and the words around them are those of the phone's language.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from shared.manifests.history_lines import lines
-from shared.manifests.history_times import hour_of
+from shared.manifests.history_times import parse_written_time, plain_text
 
 MAX_TEXT_BYTES: Final = 256 * 1024
 """The longest text of a message in bytes; what is behind it is cut off. WhatsApp's longest has 64 KB."""
 _MAX_HEAD: Final = 64
 _MAX_AUTHOR: Final = 100
 _MAX_WORDS: Final = 8
-_BLANKS: Final = dict.fromkeys(map(ord, "\u00a0\u202f\u2009\u2007"), " ")
-_DIRECTION: Final = dict.fromkeys([0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
-_HEAD: Final = re.compile(
-    r"(\d{1,4})([./\- ]|\. ?|年 ?|년 ?)(\d{1,2})(?:[./\- ]|\. ?|月 ?|월 ?)(\d{1,4})[日일.]?"
-    r"(\D{1,20}?)(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?(\D{0,16})"
-)
 _DIRECTION_MARKS: Final = "\u200e\u200f\u202a\u202b\u2066\u2067\u2068\ufeff"
 _QUOTES: Final = frozenset('"“”„«»「」')
 
@@ -41,6 +34,7 @@ class Head:
     date: Sequence[str]
     clock: tuple[int, int, float]
     form: tuple[object, ...]
+    separator: str
     rest: str
 
 
@@ -67,17 +61,11 @@ def parse_head(line: str) -> Head | None:
         end, size = line.find(", ", 0, _MAX_HEAD), 2
     if end < 0:
         return None
-    head = line[:end].translate(_DIRECTION).translate(_BLANKS).removeprefix("[").strip()
-    if (found := _HEAD.fullmatch(head)) is None:
+    written = parse_written_time(line[:end].lstrip(_DIRECTION_MARKS).removeprefix("["))
+    if written is None or written.clock is None:
         return None
-    first, separator, second, third, before, hour, minute, seconds, behind = found.groups()
-    clock = (hour_of(int(hour), before, behind), int(minute), float(seconds or 0))
-    form = ("[" if is_bracketed else "-", separator.strip(), seconds is None, 4 in (len(first), len(third)))
-    date = tuple(
-        str(int(number)).zfill(2) if len(number) < 3 else str(int(number))
-        for number in (first, second, third)
-    )
-    return Head(date, clock, form, line[end + size :].removeprefix(" "))
+    rest = line[end + size :].removeprefix(" ")
+    return Head(written.date, written.clock, (is_bracketed, *written.form), written.separator, rest)
 
 
 def parse_author(rest: str) -> tuple[str, str]:
@@ -85,7 +73,7 @@ def parse_author(rest: str) -> tuple[str, str]:
     author, colon, text = rest.partition(": ")
     if not colon and rest.endswith(":"):
         author, colon = rest[:-1], ":"
-    name = author.translate(_DIRECTION).translate(_BLANKS).strip()
+    name = plain_text(author)
     is_name = (
         colon and 0 < len(name) <= _MAX_AUTHOR and name.count(" ") < _MAX_WORDS and _QUOTES.isdisjoint(name)
     )

@@ -176,7 +176,7 @@ def _surveyed(archive: Archive, name: str) -> _Chat:
                 continue
             chat.order.add(message.head.date)
             if not chat.id:
-                chat.separator = str(message.head.form[1])
+                chat.separator = message.head.separator
                 key = (
                     *sorted(message.head.date),
                     *map(str, message.head.clock),
