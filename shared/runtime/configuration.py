@@ -20,7 +20,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import AutoReconnect
 
-from shared.contracts.errors import InterlinkError
+from shared.contracts.errors import DatabaseUnavailable, InterlinkError
 from shared.runtime import metrics
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, Mongo, translate_errors
@@ -32,6 +32,8 @@ _MAX_RECENT_CHANGES: Final = 1000
 """Changes that the document lists. A process that has missed more reloads all that it follows."""
 _CHECK_TIMEOUT_S: Final = 1.0
 """For a caller of `current`, before it goes on with what is in memory."""
+_ENSURE_TIMEOUT_S: Final = 5.0
+"""For a caller of `ensure_current`, beyond that time: a busy database has answered by then."""
 _CHECK_VALID_S: Final = 0.05
 """From the start of a check: calls in this time share it. Each check costs CPU here and in the database."""
 _ANNOUNCE_S: Final = 0.06
@@ -84,6 +86,9 @@ class Configuration:
             late=lambda: self._mark_stale(f"MongoDB did not answer within {_CHECK_TIMEOUT_S:.0f} s"),
         )
         self._stale = False
+        self._confirmed = asyncio.Event()
+        """Set while `is_stale` is False."""
+        self._confirmed.set()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -135,6 +140,20 @@ class Configuration:
             return False
         return await self._check()
 
+    async def ensure_current(self) -> None:
+        """Load every change that was acknowledged before this call, for a caller that can be asked to repeat.
+
+        Wait for MongoDB up to 6 s. Raises `DatabaseUnavailable` if it does not answer.
+        """
+        if await self.current():
+            return
+        try:
+            async with asyncio.timeout(_ENSURE_TIMEOUT_S):
+                while not await self.current():
+                    await self._confirmed.wait()
+        except TimeoutError:
+            raise DatabaseUnavailable("MongoDB does not say whether the configuration has changed") from None
+
     async def _run_check(self) -> bool:
         try:
             await self._catch_up()
@@ -143,6 +162,7 @@ class Configuration:
             return False
         if self._stale:
             self._stale = False
+            self._confirmed.set()
             metrics.CONFIGURATION_UNCHECKED.set(0)
             self._log.info("configuration.check_recovered")
         return True
@@ -191,6 +211,7 @@ class Configuration:
     def _mark_stale(self, reason: str) -> None:
         if not self._stale:
             self._stale = True
+            self._confirmed.clear()
             metrics.CONFIGURATION_UNCHECKED.set(1)
             self._log.warning("configuration.check_failed", error=reason)
 

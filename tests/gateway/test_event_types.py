@@ -1,8 +1,10 @@
 """The catalogue of event types over HTTP: what is in it, types of one's own, and the check at publish."""
 
 import json
+import os
 import random
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from interlink.embedded import EmbeddedPair
 from shared.contracts.event_types import EVENT_TYPES, is_published_by_hub
 from shared.manifests.registry import registry
 from shared.wire.json_schema import BoundedSchema
@@ -285,9 +288,11 @@ def test_other_gateways_know_within_seconds(
     client: httpx.Client,
     bus: Bus,
     store: Store,
+    pair: EmbeddedPair,
     tmp_path_factory: pytest.TempPathFactory,
     name: str,
 ) -> None:
+    """Also while the database takes longer than the gateway waits before it receives webhooks without it."""
     headers = {"authorization": f"Bearer {hub.admin_key}"}
     with (
         second_process("gateway", hub, tmp_path_factory.mktemp("second"), bus, store) as second,
@@ -299,6 +304,12 @@ def test_other_gateways_know_within_seconds(
         assert _publish(other, name, GOOD).status_code == 202
         client.delete(f"/api/event-types/{name}")
         assert _publish(other, name, {}).status_code == 202
+        client.post("/api/event-types", json={"name": name, "about": "x", "schema": ORDER})
+        database = pair.database.child.pid
+        if store.base_uri == pair.mongodb_uri and database:  # a real one is not stopped
+            os.kill(database, signal.SIGSTOP)
+            threading.Timer(2, os.kill, (database, signal.SIGCONT)).start()
+        assert _publish(other, name, {}).status_code == 422
 
 
 # The check at publish

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from pymongo import ReadPreference
 
 from interlink.embedded import EmbeddedPair
+from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime import configuration, snapshot
 from shared.runtime.configuration import COLLECTION, Configuration
 from shared.runtime.metrics import CONFIGURATION_UNCHECKED
@@ -347,6 +348,39 @@ async def test_callers_do_not_wait_for_an_unavailable_database(pair: EmbeddedPai
                 await asyncio.sleep(0.02)
         assert second.snapshot.items == {"a": 2}
         assert CONFIGURATION_UNCHECKED._value.get() == 0
+
+
+async def test_who_can_be_asked_to_repeat_waits_for_a_slow_database(
+    pair: EmbeddedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than others, so that what was acknowledged counts; and not for ever."""
+    uri = in_database(pair.mongodb_uri, f"test_{token_hex(6)}")
+    async with processes(uri, 2) as [first, second]:
+        await first.set("a", 1)
+        database = pair.database.child.pid
+        assert database
+        os.kill(database, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(0.2)  # its threads do not stop at once
+            waiting = [asyncio.create_task(second.configuration.ensure_current()) for _ in range(50)]
+            await asyncio.sleep(2)
+            assert second.configuration.is_stale
+            assert not any(task.done() for task in waiting)
+        finally:
+            os.kill(database, signal.SIGCONT)
+        await asyncio.gather(*waiting)
+        assert second.snapshot.items == {"a": 1}
+        monkeypatch.setattr(configuration, "_ENSURE_TIMEOUT_S", 0.5)
+        os.kill(database, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(0.2)
+            started = monotonic()
+            with pytest.raises(DatabaseUnavailable):
+                await second.configuration.ensure_current()
+            assert 1.4 < monotonic() - started < 2.5
+        finally:
+            os.kill(database, signal.SIGCONT)
+        await second.configuration.ensure_current()
 
 
 async def test_concurrent_first_changes_are_all_counted(store: Store) -> None:

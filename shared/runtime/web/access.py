@@ -98,9 +98,10 @@ class Keyring:
     async def authenticate(self, authorization: str | None) -> ApiKey:
         """Return the key of an `Authorization` header, after a check for changes of the configuration.
 
-        So all other snapshots of this process are up to date too when it returns. Raises `Unauthenticated`.
+        So all other snapshots of this process are up to date too when it returns. Raises `Unauthenticated`,
+        or `DatabaseUnavailable`: the caller can try again, but a revoked key must not count.
         """
-        await self._configuration.current()
+        await self._configuration.ensure_current()
         scheme, _, presented = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not presented:
             raise Unauthenticated("send an API key: 'Authorization: Bearer <key>'")
