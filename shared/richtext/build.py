@@ -102,7 +102,7 @@ def text_nodes(text: str) -> tuple[Inline, ...]:
 
 def visible_text(nodes: Iterable[Inline]) -> str:
     """Return what a reader sees of inline nodes; a line break is a line feed."""
-    return "".join(_visible(node) for node in nodes)
+    return "".join(map(_visible, nodes))
 
 
 def _visible(node: Inline) -> str:

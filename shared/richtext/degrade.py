@@ -181,11 +181,19 @@ def _prefixed(blocks: Iterable[Block], first: str, others: str) -> list[Block]:
         if not isinstance(block, Paragraph):
             done.append(block)
             continue
-        nodes: list[Inline] = [Text(prefix)]
-        prefix = others
+        nodes: list[Inline] = []
+        # One text with what follows it: a line in lists of many levels has no node for each of them.
+        line_start, prefix = prefix, others
         for node in block.children:
+            if line_start and type(node) is Text:
+                nodes.append(Text(line_start + node.text))
+                line_start = ""
+                continue
+            if line_start:
+                nodes.append(Text(line_start))
             nodes.append(node)
-            if isinstance(node, LineBreak):
-                nodes.append(Text(others))
+            line_start = others if type(node) is LineBreak else ""
+        if line_start:
+            nodes.append(Text(line_start))
         done.append(Paragraph(tuple(nodes)))
     return done

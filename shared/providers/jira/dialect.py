@@ -233,6 +233,8 @@ def _cells(line: str) -> Iterator[str]:
 
 def _inline(text: str, depth: int = 0) -> tuple[Inline, ...]:
     """Return the nodes of a line."""
+    if not _MARK.search(text):  # every pattern of `_INLINE` has one
+        return (Text(text),) if text else ()
     if len(_MARK.findall(text)) > _MAX_MARKS:
         return (Text(text),)
     nodes: list[Inline] = []
