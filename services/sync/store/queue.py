@@ -22,6 +22,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     QUEUE: (
         Index((("lane", 1), ("state", 1), ("position", 1))),
         Index((("state", 1), ("partition", 1), ("due_at", 1))),
+        Index((("state", 1), ("due_at", 1))),
         Index((("synced_id", 1), ("leg_id", 1))),
         Index((("workspace", 1), ("state", 1), ("bucket", 1))),
         Index((("mapping_id", 1), ("state", 1), ("bucket", 1))),
@@ -111,10 +112,15 @@ class SyncQueue:
 
         Each partition has an equal part of the limit: one with many of them does not hide those of others.
         """
-        limit = max(1, _MAX_DUE // max(1, len(partitions)))
         documents: list[Document] = []
+        # Mostly there is none, which one search says: this is asked every second.
+        due = {"state": "aside", "due_at": {"$lte": utcnow()}}
+        with translate_errors():
+            if await self._collection.find_one(due, {"_id": 1}) is None:
+                return []
+        limit = max(1, _MAX_DUE // max(1, len(partitions)))
         for partition in partitions:  # of several, the embedded database would read all that are aside
-            query = {"state": "aside", "partition": partition, "due_at": {"$lte": utcnow()}}
+            query = {"partition": partition, **due}
             with translate_errors():
                 documents += await self._collection.find(query).limit(limit).to_list(limit)
         return sorted(map(QueuedChange.from_document, documents), key=lambda change: change.position)
