@@ -7,6 +7,7 @@ from statistics import median
 from threading import Event, Thread
 from time import monotonic, sleep
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -141,7 +142,7 @@ def _ready(hub: System, path: Path) -> str:
     headers = {"authorization": f"Bearer {hub.admin_key}", "tus-resumable": "1.0.0"}
     with httpx.Client(base_url=hub.url("importer"), headers=headers, timeout=120) as client:
         created = client.post("/api/uploads", headers={"upload-length": str(path.stat().st_size)})
-        location = created.raise_for_status().headers["location"]
+        location = urlsplit(created.raise_for_status().headers["location"]).path
         sent = 0
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
+from urllib.parse import urlsplit
 
 from interlink.hub_api import HubApi, Refused
 from shared.contracts.errors import Misconfigured
@@ -100,7 +101,7 @@ class FileUpload:
         name = base64.b64encode(self._path.name.encode(errors="replace")).decode()
         headers = {**_TUS, "upload-length": str(self.size), "upload-metadata": f"filename {name}"}
         answer, _ = await self._api.send("POST", UPLOADS_PATH, headers)
-        location = answer["location"]
+        location = urlsplit(answer["location"]).path  # the hub may have another address for others
         with suppress(OSError):  # then it cannot be resumed by another command
             self._memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._memory.write_text(location, "ascii")

@@ -76,7 +76,10 @@ async def build(runtime: Runtime) -> Service:
     steps = ImportSteps(imports, read, run, VerifyStep(stores), UndoStep(imports.jobs, run, stores))
     management = runtime.management_app(
         "Interlink importer",
-        [UploadsApi(uploads, folder), ImportsApi(imports, stores.contents, stores.issues)],
+        [
+            UploadsApi(uploads, folder, runtime.hub.public_base),
+            ImportsApi(imports, stores.contents, stores.issues),
+        ],
     )
     data = ImporterData(imports, uploads, stores.units, stores.issues, stores.contents, stores.confirmations)
     return Service(

@@ -12,7 +12,7 @@ class SlowLine:
     """Forwards TCP connections to a port of this machine. `forwarded` counts the bytes to the server."""
 
     def __init__(self, port: int, bytes_per_s: float) -> None:
-        self._target = port
+        self.port = port
         self._rate = bytes_per_s
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -32,7 +32,7 @@ class SlowLine:
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        there, back = await asyncio.open_connection("127.0.0.1", self.port)
         own = {writer, back}
         self._writers |= own
         try:

@@ -31,6 +31,9 @@ _MAX_ALL: Final = 32
 """Requests of all workspaces, in each process."""
 _WRITE_BYTES: Final = 1024 * 1024
 _CHUNK_TIMEOUT_S: Final = 60.0
+_OTHER_VERSION: Final = problem_response(
+    412, f"Tus-Resumable: the hub has version {tus.VERSION}", headers={"Tus-Version": tus.VERSION}
+)
 
 
 class UploadServer:
@@ -86,7 +89,8 @@ class UploadServer:
             self._running -= 1
         if offset == upload.size:
             self._log.info("upload.complete", upload_id=upload.id, workspace=upload.workspace, bytes=offset)
-        return Response(status_code=204, headers={"Upload-Offset": str(offset)})
+        headers = {"Upload-Offset": str(offset), "Upload-Expires": tus.written_time(upload.expires_at)}
+        return Response(status_code=204, headers=headers)
 
     async def _write(self, upload: Upload, headers: Mapping[str, str], body: RequestBody) -> int:
         """Append the body, and return the new offset."""
@@ -128,13 +132,27 @@ class _ChecksumMismatch(Conflict):
 
 
 def dispatch(uploads: ASGIApp, management: ASGIApp) -> ASGIApp:
-    """Return the app that gives the bytes of uploads to `uploads`, and all else to the management API."""
+    """Return the app that gives the bytes of uploads to `uploads`, and all else to the management API.
+
+    A call about uploads by another version of tus is refused.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        writes = scope["type"] == "http" and scope["method"] == "PATCH" and is_upload(scope["path"])
-        await (uploads if writes else management)(scope, receive, send)
+        if scope["type"] == "http" and scope["path"].startswith(UPLOADS_PATH):
+            if scope["method"] != "OPTIONS" and _version(scope) not in (None, tus.VERSION):
+                return await _OTHER_VERSION(scope, receive, send)
+            if scope["method"] == "PATCH" and is_upload(scope["path"]):
+                return await uploads(scope, receive, send)
+        return await management(scope, receive, send)
 
     return app
+
+
+def _version(scope: Scope) -> str | None:
+    """Return the version of tus that a call names; None if it names none, as one without uploads."""
+    return next(
+        (value.decode("latin-1") for name, value in scope["headers"] if name == b"tus-resumable"), None
+    )
 
 
 async def _blocks(body: RequestBody) -> AsyncIterator[bytes]:

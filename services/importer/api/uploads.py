@@ -34,9 +34,10 @@ class UploadOut(BaseModel):
 class UploadsApi:
     """The routes of uploads, but for their bytes, which `UploadServer` receives."""
 
-    def __init__(self, uploads: Uploads, folder: UploadFolder) -> None:
+    def __init__(self, uploads: Uploads, folder: UploadFolder, public_base: str) -> None:
         self._uploads = uploads
         self._folder = folder
+        self._public_base = public_base
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -68,7 +69,7 @@ class UploadsApi:
             str | None, Header(description="Pairs of a key and a value in Base64: `filename`.")
         ] = None,
     ) -> Response:
-        """Announce an upload. `Location` has its address for `HEAD` and `PATCH`."""
+        """Announce an upload. `Location` has its address for `HEAD` and `PATCH`, below the public URL."""
         size = tus.parse_length(upload_length, "Upload-Length")
         if size == 0:
             raise Malformed("Upload-Length: an export has at least one byte")
@@ -79,7 +80,7 @@ class UploadsApi:
             )
         name = tus.file_name(tus.parse_metadata(upload_metadata))
         upload = await self._uploads.create(key.workspace, name, size)
-        headers = {**_headers(upload, 0), "Location": f"{UPLOADS_PATH}/{upload.id}"}
+        headers = {**_headers(upload, 0), "Location": f"{self._public_base}{UPLOADS_PATH}/{upload.id}"}
         return Response(status_code=201, headers=headers)
 
     async def list_all(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[UploadOut]:
@@ -94,7 +95,11 @@ class UploadsApi:
     async def check(self, upload_id: str, key: Reader) -> Response:
         """Return in `Upload-Offset` how many bytes have arrived: the upload goes on there."""
         upload = await self._uploads.find(upload_id, key.workspace)
-        headers = {**_headers(upload, self._folder.size_of(upload.id)), "Cache-Control": "no-store"}
+        headers = {
+            **_headers(upload, self._folder.size_of(upload.id)),
+            "Upload-Metadata": tus.written_metadata(upload.name),
+            "Cache-Control": "no-store",
+        }
         return Response(status_code=200, headers=headers)
 
     async def delete(self, upload_id: str, key: Writer) -> Response:
@@ -135,5 +140,5 @@ def _headers(upload: Upload, offset: int) -> dict[str, str]:
         **_TUS,
         "Upload-Offset": str(offset),
         "Upload-Length": str(upload.size),
-        "Upload-Expires": upload.expires_at.strftime("%a, %d %b %Y %H:%M:%S GMT"),
+        "Upload-Expires": tus.written_time(upload.expires_at),
     }

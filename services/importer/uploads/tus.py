@@ -5,6 +5,8 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
 from typing import Final
 
 from shared.contracts.errors import Malformed
@@ -61,6 +63,16 @@ def parse_metadata(header: str | None) -> Mapping[str, str]:
         except (binascii.Error, ValueError):
             raise Malformed("Upload-Metadata: send pairs of a key and a value in Base64") from None
     return found
+
+
+def written_metadata(name: str) -> str:
+    """Return the `Upload-Metadata` header of an upload with this file name."""
+    return f"filename {base64.b64encode(name.encode()).decode()}"
+
+
+def written_time(moment: datetime) -> str:
+    """Return a time in UTC as `Upload-Expires` has it (RFC 9110)."""
+    return format_datetime(moment, usegmt=True)
 
 
 def file_name(metadata: Mapping[str, str]) -> str:

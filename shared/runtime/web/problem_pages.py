@@ -6,12 +6,11 @@ documentation site has the same texts on one page.
 
 import re
 from functools import cache
-from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
-from shared.runtime.web.problems import PROBLEM_PAGES, SANDBOX_HEADERS, problem_response
+from shared.runtime.web.problems import PROBLEM_PAGES, SANDBOX_HEADERS, phrase, problem_response
 
 
 class ProblemText(NamedTuple):
@@ -56,6 +55,10 @@ PROBLEM_TEXTS: Final[dict[int, ProblemText]] = {
         "The endpoint is disabled, or the address of the file has expired.",
         "The owner of an endpoint can enable it. A file is still where its message was written.",
     ),
+    412: ProblemText(
+        "The upload is made by another version of tus than the hub has.",
+        "`Tus-Version` names the version of the hub.",
+    ),
     413: ProblemText(
         "The body has more bytes or items than the limit, before or after decompression.",
         "Send less, or in several requests.",
@@ -79,6 +82,10 @@ PROBLEM_TEXTS: Final[dict[int, ProblemText]] = {
     431: ProblemText(
         "The request line and the headers are too large.",
         "Send fewer or shorter headers.",
+    ),
+    460: ProblemText(
+        "The bytes of an upload do not have the checksum that was sent with them. They were not stored.",
+        "Send the same bytes again, from the same offset.",
     ),
     500: ProblemText(
         "An unexpected error in the hub.",
@@ -124,4 +131,4 @@ def _html(status: int) -> str:
         _CODE.sub(r"<code>\1</code>", text.replace("<", "&lt;").replace(">", "&gt;"))
         for text in PROBLEM_TEXTS[status]
     )
-    return _HTML.format(title=f"{status} {HTTPStatus(status).phrase}", meaning=meaning, remedy=remedy)
+    return _HTML.format(title=f"{status} {phrase(status)}", meaning=meaning, remedy=remedy)

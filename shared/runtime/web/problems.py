@@ -65,11 +65,20 @@ _RETRY_AFTER_HEADER: Final = {
 }
 
 
+_CHECKSUM_MISMATCH: Final = 460
+"""Of the protocol tus: the one status here that HTTP does not name."""
+
+
+def phrase(status: int) -> str:
+    """Return the name of a status of HTTP or of tus."""
+    return "Checksum Mismatch" if status == _CHECKSUM_MISMATCH else HTTPStatus(status).phrase
+
+
 def problem(status: int, detail: str, *, errors: tuple[FieldError, ...] = ()) -> bytes:
     """Return the JSON body of a problem: type, title, status, detail and, if there are any, wrong fields."""
     body: dict[str, Any] = {
         "type": f"{PROBLEM_PAGES}{status}",
-        "title": HTTPStatus(status).phrase,
+        "title": phrase(status),
         "status": status,
         "detail": detail,
     }
