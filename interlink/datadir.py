@@ -101,6 +101,7 @@ def join_running(path: Path, *, needs_it: bool = False) -> None:
     folder = DataFolder(path)
     if folder.address.is_file():
         settings["INTERLINK_PUBLIC_URL"] = folder.address.read_text("utf-8").strip()
+    settings["INTERLINK_UPLOAD_FOLDER"] = str(folder.path / "uploads")
     key = folder.encryption_key
     if key.is_file() and not os.environ.get("INTERLINK_ENCRYPTION_KEY_FILE"):
         settings["INTERLINK_ENCRYPTION_KEY"] = key.read_text("utf-8").strip()

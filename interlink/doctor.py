@@ -1,6 +1,7 @@
 """`interlink doctor`: check settings, data folder, Kafka and MongoDB, and say how to repair what is wrong."""
 
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from interlink.datadir import FORMAT, display_path, in_use, join_running
 from interlink.hub_api import KEY_VARIABLE, URL_VARIABLE
 from interlink.keys import count_unknown_keys
 from interlink.prepare import BOOTSTRAP_VARIABLE, indexes
+from services.importer.settings import ImporterSettings
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
 from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.manifests.catalogue import CALLBACK_PATH
@@ -26,7 +28,7 @@ from shared.runtime.encryption_keys import open_vault
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from shared.runtime.kafka.admin import missing_topics
 from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
-from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings, load
+from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.web import idempotency_keys
 
 _MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
@@ -111,9 +113,21 @@ def _check_settings(services: Sequence[str]) -> Iterator[Finding]:
         finding = _check_setting(f"settings: {name}", partial(load, own))
         if _MISSING_FIELD not in finding.detail:  # 'interlink up' sets what single services require
             yield finding
+        if issubclass(own, ImporterSettings) and finding.ok:
+            yield _check_uploads(load(ImporterSettings).upload_folder)
     yield _check_setting("encryption key", lambda: open_vault(load(HubSettings)))
     yield _check_apps()
     yield _check_variables(services)
+
+
+def _check_uploads(path: Path) -> Finding:
+    """Check that the importer can use its folder, which it creates where it is missing."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        detail = f"{display_path(path)} is not writable: set INTERLINK_UPLOAD_FOLDER to a folder that is"
+        return Finding("upload folder", False, detail)
+    free = shutil.disk_usage(existing).free // 1024**3
+    return Finding("upload folder", True, f"{display_path(path)}, {free} GB are free")
 
 
 def _check_variables(services: Sequence[str]) -> Finding:
@@ -135,13 +149,14 @@ def _check_variables(services: Sequence[str]) -> Finding:
     return Finding("variables", True, "all of them are settings of the hub")
 
 
-def own_settings(services: Sequence[str]) -> Iterator[tuple[str, type[EgressSettings]]]:
+def own_settings(services: Sequence[str]) -> Iterator[tuple[str, type[BaseSettings]]]:
     """Yield the settings classes of single services, with the service's name."""
     for service in services:
-        if find_spec(f"services.{service}.settings"):
-            members = vars(import_module(f"services.{service}.settings")).values()
-            own = [kind for kind in members if isinstance(kind, type) and issubclass(kind, EgressSettings)]
-            yield from ((service, kind) for kind in own if kind is not EgressSettings)
+        module = f"services.{service}.settings"
+        if find_spec(module):
+            members = [kind for kind in vars(import_module(module)).values() if isinstance(kind, type)]
+            own = [kind for kind in members if issubclass(kind, BaseSettings) and kind.__module__ == module]
+            yield from ((service, kind) for kind in own)
 
 
 def _check_apps() -> Finding:

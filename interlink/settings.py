@@ -27,11 +27,12 @@ else it creates one. OAuth apps of providers have variables of their own: see
 def render_page(services: Sequence[str]) -> str:
     """Return the settings of these services as Markdown."""
     own = dict(own_settings(services))
+    calling = [name for name, kind in own.items() if issubclass(kind, EgressSettings)]
     groups: dict[str, type[BaseSettings]] = {
         "Kafka": KafkaSettings,
         "MongoDB": MongoSettings,
         "Every service": HubSettings,
-        f"Services that call others: {', '.join(own)}": EgressSettings,
+        f"Services that call others: {', '.join(calling)}": EgressSettings,
         **{f"Only {name}": kind for name, kind in own.items()},
     }
     return _INTRODUCTION + "".join(f"\n## {title}\n\n{_table(kind)}" for title, kind in groups.items())

@@ -175,7 +175,7 @@ class TestDoctor:
         assert done.returncode == 0, done.stdout
         assert "wrong" not in done.stdout
         names = ("Python", "Kafka", "MongoDB", "indexes", "clock", "encryption key", "data folder", "apps")
-        for about in names:
+        for about in (*names, "settings: importer", "upload folder"):
             assert about in done.stdout
 
     def test_apps_and_their_redirect_uris(self, settings: dict[str, str]) -> None:
@@ -195,6 +195,12 @@ class TestDoctor:
         assert done.returncode == 1
         assert "api_keys(digest)" in done.stdout
         assert "run 'interlink init'" in done.stdout
+
+    def test_an_upload_folder_that_cannot_be_used(self, settings: dict[str, str], tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        folder = {"INTERLINK_UPLOAD_FOLDER": str(tmp_path / "file" / "uploads")}
+        done = invoked("doctor", COLUMNS="300", **settings | folder)
+        assert "set INTERLINK_UPLOAD_FOLDER to a folder that is" in done.stdout
 
     def test_without_settings(self, tmp_path: Path) -> None:
         done = invoked("doctor", "--data-dir", str(tmp_path / "data"), COLUMNS="300")
