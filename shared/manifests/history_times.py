@@ -59,7 +59,7 @@ _BLANKS: Final = dict.fromkeys(map(ord, "\u00a0\u202f\u2009\u2007"), " ")
 _INVISIBLE: Final = dict.fromkeys([0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 """Marks of the direction of writing."""
 _WRITTEN: Final = re.compile(
-    r"(\d{1,4})([./\- ]|\. ?|年 ?|년 ?)(\d{1,2})(?:[./\- ]|\. ?|月 ?|월 ?)(\d{1,4})[日일.]?"
+    r"(\d{1,4})([./\- ]|\. ?|年 ?|년 ?)(\d{1,2})(?:[./\- ]|\. ?|月 ?|월 ?)(\d{1,5})[日일.]?"
     r"(?:(\D{1,20}?)(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?(\D{0,16}))?"
 )
 _NO_LETTER: Final = re.compile(r"[\s.,،\u200e\u200f]+")
@@ -118,7 +118,7 @@ def parse_written_time(text: str) -> WrittenTime | None:
     # Digits of other alphabets become those of ASCII.
     date_ = tuple(str(int(number)).zfill(2) for number in (first, second, third))
     clock = (hour_of(int(hour), before, behind), int(minute), float(seconds or 0)) if hour else None
-    return WrittenTime(date_, clock, (separator.strip(), seconds is None, 4 in (len(first), len(third))))
+    return WrittenTime(date_, clock, (separator.strip(), seconds is None, max(len(first), len(third)) > 2))
 
 
 class DateOrder:

@@ -11,6 +11,7 @@ from typing import BinaryIO, Final, cast
 
 from services.importer.archive.end_record import read_directory
 from shared.manifests.history_types import Entry, Unreadable
+from shared.richtext.build import clean_line
 
 _ENCRYPTED: Final = 0x1
 _UTF_8: Final = 0x800
@@ -49,13 +50,13 @@ class ZipArchive:
         try:
             self._zip = zipfile.ZipFile(file)
         except _DAMAGE_ERRORS as error:
-            raise Unreadable(f"the ZIP archive is damaged ({error}): export it again") from None
+            raise Unreadable(f"the ZIP archive is damaged ({_short(error)}): export it again") from None
         infos = [info for info in self._zip.infolist() if not info.is_dir()]
         _check(infos, limits, self._zip.start_dir)
         self._by_name = {_decoded_name(info): info for info in infos}
         if len(self._by_name) != len(infos):
             name = Counter(_decoded_name(info) for info in infos).most_common(1)[0][0]
-            raise Unreadable(f"the ZIP archive has two files named {name!r}: export it again")
+            raise Unreadable(f"the ZIP archive has two files named {name[:200]!r}: export it again")
 
     def entries(self) -> Sequence[Entry]:
         """Return all files, in the order of the directory."""
@@ -66,12 +67,17 @@ class ZipArchive:
         """Open a file. Raises `Unreadable` if it is missing or damaged, also while the context is open."""
         info = self._by_name.get(name)
         if info is None:
-            raise Unreadable(f"the ZIP archive has no file {name!r}: export it again")
+            raise Unreadable(f"the ZIP archive has no file {name[:200]!r}: export it again")
         try:
             with self._zip.open(info) as file:
                 yield cast("BinaryIO", file)
         except _DAMAGE_ERRORS as error:
-            raise Unreadable(f"{name} is damaged ({error}): export it again") from None
+            raise Unreadable(f"{name[:200]} is damaged ({_short(error)}): export it again") from None
+
+
+def _short(error: Exception) -> str:
+    """Return the text of an error: `zipfile` puts whole parts of a damaged archive there."""
+    return clean_line(str(error))[:200]
 
 
 def _check(infos: Sequence[zipfile.ZipInfo], limits: ArchiveLimits, directory_at: int) -> None:

@@ -53,7 +53,6 @@ _MAX_EXCERPT: Final = 500
 _MAX_ATTACHMENTS: Final = 20
 _MAX_FILES: Final = 100
 _MAX_REACTIONS: Final = 10_000
-_TRUE: Final = frozenset({"true", True})
 _TONES: Final = {
     "_medium_light_skin_tone": 3,
     "_medium_dark_skin_tone": 5,
@@ -287,7 +286,7 @@ def _message(
 def _author(user: str, props: Mapping[str, Any], export: _Export) -> Person:
     known = export.people.get(user)
     shown = text_of(props.get("override_username"))
-    if shown and props.get("from_webhook") in _TRUE:
+    if shown and props.get("from_webhook") in ("true", True):
         return Person(user, shown, bot=True)
     return known.person if known else Person(user, user)
 

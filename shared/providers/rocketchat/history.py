@@ -98,7 +98,7 @@ class ArchiveReader:
         self._dump = _Dump(name, OrderedRecords(lambda: _scan(archive, name), units), users, words)
         lists = (("people", _PEOPLE), ("rooms", _ROOMS))
         return Contents(
-            kind="a Rocket.Chat dump",
+            kind="a Rocket.Chat export",
             provider="rocketchat",
             account="",
             people=[item.person for item in people if item.person.person.id],

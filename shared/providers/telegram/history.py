@@ -68,6 +68,8 @@ class _Chat:
     prefix: str
     fields: dict[str, Any] = field(default_factory=dict)
     messages: int = 0
+    first_at: float = 0.0
+    last_at: float = 0.0
     sender: str = ""
     """Who wrote the message that is being read."""
 
@@ -117,9 +119,13 @@ class ArchiveReader:
             provider="telegram",
             account="",
             people=[HistoryPerson(person) for person in people.values()],
-            conversations=[_conversation(chat.fields) for chat in chats],
+            conversations=list(
+                {_conversation_id(chat.fields): _conversation(chat.fields) for chat in chats}.values()
+            ),
             units=units,
             missing=() if len(archive.entries()) > 1 else ("files",),
+            first_at=min((chat.first_at for chat in chats if chat.first_at), default=0.0),
+            last_at=max((chat.last_at for chat in chats), default=0.0),
         )
 
     def read(self, archive: Archive, contents: Contents, unit: Unit) -> Iterator[HistoryRecord]:
@@ -198,6 +204,10 @@ def _note(chat: _Chat, path: str, event: str, value: Any, people: dict[str, Pers
         chat.messages += event not in _INSIDE
     elif event not in {"string", "number"}:
         return
+    elif path == "messages.item.date_unixtime":
+        if (at := _unix(value)) is not None:
+            chat.first_at = min(chat.first_at or at, at)
+            chat.last_at = max(chat.last_at, at)
     elif path == "messages.item.from":
         chat.sender = _text(value)
     elif path == "messages.item.from_id":
@@ -346,7 +356,10 @@ def _person_id(text: str) -> str:
 
 
 def _time(record: Mapping[str, Any], name: str) -> float | None:
-    value = record.get(name)
+    return _unix(record.get(name))
+
+
+def _unix(value: Any) -> float | None:
     if not isinstance(value, str) or not (value.isascii() and value.isdecimal()) or len(value) > 12:
         return None
     at = float(value)
