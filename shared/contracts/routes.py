@@ -30,16 +30,19 @@ SERVICE_PATHS: Final[Paths] = {
         "/api/conflicts",
         "/api/files",
     ),
-    "importer": ("/api/imports", "/api/uploads"),
+    "importer": ("/api/imports", "/api/uploads", "/api/files/imported"),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials", "/api/polling-triggers"),
 }
 """The patterns of all services but the gateway, which serves every other path."""
 
 
 FILES_PATH: Final = "/api/files"
+"""Files of providers, streamed from there."""
+IMPORTED_FILES_PATH: Final = "/api/files/imported"
+"""Files of imports, which the hub has stored."""
 UPLOADS_PATH: Final = "/api/uploads"
 _ACCOUNT_CALL: Final = re.compile(r"/api/integrations/[^/]+/proxy/.*")
-_FILE: Final = re.compile(rf"{FILES_PATH}/[^/]+")
+_FILE: Final = re.compile(rf"({FILES_PATH}|{IMPORTED_FILES_PATH})/[^/]+")
 _UPLOAD: Final = re.compile(rf"{UPLOADS_PATH}/[^/]+")
 MAX_STREAMED_BYTES: Final = 10 * 1024 * 1024
 """Of a request and of a response of an account call; their bodies are passed on as streams."""
@@ -55,7 +58,7 @@ def is_account_call(path: str) -> bool:
 
 
 def is_file(path: str) -> bool:
-    """Return whether a path is that of a provider's file."""
+    """Return whether a path is that of a file: of a provider, or of an import."""
     return _FILE.fullmatch(path) is not None
 
 

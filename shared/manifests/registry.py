@@ -20,7 +20,7 @@ from shared.manifests.models import Manifest
 from shared.manifests.webhook import BodyReader, WebhookDefinition
 
 if TYPE_CHECKING:
-    from shared.manifests.channel_types import Channel
+    from shared.manifests.channel_types import Channel, ExternalFile
     from shared.manifests.history_types import ReadsPages
     from shared.manifests.message_templates import EventTemplates
     from shared.richtext.dialect import Dialect
@@ -106,6 +106,17 @@ class Provider:
         """
         spec = self.manifest.channel
         return None if spec is None else load_channel(self.id, spec)
+
+    def signed_address(self, file: "ExternalFile") -> str | None:
+        """Return the address of a file if it has a proof of its own, and is the provider's; else None.
+
+        The provider's `files.py` says so. Raises `Misconfigured` if it cannot be loaded.
+        """
+        return self._signed_address(file) if self._signed_address else None
+
+    @cached_property
+    def _signed_address(self) -> "Callable[[ExternalFile], str | None] | None":
+        return load_signed_address(self.id)
 
     @property
     def trigger_types(self) -> list[str]:
@@ -232,6 +243,26 @@ def load_channel(provider: str, spec: ChannelSpec) -> "Channel":
     if channel is None:
         raise Misconfigured(f"{provider}/channel.py: has no class Channel: add it")
     return channel
+
+
+def load_signed_address(provider: str) -> "Callable[[ExternalFile], str | None] | None":
+    """Return the `signed_address` of a provider's own `files.py`; None without this file.
+
+    Raises `Misconfigured` if it is not valid Python, fails on import or has no such function.
+    """
+    if not files(_PACKAGE).joinpath(provider, "files.py").is_file():
+        return None
+    try:
+        # Importing runs the provider's code, so any exception may come out.
+        function = getattr(import_module(f"{_PACKAGE}.{provider}.files"), "signed_address", None)
+    except SyntaxError as error:
+        raise Misconfigured(f"{provider}/files.py: line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise Misconfigured(f"{provider}/files.py: {type(error).__name__}: {error}") from error
+    if not callable(function):
+        raise Misconfigured(f"{provider}/files.py: has no function signed_address: add it")
+    found: Callable[[ExternalFile], str | None] = function
+    return found
 
 
 def load_page_reader(provider: str, spec: HistorySpec) -> "ReadsPages":

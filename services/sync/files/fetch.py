@@ -17,6 +17,8 @@ from multidict import CIMultiDict
 from services.sync.files.disk import DiskFull, FileSpace, Reservation
 from shared.connections.channel_calls import LocalFile
 from shared.connections.files.addresses import FileAddresses, FileRef
+from shared.connections.files.disk_file import DiskFile
+from shared.connections.files.failure import FileFailed
 from shared.connections.files.names import (
     UNKNOWN_TYPE,
     changes_type,
@@ -24,7 +26,7 @@ from shared.connections.files.names import (
     safe_name,
     shown_size,
 )
-from shared.connections.files.source import FileFailed, ProviderFiles
+from shared.connections.files.source import ProviderFiles
 from shared.contracts.chat import ChatAttachment
 from shared.contracts.errors import (
     Conflict,
@@ -41,7 +43,7 @@ from shared.runtime.egress.client import EgressClient
 from shared.runtime.egress.download import MAX_REDIRECTS, Download, DownloadFailed, download
 from shared.runtime.egress.errors import BadUrl
 from shared.runtime.egress.exchange import ExchangeFailed
-from shared.runtime.egress.progress import TransferDeadlines, run_to_end
+from shared.runtime.egress.progress import TransferDeadlines
 from shared.runtime.egress.urls import parse_url, redirect_target, same_origin
 from shared.runtime.version import VERSION
 from shared.wire.paths import is_ambiguous
@@ -51,7 +53,6 @@ _DEADLINES: Final = TransferDeadlines(total_s=300.0, answer_s=30.0)
 _DISK_WAIT_S: Final = 60.0
 _AT_A_TIME: Final = 3
 """Files of one message that are fetched at a time."""
-_WRITE_BYTES: Final = 1024 * 1024
 _USER_AGENT: Final = f"Interlink/{VERSION}"
 _NO_ROOM: Final = "the hub has no room for it at the moment"
 _REFUSED: Final = "the hub may not call its address, or the address does not exist"
@@ -277,27 +278,12 @@ class FileFetcher:
 
     async def _from_provider(self, ref: FileRef, path: Path, max_bytes: int) -> tuple[int, str]:
         """Write a provider's file to the disk, and return its size and its type."""
-        file = await run_to_end(path.open, "wb")
-        buffer = bytearray()
-        size = 0
-
-        async def write(chunk: bytes) -> None:
-            nonlocal buffer, size
-            size += len(chunk)
-            buffer += chunk
-            if len(buffer) >= _WRITE_BYTES:
-                full, buffer = buffer, bytearray()
-                await run_to_end(file.write, full)
-
-        try:
-            async with self._provider_files.opened(ref) as response:
-                if (response.content_length or 0) > max_bytes:
-                    raise ExchangeFailed("too_large", "the file is larger than was announced")
-                await response.relay(write, max_bytes)
-                await run_to_end(file.write, buffer)
-                return size, response.header("Content-Type")
-        finally:
-            await run_to_end(file.close)
+        async with DiskFile(path) as file, self._provider_files.opened(ref) as response:
+            if (response.content_length or 0) > max_bytes:
+                raise ExchangeFailed("too_large", "the file is larger than was announced")
+            await response.relay(file.write, max_bytes)
+            await file.finish()
+            return file.size, response.header("Content-Type")
 
     def _failed(self, plan: "_Plan", error: Exception) -> FileProblem:
         """Return the problem of a file that could not be fetched."""

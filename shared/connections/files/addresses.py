@@ -1,4 +1,4 @@
-"""Addresses of the hub for files of providers: `GET /api/files/{token}`.
+"""Addresses of the hub for files: `GET /api/files/{token}`, and `/api/files/imported/{token}`.
 
 The token is the file's place at the provider and the time when it expires, sealed by the vault. So nobody
 can read it, make one or use one for another file, and nothing is stored. Whoever has the address has the
@@ -27,8 +27,6 @@ _MAX_REF: Final = 1000
 _MAX_TOKEN: Final = 8000
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+")
 _NONCE_BYTES: Final = 12
-_PLACE: Final = {"workspace": "", "record": FILES_PATH, "field": "token"}
-"""What tokens are bound to: no other sealed value opens as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +45,17 @@ class FileRef:
 
 
 class FileAddresses:
-    """Makes the addresses of providers' files, and opens them."""
+    """Makes the addresses of files below a path of the hub, and opens them.
 
-    def __init__(self, vault: Vault, *, public_base: str, days: int) -> None:
+    A token is bound to its path: no other sealed value opens as one, and no token of the other path.
+    """
+
+    def __init__(self, vault: Vault, *, public_base: str, days: int, path: str = FILES_PATH) -> None:
+        self.path: Final = path
         self._vault = vault
-        self._base = f"{public_base}{FILES_PATH}/"
+        self._base = f"{public_base}{path}/"
         self._lifetime_s = days * _DAY_S
+        self._place: Final = {"workspace": "", "record": path, "field": "token"}
 
     def attachment(
         self, workspace: str, provider: str, account: str, message_id: str, index: int, file: ExternalFile
@@ -61,11 +64,15 @@ class FileAddresses:
         ref = FileRef(workspace, provider, account, file, time() + self._lifetime_s)
         return ChatAttachment(
             id=attachment_id_for(message_id, index),
-            url=self._base + self.seal(ref),
+            url=self.address(ref),
             filename=safe_name(file.filename),
             content_type=file.content_type,
             size=file.size,
         )
+
+    def address(self, ref: FileRef) -> str:
+        """Return the address of a file."""
+        return self._base + self.seal(ref)
 
     def seal(self, ref: FileRef) -> str:
         """Return the token of a file. A reference of more than 1000 characters is left out."""
@@ -81,7 +88,7 @@ class FileAddresses:
             file.size,
             int(ref.expires_at),
         ]
-        sealed = self._vault.seal(orjson.dumps(content).decode(), **_PLACE)
+        sealed = self._vault.seal(orjson.dumps(content).decode(), **self._place)
         key = sealed["k"].encode()
         raw = b"".join(
             (
@@ -105,7 +112,7 @@ class FileAddresses:
         if len(token) > _MAX_TOKEN or not _TOKEN.fullmatch(token):
             return None
         try:
-            content = orjson.loads(self._vault.open(_sealed(token), **_PLACE))
+            content = orjson.loads(self._vault.open(_sealed(token), **self._place))
         except (Misconfigured, ValueError, binascii.Error):
             return None
         return _ref(content)

@@ -6,21 +6,21 @@ token in the path is the proof (docs/adr/0110-files-by-signed-addresses.md).
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from time import perf_counter
-from typing import Final
+from typing import Final, Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.connections.files.addresses import FileAddresses, FileRef
+from shared.connections.files.failure import FileFailed
 from shared.connections.files.names import attachment_disposition, served_type
-from shared.connections.files.source import FileFailed, ProviderFiles
 from shared.contracts.errors import NotFound, OverLimit
-from shared.contracts.routes import FILES_PATH, is_file
-from shared.runtime.egress.exchange import ExchangeFailed, StreamedResponse
+from shared.contracts.routes import is_file
+from shared.runtime.egress.exchange import ExchangeFailed
 from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.logs import Log
 from shared.runtime.web.problems import (
@@ -31,7 +31,6 @@ from shared.runtime.web.problems import (
 )
 from shared.runtime.web.request_body import RequestBody, send_early, until_disconnect
 
-PATH: Final = f"{FILES_PATH}/{{token}}"
 _MAX_BODY: Final = 64 * 1024
 _MAX_RUNNING: Final = 10
 """Files of one workspace at a time, in each process."""
@@ -47,14 +46,51 @@ _UNKNOWN: Final = "no such file: its address was cut off or changed, or the hub'
 _EXPIRED: Final = "the address of the file has expired: open the file where its message was written"
 
 
+class OpenFile(Protocol):
+    """A file, or the range of it that was asked for, as a response has it."""
+
+    @property
+    def status(self) -> int:
+        """200 for the whole file, 206 for a range."""
+        ...
+
+    @property
+    def content_length(self) -> int | None:
+        """The number of bytes, None if it is not known."""
+        ...
+
+    def header(self, name: str) -> str:
+        """Return `Content-Range`, `Accept-Ranges`, `ETag` or `Last-Modified`; '' if there is none."""
+        ...
+
+    async def relay(self, write: Callable[[bytes], Awaitable[None]], max_bytes: int) -> None:
+        """Call `write` with the bytes. Raises `ExchangeFailed`, also for more than `max_bytes`."""
+        ...
+
+
+class FileSource(Protocol):
+    """Where files come from: their providers, or the disk."""
+
+    def max_bytes(self, provider: str) -> int:
+        """Return how many bytes a file of a provider may have."""
+        ...
+
+    def opened(
+        self, ref: FileRef, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[OpenFile]:
+        """Return the context of a file, or of the range in `headers`. Raises `FileFailed` and `NotFound`."""
+        ...
+
+
 class FileServer:
     """The ASGI app that answers `GET` and `HEAD` for files."""
 
-    def __init__(self, addresses: FileAddresses, files: ProviderFiles, log: Log) -> None:
+    def __init__(self, addresses: FileAddresses, files: FileSource, log: Log) -> None:
         self._addresses = addresses
         self._files = files
         self._log = log
         self._slots = _FileSlots()
+        self._route = f"{addresses.path}/{{token}}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call. A response that was started and broke off stays without its end."""
@@ -84,8 +120,8 @@ class FileServer:
         if isinstance(error, OverLimit):
             return problem_response(error.status, error.detail, headers={"Retry-After": "1"})
         if isinstance(error, KNOWN_ERRORS):
-            return error_response(error, PATH, self._log)
-        self._log.error("request.failed", route=PATH, exc_info=error)
+            return error_response(error, self._route, self._log)
+        self._log.error("request.failed", route=self._route, exc_info=error)
         return problem_response(500, "an unexpected error: see the log of the service")
 
     async def _serve(self, scope: Scope, body: RequestBody, start: Callable[[], Send]) -> None:
@@ -93,7 +129,7 @@ class FileServer:
         if ref is None:
             raise NotFound(_UNKNOWN)
         if ref.is_expired:
-            raise FileFailed(410, _EXPIRED)
+            raise FileFailed(410, _EXPIRED, "expired")
         started, status, sent = perf_counter(), 0, 0
 
         async def write(chunk: bytes) -> None:
@@ -181,7 +217,7 @@ def _range_headers(scope: Scope) -> dict[str, str]:
     return {"Range": wanted, "If-Range": condition} if _VALIDATOR.fullmatch(condition) else {}
 
 
-def _headers(response: StreamedResponse, ref: FileRef) -> list[tuple[bytes, bytes]]:
+def _headers(response: OpenFile, ref: FileRef) -> list[tuple[bytes, bytes]]:
     """Return the headers of a file. Of the provider's, only those of ranges and versions are passed on."""
     found = {
         "Content-Type": served_type(ref.file.content_type),

@@ -1,4 +1,7 @@
-"""Read files of providers as streams, with the tokens of the accounts that may see them."""
+"""Read files of providers as streams, with the tokens of the accounts that may see them.
+
+Some addresses have a proof of their own, such as those of exports: they need no account.
+"""
 
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -10,9 +13,10 @@ from multidict import CIMultiDict
 from shared.connections.channel_accounts import ChannelAccounts, channel_account
 from shared.connections.channel_calls import ChannelCalls, NotReached, OutcomeUnknown
 from shared.connections.files.addresses import FileRef
+from shared.connections.files.failure import FileFailed, FileReason
 from shared.connections.files.names import is_page, shown_size
 from shared.connections.tokens import Access, TokenSource
-from shared.contracts.errors import InterlinkError, Rejected
+from shared.contracts.errors import NotFound, Rejected
 from shared.manifests.channel_failures import retry_after
 from shared.manifests.channel_types import Call, ChannelFailure, Downloads
 from shared.manifests.registry import Provider
@@ -33,33 +37,16 @@ _MAX_ERROR_BYTES: Final = 64 * 1024
 """Of a response, to find out why it is none with a file."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = frozenset({200, 206})
+_REFUSED: Final = frozenset({400, 401, 403, 404, 410})
+_REASONS: Final[Mapping[int, FileReason]] = {
+    401: "access_denied",
+    403: "access_denied",
+    404: "file_not_found",
+    410: "file_not_found",
+}
 _CONTENT_RANGE: Final = re.compile(r"bytes \d{1,18}-\d{1,18}/(\d{1,18}|\*)")
 _UNSATISFIED_RANGE: Final = re.compile(r"bytes \*/\d{1,18}")
 _USER_AGENT: Final = f"Interlink/{VERSION}"
-
-
-class FileFailed(InterlinkError):
-    """The provider does not give the file. `text` is for people, `status` for programs.
-
-    `retryable` says whether it may give the file later, after `retry_after` seconds if it said so.
-    `headers` are for the response.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        text: str,
-        *,
-        retryable: bool = False,
-        retry_after_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.retryable = retryable
-        self.retry_after_s = retry_after_s
-        self.headers: Mapping[str, str] = headers or {}
 
 
 class ProviderFiles:
@@ -97,45 +84,91 @@ class ProviderFiles:
     ) -> AsyncIterator[StreamedResponse]:
         """Return the context of a response with the file: status 200, or 206 for a range in `headers`.
 
-        Its body has at most `max_bytes` bytes if it announces a length; `relay` bounds it in any case. Raises
-        `FileFailed`, `NotFound` without a connected account, `NotConnected`, `ProviderUnavailable` or
-        `DatabaseUnavailable`. Reading raises `ExchangeFailed`.
+        An address with a proof of its own is used as it is. If the provider refuses it, or for another one,
+        the account's token goes along. The body has at most `max_bytes` bytes if it announces a length;
+        `relay` bounds it in any case. Raises `FileFailed`, `NotFound` without a connected account,
+        `NotConnected`, `ProviderUnavailable` or `DatabaseUnavailable`. Reading raises `ExchangeFailed`.
         """
         await self._configuration.current()
         name = self._name(ref.provider)
+        async with AsyncExitStack() as stack:
+            try:
+                response = await self._open_signed(stack, ref, name, headers or {})
+                if response is None:
+                    response = await self._open_as_account(stack, ref, name, headers or {})
+                self._check(response, ref, name)
+            except ExchangeFailed as error:
+                refused = error.failure in ("address_refused", "bad_url")
+                reason: FileReason = "address_refused" if refused else "not_reached"
+                text = f"{name} cannot be reached: {error}"
+                raise FileFailed(502, text, reason, retryable=not refused) from None
+            yield response
+
+    async def _open_signed(
+        self, stack: AsyncExitStack, ref: FileRef, name: str, headers: Mapping[str, str]
+    ) -> StreamedResponse | None:
+        """Send the call of an address with a proof of its own.
+
+        Return None for another address, or one that is refused if there is an account to try it with.
+        """
+        known = self._providers.get(ref.provider)
+        url = known.signed_address(ref.file) if known else None
+        if url is None:
+            return None
+        response = await self._send(stack, "GET", url, {}, ref.workspace, headers)
+        if response.status not in _REFUSED and not _is_page_instead(response, ref):
+            return response
+        try:
+            await self._accounts.find(ref.workspace, ref.provider, ref.account)
+        except NotFound:
+            text = f"the address of the file has expired: connect the account {ref.account} of {name}"
+            raise FileFailed(404, text, "expired") from None
+        return None
+
+    async def _open_as_account(
+        self, stack: AsyncExitStack, ref: FileRef, name: str, headers: Mapping[str, str]
+    ) -> StreamedResponse:
         integration = await self._accounts.find(ref.workspace, ref.provider, ref.account)
         channel: object = self._accounts.channel(ref.provider)
         if not isinstance(channel, Downloads):
-            raise FileFailed(404, f"{name} gives no files to the hub: open the file there")
+            text = f"{name} gives no files to the hub: open the file there"
+            raise FileFailed(404, text, "access_denied")
         try:
             operation = channel.download(ref.file, channel_account(integration))
             call = await self._calls.run(operation, integration.id)
         except ChannelFailure as failure:
             raise _of_failure(failure) from None
         except (NotReached, OutcomeUnknown) as error:
-            raise FileFailed(502, f"{name} cannot be reached: {error}", retryable=True) from None
+            text = f"{name} cannot be reached: {error}"
+            raise FileFailed(502, text, "not_reached", retryable=True) from None
         access = await self._tokens.access(integration.id)
-        async with AsyncExitStack() as stack:
-            try:
-                response = await self._send(stack, call, access, headers or {})
-                if await self._is_refused(response, access, ref):
-                    newer = await self._tokens.replace_rejected(access)
-                    if newer.version > access.version:
-                        response = await self._send(stack, call, newer, headers or {})
-                self._check(response, ref, name)
-            except ExchangeFailed as error:
-                raise FileFailed(502, f"{name} cannot be reached: {error}", retryable=True) from None
-            yield response
+        response = await self._call(stack, call, access, headers)
+        if await self._is_refused(response, access, ref):
+            newer = await self._tokens.replace_rejected(access)
+            if newer.version > access.version:
+                response = await self._call(stack, call, newer, headers)
+        return response
 
-    async def _send(
+    async def _call(
         self, stack: AsyncExitStack, call: Call, access: Access, headers: Mapping[str, str]
     ) -> StreamedResponse:
-        """Send the call and follow redirects, which are checked as the call. Another origin gets no token."""
-        url = self._calls.address(call, access)
+        url, token = self._calls.address(call, access), access.headers if call.token else {}
+        return await self._send(stack, call.method, url, token, access.workspace, headers)
+
+    async def _send(
+        self,
+        stack: AsyncExitStack,
+        method: str,
+        url: str,
+        token: Mapping[str, str],
+        workspace: str,
+        headers: Mapping[str, str],
+    ) -> StreamedResponse:
+        """Send a call and follow redirects, which are checked as the call. Another origin gets no token."""
         plain = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
-        sent = CIMultiDict({**plain, **(access.headers if call.token else {})})
+        sent = CIMultiDict({**plain, **token})
         for _ in range(_MAX_REDIRECTS + 1):
-            send = sender(self._client, call.method, url, sent, workspace=access.workspace)
+            send = sender(self._client, method, url, sent, workspace=workspace)
             response = await stack.enter_async_context(
                 exchange(send, None, DEADLINES, proxied=self._client.proxied)
             )
@@ -174,25 +207,31 @@ class ProviderFiles:
         if status == 416:
             size = response.header("Content-Range")
             headers = {"Content-Range": size} if _UNSATISFIED_RANGE.fullmatch(size) else {}
-            raise FileFailed(416, "the file does not have the requested range", headers=headers)
+            text = "the file does not have the requested range"
+            raise FileFailed(416, text, "damaged", headers=headers)
         if status == 429 or status >= 500:
             wait = retry_after({"retry-after": response.header("Retry-After")})
             text = f"{name} cannot give the file now (status {status}): try again later"
-            raise FileFailed(502, text, retryable=True, retry_after_s=wait)
+            reason: FileReason = "too_many_requests" if status == 429 else "provider_unavailable"
+            raise FileFailed(502, text, reason, retryable=True, retry_after_s=wait)
         if status == 206 and not _CONTENT_RANGE.fullmatch(response.header("Content-Range")):
-            raise FileFailed(502, f"{name} does not say which range of the file it sends")
+            raise FileFailed(502, f"{name} does not say which range of the file it sends", "damaged")
         if status in _OK and not _is_page_instead(response, ref):
             if response.header("Content-Encoding").strip().lower() not in ("", "identity"):
-                raise FileFailed(502, f"{name} sends the file in an encoding that was not asked for")
+                text = f"{name} sends the file in an encoding that was not asked for"
+                raise FileFailed(502, text, "damaged")
             limit = self.max_bytes(ref.provider)
             if (response.content_length or 0) > limit:
-                raise FileFailed(502, f"the file is larger than {shown_size(limit)}: open it in {name}")
+                text = f"the file is larger than {shown_size(limit)}: open it in {name}"
+                raise FileFailed(502, text, "too_large")
             return
-        if status in _OK or status in (400, 401, 403, 404, 410):
+        if status in _OK or status in _REFUSED:
             needs = f" (it needs the scopes {scopes})" if (scopes := self._scopes(ref.provider)) else ""
             text = f"{name} has no such file any more, or the account may not read it{needs}"
-            raise FileFailed(404, f"{text}: check it in {name}, or connect the account again")
-        raise FileFailed(502, f"{name} answered {status} instead of the file: try again later")
+            fix = f"check it in {name}, or connect the account again"
+            raise FileFailed(404, f"{text}: {fix}", _REASONS.get(status, "not_a_file"))
+        text = f"{name} answered {status} instead of the file: try again later"
+        raise FileFailed(502, text, "provider_unavailable")
 
     def _scopes(self, provider: str) -> str:
         spec = self._providers[provider].manifest.channel
@@ -215,7 +254,8 @@ def _is_page_instead(response: StreamedResponse, ref: FileRef) -> bool:
 def _of_failure(failure: ChannelFailure) -> FileFailed:
     """Return the failure of a look-up that came before the file itself."""
     if failure.kind == "later":
-        return FileFailed(502, failure.text, retryable=True, retry_after_s=failure.retry_after)
+        wait = failure.retry_after
+        return FileFailed(502, failure.text, "provider_unavailable", retryable=True, retry_after_s=wait)
     if failure.kind == "account":
-        return FileFailed(409, failure.text, retryable=True)
-    return FileFailed(404, failure.text)
+        return FileFailed(409, failure.text, "access_denied", retryable=True)
+    return FileFailed(404, failure.text, "file_not_found")

@@ -21,6 +21,7 @@ from shared.manifests.channel_types import (
 )
 from shared.providers.slack.blocks import marker_of
 from shared.providers.slack.events import file_address, is_own, is_slack_address, parse_message, permalink
+from shared.providers.slack.files import without_token
 from shared.providers.slack.operations import field, get_step
 from shared.providers.slack.rich_text import objects, text_of
 from shared.richtext.build import clean_line
@@ -175,7 +176,7 @@ def download(file: ExternalFile) -> Operation[Call]:
     if not is_slack_address(address):
         text = "The file is not stored in Slack: open it there."
         raise ChannelFailure("message", "file_not_in_slack", text)
-    return Call("GET", url=address)
+    return Call("GET", url=without_token(address))
 
 
 def next_cursor(document: Any) -> str | None:
