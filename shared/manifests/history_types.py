@@ -16,6 +16,8 @@ EARLIEST: Final = 0.0
 LATEST: Final = 4_102_444_800.0
 """The year 2100 as a Unix time. A later time is invalid."""
 NO_ANSWERS: Final[Mapping[str, str]] = {}
+ARCHIVE_REF: Final = "archive:"
+"""How `ExternalFile.ref` begins for a file in the archive; its name there follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import orjson
 from services.importer.archive.zip_archive import ArchiveLimits
 from services.importer.reading.confinement import confine, limit_cpu
 from services.importer.reading.message_lines import Names, line_of
-from services.importer.reading.protocol import encoded, framed
+from services.importer.reading.protocol import FILE_BLOCK_BYTES, encoded, framed
 from services.importer.reading.readers import archive_readers, described, open_archive, recognized
 from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unit, Unreadable
 
@@ -51,7 +51,26 @@ class _Session:
                 self._names = Names(**command["names"])
             case "read":
                 self._read(self._units[command["unit"]])
+            case "file":
+                self._send_file(command["name"], command["max_bytes"])
         self._out.flush()
+
+    def _send_file(self, name: str, max_bytes: int) -> None:
+        """Write a file of the archive: before each block a frame with its size, and a last frame `end`.
+
+        Of a file that is too large, one byte more than `max_bytes` is sent.
+        """
+        left = max_bytes + 1
+        error = None
+        try:
+            with self._archive.open(name) as file:
+                while left and (block := file.read(min(left, FILE_BLOCK_BYTES))):
+                    left -= len(block)
+                    self._write(encoded({"block": len(block)}))
+                    self._out.write(block)
+        except Unreadable as failure:
+            error = str(failure)
+        self._write(encoded({"end": error}))
 
     def _read(self, unit: Unit) -> None:
         """Write the lines of a unit, many in a frame; the last frame has `end`: null, or an error."""

@@ -1,7 +1,8 @@
 """The protocol between the importer and its reader process: JSON objects.
 
 A command to the process is a line. A response is a frame: its length in 4 bytes, most significant first, then
-the object. So the importer holds one frame at a time, however fast the process reads.
+the object. So the importer holds one frame at a time, however fast the process reads. A block of a file is
+bytes, which follow a frame with their number.
 """
 
 from typing import Any, Final
@@ -14,6 +15,8 @@ from shared.manifests.history_types import Choice, Contents, HistoryConversation
 MAX_FRAME: Final = 64 * 1024 * 1024
 """Maximum size of a frame in bytes. The longest one has the contents of an archive with 500,000 files."""
 LENGTH_BYTES: Final = 4
+FILE_BLOCK_BYTES: Final = 256 * 1024
+"""Maximum size of a block of a file of the archive. It follows the frame that announces it."""
 
 
 def encoded(value: Any) -> bytes:

@@ -15,7 +15,7 @@ import orjson
 
 from services.importer.archive.zip_archive import ArchiveLimits
 from services.importer.reading.message_lines import Names
-from services.importer.reading.protocol import LENGTH_BYTES, MAX_FRAME, contents_of, encoded
+from services.importer.reading.protocol import FILE_BLOCK_BYTES, LENGTH_BYTES, MAX_FRAME, contents_of, encoded
 from shared.manifests.history_types import NO_ANSWERS, Contents, Unit, Unreadable
 
 _MODULE: Final = "services.importer.reading.child"
@@ -80,6 +80,18 @@ class ReaderProcess:
                 process.kill()
             await process.wait()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process can be asked for more after `Unreadable`."""
+        return self._running().returncode is None
+
+    async def kill(self) -> None:
+        """End the process at once, whatever it does."""
+        process = self._running()
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
     async def contents(self, answers: Mapping[str, str] = NO_ANSWERS) -> Contents:
         """Return the contents of the archive, by a person's answers to its choices (`Contents.choices`).
 
@@ -113,6 +125,28 @@ class ReaderProcess:
                 break
         if response["end"] is not None:
             raise Unreadable(response["end"])
+
+    async def file(self, name: str, max_bytes: int) -> AsyncIterator[bytes]:
+        """Yield the blocks of a file of the archive, and at most one byte more than `max_bytes`.
+
+        Raises `Unreadable` if it is missing or damaged. End the process if you do not read to the end.
+        """
+        await self._send({"do": "file", "name": name, "max_bytes": max_bytes})
+        while "end" not in (response := await self._response()):
+            yield await self._block(response["block"])
+        if response["end"] is not None:
+            raise Unreadable(response["end"])
+
+    async def _block(self, size: int) -> bytes:
+        process = self._running()
+        assert process.stdout is not None  # noqa: S101 -- started with pipes
+        if not 0 < size <= FILE_BLOCK_BYTES:
+            await self.kill()
+            raise Unreadable("its reader process sent a block of another size: export it again")
+        try:
+            return await process.stdout.readexactly(size)
+        except asyncio.IncompleteReadError:
+            raise Unreadable(_exit_reason(await process.wait())) from None
 
     async def _send(self, command: dict[str, Any]) -> None:
         process = self._running()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.contracts.errors import Malformed
-from shared.providers.discord.messages import ARCHIVE, objects, snowflake, text_of
+from shared.manifests.history_types import ARCHIVE_REF
+from shared.providers.discord.messages import objects, snowflake, text_of
 
 _TYPES: Final[Mapping[str, int]] = {
     "Default": 0,
@@ -125,7 +126,7 @@ def _attachments(record: Mapping[str, Any], context: ExportContext) -> list[Mapp
         found.append(
             {
                 "id": item.get("id"),
-                "url": f"{ARCHIVE}{entry}" if entry else url,
+                "url": f"{ARCHIVE_REF}{entry}" if entry else url,
                 "filename": item.get("fileName"),
                 "size": item.get("fileSizeBytes"),
             }

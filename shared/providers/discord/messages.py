@@ -13,6 +13,7 @@ from shared.contracts.errors import Malformed
 from shared.manifests.channel_types import ExternalFile, MessageWritten, Person, Place
 from shared.manifests.history_order import plausible_time
 from shared.manifests.history_types import (
+    ARCHIVE_REF,
     HistoryMessage,
     HistoryReaction,
     HistoryRecord,
@@ -42,8 +43,6 @@ from shared.richtext.tree import (
 )
 from shared.wire.timestamps import parse_timestamp
 
-ARCHIVE: Final = "archive:"
-"""The beginning of the `ref` of a file that is in the archive."""
 MAX_REACTIONS: Final = 100
 MAX_USERS: Final = 10_000
 """People of one reaction that are read."""
@@ -279,7 +278,7 @@ def _files(item: Mapping[str, Any]) -> tuple[Sequence[ExternalFile], Sequence[Lo
         filename = text_of(attachment.get("filename")) or "file"
         url, size = attachment.get("url"), attachment.get("size")
         content_type = attachment.get("content_type")
-        if isinstance(url, str) and (url.startswith(ARCHIVE) or is_file_address(url)):
+        if isinstance(url, str) and (url.startswith(ARCHIVE_REF) or is_file_address(url)):
             files.append(
                 ExternalFile(
                     snowflake(attachment.get("id")) or f"{item['id']}:{len(files)}",

@@ -15,6 +15,7 @@ from shared.manifests.channel_types import ExternalFile, MessageWritten, Person,
 from shared.manifests.history_lines import json_line, lines
 from shared.manifests.history_order import UNKNOWN, OrderedRecords, Raw, Survey
 from shared.manifests.history_types import (
+    ARCHIVE_REF,
     NO_ANSWERS,
     Archive,
     Broken,
@@ -328,7 +329,7 @@ def _files(
             lost.append(LostFile(filename, "file_not_found"))
         else:
             size = export.sizes[entry]
-            kept.append(ExternalFile(f"{message}:{number}", f"archive:{entry}", filename, size=size))
+            kept.append(ExternalFile(f"{message}:{number}", f"{ARCHIVE_REF}{entry}", filename, size=size))
     return kept, lost
 
 

@@ -1,23 +1,27 @@
 """Exports of Slack: a folder for each conversation, in it a file for each day, and lists of all there is.
 
 The standard export has public channels only; a corporate one adds `groups`, `mpims` and `dms`; one of an
-Enterprise Grid has a folder for each workspace. slackdump writes the same form.
+Enterprise Grid has a folder for each workspace. slackdump writes the same form,
+and adds the files of messages.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from shared.manifests.channel_types import Account
+from shared.manifests.channel_types import Account, ExternalFile
 from shared.manifests.history_json import array_items
 from shared.manifests.history_types import (
+    ARCHIVE_REF,
     NO_ANSWERS,
     Archive,
     Contents,
     ConversationKind,
     Entry,
     HistoryConversation,
+    HistoryMessage,
     HistoryPerson,
     HistoryRecord,
     Unit,
@@ -39,6 +43,10 @@ _LISTS: Final[Mapping[str, ConversationKind]] = {
 }
 _PEOPLE: Final = ("users.json", "org_users.json")
 _DAY: Final = re.compile(r"(?:.*/)?([^/]+)/(\d{4}-\d{2}-\d{2})\.json", re.DOTALL)
+_STORED_FILE: Final = re.compile(
+    r"(?:.*/)?(?:__uploads/(F[A-Z0-9]+)/[^/]+|attachments/(F[A-Z0-9]+)-[^/]*)", re.DOTALL
+)
+"""Where slackdump puts a file, in both of its layouts."""
 _MISSING: Final[Mapping[str, str]] = {
     "groups.json": "private channels",
     "mpims.json": "group messages",
@@ -54,6 +62,7 @@ class ArchiveReader:
 
     def __init__(self) -> None:
         reaction_emoji("smile")  # reads the table of emoji
+        self._stored: tuple[Archive, Mapping[str, Entry]] | None = None
 
     def contents(self, archive: Archive, answers: Mapping[str, str] = NO_ANSWERS) -> Contents | None:
         """Return what an export has; None if it is not one of Slack."""
@@ -81,8 +90,33 @@ class ArchiveReader:
     def read(self, archive: Archive, contents: Contents, unit: Unit) -> Iterator[HistoryRecord]:
         """Yield the messages of one day of a conversation."""
         account = Account(contents.account, contents.values)
+        stored = self._stored_files(archive)
         for number, record in enumerate(array_items(archive, unit.id, unit.size), 1):
-            yield parse_record(record, unit.conversation, account, f"{unit.id}, record {number}")
+            place = f"{unit.id}, record {number}"
+            yield _in_archive(parse_record(record, unit.conversation, account, place), stored)
+
+    def _stored_files(self, archive: Archive) -> Mapping[str, Entry]:
+        """Return the files that slackdump has put into an archive, by Slack's ids."""
+        if self._stored is None or self._stored[0] is not archive:
+            found = {
+                match[1] or match[2]: entry
+                for entry in archive.entries()
+                if (match := _STORED_FILE.fullmatch(entry.name)) is not None
+            }
+            self._stored = archive, found
+        return self._stored[1]
+
+
+def _in_archive(record: HistoryRecord, stored: Mapping[str, Entry]) -> HistoryRecord:
+    """Return a record in which files have their place in the archive, if they are there."""
+    if not stored or not isinstance(record, HistoryMessage) or not record.message.files:
+        return record
+    files = tuple(_archived(file, stored.get(file.id)) for file in record.message.files)
+    return replace(record, message=replace(record.message, files=files))
+
+
+def _archived(file: ExternalFile, entry: Entry | None) -> ExternalFile:
+    return file if entry is None else replace(file, ref=f"{ARCHIVE_REF}{entry.name}", size=entry.size)
 
 
 def _people(archive: Archive, sizes: Mapping[str, int]) -> tuple[list[HistoryPerson], Counter[str]]:

@@ -1,6 +1,8 @@
 """Records of Slack's histories: messages, people and conversations, as exports and the Web API have them."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from shared.contracts.errors import Malformed
@@ -31,6 +33,8 @@ _CHANGES: Final = frozenset({"message_changed", "message_deleted", "message_repl
 MAX_MEMBERS: Final = 100_000
 _MAX_REACTIONS: Final = 200
 _MAX_EXCERPT: Final = 500
+_EXPORT_TOKEN: Final = re.compile(r"xoxe-[A-Za-z0-9-]+")
+"""A token of an export, which addresses of files have."""
 
 
 def parse_record(record: Any, conversation: str, account: Account, place: str) -> HistoryRecord:
@@ -38,7 +42,7 @@ def parse_record(record: Any, conversation: str, account: Account, place: str) -
     try:
         return _read(record, conversation, account)
     except Malformed as error:
-        return Broken(place, str(error), str(record)[:_MAX_EXCERPT])
+        return Broken(place, str(error), _EXPORT_TOKEN.sub("xoxe-...", str(record))[:_MAX_EXCERPT])
 
 
 def _read(record: Any, conversation: str, account: Account) -> HistoryRecord:
@@ -55,6 +59,9 @@ def _read(record: Any, conversation: str, account: Account) -> HistoryRecord:
         return Skipped("written_by_hub")
     if not 0 < message.sent_at < LATEST:
         raise Malformed(f"ts: {record.get('ts')!r} is not a time of this century")
+    lost = _lost_files(record)
+    if lost and message.files:
+        message = replace(message, files=tuple(file for file in message.files if file.id not in lost))
     edited = record.get("edited")
     return HistoryMessage(
         message,
@@ -62,7 +69,7 @@ def _read(record: Any, conversation: str, account: Account) -> HistoryRecord:
         _reactions(record),
         edited_at=parse_time(edited.get("ts")) if isinstance(edited, dict) else None,
         pinned=bool(record.get("pinned_to")),
-        lost_files=_lost_files(record),
+        lost_files=tuple(lost.values()),
     )
 
 
@@ -98,19 +105,21 @@ def _reactions(record: Mapping[str, Any]) -> Sequence[HistoryReaction]:
     )
 
 
-def _lost_files(record: Mapping[str, Any]) -> Sequence[LostFile]:
-    lost: list[LostFile] = []
-    for file in objects(record.get("files"))[:MAX_FILES]:
+def _lost_files(record: Mapping[str, Any]) -> Mapping[str, LostFile]:
+    """Return the files that cannot be got from Slack, by their ids."""
+    lost: dict[str, LostFile] = {}
+    for number, file in enumerate(objects(record.get("files"))[:MAX_FILES]):
+        file_id = text_of(file.get("id")) or f"file {number}"
         name = clean_line(text_of(file.get("name")) or text_of(file.get("title")))[:200] or "file"
         mode = text_of(file.get("mode"))
         if mode == "tombstone":
-            lost.append(LostFile(name, "tombstone"))
+            lost[file_id] = LostFile(name, "tombstone")
         elif mode == "hidden_by_limit":
-            lost.append(LostFile(name, "hidden_by_limit"))
+            lost[file_id] = LostFile(name, "hidden_by_limit")
         elif text_of(file.get("file_access")) in {"access_denied", "file_not_found"}:
             denied = text_of(file.get("file_access")) == "access_denied"
-            lost.append(LostFile(name, "access_denied" if denied else "file_not_found"))
-    return tuple(lost)
+            lost[file_id] = LostFile(name, "access_denied" if denied else "file_not_found")
+    return lost
 
 
 def parse_person(person_id: str, item: Mapping[str, Any]) -> HistoryPerson:

@@ -15,6 +15,7 @@ import ijson
 from shared.contracts.errors import Malformed
 from shared.manifests.channel_types import ExternalFile, MessageWritten, Person, Place
 from shared.manifests.history_types import (
+    ARCHIVE_REF,
     LATEST,
     NO_ANSWERS,
     Archive,
@@ -133,7 +134,7 @@ class ArchiveReader:
         del contents
         name, prefix, start, count = unit.id.rsplit("#", 3)
         reading = self._at(archive, (name, prefix), int(start))
-        folder, files = name.rpartition("/")[0], {entry.name for entry in archive.entries()}
+        folder, files = name.rpartition("/")[0], {entry.name: entry.size for entry in archive.entries()}
         try:
             for record in islice(reading.records, int(count)):
                 reading.next += 1
@@ -236,7 +237,7 @@ def _conversation_id(fields: Mapping[str, Any]) -> str:
     return f"-{number}" if kind == "private_group" else str(number)
 
 
-def _read(record: Any, conversation: str, folder: str, files: set[str]) -> HistoryRecord:
+def _read(record: Any, conversation: str, folder: str, files: Mapping[str, int]) -> HistoryRecord:
     """Read a message, or what Telegram wrote about what somebody did. Raises `Malformed`."""
     if not isinstance(record, dict):
         raise Malformed("not an object: a message of Telegram is one")
@@ -308,7 +309,7 @@ def _service_body(record: Mapping[str, Any], name: str) -> Document:
 
 
 def _files(
-    record: Mapping[str, Any], folder: str, files: set[str]
+    record: Mapping[str, Any], folder: str, files: Mapping[str, int]
 ) -> tuple[Sequence[ExternalFile], Sequence[LostFile]]:
     """Return the file of a message if it is in the archive, else its name with the reason."""
     for field_name, default, content_type in (("photo", "photo.jpg", "image/jpeg"), ("file", "file", None)):
@@ -323,9 +324,10 @@ def _files(
         return (
             ExternalFile(
                 id=f"{record['id']}:{field_name}",
-                ref=f"archive:{entry}",
+                ref=f"{ARCHIVE_REF}{entry}",
                 filename=filename or default,
                 content_type=mime[:200] if isinstance(mime, str) else content_type,
+                size=files[entry],
             ),
         ), ()
     return (), ()

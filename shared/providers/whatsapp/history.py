@@ -17,6 +17,7 @@ from shared.manifests.channel_types import ExternalFile, MessageWritten, Person,
 from shared.manifests.history_order import OrderedRecords, Raw, Survey
 from shared.manifests.history_times import DateOrder, Zones, date_of
 from shared.manifests.history_types import (
+    ARCHIVE_REF,
     NO_ANSWERS,
     Archive,
     Broken,
@@ -278,7 +279,8 @@ def _files(
     filename = clean_line(name.rpartition("/")[2])[:200].strip() or "file"
     if path not in export.sizes or path == entry:
         return (), (LostFile(filename, "file_not_found"),), rest
-    return (ExternalFile(f"{message}:0", f"archive:{path}", filename, size=export.sizes[path]),), (), rest
+    file = ExternalFile(f"{message}:0", f"{ARCHIVE_REF}{path}", filename, size=export.sizes[path])
+    return (file,), (), rest
 
 
 def _conversation(chat: _Chat) -> HistoryConversation:
