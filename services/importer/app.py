@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from services.importer.api.files import ImportFilesApi
 from services.importer.api.imports import ImportsApi
 from services.importer.api.upload_server import UploadServer, dispatch
 from services.importer.api.uploads import UploadsApi
 from services.importer.archive.zip_archive import ArchiveLimits
+from services.importer.files import records as file_store
+from services.importer.files.assembly import build_files
 from services.importer.jobs import import_job
 from services.importer.jobs.end_steps import UndoStep, VerifyStep
+from services.importer.jobs.files_step import FileLimits, FilesStep
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.read_step import ReadStep
 from services.importer.jobs.run_step import RunStep, Stores
@@ -27,6 +31,8 @@ from services.importer.uploads import records as upload_store
 from services.importer.uploads.folder import UploadFolder
 from services.importer.uploads.records import Uploads
 from services.importer.workspace_data import ImporterData
+from shared.connections.files.server import FileServer
+from shared.connections.files.server import dispatch as dispatch_files
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.jobs import JobWorker
 from shared.runtime.mongo import Index
@@ -41,6 +47,7 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **unit_store.INDEXES,
     **issue_store.INDEXES,
     **confirmation_store.INDEXES,
+    **file_store.INDEXES,
 }
 _SWEEP_INTERVAL_S: Final = 600.0
 
@@ -59,11 +66,19 @@ async def build(runtime: Runtime) -> Service:
     imports = Imports(
         runtime.mongo, uploads, folder, running_per_workspace=settings.imports_running_per_workspace
     )
+    files = build_files(runtime, settings, folder)
     stores = Stores(
-        Units(runtime.mongo), Issues(runtime.mongo), Contents(runtime.mongo), Confirmations(runtime.mongo)
+        Units(runtime.mongo),
+        Issues(runtime.mongo),
+        Contents(runtime.mongo),
+        Confirmations(runtime.mongo),
+        files.records,
     )
     limits = ReaderLimits(
         archive=ArchiveLimits(entries=settings.import_max_entries, total_bytes=settings.import_max_bytes)
+    )
+    file_limits = FileLimits(
+        settings.import_max_file_bytes, settings.import_file_bytes_per_workspace, settings.import_file_days
     )
     read = ReadStep(folder, stores.contents, limits)
     run = RunStep(
@@ -71,24 +86,42 @@ async def build(runtime: Runtime) -> Service:
         read,
         stores,
         runtime.producer,
+        files.addresses,
+        file_limits,
         messages_per_second=settings.history_messages_per_second,
     )
-    steps = ImportSteps(imports, read, run, VerifyStep(stores), UndoStep(imports.jobs, run, stores))
+    store_files = FilesStep(imports.jobs, read, files, file_limits)
+    undo = UndoStep(imports.jobs, run, stores, files.cleanup)
+    steps = ImportSteps(imports, read, run, store_files, VerifyStep(stores), undo)
     management = runtime.management_app(
         "Interlink importer",
         [
             UploadsApi(uploads, folder, runtime.hub.public_base),
             ImportsApi(imports, stores.contents, stores.issues),
+            ImportFilesApi(imports, files.records),
         ],
     )
-    data = ImporterData(imports, uploads, stores.units, stores.issues, stores.contents, stores.confirmations)
+    data = ImporterData(
+        imports,
+        uploads,
+        stores.units,
+        stores.issues,
+        stores.contents,
+        stores.confirmations,
+        files.cleanup,
+    )
+    server = FileServer(files.addresses.imported, files.served, runtime.log)
     return Service(
-        app=dispatch(UploadServer(uploads, folder, runtime.keyring, runtime.log), management),
+        app=dispatch_files(
+            server, dispatch(UploadServer(uploads, folder, runtime.keyring, runtime.log), management)
+        ),
         parts=[
+            *files.parts,
             JobWorker(
                 imports.jobs, steps.run, runtime.log, max_concurrent=settings.imports_per_process
             ).worker,
             PeriodicTask(uploads.sweep, _SWEEP_INTERVAL_S, runtime.log),
+            PeriodicTask(files.cleanup.sweep, _SWEEP_INTERVAL_S, runtime.log),
             runtime.workspace_cleanup(data.delete),
         ],
         indexes=INDEXES,

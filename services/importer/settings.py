@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.runtime.settings import EgressSettings
 
 _GIB: Final = 1024**3
 
 
-class ImporterSettings(BaseSettings):
+class ImporterSettings(EgressSettings):
     """`INTERLINK_*` settings that only the importer reads."""
-
-    model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
 
     upload_folder: Path = Field(
         default=Path(".interlink/uploads"),
@@ -46,6 +45,25 @@ class ImporterSettings(BaseSettings):
     )
     import_max_entries: int = Field(
         default=500_000, ge=1, le=10_000_000, description="Files that an uploaded archive may have."
+    )
+    import_file_days: int = Field(
+        default=365,
+        ge=1,
+        le=36_500,
+        description=(
+            "Days for which files of an import are stored, and their addresses work, after it was created."
+        ),
+    )
+    import_file_bytes_per_workspace: int = Field(
+        default=100 * _GIB,
+        ge=1024,
+        description="Bytes of all files of imports that a workspace may have stored at a time.",
+    )
+    import_max_file_bytes: int = Field(
+        default=_GIB,
+        ge=1024,
+        le=_GIB,
+        description="The largest file of a message that an import stores, in bytes.",
     )
     import_max_bytes: int = Field(
         default=200 * _GIB,

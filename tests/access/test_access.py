@@ -176,6 +176,7 @@ NEEDS: dict[ROW, str] = {
     ("GET", "/api/imports/{import_id}/channels"): "imports:read",
     ("GET", "/api/imports/{import_id}/people"): "imports:read",
     ("GET", "/api/imports/{import_id}/issues"): "imports:read",
+    ("GET", "/api/imports/{import_id}/files"): "imports:read",
     ("GET", "/api/imports/{import_id}/report"): "imports:read",
     ("GET", "/api/imports/{import_id}/events"): "imports:read",
 }
@@ -193,6 +194,7 @@ OPERATOR: frozenset[ROW] = frozenset(
 OPEN: dict[ROW, int] = {
     ("GET", "/api/auth/oauth/callback"): 400,
     ("GET", "/api/files/{token}"): 404,
+    ("GET", "/api/files/imported/{token}"): 404,
     ("OPTIONS", "/api/uploads"): 204,
 }
 """Routes without a key, and their status without anything else.

@@ -33,7 +33,8 @@ NAMES = set(
     list_platform_credentials pause_outgoing_webhook pause_queue preview_messages
     preview_outgoing_webhooks publish_events
     put_platform_credential read_auth_oauth_callback read_catalog read_dead_letter read_delivery
-    read_delivery_job read_endpoint_templates read_event_type read_file read_inbound_endpoint
+    read_delivery_job read_endpoint_templates read_event_type read_file
+    read_files_imported read_inbound_endpoint
     read_inbound_endpoint_event read_inbound_endpoint_event_payload read_incoming_webhook read_integration
     read_integration_status read_integration_webhooks read_outgoing_webhook read_outgoing_webhook_stats
     read_platform_credential read_queue_stats reconnect_integration recover_outgoing_webhook
@@ -50,7 +51,8 @@ NAMES = set(
     delete_people_link list_synced_messages read_synced_message retry_synced_message discard_synced_message
     list_conflicts resolve_conflict read_sync_queue_stats
     append_upload cancel_import change_import_plan check_upload create_import create_upload delete_upload
-    list_import_channels list_import_issues list_import_people list_imports list_uploads pause_import
+    list_import_channels list_import_files list_import_issues list_import_people list_imports list_uploads
+    pause_import
     read_import read_import_events read_import_report read_upload resume_import show_uploads
     start_import undo_import
     """.split()  # noqa: SIM905
@@ -140,7 +142,8 @@ def test_every_operation_is_complete(documents: dict[str, Any], service: str) ->
         assert not call["summary"].endswith("."), where
         assert "\n" not in call["summary"], where
         if not call["security"]:
-            assert path in {"/api/auth/oauth/callback", "/api/files/{token}", "/api/uploads"}
+            files = {"/api/files/{token}", "/api/files/imported/{token}"}
+            assert path in {"/api/auth/oauth/callback", "/api/uploads", *files}
             continue
         [scopes] = [scopes for item in call["security"] for scopes in item.values()]
         assert f"`{scopes[0]}`" in call["description"], where

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
+from services.importer.files.cleanup import FileCleanup
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.progress import Progress, Stopped
 from services.importer.jobs.run_step import RunStep, Stores
@@ -43,12 +44,13 @@ class VerifyStep:
 
 
 class UndoStep:
-    """Takes the messages away again that an import added: those in its ledger."""
+    """Takes the messages away again that an import added, those in its ledger, with their files."""
 
-    def __init__(self, jobs: Jobs[ImportJob], run: RunStep, stores: Stores) -> None:
+    def __init__(self, jobs: Jobs[ImportJob], run: RunStep, stores: Stores, cleanup: FileCleanup) -> None:
         self._jobs = jobs
         self._run = run
         self._stores = stores
+        self._cleanup = cleanup
 
     async def run(self, job: ImportJob) -> StepResult:
         """Withdraw the messages of one unit after another. A repeated step goes on behind the last one."""
@@ -62,6 +64,7 @@ class UndoStep:
                 start = page[-1].position + 1
         except Stopped:
             return StepResult()
+        await self._cleanup.delete_marked()
         retained = await self._stores.units.count_ids(job.id)
         withdrawn = job.added + job.withdrawn - retained
         return StepResult(finished=True, changes={"stage": "undone", "withdrawn": withdrawn})
@@ -92,6 +95,9 @@ class UndoStep:
             await progress.write({})
         outcomes = outlet.outcomes([batch.id for batch in made])
         retained = {message_id for outcome in outcomes for message_id, _ in outcome.rejected}
+        # Before the ids are gone: a repeated step finds them again.
+        withdrawn = [message_id for message_id in ids if message_id not in retained]
+        await self._stores.files.withdraw(job.workspace, withdrawn)
         await self._stores.units.keep_ids(record, b"".join(packed(item) for item in ids if item in retained))
         # Behind the unit: one that is withdrawn already has no ids left when the step is repeated.
         await progress.write(

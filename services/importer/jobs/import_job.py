@@ -25,7 +25,7 @@ State = Literal[
     "reading", "ready", "running", "verifying", "completed",
     "paused", "failed", "cancelled", "undoing", "undone",
 ]  # fmt: skip
-Step = Literal["read", "people", "messages", "verify"]
+Step = Literal["read", "people", "messages", "files", "verify"]
 
 
 class Summary(StoredPart):

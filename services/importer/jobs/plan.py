@@ -1,10 +1,10 @@
 """The plan of an import: what of an export becomes part of the chat. A person can change and reuse it."""
 
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 MAX_EXCEPTIONS: Final = 20_000
 
@@ -38,6 +38,29 @@ class PersonPlan(BaseModel):
     user_id: Annotated[Id | None, Field(description="The user of the chat; only for `user`.")] = None
 
 
+class FilesPlan(BaseModel):
+    """What becomes of the files of messages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Annotated[
+        Literal["all", "up_to", "addresses", "none"],
+        Field(
+            description="`all`: the hub stores them. `up_to`: those of at most `max_bytes` bytes. "
+            "`addresses`: none, and messages have addresses at which it streams files from the provider."
+        ),
+    ] = "all"
+    max_bytes: Annotated[
+        int | None, Field(ge=1, le=1024**4, description="Only for `up_to`, and required there.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _check_max_bytes(self) -> Self:
+        if (self.mode == "up_to") != (self.max_bytes is not None):
+            raise ValueError("max_bytes is the size of `up_to`: send it with this mode only")
+        return self
+
+
 class Plan(BaseModel):
     """What is imported. `channels` and `people` name what differs from the rules of the other fields."""
 
@@ -68,6 +91,7 @@ class Plan(BaseModel):
     system_messages: bool = False
     reactions: bool = True
     pins: bool = True
+    files: FilesPlan = FilesPlan()
     since: AwareDatetime | None = None
     until: Annotated[AwareDatetime | None, Field(description="Messages before this time.")] = None
     time_zone: Annotated[

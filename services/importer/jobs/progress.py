@@ -36,7 +36,7 @@ class Progress:
 
 
 def increments_of(results: Sequence[UnitResult]) -> dict[str, int]:
-    """Return by how much the counts of messages grow with these units."""
+    """Return by how much the counts of messages and files grow with these units."""
     totals: Counter[str] = Counter()
     for result in results:
         for day in result.days.values():
@@ -44,4 +44,6 @@ def increments_of(results: Sequence[UnitResult]) -> dict[str, int]:
                 totals[f"counts.messages.{name}"] += day[name]
         for reason, number in result.skipped.items():
             totals[f"counts.messages.skipped.{reason}"] += number
+        for name, number in result.files.counts().items():
+            totals[f"counts.files.{name}"] += number
     return {name: number for name, number in totals.items() if number}

@@ -1,4 +1,4 @@
-"""The run of an import: people, channels, and the messages of one unit after another.
+"""The first phases of an import: people, channels, and the messages of one unit after another.
 
 A unit counts when all of its batches are settled. A process that takes over repeats the units after the last
 one that counts: their batches have the same ids, and their messages too.
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+from services.importer.files.attachments import Addresses, FilePlanner, UnitFiles
+from services.importer.files.records import ImportFiles
+from services.importer.jobs.files_step import FileLimits
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.progress import Progress, Stopped, increments_of
@@ -42,6 +45,7 @@ class Stores:
     issues: Issues
     contents: Contents
     confirmations: Confirmations
+    files: ImportFiles
 
 
 class RunStep:
@@ -53,6 +57,8 @@ class RunStep:
         read: ReadStep,
         stores: Stores,
         producer: Producer,
+        addresses: Addresses,
+        limits: FileLimits,
         *,
         messages_per_second: int,
     ) -> None:
@@ -60,6 +66,8 @@ class RunStep:
         self._read = read
         self._stores = stores
         self._producer = producer
+        self._addresses = addresses
+        self._limits = limits
         self._messages_per_second = messages_per_second
 
     async def run(self, job: ImportJob) -> StepResult:
@@ -70,12 +78,25 @@ class RunStep:
                 found = await reader.contents(plan.answers)
                 selection = Selection(plan, found, job.workspace)
                 progress = Progress(self._jobs, job)
-                run = _Run(job, reader, found, selection, self._stores, progress)
+                planner = self._planner(job, plan, found)
+                run = _Run(job, reader, found, selection, self._stores, progress, planner)
                 return await (run.try_out() if job.is_dry_run else run.publish(self.outlet(job)))
         except Unreadable as error:
             raise JobFailed(str(error)) from None
         except Stopped:
             return StepResult()
+
+    def _planner(self, job: ImportJob, plan: Plan, found: ExportContents) -> FilePlanner:
+        return FilePlanner(
+            None if job.is_dry_run else self._addresses,
+            import_id=job.id,
+            workspace=job.workspace,
+            provider=found.provider,
+            account=found.account,
+            mode=plan.files.mode,
+            max_bytes=plan.files.max_bytes,
+            expires_at=self._limits.expiry_of(job),
+        )
 
     def outlet(self, job: ImportJob) -> Outlet:
         """Return the way of a job's batches to the chat."""
@@ -100,6 +121,7 @@ class _Run:
         selection: Selection,
         stores: Stores,
         progress: Progress,
+        planner: FilePlanner,
     ) -> None:
         self._job = job
         self._reader = reader
@@ -107,6 +129,7 @@ class _Run:
         self._selection = selection
         self._stores = stores
         self._progress = progress
+        self._planner = planner
         self._listed = job.issues
         self._batches = BatchFactory(job.id, job.next_number)
         self._has_earlier: dict[str, bool] = {}
@@ -126,7 +149,7 @@ class _Run:
             await self._commit_settled(outlet, pending)
             if pending and outlet.waiting_s > _STALLED_S:
                 await self._progress.wait_for("the chat to confirm batches (history.stored): see its log")
-        return StepResult(changes={"stage": "verifying", "step": "verify", "confirms": outlet.confirms})
+        return StepResult(changes={"step": "files", "confirms": outlet.confirms})
 
     async def try_out(self) -> StepResult:
         """Count what the import would do, with samples of each channel."""
@@ -137,7 +160,7 @@ class _Run:
         async for result in self._results(None, samples):
             result.settle((), ())
             for name, number in increments_of([result]).items():
-                key = name.removeprefix("counts.messages.")
+                key = name.removeprefix("counts.").removeprefix("messages.")
                 total[key] = total.get(key, 0) + number
             await self._progress.write({"position": result.position + 1})
         by_position = {positions[conversation]: found for conversation, found in samples.items()}
@@ -196,7 +219,7 @@ class _Run:
         followers = [*(unit for _, unit in selected[1:]), None]
         for (position, unit), following in zip(selected, followers, strict=False):
             target = targets[unit.conversation]
-            result = UnitResult(position, target)
+            result = UnitResult(position, target, UnitFiles(self._planner, position))
             part = 0
             async for messages in self._chunks(unit, following, result):
                 if samples is not None:
@@ -247,14 +270,19 @@ class _Run:
             message = line["m"]
             if (reason := selection.refusal(message)) is not None:
                 result.skip(reason, day)
+                result.files.skip(message)
                 continue
             result.count(SELECTED, day)
             message_id = selection.message_id(unit.conversation, message["id"])
             if message_id in result.added or packed(message_id) in earlier:
                 result.count(DUPLICATE, day)
+                result.files.repeat(message)
                 continue
             result.added[message_id] = (day, message["at"])
-            messages.append(selection.message(message, message_id, unit.conversation))
+            item = selection.message(message, message_id, unit.conversation)
+            if attachments := result.files.attach(message, message_id):
+                item["attachments"] = attachments
+            messages.append(item)
         return messages
 
     async def _earlier_ids(self, source: str, lines: Sequence[dict[str, Any]]) -> set[bytes]:
@@ -284,8 +312,9 @@ class _Run:
             await self._commit(ready, outlet.confirms)
 
     async def _commit(self, results: Sequence[UnitResult], confirms: bool | None) -> None:
-        """Store units as done: first the units and their issues, then the position behind them."""
+        """Store units as done: first the units, files and issues, then the position behind them."""
         job = self._job
+        await self._stores.files.add([file for result in results for file in result.files.records()])
         await self._stores.units.store([_record(job, result) for result in results])
         issues = [issue for result in results for issue in _issues(job, result)]
         await self._stores.issues.store(issues[: max(0, MAX_ISSUES - self._listed)])

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from services.importer.files.attachments import UnitFiles
 from services.importer.jobs.plan import ChannelPlan, Plan
 from services.importer.store.units import add_digest, packed
 from shared.contracts.envelope import rfc3339
@@ -189,6 +190,7 @@ class UnitResult:
 
     position: int
     target: Target
+    files: UnitFiles
     days: dict[str, Counter[str]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -215,6 +217,7 @@ class UnitResult:
 
     def settle(self, duplicates: Sequence[str], rejected: Sequence[tuple[str, str]]) -> None:
         """Take the chat's confirmation into account: messages that it had already, or rejects."""
+        self.files.settle(duplicates, [message_id for message_id, _ in rejected])
         for message_id in duplicates:
             if (known := self.added.pop(message_id, None)) is not None:
                 self.count(DUPLICATE, known[0])

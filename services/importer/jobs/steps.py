@@ -1,6 +1,7 @@
 """The step of an import, by its stage. One step does a whole stage; it writes its progress meanwhile."""
 
 from services.importer.jobs.end_steps import UndoStep, VerifyStep
+from services.importer.jobs.files_step import FilesStep
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.read_step import ReadStep
@@ -13,11 +14,18 @@ class ImportSteps:
     """Does what is due of an import."""
 
     def __init__(
-        self, imports: Imports, read: ReadStep, run: RunStep, verify: VerifyStep, undo: UndoStep
+        self,
+        imports: Imports,
+        read: ReadStep,
+        run: RunStep,
+        files: FilesStep,
+        verify: VerifyStep,
+        undo: UndoStep,
     ) -> None:
         self._imports = imports
         self._read = read
         self._run = run
+        self._files = files
         self._verify = verify
         self._undo = undo
 
@@ -28,6 +36,8 @@ class ImportSteps:
         match job.stage:
             case "reading":
                 return await self._read.run(job)
+            case "running" if job.step == "files":
+                return await self._files.run(job)
             case "running":
                 return await self._run.run(job)
             case "verifying":

@@ -40,7 +40,7 @@ class DiskFile:
             await self._flush()
 
     async def finish(self, *, durable: bool = False) -> str:
-        """Write what is left, and return the SHA-256 in hexadecimal. `durable`: it survives a loss of power."""
+        """Write what is left, and return the SHA-256 in hexadecimal. `durable`: also after a power loss."""
         await self._flush()
         if durable and self._file is not None:
             await run_to_end(_sync, self._file)

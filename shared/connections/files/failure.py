@@ -1,7 +1,7 @@
 """The failure of a file, with a reason for programs and a text for people."""
 
 from collections.abc import Mapping
-from typing import Final, Literal, get_args
+from typing import Literal
 
 from shared.contracts.errors import InterlinkError
 from shared.manifests.history_types import LostReason
@@ -13,18 +13,17 @@ FileReason = (
         "address_refused",
         "changed_type",
         "damaged",
-        "no_room",
+        "disk_full",
         "not_reached",
         "not_stored_yet",
         "provider_unavailable",
+        "quota_exceeded",
         "too_large",
         "too_many_requests",
+        "upload_deleted",
     ]
 )
 """Why there is no file. Those of `LostReason` are the provider's own."""
-FILE_REASONS: Final[frozenset[str]] = frozenset(
-    name for part in get_args(FileReason) for name in get_args(part)
-)
 
 
 class FileFailed(InterlinkError):

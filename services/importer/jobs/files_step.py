@@ -1,0 +1,236 @@
+"""The phase of files: four at a time, after the messages.
+
+A process that takes over goes on with the files that are still waiting. What counts is stored with each file,
+so nothing is counted twice.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from services.importer.files.assembly import Files
+from services.importer.files.fetch import FileFetcher
+from services.importer.files.folder import FileFolder
+from services.importer.files.records import FileRecord, FileSet, FileTotals, ImportFiles
+from services.importer.jobs.import_job import ImportJob
+from services.importer.jobs.plan import Plan
+from services.importer.jobs.progress import Progress, Stopped
+from services.importer.jobs.read_step import ReadStep
+from services.importer.reading.reader_process import ReaderProcess
+from shared.connections.files.failure import FileFailed
+from shared.connections.files.names import shown_size
+from shared.manifests.history_types import Unreadable
+from shared.runtime.jobs import JobFailed, Jobs, StepResult
+from shared.runtime.retry import Backoff
+
+_AT_A_TIME: Final = 4
+_PAGE: Final = 100
+_SETTLED_AT_ONCE: Final = 50
+_SETTLE_INTERVAL_S: Final = 1.0
+_MAX_ATTEMPTS: Final = 4
+_BACKOFF: Final = Backoff(first_s=1.0, max_s=30.0)
+_MAX_PAUSE_S: Final = 60.0
+_DISK_RESERVE_BYTES: Final = 1024**3
+"""Bytes of the disk that files leave free."""
+_MAX_DETAIL: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """Limits in bytes: of one file, and of all files of a workspace's imports. `days` is their retention."""
+
+    max_file_bytes: int
+    bytes_per_workspace: int
+    days: int
+
+    def expiry_of(self, job: ImportJob) -> datetime:
+        """Return when the files of an import are deleted, and their addresses end."""
+        return job.created_at + timedelta(days=self.days)
+
+
+class FilesStep:
+    """Stores the files of imports."""
+
+    def __init__(
+        self,
+        jobs: Jobs[ImportJob],
+        read: ReadStep,
+        files: Files,
+        limits: FileLimits,
+    ) -> None:
+        self._jobs = jobs
+        self._read = read
+        self._files = files
+        self._limits = limits
+
+    async def run(self, job: ImportJob) -> StepResult:
+        """Store all files of an import that wait. A file that fails, fails alone. Raises `RetryLater`."""
+
+        def new_reader() -> ReaderProcess:
+            try:
+                return self._read.reader(job)
+            except JobFailed as error:
+                raise Unreadable(str(error)) from None
+
+        progress, files = Progress(self._jobs, job), self._files
+        try:
+            expires_at = self._limits.expiry_of(job)
+            await files.records.open_set(
+                FileSet(id=job.id, workspace=job.workspace, folder=files.folder.id, expires_at=expires_at)
+            )
+            fetcher = FileFetcher(files.folder, files.provider, files.addresses.provider, new_reader)
+            async with fetcher:
+                await _Run(job, files.records, files.folder, fetcher, self._limits, progress).run()
+        except Stopped:
+            return StepResult()
+        return StepResult(changes={"stage": "verifying", "step": "verify"})
+
+
+class _Run:
+    """The phase of files of one import, by one process."""
+
+    def __init__(
+        self,
+        job: ImportJob,
+        files: ImportFiles,
+        folder: FileFolder,
+        fetcher: FileFetcher,
+        limits: FileLimits,
+        progress: Progress,
+    ) -> None:
+        self._job = job
+        self._files = files
+        self._folder = folder
+        self._fetcher = fetcher
+        self._progress = progress
+        self._quota = limits.bytes_per_workspace
+        planned = Plan.model_validate(job.plan).files.max_bytes
+        self._max_bytes = min(limits.max_file_bytes, planned or limits.max_file_bytes)
+        self._next: deque[FileRecord] = deque()
+        self._last: FileRecord | None = None
+        self._reading = asyncio.Lock()
+        self._totals = FileTotals()
+        self._results: dict[str, Mapping[str, Any]] = {}
+        self._settling = asyncio.Lock()
+        self._reserved = 0
+        self._reserving = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Store every file that waits. Raises `Stopped` and `DatabaseUnavailable`."""
+        self._totals = await self._files.totals(self._job.id)
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch())
+                workers = [group.create_task(self._work()) for _ in range(_AT_A_TIME)]
+                await asyncio.wait(workers)
+                watch.cancel()
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from None
+        await self._settle()
+        await self._files.set_bytes(self._job.id, self._totals.bytes)
+
+    async def _watch(self) -> None:
+        """Notice soon that the import was stopped, also while large files are on their way."""
+        while True:
+            await asyncio.sleep(_SETTLE_INTERVAL_S)
+            await self._settle()
+
+    async def _work(self) -> None:
+        while (record := await self._take()) is not None:
+            self._results[record.id] = await self._fetch(record)
+            if len(self._results) >= _SETTLED_AT_ONCE:
+                await self._settle()
+
+    async def _take(self) -> FileRecord | None:
+        async with self._reading:
+            if not self._next:
+                self._next.extend(await self._files.waiting(self._job.id, self._last, _PAGE))
+                if not self._next:
+                    return None
+                self._last = self._next[-1]
+            return self._next.popleft()
+
+    async def _fetch(self, record: FileRecord) -> Mapping[str, Any]:
+        """Store a file, and return what is changed of its record."""
+        bound = min(self._max_bytes, record.size or self._max_bytes)
+        if record.size is not None and record.size > self._max_bytes:
+            text = f"it has {shown_size(record.size)}, and {shown_size(self._max_bytes)} are stored at most"
+            return self._failed(FileFailed(502, text, "too_large"))
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                await self._reserve(bound)
+                try:
+                    stored = await self._fetcher.fetch(record, bound)
+                    self._totals.add("stored", None, stored.size)
+                finally:
+                    self._reserved -= bound
+            except FileFailed as error:
+                if error.retryable and attempt < _MAX_ATTEMPTS:
+                    pause_s = error.retry_after_s or _BACKOFF.pause_s(attempt)
+                    await asyncio.sleep(min(pause_s, _MAX_PAUSE_S))
+                    continue
+                return self._failed(error)
+            return {
+                "state": "stored",
+                "reason": None,
+                "sha256": stored.sha256,
+                "stored_bytes": stored.size,
+                "folder": self._folder.id,
+                "source": "",
+            }
+
+    async def _reserve(self, size: int) -> None:
+        """Reserve room for a file. Raises `FileFailed`."""
+        async with self._reserving:
+            if self._folder.free_bytes() < self._reserved + size + _DISK_RESERVE_BYTES:
+                raise FileFailed(507, "the hub's disk has no room: ask the operator for more", "disk_full")
+            # Stored before it is counted: of two imports at the same time, none exceeds the quota.
+            self._reserved += size
+            await self._files.set_bytes(self._job.id, self._totals.bytes + self._reserved)
+            if await self._files.bytes_of(self._job.workspace) > self._quota:
+                self._reserved -= size
+                await self._files.set_bytes(self._job.id, self._totals.bytes + self._reserved)
+                text = (
+                    f"files of imports have {shown_size(self._quota)} in a workspace at most: undo an "
+                    "import, or have the operator raise INTERLINK_IMPORT_FILE_BYTES_PER_WORKSPACE"
+                )
+                raise FileFailed(507, text, "quota_exceeded")
+
+    async def _settle(self) -> None:
+        """Store results, then the counts, which are those of the stored results. Raises `Stopped`."""
+        async with self._settling:
+            results, self._results = self._results, {}
+            await self._files.settle(results)
+            await self._progress.write({"counts": {**self._job.counts, "files": self._counts()}})
+
+    def _counts(self) -> dict[str, Any]:
+        """Return the counts of files: those of the messages, with the results of this phase."""
+        totals = self._totals
+        counted = {
+            "imported": totals.stored,
+            "bytes": totals.bytes,
+            "failed": sum(totals.failures.values()),
+            "failures": dict(totals.failures),
+        }
+        found: dict[str, Any] = self._job.counts.get("files", {})
+        return found | {name: value for name, value in counted.items() if value}
+
+    def _failed(self, error: FileFailed) -> Mapping[str, Any]:
+        self._totals.add("failed", error.reason, 0)
+        detail = error.text[:_MAX_DETAIL]
+        return {"state": "failed", "reason": error.reason, "detail": detail, "source": ""}
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error of a group that decides: that the import was stopped, or else the first one."""
+    stopped, others = group.split(Stopped)
+    if stopped is not None:
+        return Stopped()
+    assert others is not None  # noqa: S101 -- a group has at least one error
+    first = others.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
