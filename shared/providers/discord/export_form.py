@@ -115,7 +115,18 @@ def _content(record: Mapping[str, Any], kind: Any, mentions: Any, context: Expor
     content = record.get("content")
     if kind == _RENAMED and isinstance(content, str):
         return content.partition(": ")[2]  # behind the exporter's own words
-    return "" if kind == _THREAD else _restored(content, mentions, context)
+    if kind == _THREAD or not isinstance(content, str):
+        return ""
+    return _restored(_with_emoji(content, record.get("inlineEmojis")), mentions, context)
+
+
+def _with_emoji(content: str, emojis: Any) -> str:
+    """Return a text with the server's emoji by id, where an export lists those that it wrote by name."""
+    for emoji in objects(emojis, _MAX_NAMES):
+        emoji_id, name = snowflake(emoji.get("id")), text_of(emoji.get("name"), 32)
+        if emoji_id and re.fullmatch(r"\w{2,32}", name):
+            content = re.sub(rf"(?<![<\w]):{name}:(?!\d)", f"<:{name}:{emoji_id}>", content)
+    return content
 
 
 def _attachments(record: Mapping[str, Any], context: ExportContext) -> list[Mapping[str, Any]]:

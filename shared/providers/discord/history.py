@@ -1,5 +1,7 @@
 """Exports of Discord by DiscordChatExporter in JSON: a file for each channel, thread, or part of one.
 
+Connected servers are read in `history_pages.py`.
+
 Public threads, and posts of a forum, are threads in their channel's conversation. A private thread is a
 conversation of its own, because only some members of its channel see it.
 """
@@ -35,6 +37,7 @@ from shared.providers.discord.export_files import (
     mark_duplicates,
 )
 from shared.providers.discord.export_form import ExportContext, api_message, api_user
+from shared.providers.discord.history_pages import PageReader
 from shared.providers.discord.messages import (
     MAX_REACTIONS,
     MAX_USERS,
@@ -47,6 +50,8 @@ from shared.providers.discord.messages import (
     snowflake_time,
     time_of,
 )
+
+__all__ = ["ArchiveReader", "PageReader"]
 
 _DIRECT: Final[Mapping[str, ConversationKind]] = {"DirectTextChat": "direct", "DirectGroupTextChat": "group"}
 _PUBLIC_THREADS: Final = frozenset({"GuildPublicThread", "GuildNewsThread"})

@@ -324,7 +324,7 @@ def _avatar(user: Mapping[str, Any]) -> str | None:
     """Return the address of a picture: of an export as it is, of the API by its hash."""
     url, picture = user.get("avatar_url"), user.get("avatar")
     if isinstance(url, str) and is_file_address(url):
-        return url[:2000]
+        return None if "/embed/avatars/" in url else url[:2000]  # one for all who have no picture
     if isinstance(picture, str) and re.fullmatch(r"[A-Za-z0-9_]{1,64}", picture):
         extension = "gif" if picture.startswith("a_") else "png"
         return f"https://cdn.discordapp.com/avatars/{user['id']}/{picture}.{extension}?size=512"
