@@ -40,7 +40,7 @@ class History:
             return None
         if change == "message.updated":
             changed = {name: data[name] for name in ("text", "attachments", "embeds") if name in data}
-            message.update(changed, edited=True)
+            message.update(changed, edited=True, changed_here=True)
         elif change == "message.deleted":
             message.update(text="", attachments=[], embeds=[], reactions={}, deleted=True)
         elif change in {"message.reaction.added", "message.reaction.removed"}:

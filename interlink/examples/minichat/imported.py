@@ -58,10 +58,15 @@ class Imports:
         }
 
     def _store(self, message: Data, batch: Data, stored: Stored) -> None:
-        """Store a message, unless the chat has it: live, from another import, or from this one."""
+        """Store a message, unless the chat has it: live, from another import, or from this one.
+
+        One that was edited since an earlier import gets its new text, if nobody has changed it here.
+        """
         known = self._history.messages.get(message["message_id"])
         if known is not None:
-            if known.get("import_id") != batch["import_id"]:
+            if message.get("changed") and not known.get("changed_here"):
+                known.update(text=message["text"], edited=True)
+            elif known.get("import_id") != batch["import_id"]:
                 stored.duplicates.append(message["message_id"])
             return
         texts = {name: message.get(name) for name in TEXTS}
@@ -82,12 +87,13 @@ class Imports:
         self._history.store({**texts, **own, "embeds": [], "states": {}, "deleted": False})
 
     def _withdraw(self, batch: Data, stored: Stored) -> None:
-        """Remove messages of an import; those that others have answered may stay."""
+        """Remove messages that an import added; those that others have answered may stay."""
         messages = self._history.messages
-        answered = self._answered(batch["import_id"]) if batch["keep_answered"] else set()
+        added_by = batch.get("added_by") or batch["import_id"]
+        answered = self._answered(added_by) if batch["keep_answered"] else set()
         for message_id in batch["message_ids"]:
             known = messages.get(message_id)
-            if known is None or known.get("import_id") != batch["import_id"]:
+            if known is None or known.get("import_id") != added_by:
                 continue
             if message_id in answered:
                 stored.rejected[message_id] = "somebody has answered it"
