@@ -100,6 +100,7 @@ class PartSender:
         """Store the parts and other fields of the target, so that a crash later does not send them again."""
         write = target_update(scene.message.id, scene.leg.id, {**parts.fields, **fields}, parts.trace)
         await self._messages.write([write])
+        self._calls.sends.end(scene.change)
         parts.trace.clear()
 
     async def _add(self, scene: Scene, parts: Parts, sent: Sent, place: Place) -> None:
