@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from shared.wire.retry_after import parse_retry_after
 _SUCCESS_VALUES: Final = (None, False, 0, "", "0", "ok", "OK", "success")
 """Values of an error field that mean success."""
 MAX_VALUE_LENGTH: Final = 1024
+_MAX_COMPILED: Final = 128
 """Characters of a value that is selected from a response; the rest is cut off."""
 
 
@@ -96,9 +98,15 @@ def parse_document(response: ProviderResponse) -> Any:
 def select_value(selection: JmesPath, document: Any) -> Any:
     """Apply a JMESPath expression; None if it fails."""
     try:
-        return Expression(selection).apply(document)
+        return _compiled(selection).apply(document)
     except ExpressionError:
         return None
+
+
+@lru_cache(maxsize=_MAX_COMPILED)
+def _compiled(selection: JmesPath) -> Expression:
+    """Return a manifest's expression. Compiling it takes longer than applying it to a response."""
+    return Expression(selection)
 
 
 def select_optional(selection: JmesPath, document: Any) -> Any:

@@ -19,6 +19,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from time import monotonic
 from typing import Final
 
@@ -69,6 +70,7 @@ def _not_resolved(detail: str, code: int = socket.EAI_AGAIN) -> NotResolved:
     return NotResolved(code, detail)
 
 
+@lru_cache(maxsize=512)
 def literal_address(host: str) -> str | None:
     """Return the address that a host stands for in any form that the system accepts (`127.1`, `0x7f.1`).
 
