@@ -125,7 +125,7 @@ async def test_a_signal_of_a_paused_mapping_is_dropped() -> None:
     assert active.calls == ["signal"]
 
 
-async def test_a_mark_is_removed_or_stored_by_what_the_provider_said() -> None:
+async def test_a_mark_is_removed_or_stored_by_what_the_provider_answers() -> None:
     refusal = ChannelFailure("later", "rate_limited", "Slack wants a pause.")
     refused = Stage(apply=applied("chat.postMessage", refusal, marks=True))
     assert isinstance(await refused.carry(), Waits)

@@ -92,15 +92,15 @@ async def test_the_next_owner_of_a_partition_finds_what_was_being_sent(
     process: Process, successor: Process
 ) -> None:
     first, foreign = await process.waiting(), await process.waiting()
-    begun = await process.begin(first)
+    started = await process.begin(first)
     await process.begin(foreign, _FOREIGN)
     assert (await process.target(first)).state == "waiting"
 
     await successor.sends.adopt([_OWN])
 
     found = await process.target(first)
-    assert begun.mark is not None
-    assert (found.state, found.sending_at) == ("sending", begun.mark.mark.at)
+    assert started.mark is not None
+    assert (found.state, found.sending_at) == ("sending", started.mark.mark.at)
     assert (await process.target(foreign)).state == "waiting"
     assert not await process.marks(first)
     assert await process.marks(foreign)
