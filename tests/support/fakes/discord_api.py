@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
 
-from tests.support.fakes.discord_limits import Limits
+from tests.support.fakes.discord_limits import Limits, json_reply
 from tests.support.fakes.discord_state import (
     CATEGORY,
     CONNECT,
@@ -50,7 +50,7 @@ class DiscordError(Exception):
 
     def __init__(self, status: int, code: int, message: str) -> None:
         super().__init__(message)
-        self.reply = Reply.json({"message": message, "code": code}, status)
+        self.reply = json_reply({"message": message, "code": code}, status)
 
 
 @dataclass
@@ -86,7 +86,8 @@ class DiscordApi:
 
     def add_bot(self, name: str) -> Bot:
         """Return a new application with a bot."""
-        bot = Bot(User(snowflake(_MADE_AT), name.lower(), None, bot=True))
+        user = User(snowflake(_MADE_AT), name.lower(), None, bot=True)
+        bot = Bot(user, self.add_user(f"Owner of {name}"))
         self.bots[bot.token] = bot
         return bot
 
@@ -115,7 +116,7 @@ class DiscordApi:
     def handle(self, request: HostRequest) -> Reply:
         """Answer a request to the API."""
         if not request.path.startswith(_PREFIX):
-            return Reply.json({"message": "404: Not Found", "code": 0}, 404)
+            return json_reply({"message": "404: Not Found", "code": 0}, 404)
         path = request.path.removeprefix(_PREFIX)
         if self.before is not None:
             self.before(path)
@@ -123,7 +124,7 @@ class DiscordApi:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             bot = self.bots.get(token) if scheme == "Bot" else None
             if bot is None:
-                return Reply.json({"message": "401: Unauthorized", "code": 0}, 401)
+                return json_reply({"message": "401: Unauthorized", "code": 0}, 401)
             self.calls.append((path, request.params()))
             return self._answer(request, path, bot)
 
@@ -144,10 +145,10 @@ class DiscordApi:
             except DiscordError as error:
                 reply = error.reply
             else:
-                reply = Reply.json(answer)
+                reply = json_reply(answer)
             return Reply(reply.status, reply.body, [*reply.fields, *headers.items()])
         self.complaints.append(f"there is no {request.method} {path}")
-        return Reply.json({"message": "404: Not Found", "code": 0}, 404)
+        return json_reply({"message": "404: Not Found", "code": 0}, 404)
 
     def _file(self, request: HostRequest) -> Reply:
         content = self.files.get(request.path)
@@ -202,7 +203,12 @@ def _me(api: DiscordApi, call: _Call) -> Json:
 def _application(api: DiscordApi, call: _Call) -> Json:
     user = call.bot.user
     base = {"id": user.id, "name": user.username, "flags": call.bot.flags, "description": "", "icon": None}
-    return base | {"verify_key": "", "bot_public": False, "bot_require_code_grant": False, "rpc_origins": []}
+    owner = {"owner": call.bot.owner.shown(), "team": None}
+    return (
+        base
+        | owner
+        | {"verify_key": "", "bot_public": False, "bot_require_code_grant": False, "rpc_origins": []}
+    )
 
 
 @_route("users/@me/guilds", "limit after before with_counts")

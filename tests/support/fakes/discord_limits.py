@@ -1,5 +1,6 @@
 """Rate limits of Discord: a bucket for each route and each channel or server in it, and one for all calls."""
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,11 @@ from tests.support.provider_hosts import Reply
 
 GLOBAL: Final = (50, 1.0)
 DEFAULT: Final = (50, 1.0)
+
+
+def json_reply(value: object, status: int = 200) -> Reply:
+    """Return JSON with the type that Discord gives it, which its clients compare."""
+    return Reply(status, json.dumps(value).encode(), {"content-type": "application/json"})
 
 
 @dataclass
@@ -51,12 +57,7 @@ class Limits:
         wait = self.overall.take(now)
         if wait:
             self.refused += 1
-            headers = {
-                "retry-after": f"{wait:.3f}",
-                "x-ratelimit-scope": "global",
-                "x-ratelimit-global": "true",
-            }
-            return self._refusal(wait, headers, is_global=True), {}
+            return _refusal(wait, {"x-ratelimit-scope": "global", "x-ratelimit-global": "true"}), {}
         wait = bucket.take(now)
         headers = {
             "x-ratelimit-limit": str(bucket.limit),
@@ -68,12 +69,13 @@ class Limits:
         if not wait:
             return None, headers
         self.refused += 1
-        return _refusal(wait, headers | {"x-ratelimit-scope": "user"}, is_global=False), headers
+        return _refusal(wait, headers | {"x-ratelimit-scope": "user"}), headers
 
 
-def _refusal(wait: float, headers: Mapping[str, str], *, is_global: bool) -> Reply:
+def _refusal(wait: float, headers: Mapping[str, str]) -> Reply:
+    is_global = headers["x-ratelimit-scope"] == "global"
     body = {"message": "You are being rate limited.", "retry_after": round(wait, 3), "global": is_global}
-    reply = Reply.json(body, 429)
+    reply = json_reply(body, 429)
     # Its own client takes a 429 without `via` for one of the network in front of Discord.
     more = [("retry-after", str(max(1, ceil(wait)))), ("via", "1.1 google")]
     return Reply(429, reply.body, [*reply.fields, *headers.items(), *more])

@@ -56,9 +56,10 @@ class User:
 
 @dataclass
 class Bot:
-    """An application with its bot. `flags` are those of the application, which have the intents."""
+    """An application with its bot and its owner. `flags` are the application's, which have the intents."""
 
     user: User
+    owner: User
     flags: int = MESSAGE_CONTENT | GUILD_MEMBERS
     token: str = field(default_factory=lambda: f"{secrets.token_hex(12)}.abcdef.{secrets.token_hex(14)}")
 
@@ -168,7 +169,9 @@ class Channel:
             {"id": id_, "type": 0, "allow": str(allow), "deny": str(deny)}
             for id_, (allow, deny) in self.overwrites.items()
         ]
-        more = {"topic": self.topic, "position": self.position, "permission_overwrites": overwrites}
+        more: Json = {"topic": self.topic, "position": self.position, "permission_overwrites": overwrites}
+        if self.type == VOICE:
+            more |= {"bitrate": 64_000, "user_limit": 0, "rtc_region": None}
         return base | more | {"nsfw": False, "rate_limit_per_user": 0}
 
     def say(self, author: User, content: str, at: float, **fields: Any) -> Message:
