@@ -1,8 +1,9 @@
 """Read JSON arrays of an export in bounded memory: small files at once, large ones as a stream."""
 
 import json
+import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol
 
 import ijson
 import orjson
@@ -11,6 +12,63 @@ from shared.manifests.history_types import Archive, Unreadable
 
 MAX_AT_ONCE: Final = 8 * 1024 * 1024
 """Maximum size in bytes of a file that is parsed at once. A larger one is parsed as a stream."""
+
+
+class Readable(Protocol):
+    """Something with bytes to read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, at most `size` if that is not negative."""
+        ...
+
+
+MAX_LEVELS: Final = 100
+"""Levels of objects and lists in a stream of JSON. An export of any chat has about ten."""
+_ESCAPE: Final = re.compile(rb"\\.", re.DOTALL)
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+
+
+class ShallowFile:
+    """A file of JSON that is not nested deeper than about MAX_LEVELS: `read` raises `ValueError` where it is.
+
+    The stream parser makes a text of the way to each value, which takes gigabytes of copies for 100,000
+    levels.
+    """
+
+    def __init__(self, file: Readable) -> None:
+        self._file = file
+        self._is_in_text = False
+        self._is_escaped = False
+        self._open = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        data = self._file.read(size)
+        self._follow(data)
+        return data
+
+    def _follow(self, data: bytes) -> None:
+        if self._is_escaped:
+            data = data[1:] if data else data
+        self._is_escaped = (len(data) - len(data.rstrip(b"\\"))) % 2 == 1
+        if self._is_escaped:
+            data = data[:-1]
+        if b"\\" in data:
+            data = _ESCAPE.sub(b"", data)
+        parts = data.split(b'"')
+        outside = b"".join(parts[self._is_in_text :: 2])
+        self._is_in_text ^= len(parts) % 2 == 0
+        brackets = self._open + outside.translate(None, _NO_BRACKETS)
+        for _ in range(MAX_LEVELS):
+            closed = brackets.replace(b"[]", b"").replace(b"{}", b"")
+            if len(closed) == len(brackets):
+                break
+            brackets = closed
+        else:
+            raise ValueError(f"it has more than {MAX_LEVELS} levels")
+        self._open = brackets.lstrip(b"]}")
+        if len(self._open) > MAX_LEVELS:
+            raise ValueError(f"it has more than {MAX_LEVELS} levels")
 
 
 def array_items(archive: Archive, name: str, size: int) -> Iterator[Any]:
@@ -48,6 +106,6 @@ def _parsed_leniently(data: bytes, name: str, refusal: Exception) -> Any:
 
 def _streamed(file: BinaryIO, name: str) -> Iterator[Any]:
     try:
-        yield from ijson.items(file, "item", use_float=True)
+        yield from ijson.items(ShallowFile(file), "item", use_float=True)
     except (ijson.JSONError, ValueError, RecursionError) as error:
         raise Unreadable(f"{name} is not valid JSON ({str(error)[:200]}): export it again") from None

@@ -87,7 +87,7 @@ def _slack(messages: Sequence[Message]) -> bytes:
     wrong = {NEGATIVE: "-1.000100", INFINITE: "Infinity", FAR: f"{_FAR_S}.000100"}
 
     def ts(message: Message) -> str:
-        return f"{message.seconds:.0f}.{message.number:06}"
+        return f"{message.seconds:.0f}.{message.number if message.at == 5.0 else 0:06}"
 
     by_number = {message.number: message for message in messages}
     records = []

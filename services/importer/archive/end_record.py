@@ -12,17 +12,22 @@ from shared.manifests.history_types import Unreadable
 _END: Final = struct.Struct("<4s4H2LH")
 _LOCATOR: Final = struct.Struct("<4sLQL")
 _END64: Final = struct.Struct("<4sQ2H2L4Q")
+_ENTRY: Final = struct.Struct("<28s3H12x")
+"""An entry of the directory: what is before the lengths of its name, extra field and comment, and these."""
 _MAX_COMMENT: Final = 65_535
 _IN_64: Final = 0xFFFF
 _IN_64_LONG: Final = 0xFFFFFFFF
+MIN_ENTRY: Final = _ENTRY.size
+"""The size of the shortest entry of a directory in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The directory of a ZIP archive: its number of entries, and its size in bytes."""
+    """The directory of a ZIP archive as its end record has it: entries, size and position in bytes."""
 
     entries: int
     size: int
+    start: int
 
 
 def read_directory(file: BinaryIO) -> Directory:
@@ -39,7 +44,26 @@ def read_directory(file: BinaryIO) -> Directory:
         found = _read_64(file, tail_start + position)
         if found is not None:
             return found
-    return Directory(entries, size)
+    return Directory(entries, size, tail_start + position - size)
+
+
+def count_entries(file: BinaryIO, directory: Directory, limit: int) -> int:
+    """Return the number of entries that a directory really has, at most `limit` + 1.
+
+    `zipfile` reads as many as there are, whatever the end record says.
+    """
+    file.seek(max(0, directory.start))
+    left = directory.size
+    count = 0
+    while left >= _ENTRY.size and count <= limit:
+        entry = file.read(_ENTRY.size)
+        if len(entry) < _ENTRY.size:
+            break
+        _, *lengths = _ENTRY.unpack(entry)
+        file.seek(sum(lengths), 1)
+        left -= _ENTRY.size + sum(lengths)
+        count += 1
+    return count
 
 
 def _read_64(file: BinaryIO, end: int) -> Directory | None:
@@ -55,4 +79,4 @@ def _read_64(file: BinaryIO, end: int) -> Directory | None:
     if len(record) < _END64.size or not record.startswith(b"PK\x06\x06"):
         raise Unreadable("the end record of the ZIP archive is damaged: export it again")
     fields = _END64.unpack(record)
-    return Directory(fields[7], fields[8])
+    return Directory(fields[7], fields[8], end - _LOCATOR.size - _END64.size - fields[8])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Final, cast
 
-from services.importer.archive.end_record import read_directory
+from services.importer.archive.end_record import MIN_ENTRY, count_entries, read_directory
 from shared.manifests.history_types import Entry, Unreadable
 from shared.richtext.build import clean_line
 
@@ -39,9 +39,12 @@ class ZipArchive:
     def __init__(self, file: BinaryIO, limits: ArchiveLimits = ArchiveLimits()) -> None:
         """Open the archive and check its directory. Raises `Unreadable`, with the first refused entry."""
         directory = read_directory(file)
-        if directory.entries > limits.entries:
+        entries = directory.entries
+        if directory.size > limits.entries * MIN_ENTRY:  # it may have more than it says
+            entries = max(entries, count_entries(file, directory, limits.entries))
+        if entries > limits.entries:
             raise Unreadable(
-                f"the ZIP archive has {directory.entries:,} files, and at most {limits.entries:,} are read: "
+                f"the ZIP archive has {entries:,} files, and at most {limits.entries:,} are read: "
                 "export a shorter time, or raise INTERLINK_IMPORT_MAX_ENTRIES"
             )
         if directory.size > (limits.entries + 1) * _MAX_DIRECTORY_PER_ENTRY:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 import ijson
 import orjson
 
-from shared.manifests.history_json import MAX_AT_ONCE
+from shared.manifests.history_json import MAX_AT_ONCE, ShallowFile
 from shared.manifests.history_types import Archive, Entry, Unreadable
 from shared.providers.discord.messages import snowflake, snowflake_time, text_of, time_of
 
@@ -128,7 +128,7 @@ def _head(archive: Archive, entry: Entry) -> Mapping[str, str] | None:
         head = _Joined(beginning.removeprefix(b"\xef\xbb\xbf"), file, _HEAD_BYTES)
         found: dict[str, str] = {}
         try:
-            for prefix, event, value in ijson.parse(head, buf_size=_HEAD_STEP):
+            for prefix, event, value in ijson.parse(ShallowFile(head), buf_size=_HEAD_STEP):
                 if event == "string" and prefix in _FIELDS:
                     found[prefix] = value
                 elif prefix == "messages":
@@ -225,7 +225,7 @@ class RecordReader:
         files = ExitStack()
         opened = files.enter_context(self._archive.open(file.name))
         beginning = opened.read(_HEAD_STEP).removeprefix(b"\xef\xbb\xbf")
-        records = ijson.items(_Joined(beginning, opened), "messages.item", use_float=True)
+        records = ijson.items(ShallowFile(_Joined(beginning, opened)), "messages.item", use_float=True)
         stream = self._streams[file.name] = _Stream(records, start, files)
         try:
             for _ in islice(records, start):

@@ -9,12 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from itertools import islice
 from typing import Any, BinaryIO, Final, cast
 
 from shared.contracts.errors import Malformed
-from shared.manifests.history_lines import json_line, lines
+from shared.manifests.history_lines import MAX_LINE, json_line, lines
 from shared.manifests.history_types import Archive
 
 MAX_COLUMNS: Final = 100
@@ -149,7 +149,8 @@ def _decoded(line: bytes) -> str:
 def _json_table(archive: Archive, name: str, encoding: str) -> Table | None:
     columns: dict[str, None] = {}
     with archive.open(name) as file:
-        source = cast("BinaryIO", _Utf16(file, encoding)) if encoding != "utf-8" else file
+        beginning = BytesIO(file.read(MAX_LINE))
+        source = cast("BinaryIO", _Utf16(beginning, encoding)) if encoding != "utf-8" else beginning
         for number, value in enumerate(islice(_json_values(source), _SAMPLE)):
             if isinstance(value[2], dict):
                 columns |= dict.fromkeys(islice(_paths(value[2]), MAX_COLUMNS))

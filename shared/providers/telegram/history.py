@@ -14,6 +14,7 @@ import ijson
 
 from shared.contracts.errors import Malformed
 from shared.manifests.channel_types import ExternalFile, MessageWritten, Person, Place
+from shared.manifests.history_json import ShallowFile
 from shared.manifests.history_types import (
     ARCHIVE_REF,
     LATEST,
@@ -153,7 +154,7 @@ class ArchiveReader:
                 reading.files.close()
             files = ExitStack()
             file = files.enter_context(archive.open(place[0]))
-            records = ijson.items(file, f"{place[1]}messages.item", use_float=True)
+            records = ijson.items(ShallowFile(file), f"{place[1]}messages.item", use_float=True)
             try:
                 for _ in islice(records, number):
                     pass
@@ -183,7 +184,7 @@ def _survey(file: BinaryIO, name: str, people: dict[str, Person]) -> Iterator[_C
     """Yield the chats of a file, and add those who wrote to `people`. Raises `Unreadable`."""
     chat: _Chat | None = None
     try:
-        for prefix, event, value in ijson.parse(file, use_float=True):
+        for prefix, event, value in ijson.parse(ShallowFile(file), use_float=True):
             if event == "start_map" and prefix in _CHATS:
                 chat = _Chat(f"{prefix}." if prefix else _ONE_CHAT)
             elif chat is None or not prefix.startswith(chat.prefix):
