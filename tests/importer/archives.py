@@ -8,7 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
-USERS: Final = [
+USERS: Final[list[dict[str, Any]]] = [
     {"id": "U00000001", "team_id": "T00000001", "name": "ada", "profile": {"display_name": "Ada"}},
     {"id": "U00000002", "team_id": "T00000001", "name": "grace", "real_name": "Grace", "deleted": True},
 ]

@@ -22,6 +22,9 @@ FileMode = Literal["all", "up_to", "addresses", "none"]
 MESSAGE_LEFT_OUT: Final = "message_left_out"
 NOT_PLANNED: Final = "not_planned"
 MESSAGE_FAILED: Final = "message_failed"
+TOO_MANY: Final = "too_many_in_the_import"
+MAX_FILES: Final = 500_000
+"""Files of one import that have a record: as many as an archive may have by default."""
 _MAX_ENTRY: Final = 1_000
 _MAX_SIZE: Final = 2**62
 
@@ -50,6 +53,7 @@ class FilePlanner:
     """Decides what becomes of the files of an import's messages.
 
     `max_bytes` bounds a file in the mode `up_to`. Addresses work until `expires_at`; a dry run makes none.
+    `planned` is how many files of the import have a record already.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class FilePlanner:
         mode: FileMode,
         max_bytes: int | None,
         expires_at: datetime,
+        planned: int = 0,
     ) -> None:
         self._addresses = addresses
         self._import_id = import_id
@@ -72,6 +77,7 @@ class FilePlanner:
         self._mode = mode
         self._max_bytes = max_bytes
         self._expires_at = expires_at
+        self._left = MAX_FILES - planned
 
     def plan(self, line: Line, message_id: str, position: int) -> MessageFiles:
         """Return the files of a message that is imported. `position` is that of its unit."""
@@ -81,6 +87,10 @@ class FilePlanner:
         if self._mode == "none":
             counts[f"skipped.{NOT_PLANNED}"] = counts["found"]
             return result
+        if counts["found"] > self._left:
+            counts[f"skipped.{TOO_MANY}"] = counts["found"]
+            return result
+        self._left -= counts["found"]
         for index, item in enumerate(line["files"]):
             file = ExternalFile(*item)
             attachment_id = attachment_id_for(message_id, index)

@@ -96,6 +96,7 @@ class RunStep:
             mode=plan.files.mode,
             max_bytes=plan.files.max_bytes,
             expires_at=self._limits.expiry_of(job),
+            planned=job.counts.get("files", {}).get("found", 0) if job.position else 0,
         )
 
     def outlet(self, job: ImportJob) -> Outlet:
