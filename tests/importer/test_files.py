@@ -220,6 +220,23 @@ def test_files_beyond_the_quota_of_the_workspace_fail(hub: Hub, chat: HistoryCha
     undone(hub, again)
 
 
+def test_two_imports_at_a_time_do_not_exceed_the_quota(hub: Hub, chat: HistoryChat) -> None:
+    size = QUOTA // 8
+    contents = [
+        archive({f"{number}-{at}.bin": token_bytes(size) for at in range(6)}, start=AT + 100 * number)
+        for number in range(2)
+    ]
+    started = [ready(hub, content) for content in contents]
+    for found in started:
+        hub.call("POST", f"/api/imports/{found['id']}/start", {})
+    done = [reached(hub, found["id"], "completed") for found in started]
+    counts = [item["counts"]["files"] for item in done]
+    assert QUOTA - 4 * size <= sum(item.get("bytes", 0) for item in counts) <= QUOTA
+    assert {reason for item in counts for reason in item.get("failures", {})} == {"quota_exceeded"}
+    for item in done:
+        undone(hub, item)
+
+
 def test_an_undo_keeps_what_another_import_added(hub: Hub, chat: HistoryChat) -> None:
     first = imported(hub, archive({"a.txt": b"first"}))
     content = zipped(

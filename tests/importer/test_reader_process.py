@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 
 from services.importer.reading.message_lines import Names
+from services.importer.reading.protocol import FILE_BLOCK_BYTES
 from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
 from shared.manifests.history_types import Contents, Unit, Unreadable
 from tests.importer.archives import slack_export, slack_message, written
@@ -120,3 +121,41 @@ def test_an_answer_to_an_unknown_choice_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(Unreadable, match="no choice 'date_order'"):
         asyncio.run(ask())
+
+
+def test_a_file_of_the_archive_is_sent_in_blocks_and_a_damaged_one_costs_only_itself(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 4_000
+    path = written(tmp_path, slack_export({}) | {"a.bin": content, "b.bin": b"damaged" * 99}, stored=True)
+    data = path.read_bytes()
+    at = data.index(b"damaged" * 99)
+    path.write_bytes(data[:at] + b"D" + data[at + 1 :])
+
+    async def ask() -> None:
+        async with ReaderProcess(path, "x.zip") as reader:
+            blocks = [block async for block in reader.file("a.bin", len(content))]
+            assert b"".join(blocks) == content
+            assert max(map(len, blocks)) <= FILE_BLOCK_BYTES
+            for name, problem in (("b.bin", "damaged"), ("c.bin", "no file 'c.bin'")):
+                with pytest.raises(Unreadable, match=problem):
+                    [block async for block in reader.file(name, len(content))]
+            assert reader.is_alive
+            sent = [block async for block in reader.file("a.bin", 1_000)]
+            assert sum(map(len, sent)) == 1_001, "one byte more says that it is too large"
+            assert (await reader.contents()).provider == "slack"
+
+    asyncio.run(ask())
+
+
+def test_a_reader_that_sends_a_file_can_be_killed_at_once(tmp_path: Path) -> None:
+    path = written(tmp_path, slack_export({}) | {"a.bin": bytes(40_000_000)}, stored=True)
+
+    async def ask() -> None:
+        async with ReaderProcess(path, "x.zip") as reader:
+            async for _ in reader.file("a.bin", 40_000_000):
+                await reader.kill()
+                break
+            assert not reader.is_alive
+            with pytest.raises(Unreadable, match="reader process ended"):
+                await reader.contents()
+
+    asyncio.run(ask())
