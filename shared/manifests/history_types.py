@@ -44,6 +44,18 @@ class Unreadable(Exception):
     """A file of an archive, or the archive, cannot be read. The message names the problem and the fix."""
 
 
+def beginning_of(archive: Archive, name: str, size: int) -> bytes:
+    """Return the first bytes of a file, to find out what it is; b'' if it is damaged.
+
+    A damaged picture is no reason to refuse an export.
+    """
+    try:
+        with archive.open(name) as file:
+            return file.read(size)
+    except Unreadable:
+        return b""
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryPerson:
     """A person or bot of an export. `active` is False for a deactivated account."""

@@ -82,13 +82,13 @@ def run(store: Store, tmp_path: Path) -> Callable[[Test], None]:
 def test_files_whose_time_is_over_are_deleted(run: Callable[[Test], None]) -> None:
     async def check(place: Place) -> None:
         import_id, other = f"imp_{token_hex(4)}", f"imp_{token_hex(4)}"
-        path, kept = await place.store(import_id, 1), await place.store(other, 2)
+        path, retained = await place.store(import_id, 1), await place.store(other, 2)
         await place.cleanup.sweep()
         assert path.exists()
         # As the database does when `expires_at` has passed.
         await place.mongo.collection(SETS).delete_one({"_id": import_id})
         await place.cleanup.sweep()
-        assert (path.exists(), path.parent.parent.exists(), kept.exists()) == (False, False, True)
+        assert (path.exists(), path.parent.parent.exists(), retained.exists()) == (False, False, True)
 
     run(check)
 
@@ -96,9 +96,9 @@ def test_files_whose_time_is_over_are_deleted(run: Callable[[Test], None]) -> No
 def test_a_deleted_workspace_leaves_no_bytes(run: Callable[[Test], None]) -> None:
     async def check(place: Place) -> None:
         path = await place.store(f"imp_{token_hex(4)}", 1)
-        kept = await place.store(f"imp_{token_hex(4)}", 2, workspace="other")
+        retained = await place.store(f"imp_{token_hex(4)}", 2, workspace="other")
         await place.cleanup.delete_all(WORKSPACE)
-        assert (path.exists(), kept.exists()) == (False, True)
+        assert (path.exists(), retained.exists()) == (False, True)
         assert await place.records.bytes_of(WORKSPACE) == 0
 
     run(check)
@@ -110,12 +110,12 @@ def test_withdrawn_files_are_deleted_by_the_process_with_their_folder(
     async def check(place: Place) -> None:
         other = Place(place.mongo, tmp_path / "other")
         import_id = f"imp_{token_hex(4)}"
-        path, kept = await place.store(import_id, 1), await place.store(import_id, 2)
+        path, retained = await place.store(import_id, 1), await place.store(import_id, 2)
         await place.records.withdraw(WORKSPACE, ["msg_1"])
         await other.cleanup.sweep()
         assert path.exists(), "the other process does not have the folder"
         await place.cleanup.sweep()
-        assert (path.exists(), kept.exists()) == (False, True)
+        assert (path.exists(), retained.exists()) == (False, True)
         assert await place.records.bytes_of(WORKSPACE) == 4
         assert await place.records.find(file_id_of(import_id, path.name)) is None
 
@@ -125,15 +125,15 @@ def test_withdrawn_files_are_deleted_by_the_process_with_their_folder(
 def test_files_that_no_record_names_are_deleted(run: Callable[[Test], None]) -> None:
     async def check(place: Place) -> None:
         import_id = f"imp_{token_hex(4)}"
-        kept = await place.store(import_id, 1)
+        retained = await place.store(import_id, 1)
         orphan = place.folder.new_part(import_id, f"att_{2:032x}")
         recent = place.folder.new_part(import_id, f"att_{3:032x}")
         for path in (orphan, recent):
             path.write_bytes(b"cut off")
         long_ago = time() - 2 * 3600
-        for path in (kept, orphan):
+        for path in (retained, orphan):
             os.utime(path, (long_ago, long_ago))
         await place.cleanup.sweep()
-        assert (kept.exists(), orphan.exists(), recent.exists()) == (True, False, True)
+        assert (retained.exists(), orphan.exists(), recent.exists()) == (True, False, True)
 
     run(check)

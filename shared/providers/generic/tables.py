@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from shared.contracts.errors import Malformed
 from shared.manifests.history_lines import MAX_LINE, json_line, lines
-from shared.manifests.history_types import Archive
+from shared.manifests.history_types import Archive, beginning_of
 
 MAX_COLUMNS: Final = 100
 _MAX_NAME: Final = 200
@@ -78,8 +78,7 @@ def find_table(archive: Archive, is_header_cell: Any) -> Table | None:
     """
     near = (entry.name for entry in archive.entries() if entry.name.count("/") <= _MAX_DEPTH)
     for name in islice(near, _MAX_CANDIDATES):
-        with archive.open(name) as file:
-            beginning = file.read(_BEGINNING)
+        beginning = beginning_of(archive, name, _BEGINNING)
         encoding = _encoding(beginning)
         if encoding is None or not beginning.strip():
             continue

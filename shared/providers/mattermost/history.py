@@ -29,6 +29,7 @@ from shared.manifests.history_types import (
     MessageKind,
     Skipped,
     Unit,
+    beginning_of,
 )
 from shared.providers.mattermost.export_names import (
     ExportNames,
@@ -160,8 +161,7 @@ def _export_name(archive: Archive) -> str | None:
     """Return the file whose first line says that it is a bulk export."""
     near = (entry.name for entry in archive.entries() if entry.name.count("/") <= _MAX_DEPTH)
     for name in islice(near, _MAX_CANDIDATES):
-        with archive.open(name) as file:
-            beginning = file.read(_BEGINNING).removeprefix(b"\xef\xbb\xbf")
+        beginning = beginning_of(archive, name, _BEGINNING).removeprefix(b"\xef\xbb\xbf")
         first = beginning.split(b"\n", 1)[0]
         if not first.lstrip().startswith(b"{") or b'"version"' not in first:
             continue

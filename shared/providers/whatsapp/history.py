@@ -29,6 +29,7 @@ from shared.manifests.history_types import (
     LostFile,
     Skipped,
     Unit,
+    beginning_of,
 )
 from shared.providers.whatsapp.chat_lines import ChatMessage, chat_messages, parse_head
 from shared.providers.whatsapp.markup import parse_markup
@@ -162,8 +163,7 @@ def _chat_names(archive: Archive) -> Sequence[str]:
 
 
 def _is_chat(archive: Archive, name: str) -> bool:
-    with archive.open(name) as file:
-        beginning = file.read(_BEGINNING).decode("utf-8", "replace")
+    beginning = beginning_of(archive, name, _BEGINNING).decode("utf-8", "replace")
     first = next((line for line in beginning.lstrip("\ufeff").split("\n") if line.strip()), "")
     return parse_head(first) is not None
 
