@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from services.importer.accounts.account_readers import AccountReaders
+from services.importer.accounts.assembly import build_provider_access
+from services.importer.api.account_imports import AccountImportsApi
 from services.importer.api.files import ImportFilesApi
 from services.importer.api.imports import ImportsApi
 from services.importer.api.upload_server import UploadServer, dispatch
@@ -16,6 +19,7 @@ from services.importer.jobs.files_step import FileLimits, FilesStep
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.read_step import ReadStep
 from services.importer.jobs.run_step import RunStep, Stores
+from services.importer.jobs.source_readers import SourceReaders
 from services.importer.jobs.steps import ImportSteps
 from services.importer.publish import confirmations as confirmation_store
 from services.importer.publish.confirmations import Confirmations
@@ -23,9 +27,11 @@ from services.importer.reading.reader_process import ReaderLimits
 from services.importer.settings import ImporterSettings
 from services.importer.store import contents as content_store
 from services.importer.store import issues as issue_store
+from services.importer.store import marks as mark_store
 from services.importer.store import units as unit_store
 from services.importer.store.contents import Contents
 from services.importer.store.issues import Issues
+from services.importer.store.marks import Marks
 from services.importer.store.units import Units
 from services.importer.uploads import records as upload_store
 from services.importer.uploads.folder import UploadFolder
@@ -48,6 +54,7 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **issue_store.INDEXES,
     **confirmation_store.INDEXES,
     **file_store.INDEXES,
+    **mark_store.INDEXES,
 }
 _SWEEP_INTERVAL_S: Final = 600.0
 
@@ -63,34 +70,38 @@ async def build(runtime: Runtime) -> Service:
         bytes_per_workspace=settings.upload_bytes_per_workspace,
         days=settings.upload_days,
     )
+    access = build_provider_access(runtime, settings)
+    limits = ReaderLimits(
+        archive=ArchiveLimits(entries=settings.import_max_entries, total_bytes=settings.import_max_bytes)
+    )
+    accounts = AccountReaders(access, limits)
     imports = Imports(
         runtime.mongo, uploads, folder, running_per_workspace=settings.imports_running_per_workspace
     )
-    files = build_files(runtime, settings, folder)
+    files = build_files(runtime, settings, folder, access)
     stores = Stores(
         Units(runtime.mongo),
         Issues(runtime.mongo),
         Contents(runtime.mongo),
         Confirmations(runtime.mongo),
         files.records,
-    )
-    limits = ReaderLimits(
-        archive=ArchiveLimits(entries=settings.import_max_entries, total_bytes=settings.import_max_bytes)
+        Marks(runtime.mongo),
     )
     file_limits = FileLimits(
         settings.import_max_file_bytes, settings.import_file_bytes_per_workspace, settings.import_file_days
     )
-    read = ReadStep(folder, stores.contents, limits)
+    readers = SourceReaders(folder, limits, accounts, stores.contents, stores.marks)
+    read = ReadStep(readers, stores.contents)
     run = RunStep(
         imports.jobs,
-        read,
+        readers,
         stores,
         runtime.producer,
         files.addresses,
         file_limits,
         messages_per_second=settings.history_messages_per_second,
     )
-    store_files = FilesStep(imports.jobs, read, files, file_limits)
+    store_files = FilesStep(imports.jobs, readers, files, file_limits)
     undo = UndoStep(imports.jobs, run, stores, files.cleanup)
     steps = ImportSteps(imports, read, run, store_files, VerifyStep(stores), undo)
     management = runtime.management_app(
@@ -99,6 +110,7 @@ async def build(runtime: Runtime) -> Service:
             UploadsApi(uploads, folder, runtime.hub.public_base),
             ImportsApi(imports, stores.contents, stores.issues),
             ImportFilesApi(imports, files.records),
+            AccountImportsApi(imports, accounts),
         ],
     )
     data = ImporterData(
@@ -108,6 +120,7 @@ async def build(runtime: Runtime) -> Service:
         stores.issues,
         stores.contents,
         stores.confirmations,
+        stores.marks,
         files.cleanup,
     )
     server = FileServer(files.addresses.imported, files.served, runtime.log)
@@ -116,7 +129,7 @@ async def build(runtime: Runtime) -> Service:
             server, dispatch(UploadServer(uploads, folder, runtime.keyring, runtime.log), management)
         ),
         parts=[
-            *files.parts,
+            *access.parts,
             JobWorker(
                 imports.jobs, steps.run, runtime.log, max_concurrent=settings.imports_per_process
             ).worker,

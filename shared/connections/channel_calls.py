@@ -23,6 +23,8 @@ from shared.wire.request_template import RequestTemplate
 
 _TIMEOUT_S: Final = 15.0
 _MAX_RESPONSE_BYTES: Final = 2 * 1024 * 1024
+_MAX_ERROR_BYTES: Final = 64 * 1024
+"""A longer response is no error: it need not be parsed to know that the token was accepted."""
 _TRANSFER: Final = TransferDeadlines(total_s=900.0)
 _USER_AGENT: Final = f"Interlink/{VERSION}"
 _NOT_SENT: Final = frozenset({"dns", "tls", "address_refused", "bad_url", "proxy"})
@@ -45,6 +47,9 @@ class LocalFile:
 
     path: Path
     content_type: str
+
+
+_NO_FILES: Final[Mapping[str, LocalFile]] = {}
 
 
 class OutcomeUnknown(Exception):
@@ -87,7 +92,8 @@ class ChannelCalls:
                 if before is not None:
                     await before(step)
                 try:
-                    response, access = await self._send(step, access, files or {}, timeout_s)
+                    answer, access = await self.send(step, access, files or {}, timeout_s=timeout_s)
+                    response = CallResponse(answer.status, answer.headers, _json(answer.body))
                 except (NotReached, NotFound, Conflict, RetryLater):
                     if not is_shown:
                         raise
@@ -100,22 +106,37 @@ class ChannelCalls:
         finally:
             operation.close()
 
-    async def _send(
-        self, step: Step, access: Access, files: Mapping[str, LocalFile], timeout_s: float
-    ) -> tuple[CallResponse, Access]:
-        """Send a step, and once more with new tokens if the provider rejects these."""
-        response = await self._request(step, access, files, timeout_s)
-        if step.call.token:
+    async def send(
+        self,
+        step: Step,
+        access: Access,
+        files: Mapping[str, LocalFile] = _NO_FILES,
+        *,
+        timeout_s: float = _TIMEOUT_S,
+        max_bytes: int = _MAX_RESPONSE_BYTES,
+    ) -> tuple["StepResponse", Access]:
+        """Send a step, and once more with new tokens if the provider rejects these.
+
+        Return the response with the tokens that it was sent with. At most `max_bytes` of its body are read.
+        Raises as `run` does.
+        """
+        response = await self._request(step, access, files, timeout_s, max_bytes)
+        if step.call.token and len(response.body) <= _MAX_ERROR_BYTES:
             connector = access.connector
             answer = ProviderResponse(response.status, response.headers, response.body)
             if connector.is_token_rejected(answer, connector.api_for(access.kind)):
                 access = await self._tokens.replace_rejected(access)
-                response = await self._request(step, access, files, timeout_s)
-        return CallResponse(response.status, response.headers, _json(response.body)), access
+                response = await self._request(step, access, files, timeout_s, max_bytes)
+        return response, access
 
     async def _request(
-        self, step: Step, access: Access, files: Mapping[str, LocalFile], timeout_s: float
-    ) -> "_Response":
+        self,
+        step: Step,
+        access: Access,
+        files: Mapping[str, LocalFile],
+        timeout_s: float,
+        max_bytes: int,
+    ) -> "StepResponse":
         call = step.call
         url = self.address(call, access)
         headers = {"User-Agent": _USER_AGENT, **(access.headers if call.token else {})}
@@ -131,7 +152,7 @@ class ChannelCalls:
                 content_type=file.content_type or "application/octet-stream",
                 headers=headers,
                 workspace=workspace,
-                max_response_bytes=_MAX_RESPONSE_BYTES,
+                max_response_bytes=max_bytes,
             )
         elif call.multipart is not None:
             fields, parts = _form_parts(call.multipart, files)
@@ -143,7 +164,7 @@ class ChannelCalls:
                 deadlines=_TRANSFER,
                 headers=headers,
                 workspace=workspace,
-                max_response_bytes=_MAX_RESPONSE_BYTES,
+                max_response_bytes=max_bytes,
             )
         else:
             body: bytes | None = None
@@ -158,7 +179,7 @@ class ChannelCalls:
                 body,
                 timeout_s=timeout_s,
                 workspace=workspace,
-                max_bytes=_MAX_RESPONSE_BYTES,
+                max_bytes=max_bytes,
             )
         return _answered(answer, step)
 
@@ -168,7 +189,8 @@ class ChannelCalls:
             token = access.token if call.token else ""
             address = call.url.replace("{access_token}", token)
         else:
-            spec = self._providers[access.provider].manifest.channel
+            manifest = self._providers[access.provider].manifest
+            spec = manifest.channel or manifest.history
             if spec is None:
                 raise Misconfigured(f"{access.provider}: has no channel section: add it to its manifest")
             base = RequestTemplate(spec.base).url(access.values) if spec.base else access.base
@@ -179,17 +201,19 @@ class ChannelCalls:
 
 
 @dataclass(frozen=True, slots=True)
-class _Response:
+class StepResponse:
+    """The response to a step, with its body as bytes. The names of headers are in lower case."""
+
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-def _answered(answer: EgressResponse, step: Step) -> _Response:
+def _answered(answer: EgressResponse, step: Step) -> StepResponse:
     """Return the response of a call that was answered. Raises `NotReached` or `OutcomeUnknown`."""
     if answer.status is not None:
         headers = {name.lower(): value for name, value in answer.headers.items()}
-        return _Response(answer.status, headers, answer.body)
+        return StepResponse(answer.status, headers, answer.body)
     text = f"{answer.failure}: {answer.detail}"[:300]
     certain = answer.failure in _NOT_SENT or (
         answer.failure == "connection" and answer.detail in _NOT_CONNECTED

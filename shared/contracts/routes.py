@@ -30,7 +30,12 @@ SERVICE_PATHS: Final[Paths] = {
         "/api/conflicts",
         "/api/files",
     ),
-    "importer": ("/api/imports", "/api/uploads", "/api/files/imported"),
+    "importer": (
+        "/api/integrations/{id}/import",
+        "/api/imports",
+        "/api/uploads",
+        "/api/files/imported",
+    ),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials", "/api/polling-triggers"),
 }
 """The patterns of all services but the gateway, which serves every other path."""

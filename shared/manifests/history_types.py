@@ -226,7 +226,7 @@ class HistoryPage:
 
     Replies of a thread follow on later pages than its parent. `next_cursor` is None at the end of the
     conversation; it holds whatever the next page needs, so that another process can read it. `reached` is the
-    Unix time up to which the conversation has been read, in whichever direction: it serves for estimates.
+    Unix time up to which the conversation has been read, 0 if it is unknown: it serves for estimates.
     """
 
     records: Sequence[HistoryRecord]
@@ -274,6 +274,8 @@ class ReadsPages(Protocol):
 
     KIND: str
     """What it reads, for people: "a Slack workspace"."""
+    NEWEST_FIRST: bool
+    """Whether the pages of a conversation go back in time, from its newest message."""
 
     def contents(self, account: Account, answers: Mapping[str, str]) -> Operation[Contents]:
         """Return what is read of an account, still without people, conversations and units.

@@ -246,12 +246,12 @@ class Jobs(Generic[J]):
             update["$set"] = self._type.stored_fields(result.changes) | update["$set"]
         elif result.waits:
             update = {
-                "$set": self._type.stored_fields({**result.changes, "waiting_for": None}),
+                "$set": self._type.stored_fields({"waiting_for": None, **result.changes}),
                 "$unset": {"open": "", "due_at": ""},
             }
         else:
             due_at = utcnow() + timedelta(seconds=result.pause_s)
-            changes = {**result.changes, "due_at": due_at, "waiting_for": None}
+            changes = {"waiting_for": None, **result.changes, "due_at": due_at}
             update = {"$set": self._type.stored_fields(changes)}
         if not await self.work.write(job, update | {"$inc": counts}):
             # Cancelled meanwhile: what this step did still counts.
@@ -284,8 +284,8 @@ class JobWorker(Generic[J]):
         """Set what a step does. It gets the claimed job and returns its progress.
 
         The lease is renewed while a step runs; it is cancelled if another process took the job over. A step
-        raises `RetryLater` to be tried again after a second, with the message as `waiting_for`, and
-        `JobFailed` to end the job. Any other error ends the job too, and is logged.
+        raises `RetryLater` to be tried again after its `retry_after`, at least a second, with the message as
+        `waiting_for`, and `JobFailed` to end the job. Any other error ends the job too, and is logged.
         """
         self._jobs = jobs
         self._step = step
@@ -309,7 +309,7 @@ class JobWorker(Generic[J]):
         except LeaseLost:
             raise
         except RetryLater as error:
-            await self._jobs.postpone(job, str(error), _WAIT.first_s)
+            await self._jobs.postpone(job, str(error), max(_WAIT.first_s, error.retry_after))
         except JobFailed as error:
             await self._jobs.fail(job, str(error))
         except Exception as error:  # noqa: BLE001 -- a broken job must not block the others

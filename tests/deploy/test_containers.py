@@ -636,7 +636,7 @@ def test_apps_are_files_that_those_may_read_who_need_them() -> None:
         for name, service in SERVICES.items()
     }
     [volume] = mounted.pop("oauth")
-    assert mounted.pop("gateway") == mounted.pop("sync") == [volume]
+    assert mounted.pop("gateway") == mounted.pop("sync") == mounted.pop("importer") == [volume]
     assert not any(mounted.values())
     assert (volume["type"], volume["read_only"]) == ("bind", True)
     assert (
@@ -830,7 +830,8 @@ def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -
     paths = ["/api/webhooks/github/ep_1?x=1", "/api/events", "/integrations/slack/webhook", "/api/queuex"]
     paths += ["/api/integration-webhooks", "/api/auth/oauth/callback?code=c&state=s"]
     paths += ["/api/events?next=..%2f..//x", "/api/event-types/a.b%20c"]
-    for prefix in (prefix for prefixes in SERVICE_PATHS.values() for prefix in prefixes):
+    for pattern in (pattern for patterns in SERVICE_PATHS.values() for pattern in patterns):
+        prefix = pattern.replace("{id}", "int_1")
         paths += [prefix, f"{prefix}/a/b", f"{prefix}?limit=1", f"{prefix}x"]
     for path in paths:
         status, _, text = proxy.ask("GET", path)

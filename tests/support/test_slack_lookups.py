@@ -12,6 +12,7 @@ import pytest
 from slack_sdk.errors import SlackApiError
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler, ServerErrorRetryHandler
 
+from tests.support.fakes.slack_faults import OUTSIDE_MARKETPLACE
 from tests.support.slack_setting import SCOPES, Setting, refused, rich, setting
 
 
@@ -137,6 +138,24 @@ def test_conversations(at: Setting) -> None:
     bo = at.team.person("Bo Example")
     many = client.conversations_open(users=[ada.user_id, bo.user_id])["channel"]["id"]
     assert (at.team.channels[opened].kind, at.team.channels[many].kind) == ("im", "mpim")
+
+
+def test_apps_outside_the_marketplace_read_15_messages_a_minute(at: Setting) -> None:
+    client = at.client()
+    for number in range(16):
+        at.say(str(number))
+    at.slack.faults.history_limit = OUTSIDE_MARKETPLACE
+    listed = client.conversations_history(channel=at.channel.id, limit=200)
+    assert (len(listed["messages"]), listed["has_more"]) == (15, True)
+    root = listed["messages"][0]["ts"]
+    for method, args, counted in (("history", {}, False), ("replies", {"ts": root}, True)):
+        call = getattr(client, f"conversations_{method}")
+        if counted:
+            call(channel=at.channel.id, **args)
+        with pytest.raises(SlackApiError) as caught:
+            call(channel=at.channel.id, **args)
+        assert caught.value.response.status_code == 429
+        assert 50 <= int(caught.value.response.headers["Retry-After"]) <= 60
 
 
 def test_history_is_paged_and_bounded(at: Setting) -> None:

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Final, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.importer.api.fields import Id
-from services.importer.jobs.import_job import ImportJob, State, Step, Summary
+from services.importer.jobs.estimate import in_words, remaining_s
+from services.importer.jobs.import_job import ImportJob, Repeat, State, Step, Summary
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.source import AccountSource, UploadSource
 from services.importer.store.contents import ChannelRecord, PersonRecord
 from services.importer.store.issues import IssueRecord
 from shared.contracts.envelope import rfc3339
-from shared.runtime.mongo import utcnow
 
 _STEPS: Final[tuple[Step, ...]] = get_args(Step)
 
@@ -22,6 +22,21 @@ class ImportCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     upload_id: Id
+
+
+class AccountImportCreate(BaseModel):
+    """`POST /api/integrations/{id}/import`: the import of a connected account, by the provider's API.
+
+    With `repeat`, it is imported again each day after it has ended, by the same plan.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    plan: Plan = Plan()
+    repeat: Annotated[
+        Repeat | None,
+        Field(description="`daily`: read what is new each day, until the next one is cancelled."),
+    ] = None
 
 
 class ImportStart(BaseModel):
@@ -100,7 +115,8 @@ class ImportOut(BaseModel):
 
     `progress` is in percent; `counts` are by kind of record, `dry_run` those of the last trial. `confirmed`
     is false if the chat confirms nothing: then messages count as imported when they are published. `added` is
-    how many messages an undo would take away.
+    how many messages an undo would take away. `estimate` says `estimated_s` in words. `starts_at` is when a
+    repeated import is due.
     """
 
     id: str
@@ -127,6 +143,9 @@ class ImportOut(BaseModel):
     started_at: str | None
     completed_at: str | None
     estimated_s: int | None
+    estimate: str | None
+    repeat: Repeat | None
+    starts_at: str | None
 
     @classmethod
     def of(cls, job: ImportJob) -> Self:
@@ -156,12 +175,17 @@ class ImportOut(BaseModel):
             created_at=rfc3339(job.created_at),
             started_at=rfc3339(job.started_at) if job.started_at else None,
             completed_at=rfc3339(job.finished_at) if job.finished_at else None,
-            estimated_s=_remaining_s(job),
+            estimated_s=(estimated_s := remaining_s(job)),
+            estimate=in_words(estimated_s),
+            repeat=job.repeat,
+            starts_at=rfc3339(job.queued_at) if job.starts_itself and job.started_at is None else None,
         )
 
 
 class ImportChannelOut(BaseModel):
     """A conversation of the export; `bytes` are those of its files of messages.
+
+    `problem` says why a connected account cannot read it, and what to do.
 
     `days` has the report by day, when the import has ended: found = imported + duplicate + skipped + failed.
     `samples` are messages of the last dry run, as the chat would get them.
@@ -176,6 +200,7 @@ class ImportChannelOut(BaseModel):
     bytes: int
     first: str | None
     last: str | None
+    problem: str | None
     channel_id: str | None
     days: dict[str, dict[str, Any]]
     samples: list[dict[str, Any]]
@@ -193,6 +218,7 @@ class ImportChannelOut(BaseModel):
             bytes=record.size,
             first=record.first or None,
             last=record.last or None,
+            problem=record.problem or None,
             channel_id=record.channel_id or None,
             days=record.days,
             samples=record.samples,
@@ -230,12 +256,5 @@ class ImportIssueOut(BaseModel):
 
 
 def _percent(job: ImportJob) -> int:
-    return min(99, 100 * job.done // job.total) if job.total else 0
-
-
-def _remaining_s(job: ImportJob) -> int | None:
-    """Return the seconds that a running import still takes, by its pace until now; None if unknown."""
-    if job.state != "running" or not job.total or not job.done or job.started_at is None:
-        return None
-    elapsed_s: float = (utcnow() - job.started_at).total_seconds()
-    return round(elapsed_s * (job.total - job.done) / job.done)
+    fraction = job.walk.fraction if job.walk else 0.0
+    return min(99, int(100 * (job.done + fraction) / job.total)) if job.total else 0

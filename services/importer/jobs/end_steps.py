@@ -59,6 +59,7 @@ class UndoStep:
         start = job.position
         try:
             while page := await self._stores.units.read(job.id, start=start, limit=_PAGE):
+                await self._stores.marks.remove(job.workspace, {record.source for record in page})
                 for record in page:
                     await self._withdraw(job, record, progress, outlet, batches)
                 start = page[-1].position + 1

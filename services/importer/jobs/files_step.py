@@ -18,7 +18,7 @@ from services.importer.files.records import FileRecord, FileSet, FileTotals, Imp
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.progress import Progress, Stopped
-from services.importer.jobs.read_step import ReadStep
+from services.importer.jobs.source_readers import SourceReaders
 from services.importer.reading.reader_process import ReaderProcess
 from shared.connections.files.failure import FileFailed
 from shared.connections.files.names import shown_size
@@ -57,12 +57,12 @@ class FilesStep:
     def __init__(
         self,
         jobs: Jobs[ImportJob],
-        read: ReadStep,
+        readers: SourceReaders,
         files: Files,
         limits: FileLimits,
     ) -> None:
         self._jobs = jobs
-        self._read = read
+        self._readers = readers
         self._files = files
         self._limits = limits
 
@@ -71,7 +71,7 @@ class FilesStep:
 
         def new_reader() -> ReaderProcess:
             try:
-                return self._read.reader(job)
+                return self._readers.upload(job)
             except JobFailed as error:
                 raise Unreadable(str(error)) from None
 

@@ -5,10 +5,11 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from services.importer.accounts.walk import Walk
 from services.importer.jobs.source import Source
 from shared.runtime.due_work import OPEN
 from shared.runtime.jobs import Job
-from shared.runtime.mongo import Index
+from shared.runtime.mongo import Index, utcnow
 from shared.runtime.records import StoredPart, stored_null
 
 COLLECTION: Final = "imports"
@@ -25,6 +26,7 @@ State = Literal[
     "reading", "ready", "running", "verifying", "completed",
     "paused", "failed", "cancelled", "undoing", "undone",
 ]  # fmt: skip
+Repeat = Literal["daily"]
 Step = Literal["read", "people", "messages", "files", "verify"]
 
 
@@ -45,6 +47,20 @@ class Summary(StoredPart):
     description: str
     choices: tuple[dict[str, Any], ...] = ()
     """Questions that the export does not answer, as the reader asks them."""
+
+
+def start_changes(*, dry_run: bool) -> dict[str, Any]:
+    """Return the fields of an import that starts, by their names in Python."""
+    return {
+        "stage": "running",
+        "is_dry_run": dry_run,
+        "step": "people",
+        "done": 0,
+        "issues": 0,
+        "position": 0,
+        "queued_at": utcnow(),
+        "started_at": utcnow(),
+    }
 
 
 class ImportJob(Job):
@@ -73,6 +89,11 @@ class ImportJob(Job):
     """The counts of the last dry run."""
     issues: int = 0
     keep_answered: bool = False
+    walk: Walk | None = stored_null()
+    """The place of the next page; only of a connected account."""
+    repeat: Repeat | None = stored_null()
+    starts_itself: bool = False
+    """True if it starts when it is read, with the plan of the import that it repeats."""
     withdrawn: int = 0
 
     @property

@@ -1,21 +1,24 @@
 """The imports of all workspaces: their states, and what people may do in each."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from secrets import token_hex
 from typing import Any, Final
 
-from services.importer.jobs.import_job import COLLECTION, ImportJob, Stage
+from services.importer.jobs.import_job import COLLECTION, ImportJob, Repeat, Stage, start_changes
 from services.importer.jobs.plan import Plan
-from services.importer.jobs.source import ANY_FOLDER, Source, UploadSource
+from services.importer.jobs.source import ANY_FOLDER, AccountSource, Source, UploadSource
 from services.importer.uploads.folder import UploadFolder
 from services.importer.uploads.records import Uploads
-from shared.contracts.errors import Conflict, OverLimit
+from shared.contracts.errors import Conflict, NotFound, OverLimit
+from shared.contracts.ids import derive
 from shared.runtime.jobs import Jobs
 from shared.runtime.mongo import Mongo, translate_errors, utcnow
 from shared.runtime.web.paging import Page
 
 _WAITING: Final = 20
 """Imports of a workspace that may wait for their turn, or for a person."""
+_DAY: Final = timedelta(days=1)
 _UNLIMITED: Final = 1_000_000
 _READY: Final = {"status": "running", "stage": "ready", "open": {"$ne": True}}
 _RUNNING: Final[tuple[Stage, ...]] = ("reading", "running", "verifying", "undoing")
@@ -52,7 +55,39 @@ class Imports:
         source = UploadSource(folder=upload.folder, upload_id=upload.id, name=upload.name)
         return await self._create(workspace, source)
 
-    async def _create(self, workspace: str, source: Source) -> ImportJob:
+    async def create_of_account(
+        self, workspace: str, source: AccountSource, plan: Plan, repeat: Repeat | None
+    ) -> ImportJob:
+        """Create the import of a connected account, which is read at once. Raises `OverLimit`."""
+        return await self._create(workspace, source, plan=_stored(plan), repeat=repeat)
+
+    async def create_repetition(self, job: ImportJob) -> None:
+        """Create the next import of an account that is imported every day, if that is not done yet.
+
+        It is due a day after this one was, with the same plan.
+        """
+        import_id = f"imp_{derive(job.id, 'next')}"
+        try:
+            await self.find(job.workspace, import_id)
+        except NotFound:
+            pass
+        else:
+            return
+        due_at = max(job.queued_at + _DAY, utcnow())
+        next_job = ImportJob(
+            id=import_id,
+            workspace=job.workspace,
+            kind="import",
+            created_at=utcnow(),
+            queued_at=due_at,
+            source=job.source,
+            plan=job.plan,
+            repeat=job.repeat,
+            starts_itself=True,
+        )
+        await self.jobs.work.release(await self.jobs.start_leased(next_job), due_at)
+
+    async def _create(self, workspace: str, source: Source, **more: Any) -> ImportJob:
         now = utcnow()
         job = ImportJob(
             id=f"imp_{token_hex(16)}",
@@ -61,6 +96,7 @@ class Imports:
             created_at=now,
             queued_at=now,
             source=source,
+            **more,
         )
         leased = await self.jobs.start_leased(job)
         # Counted after it is stored: of two calls at the same time, none exceeds the limit.
@@ -84,10 +120,18 @@ class Imports:
         return await self.jobs.page(workspace, limit=limit, cursor=cursor)
 
     async def may_run(self, job: ImportJob) -> bool:
-        """Return whether it is an import's turn: the workspace's oldest in the queue run first."""
+        """Return whether it is an import's turn: the workspace's oldest in the queue run first.
+
+        Of one account, one import runs at a time: each uses half of what the account may call.
+        """
         query = {"workspace": job.workspace, "open": True, "queued_at": {"$lt": job.queued_at}}
         with translate_errors():
-            return await self._collection.count_documents(query, limit=self._running) < self._running
+            if await self._collection.count_documents(query, limit=self._running) >= self._running:
+                return False
+            if not isinstance(job.source, AccountSource):
+                return True
+            same = {"source.provider": job.source.provider, "source.account": job.source.account}
+            return await self._collection.count_documents({**query, **same}, limit=1) == 0
 
     async def set_plan(self, workspace: str, import_id: str, plan: Plan) -> ImportJob:
         """Change the plan of an import that is ready; with other answers, it is read again.
@@ -95,7 +139,7 @@ class Imports:
         Raises `Conflict`.
         """
         job = await self.find(workspace, import_id)
-        stored = plan.model_dump(mode="json", by_alias=True)
+        stored = _stored(plan)
         if Plan.model_validate(job.plan).answers != plan.answers:
             changes = {"stage": "reading", "plan": stored, "queued_at": utcnow()}
             return await self._resume(workspace, import_id, "ready", changes, "planned while it is ready")
@@ -116,16 +160,7 @@ class Imports:
         for asked in job.summary.choices if job.summary else ():
             if asked["required"] and asked["answer"] is None:
                 raise Conflict(f"{asked['id']} is not answered: {asked['text']} Set answers in the plan")
-        changes = {
-            "stage": "running",
-            "is_dry_run": dry_run,
-            "step": "people",
-            "done": 0,
-            "issues": 0,
-            "position": 0,
-            "queued_at": utcnow(),
-            "started_at": utcnow(),
-        }
+        changes = start_changes(dry_run=dry_run)
         return await self._resume(workspace, import_id, "ready", changes, "started while it is ready")
 
     async def pause(self, workspace: str, import_id: str) -> ImportJob:
@@ -136,7 +171,7 @@ class Imports:
 
     async def resume(self, workspace: str, import_id: str) -> ImportJob:
         """Go on with a paused import. Raises `Conflict`."""
-        changes = {"is_paused": False, "queued_at": utcnow()}
+        changes = {"is_paused": False, "waiting_for": None, "queued_at": utcnow()}
         done = await self.jobs.resume(workspace, import_id, {"status": "running", "is_paused": True}, changes)
         return await self._changed(workspace, import_id, done, "resumed while it is paused")
 
@@ -188,3 +223,7 @@ class Imports:
         if not done:
             raise Conflict(f"the import is {job.state}: it can be {when}")
         return job
+
+
+def _stored(plan: Plan) -> dict[str, Any]:
+    return plan.model_dump(mode="json", by_alias=True)

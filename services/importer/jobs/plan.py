@@ -6,6 +6,8 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from shared.contracts.ids import derive
+
 MAX_EXCEPTIONS: Final = 20_000
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
@@ -99,6 +101,11 @@ class Plan(BaseModel):
         Field(max_length=64, description="The days of the report are those of this zone."),
         AfterValidator(_known_zone),
     ] = "UTC"
+
+    @property
+    def digest(self) -> str:
+        """The same for every plan that selects the same."""
+        return derive(self.model_dump_json(by_alias=True))
 
     def span(self) -> tuple[float, float]:
         """Return the Unix times from which and before which messages are imported."""

@@ -1,50 +1,49 @@
-"""The first step of an import: find out what the upload is, and show its contents."""
+"""The first step of an import: find out what its source has, and show the contents."""
 
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final
 
+from services.importer.accounts.account_calls import CallWaits
+from services.importer.accounts.account_reader import AccountReader
+from services.importer.jobs.account_waits import account_waits
 from services.importer.jobs.description import days_of, describe
-from services.importer.jobs.import_job import ImportJob, Summary
+from services.importer.jobs.import_job import ImportJob, Summary, start_changes
 from services.importer.jobs.plan import Plan
-from services.importer.jobs.source import UploadSource
-from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
+from services.importer.jobs.source import AccountSource
+from services.importer.jobs.source_readers import SourceReaders
 from services.importer.store.contents import ChannelRecord, Contents, PersonRecord
-from services.importer.uploads.folder import UploadFolder
+from shared.manifests.channel_types import ChannelFailure
 from shared.manifests.history_types import Contents as ExportContents
-from shared.manifests.history_types import Unit, Unreadable
+from shared.manifests.history_types import HistoryConversation, Unit, Unreadable
 from shared.runtime.jobs import JobFailed, StepResult
 
 _MAX_NOTES: Final = 20
 
 
 class ReadStep:
-    """Reads what an export has, and stores it for the plan."""
+    """Reads what an export or an account has, and stores it for the plan."""
 
-    def __init__(self, folder: UploadFolder, contents: Contents, limits: ReaderLimits) -> None:
-        self._folder = folder
+    def __init__(self, readers: SourceReaders, contents: Contents) -> None:
+        self._readers = readers
         self._contents = contents
-        self._limits = limits
-
-    def reader(self, job: ImportJob) -> ReaderProcess:
-        """Return a reader of the import's upload. Raises `JobFailed` if the upload is gone."""
-        source = job.source
-        if not isinstance(source, UploadSource):
-            raise JobFailed("its source is no upload: begin it again")
-        path = self._folder.path_of(source.upload_id)
-        if not path.is_file():
-            raise JobFailed("its upload was deleted, or has expired: upload the export again")
-        return ReaderProcess(path, source.name, self._limits)
 
     async def run(self, job: ImportJob) -> StepResult:
-        """Store the contents of the export; then a person plans. Raises `JobFailed` if it is none."""
+        """Store the contents of the source; then a person plans. Raises `JobFailed` if it is no export."""
+        walk = None
         try:
-            async with self.reader(job) as reader:
+            async with await self._readers.open(job) as reader:
                 found = await reader.contents(Plan.model_validate(job.plan).answers)
+                if isinstance(reader, AccountReader):
+                    walk = reader.walk
         except Unreadable as error:
             raise JobFailed(str(error)) from None
+        except (CallWaits, ChannelFailure) as error:
+            return account_waits(error).result()
         await self._contents.replace(job.id, _channels(job, found), _people(job, found))
         counts = {"people": {"found": len(found.people)}, "channels": {"found": len(found.conversations)}}
-        changes = {"stage": "ready", "summary": _summary(found), "counts": counts}
+        changes = {"stage": "ready", "summary": _summary(found), "counts": counts, "walk": walk}
+        if job.starts_itself:
+            return StepResult(changes=changes | start_changes(dry_run=False))
         return StepResult(waits=True, changes=changes)
 
 
@@ -68,6 +67,8 @@ def _channels(job: ImportJob, found: ExportContents) -> list[ChannelRecord]:
                 archived=item.archived,
                 members=len(item.members),
                 parent=item.parent,
+                problem=item.problem,
+                **(_of_account(item) if isinstance(job.source, AccountSource) else {}),
                 units=len(own),
                 size=sum(unit.size for unit in own),
                 first=first,
@@ -87,11 +88,21 @@ def _people(job: ImportJob, found: ExportContents) -> list[PersonRecord]:
             person_id=item.person.id,
             name=item.person.name[:256],
             email=item.person.email,
+            avatar_url=item.person.avatar_url,
             bot=item.person.bot,
             active=item.active,
         )
         for position, item in enumerate(found.people)
     ]
+
+
+def _of_account(item: HistoryConversation) -> dict[str, Any]:
+    return {
+        "topic": item.topic,
+        "created_at": item.created_at,
+        "category": item.category,
+        "member_ids": tuple(item.members),
+    }
 
 
 def _days(units: list[Unit]) -> tuple[str, str]:

@@ -5,19 +5,23 @@ one that counts: their batches have the same ids, and their messages too.
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import islice
+from time import monotonic
 from typing import Any, Final
 
+from services.importer.accounts.account_calls import CallWaits
+from services.importer.accounts.account_reader import AccountReader
 from services.importer.files.attachments import Addresses, FilePlanner, UnitFiles
 from services.importer.files.records import ImportFiles
+from services.importer.jobs.account_waits import AccountWaits, account_waits
 from services.importer.jobs.files_step import FileLimits
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.progress import Progress, Stopped, increments_of
-from services.importer.jobs.read_step import ReadStep
 from services.importer.jobs.selection import DUPLICATE, FOUND, SELECTED, Selection, UnitResult
+from services.importer.jobs.source_readers import SourceReaders
 from services.importer.publish.confirmations import Confirmations
 from services.importer.publish.history_batches import BatchFactory
 from services.importer.publish.outlet import Outlet
@@ -25,8 +29,10 @@ from services.importer.reading.message_lines import Names
 from services.importer.reading.reader_process import ReaderProcess
 from services.importer.store.contents import Contents
 from services.importer.store.issues import MAX_ISSUES, IssueRecord, Issues
+from services.importer.store.marks import Marks
 from services.importer.store.units import UnitRecord, Units, packed
 from shared.contracts.history import HISTORY_CHANNELS, HISTORY_MESSAGES, HISTORY_USERS
+from shared.manifests.channel_types import ChannelFailure
 from shared.manifests.history_types import Contents as ExportContents
 from shared.manifests.history_types import Unit, Unreadable
 from shared.runtime.jobs import JobFailed, Jobs, StepResult
@@ -34,6 +40,8 @@ from shared.runtime.kafka.producer import Producer
 
 _COMMITTED_AT_ONCE: Final = 50
 _STALLED_S: Final = 30.0
+_TURN_S: Final = 120.0
+"""After this time, an import of an account lets those take a turn that wait for this process."""
 _MAX_SAMPLES: Final = 10
 
 
@@ -46,6 +54,7 @@ class Stores:
     contents: Contents
     confirmations: Confirmations
     files: ImportFiles
+    marks: Marks
 
 
 class RunStep:
@@ -54,7 +63,7 @@ class RunStep:
     def __init__(
         self,
         jobs: Jobs[ImportJob],
-        read: ReadStep,
+        readers: SourceReaders,
         stores: Stores,
         producer: Producer,
         addresses: Addresses,
@@ -63,7 +72,7 @@ class RunStep:
         messages_per_second: int,
     ) -> None:
         self._jobs = jobs
-        self._read = read
+        self._readers = readers
         self._stores = stores
         self._producer = producer
         self._addresses = addresses
@@ -73,7 +82,7 @@ class RunStep:
     async def run(self, job: ImportJob) -> StepResult:
         """Run an import to the end of its messages. Raises `JobFailed`, and `RetryLater` to go on later."""
         try:
-            async with self._read.reader(job) as reader:
+            async with await self._readers.open(job) as reader:
                 plan = Plan.model_validate(job.plan)
                 found = await reader.contents(plan.answers)
                 selection = Selection(plan, found, job.workspace)
@@ -85,6 +94,10 @@ class RunStep:
             raise JobFailed(str(error)) from None
         except Stopped:
             return StepResult()
+        except AccountWaits as waits:
+            return waits.result()
+        except (CallWaits, ChannelFailure) as error:
+            return account_waits(error).result()
 
     def _planner(self, job: ImportJob, plan: Plan, found: ExportContents) -> FilePlanner:
         return FilePlanner(
@@ -117,7 +130,7 @@ class _Run:
     def __init__(
         self,
         job: ImportJob,
-        reader: ReaderProcess,
+        reader: ReaderProcess | AccountReader,
         contents: ExportContents,
         selection: Selection,
         stores: Stores,
@@ -141,15 +154,28 @@ class _Run:
             await self._publish_frame(outlet)
         await self._use_names()
         pending: deque[UnitResult] = deque()
-        async for result in self._results(outlet):
-            pending.append(result)
-            await self._commit_settled(outlet, pending)
+        until = monotonic() + _TURN_S
+        waits: AccountWaits | None = None
+        try:
+            async with aclosing(self._results(outlet)) as results:
+                async for result in results:
+                    pending.append(result)
+                    await self._commit_settled(outlet, pending)
+                    if result.walk is not None and monotonic() > until:
+                        waits = AccountWaits(0.0)
+                        break
+        except (CallWaits, ChannelFailure) as error:
+            waits = account_waits(error)
         await outlet.flush()
         while pending:
             await outlet.poll()
             await self._commit_settled(outlet, pending)
             if pending and outlet.waiting_s > _STALLED_S:
                 await self._progress.wait_for("the chat to confirm batches (history.stored): see its log")
+        if waits is not None:
+            if isinstance(self._reader, AccountReader):
+                await self._progress.write({"walk": self._reader.walk})
+            raise waits
         return StepResult(changes={"step": "files", "confirms": outlet.confirms})
 
     async def try_out(self) -> StepResult:
@@ -168,6 +194,8 @@ class _Run:
         await self._stores.contents.set_results(
             self._job.id, {position: {"samples": found} for position, found in by_position.items()}
         )
+        if isinstance(self._reader, AccountReader):
+            total["estimated_s"] = round(self._reader.walk.sampled_s(len(self._selection.targets)) or 0)
         changes = {"stage": "ready", "is_dry_run": False, "position": 0, "trial": total}
         return StepResult(waits=True, changes=changes)
 
@@ -184,13 +212,15 @@ class _Run:
         while not outlet.is_settled(ids):
             await outlet.poll()
             await self._progress.write({})
-        selected = [unit for unit in self._contents.units if unit.conversation in self._selection.targets]
+        targets = self._selection.targets
+        selected = [unit for unit in self._contents.units if unit.conversation in targets]
+        total = len(targets) if isinstance(self._reader, AccountReader) else len(selected)
         await self._progress.write(
             {
                 "step": "messages",
                 "next_number": self._batches.next_number,
                 "confirms": outlet.confirms,
-                "total": len(selected),
+                "total": total,
                 "counts": {
                     "people": {"found": len(self._contents.people), "imported": len(users)},
                     "channels": {"found": len(self._contents.conversations), "imported": len(channels)},
@@ -211,18 +241,15 @@ class _Run:
 
     async def _results(
         self, outlet: Outlet | None, samples: dict[str, list[dict[str, Any]]] | None = None
-    ) -> AsyncIterator[UnitResult]:
+    ) -> AsyncGenerator[UnitResult]:
         """Yield the units that are selected, from the job's position on, published but not settled."""
         first = 0 if outlet is None else self._job.position
         targets = self._selection.targets
-        numbered = islice(enumerate(self._contents.units), first, None)
-        selected = [(position, unit) for position, unit in numbered if unit.conversation in targets]
-        followers = [*(unit for _, unit in selected[1:]), None]
-        for (position, unit), following in zip(selected, followers, strict=False):
+        async for position, unit in self._reader.units(self._contents, targets, first):
             target = targets[unit.conversation]
             result = UnitResult(position, target, UnitFiles(self._planner, position))
             part = 0
-            async for messages in self._chunks(unit, following, result):
+            async for messages in self._chunks(unit, result):
                 if samples is not None:
                     known = samples.setdefault(unit.conversation, [])
                     known.extend(messages[: _MAX_SAMPLES - len(known)])
@@ -241,14 +268,14 @@ class _Run:
                     await outlet.put(made)
                 part += 1
             result.next_number = self._batches.next_number
+            if isinstance(self._reader, AccountReader):
+                result.walk, result.read_at = self._reader.walk, self._reader.read_at
             yield result
 
-    async def _chunks(
-        self, unit: Unit, following: Unit | None, result: UnitResult
-    ) -> AsyncIterator[list[dict[str, Any]]]:
+    async def _chunks(self, unit: Unit, result: UnitResult) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield the messages of a unit to add, some at a time."""
         try:
-            async for lines in self._reader.read(unit, following):
+            async for lines in self._reader.read(unit):
                 yield await self._selected(lines, unit, result)
         except Unreadable as error:
             result.fail(unit.id, str(error), "", unit.day or "")
@@ -325,10 +352,18 @@ class _Run:
                 "position": results[-1].position + 1,
                 "next_number": results[-1].next_number,
                 "confirms": confirms,
+                "walk": results[-1].walk,
             },
-            increments_of(results) | {"issues": len(issues), "done": len(results)},
+            increments_of(results) | {"issues": len(issues), "done": sum(map(_is_done, results))},
         )
         await self._stores.confirmations.remove([batch for result in results for batch in result.batches])
+        read = {result.target.source: result.read_at for result in results if result.read_at}
+        await self._stores.marks.store(job.workspace, self._selection.plan.digest, read)
+
+
+def _is_done(result: UnitResult) -> bool:
+    """Return whether a unit counts in the progress: of an account, these are whole conversations."""
+    return result.walk is None or result.walk.cursor is None
 
 
 def _day(line: dict[str, Any], unit: Unit, selection: Selection) -> str:

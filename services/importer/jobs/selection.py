@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from services.importer.accounts.walk import Walk
 from services.importer.files.attachments import UnitFiles
 from services.importer.jobs.plan import ChannelPlan, Plan
 from services.importer.store.units import add_digest, packed
@@ -164,7 +165,7 @@ class Selection:
 
     def _target(self, item: HistoryConversation) -> Target | None:
         choice = self.plan.channels.get(item.id) or self._by_rule(item)
-        if choice.into == "leave_out":
+        if item.problem or choice.into == "leave_out":
             return None
         account = self._contents.provider, self._contents.account
         return Target(
@@ -200,6 +201,10 @@ class UnitResult:
     """Place, reason and record of what failed."""
     batches: list[str] = field(default_factory=list)
     next_number: int = 0
+    walk: Walk | None = None
+    """The place of the next page of a connected account."""
+    read_at: float = 0.0
+    """The time up to which its conversation is read, if it is the last unit of a connected one; else 0."""
 
     def count(self, what: str, day: str = UNKNOWN_DAY, by: int = 1) -> None:
         """Count a record of a day."""

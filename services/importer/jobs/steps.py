@@ -32,7 +32,7 @@ class ImportSteps:
     async def run(self, job: ImportJob) -> StepResult:
         """Do the stage of an import. Raises `RetryLater` while it is not its turn, and `JobFailed`."""
         if not await self._imports.may_run(job):
-            raise RetryLater("other imports of the workspace: it starts when one of them has ended")
+            raise RetryLater("other imports of the workspace or the account: it goes on when one has ended")
         match job.stage:
             case "reading":
                 return await self._read.run(job)
@@ -41,6 +41,8 @@ class ImportSteps:
             case "running":
                 return await self._run.run(job)
             case "verifying":
+                if job.repeat is not None:
+                    await self._imports.create_repetition(job)
                 return await self._verify.run(job)
             case "undoing":
                 return await self._undo.run(job)

@@ -14,14 +14,12 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from services.importer.archive.zip_archive import ArchiveLimits
-from services.importer.reading.confinement import confine, limit_cpu
+from services.importer.reading.confinement import NICENESS, confine, limit_cpu
 from services.importer.reading.message_lines import Names, line_of
 from services.importer.reading.protocol import FILE_BLOCK_BYTES, encoded, framed
 from services.importer.reading.readers import archive_readers, described, open_archive, recognized
 from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unit, Unreadable
 
-_NICENESS: Final = 5
-"""Live messages come first: on a busy machine, a reader gets the CPU time that is left."""
 _FRAME_BYTES: Final = 256 * 1024
 _MAX_LINES: Final = 500
 """A frame with lines of records ends after so many bytes or lines."""
@@ -96,7 +94,7 @@ def main() -> None:
     descriptor, name, limits = int(sys.argv[1]), sys.argv[2], orjson.loads(sys.argv[3])
     file = os.fdopen(descriptor, "rb")
     commands, out = sys.stdin.buffer, sys.stdout.buffer
-    os.nice(_NICENESS)
+    os.nice(NICENESS)
     readers = archive_readers()
     confine(memory_bytes=limits["memory_bytes"])
     limit_cpu(limits["cpu_s"])

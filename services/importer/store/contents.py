@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 from pydantic import Field
 
 from shared.contracts.errors import Malformed
+from shared.manifests.history_types import ConversationKind
 from shared.runtime.mongo import Collection, Index, InsertOne, Mongo, UpdateOne, translate_errors
 from shared.runtime.records import Record
 from shared.runtime.web.paging import Page
@@ -34,7 +35,7 @@ class ChannelRecord(ContentRecord):
 
     conversation: str
     name: str
-    kind: str
+    kind: ConversationKind
     archived: bool
     members: int
     parent: str | None = None
@@ -42,6 +43,13 @@ class ChannelRecord(ContentRecord):
     size: int
     first: str
     last: str
+    problem: str = ""
+    """What keeps a connected account from reading it, and the fix."""
+    topic: str = ""
+    created_at: float = 0.0
+    category: str = ""
+    member_ids: tuple[str, ...] = ()
+    """With the topic and the time, only of a connected account: an upload is read again instead."""
     channel_id: str = ""
     days: dict[str, dict[str, Any]] = Field(default={})
     samples: list[dict[str, Any]] = Field(default=[])
@@ -53,6 +61,7 @@ class PersonRecord(ContentRecord):
     person_id: str
     name: str
     email: str | None = None
+    avatar_url: str | None = None
     bot: bool
     active: bool
 
@@ -89,6 +98,20 @@ class Contents:
     async def people(self, import_id: str, *, limit: int, cursor: str | None) -> Page[PersonRecord]:
         """Return a page of the people, in the order of the export. Raises `Malformed`."""
         return await _page(self._people, PersonRecord, import_id, limit, cursor)
+
+    async def all_channels(self, import_id: str) -> list[ChannelRecord]:
+        """Return all conversations, in the order of the export, without their results."""
+        query, fields = {"import_id": import_id}, {"days": 0, "samples": 0}
+        with translate_errors():
+            documents = await self._channels.find(query, fields).sort("position", 1).to_list(None)
+        return [ChannelRecord.from_document(document) for document in documents]
+
+    async def all_people(self, import_id: str) -> list[PersonRecord]:
+        """Return all people, in the order of the export."""
+        query = {"import_id": import_id}
+        with translate_errors():
+            documents = await self._people.find(query).sort("position", 1).to_list(None)
+        return [PersonRecord.from_document(document) for document in documents]
 
     async def positions(self, import_id: str) -> dict[str, int]:
         """Return the positions of the conversations, by the export's ids."""

@@ -88,6 +88,7 @@ class PageReader:
     """Reads what an app may read of a workspace."""
 
     KIND = "a Slack workspace"
+    NEWEST_FIRST = True
 
     def __init__(self, spec: HistorySpec) -> None:
         self._spec = spec

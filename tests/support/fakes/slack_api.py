@@ -11,6 +11,7 @@ pass and a client must not do is refused, and stands in `complaints`, a line eac
 
 import copy
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Final
 from zlib import crc32
 
@@ -44,6 +45,8 @@ class SlackApi:
         self.workspaces: dict[str, Workspace] = {}
         self.complaints: list[str] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.times: list[tuple[str, float]] = []
+        """When the methods were called, by the monotonic clock."""
         self.faults = Faults()
         self.events = Events()
         self.emoji_names = EMOJI
@@ -92,6 +95,7 @@ class SlackApi:
             return Reply.json({"ok": False, "error": "unknown_method", "req_method": name})
         try:
             args = self._args(name, method, request)
+            self.times.append((name, monotonic()))
             self.calls.append((name, {key: value for key, value in args.items() if key != "token"}))
             app = self._app(self._token(request, args))
             answer = self._run(name, method, app, args)

@@ -61,11 +61,17 @@ class Call:
             provided = ",".join(sorted(self.app.scopes))
             raise SlackError("missing_scope", needed=scopes[0], provided=provided)
 
-    def page(self, found: list[Any], name: str, *, default: int = 100, limit: int = 1000) -> Json:
-        """Return a part of what was found, and the cursor of the next; `invalid_cursor`, `invalid_limit`."""
+    def page(
+        self, found: list[Any], name: str, *, default: int = 100, limit: int = 1000, cap: int = 1000
+    ) -> Json:
+        """Return a part of what was found, and the cursor of the next; `invalid_cursor`, `invalid_limit`.
+
+        `cap` is how much there is in a page, whatever was asked for.
+        """
         size = self.number("limit", default) or default
         if size > limit:
             raise SlackError("invalid_limit")
+        size = min(size, cap)
         start = 0
         if cursor := self.text("cursor"):
             try:

@@ -7,6 +7,20 @@ from typing import Literal
 
 from tests.support.provider_hosts import Reply
 
+
+@dataclass(frozen=True)
+class HistoryLimit:
+    """How an app may read messages: per method so many calls in a time, and messages of a page."""
+
+    calls: int
+    per_s: float
+    page: int
+
+
+OUTSIDE_MARKETPLACE = HistoryLimit(1, 60, 15)
+"""Of an app that is distributed outside of the Marketplace."""
+TIER_3 = HistoryLimit(50, 60, 999)
+"""Of other apps. https://docs.slack.dev/apis/web-api/rate-limits"""
 FaultKind = Literal["status", "delay", "lost", "cut"]
 
 
@@ -27,6 +41,8 @@ class Faults:
 
     def __init__(self) -> None:
         self.message_rate: tuple[float, int] | None = None
+        self._history_limit = TIER_3
+        self._history: dict[tuple[str, str], list[float]] = {}
         self._faults: list[_Fault] = []
         self._buckets: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
@@ -90,6 +106,28 @@ class Faults:
             taken = left >= 1
             self._buckets[channel] = (left - 1 if taken else left, now)
             return 0 if taken else max(1, round((1 - left) / per_s))
+
+    @property
+    def history_limit(self) -> HistoryLimit:
+        """The limit of every app for each method that reads messages. A new one counts from now on."""
+        return self._history_limit
+
+    @history_limit.setter
+    def history_limit(self, limit: HistoryLimit) -> None:
+        with self._lock:
+            self._history_limit = limit
+            self._history.clear()
+
+    def wait_for_history(self, app: str, method: str) -> int:
+        """Return the seconds until an app may read messages again, 0 when it has done it now."""
+        limit = self._history_limit
+        with self._lock:
+            now = time.monotonic()
+            calls = [at for at in self._history.get((app, method), []) if at > now - limit.per_s]
+            if len(calls) >= limit.calls:
+                return max(1, round(calls[0] + limit.per_s - now))
+            self._history[app, method] = [*calls, now]
+            return 0
 
     def _take(self, method: str, kind: FaultKind) -> _Fault | None:
         with self._lock:

@@ -78,7 +78,7 @@ def _members(call: Call) -> Json:
     reads=True,
 )
 def _history(call: Call) -> Json:
-    channel = _read(call)
+    channel = _read(call, "history")
     found = [
         one
         for one in channel.messages.values()
@@ -95,7 +95,7 @@ def _history(call: Call) -> Json:
     reads=True,
 )
 def _replies(call: Call) -> Json:
-    channel, ts = _read(call), call.text("ts")
+    channel, ts = _read(call, "replies"), call.text("ts")
     if ts not in channel.messages:
         raise SlackError("thread_not_found")
     root = channel.messages[ts].get("thread_ts", ts)
@@ -103,7 +103,9 @@ def _replies(call: Call) -> Json:
     return _messages(call, sorted(found, key=lambda one: one["ts"]))
 
 
-def _read(call: Call) -> Channel:
+def _read(call: Call, method: str) -> Channel:
+    if wait_s := call.faults.wait_for_history(call.app.id, method):
+        raise SlackError("ratelimited", retry_after_s=wait_s)
     channel = call.workspace.joined(call.text("channel"), call.app.user_id)
     call.need(HISTORY_SCOPE[channel.kind])
     return channel
@@ -128,7 +130,7 @@ def _messages(call: Call, found: list[Json]) -> Json:
         for one in found
         if inside(tuple(int(part) for part in one["ts"].split(".")))
     ]
-    answer = call.page(shown, "messages", limit=999)
+    answer = call.page(shown, "messages", limit=999, cap=call.faults.history_limit.page)
     return answer | {"has_more": bool(answer["response_metadata"]["next_cursor"])}
 
 

@@ -119,13 +119,14 @@ class Channel:
     archived: bool = False
     shared: bool = False
     """Whether another organization is in it (Slack Connect)."""
+    created: int = 1795000000
     messages: dict[str, Json] = field(default_factory=dict)
 
     def shown(self, reader: str) -> Json:
         """Return the conversation object, as a user sees it."""
         shown: Json = {
             "id": self.id,
-            "created": 1795000000,
+            "created": self.created,
             "is_channel": self.kind == "channel",
             "is_group": self.kind == "group",
             "is_im": self.kind == "im",

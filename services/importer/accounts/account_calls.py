@@ -1,0 +1,94 @@
+"""Send the steps of one import with its account's token, no faster than the account allows."""
+
+import asyncio
+from typing import Final
+
+from services.importer.accounts.pacing import Pacing
+from shared.connections.channel_calls import ChannelCalls, NotReached, OutcomeUnknown, StepResponse
+from shared.connections.tokens import Access, NotConnected, TokenSource
+from shared.contracts.errors import NotFound, RetryLater
+from shared.manifests.channel_failures import retry_after
+from shared.manifests.channel_types import ChannelFailure, Step
+from shared.manifests.provider_response import ProviderUnavailable
+
+MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
+DISCONNECTED: Final = "the account was disconnected: connect it again, then resume the import"
+_TIMEOUT_S: Final = 60.0
+_PAUSE_S: Final = 5.0
+_TOO_MANY_REQUESTS: Final = 429
+_FIRST_LIMIT_PAUSE_S: Final = 30.0
+"""After a 429 that does not say how long to wait."""
+
+
+class CallWaits(Exception):
+    """A call has to wait for longer than the caller waits: `seconds` from now."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
+class AccountCalls:
+    """The calls of one import with one account. `max_wait_s` is how long a call waits for its turn."""
+
+    def __init__(
+        self,
+        tokens: TokenSource,
+        calls: ChannelCalls,
+        integration_id: str,
+        pacing: Pacing,
+        *,
+        max_wait_s: float,
+    ) -> None:
+        self._tokens = tokens
+        self._calls = calls
+        self._integration_id = integration_id
+        self._access: Access | None = None
+        self._last_method = ""
+        self.pacing = pacing
+        self.max_wait_s = max_wait_s
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two calls of the method that was called last, as the account allows it."""
+        return self.pacing.interval_s(self._last_method) if self._last_method else 0.0
+
+    async def send(self, step: Step) -> StepResponse:
+        """Send a step when it is its turn, and return the response.
+
+        Raises `CallWaits`, `ChannelFailure` (of kind `account` if the account has to be connected again,
+        `later` without a response, `conversation` for a response that is too large) and
+        `DatabaseUnavailable`.
+        """
+        wait_s = self.pacing.wait_s(step.method)
+        if wait_s > self.max_wait_s:
+            raise CallWaits(wait_s)
+        await asyncio.sleep(wait_s)
+        self.pacing.called(step.method)
+        self._last_method = step.method
+        try:
+            access = self._access or await self._tokens.access(self._integration_id)
+            response, self._access = await self._calls.send(
+                step, access, timeout_s=_TIMEOUT_S, max_bytes=MAX_RESPONSE_BYTES
+            )
+        except NotConnected as error:
+            raise ChannelFailure("account", "not_connected", f"{error}, then resume the import") from None
+        except NotFound:
+            raise ChannelFailure("account", "not_connected", DISCONNECTED) from None
+        except ProviderUnavailable as error:
+            raise ChannelFailure("later", "unavailable", str(error), retry_after=error.retry_after) from None
+        except (NotReached, OutcomeUnknown) as error:
+            text = f"the provider did not answer ({error}): the import tries again"
+            raise ChannelFailure("later", "no_answer", text, retry_after=_PAUSE_S) from None
+        if response.status == _TOO_MANY_REQUESTS:
+            pause_s = retry_after(response.headers) or _FIRST_LIMIT_PAUSE_S
+            self.pacing.limited(step.method, "method", pause_s)
+        if len(response.body) >= MAX_RESPONSE_BYTES:
+            text = f"a page has more than {MAX_RESPONSE_BYTES // 1024**2} MB: export this conversation"
+            raise ChannelFailure("conversation", "too_large", text)
+        return response
+
+
+def as_retry(failure: ChannelFailure) -> RetryLater:
+    """Return the error by which the step of a job is tried again."""
+    return RetryLater(failure.text, retry_after=failure.retry_after or _PAUSE_S)

@@ -1,0 +1,196 @@
+"""The reader of an import whose source is a connected account: its contents, and page after page."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from time import monotonic, time
+from typing import Any, Final, Self
+
+from services.importer.accounts.account_calls import AccountCalls
+from services.importer.accounts.walk import Walk
+from services.importer.reading.confined_process import ProcessEnded
+from services.importer.reading.message_lines import Names
+from services.importer.reading.page_process import PageOfLines, PageProcess
+from shared.manifests.channel_types import Account, ChannelFailure
+from shared.manifests.history_types import (
+    LATEST,
+    Contents,
+    HistoryConversation,
+    HistoryPerson,
+    Unit,
+    Unreadable,
+)
+from shared.runtime.retry import Backoff
+
+MAX_PEOPLE: Final = 200_000
+MAX_CONVERSATIONS: Final = 20_000
+_MAX_PAGES: Final = 2_000
+_MAX_FAILURES: Final = 30
+_MAX_CRASHES: Final = 2
+"""After so many, a page that ends the reader process costs its conversation."""
+_PAUSES: Final = Backoff(first_s=5.0, max_s=600.0)
+_SAMPLING_S: Final = 600.0
+_ENDLESS: Final = "the provider sends pages without end: import this conversation again later"
+
+
+class AccountReader:
+    """Reads one account for one import. Use it as an async context manager.
+
+    Methods that ask the provider raise `CallWaits`, `ChannelFailure`, `Unreadable` and `DatabaseUnavailable`.
+    `since` has the Unix time by conversation before which an earlier import has read everything. With
+    `samples`, the first page of each conversation is read, as far as 10 minutes go.
+    """
+
+    def __init__(
+        self,
+        process: PageProcess,
+        calls: AccountCalls,
+        account: Account,
+        walk: Walk,
+        *,
+        known: tuple[Sequence[HistoryPerson], Sequence[HistoryConversation]] | None,
+        span: tuple[float, float],
+        since: Mapping[str, float],
+        samples: bool,
+    ) -> None:
+        self._process = process
+        self._calls = calls
+        self._account = account
+        self._known = known
+        self._span = max(span[0], 0.0), min(span[1], LATEST)
+        self._since = since
+        self._samples = samples
+        self._samples_until = monotonic() + _SAMPLING_S
+        self._conversations: Mapping[str, HistoryConversation] = {}
+        self._walk = walk
+        self.read_at = 0.0
+        """When the conversation of the last page was begun, if this page ended it; else 0."""
+
+    @property
+    def walk(self) -> Walk:
+        """The place behind the last page that was read, and the state of the calls."""
+        return self._walk.model_copy(update={"pacing": self._calls.pacing.state})
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._process)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    async def contents(self, answers: Mapping[str, str]) -> Contents:
+        """Return the contents of the account: people and conversations as they are stored, or else listed."""
+        contents = await self._process.contents(self._account, answers)
+        people, conversations = self._known or (await self._people(), await self._listed())
+        self._conversations = {item.id: item for item in conversations}
+        return replace(contents, people=people, conversations=conversations)
+
+    async def use_names(self, names: Names) -> None:
+        """Set the ids and names of the chat with which the texts of all further pages are rendered."""
+        await self._process.use_names(names)
+
+    async def units(
+        self, contents: Contents, selected: Collection[str], start: int
+    ) -> AsyncIterator[tuple[int, Unit]]:
+        """Yield the next page as a unit, as long as there is one. Each has to be read before the next one.
+
+        `start` is the number of the unit at the place of `walk`.
+        """
+        conversations = [item for item in contents.conversations if item.id in selected]
+        position = start
+        while self._walk.conversation < len(conversations):
+            if self._samples and monotonic() > self._samples_until:
+                return
+            conversation = conversations[self._walk.conversation]
+            yield position, Unit(f"{conversation.name}, page {self._walk.pages + 1}", conversation.id, 0)
+            position += 1
+
+    async def read(self, unit: Unit) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield the lines of a page, and move on behind it.
+
+        If the conversation cannot be read, move on to the next one, and raise `Unreadable`.
+        """
+        conversation = self._conversations[unit.conversation]
+        since, until = self._span
+        since = max(since, self._since.get(conversation.id, 0.0))
+        began_at = self._walk.began_at or time()
+        self.read_at = 0.0
+        try:
+            page = await self._process.page(conversation, self._walk.cursor, since=since, until=until)
+        except ChannelFailure as failure:
+            if failure.kind == "account":
+                raise
+            if failure.kind == "later":
+                raise self._failed(failure) from None
+            self._walk = self._walk.next_conversation()
+            raise Unreadable(failure.text) from None
+        except ProcessEnded as ended:
+            if self._walk.failures < _MAX_CRASHES:
+                raise self._failed(ChannelFailure("later", "process_ended", str(ended))) from None
+            self._walk = self._walk.next_conversation()
+            raise
+        except Unreadable:
+            self._walk = self._walk.next_conversation()
+            raise
+        if page.rate is not None:
+            self._calls.pacing.observe(page.rate)
+        endless = self._walk.is_endless(page.next_cursor)
+        fraction = self._fraction(conversation, page, since, min(until, began_at))
+        if self._samples:
+            pages = 1 / fraction if page.next_cursor and fraction else 1.0
+            self._walk = self._walk.next_conversation(more_pages=pages, interval_s=self._calls.interval_s)
+            yield page.lines
+            return
+        self._walk = self._walk.after_page(
+            None if endless else page.next_cursor,
+            records=len(page.lines),
+            fraction=fraction,
+            interval_s=self._calls.interval_s,
+        )
+        if page.next_cursor is None:
+            self.read_at = min(began_at, until)
+        yield page.lines
+        if endless:
+            raise Unreadable(_ENDLESS)
+
+    def _failed(self, failure: ChannelFailure) -> ChannelFailure:
+        """Return the failure of a page: tried again later, or after too many attempts by a person."""
+        if failure.retry_after is None or failure.code != "rate_limited":
+            self._walk = self._walk.model_copy(update={"failures": self._walk.failures + 1})
+            failure.retry_after = max(failure.retry_after or 0.0, _PAUSES.pause_s(self._walk.failures))
+        if self._walk.failures < _MAX_FAILURES:
+            return failure
+        text = f"{failure.text} It failed {_MAX_FAILURES} times in a row: resume the import later"
+        return ChannelFailure("account", failure.code, text)
+
+    def _fraction(
+        self, conversation: HistoryConversation, page: PageOfLines, since: float, until: float
+    ) -> float:
+        """Return how much of the time of a conversation is read; 0.0 if it is unknown."""
+        since = max(since, conversation.created_at)
+        if not page.reached or until <= since or not since:
+            return 0.0
+        read = until - page.reached if self._process.newest_first else page.reached - since
+        return max(0.0, read) / (until - since)
+
+    async def _people(self) -> list[HistoryPerson]:
+        people: list[HistoryPerson] = []
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES):
+            page, cursor = await self._process.people(cursor)
+            people += page
+            if cursor is None or len(people) >= MAX_PEOPLE:
+                break
+        return people[:MAX_PEOPLE]
+
+    async def _listed(self) -> list[HistoryConversation]:
+        conversations: dict[str, HistoryConversation] = {}
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES):
+            page, cursor = await self._process.conversations(cursor)
+            conversations |= {item.id: item for item in page}
+            if cursor is None or len(conversations) >= MAX_CONVERSATIONS:
+                break
+        return list(conversations.values())[:MAX_CONVERSATIONS]

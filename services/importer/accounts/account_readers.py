@@ -1,0 +1,97 @@
+"""Open the reader of a connected account, by the integration that an import names."""
+
+from collections.abc import Mapping, Sequence
+
+from services.importer.accounts.account_calls import DISCONNECTED, AccountCalls
+from services.importer.accounts.account_reader import AccountReader
+from services.importer.accounts.assembly import ProviderAccess
+from services.importer.accounts.pacing import Pacing
+from services.importer.accounts.walk import Walk
+from services.importer.reading.page_process import PageProcess
+from services.importer.reading.reader_process import ReaderLimits
+from shared.connections.channel_accounts import channel_account
+from shared.connections.integration_record import USABLE, Integration
+from shared.contracts.errors import Conflict, Invalid
+from shared.manifests.channel_types import ChannelFailure
+from shared.manifests.history_models import HistorySpec
+from shared.manifests.history_types import HistoryConversation, HistoryPerson
+
+
+class AccountReaders:
+    """Finds accounts that can be imported, and opens their readers. Methods raise `DatabaseUnavailable`."""
+
+    def __init__(self, access: ProviderAccess, limits: ReaderLimits) -> None:
+        self._integrations = access.integrations
+        self._tokens = access.tokens
+        self._calls = access.calls
+        self._providers = access.providers
+        self._limits = limits
+
+    async def find(self, workspace: str, integration_id: str) -> Integration:
+        """Return the integration of an account that can be imported.
+
+        Raises `NotFound`, `Invalid` if the provider's history cannot be read by its API, and `Conflict` if
+        the account has to be connected first.
+        """
+        integration = await self._integrations.find(integration_id, workspace)
+        self._spec(integration.provider)
+        if integration.account is None or integration.status not in USABLE:
+            raise Conflict(
+                f"the account is {integration.status.replace('_', ' ')}: connect it, then import it"
+            )
+        return integration
+
+    async def open(
+        self,
+        workspace: str,
+        integration_id: str,
+        account: tuple[str, str],
+        walk: Walk,
+        *,
+        max_wait_s: float,
+        known: tuple[Sequence[HistoryPerson], Sequence[HistoryConversation]] | None = None,
+        span: tuple[float, float] = (0.0, float("inf")),
+        since: Mapping[str, float] | None = None,
+        samples: bool = False,
+    ) -> AccountReader:
+        """Return the reader of an account, which is named by provider and id too.
+
+        If the integration was replaced, another one of the same account serves. Raises `ChannelFailure` of
+        kind `account` if there is none.
+        """
+        found = [
+            item for item in await self._integrations.of_account(*account, workspace) if _is_usable(item)
+        ]
+        found.sort(key=lambda item: (item.id != integration_id, item.created_at))
+        if not found:
+            raise ChannelFailure("account", "not_connected", DISCONNECTED)
+        integration = found[0]
+        spec = self._spec(integration.provider)
+        pacing = Pacing(spec.rates, walk.pacing)
+        calls = AccountCalls(self._tokens, self._calls, integration.id, pacing, max_wait_s=max_wait_s)
+        process = PageProcess(integration.provider, spec, calls.send, self._limits)
+        return AccountReader(
+            process,
+            calls,
+            channel_account(integration),
+            walk,
+            known=known,
+            span=span,
+            since=since or {},
+            samples=samples,
+        )
+
+    def _spec(self, provider: str) -> HistorySpec:
+        known = self._providers.get(provider)
+        spec = known.manifest.history if known else None
+        if spec is None:
+            able = [name for name, item in self._providers.items() if item.manifest.history]
+            raise Invalid(
+                f"the history of {provider} cannot be read by its API: upload an export, or choose an "
+                f"account of {', '.join(sorted(able))}"
+            )
+        return spec
+
+
+def _is_usable(integration: Integration) -> bool:
+    return integration.status in USABLE and integration.account is not None

@@ -1,0 +1,35 @@
+"""What becomes of an import whose account lets it make no call now: it waits, or a person has to act."""
+
+from typing import Final
+
+from services.importer.accounts.account_calls import CallWaits
+from shared.manifests.channel_types import ChannelFailure
+from shared.runtime.jobs import StepResult
+
+_PAUSE_S: Final = 5.0
+
+
+class AccountWaits(Exception):
+    """The step ends. The next one is due after `pause_s` seconds, or when a person resumes the import."""
+
+    def __init__(self, pause_s: float, reason: str | None = None, *, for_person: bool = False) -> None:
+        super().__init__(reason)
+        self._pause_s = pause_s
+        self._reason = reason
+        self._for_person = for_person
+
+    def result(self) -> StepResult:
+        """Return the result of the step."""
+        if self._for_person:
+            return StepResult(waits=True, changes={"is_paused": True, "waiting_for": self._reason})
+        return StepResult(pause_s=self._pause_s, changes={"waiting_for": self._reason})
+
+
+def account_waits(error: CallWaits | ChannelFailure) -> AccountWaits:
+    """Return how an import waits after a call that was not made, or that the provider refused."""
+    if isinstance(error, CallWaits):
+        return AccountWaits(error.seconds)
+    if error.kind == "later":
+        return AccountWaits(error.retry_after or _PAUSE_S, error.text)
+    needed = f" Missing: {', '.join(error.needed)}." if error.needed else ""
+    return AccountWaits(0.0, f"{error.text}{needed}"[:500], for_person=True)
