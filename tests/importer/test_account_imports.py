@@ -74,9 +74,9 @@ def messages_of(account: SlackAccount) -> dict[str, Any]:
     """Return what the chat has, but for what only an account knows or what differs from import to import."""
     found = {}
     for message_id, data in sorted(account.chat.messages.items(), key=lambda item: item[1]["created_at"]):
-        kept = {name: value for name, value in data.items() if name != "import_id"}
-        kept["origin"] = {name: value for name, value in data["origin"].items() if name != "permalink"}
-        found[message_id] = kept
+        compared = {name: value for name, value in data.items() if name != "import_id"}
+        compared["origin"] = {name: value for name, value in data["origin"].items() if name != "permalink"}
+        found[message_id] = compared
     return found
 
 
