@@ -18,6 +18,8 @@ from shared.runtime.retry import Backoff
 
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
 """Bytes of a request, with a checksum: what is lost at most when a request breaks off."""
+_MIN_CHUNK_BYTES: Final = 256 * 1024
+"""Of a request over a line that is slow: a proxy gives each request a minute or so."""
 _TUS: Final = {"tus-resumable": "1.0.0"}
 _GONE: Final = frozenset({404, 410})
 _REPEATED: Final = frozenset({408, 409, 429, 460})
@@ -49,6 +51,7 @@ class FileUpload:
         if not status.st_size:
             raise Misconfigured(f"{path} is empty: export it again")
         self.size = status.st_size
+        self._chunk_bytes = _CHUNK_BYTES
         known = f"{api.url}\0{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
         self._memory = _state_folder() / hashlib.sha256(known.encode()).hexdigest()[:_NAME_BYTES]
 
@@ -72,6 +75,7 @@ class FileUpload:
                     if failures > _MAX_FAILURES or not _may_repeat(error):
                         raise
                     offset = -1
+                    self._chunk_bytes = max(_MIN_CHUNK_BYTES, self._chunk_bytes // 2)
                     await asyncio.sleep(_BACKOFF.pause_s(failures))
                 else:
                     failures = 0
@@ -114,8 +118,9 @@ class FileUpload:
     async def _append(self, location: str, file: BinaryIO, offset: int) -> int:
         """Send the next bytes, and return the new offset."""
         file.seek(offset)
-        chunk = await asyncio.to_thread(file.read, min(_CHUNK_BYTES, self.size - offset))
-        if len(chunk) < min(_CHUNK_BYTES, self.size - offset):
+        wanted = min(self._chunk_bytes, self.size - offset)
+        chunk = await asyncio.to_thread(file.read, wanted)
+        if len(chunk) < wanted:
             self.forget()
             raise Misconfigured(f"{self._path} became shorter while it was uploaded: start again")
         digest = base64.b64encode(hashlib.sha256(chunk).digest()).decode()

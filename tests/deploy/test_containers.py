@@ -936,6 +936,8 @@ def test_a_caller_cannot_say_where_it_comes_from(proxy: Proxy) -> None:
         ("/api/integrations/int_1/proxy/files", 10 * 1024 * 1024, True),
         ("/api/integrations/int_1/proxy/files", 11 * 1024 * 1024, False),
         ("/api/integrations/int_1/token", 1200 * 1024, False),
+        ("/api/uploads/upl_1", 12 * 1024 * 1024, True),
+        ("/api/uploads", 1200 * 1024, False),
     ],
 )
 def test_a_body_has_a_limit_a_little_above_the_services_own(
