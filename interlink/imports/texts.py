@@ -59,6 +59,8 @@ def state_lines(found: Json) -> Iterator[str]:
     if found["dry_run"] and found["status"] == "ready":
         yield f"  dry run: {_counts(found['dry_run'])}"
     yield from count_lines(found)
+    if found["status"] == "undone":
+        yield f"  undone: {found['added']} of its messages are still in the chat"
     if advice := next_step(found):
         yield f"  {advice}"
 

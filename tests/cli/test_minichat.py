@@ -284,14 +284,14 @@ class TestInABrowser:
                 "fields": [{"name": "State", "value": "open", "inline": True}],
             }
             await chat.send(
-                message("**Ann** opened [\\#1 A \\& B](https://example.com/1) `x`", embeds=[card])
+                message("**Ann** opened [\\#1 A \\& B](https://example.com/1) `x`&#32;\\&#32;", embeds=[card])
             )
             body = "[...document.querySelectorAll('article .body')].pop()"
             await tab.until(f"!!{body}?.querySelector('.embed')")
             drawn = await tab.evaluate(f"{body}.innerHTML")
             assert "<strong>Ann</strong> opened " in drawn
             assert '<a href="https://example.com/1"' in drawn
-            assert "#1 A &amp; B</a> <code>x</code>" in drawn
+            assert "#1 A &amp; B</a> <code>x</code> &amp;#32;" in drawn
             assert "<li>one</li><li>two <strong>b*ld</strong></li>" in drawn
             assert "<blockquote><p>quoted</p></blockquote><pre><code>1 &lt; 2</code></pre>" in drawn
             color = await tab.evaluate("getComputedStyle(document.querySelector('.embed')).borderLeftColor")

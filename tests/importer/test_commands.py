@@ -74,7 +74,7 @@ def test_an_export_is_imported_shown_repeated_and_undone(
     report = tmp_path / "report.csv"
     done = run(hub, tmp_path, archive, "--yes", "--report", report)
     assert done.exit_code == 0, done.output
-    assert "Slack export of 2 conversations, 2023-05 to 2024-01" in done.stdout
+    assert "Slack export of 2 channels, 2023-05 to 2024-01" in done.stdout
     assert "  old  archived" in done.stdout
     assert "  messages: 6 found, 5 selected, 5 imported, 1 failed" in done.stdout
     assert len(chat.texts()) == 5
