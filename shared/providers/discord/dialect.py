@@ -4,11 +4,21 @@ https://discord.com/developers/docs/reference#message-formatting
 """
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from shared.richtext.flavored_markdown import parse_flavored_markdown
-from shared.richtext.tree import ChannelMention, CustomEmoji, GroupMention, Inline, Text, Time, UserMention
+from shared.richtext.tree import (
+    ChannelMention,
+    CustomEmoji,
+    Document,
+    GroupMention,
+    Inline,
+    Text,
+    Time,
+    UserMention,
+)
 from shared.wire.timestamps import parse_timestamp
 
 _REFERENCE: Final = re.compile(
@@ -34,18 +44,22 @@ def reference(content: str) -> tuple[Inline, ...] | None:
     return (Text(signs[kind] + match[kind]),)
 
 
-def mention(content: str) -> tuple[Inline, ...] | None:
-    """Return the same, with people, channels and roles as mentions: for a reader that knows their names."""
+def parse_with_mentions(text: str, label: Callable[[str], str]) -> Document:
+    """Return the canonical tree of a text, with people, channels and roles as mentions.
+
+    `label` returns the name of an id, '' for an unknown one.
+    """
+    return parse_flavored_markdown(text, partial(_mention, label=label), html=False, mass_mentions=True)
+
+
+def _mention(content: str, label: Callable[[str], str]) -> tuple[Inline, ...] | None:
     match = _REFERENCE.fullmatch(content)
     if match is None or not (match["mentioned"] or match["channel"]):
         return reference(content)
     if match["channel"]:
-        return (ChannelMention(match["channel"]),)
-    is_role = content.startswith("@&")
-    return (GroupMention(match["mentioned"]) if is_role else UserMention(match["mentioned"]),)
+        return (ChannelMention(match["channel"], label(match["channel"])),)
+    node = GroupMention if content.startswith("@&") else UserMention
+    return (node(match["mentioned"], label(match["mentioned"])),)
 
 
-parse_with_mentions: Final = partial(
-    parse_flavored_markdown, reference=mention, html=False, mass_mentions=True
-)
 parse: Final = partial(parse_flavored_markdown, reference=reference, html=False)

@@ -28,7 +28,7 @@ from shared.manifests.history_types import (
     Unreadable,
     choice,
 )
-from shared.providers.discord.dialect import parse_with_mentions
+from shared.providers.discord.dialect import parse
 from shared.providers.discord.export_files import (
     UNIT_RECORDS,
     ExportFile,
@@ -134,7 +134,7 @@ class ArchiveReader:
     KIND = "Discord (JSON of DiscordChatExporter, or a ZIP of several)"
 
     def __init__(self) -> None:
-        parse_with_mentions("> - *a*")  # loads the parser of blocks
+        parse("> - *a*")  # loads the parser of blocks
         self._export: _Export | None = None
 
     def contents(self, archive: Archive, answers: Mapping[str, str] = NO_ANSWERS) -> Contents | None:

@@ -29,7 +29,7 @@ from shared.manifests.history_types import (
 )
 from shared.providers.discord import server_listing
 from shared.providers.discord.api_calls import call, json_list, json_object, observed_rate, read_step
-from shared.providers.discord.dialect import parse_with_mentions
+from shared.providers.discord.dialect import parse
 from shared.providers.discord.messages import (
     MAX_REACTIONS,
     Names,
@@ -86,7 +86,7 @@ class PageReader:
 
     def __init__(self, spec: HistorySpec) -> None:
         self._spec = spec
-        parse_with_mentions("> - *a*")  # loads the parser of blocks
+        parse("> - *a*")  # loads the parser of blocks
 
     def contents(self, account: Account, answers: Mapping[str, str]) -> Operation[Contents]:
         """Return what the bot may read of one of its servers. Raises `ChannelFailure`, and `Unreadable`."""

@@ -24,13 +24,10 @@ from shared.manifests.history_types import (
 from shared.providers.discord.dialect import parse_with_mentions
 from shared.providers.discord.system_messages import COMMANDS, FROM_PEOPLE, THREAD_STARTER, system_text
 from shared.richtext.build import canonical, clean_line, text_nodes
-from shared.richtext.mentions import map_mentions
 from shared.richtext.tree import (
     Block,
     Bold,
-    ChannelMention,
     Document,
-    GroupMention,
     Inline,
     Italic,
     LineBreak,
@@ -39,7 +36,6 @@ from shared.richtext.tree import (
     Paragraph,
     Quote,
     Text,
-    UserMention,
 )
 from shared.wire.timestamps import parse_timestamp
 
@@ -107,8 +103,9 @@ def person_of(user: Any, names: Mapping[str, str]) -> Person:
     person_id = snowflake(user.get("id")) if isinstance(user, dict) else ""
     if not person_id:
         raise Malformed("author.id: missing: a message of Discord has it")
-    own = text_of(user.get("global_name")) or text_of(user.get("username"))
-    return Person(person_id, names.get(person_id) or own, _avatar(user), bot=user.get("bot") is True)
+    return Person(
+        person_id, names.get(person_id) or _own_name(user), _avatar(user), bot=user.get("bot") is True
+    )
 
 
 def parse_message(item: Any, source: Source, names: Names) -> HistoryRecord:
@@ -184,41 +181,72 @@ def _reply_to(item: Mapping[str, Any], source: Source) -> str | None:
 def _body(item: Mapping[str, Any], kind: int, author: Person, names: Names, title: str) -> Document:
     if kind not in FROM_PEOPLE and kind not in COMMANDS:
         return canonical(Document((Paragraph(text_nodes(system_text(item, kind, author, names.channels))),)))
-    blocks: list[Block] = [Paragraph((Bold((Text(title),)),))] if title else []
-    blocks += _parsed(item.get("content"))
+    label = _Labels(item, names)
+    text = _parsed(item.get("content"), label)
+    before = [Paragraph((Bold((Text(title),)),))] if title else []
+    behind: list[Block] = []
     for snapshot in objects(item.get("message_snapshots"), 1):
         if isinstance(forwarded := snapshot.get("message"), dict):
-            blocks.append(Quote((*_parsed(forwarded.get("content")), *_shown(forwarded, embeds=True))))
+            quoted = _parsed(forwarded.get("content"), label).blocks
+            behind.append(Quote((*quoted, *_shown(forwarded, label, embeds=True))))
     # Embeds in messages of people are previews of the links in their text.
-    blocks += _shown(item, embeds=author.bot)
-    blocks += _poll(item.get("poll"))
-    return _with_names(canonical(Document(tuple(blocks))), item, names)
+    behind += _shown(item, label, embeds=author.bot)
+    behind += _poll(item.get("poll"))
+    return canonical(Document((*before, *text.blocks, *behind))) if before or behind else text
 
 
-def _parsed(text: Any) -> tuple[Block, ...]:
-    return parse_with_mentions(text).blocks if isinstance(text, str) and text else ()
+class _Labels:
+    """Names for the ids in a message: those that the server has, or the message itself."""
+
+    def __init__(self, item: Mapping[str, Any], names: Names) -> None:
+        self._item = item
+        self._names = names
+
+    def __call__(self, id_: str) -> str:
+        names = self._names
+        return (
+            names.people.get(id_)
+            or names.channels.get(id_)
+            or names.roles.get(id_)
+            or next((_own_name(user) for user in self._mentioned(id_)), "")
+        )
+
+    def _mentioned(self, id_: str) -> Iterator[Mapping[str, Any]]:
+        return (user for user in objects(self._item.get("mentions"), 100) if user.get("id") == id_)
 
 
-def _shown(item: Mapping[str, Any], *, embeds: bool) -> Iterator[Block]:
+def _own_name(user: Mapping[str, Any]) -> str:
+    return text_of(user.get("global_name")) or text_of(user.get("username"))
+
+
+def _parsed(text: Any, label: "_Labels") -> Document:
+    if not isinstance(text, str) or not text:
+        return Document((), is_canonical=True)
+    return parse_with_mentions(text, label)
+
+
+def _shown(item: Mapping[str, Any], label: _Labels, *, embeds: bool) -> Iterator[Block]:
     """Yield the embeds of a message as quotes, and the names of its stickers."""
     for embed in objects(item.get("embeds"), _MAX_EMBEDS) if embeds else ():
-        if blocks := tuple(_embed(embed)):
+        if blocks := tuple(_embed(embed, label)):
             yield Quote(blocks)
     for sticker in objects(item.get("sticker_items"), 3):
         yield Paragraph((Italic((Text(f"Sticker: {text_of(sticker.get('name')) or 'without a name'}"),)),))
 
 
-def _embed(embed: Mapping[str, Any]) -> Iterator[Block]:
+def _embed(embed: Mapping[str, Any], label: _Labels) -> Iterator[Block]:
     author, footer, image = (embed.get(name) for name in ("author", "footer", "image"))
     if isinstance(author, dict) and (name := text_of(author.get("name"))):
         yield Paragraph((Text(name),))
-    title, url = _inlines(embed.get("title")), text_of(embed.get("url"), 2000)
+    title, url = _inlines(embed.get("title"), label), text_of(embed.get("url"), 2000)
     if title or url:
         shown = title or (Text(url),)
         yield Paragraph((Bold((Link(url, shown),) if url else shown),))
-    yield from _parsed(embed.get("description"))
+    yield from _parsed(embed.get("description"), label).blocks
     for item in objects(embed.get("fields"), _MAX_FIELDS):
-        yield Paragraph((Bold(_inlines(item.get("name"))), LineBreak(), *_inlines(item.get("value"))))
+        yield Paragraph(
+            (Bold(_inlines(item.get("name"), label)), LineBreak(), *_inlines(item.get("value"), label))
+        )
     if isinstance(image, dict) and (url := text_of(image.get("url"), 2000)).startswith("https://"):
         yield Paragraph((Link(url, (Text("image"),)),))
     if isinstance(footer, dict) and (text := text_of(footer.get("text"), 2048)):
@@ -238,32 +266,12 @@ def _poll(poll: Any) -> Iterator[Block]:
         yield ListBlock(tuple((Paragraph((Text(text),)),) for text in texts))
 
 
-def _inlines(text: Any) -> tuple[Inline, ...]:
+def _inlines(text: Any, label: _Labels) -> tuple[Inline, ...]:
     """Return a short text as the content of one paragraph."""
-    blocks = _parsed(text)
+    blocks = _parsed(text, label).blocks
     if len(blocks) == 1 and isinstance(blocks[0], Paragraph):
         return blocks[0].children
     return text_nodes(text[:1024]) if isinstance(text, str) else ()
-
-
-def _with_names(document: Document, item: Mapping[str, Any], names: Names) -> Document:
-    """Return the document with names of those whom the message, or the server, knows."""
-    known = {
-        person_id: text_of(user.get("global_name")) or text_of(user.get("username"))
-        for user in objects(item.get("mentions"), 100)
-        if (person_id := snowflake(user.get("id")))
-    }
-
-    def user_named(node: UserMention) -> Inline:
-        return UserMention(node.id, names.people.get(node.id) or known.get(node.id, ""))
-
-    def channel_named(node: ChannelMention) -> Inline:
-        return ChannelMention(node.id, names.channels.get(node.id, ""))
-
-    def role_named(node: GroupMention) -> Inline:
-        return GroupMention(node.id, names.roles.get(node.id, ""))
-
-    return map_mentions(document, user=user_named, channel=channel_named, group=role_named)
 
 
 def _files(item: Mapping[str, Any]) -> tuple[Sequence[ExternalFile], Sequence[LostFile]]:
