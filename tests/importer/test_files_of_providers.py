@@ -1,6 +1,7 @@
 """Files at the provider: by the account's token or an address's own proof, and from hosts that misbehave."""
 
 import hashlib
+import json
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from tests.importer.archives import USERS, slack_export, slack_message, zipped
+from tests.importer.discord_exports import channel, message
 from tests.importer.history_chat import HistoryChat
 from tests.importer.test_files import attachments, get, listed, undone
 from tests.importer.test_imports import imported, reached, ready
@@ -239,6 +241,23 @@ def test_the_token_of_an_export_goes_to_no_other_host(world: World) -> None:
     done = imported(world.hub, world.export(outside, team=OTHER_TEAM))
     assert done["counts"]["files"]["failures"] == {"account_not_connected": 1}
     assert len(world.hosts.requests(ELSEWHERE)) == before
+    undone(world.hub, done)
+
+
+def test_signed_addresses_of_discord_are_fetched_while_they_last(world: World) -> None:
+    def attachment(name: str, signature: str) -> dict[str, Any]:
+        url = f"https://{CDN}/attachments/1/2/{name}?ex=1&is=1&hm={signature}"
+        return {"id": "3", "url": url, "fileName": name, "fileSizeBytes": 12}
+
+    files = [attachment("good.txt", "good"), attachment("old.txt", "old")]
+    content = json.dumps(channel(message(1, "with files", attachments=files))).encode()
+    done = imported(world.hub, content)
+    counts = done["counts"]["files"]
+    assert (counts["imported"], counts["failures"]) == (1, {"expired": 1})
+    [failed] = listed(world.hub, done["id"], state="failed")
+    assert "export it again" in failed["detail"]
+    urls = {item["filename"]: item["url"] for item in attachments(world.chat)}
+    assert get(world.hub, urls["good.txt"]).content == b"from Discord"
     undone(world.hub, done)
 
 

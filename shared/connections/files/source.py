@@ -118,6 +118,9 @@ class ProviderFiles:
         response = await self._send(stack, "GET", url, {}, ref.workspace, headers)
         if response.status not in _REFUSED and not _is_page_instead(response, ref):
             return response
+        if not isinstance(self._accounts.channel(ref.provider), Downloads):
+            text = f"the address of the file has expired: export it again from {name}, with its files"
+            raise FileFailed(404, text, "expired")
         try:
             await self._accounts.find(ref.workspace, ref.provider, ref.account)
         except NotFound:
