@@ -78,6 +78,10 @@ def run(
     account: Annotated[
         str | None, typer.Option(help="Import from this connected account instead: its id, int_...")
     ] = None,
+    daily: Annotated[
+        bool,
+        typer.Option("--daily", help="Import what is new of the account each day, until it is cancelled."),
+    ] = False,
     dry_run: DryRun = False,
     channel: Channel = None,
     since: Since = None,
@@ -102,7 +106,9 @@ def run(
         source = file or account
         if source is None or (file and account):
             raise Misconfigured("name the file of an export, or an account with --account")
-        request = ImportRequest(source, _options(plan, channel, since, until, answer), dry_run)
+        if daily and account is None:
+            raise Misconfigured("--daily: only an account has something new each day: add --account")
+        request = ImportRequest(source, daily, _options(plan, channel, since, until, answer), dry_run)
     _carry_out(
         lambda api, view: run_import(api, request, view),
         *(data_dir, url),

@@ -51,6 +51,7 @@ class ImportRequest:
     """What to import: a file, or the id of a connected account; and how."""
 
     source: Path | str
+    daily: bool
     plan: PlanOptions
     dry_run: bool
 
@@ -163,7 +164,7 @@ async def _create(api: HubApi, request: ImportRequest, view: View) -> Json:
     """Create the import of an account, or of a file, which is uploaded."""
     if isinstance(request.source, str):
         path = f"/api/integrations/{quote(request.source, safe='')}/import"
-        return dict(await api.call("POST", path, {}))
+        return dict(await api.call("POST", path, {"repeat": "daily" if request.daily else None}))
     upload = FileUpload(api, request.source)
     view.on_interrupt = "The upload is interrupted: run the same command again, and it goes on from there"
     try:

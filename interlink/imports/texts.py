@@ -16,13 +16,14 @@ def contents_lines(found: Json, channels: Sequence[Json]) -> Iterator[str]:
     """Yield lines about what an export has: a sentence, its conversations, notes and open questions."""
     contents = found["contents"]
     yield f"{found['id']}: {contents['description']}"
-    yield f"{contents['people']} people, {_size(contents['bytes'])} of messages"
+    size = f", {_size(contents['bytes'])} of messages" if contents["bytes"] else ""
+    yield f"{contents['people']} people{size}"
     for channel in channels[:_MAX_CHANNELS]:
         marks = [channel["kind"]] if channel["kind"] != "channel" else []
         marks += ["archived"] if channel["archived"] else []
         days = f"{channel['first']} to {channel['last']}" if channel["first"] else ""
         named = channel["name"] or channel["conversation"]
-        parts = (f"  {named}", ", ".join(marks), days, _size(channel["bytes"]))
+        parts = (f"  {named}", ", ".join(marks), days, _size(channel["bytes"]) if channel["bytes"] else "")
         yield "  ".join(filter(None, parts))
     if (more := contents["conversations"] - _MAX_CHANNELS) > 0:
         yield f"  and {more} more"
@@ -81,9 +82,7 @@ def progress_text(found: Json) -> str:
     words = (
         f"step {found['step_number']} of {found['steps']} ({found['current_step']}), {found['progress']} %"
     )
-    if found["estimated_s"] is not None:
-        words += f", about {duration(found['estimated_s'])} left"
-    return words
+    return f"{words}, {found['estimate']} left" if found["estimate"] else words
 
 
 def next_step(found: Json) -> str:
@@ -121,14 +120,6 @@ def issue_lines(issues: Sequence[Json]) -> Iterator[str]:
     for issue in issues:
         record = " ".join(issue["record"].split())
         yield f"{issue['place']}: {issue['reason']}" + (f"  {_shortened(record, _RECORD)}" if record else "")
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that fits."""
-    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _counts(counts: Json) -> str:
