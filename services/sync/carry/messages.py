@@ -115,12 +115,13 @@ class MessageSender:
         parts.trace += loss_entries(parts.losses, now)
         fields: dict[str, Any] = {
             "state": "sent",
-            "with_files": target.with_files or bool(files),
             "revision": request.revision,
             "attempts": scene.change.attempts + 1,
             "sent_at": now,
             **NO_PROBLEM,
         }
+        if files:
+            fields["with_files"] = True
         await self._parts.store(scene, parts, **fields)
         failpoint("carry.written")
         metrics.SYNC_SENT.labels(leg.provider).inc()

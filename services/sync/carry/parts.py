@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from services.sync.carry.scene import (
     FIND_MARGIN,
@@ -20,6 +20,9 @@ from shared.manifests.channel_types import FindsSent, Place, Sends, Sent
 from shared.richtext.tree import Document, Loss
 from shared.runtime.failpoints import failpoint
 from shared.runtime.mongo import utcnow
+
+_MOSTLY_NONE: Final = ("thread", "permalink", "code", "reason", "fix")
+"""Fields that only the target's lane sets, or a person's retry empties."""
 
 
 @dataclass(slots=True)
@@ -98,7 +101,12 @@ class PartSender:
 
     async def store(self, scene: Scene, parts: Parts, **fields: Any) -> None:
         """Store the parts and other fields of the target, so that a crash later does not send them again."""
-        write = target_update(scene.message.id, scene.leg.id, {**parts.fields, **fields}, parts.trace)
+        changed = {**parts.fields, **fields}
+        if (target := scene.target) is not None:
+            for name in _MOSTLY_NONE:
+                if changed.get(name, "") is None and getattr(target, name) is None:
+                    del changed[name]  # each field that is written takes time in the database
+        write = target_update(scene.message.id, scene.leg.id, changed, parts.trace)
         await self._messages.write([write])
         self._calls.sends.end(scene.change)
         parts.trace.clear()
