@@ -59,10 +59,11 @@ class StoredPart(BaseModel):
 
     def document(self) -> Document:
         """Return the document to store. Fields that are None by default, and are None, are left out."""
+        values = self.__dict__  # pydantic's fields; `getattr` would look at the class first
         return {
-            stored_name: _to_stored(value)
+            stored_name: value if type(value) in _STORED_AS_IS else _to_stored(value)
             for name, stored_name, is_optional in _layout(type(self))
-            if (value := getattr(self, name)) is not None or not is_optional
+            if (value := values[name]) is not None or not is_optional
         }
 
     @classmethod
@@ -111,8 +112,14 @@ def _layout(model: type[StoredPart]) -> Sequence[tuple[str, str, bool]]:
 
 def _to_stored(value: Any) -> Any:
     """Return a value in the types of the driver."""
-    if type(value) in _STORED_AS_IS:
+    kind = type(value)
+    if kind in _STORED_AS_IS:
         return value
+    # These first: asking whether a value is a model takes longer than the rest.
+    if kind is tuple or kind is list:
+        return [_to_stored(item) for item in value]
+    if kind is dict:
+        return {name: _to_stored(item) for name, item in value.items()}
     if isinstance(value, StoredPart):
         return value.document()
     if isinstance(value, Mapping):

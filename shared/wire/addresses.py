@@ -5,6 +5,7 @@ metadata address, and its table changes with the version of Python. The rule her
 special-purpose registries, and allows only the IPv6 block that is assigned as global unicast.
 """
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -32,6 +33,7 @@ _LOCAL_NAMES: Final = (
 """Suffixes of names that are reserved for local networks, or that only those use."""
 
 
+@lru_cache(maxsize=1024)
 def is_public(text: str) -> bool:
     """Return whether a literal address is on the public internet; false for a text that is no address.
 
