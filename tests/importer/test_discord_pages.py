@@ -313,10 +313,12 @@ def test_the_limits_of_discord_are_waited_for(at: Setting) -> None:
     assert limits.refused > 0
     ids = [record.message.external_id for page in found for record in messages(list(page.records))]
     assert len(ids) == len(set(ids)) > 350
-    rates = {page.rate.amount: page.rate for page in found if page.rate}
-    assert list(rates) == [2]
-    assert rates[2].method == "channels.messages"
-    assert 0.3 < rates[2].per_s <= 0.4
+    rates = {page.rate.method: page.rate for page in found if page.rate}
+    assert rates.keys() == {"channels.messages", "channels.reactions"}
+    of_messages, of_reactions = rates["channels.messages"], rates["channels.reactions"]
+    assert (of_messages.amount, of_reactions.amount) == (2, 60)
+    assert 0.3 < of_messages.per_s <= 0.4
+    assert 0.1 < of_reactions.per_s <= 0.2
 
 
 def test_what_is_deleted_during_an_import_ends_only_itself(at: Setting, carrier: Carrier) -> None:

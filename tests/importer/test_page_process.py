@@ -174,6 +174,10 @@ async def test_a_response_that_needs_too_much_memory_ends_only_the_process() -> 
         {"http": "GET", "path": "//evil.example/x", "query": {}, "name": "conversations.list"},
         {"http": "GET", "path": "a/../../admin", "query": {}, "name": "conversations.list"},
         {"http": "GET", "path": "conversations.list?x=1", "query": {}, "name": "conversations.list"},
+        *(
+            {"http": "GET", "path": path, "query": {}, "name": "conversations.list"}
+            for path in ("a/%2E%2E/b", "a/%2e%2e/b", "a%2Fb", "a%5Cb", "a%00", "a%252E", "a%F", "a%0D%0Ab")
+        ),
         {"http": "GET", "path": "auth.revoke", "query": {}, "name": "auth.revoke"},
         {"http": "GET", "path": "auth.test", "query": {"a": "b" * 9000}, "name": "auth.test"},
     ],

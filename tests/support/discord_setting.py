@@ -42,8 +42,11 @@ class Setting:
     channels: dict[str, Channel] = field(default_factory=dict)
 
 
-def setting() -> Setting:
-    """Return a server with everything that a history may have, and with long channels and thread lists."""
+def setting(*, posts: int = 130, liked: int = 60) -> Setting:
+    """Return a server with everything that a history may have, and with long channels and thread lists.
+
+    `posts` are the threads of its forum, `liked` messages with two reactions each.
+    """
     discord = DiscordApi()
     bot = discord.add_bot("Importer")
     ada, grace, alan = (discord.add_user(name) for name in ("Ada", "Grace", "Alan"))
@@ -52,8 +55,8 @@ def setting() -> Setting:
     guild.join(alan, nick="Alan T")
     made = Setting(discord, bot, guild, ada, grace, alan)
     _add_channels(made)
-    _talk(made)
-    _add_threads(made)
+    _talk(made, liked)
+    _add_threads(made, posts)
     return made
 
 
@@ -75,7 +78,7 @@ def _add_channels(made: Setting) -> None:
     channels["help"] = guild.add_channel("help", START, FORUM, position=6)
 
 
-def _talk(made: Setting) -> None:
+def _talk(made: Setting, liked: int) -> None:
     ada, grace, alan, general = made.ada, made.grace, made.alan, made.channels["general"]
     people = [ada, grace, alan]
     for number in range(230):
@@ -96,9 +99,9 @@ def _talk(made: Setting) -> None:
     general.say(hook, "", at + 360, webhook="Builds", embeds=[_embed()])
     popular = general.say(grace, "who likes this?", at + 420)
     popular.reactions = {"👍": [made.discord.add_user(f"Fan {number}") for number in range(120)]}
-    for number in range(60):
-        liked = general.say(grace, f"liked {number}", at + 480 + number)
-        liked.reactions = {"👍": [ada], "🎉": [alan]}
+    for number in range(liked):
+        message = general.say(grace, f"liked {number}", at + 480 + number)
+        message.reactions = {"👍": [ada], "🎉": [alan]}
     made.channels["staff"].say(ada, "for the staff", START)
     made.channels["hidden"].say(ada, "for nobody else", START)
     made.channels["now"].say(ada, "gone at once", START)
@@ -111,7 +114,7 @@ def _embed() -> dict[str, object]:
     return {"type": "rich", "fields": fields, "footer": {"text": "CI"}, **text}
 
 
-def _add_threads(made: Setting) -> None:
+def _add_threads(made: Setting, posts: int) -> None:
     guild, general, forum = made.guild, made.channels["general"], made.channels["help"]
     starter = general.messages[10]
     thread = made.channels["plans"] = guild.add_thread(general, "plans", starter.id)
@@ -124,7 +127,7 @@ def _add_threads(made: Setting) -> None:
     general.say(made.ada, "alone", START + 90_000, type=18, message_reference=points)
     alone.say(made.ada, "nobody is here", START + 90_060)
     alone.archived_at = START + 95_000
-    for number in range(130):
+    for number in range(posts):
         post = guild.add_thread(forum, f"Question {number}", snowflake(START + 1_000 * number))
         first = post.say(made.alan, f"How does {number} work?", START + 1_000 * number)
         first.id = post.id

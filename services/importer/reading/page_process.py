@@ -23,7 +23,9 @@ from shared.manifests.history_types import (
 )
 
 _MODULE: Final = "services.importer.reading.page_child"
-_PATH: Final = re.compile(r"[A-Za-z0-9_@.-]+(/[A-Za-z0-9_@.-]+)*", re.ASCII)
+_SEGMENT: Final = r"(?:[A-Za-z0-9_@.-]|%(?!2[5EF]|5C|7F|[01])[0-9A-F]{2})+"
+"""A part of a path, such as an emoji. What could leave it is refused in its encoded form, too."""
+_PATH: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*", re.ASCII)
 _MAX_PARAMETERS: Final = 20
 _MAX_VALUE: Final = 8_192
 _MAX_CURSOR: Final = 64 * 1024

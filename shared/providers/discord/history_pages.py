@@ -49,6 +49,8 @@ _MAX_USER_PAGES: Final = 10
 """Calls for one reaction: those of 1,000 people."""
 _MAX_GUILDS: Final = 200
 _MAX_THREADS: Final = 1_000
+_LISTED: Final = 50
+"""Threads that a cursor holds at a time."""
 _MAX_ROLES: Final = 250
 _CONTENT_INTENT: Final = 1 << 18 | 1 << 19
 _MEMBERS_INTENT: Final = 1 << 14 | 1 << 15
@@ -61,8 +63,8 @@ class _Cursor:
     """What the next page is: messages of the first of `threads`, or else what `stage` says.
 
     `type` is that of the channel. `after` is the last message of the channel or thread that was read.
-    `threads` are ids and titles. `active` are threads that were listed as active; those that are archived
-    meanwhile are listed again. `before` is the time from which the next archived threads are.
+    `threads` are ids and titles. `active` are threads that were listed as active, because those that are
+    archived meanwhile are listed again. `before` is the time from which the next archived threads are.
     """
 
     type: int
@@ -79,10 +81,19 @@ class _Cursor:
         return None if is_last else orjson.dumps(asdict(self)).decode()
 
 
+@dataclass(slots=True)
+class _Calls:
+    """The calls for reactions of a page, and the rate that their responses have shown."""
+
+    made: int = 0
+    rate: ObservedRate | None = None
+
+
 class PageReader:
     """Reads what a bot may read of a server."""
 
     KIND = "a Discord server"
+    NEWEST_FIRST = False
 
     def __init__(self, spec: HistorySpec) -> None:
         self._spec = spec
@@ -203,30 +214,36 @@ class PageReader:
         items = sorted(items, key=lambda item: int(_id(item) or "0"))
         names = Names(roles=_names(contents.values.get("roles", "")))
         records: list[HistoryRecord] = []
-        calls, after = 0, place.after
+        calls, after = _Calls(), place.after
         is_last = len(items) < _MESSAGES
-        for number, item in enumerate(items):
+        for item in items:
             if snowflake_time(_id(item)) >= until:
                 is_last = True
                 break
-            calls += yield from self._add_people(source.channel, item)
-            records.append(_record(item, source, names))
-            after = _id(item) or after
-            if calls >= _MAX_REACTION_CALLS and number < len(items) - 1:
+            if calls.made >= _MAX_REACTION_CALLS:
                 is_last = False
                 break
+            try:
+                yield from self._add_people(source.channel, item, calls)
+            except ChannelFailure as failure:
+                if failure.kind != "later" or not records:
+                    raise
+                is_last = False  # the next page begins with this message, when it is its turn
+                break
+            records.append(_record(item, source, names))
+            after = _id(item) or after
         reached = snowflake_time(after) or place.reached
         # Without a new id, the same page would come again and again.
         if not is_last and after == place.after:
             is_last = True
         following = replace(rest if is_last else replace(place, after=after), reached=reached)
-        return HistoryPage(records, following.text, reached, _rate(response))
+        rate = calls.rate or observed_rate(response, "channels.messages")
+        return HistoryPage(records, following.text, reached, rate)
 
-    def _add_people(self, channel: str, item: Any) -> Generator[Step, CallResponse, int]:
-        """Put the people of its reactions into a message. Return how many calls that took."""
+    def _add_people(self, channel: str, item: Any, calls: "_Calls") -> Generator[Step, CallResponse, None]:
+        """Put the people of its reactions into a message."""
         if not isinstance(item, dict) or not (message_id := _id(item)):
-            return 0
-        calls = 0
+            return
         for reaction in objects(item.get("reactions"), MAX_REACTIONS):
             emoji = reaction.get("emoji")
             if not isinstance(emoji, dict) or not isinstance(reaction, dict):
@@ -236,31 +253,30 @@ class PageReader:
             has_burst = isinstance(details, dict) and bool(details.get("burst"))
             users: list[Any] = []
             for kind in ("", "1") if has_burst else ("",):
-                made, found = yield from self._users(path, kind)
-                calls += made
-                users += found
+                users += yield from self._users(path, kind, calls)
             reaction["users"] = users
-        return calls
 
-    def _users(self, path: str, kind: str) -> Generator[Step, CallResponse, tuple[int, list[Any]]]:
-        """Return the people of a reaction, and the number of calls; none if it was removed meanwhile."""
+    def _users(self, path: str, kind: str, calls: "_Calls") -> Generator[Step, CallResponse, list[Any]]:
+        """Return the people of a reaction; those so far, if it was removed meanwhile."""
         users: list[Any] = []
         after = ""
-        for number in range(1, _MAX_USER_PAGES + 1):
+        for _ in range(_MAX_USER_PAGES):
             step = read_step("channels.reactions", path, limit=str(_USERS), after=after, type=kind)
+            calls.made += 1
             try:
                 response = yield from self._call(step)
             except ChannelFailure as failure:
                 if failure.code not in {"unknown_message", "unknown_emoji"}:
                     raise
-                return number, users
+                break
+            calls.rate = calls.rate or observed_rate(response, step.method)
             found = json_list(self._spec, response)[:_USERS]
             users += found
             following = _id(found[-1]) if found else ""
             if len(found) < _USERS or not following or following == after:
-                return number, users
+                break
             after = following
-        return _MAX_USER_PAGES, users
+        return users
 
     def _listed(
         self, guild: str, channel: str, place: _Cursor, since: float, until: float
@@ -270,10 +286,16 @@ class PageReader:
             step = read_step("guilds.threads", f"guilds/{guild}/threads/active")
             response = yield from self._call(step)
             threads = _threads(json_object(self._spec, response), channel, place, since, until)
-            active = tuple(thread for thread, _ in threads)
-            return replace(place, stage="archived", threads=threads, active=active, after=_id_before(since))
+            listed = threads[:_LISTED]
+            return replace(
+                place,
+                stage="active" if len(threads) > _LISTED else "archived",
+                threads=listed,
+                active=(*place.active, *(thread for thread, _ in listed)),
+                after=_id_before(since),
+            )
         path = f"channels/{channel}/threads/archived/public"
-        step = read_step("channels.threads", path, limit="100", before=place.before)
+        step = read_step("channels.threads", path, limit=str(_LISTED), before=place.before)
         content = json_object(self._spec, (yield from self._call(step)))
         before = server_listing.last_archived(content)
         has_more = content.get("has_more") is True and bool(before) and before != place.before
@@ -356,7 +378,3 @@ def _cursor(text: str | None) -> _Cursor | None:
     values = orjson.loads(text)
     threads = tuple((thread, title) for thread, title in values["threads"])
     return _Cursor(**values | {"threads": threads, "active": tuple(values["active"])})
-
-
-def _rate(response: CallResponse) -> ObservedRate | None:
-    return observed_rate(response, "channels.messages")

@@ -40,7 +40,7 @@ from tests.support.fakes.discord_state import (
 )
 from tests.support.provider_hosts import Handler, HostRequest, Reply
 
-_PREFIX: Final = "/api/v10/"
+_PREFIX: Final = re.compile(r"/api/(?:v10/)?")
 _MADE_AT: Final = 1_600_000_000.0
 _EVERYBODY: Final = VIEW | HISTORY | CONNECT
 
@@ -110,14 +110,15 @@ class DiscordApi:
         id_ = snowflake(_MADE_AT)
         path = f"/attachments/{channel.id}/{id_}/{name}"
         self.files[path] = content
-        url = f"https://cdn.discordapp.com{path}?ex=7fffffff&is=66000000&hm={'0' * 64}&"
+        url = f"https://cdn.discordapp.com{path}?ex=7fffffff&is=66000000&hm={'0' * 64}"
         return {"id": id_, "filename": name, "size": len(content), "url": url, "proxy_url": url}
 
     def handle(self, request: HostRequest) -> Reply:
         """Answer a request to the API."""
-        if not request.path.startswith(_PREFIX):
+        prefix = _PREFIX.match(request.path)
+        if prefix is None:
             return json_reply({"message": "404: Not Found", "code": 0}, 404)
-        path = request.path.removeprefix(_PREFIX)
+        path = request.path[prefix.end() :]
         if self.before is not None:
             self.before(path)
         with self._lock:
