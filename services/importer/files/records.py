@@ -203,6 +203,11 @@ class ImportFiles:
         with translate_errors():
             await self._sets.update_one({"_id": import_id}, {"$set": {"bytes": number}})
 
+    async def release_bytes(self, import_id: str, number: int, *, granted: int) -> None:
+        """Set how many bytes an import has stored, unless another process has changed the number."""
+        with translate_errors():
+            await self._sets.update_one({"_id": import_id, "bytes": granted}, {"$set": {"bytes": number}})
+
     async def bytes_of(self, workspace: str) -> int:
         """Return how many bytes the imports of a workspace have stored, or reserved."""
         with translate_errors():

@@ -35,6 +35,8 @@ _BACKOFF: Final = Backoff(first_s=1.0, max_s=30.0)
 _MAX_PAUSE_S: Final = 60.0
 _DISK_RESERVE_BYTES: Final = 1024**3
 """Bytes of the disk that files leave free."""
+_GRANT_BYTES: Final = 16 * 1024**2
+"""Room that is taken for the next files: a small one does not need a write of its own."""
 _MAX_DETAIL: Final = 500
 
 
@@ -116,6 +118,8 @@ class _Run:
         self._results: dict[str, Mapping[str, Any]] = {}
         self._settling = asyncio.Lock()
         self._reserved = 0
+        self._granted = 0
+        """Bytes that are stored as taken by this import."""
         self._reserving = asyncio.Lock()
 
     async def run(self) -> None:
@@ -127,10 +131,11 @@ class _Run:
                 workers = [group.create_task(self._work()) for _ in range(_AT_A_TIME)]
                 await asyncio.wait(workers)
                 watch.cancel()
+            await self._settle()
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
-        await self._settle()
-        await self._files.set_bytes(self._job.id, self._totals.bytes)
+        finally:
+            await self._files.release_bytes(self._job.id, self._totals.bytes, granted=self._granted)
 
     async def _watch(self) -> None:
         """Notice soon that the import was stopped, also while large files are on their way."""
@@ -189,17 +194,26 @@ class _Run:
         async with self._reserving:
             if self._folder.free_bytes() < self._reserved + size + _DISK_RESERVE_BYTES:
                 raise FileFailed(507, "the hub's disk has no room: ask the operator for more", "disk_full")
-            # Stored before it is counted: of two imports at the same time, none exceeds the quota.
+            needed = self._totals.bytes + self._reserved + size
+            if needed > self._granted:
+                await self._grant(needed)
             self._reserved += size
-            await self._files.set_bytes(self._job.id, self._totals.bytes + self._reserved)
-            if await self._files.bytes_of(self._job.workspace) > self._quota:
-                self._reserved -= size
-                await self._files.set_bytes(self._job.id, self._totals.bytes + self._reserved)
-                text = (
-                    f"files of imports have {shown_size(self._quota)} in a workspace at most: undo an "
-                    "import, or have the operator raise INTERLINK_IMPORT_FILE_BYTES_PER_WORKSPACE"
-                )
-                raise FileFailed(507, text, "quota_exceeded")
+
+    async def _grant(self, needed: int) -> None:
+        """Take room of the workspace's quota, if possible for more files. Raises `FileFailed`."""
+        for wanted in (needed + _GRANT_BYTES, needed):
+            # Stored before it is counted: of two imports at the same time, none exceeds the quota.
+            await self._files.set_bytes(self._job.id, wanted)
+            if await self._files.bytes_of(self._job.workspace) <= self._quota:
+                self._granted = wanted
+                return
+        self._granted = self._totals.bytes + self._reserved
+        await self._files.set_bytes(self._job.id, self._granted)
+        text = (
+            f"files of imports have {shown_size(self._quota)} in a workspace at most: undo an "
+            "import, or have the operator raise INTERLINK_IMPORT_FILE_BYTES_PER_WORKSPACE"
+        )
+        raise FileFailed(507, text, "quota_exceeded")
 
     async def _settle(self) -> None:
         """Store results, then the counts, which are those of the stored results. Raises `Stopped`."""
