@@ -12,7 +12,8 @@ import httpx
 import hypothesis
 import pytest
 
-from interlink.embedded import EmbeddedPair
+from interlink.embedded import EmbeddedPair, EmbeddedServer, database
+from interlink.supervise import ProcessGroup
 from tests.support import apache_kafka, capture, run
 from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_broker, started_kafka
 from tests.support.hub import hub_with
@@ -147,6 +148,17 @@ def durable_bus(
     note(f"{request.node.name}: on {found.name}")
     yield found
     found.close()
+
+
+@pytest.fixture(scope="module")
+def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """An embedded database for this module alone, which keeps its data when it is killed."""
+    processes = ProcessGroup()
+    server = database(tmp_path_factory.mktemp("database"), processes)
+    server.start()
+    yield server
+    server.stop()
+    processes.close()
 
 
 hub = hub_with()

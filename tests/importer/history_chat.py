@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import Any, Final, Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from shared.contracts.event_types import EVENT_TYPES
 from shared.contracts.history import HISTORY_STORED
@@ -24,13 +25,17 @@ class HistoryChat:
     """The chat's side of an import, in a thread of its own, for one workspace.
 
     `messages` are by id, each with the import that added it. One whose text contains `unacceptable` is
-    rejected. `confirms` can be switched off. What it cannot read stands in `errors`.
+    rejected. `confirms` can be switched off. What it cannot read stands in `errors`. It stores a batch in
+    `delay_s` seconds.
     """
 
-    def __init__(self, bootstrap: str, workspace: str, *, confirms: bool = True) -> None:
+    def __init__(
+        self, bootstrap: str, workspace: str, *, confirms: bool = True, delay_s: float = 0.0
+    ) -> None:
         self._bootstrap = bootstrap
         self._workspace = workspace
         self.confirms = confirms
+        self.delay_s = delay_s
         self.messages: dict[str, Data] = {}
         self.users: dict[str, Data] = {}
         self.channels: dict[str, Data] = {}
@@ -56,10 +61,11 @@ class HistoryChat:
         found = [data for data in self.messages.values() if data["channel_id"] in ids]
         return [data["text"] for data in sorted(found, key=lambda data: data["created_at"])]
 
-    def add(self, message_id: str, channel_id: str, text: str) -> None:
+    def add(self, message_id: str, channel_id: str, text: str, thread_id: str | None = None) -> None:
         """Store a message that came live."""
         self.messages[message_id] = {
             "message_id": message_id,
+            "thread_id": thread_id,
             "channel_id": channel_id,
             "text": text,
             "created_at": "2024-01-01T00:00:00.000Z",
@@ -106,6 +112,8 @@ class HistoryChat:
         payload: Any = EVENT_TYPES[event_type].payload
         payload.model_validate(data, strict=False)
         self.batches.append(data)
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
         duplicates: list[str] = []
         rejected: list[Data] = []
         if event_type == "history.users":
@@ -116,10 +124,22 @@ class HistoryChat:
             for message in data["messages"]:
                 self._store(message, data, duplicates, rejected)
         else:
+            answered = self._answered(data["import_id"]) if data["keep_answered"] else set()
             for message_id in data["message_ids"]:
-                self.messages.pop(message_id, None)
+                if message_id in answered:
+                    rejected.append({"message_id": message_id, "reason": "answered"})
+                else:
+                    self.messages.pop(message_id, None)
         if self.confirms:
             await self._confirm(data, duplicates, rejected)
+
+    def _answered(self, import_id: str) -> set[str]:
+        """The messages with answers that did not come by this import."""
+        return {
+            message["thread_id"]
+            for message in self.messages.values()
+            if message["import_id"] != import_id and message.get("thread_id")
+        }
 
     def _store(self, message: Data, batch: Data, duplicates: list[str], rejected: list[Data]) -> None:
         message_id = message["message_id"]
@@ -146,9 +166,15 @@ class HistoryChat:
             "ce_source": "/chat",
             "workspace": self._workspace,
         }
-        await self._producer.send_and_wait(
-            "chat.events",
-            json.dumps(data).encode(),
-            key=batch["import_id"].encode(),
-            headers=[(name, value.encode()) for name, value in headers.items()],
-        )
+        while True:
+            try:
+                await self._producer.send_and_wait(
+                    "chat.events",
+                    json.dumps(data).encode(),
+                    key=batch["import_id"].encode(),
+                    headers=[(name, value.encode()) for name, value in headers.items()],
+                )
+            except KafkaError:  # the broker is restarted
+                await asyncio.sleep(0.2)
+            else:
+                return

@@ -72,14 +72,14 @@ def patched(client: httpx.Client, location: str, start: int, part: bytes, **more
     return client.patch(location, content=part, headers=headers)
 
 
-def reached(hub: Hub, import_id: str, *states: str) -> dict[str, Any]:
+def reached(hub: Hub, import_id: str, *states: str, within_s: float = 30) -> dict[str, Any]:
     """Wait until an import has one of these states."""
 
     def read() -> dict[str, Any] | None:
         found = hub.call("GET", f"/api/imports/{import_id}")
         return found if found["status"] in states else None
 
-    result = eventually(read, within_s=30)
+    result = eventually(read, within_s=within_s)
     assert result is not None
     return dict(result)
 

@@ -1,6 +1,8 @@
 """The reader process: whatever an export does, only its reader ends, with one sentence as the reason."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +10,14 @@ from typing import Any, Final
 
 import pytest
 
+from services.importer.reading.confined_process import ProcessKilled
 from services.importer.reading.message_lines import Names
 from services.importer.reading.protocol import FILE_BLOCK_BYTES
 from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
 from shared.manifests.history_types import Contents, Unit, Unreadable
 from tests.importer.archives import slack_export, slack_message, written
+from tests.importer.reader_pids import readers_of
+from tests.support.egress import on_each_loop
 
 LIMITS: Final = ReaderLimits()
 HASTY: Final = ReaderLimits(cpu_s=1.0)
@@ -100,6 +105,24 @@ def test_a_reader_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         everything(written(tmp_path, slack_export(days), stored=True), HASTY)
 
 
+@on_each_loop
+async def test_a_reader_that_is_killed_differs_from_a_damaged_export(tmp_path: Path) -> None:
+    """Whether it is noticed at once or by the next command; and it can be started again."""
+    days = {"general/2024-01-02": [slack_message("1704153600.000100", "hello")]}
+    path = written(tmp_path, slack_export(days))
+    async with ReaderProcess(path, path.name, LIMITS) as reader:
+        [unit] = (await reader.contents()).units
+        [own] = readers_of(os.getpid())
+        os.kill(own, signal.SIGKILL)
+        for pause_s in (0.0, 0.2):
+            await asyncio.sleep(pause_s)
+            with pytest.raises(ProcessKilled):
+                await lines_of(reader, unit)
+        await reader.restart()
+        assert (await reader.contents()).units == [unit]
+        assert len(await lines_of(reader, unit)) == 1
+
+
 def test_a_reader_has_no_network_and_starts_nothing() -> None:
     code = (
         "import socket, subprocess\n"
@@ -155,7 +178,7 @@ def test_a_reader_that_sends_a_file_can_be_killed_at_once(tmp_path: Path) -> Non
                 await reader.kill()
                 break
             assert not reader.is_alive
-            with pytest.raises(Unreadable, match="reader process ended"):
-                await reader.contents()
+            await reader.restart()
+            assert (await reader.contents()).provider == "slack"
 
     asyncio.run(ask())

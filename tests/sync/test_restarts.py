@@ -6,14 +6,13 @@ of that message says so. `INTERLINK_TEST_RESTARTS` is how often each is killed, 
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import sleep
 from typing import Final, Protocol
 
 import pytest
 
-from interlink.embedded import EmbeddedServer, database
-from interlink.supervise import ProcessGroup
+from interlink.embedded import EmbeddedServer
 from tests.support.backends import Bus, Store
 from tests.sync.load import Load
 from tests.sync.three_legs import World
@@ -36,16 +35,6 @@ class Server(Protocol):
 @pytest.fixture(scope="module")
 def bus(durable_bus: Bus) -> Bus:
     return durable_bus
-
-
-@pytest.fixture(scope="module")
-def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    processes = ProcessGroup()
-    server = database(tmp_path_factory.mktemp("database"), processes)
-    server.start()
-    yield server
-    server.stop()
-    processes.close()
 
 
 @pytest.fixture(scope="module")

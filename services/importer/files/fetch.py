@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from services.importer.files.folder import FileFolder
 from services.importer.files.records import FileRecord
+from services.importer.reading.confined_process import ProcessKilled
 from services.importer.reading.reader_process import ReaderProcess
 from shared.connections.files.addresses import FileAddresses
 from shared.connections.files.disk_file import DiskFile
@@ -106,6 +107,8 @@ class FileFetcher:
                     if file.size > max_bytes:
                         raise _too_large(record, max_bytes)
                 is_in_step = True
+            except ProcessKilled as error:
+                raise FileFailed(_BAD_REQUEST, str(error), "not_reached", retryable=True) from None
             except Unreadable as error:
                 if self._reader is None:  # it was not started
                     raise FileFailed(_BAD_REQUEST, str(error), "upload_deleted") from None

@@ -87,6 +87,8 @@ class ImportJob(Job):
     """Counts by kind of record: found, selected, imported, duplicate, failed, and skipped by reason."""
     trial: dict[str, Any] | None = stored_null()
     """The counts of the last dry run."""
+    reader_kills: int = 0
+    """How often its reader process was killed since the last progress."""
     issues: int = 0
     keep_answered: bool = False
     walk: Walk | None = stored_null()

@@ -43,6 +43,8 @@ _STALLED_S: Final = 30.0
 _TURN_S: Final = 120.0
 """After this time, an import of an account lets those take a turn that wait for this process."""
 _MAX_SAMPLES: Final = 10
+_MAX_RESTARTS: Final = 20
+"""A unit that ends the reader process costs only itself, and a new process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class _Run:
         self._listed = job.issues
         self._batches = BatchFactory(job.id, job.next_number)
         self._has_earlier: dict[str, bool] = {}
+        self._restarts = 0
 
     async def publish(self, outlet: Outlet) -> StepResult:
         """Publish everything that is selected."""
@@ -279,6 +282,17 @@ class _Run:
                 yield await self._selected(lines, unit, result)
         except Unreadable as error:
             result.fail(unit.id, str(error), "", unit.day or "")
+            if isinstance(self._reader, ReaderProcess) and not self._reader.is_alive:
+                await self._restart(self._reader)
+
+    async def _restart(self, reader: ReaderProcess) -> None:
+        """Go on with a new process behind a unit that ended the last one. Raises `Unreadable`."""
+        self._restarts += 1
+        if self._restarts > _MAX_RESTARTS:
+            raise JobFailed(f"{self._restarts} parts of the export ended its reader process: export it again")
+        await reader.restart()
+        await reader.contents(self._selection.plan.answers)
+        await self._use_names()
 
     async def _selected(
         self, lines: Sequence[dict[str, Any]], unit: Unit, result: UnitResult

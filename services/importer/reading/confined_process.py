@@ -22,7 +22,11 @@ _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "PYTHONHOME", "TZ
 
 
 class ProcessEnded(Unreadable):
-    """The process has ended: it read something that needs too much, or it was killed."""
+    """The process has ended: it read something that needs too much."""
+
+
+class ProcessKilled(Exception):
+    """The process was killed from outside: by a person, or by a system that lacks memory."""
 
 
 class ConfinedProcess:
@@ -64,12 +68,15 @@ class ConfinedProcess:
         """Send a command, and bytes behind it."""
         process = self._running()
         assert process.stdin is not None  # noqa: S101 -- started with pipes
-        with suppress(ConnectionError):  # `_response` reports that the process has ended
+        # `_response` reports that the process has ended. uvloop raises no ConnectionError for a closed pipe.
+        if process.stdin.is_closing():
+            return
+        with suppress(ConnectionError):
             process.stdin.write(encoded(command) + b"\n" + body)
             await process.stdin.drain()
 
     async def _response(self) -> dict[str, Any]:
-        """Return the next response. Raises `Unreadable` for an error, and `ProcessEnded`."""
+        """Return the next response. Raises `Unreadable` for an error, `ProcessEnded` and `ProcessKilled`."""
         process = self._running()
         assert process.stdout is not None  # noqa: S101 -- started with pipes
         try:
@@ -83,9 +90,12 @@ class ConfinedProcess:
             raise Unreadable(response["error"])
         return response
 
-    async def _ended(self) -> ProcessEnded:
+    async def _ended(self) -> ProcessEnded | ProcessKilled:
         """Return the error of a process that has ended."""
-        return ProcessEnded(_exit_reason(await self._running().wait()))
+        status = await self._running().wait()
+        if status == -signal.SIGKILL:
+            return ProcessKilled("its reader process was killed")
+        return ProcessEnded(_exit_reason(status))
 
     def _running(self) -> Process:
         if self._process is None:

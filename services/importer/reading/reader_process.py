@@ -32,7 +32,8 @@ class ReaderLimits:
 class ReaderProcess(ConfinedProcess):
     """A process that reads one file. Use it as an async context manager, with one call at a time.
 
-    Every method raises `Unreadable` if the archive cannot be read, or if the process died while reading it.
+    Every method raises `Unreadable` if the archive cannot be read, or if the process died while reading it;
+    and `ProcessKilled` if it was killed, which need not be the archive's fault.
     """
 
     def __init__(self, path: Path, name: str, limits: ReaderLimits = ReaderLimits()) -> None:
@@ -53,6 +54,12 @@ class ReaderProcess(ConfinedProcess):
         finally:
             os.close(descriptor)
         return self
+
+    async def restart(self) -> None:
+        """Start the process again, after it has ended: it knows no answers and no names."""
+        await self.__aexit__()
+        self._announced = None
+        await self.__aenter__()
 
     @property
     def is_alive(self) -> bool:
