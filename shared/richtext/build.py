@@ -69,6 +69,11 @@ def clean(text: str) -> str:
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", _LINE_END.sub("\n", text)))
 
 
+def is_clean_line(text: str) -> bool:
+    """Return whether a text is not blank, and a line that `clean` does not change."""
+    return bool(text) and not text.isspace() and _UNCLEAN_OR_LINES.search(text) is None
+
+
 def clean_line(text: str) -> str:
     """Return clean text without line breaks: each becomes a blank."""
     return clean(text).replace("\n", " ")
@@ -131,6 +136,16 @@ def canonical(document: Document) -> Document:
     return (
         document if document.is_canonical else Document(canonical_blocks(document.blocks), is_canonical=True)
     )
+
+
+def only_text(document: Document) -> str | None:
+    """Return the text of a canonical document that is nothing else, as most are; None for any other one."""
+    if document.is_canonical and len(document.blocks) == 1:
+        block = document.blocks[0]
+        if type(block) is Paragraph and len(block.children) == 1:
+            node = block.children[0]
+            return node.text if type(node) is Text else None
+    return None
 
 
 def canonical_blocks(blocks: Iterable[Block], containers: int = 0) -> tuple[Block, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
 
-from shared.richtext.build import canonical
+from shared.richtext.build import canonical, only_text
 from shared.richtext.degrade import degrade
 from shared.richtext.markdown_inline import character_kind
 from shared.richtext.rendered import Rendered
@@ -48,6 +48,9 @@ SUPPORTED: Final = frozenset(
 _SPECIAL: Final = re.compile(
     r"[\\`*_<\[\]]|[~|+](?=[~|+]|\Z)|(?<=[~|+])[~|+]|\A[~|+]|&(?=[#A-Za-z])|(?<!\w)@(?=\w)"
 )
+_MAYBE_SPECIAL: Final = re.compile(r"[\\`*_<\[\]~|+&@]")
+"""The characters of `_SPECIAL`, whose conditions take longer to look for."""
+_BEGINNINGS: Final = ">=-#:"
 _BEGINNING: Final = re.compile(r"\A(?:[>=-]|#(?=#|\s|\Z)|:(?=-))")
 """What may begin a block at the beginning of a line."""
 _NUMBER: Final = re.compile(r"\A(\s*\d{1,9})([.)])(?=\s|\Z)")
@@ -58,6 +61,8 @@ _BACKTICKS: Final = re.compile("`+")
 
 def render_markdown(document: Document) -> Rendered:
     """Return a document's Markdown. Times and nodes that it does not have become text."""
+    if (text := only_text(document)) is not None:
+        return Rendered(_text(text, at_start=True, at_end=True), ())
     degraded, losses = degrade(document, SUPPORTED)
     return Rendered("\n\n".join(_blocks(canonical(degraded).blocks)), losses)
 
@@ -140,8 +145,8 @@ def _can_touch(inner: str, outer: str, mark: str) -> bool:
 
 
 def _text(text: str, *, at_start: bool, at_end: bool) -> str:
-    escaped = _SPECIAL.sub(_escape, text)
-    if at_start:
+    escaped = _SPECIAL.sub(_escape, text) if _MAYBE_SPECIAL.search(text) else text
+    if at_start and text[0] in _BEGINNINGS:
         escaped = _BEGINNING.sub(_escape, escaped)
     if text[0].isdigit() or text[0].isspace():
         escaped = _NUMBER.sub(r"\1\\\2", escaped)

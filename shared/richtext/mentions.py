@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from shared.richtext.build import canonical
+from shared.richtext.build import canonical, only_text
 from shared.richtext.degrade import everyone_text
 from shared.richtext.tree import Block as _Block
 from shared.richtext.tree import (
@@ -144,6 +144,8 @@ def without_mass_mentions(document: Document) -> Document:
 
 def has_mentions(document: Document) -> bool:
     """Return whether a document mentions a user, a channel, a group or everyone."""
+    if only_text(document) is not None:
+        return False
     found = mentioned(document)
     return bool(found.users or found.channels or found.groups or found.everyone)
 

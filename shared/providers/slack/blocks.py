@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from shared.providers.slack.mrkdwn import parse_mrkdwn
 from shared.providers.slack.rich_text import Budget, objects, parse_rich_text, text_of
-from shared.richtext.build import canonical
+from shared.richtext.build import MAX_TEXT_CHARACTERS, canonical, is_clean_line
 from shared.richtext.runs import is_link, paragraphs_of, runs_of, text_runs, with_mark
 from shared.richtext.tree import Block, Bold, Document, Italic, Link, Paragraph, Text
 
@@ -25,6 +25,29 @@ def marker_of(message: Mapping[str, Any]) -> str | None:
 
 def parse_body(message: Mapping[str, Any]) -> Document:
     """Parse the text of a message, whatever kind of blocks it has."""
+    text = _only_text(message.get("blocks"))
+    if text is not None and message.get("subtype") != "me_message":
+        return Document((Paragraph((Text(text),)),), is_canonical=True)
+    return parse_whole_body(message)
+
+
+def _only_text(blocks: Any) -> str | None:
+    """Return the text of `rich_text` that is one line without marks, as most are; None for others."""
+    match blocks:
+        case [
+            {
+                "type": "rich_text",
+                "elements": [
+                    {"type": "rich_text_section", "elements": [{"type": "text", "text": str(text)} as leaf]}
+                ],
+            }
+        ] if not leaf.get("style") and len(text) <= MAX_TEXT_CHARACTERS and is_clean_line(text):
+            return text
+    return None
+
+
+def parse_whole_body(message: Mapping[str, Any]) -> Document:
+    """Parse the text of a message with all of its blocks. `parse_body` returns the same, sooner."""
     budget = Budget()
     blocks: list[Block] = []
     for block in objects(message.get("blocks"))[:MAX_BLOCKS]:

@@ -109,7 +109,7 @@ def parse_message(
         external_id=timestamp,
         place=Place(conversation, thread),
         author=parse_author(message),
-        body=Document((*document.blocks, *links)),
+        body=Document((*document.blocks, *links)) if links else document,
         files=files,
         edited=edited,
         revision=revision,

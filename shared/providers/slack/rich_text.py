@@ -114,7 +114,9 @@ def _parse_group(kind: str, group: list[Mapping[str, Any]], budget: Budget) -> S
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
     """Return the objects of a list, without anything else that is in it; none for what is no list."""
-    return [item for item in value[:MAX_RUNS] if isinstance(item, dict)] if isinstance(value, list) else []
+    if not value or not isinstance(value, list):
+        return []
+    return [item for item in value[:MAX_RUNS] if isinstance(item, dict)]
 
 
 def text_of(value: Any) -> str:
