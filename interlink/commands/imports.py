@@ -62,7 +62,7 @@ PlanFile = Annotated[
 ]
 Report = Annotated[
     Path | None,
-    typer.Option(help="Write the report to this file at the end: .csv or JSON, by its name."),
+    typer.Option(help="Write the report to this file at the end: .csv, .html, or else JSON."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 AsJson = Annotated[
@@ -271,7 +271,7 @@ def issues(
 @app.command("report")
 def print_report(
     import_id: ImportId,
-    format_: Annotated[str, typer.Option("--format", help="csv or json.")] = "csv",
+    format_: Annotated[str, typer.Option("--format", help="csv, html or json.")] = "csv",
     output: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
     url: Url = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,

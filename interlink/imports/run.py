@@ -8,6 +8,8 @@ from time import monotonic
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
+import orjson
+
 from interlink.hub_api import HubApi, Refused
 from interlink.imports.plans import PlanOptions
 from interlink.imports.texts import choice_lines, contents_lines, next_step, sample_lines, state_lines
@@ -20,6 +22,7 @@ _POLL_S: Final = 0.5
 _PATIENCE_S: Final = 60.0
 """How long a hub may be away while an import is followed: it may be restarted."""
 _MAX_CHANNELS: Final = 20_000
+_TEXT_REPORTS: Final = frozenset({"csv", "html"})
 BUSY: Final = frozenset({"reading", "running", "verifying", "undoing"})
 
 
@@ -143,11 +146,20 @@ async def follow(api: HubApi, import_id: str, view: View, busy: Collection[str] 
 
 
 async def read_report(api: HubApi, import_id: str, form: str) -> str:
-    """Return the report of an import, as CSV or JSON. Raises `Refused`, `Unreachable`."""
-    _, report = await api.send(
-        "GET", path_of(import_id, f"/report?format={form if form == 'csv' else 'json'}")
-    )
-    return report.decode()
+    """Return the report of an import, as CSV, as a page (`html`), or as JSON with the days of all pages.
+
+    Raises `Refused`, `Unreachable`.
+    """
+    path = path_of(import_id, "/report")
+    if form in _TEXT_REPORTS:
+        _, report = await api.send("GET", f"{path}?format={form}")
+        return report.decode()
+    found = await api.call("GET", path)
+    while cursor := found.get("next_cursor"):
+        more = await api.call("GET", path, params={"cursor": cursor})
+        found["days"] += more["days"]
+        found["next_cursor"] = more["next_cursor"]
+    return orjson.dumps(found, option=orjson.OPT_INDENT_2).decode()
 
 
 def write_report(path: Path, report: str) -> None:

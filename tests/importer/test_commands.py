@@ -85,6 +85,8 @@ def test_an_export_is_imported_shown_repeated_and_undone(
     assert first in run(hub, tmp_path, "list").stdout
     assert "general/2024-01-02.json" in run(hub, tmp_path, "issues", first).stdout
     assert run(hub, tmp_path, "report", first).stdout.strip() == report.read_text().strip()
+    as_json = json.loads(run(hub, tmp_path, "report", first, "--format", "json").stdout)
+    assert sum(row["imported"] for row in as_json["days"]) == 5
     shown = json.loads(run(hub, tmp_path, "show", first, "--json").stdout)
     assert shown["added"] == 5
 
