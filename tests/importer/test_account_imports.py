@@ -223,3 +223,53 @@ def test_imports_use_at_most_half_of_the_rate(account: SlackAccount) -> None:
 def message_at(at: int, user: str, text: str) -> dict[str, Any]:
     """Return a message of a Unix time."""
     return {"ts": f"{at}.000100", "user": user, "text": text}
+
+
+def test_killed_processes_change_nothing_and_each_page_is_asked_for_about_once(account: SlackAccount) -> None:
+    ada = account.team.person("Ada Example")
+    channels = []
+    for number in range(3):
+        root = message(number * 1_000, ada.user_id, f"root {number}")
+        channel = account.channel(f"killed-{number}", root)
+        reply = message(number * 1_000 + 1, ada.user_id, f"reply {number}", thread_ts=root["ts"])
+        account.add(channel, reply)
+        channels.append(channel)
+    plan = {"channels": {channel.id: {"into": "new"} for channel in channels}, "other_channels": "leave_out"}
+    ready = account.begin(account.connect(), plan=plan)
+    before = len(account.slack.called("conversations.history"))
+    account.hub.call("POST", f"/api/imports/{ready['id']}/start", {})
+    for pages in (1, 2):
+        wanted = before + pages
+        eventually(lambda: len(account.slack.called("conversations.history")) >= wanted, 60)  # noqa: B023
+        account.hub.kill("importer")
+        account.start("importer")
+    done = account.reached(ready["id"], "completed")
+    assert done["counts"]["messages"] == {"found": 6, "selected": 6, "imported": 6}
+    assert len(account.slack.called("conversations.history")) <= before + 3 + 2
+    texts = {text for number in range(3) for text in account.chat.texts(f"killed-{number}")}
+    assert texts == {f"{kind} {number}" for kind in ("root", "reply") for number in range(3)}
+    report = account.hub.call("GET", f"/api/imports/{ready['id']}/report")
+    rows = [row for row in report["days"] if row["name"].startswith("killed-")]
+    assert sum(row["found"] for row in rows) == 6
+    assert all(row["imported"] == row["found"] for row in rows)
+
+
+def test_a_dry_run_reads_first_pages_and_publishes_nothing(account: SlackAccount) -> None:
+    ada = account.team.person("Ada Example")
+    written = [message(number * 10, ada.user_id, str(number)) for number in range(205)]
+    channel = account.channel("tried", *written)
+    only = {"channels": {channel.id: {"into": "new"}}, "other_channels": "leave_out"}
+    ready = account.begin(account.connect(), plan=only)
+    batches = len(account.chat.batches)
+    path = f"/api/imports/{ready['id']}"
+    account.hub.call("POST", f"{path}/start", {"dry_run": True})
+    tried = eventually(lambda: (found := account.hub.call("GET", path))["dry_run"] and found, 60)
+    assert tried["status"] == "ready"
+    assert {name: tried["dry_run"][name] for name in ("found", "imported")} == {"found": 200, "imported": 200}
+    listed = account.hub.call("GET", f"{path}/channels", params={"limit": "200"})["items"]
+    samples = next(item["samples"] for item in listed if item["conversation"] == channel.id)
+    assert len(samples) == 10
+    assert len(account.chat.batches) == batches
+    account.hub.call("POST", f"{path}/start", {})
+    done = account.reached(ready["id"], "completed")
+    assert done["counts"]["messages"]["imported"] == 205

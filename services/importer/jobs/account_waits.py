@@ -1,6 +1,6 @@
 """What becomes of an import whose account lets it make no call now: it waits, or a person has to act."""
 
-from typing import Final
+from typing import Any, Final
 
 from services.importer.accounts.account_calls import CallWaits
 from shared.manifests.channel_types import ChannelFailure
@@ -18,11 +18,12 @@ class AccountWaits(Exception):
         self._reason = reason
         self._for_person = for_person
 
-    def result(self) -> StepResult:
-        """Return the result of the step."""
+    def result(self, **changes: Any) -> StepResult:
+        """Return the result of the step, with other fields of the import to change."""
+        changes["waiting_for"] = self._reason
         if self._for_person:
-            return StepResult(waits=True, changes={"is_paused": True, "waiting_for": self._reason})
-        return StepResult(pause_s=self._pause_s, changes={"waiting_for": self._reason})
+            return StepResult(waits=True, changes={**changes, "is_paused": True})
+        return StepResult(pause_s=self._pause_s, changes=changes)
 
 
 def account_waits(error: CallWaits | ChannelFailure) -> AccountWaits:

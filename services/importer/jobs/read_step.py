@@ -5,12 +5,14 @@ from typing import Any, Final
 
 from services.importer.accounts.account_calls import CallWaits
 from services.importer.accounts.account_reader import AccountReader
+from services.importer.accounts.walk import Walk
 from services.importer.jobs.account_waits import account_waits
 from services.importer.jobs.description import days_of, describe
 from services.importer.jobs.import_job import ImportJob, Summary, start_changes
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.source import AccountSource
 from services.importer.jobs.source_readers import SourceReaders
+from services.importer.reading.reader_process import ReaderProcess
 from services.importer.store.contents import ChannelRecord, Contents, PersonRecord
 from shared.manifests.channel_types import ChannelFailure
 from shared.manifests.history_types import Contents as ExportContents
@@ -29,22 +31,25 @@ class ReadStep:
 
     async def run(self, job: ImportJob) -> StepResult:
         """Store the contents of the source; then a person plans. Raises `JobFailed` if it is no export."""
-        walk = None
+        reader: ReaderProcess | AccountReader | None = None
         try:
             async with await self._readers.open(job) as reader:
                 found = await reader.contents(Plan.model_validate(job.plan).answers)
-                if isinstance(reader, AccountReader):
-                    walk = reader.walk
         except Unreadable as error:
             raise JobFailed(str(error)) from None
         except (CallWaits, ChannelFailure) as error:
-            return account_waits(error).result()
+            # With the state of the calls: the next attempt has to wait for what this one was told.
+            return account_waits(error).result(walk=_walk(reader) or job.walk)
         await self._contents.replace(job.id, _channels(job, found), _people(job, found))
         counts = {"people": {"found": len(found.people)}, "channels": {"found": len(found.conversations)}}
-        changes = {"stage": "ready", "summary": _summary(found), "counts": counts, "walk": walk}
+        changes = {"stage": "ready", "summary": _summary(found), "counts": counts, "walk": _walk(reader)}
         if job.starts_itself:
             return StepResult(changes=changes | start_changes(dry_run=False))
         return StepResult(waits=True, changes=changes)
+
+
+def _walk(reader: ReaderProcess | AccountReader | None) -> Walk | None:
+    return reader.walk if isinstance(reader, AccountReader) else None
 
 
 def _channels(job: ImportJob, found: ExportContents) -> list[ChannelRecord]:
