@@ -164,6 +164,7 @@ NEEDS: dict[ROW, str] = {
     ("HEAD", "/api/uploads/{upload_id}"): "imports:read",
     ("PATCH", "/api/uploads/{upload_id}"): "imports:write",
     ("DELETE", "/api/uploads/{upload_id}"): "imports:write",
+    ("POST", "/api/integrations/{integration_id}/import"): "imports:write",
     ("POST", "/api/imports"): "imports:write",
     ("GET", "/api/imports"): "imports:read",
     ("GET", "/api/imports/{import_id}"): "imports:read",
@@ -216,6 +217,7 @@ EXPECTED_STATUS: dict[ROW, int] = {
     ("POST", "/api/integrations/{integration_id}/disable"): 409,
     ("POST", "/api/integrations/{integration_id}/enable"): 409,
     ("POST", "/api/integrations/{integration_id}/watches"): 422,
+    ("POST", "/api/integrations/{integration_id}/import"): 422,
     ("DELETE", "/api/integrations/{integration_id}/watches/{watch_id}"): 404,
     ("GET", "/api/integrations/{integration_id}/proxy/{path}"): 409,
     ("POST", "/api/integrations/{integration_id}/proxy/{path}"): 409,
@@ -292,6 +294,7 @@ def body_for(row: ROW) -> Any:
         ("POST", "/api/integrations/{integration_id}/fields"): {"fields": {}},
         ("POST", "/api/integrations/{integration_id}/choose"): {"choice": "x"},
         ("POST", "/api/integrations/{integration_id}/watches"): {"watch": "x"},
+        ("POST", "/api/integrations/{integration_id}/import"): {},
         ("POST", "/api/integrations/{integration_id}/token/refused"): {"version": 0},
         ("POST", "/api/polling-triggers"): {
             "trigger": "rss_trigger_new_item",

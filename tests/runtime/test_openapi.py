@@ -50,7 +50,8 @@ NAMES = set(
     resume_mapping test_mapping list_sync_conversations list_sync_people put_people_links list_people_links
     delete_people_link list_synced_messages read_synced_message retry_synced_message discard_synced_message
     list_conflicts resolve_conflict read_sync_queue_stats
-    append_upload cancel_import change_import_plan check_upload create_import create_upload delete_upload
+    append_upload cancel_import change_import_plan check_upload create_import
+    create_integration_import create_upload delete_upload
     list_import_channels list_import_files list_import_issues list_import_people list_imports list_uploads
     pause_import
     read_import read_import_events read_import_report read_upload resume_import show_uploads
