@@ -38,7 +38,7 @@ class ReadStep:
         except Unreadable as error:
             raise JobFailed(str(error)) from None
         except (CallWaits, ChannelFailure) as error:
-            # With the state of the calls: the next attempt has to wait for what this one was told.
+            # With the state of the calls: the next attempt has to wait for the pause that this one got.
             return account_waits(error).result(walk=_walk(reader) or job.walk)
         await self._contents.replace(job.id, _channels(job, found), _people(job, found))
         counts = {"people": {"found": len(found.people)}, "channels": {"found": len(found.conversations)}}
