@@ -321,6 +321,20 @@ def test_the_limits_of_discord_are_waited_for(at: Setting) -> None:
     assert 0.1 < of_reactions.per_s <= 0.2
 
 
+def test_a_narrow_limit_of_reactions_only_makes_pages_shorter() -> None:
+    at = setting(posts=0, liked=6)
+    at.discord.limits.routes["channels/{channel}/messages/{message}/reactions/{emoji}"] = (3, 0.2)
+    with served(at.discord) as url:
+        carrier = Carrier(url, at.bot.token)
+        contents = contents_of(at, carrier)
+        [general] = [item for item in conversations_of(contents, carrier) if item.name == "general"]
+        found = messages(records_of(contents, general, carrier))
+    liked = [one for one in found if line_of(one, Names())["m"]["text"].startswith("liked")]
+    assert [[reaction.emoji for reaction in one.reactions] for one in liked] == [["👍", "🎉"]] * 6
+    assert at.discord.limits.refused > 2
+    assert len(found) == len({one.message.external_id for one in found})
+
+
 def test_what_is_deleted_during_an_import_ends_only_itself(at: Setting, carrier: Carrier) -> None:
     contents = contents_of(at, carrier)
     found = {item.name: item for item in conversations_of(contents, carrier)}
