@@ -126,7 +126,8 @@ class SceneCalls:
     async def _mark(self, scene: Scene) -> None:
         """Store that a part of a message is about to be sent. Raises `Stopped` if the partition was lost."""
         change, target = scene.change, scene.target
-        if change.stored is None and target is not None and target.state == "waiting":
+        is_first = change.stored is None and target is not None and target.state == "waiting"
+        if is_first and isinstance(scene.channel, FindsSent):
             # The usual case: it comes from its record, which the partition's next owner gets again.
             await self.sends.begin(change, scene.leg.id)
             if change.is_revoked:  # the next owner may have adopted the marks before this one was stored
