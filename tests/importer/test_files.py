@@ -1,6 +1,8 @@
 """Files in the archive of an export follow their messages: stored, hashed, served, resumed, and undone."""
 
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -115,6 +117,12 @@ def test_files_of_an_archive_are_stored_served_and_undone(hub: Hub, chat: Histor
             assert answer.headers["content-type"] in ("application/octet-stream", "text/plain")
             assert answer.headers["content-security-policy"].startswith("sandbox")
     assert {row["state"] for row in listed(hub, done["id"], state="stored")} == {"stored"}
+    with hub.client("importer") as client:
+        table = client.get(f"/api/imports/{done['id']}/files", params={"format": "csv"})
+    found_rows = {row["name"]: row for row in csv.DictReader(io.StringIO(table.text))}
+    assert {name: row["sha256"] for name, row in found_rows.items()} == {
+        name: row["sha256"] or "" for name, row in rows.items()
+    }
 
     undone(hub, done)
     assert on_disk(hub) == []

@@ -1,11 +1,14 @@
 """The files of imports: their list, and their bytes by signed addresses, which `FileServer` sends."""
 
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable, Sequence
 from inspect import getdoc
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from fastapi import FastAPI, Header, Query
 from pydantic import BaseModel
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from services.importer.api.fields import Reader
 from services.importer.files.records import FileRecord, FileState, ImportFiles
@@ -25,6 +28,9 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     429: openapi_response("The workspace has too many files under way.", retry_after=True),
     503: openapi_response("Another process has the folder of the file.", retry_after=True),
 }
+
+
+_CSV_ROWS: Final = 500
 
 
 class ImportFileOut(BaseModel):
@@ -63,6 +69,9 @@ class ImportFileOut(BaseModel):
         )
 
 
+_COLUMNS: Final = tuple(ImportFileOut.model_fields)
+
+
 class ImportFilesApi:
     """The routes of files of imports."""
 
@@ -72,7 +81,13 @@ class ImportFilesApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        Routes(app, "/api/imports").add("/{import_id}/files", self.list_files, methods=["GET"])
+        Routes(app, "/api/imports").add(
+            "/{import_id}/files",
+            self.list_files,
+            methods=["GET"],
+            response_model=Page[ImportFileOut],
+            responses={200: {"content": {"text/csv": {}}}},
+        )
         Routes(app, "").declare(
             f"{IMPORTED_FILES_PATH}/{{token}}",
             self._read,
@@ -88,13 +103,31 @@ class ImportFilesApi:
         import_id: str,
         key: Reader,
         state: Annotated[FileState | None, Query(description="Only files in this state.")] = None,
+        form: Annotated[
+            Literal["json", "csv"], Query(alias="format", description="`csv` has all files at once.")
+        ] = "json",
         limit: Limit = 50,
         cursor: Cursor = None,
-    ) -> Page[ImportFileOut]:
-        """List the files of an import's messages, in the order of the export's units."""
+    ) -> Page[ImportFileOut] | Response:
+        """List the files of an import's messages, in the order of the export's units, with their hashes."""
         await self._imports.find(key.workspace, import_id)
+        if form == "csv":
+            headers = {"Content-Disposition": f'attachment; filename="{import_id}-files.csv"'}
+            rows = self._csv(import_id, state)
+            return StreamingResponse(rows, media_type="text/csv; charset=utf-8", headers=headers)
         found = await self._files.page(import_id, state=state, limit=limit, cursor=cursor)
         return Page(items=[ImportFileOut.of(item) for item in found.items], next_cursor=found.next_cursor)
+
+    async def _csv(self, import_id: str, state: FileState | None) -> AsyncIterator[str]:
+        yield _csv_lines([_COLUMNS])
+        cursor = None
+        while True:
+            found = await self._files.page(import_id, state=state, limit=_CSV_ROWS, cursor=cursor)
+            rows = [ImportFileOut.of(item).model_dump() for item in found.items]
+            yield _csv_lines([[_cell(row[name]) for name in _COLUMNS] for row in rows])
+            cursor = found.next_cursor
+            if cursor is None:
+                return
 
     async def _read(
         self,
@@ -107,3 +140,15 @@ class ImportFilesApi:
         the file, until `INTERLINK_IMPORT_FILE_DAYS` days after the import was created. The file is always an
         attachment: a browser saves it and does not show it as a page.
         """
+
+
+def _csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Return a value for a spreadsheet, which must not take a name of a stranger for a formula."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
