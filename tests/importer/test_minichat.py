@@ -137,6 +137,29 @@ def test_the_chat_forgets_the_messages_that_it_stored_first() -> None:
     assert "msg_0" not in history.messages
 
 
+def test_a_changed_message_and_an_undo_of_another_import() -> None:
+    """What was edited since is updated, unless it was changed here; `added_by` decides an undo."""
+    history = History()
+    imports = Imports(history)
+
+    def batch(import_id: str, text: str, **more: bool) -> dict[str, object]:
+        ids = ("msg_1", "msg_2")
+        message = {"text": text, "author": {"id": "U1"}, "created_at": "2024-01-01T00:00:00.000Z", **more}
+        messages = [{"message_id": message_id, **message} for message_id in ids]
+        return {"import_id": import_id, "channel_id": "c", "messages": messages}
+
+    imports.apply("history.messages", batch("imp_1", "earlier"))
+    history.apply("message.updated", {"message_id": "msg_2", "text": "changed here"})
+    stored = imports.apply("history.messages", batch("imp_2", "later", changed=True))
+    assert [message["text"] for message in history.shown("c")] == ["later", "changed here"]
+    assert stored.duplicates == ["msg_2"]
+    withdrawn = {"channel_id": "c", "message_ids": ["msg_1", "msg_2"], "keep_answered": False}
+    imports.apply("history.withdrawn", {**withdrawn, "import_id": "imp_2", "added_by": "imp_2"})
+    assert len(history.messages) == 2
+    imports.apply("history.withdrawn", {**withdrawn, "import_id": "imp_3", "added_by": "imp_1"})
+    assert len(history.messages) == 0
+
+
 def write(address: str, message: dict[str, str]) -> None:
     """Write a message on the page."""
     httpx.post(f"{address}/messages", json=message, timeout=30).raise_for_status()
