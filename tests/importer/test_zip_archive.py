@@ -60,6 +60,11 @@ def overlapping() -> BytesIO:
     return BytesIO(data[: second + 42] + (0).to_bytes(4, "little") + data[second + 46 :])
 
 
+def nameless() -> BytesIO:
+    """An entry whose name begins with a zero, where `zipfile` ends it."""
+    return BytesIO(zipped({"@a": "1"}).getvalue().replace(b"@a", b"\x00a"))
+
+
 def doubled() -> BytesIO:
     data = zipped({"a1": "1", "a2": "2"}).getvalue()
     return BytesIO(data.replace(b"a2", b"a1"))
@@ -81,6 +86,7 @@ def doubled() -> BytesIO:
         (encrypted, "is encrypted"),
         (overlapping, "lie on each other|Overlapped"),
         (doubled, "two files named 'a1'"),
+        (nameless, "has no name"),
     ],
 )
 def test_what_no_export_has_is_refused(build: Callable[[], BytesIO], reason: str) -> None:

@@ -54,7 +54,7 @@ class ZipArchive:
             self._zip = zipfile.ZipFile(file)
         except _DAMAGE_ERRORS as error:
             raise Unreadable(f"the ZIP archive is damaged ({_short(error)}): export it again") from None
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
+        infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         _check(infos, limits, self._zip.start_dir)
         self._by_name = {_decoded_name(info): info for info in infos}
         if len(self._by_name) != len(infos):
@@ -107,6 +107,8 @@ def _check(infos: Sequence[zipfile.ZipInfo], limits: ArchiveLimits, directory_at
 def _problem(info: zipfile.ZipInfo, limits: ArchiveLimits) -> str:
     """Return why an entry is refused, and the fix; '' for a valid entry."""
     name = info.filename
+    if not name:
+        return "has no name: export it again"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted: export it without a password"
     if name.startswith(("/", "\\")) or ":" in name.split("/", 1)[0][:3] or "\\" in name:
