@@ -32,12 +32,12 @@ KILLS: Final = int(os.environ.get("INTERLINK_TEST_KILLS", "4"))
 SEED: Final = int(os.environ.get("INTERLINK_TEST_SEED", "0")) or random.SystemRandom().randrange(10**6)
 TAKEOVER_S: Final = 30.0
 """In which another process goes on with the import of one that was killed."""
-_BATCHES: Final = 15
+_BATCHES: Final = 8
 """Batches that the chat gets at most between two kills."""
-_DAYS: Final = 100 + _BATCHES * KILLS
-"""Files of the export: each is a unit, and a batch."""
+_DAYS: Final = 100 + 30 * KILLS
+"""Files of the export: each is a unit, and a batch. About 20 get done between two kills."""
 _MESSAGES: Final = 20
-"""Of each day: with 4 kills, 3,200 in all."""
+"""Of each day: with 4 kills, 4,400 in all."""
 _UNDONE_DAYS: Final = 60
 _LONG_DAYS: Final = 400
 """More than fits into the pipe from the reader."""
@@ -96,6 +96,15 @@ class Rig:
             return len(self.chat.batches) >= before + count
 
         eventually(came, every_s=0.02)
+
+    def wait_for_progress(self, import_id: str) -> None:
+        """Wait until parts of the export are done that were not before."""
+
+        def done() -> int:
+            return int(self.hubs[0].call("GET", f"/api/imports/{import_id}")["items_processed"])
+
+        before = done()
+        eventually(lambda: done() > before)
 
     def kill_holder(self) -> None:
         """The other one goes on."""
@@ -226,6 +235,7 @@ def test_kills_and_restarts_change_nothing(rig: Rig, note: Callable[[str], None]
     for server in ("broker", "database"):
         order.insert(rng.randrange(1, len(order)), server)
     for name in order:
+        rig.wait_for_progress(found["id"])
         rig.wait_for_batches(rng.randint(1, _BATCHES))
         rig.chat.delay_s = _HOLD_S
         acts[name]()
@@ -300,7 +310,7 @@ def test_a_reader_that_is_killed_again_and_again_ends_its_import(rig: Rig) -> No
     hub, found = rig.hubs[0], ready(rig.hubs[0], export(days(3), team="T00000010"))
     rig.chat.delay_s = 3600.0
     hub.call("POST", f"/api/imports/{found['id']}/start", {})
-    for _ in range(5):
+    for _ in range(10):
         rig.kill_reader()
     failed = reached(hub, found["id"], "failed")
     assert failed["error"].startswith("its reader process was killed again and again")

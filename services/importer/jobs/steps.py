@@ -13,7 +13,7 @@ from services.importer.reading.confined_process import ProcessKilled
 from shared.contracts.errors import RetryLater
 from shared.runtime.jobs import JobFailed, StepResult
 
-_MAX_KILLS: Final = 5
+_MAX_KILLS: Final = 10
 """A reader that is killed so often without any progress is killed because of the export."""
 
 
