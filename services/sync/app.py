@@ -23,7 +23,6 @@ from services.sync.carry.pace import Pace
 from services.sync.carry.parts import PartSender
 from services.sync.carry.reactions import ReactionSetter
 from services.sync.carry.scene import SceneCalls
-from services.sync.carry.send_marks import OpenSends
 from services.sync.carry.status import StatusEvents
 from services.sync.carry.stored_changes import StoredChanges
 from services.sync.carry.work import Work
@@ -44,7 +43,6 @@ from services.sync.store import mappings as mapping_store
 from services.sync.store import messages as message_store
 from services.sync.store import people_links as people_link_store
 from services.sync.store import queue as queue_store
-from services.sync.store import send_marks as send_mark_store
 from services.sync.store.conflicts import Conflicts
 from services.sync.store.lane_records import LaneRecords
 from services.sync.store.mapping_index import MappingIndex
@@ -53,7 +51,6 @@ from services.sync.store.messages import SyncedMessages
 from services.sync.store.people_links import PersonLinkRepository
 from services.sync.store.queue import SyncQueue
 from services.sync.store.queue_counts import QueueCounts
-from services.sync.store.send_marks import SendMarkRepository
 from services.sync.translate.attachments import MessageFiles
 from services.sync.translate.profiles import Profiles
 from services.sync.translate.signals import SignalHandler
@@ -85,7 +82,6 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **message_store.INDEXES,
     **queue_store.INDEXES,
     **lane_store.INDEXES,
-    **send_mark_store.INDEXES,
     **conflict_store.INDEXES,
 }
 _MAX_CONNECTIONS: Final = 1_000
@@ -164,8 +160,7 @@ async def build(runtime: Runtime) -> Service:
     # Carry
     status = StatusEvents(runtime.producer)
     notes = Notes(messages, status)
-    sends = OpenSends(SendMarkRepository(runtime.mongo), messages)
-    scene_calls = SceneCalls(calls, messages, sends, Pace())
+    scene_calls = SceneCalls(calls, messages, Pace())
     parts = PartSender(scene_calls, messages)
     work = Work(
         providers,
@@ -186,7 +181,6 @@ async def build(runtime: Runtime) -> Service:
         runtime.log,
         account_pause_s=carrier.account_pause_s,
         assignment=lambda: requested.assignment,
-        adopt=sends.adopt,
     )
     _retry_on_changes(runtime, integrations, index, carrier, lanes)
     # `assignment` refers to this consumer: handler and consumer need each other.
@@ -222,7 +216,6 @@ async def build(runtime: Runtime) -> Service:
             *files.parts,
             endpoints,
             index,
-            sends,
             lanes,
             PeriodicTask(mappings.publish_pending, _OUTBOX_INTERVAL_S, runtime.log),
             runtime.workspace_cleanup(

@@ -8,21 +8,18 @@ import pytest
 import structlog
 
 from services.sync.carry.carrier import Carrier
-from services.sync.carry.outcomes import Change, Done, Failed, OpenMark, Outcome, Waits
+from services.sync.carry.outcomes import Change, Done, Failed, Outcome
 from services.sync.model.mapping import Leg, Mapping, MappingStatus
-from services.sync.model.send_mark import SendMark
 from services.sync.model.synced_message import SyncedMessage
-from shared.connections.channel_calls import OutcomeUnknown
 from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import rfc3339
-from shared.contracts.errors import BrokerUnavailable, DatabaseUnavailable
+from shared.contracts.errors import BrokerUnavailable
 from shared.contracts.sync import Kind, SourceRef, SyncRequested
 from shared.manifests.channel_types import ChannelFailure
 from shared.runtime.mongo import utcnow
 
 _NOW = utcnow()
 _LEG = Leg(id="slack", provider="slack", account="T1", conversation="C1")
-_MARK = OpenMark(SendMark(synced_id="syn_1", leg=_LEG.id, partition=0, at=_NOW), "marks")
 _CHAT = Leg(id="chat", provider="chat", account="ws", conversation="general")
 
 
@@ -34,7 +31,7 @@ class Stage:
     apply: Callable[[Change], Awaitable[Outcome]] | None = None
     calls: list[str] = field(default_factory=list)
 
-    async def carry(self, kind: Kind = "message", mark: OpenMark | None = None) -> Outcome:
+    async def carry(self, kind: Kind = "message") -> Outcome:
         times: dict[str, Any] = {"created_at": _NOW, "changed_at": _NOW, "failed_leg": _LEG.id}
         self.mapping = Mapping(id="map_1", workspace="ws", legs=(_LEG, _CHAT), status=self.status, **times)
         parts: list[Any] = [*[self] * 7, structlog.get_logger()]
@@ -51,14 +48,9 @@ class Stage:
             occurred_at=received_at,
             received_at=received_at,
         )
-        change = Change(request, "ws", "", "lane", "slack:T1", 0, 0, utcnow(), mark=mark)
-        return await carrier.carry(change)
+        return await carrier.carry(Change(request, "ws", "", "lane", "slack:T1", 0, 0, utcnow()))
 
     # The parts around it
-
-    @property
-    def sends(self) -> "Stage":
-        return self
 
     async def ensure_current(self) -> None: ...
 
@@ -80,15 +72,11 @@ class Stage:
         return noted
 
 
-def applied(
-    method: str = "", error: Exception | None = None, *, marks: bool = False
-) -> Callable[..., Awaitable[Outcome]]:
-    """Return how a change is applied: with a call of this method, if any, a mark, and this error."""
+def applied(method: str = "", error: Exception | None = None) -> Callable[..., Awaitable[Outcome]]:
+    """Return how a change is applied: with a call of this method, if any, and this error."""
 
     async def apply(change: Change, *_: object) -> Outcome:
         change.method = method
-        if marks:
-            change.mark = _MARK
         if error is not None:
             raise error
         return Done()
@@ -123,24 +111,3 @@ async def test_a_signal_of_a_paused_mapping_is_dropped() -> None:
     assert paused.calls == []
     assert await (active := Stage()).carry("signal") == Done()
     assert active.calls == ["signal"]
-
-
-async def test_a_mark_is_removed_or_stored_by_what_the_provider_answers() -> None:
-    refusal = ChannelFailure("later", "rate_limited", "Slack wants a pause.")
-    refused = Stage(apply=applied("chat.postMessage", refusal, marks=True))
-    assert isinstance(await refused.carry(), Waits)
-    assert refused.calls == ["withdraw", "waiting"]
-    unknown = Stage(apply=applied("chat.postMessage", OutcomeUnknown("timeout"), marks=True))
-    assert isinstance(await unknown.carry(), Waits)
-    assert unknown.calls == ["expose", "waiting"]
-
-
-async def test_a_mark_outlives_a_fault_of_the_hub_until_the_next_attempt() -> None:
-    fault = DatabaseUnavailable("MongoDB did not answer")
-    first = Stage(apply=applied("chat.postMessage", fault, marks=True))
-    with pytest.raises(DatabaseUnavailable):
-        await first.carry()
-    assert first.calls == []
-    second = Stage(apply=applied())
-    assert await second.carry(mark=_MARK) == Done()
-    assert second.calls == ["expose"]

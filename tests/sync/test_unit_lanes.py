@@ -96,7 +96,6 @@ class Queue:
             structlog.get_logger(),
             account_pause_s=lambda *_: self.account_pause_s,
             assignment=lambda: self.assigned if self.assigned[0] else (number, list(partitions)),
-            adopt=self._adopt,
         )
         self.running.append(lanes)
         await lanes.start()
@@ -113,8 +112,6 @@ class Queue:
         """Wait for the numbers of the changes that were carried."""
         await until(lambda: len(self.carried) >= count)
         return self.carried
-
-    async def _adopt(self, partitions: Sequence[int]) -> None: ...
 
     async def _carry(self, change: Change) -> Outcome:
         await asyncio.sleep(0)

@@ -86,8 +86,6 @@ class Carrier:
 
         Raises `DatabaseUnavailable` and `BrokerUnavailable`.
         """
-        if change.mark is not None:  # the last attempt ended with a fault of the hub
-            await self._calls.sends.expose(change)
         await self._index.ensure_current()  # it may have waited while its mapping was paused or deleted
         mapping = self._index.get(change.request.mapping_id)
         leg = mapping.leg(change.request.leg_id) if mapping else None
@@ -113,7 +111,7 @@ class Carrier:
         """Apply a change at its target, and turn a failure into an outcome. Raises as `carry`."""
         epoch = self._account_epoch
         try:
-            return await self._attempt(change, mapping, leg, message)
+            return await self._work.apply(change, mapping, leg, message)
         except Stopped as stopped:
             outcome = stopped.outcome
             if isinstance(outcome, Waits | SetAside):
@@ -136,26 +134,6 @@ class Carrier:
             raise  # a fault of the hub, after which the provider may have done its part
         except RetryLater as error:
             return await self._later(change, message, leg, "unavailable", str(error))
-
-    async def _attempt(
-        self, change: Change, mapping: SyncMapping, leg: Leg, message: SyncedMessage
-    ) -> Outcome:
-        """Apply a change. If that fails after a mark, store whether the provider may have the message.
-
-        Raises as `Work.apply`. While the database does not answer, the mark stays until the next attempt.
-        """
-        try:
-            return await self._work.apply(change, mapping, leg, message)
-        except (DatabaseUnavailable, BrokerUnavailable):
-            raise
-        except (ChannelFailure, NotReached, NotFound, Conflict, RetryLater):
-            if change.mark is not None:
-                await self._calls.sends.withdraw(change)
-            raise
-        except Exception:
-            if change.mark is not None:
-                await self._calls.sends.expose(change)
-            raise
 
     async def _pause_account(
         self, change: Change, message: SyncedMessage, leg: Leg, code: str, text: str, epoch: int

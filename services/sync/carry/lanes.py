@@ -52,12 +52,10 @@ class Lanes:
         *,
         account_pause_s: Callable[[str, str], float],
         assignment: Callable[[], tuple[int, Sequence[int]]],
-        adopt: Callable[[Sequence[int]], Awaitable[None]],
     ) -> None:
         """`carry` applies one change. `account_pause_s` returns an account's pause in seconds, 0 for none.
 
-        `assignment` returns the number of the current assignment, and the partitions. `adopt` is awaited with
-        the partitions of a new one, before any of their changes is applied.
+        `assignment` returns the number of the current assignment, and the partitions.
         """
         self._queue = queue
         self._stored = stored
@@ -65,7 +63,6 @@ class Lanes:
         self._log = log
         self._account_pause_s = account_pause_s
         self._assignment = assignment
-        self._adopt = adopt
         self._lanes: dict[str, Lane] = {}
         self._turns = Turns(self._turn)
         self._loaded = 0
@@ -324,7 +321,6 @@ class Lanes:
             number, partitions = self._assignment()
             if number == self._loaded or not partitions:
                 return
-            await self._adopt(partitions)
             records = await self._stored.lanes(partitions)
             self._loaded = number
             self._rejoined.clear()

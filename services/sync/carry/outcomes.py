@@ -3,18 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from services.sync.model.send_mark import SendMark
 from services.sync.model.synced_message import QueuedChange
 from shared.contracts.sync import SyncRequested
 from shared.runtime.kafka.batch import Completion
-
-
-@dataclass(frozen=True, slots=True)
-class OpenMark:
-    """The mark of a send that has begun, and the document that has it."""
-
-    mark: SendMark
-    document: str
 
 
 @dataclass(slots=True)
@@ -39,8 +30,6 @@ class Change:
     """Errors of the hub itself."""
     method: str = ""
     """The method of the provider that was called last."""
-    mark: OpenMark | None = None
-    """Set while the change's message may be sent, and its state does not say so."""
 
     @property
     def is_revoked(self) -> bool:

@@ -108,7 +108,6 @@ class PartSender:
                     del changed[name]  # each field that is written takes time in the database
         write = target_update(scene.message.id, scene.leg.id, changed, parts.trace)
         await self._messages.write([write])
-        self._calls.sends.end(scene.change)
         parts.trace.clear()
 
     async def _add(self, scene: Scene, parts: Parts, sent: Sent, place: Place) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Final, TypeVar
 
 from services.sync.carry.outcomes import Change, Done, Outcome, SetAside, Stopped, Waits
 from services.sync.carry.pace import Pace
-from services.sync.carry.send_marks import OpenSends
 from services.sync.model.mapping import Leg, link_id
 from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.model.marker import marker_for
@@ -70,11 +69,10 @@ class Scene:
 class SceneCalls:
     """Makes the calls of an account's operations at the rates of its provider."""
 
-    def __init__(self, calls: ChannelCalls, messages: SyncedMessages, sends: OpenSends, pace: Pace) -> None:
+    def __init__(self, calls: ChannelCalls, messages: SyncedMessages, pace: Pace) -> None:
         self._calls = calls
         self._messages = messages
         self._pace = pace
-        self.sends = sends
 
     async def run(
         self,
@@ -118,26 +116,15 @@ class SceneCalls:
                     raise Stopped(Waits(delay, reason, counts=False))
                 await asyncio.sleep(delay)
             if step.visible and marks:
-                await self._mark(scene)
+                fields: dict[str, Any] = {"sending_at": utcnow()}
+                if (
+                    scene.target is None or scene.target.state != "sent"
+                ):  # an edit that adds a part leaves it `sent`
+                    fields["state"] = "sending"
+                await self._messages.write([target_update(scene.message.id, scene.leg.id, fields)])
                 failpoint("carry.sending")
 
         return before
-
-    async def _mark(self, scene: Scene) -> None:
-        """Store that a part of a message is about to be sent. Raises `Stopped` if the partition was lost."""
-        change, target = scene.change, scene.target
-        is_first = change.stored is None and target is not None and target.state == "waiting"
-        if is_first and isinstance(scene.channel, FindsSent):
-            # The usual case: it comes from its record, which the partition's next owner gets again.
-            await self.sends.begin(change, scene.leg.id)
-            if change.is_revoked:  # the next owner may have adopted the marks before this one was stored
-                await self.sends.withdraw(change)
-                raise Stopped(Done())
-            return
-        fields: dict[str, Any] = {"sending_at": utcnow()}
-        if target is None or target.state != "sent":  # an edit that adds a part leaves it `sent`
-            fields["state"] = "sending"
-        await self._messages.write([target_update(scene.message.id, scene.leg.id, fields)])
 
     def block(self, change: Change, leg: Leg, failure: ChannelFailure) -> None:
         """Block calls for the pause that a provider asked for, in the scope that it named."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from services.sync.model.send_mark import SendMark
 from services.sync.model.synced_message import (
     LINKS,
     MAX_TRACE,
@@ -263,13 +262,6 @@ def part_update(synced_id: str, leg: str, part: int, external_id: str) -> Write:
     """Return the write of the id of a part at a target, if the part is still there and has no id."""
     field = f"targets.{leg}.parts.{part}"
     return UpdateOne({"_id": synced_id, field: ""}, {"$set": {field: external_id}})
-
-
-def mark_update(mark: SendMark) -> Write:
-    """Return the write that a message is being sent to a target, if it still waits to be sent."""
-    state = f"targets.{mark.leg}.state"
-    fields = {state: "sending", f"targets.{mark.leg}.sending_at": mark.at}
-    return UpdateOne({"_id": mark.synced_id, state: "waiting"}, {"$set": fields})
 
 
 def target_update(
