@@ -84,6 +84,9 @@ async def plan_and_start(
     import_id = found["id"]
     if found["status"] == "ready" and not options.is_empty:
         conversations = await api.items(path_of(import_id, "/channels"), _MAX_CHANNELS, {})
+        known = {choice["id"] for choice in found["contents"]["choices"]}
+        if unknown := sorted(options.answers.keys() - known):
+            raise Misconfigured(f"--answer: the export has no choice {unknown[0]!r}: look at its contents")
         await api.call("PUT", path_of(import_id, "/plan"), options.plan(found["plan"], conversations))
         found = await follow(api, import_id, view)  # with other answers, it is read again
     if found["status"] != "ready":

@@ -58,7 +58,7 @@ def state_lines(found: Json) -> Iterator[str]:
     if found["waiting_for"]:
         yield f"  waits for {found['waiting_for']}"
     if found["dry_run"] and found["status"] == "ready":
-        yield f"  dry run: {_counts(found['dry_run'])}"
+        yield f"  dry run: {_counts(found['dry_run']['counts'].get('messages', {}))}"
     yield from count_lines(found)
     if found["status"] == "undone":
         yield f"  undone: {found['added']} of its messages are still in the chat"

@@ -7,31 +7,43 @@ from services.importer.accounts.account_readers import AccountReaders
 from services.importer.accounts.assembly import build_provider_access
 from services.importer.api.account_imports import AccountImportsApi
 from services.importer.api.files import ImportFilesApi
+from services.importer.api.import_schemas import Estimate
 from services.importer.api.imports import ImportsApi
+from services.importer.api.reports import ReportsApi
 from services.importer.api.upload_server import UploadServer, dispatch
 from services.importer.api.uploads import UploadsApi
 from services.importer.archive.zip_archive import ArchiveLimits
 from services.importer.files import records as file_store
 from services.importer.files.assembly import build_files
 from services.importer.jobs import import_job
-from services.importer.jobs.end_steps import UndoStep, VerifyStep
+from services.importer.jobs.expiry import Expiry
 from services.importer.jobs.files_step import FileLimits, FilesStep
 from services.importer.jobs.imports import Imports
+from services.importer.jobs.ledger import Ledger
 from services.importer.jobs.read_step import ReadStep
-from services.importer.jobs.run_step import RunStep, Stores
+from services.importer.jobs.run_context import Stores
+from services.importer.jobs.run_step import Outlets, RunStep
 from services.importer.jobs.source_readers import SourceReaders
 from services.importer.jobs.steps import ImportSteps
+from services.importer.jobs.undo_step import UndoStep
+from services.importer.jobs.verify_step import VerifyStep
 from services.importer.publish import confirmations as confirmation_store
+from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.publish.confirmations import Confirmations
 from services.importer.reading.reader_process import ReaderLimits
 from services.importer.settings import ImporterSettings
+from services.importer.store import chat_users as user_store
 from services.importer.store import contents as content_store
 from services.importer.store import issues as issue_store
 from services.importer.store import marks as mark_store
+from services.importer.store import reports as report_store
 from services.importer.store import units as unit_store
+from services.importer.store.chat_directory import ChatDirectory
+from services.importer.store.chat_users import ChatUsers
 from services.importer.store.contents import Contents
 from services.importer.store.issues import Issues
 from services.importer.store.marks import Marks
+from services.importer.store.reports import Reports
 from services.importer.store.units import Units
 from services.importer.uploads import records as upload_store
 from services.importer.uploads.folder import UploadFolder
@@ -41,10 +53,11 @@ from shared.connections.files.server import FileServer
 from shared.connections.files.server import dispatch as dispatch_files
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.jobs import JobWorker
+from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.mongo import Index
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.service import Runtime, Service
-from shared.runtime.settings import load
+from shared.runtime.settings import KafkaSettings, load
 
 INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **import_job.INDEXES,
@@ -53,6 +66,8 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **unit_store.INDEXES,
     **issue_store.INDEXES,
     **confirmation_store.INDEXES,
+    **report_store.INDEXES,
+    **user_store.INDEXES,
     **file_store.INDEXES,
     **mark_store.INDEXES,
 }
@@ -75,8 +90,14 @@ async def build(runtime: Runtime) -> Service:
         archive=ArchiveLimits(entries=settings.import_max_entries, total_bytes=settings.import_max_bytes)
     )
     accounts = AccountReaders(access, limits)
+    memory = BrokerMemory(settings.embedded_broker_import_bytes if load(KafkaSettings).is_embedded else None)
     imports = Imports(
-        runtime.mongo, uploads, folder, running_per_workspace=settings.imports_running_per_workspace
+        runtime.mongo,
+        uploads,
+        folder,
+        memory,
+        running_per_workspace=settings.imports_running_per_workspace,
+        per_workspace=settings.imports_per_workspace,
     )
     files = build_files(runtime, settings, folder, access)
     stores = Stores(
@@ -87,30 +108,34 @@ async def build(runtime: Runtime) -> Service:
         files.records,
         Marks(runtime.mongo),
     )
+    reports, users = Reports(runtime.mongo), ChatUsers(runtime.mongo)
+    directory = ChatDirectory(runtime.mongo)
+    ledger = Ledger(stores.units, stores.confirmations)
     file_limits = FileLimits(
         settings.import_max_file_bytes, settings.import_file_bytes_per_workspace, settings.import_file_days
     )
     readers = SourceReaders(folder, limits, accounts, stores.contents, stores.marks)
-    read = ReadStep(readers, stores.contents)
-    run = RunStep(
-        imports.jobs,
-        readers,
-        stores,
-        runtime.producer,
-        files.addresses,
-        file_limits,
-        messages_per_second=settings.history_messages_per_second,
+    read = ReadStep(readers, stores.contents, directory, users)
+    outlets = Outlets(
+        stores, runtime.producer, memory, messages_per_second=settings.history_messages_per_second
     )
-    store_files = FilesStep(imports.jobs, readers, files, file_limits)
-    undo = UndoStep(imports.jobs, run, stores, files.cleanup)
-    steps = ImportSteps(imports, read, run, store_files, VerifyStep(stores), undo)
+    steps = ImportSteps(
+        imports,
+        read,
+        RunStep(imports, readers, read, stores, directory, outlets, files.addresses, file_limits),
+        FilesStep(imports, readers, files, file_limits),
+        VerifyStep(imports, stores, reports),
+        UndoStep(imports, outlets, stores, ledger, files.cleanup),
+    )
+    estimate = Estimate(settings.history_messages_per_second, memory)
     management = runtime.management_app(
         "Interlink importer",
         [
             UploadsApi(uploads, folder, runtime.hub.public_base),
-            ImportsApi(imports, stores.contents, stores.issues),
+            ImportsApi(imports, stores.contents, stores.issues, ledger, estimate),
+            ReportsApi(imports, stores.contents, reports, estimate),
             ImportFilesApi(imports, files.records),
-            AccountImportsApi(imports, accounts),
+            AccountImportsApi(imports, accounts, estimate),
         ],
     )
     data = ImporterData(
@@ -121,8 +146,16 @@ async def build(runtime: Runtime) -> Service:
         stores.contents,
         stores.confirmations,
         stores.marks,
+        reports,
+        users,
         files.cleanup,
     )
+    expiry = Expiry(imports, stores.issues, stores.contents, reports)
+
+    async def consume(batch: Sequence[ConsumedEvent]) -> None:
+        await stores.confirmations.handle(batch)
+        await users.handle(batch)
+
     server = FileServer(files.addresses.imported, files.served, runtime.log)
     return Service(
         app=dispatch_files(
@@ -134,11 +167,10 @@ async def build(runtime: Runtime) -> Service:
                 imports.jobs, steps.run, runtime.log, max_concurrent=settings.imports_per_process
             ).worker,
             PeriodicTask(uploads.sweep, _SWEEP_INTERVAL_S, runtime.log),
+            PeriodicTask(expiry.sweep, _SWEEP_INTERVAL_S, runtime.log),
             PeriodicTask(files.cleanup.sweep, _SWEEP_INTERVAL_S, runtime.log),
             runtime.workspace_cleanup(data.delete),
         ],
         indexes=INDEXES,
-        consumers=[
-            runtime.consumer(group="confirmations", topics=[CHAT_EVENTS], handler=stores.confirmations.handle)
-        ],
+        consumers=[runtime.consumer(group="confirmations", topics=[CHAT_EVENTS], handler=consume)],
     )

@@ -37,6 +37,20 @@ class ImporterSettings(EgressSettings):
     imports_per_process: int = Field(
         default=4, ge=1, le=100, description="Imports that one process works on at a time."
     )
+    imports_per_workspace: int = Field(
+        default=1_000,
+        ge=25,
+        le=1_000_000,
+        description="Imports of one workspace that are stored; each is removed 30 days after its end.",
+    )
+    embedded_broker_import_bytes: int = Field(
+        default=1 * _GIB,
+        ge=1024,
+        description=(
+            "Bytes of memory that imports may take of the embedded broker, which never deletes a record. "
+            "Kafka has no such limit."
+        ),
+    )
     history_messages_per_second: int = Field(
         default=2_000,
         ge=1,

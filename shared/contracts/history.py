@@ -49,7 +49,10 @@ class HistoryUsers(_Batch):
 
 
 class HistoryChannel(Payload):
-    """A channel of the import. `existing` is true if the chat has it already."""
+    """A channel of the import. `existing` is true if the chat has it already.
+
+    A channel with many members comes several times, each time with other members.
+    """
 
     channel_id: Id
     name: Name
@@ -69,14 +72,22 @@ class HistoryChannels(_Batch):
 
 
 class HistoryReaction(Payload):
-    """One emoji on a message, and the authors who set it."""
+    """One emoji on a message, and the authors who set it.
+
+    `count` is the number of all who did: a message has at most 1,000 authors in all of its reactions.
+    """
 
     emoji: Annotated[str, Field(min_length=1, max_length=128)]
     authors: tuple[ChatAuthor, ...]
+    count: int | None = None
 
 
 class HistoryMessage(Payload):
-    """A message with its original time and author. `thread_id` is the message id of its thread's parent."""
+    """A message with its original time and author. `thread_id` is the message id of its thread's parent.
+
+    The parent may be missing. `changed` is true for a message that the chat has from an earlier import, and
+    that was edited since.
+    """
 
     message_id: Id
     text: Text = ""
@@ -90,6 +101,7 @@ class HistoryMessage(Payload):
     origin: ChatOrigin
     created_at: TimeText
     edited_at: TimeText | None = None
+    changed: bool = False
 
 
 class HistoryMessages(_Batch):
@@ -102,15 +114,19 @@ class HistoryMessages(_Batch):
 class HistoryWithdrawn(_Batch):
     """The data of `history.withdrawn`: messages of one channel that an undo removes.
 
-    With `keep_answered`, the chat keeps those that have got replies since the import.
+    The chat removes those that it has from the import `added_by`, and no others. With `keep_answered`, it
+    keeps those that have got replies since the import.
     """
 
     channel_id: Id
     message_ids: Annotated[tuple[Id, ...], Field(max_length=MAX_BATCH)]
     keep_answered: bool = False
+    added_by: Id | None = None
 
 
 class RejectedMessage(Payload):
+    """What the chat has not stored: a message, or by its own id a person or a channel."""
+
     message_id: Id
     reason: Annotated[str, Field(max_length=500)]
 

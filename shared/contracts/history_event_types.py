@@ -60,7 +60,13 @@ PUBLISHED_HISTORY: Final = (
         HISTORY_WITHDRAWN,
         "Messages of one channel to take away again, because an import is undone.",
         HistoryWithdrawn,
-        {**_BATCH, "channel_id": "chn_1", "message_ids": ["msg_1"], "keep_answered": False},
+        {
+            **_BATCH,
+            "channel_id": "chn_1",
+            "message_ids": ["msg_1"],
+            "keep_answered": False,
+            "added_by": "imp_1",
+        },
     ),
 )
 """Types that only the hub publishes."""

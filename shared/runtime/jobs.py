@@ -160,11 +160,11 @@ class Jobs(Generic[J]):
     async def cancel(self, workspace: str, job_id: str) -> J:
         """End a job after the step in progress, and return it; a job that ended stays as it is.
 
-        Raises `NotFound`.
+        One that is suspended ends, too. Raises `NotFound`.
         """
         with translate_errors():
             await self._collection.update_one(
-                {"_id": job_id, "workspace": workspace, **OPEN}, _end_update("cancelled")
+                {"_id": job_id, "workspace": workspace, "status": "running"}, _end_update("cancelled")
             )
         return await self.read(workspace, job_id)
 

@@ -126,10 +126,13 @@ class HistoryChat:
         else:
             answered = self._answered(data["import_id"]) if data["keep_answered"] else set()
             for message_id in data["message_ids"]:
+                known = self.messages.get(message_id)
+                if known is None or known["import_id"] != data["added_by"]:
+                    continue
                 if message_id in answered:
                     rejected.append({"message_id": message_id, "reason": "answered"})
                 else:
-                    self.messages.pop(message_id, None)
+                    del self.messages[message_id]
         if self.confirms:
             await self._confirm(data, duplicates, rejected)
 
@@ -144,7 +147,9 @@ class HistoryChat:
     def _store(self, message: Data, batch: Data, duplicates: list[str], rejected: list[Data]) -> None:
         message_id = message["message_id"]
         known = self.messages.get(message_id)
-        if known is not None and known["import_id"] != batch["import_id"]:
+        if known is not None and message.get("changed"):
+            known |= {name: message[name] for name in ("text", "edited_at") if name in message}
+        elif known is not None and known["import_id"] != batch["import_id"]:
             duplicates.append(message_id)
         elif "unacceptable" in message["text"]:
             rejected.append({"message_id": message_id, "reason": "unacceptable"})

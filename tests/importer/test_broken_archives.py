@@ -15,9 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.importer.archive.zip_archive import ArchiveLimits
-from services.importer.jobs.description import describe
+from services.importer.jobs.channels_phase import channel_items
+from services.importer.jobs.matching import Place
+from services.importer.jobs.people_phase import user_item
 from services.importer.jobs.plan import Plan
+from services.importer.jobs.read_step import person_record
 from services.importer.jobs.selection import Selection
+from services.importer.reading.description import describe
 from services.importer.reading.message_lines import Names, line_of
 from services.importer.reading.protocol import encoded
 from services.importer.reading.readers import open_archive
@@ -141,8 +145,8 @@ def outcome(export: RichExport, data: bytes) -> str:
         return refused(refusal)
     if contents is None:
         return "another kind"
-    selection = Selection(Plan(direct_messages=True), contents, "default")
-    check_contents(contents, selection)
+    selection = Selection(Plan(), contents.provider, contents.account, {}, {}, ())
+    check_contents(contents)
     found: Counter[str] = Counter()
     for unit in contents.units:
         try:
@@ -164,7 +168,7 @@ def refused(refusal: Unreadable) -> str:
     return "a refusal"
 
 
-def check_contents(contents: Contents, selection: Selection) -> None:
+def check_contents(contents: Contents) -> None:
     """Check that the service can store and publish what an export has."""
     encoded(contents)
     describe(contents).encode()
@@ -172,10 +176,12 @@ def check_contents(contents: Contents, selection: Selection) -> None:
     assert {unit.conversation for unit in contents.units} <= conversations
     assert len(conversations) == len(contents.conversations)
     assert len({unit.id for unit in contents.units}) == len(contents.units)
-    for item in selection.user_items():
-        HistoryUser.model_validate(item)
-    for item in selection.channel_items():
-        HistoryChannel.model_validate(item)
+    for position, person in enumerate(contents.people):
+        HistoryUser.model_validate(user_item(person_record("imp_1", "default", position, person), None))
+    for conversation in contents.conversations:
+        place = Place("chn_1", name=conversation.name)
+        for item in channel_items(conversation, place, contents.provider, contents.account):
+            HistoryChannel.model_validate(item)
 
 
 def check_line(line: Mapping[str, Any], conversation: str, selection: Selection) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from services.importer.archive.zip_archive import ArchiveLimits
-from services.importer.jobs.description import describe
+from services.importer.reading.description import describe
 from services.importer.reading.detected import detected
 from services.importer.reading.readers import archive_readers, open_archive, recognized
 from shared.manifests.history_types import Unreadable

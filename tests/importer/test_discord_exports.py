@@ -17,6 +17,7 @@ from services.importer.reading.message_lines import Names, line_of
 from services.importer.reading.protocol import encoded
 from services.importer.reading.readers import archive_readers, recognized
 from shared.manifests import history_json
+from shared.manifests.channel_types import Person
 from shared.manifests.history_types import (
     Archive,
     Broken,
@@ -206,7 +207,7 @@ def test_a_name_of_two_people_stays_text() -> None:
 
 def test_raw_markup_of_an_export_without_formatting_is_read_too() -> None:
     content = f"<@{GRACE}> in <#{GENERAL}> <:party:123456> <t:1704153600:D> <@&123456> @everyone"
-    line = line_of(one(content), Names(users={GRACE: "u2"}, people={GRACE: "Grace"}))
+    line = line_of(one(content), Names(users={GRACE: "u2"}, people={GRACE: Person(GRACE, "Grace")}))
     assert line["m"]["text"] == (
         "[@Grace](mention://user/u2) in #general ![:party:](emoji:) 2024-01-02 00:00 UTC "
         "\\@123456 @\u200beveryone"

@@ -155,7 +155,7 @@ def compared(records: list[HistoryRecord], names: Names) -> dict[tuple[str, str]
 def names_for(contents: Contents, conversations: list[HistoryConversation], at: Setting) -> Names:
     return Names(
         users={at.ada.id: "user_1"},
-        people={item.person.id: item.person.name for item in contents.people},
+        people={item.person.id: item.person for item in contents.people},
         channels={item.id: f"chn_{item.id}" for item in conversations},
         conversations={item.id: item.name for item in conversations},
     )

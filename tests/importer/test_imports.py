@@ -108,7 +108,7 @@ def test_an_export_is_described_tried_imported_and_undone(hub: Hub, chat: Histor
     hub.call("POST", f"{path}/start", {"dry_run": True})
     tried = eventually(lambda: (got := hub.call("GET", path))["dry_run"] and got)
     assert tried["status"] == "ready"
-    assert tried["dry_run"] == {"found": 6, "selected": 5, "imported": 5, "failed": 1}
+    assert tried["dry_run"]["counts"]["messages"] == {"found": 6, "selected": 5, "imported": 5, "failed": 1}
     sample = hub.call("GET", f"{path}/channels")["items"][0]["samples"][3]
     assert sample["text"] == "the **second** day"
     assert len(chat.batches) == before
@@ -155,8 +155,30 @@ def test_a_repeated_import_adds_what_is_new_and_its_undo_takes_only_that(hub: Hu
     hub.call("POST", f"/api/imports/{longer['id']}/undo", {"messages": 1})
     reached(hub, longer["id"], "undone")
     assert len(chat.texts()) == 5
-    hub.call("POST", f"/api/imports/{first['id']}/undo", {"messages": 5})
-    reached(hub, first["id"], "undone")
+    path = f"/api/imports/{first['id']}/undo"
+    assert hub.call("GET", path) == {"messages": 5, "shared": 5}
+    hub.call("POST", path, {"messages": 5})
+    assert reached(hub, first["id"], "undone")["withdrawn"] == 5
+    assert chat.texts() == []
+    warnings = hub.call("GET", f"/api/imports/{again['id']}")["warnings"]
+    assert any("has taken 5 messages away" in warning for warning in warnings)
+    once_more = imported(hub, export(team=team))
+    assert once_more["added"] == 5
+    hub.call("POST", f"/api/imports/{once_more['id']}/undo", {"messages": 5})
+    reached(hub, once_more["id"], "undone")
+
+
+def test_an_undo_can_leave_what_a_later_import_has_found(hub: Hub, chat: HistoryChat) -> None:
+    team = "T00000009"
+    first = imported(hub, export(team=team))
+    later = imported(hub, export(team=team))
+    hub.call("POST", f"/api/imports/{first['id']}/undo", {"messages": 5, "keep_shared": True})
+    undone = reached(hub, first["id"], "undone")
+    assert (undone["withdrawn"], undone["left"], undone["added"]) == (0, 5, 0)
+    assert len(chat.texts()) == 5
+    assert hub.call("GET", f"/api/imports/{later['id']}")["added"] == 5
+    hub.call("POST", f"/api/imports/{later['id']}/undo", {"messages": 5})
+    reached(hub, later["id"], "undone")
     assert chat.texts() == []
 
 

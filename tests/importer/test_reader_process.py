@@ -5,16 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from services.importer.reading.confined_process import ProcessKilled
-from services.importer.reading.message_lines import Names
-from services.importer.reading.protocol import FILE_BLOCK_BYTES
+from services.importer.reading.protocol import FILE_BLOCK_BYTES, Overview
 from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
-from shared.manifests.history_types import Contents, Unit, Unreadable
+from shared.manifests.history_types import Unreadable
 from tests.importer.archives import slack_export, slack_message, written
 from tests.importer.reader_pids import readers_of
 from tests.support.egress import on_each_loop
@@ -24,29 +24,29 @@ HASTY: Final = ReaderLimits(cpu_s=1.0)
 SMALL: Final = ReaderLimits(memory_bytes=128 * 1024 * 1024)
 
 
-async def lines_of(reader: ReaderProcess, unit: Unit) -> list[dict[str, Any]]:
-    return [line async for lines in reader.read(unit) for line in lines]
-
-
 def everything(
-    path: Path, limits: ReaderLimits = LIMITS, names: Names | None = None
-) -> tuple[Contents, list[dict[str, Any]]]:
+    path: Path, limits: ReaderLimits = LIMITS, users: Mapping[str, str] | None = None
+) -> tuple[Overview, list[dict[str, Any]]]:
     """Return what an export has, and all lines of all units. Raises `Unreadable`."""
 
-    async def read_all() -> tuple[Contents, list[dict[str, Any]]]:
+    async def read_all() -> tuple[Overview, list[dict[str, Any]]]:
         async with ReaderProcess(path, path.name, limits) as reader:
-            contents = await reader.contents()
-            if names is not None:
-                await reader.use_names(names)
-            return contents, [line for unit in contents.units for line in await lines_of(reader, unit)]
+            overview = await reader.contents()
+            channels = {item.id: f"chn_{item.id}" async for item in reader.conversations()}
+            await reader.use_names(users or {}, channels)
+            lines = []
+            async for part in reader.read():
+                if part.error:
+                    raise Unreadable(part.error)
+                lines += part.lines
+            return overview, lines
 
     return asyncio.run(read_all())
 
 
 def test_an_export_is_described_and_read(tmp_path: Path) -> None:
     days = {"general/2024-01-02": [slack_message("1704153600.000100", "hello <@U00000002>")]}
-    names = Names(users={"U00000002": "user_7"}, people={"U00000001": "Ada", "U00000002": "Grace"})
-    contents, lines = everything(written(tmp_path, slack_export(days)), names=names)
+    contents, lines = everything(written(tmp_path, slack_export(days)), users={"U00000002": "user_7"})
     assert (contents.kind, contents.provider, contents.account) == ("a Slack export", "slack", "T00000001")
     [line] = lines
     assert (line["m"]["text"], line["m"]["name"]) == ("hello [@Grace](mention://user/user_7)", "Ada")
@@ -69,14 +69,40 @@ def test_a_file_of_another_kind_is_refused_with_what_is_known(tmp_path: Path) ->
 def test_a_unit_that_is_cut_off_ends_alone(tmp_path: Path) -> None:
     days = {"general/2024-01-02": b'[{"type": "mess', "general/2024-01-03": [slack_message("1704240000.1")]}
 
-    async def read() -> tuple[str, int]:
+    async def read() -> list[tuple[str | None, int]]:
         async with ReaderProcess(written(tmp_path, slack_export(days)), "x.zip") as reader:
-            first, second = (await reader.contents()).units
-            with pytest.raises(Unreadable, match=r"general/2024-01-02\.json is not valid JSON") as refusal:
-                await lines_of(reader, first)
-            return str(refusal.value), len(await lines_of(reader, second))
+            await reader.use_names({}, {"C00000001": "chn_1"})
+            return [(part.error, len(part.lines)) async for part in reader.read()]
 
-    assert asyncio.run(read())[1] == 1
+    (error, first), (no_error, second) = asyncio.run(read())
+    assert "general/2024-01-02.json is not valid JSON" in (error or "")
+    assert (first, no_error, second) == (0, None, 1)
+
+
+def test_a_large_unit_comes_in_parts_and_goes_on_behind_any_record(tmp_path: Path) -> None:
+    messages = [slack_message(f"{1704153600 + number}.000100", str(number)) for number in range(12_000)]
+    path = written(tmp_path, slack_export({"general/2024-01-02": messages}))
+
+    async def read(skip: int) -> list[list[str]]:
+        async with ReaderProcess(path, "x.zip") as reader:
+            await reader.use_names({}, {"C00000001": "chn_1"})
+            return [[line["m"]["text"] for line in part.lines] async for part in reader.read(0, skip)]
+
+    parts = asyncio.run(read(0))
+    assert [len(part) for part in parts] == [5_000, 5_000, 2_000]
+    assert asyncio.run(read(7_500)) == [(parts[1] + parts[2])[2_500:]]
+
+
+def test_a_part_is_in_order_of_time_with_replies_behind_their_parents(tmp_path: Path) -> None:
+    days = {
+        "general/2024-01-02": [
+            slack_message("1704153900.1", "later"),
+            slack_message("1704153600.1", "early reply", thread_ts="1704153700.1"),
+            slack_message("1704153700.1", "parent"),
+        ]
+    }
+    _, lines = everything(written(tmp_path, slack_export(days)))
+    assert [line["m"]["text"] for line in lines] == ["parent", "early reply", "later"]
 
 
 @pytest.mark.parametrize(
@@ -111,16 +137,17 @@ async def test_a_reader_that_is_killed_differs_from_a_damaged_export(tmp_path: P
     days = {"general/2024-01-02": [slack_message("1704153600.000100", "hello")]}
     path = written(tmp_path, slack_export(days))
     async with ReaderProcess(path, path.name, LIMITS) as reader:
-        [unit] = (await reader.contents()).units
+        await reader.contents()
         [own] = readers_of(os.getpid())
         os.kill(own, signal.SIGKILL)
         for pause_s in (0.0, 0.2):
             await asyncio.sleep(pause_s)
             with pytest.raises(ProcessKilled):
-                await lines_of(reader, unit)
+                await reader.contents()
         await reader.restart()
-        assert (await reader.contents()).units == [unit]
-        assert len(await lines_of(reader, unit)) == 1
+        assert (await reader.contents()).units == 1
+        await reader.use_names({}, {"C00000001": "chn_1"})
+        assert [len(part.lines) async for part in reader.read()] == [1]
 
 
 def test_a_reader_has_no_network_and_starts_nothing() -> None:

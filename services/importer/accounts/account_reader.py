@@ -1,20 +1,22 @@
 """The reader of an import whose source is a connected account: its contents, and page after page."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from time import monotonic, time
 from typing import Any, Final, Self
+
+import orjson
 
 from services.importer.accounts.account_calls import AccountCalls
 from services.importer.accounts.walk import Walk
 from services.importer.reading.confined_process import ProcessEnded
 from services.importer.reading.message_lines import Names
 from services.importer.reading.page_process import PageOfLines, PageProcess
+from services.importer.reading.protocol import Overview, SourcePart, encoded, overview_data, overview_of
 from shared.manifests.channel_types import Account, ChannelFailure
 from shared.manifests.history_types import (
     LATEST,
-    Contents,
     HistoryConversation,
     HistoryPerson,
     Unit,
@@ -61,7 +63,9 @@ class AccountReader:
         self._since = since
         self._samples = samples
         self._samples_until = monotonic() + _SAMPLING_S
-        self._conversations: Mapping[str, HistoryConversation] = {}
+        self._people: Sequence[HistoryPerson] = ()
+        self._listed: Sequence[HistoryConversation] = ()
+        self._selected: Sequence[HistoryConversation] = ()
         self._walk = walk
         self.read_at = 0.0
         """When the conversation of the last page was begun, if this page ended it; else 0."""
@@ -80,39 +84,72 @@ class AccountReader:
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
 
-    async def contents(self, answers: Mapping[str, str]) -> Contents:
+    async def contents(self, answers: Mapping[str, str]) -> Overview:
         """Return the contents of the account: people and conversations as they are stored, or else listed."""
         contents = await self._process.contents(self._account, answers)
-        people, conversations = self._known or (await self._people(), await self._listed())
-        self._conversations = {item.id: item for item in conversations}
-        return replace(contents, people=people, conversations=conversations)
+        self._people, self._listed = self._known or (
+            await self._all_people(),
+            await self._all_conversations(),
+        )
+        contents = replace(contents, people=self._people, conversations=self._listed)
+        return overview_of(orjson.loads(encoded(overview_data(contents))))
 
-    async def use_names(self, names: Names) -> None:
-        """Set the ids and names of the chat with which the texts of all further pages are rendered."""
+    async def people(self) -> AsyncIterator[HistoryPerson]:
+        """Yield the people of the account."""
+        for item in self._people:
+            yield item
+
+    async def conversations(self) -> AsyncIterator[HistoryConversation]:
+        """Yield the conversations of the account."""
+        for item in self._listed:
+            yield item
+
+    async def units(self) -> AsyncIterator[Unit]:
+        """Yield nothing: the units of an account are pages, of unknown number."""
+        none: Sequence[Unit] = ()
+        for unit in none:
+            yield unit
+
+    async def use_names(self, users: Mapping[str, str], channels: Mapping[str, str]) -> None:
+        """Set the ids of the chat for people, and for the conversations that are to be read."""
+        self._selected = [item for item in self._listed if item.id in channels]
+        names = Names(
+            users=users,
+            people={item.person.id: item.person for item in self._people},
+            channels=channels,
+            conversations={item.id: item.name for item in self._listed},
+        )
         await self._process.use_names(names)
 
-    async def units(
-        self, contents: Contents, selected: Collection[str], start: int
-    ) -> AsyncIterator[tuple[int, Unit]]:
-        """Yield the next page as a unit, as long as there is one. Each has to be read before the next one.
+    async def read(self, position: int, skip: int) -> AsyncIterator[SourcePart]:
+        """Yield page after page of those conversations, from the place of `walk` on.
 
-        `start` is the number of the unit at the place of `walk`.
+        A conversation that cannot be read ends with an error.
         """
-        conversations = [item for item in contents.conversations if item.id in selected]
-        position = start
-        while self._walk.conversation < len(conversations):
+        del skip  # a page is imported as a whole
+        while self._walk.conversation < len(self._selected):
             if self._samples and monotonic() > self._samples_until:
                 return
-            conversation = conversations[self._walk.conversation]
-            yield position, Unit(f"{conversation.name}, page {self._walk.pages + 1}", conversation.id, 0)
+            conversation = self._selected[self._walk.conversation]
+            unit = Unit(f"{conversation.name}, page {self._walk.pages + 1}", conversation.id, 0)
+            lines: list[dict[str, Any]] = []
+            error = None
+            try:
+                async for found in self._page(conversation):
+                    lines += found
+            except Unreadable as refusal:
+                error = str(refusal)
+            lines.sort(key=lambda line: line["m"]["at"] if "m" in line else 0.0)
+            yield SourcePart(
+                position, unit, lines, is_last=True, error=error, walk=self.walk, read_at=self.read_at
+            )
             position += 1
 
-    async def read(self, unit: Unit) -> AsyncIterator[list[dict[str, Any]]]:
+    async def _page(self, conversation: HistoryConversation) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield the lines of a page, and move on behind it.
 
         If the conversation cannot be read, move on to the next one, and raise `Unreadable`.
         """
-        conversation = self._conversations[unit.conversation]
         since, until = self._span
         since = max(since, self._since.get(conversation.id, 0.0))
         began_at = self._walk.began_at or time()
@@ -175,7 +212,7 @@ class AccountReader:
         read = until - page.reached if self._process.newest_first else page.reached - since
         return max(0.0, read) / (until - since)
 
-    async def _people(self) -> list[HistoryPerson]:
+    async def _all_people(self) -> list[HistoryPerson]:
         people: list[HistoryPerson] = []
         cursor: str | None = None
         for _ in range(_MAX_PAGES):
@@ -185,7 +222,7 @@ class AccountReader:
                 break
         return people[:MAX_PEOPLE]
 
-    async def _listed(self) -> list[HistoryConversation]:
+    async def _all_conversations(self) -> list[HistoryConversation]:
         conversations: dict[str, HistoryConversation] = {}
         cursor: str | None = None
         for _ in range(_MAX_PAGES):

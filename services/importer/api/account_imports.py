@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from services.importer.accounts.account_readers import AccountReaders
 from services.importer.api.fields import Writer
-from services.importer.api.import_schemas import AccountImportCreate, ImportOut
+from services.importer.api.import_schemas import AccountImportCreate, Estimate, ImportOut
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.source import AccountSource
 from shared.runtime.web.routes import Routes
@@ -13,9 +13,10 @@ from shared.runtime.web.routes import Routes
 class AccountImportsApi:
     """The route that begins an import of a connected account."""
 
-    def __init__(self, imports: Imports, accounts: AccountReaders) -> None:
+    def __init__(self, imports: Imports, accounts: AccountReaders, estimate: Estimate) -> None:
         self._imports = imports
         self._accounts = accounts
+        self._estimate = estimate
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
@@ -34,4 +35,4 @@ class AccountImportsApi:
             name=integration.display_name,
         )
         job = await self._imports.create_of_account(key.workspace, source, body.plan, body.repeat)
-        return ImportOut.of(job)
+        return ImportOut.of(job, self._estimate)

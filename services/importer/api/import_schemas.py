@@ -1,5 +1,7 @@
 """The request and response models of imports."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,10 +11,21 @@ from services.importer.jobs.estimate import in_words, remaining_s
 from services.importer.jobs.import_job import ImportJob, Repeat, State, Step, Summary
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.source import AccountSource, UploadSource
+from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.store.contents import ChannelRecord, PersonRecord
 from services.importer.store.issues import IssueRecord
 from shared.contracts.envelope import rfc3339
 
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What estimates of a dry run need: how fast messages are published, and the broker's memory."""
+
+    messages_per_second: int
+    broker_memory: BrokerMemory
+
+
+_TIMES: Final = ("seconds", "estimated_s")
 _STEPS: Final[tuple[Step, ...]] = get_args(Step)
 
 
@@ -55,6 +68,13 @@ class ImportUndo(BaseModel):
     messages: Annotated[int, Field(ge=0)]
     keep_answered: Annotated[
         bool, Field(description="Keep messages that somebody has answered since; the chat decides.")
+    ] = False
+    keep_shared: Annotated[
+        bool,
+        Field(
+            description="Keep messages that other imports have found, too (`shared` of GET .../undo). They "
+            "belong to these imports then, and their undo takes them away."
+        ),
     ] = False
 
 
@@ -110,13 +130,57 @@ class ContentsOut(BaseModel):
         )
 
 
+class DryRunOut(BaseModel):
+    """What an import would do. `counts` are those of the import, unless the chat rejects messages.
+
+    `read_s` is how long the dry run took, and `publish_s` how long the messages take for a chat that confirms
+    nothing. `broker_memory_bytes` is what the embedded broker needs; null for Kafka, which deletes records.
+    `estimated_s` is how long a connected account takes at half of its rate.
+    """
+
+    counts: dict[str, Any]
+    read_s: float
+    publish_s: float
+    kafka_records: int
+    kafka_bytes: int
+    broker_memory_bytes: int | None
+    estimated_s: int | None
+
+    @classmethod
+    def of(cls, trial: Mapping[str, Any], estimate: Estimate) -> Self:
+        """Return the model of the counts of a dry run."""
+        kafka = trial.get("kafka", {})
+        size = kafka.get("bytes", 0)
+        return cls(
+            counts={name: value for name, value in trial.items() if name not in _TIMES},
+            read_s=trial["seconds"],
+            publish_s=round(trial.get("messages", {}).get("imported", 0) / estimate.messages_per_second, 1),
+            kafka_records=kafka.get("records", 0),
+            kafka_bytes=size,
+            broker_memory_bytes=estimate.broker_memory.needed_bytes(size),
+            estimated_s=trial.get("estimated_s"),
+        )
+
+
+class MappedChannelOut(BaseModel):
+    """A channel of the chat, and the mapping that joins the conversation with it."""
+
+    channel_id: str
+    name: str | None
+    mapping_id: str | None
+
+
 class ImportOut(BaseModel):
     """An import of an upload, or of a connected account.
 
-    `progress` is in percent; `counts` are by kind of record, `dry_run` those of the last trial. `confirmed`
-    is false if the chat confirms nothing: then messages count as imported when they are published. `added` is
-    how many messages an undo would take away. `estimate` says `estimated_s` in words. `starts_at` is when a
-    repeated import is due.
+    `progress` is in percent; `counts` are by kind of record, `dry_run` those of the last trial.
+
+    Of each kind, found = imported + duplicate + skipped + failed when it has ended. `losses` among the counts
+    are texts that lost this kind of formatting, and `kafka` has records and bytes. `items_processed` are
+    messages; `items_total` is known after a dry run. `confirmed` is false if the chat confirms nothing: then
+    messages count as imported when they are published. `added` is how many messages an undo would take away;
+    `withdrawn` are those that one has taken away, and `left` those that it has left to other imports.
+    `estimate` says `estimated_s` in words. `starts_at` is when a repeated import is due.
     """
 
     id: str
@@ -132,12 +196,16 @@ class ImportOut(BaseModel):
     items_total: int | None
     waiting_for: str | None
     error: str | None
+    errors: list[str]
+    warnings: list[str]
     contents: ContentsOut | None
     plan: Plan
     counts: dict[str, Any]
-    dry_run: dict[str, Any] | None
+    dry_run: DryRunOut | None
     confirmed: bool | None
     added: int
+    withdrawn: int
+    left: int
     issues: int
     created_at: str
     started_at: str | None
@@ -148,9 +216,11 @@ class ImportOut(BaseModel):
     starts_at: str | None
 
     @classmethod
-    def of(cls, job: ImportJob) -> Self:
+    def of(cls, job: ImportJob, estimate: Estimate) -> Self:
         """Return the model of an import."""
         source = job.source
+        counts = (job.trial if job.is_dry_run else job.counts) or {}
+        has_run = job.trial is not None and "seconds" in job.trial
         return cls(
             id=job.id,
             upload_id=source.upload_id if isinstance(source, UploadSource) else None,
@@ -161,16 +231,20 @@ class ImportOut(BaseModel):
             step_number=_STEPS.index(job.step) + 1,
             steps=len(_STEPS),
             progress=100 if job.stage in ("completed", "undone") else _percent(job),
-            items_processed=job.done,
-            items_total=job.total,
+            items_processed=counts.get("messages", {}).get("found", 0),
+            items_total=job.trial.get("messages", {}).get("found", 0) if has_run and job.trial else None,
             waiting_for=job.waiting_for,
             error=job.error,
+            errors=_errors(job),
+            warnings=_warnings(job),
             contents=ContentsOut.of(job.summary) if job.summary else None,
             plan=Plan.model_validate(job.plan),
             counts=job.counts,
-            dry_run=job.trial,
+            dry_run=DryRunOut.of(job.trial, estimate) if has_run and job.trial else None,
             confirmed=job.confirms,
             added=job.added,
+            withdrawn=job.withdrawn,
+            left=job.left,
             issues=job.issues,
             created_at=rfc3339(job.created_at),
             started_at=rfc3339(job.started_at) if job.started_at else None,
@@ -182,13 +256,24 @@ class ImportOut(BaseModel):
         )
 
 
+class UndoOut(BaseModel):
+    """What an undo would take away now: `messages` is the number to confirm.
+
+    `shared` are those of them that other imports have found in the chat, too: `keep_shared` keeps them.
+    """
+
+    messages: int
+    shared: int
+
+
 class ImportChannelOut(BaseModel):
     """A conversation of the export; `bytes` are those of its files of messages.
 
     `problem` says why a connected account cannot read it, and what to do.
 
-    `days` has the report by day, when the import has ended: found = imported + duplicate + skipped + failed.
-    `samples` are messages of the last dry run, as the chat would get them.
+    `mapped` is the channel of the chat that sync joins it with. `channel_id` is where the last run put it,
+    and `left_out` why it was not imported. `samples` are messages of the last dry run, as the chat would get
+    them.
     """
 
     conversation: str
@@ -201,13 +286,21 @@ class ImportChannelOut(BaseModel):
     first: str | None
     last: str | None
     problem: str | None
+    mapped: MappedChannelOut | None
     channel_id: str | None
-    days: dict[str, dict[str, Any]]
+    left_out: str | None
     samples: list[dict[str, Any]]
 
     @classmethod
     def of(cls, record: ChannelRecord) -> Self:
         """Return the model of a record."""
+        mapped = None
+        if record.mapped_channel_id is not None:
+            mapped = MappedChannelOut(
+                channel_id=record.mapped_channel_id,
+                name=record.mapped_name or None,
+                mapping_id=record.mapping_id,
+            )
         return cls(
             conversation=record.conversation,
             name=record.name,
@@ -219,26 +312,42 @@ class ImportChannelOut(BaseModel):
             first=record.first or None,
             last=record.last or None,
             problem=record.problem or None,
+            mapped=mapped,
             channel_id=record.channel_id or None,
-            days=record.days,
+            left_out=record.left_out,
             samples=record.samples,
         )
 
 
 class ImportPersonOut(BaseModel):
-    """A person of the export; `email` only if the provider verified it."""
+    """A person of the export; `email` only if the provider verified it.
+
+    `matched_by` says how the person was found in the chat, by the plan as it was when the export was read, or
+    at the last run: `link` (/api/people-links), `email`, `manual` or `name` (by the plan), `guest` or
+    `leave_out`. `proposed_user_id` is the only user with the same name: it counts if the plan says so.
+    """
 
     id: str
     name: str
     email: str | None
     bot: bool
     active: bool
+    matched_by: str
+    user_id: str | None
+    proposed_user_id: str | None
 
     @classmethod
     def of(cls, record: PersonRecord) -> Self:
         """Return the model of a record."""
         return cls(
-            id=record.person_id, name=record.name, email=record.email, bot=record.bot, active=record.active
+            id=record.person_id,
+            name=record.name,
+            email=record.email,
+            bot=record.bot,
+            active=record.active,
+            matched_by=record.matched_by,
+            user_id=record.user_id,
+            proposed_user_id=record.proposed_user_id,
         )
 
 
@@ -258,3 +367,21 @@ class ImportIssueOut(BaseModel):
 def _percent(job: ImportJob) -> int:
     fraction = job.walk.fraction if job.walk else 0.0
     return min(99, int(100 * (job.done + fraction) / job.total)) if job.total else 0
+
+
+def _errors(job: ImportJob) -> list[str]:
+    """Return why it failed, and that records failed."""
+    found = [job.error] if job.error else []
+    if job.issues:
+        found.append(f"{job.issues} records were not imported: see /api/imports/{job.id}/issues")
+    return found
+
+
+def _warnings(job: ImportJob) -> list[str]:
+    """Return what is doubtful about the export, the plan, and the last run."""
+    notes = list(job.summary.notes) if job.summary else []
+    lost = (
+        f"the undo of another import has taken {job.lost} messages away that this import had found in the "
+        "chat: import again to have them"
+    )
+    return [*notes, *job.plan_warnings, *job.run_warnings, *([lost] if job.lost else [])]

@@ -3,7 +3,6 @@
 from typing import Final
 
 from services.importer.jobs.import_job import ImportJob
-from shared.runtime.mongo import utcnow
 
 _UNITS: Final = ((86_400.0, "day"), (3600.0, "hour"), (60.0, "minute"))
 
@@ -18,10 +17,7 @@ def remaining_s(job: ImportJob) -> int | None:
     if job.walk is not None:
         estimated_s = job.walk.estimated_s(job.total)
         return None if estimated_s is None else round(estimated_s)
-    if not job.done or job.started_at is None:
-        return None
-    elapsed_s: float = (utcnow() - job.started_at).total_seconds()
-    return round(elapsed_s * (job.total - job.done) / job.done)
+    return job.estimated_s
 
 
 def in_words(seconds: float | None) -> str | None:

@@ -16,6 +16,7 @@ from services.importer.files.fetch import FileFetcher
 from services.importer.files.folder import FileFolder
 from services.importer.files.records import FileRecord, FileSet, FileTotals, ImportFiles
 from services.importer.jobs.import_job import ImportJob
+from services.importer.jobs.imports import Imports
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.progress import Progress, Stopped
 from services.importer.jobs.source_readers import SourceReaders
@@ -23,7 +24,7 @@ from services.importer.reading.reader_process import ReaderProcess
 from shared.connections.files.failure import FileFailed
 from shared.connections.files.names import shown_size
 from shared.manifests.history_types import Unreadable
-from shared.runtime.jobs import JobFailed, Jobs, StepResult
+from shared.runtime.jobs import JobFailed, StepResult
 from shared.runtime.retry import Backoff
 
 _AT_A_TIME: Final = 4
@@ -58,12 +59,12 @@ class FilesStep:
 
     def __init__(
         self,
-        jobs: Jobs[ImportJob],
+        imports: Imports,
         readers: SourceReaders,
         files: Files,
         limits: FileLimits,
     ) -> None:
-        self._jobs = jobs
+        self._imports = imports
         self._readers = readers
         self._files = files
         self._limits = limits
@@ -77,7 +78,7 @@ class FilesStep:
             except JobFailed as error:
                 raise Unreadable(str(error)) from None
 
-        progress, files = Progress(self._jobs, job), self._files
+        progress, files = Progress(self._imports, job), self._files
         try:
             expires_at = self._limits.expiry_of(job)
             await files.records.open_set(

@@ -27,7 +27,7 @@ State = Literal[
     "paused", "failed", "cancelled", "undoing", "undone",
 ]  # fmt: skip
 Repeat = Literal["daily"]
-Step = Literal["read", "people", "messages", "files", "verify"]
+Step = Literal["read", "people", "channels", "messages", "files", "verify"]
 
 
 class Summary(StoredPart):
@@ -51,57 +51,103 @@ class Summary(StoredPart):
 
 def start_changes(*, dry_run: bool) -> dict[str, Any]:
     """Return the fields of an import that starts, by their names in Python."""
+    now = utcnow()
     return {
         "stage": "running",
         "is_dry_run": dry_run,
         "step": "people",
+        "total": None,
         "done": 0,
         "issues": 0,
         "position": 0,
-        "queued_at": utcnow(),
-        "started_at": utcnow(),
+        "offset": 0,
+        "next_number": 1,
+        "confirms": None,
+        "estimated_s": None,
+        "run_warnings": (),
+        "queued_at": now,
+        "started_at": now,
+        **({"trial": {}} if dry_run else {}),
     }
 
 
 class ImportJob(Job):
-    """An import of one source. `open` is false while a person decides: when it is ready, or paused."""
+    """An import of one source. `open` is false while a person decides: when it is ready, or paused.
+
+    `total` and `done` are the sizes of the units that are selected, and of those that are done.
+    """
 
     source: Source
     stage: Stage = "reading"
     is_paused: bool = Field(default=False, alias="paused")
     is_dry_run: bool = Field(default=False, alias="dry_run")
-    """True while the run publishes nothing."""
+    """True if the last run publishes nothing."""
     queued_at: Any = stored_null()
     """The time from which it waits for its turn among the imports of the workspace."""
     started_at: Any = stored_null()
     summary: Summary | None = stored_null()
     plan: dict[str, Any] = Field(default_factory=dict)
+    plan_warnings: tuple[str, ...] = ()
+    """What is doubtful about the plan, such as ids that the export does not have."""
+    run_warnings: tuple[str, ...] = ()
+    """What the last run has found, such as channels of the same name."""
     step: Step = "read"
     position: int = 0
     """The first unit that is not stored as done, of the export's units in their order."""
+    offset: int = 0
+    """How many records of that unit are stored as done."""
     next_number: int = 1
     """The number of the next batch."""
     confirms: bool | None = stored_null()
     """Whether the chat confirms batches; None until it is known."""
     counts: dict[str, Any] = Field(default_factory=dict)
-    """Counts by kind of record: found, selected, imported, duplicate, failed, and skipped by reason."""
+    """Counts by kind of record: found, selected, imported, duplicate, failed, and skipped by reason.
+
+    `losses` are kinds of formatting that texts have lost, and `kafka` has records and bytes.
+    """
     trial: dict[str, Any] | None = stored_null()
-    """The counts of the last dry run."""
+    """The same of the last dry run, with `seconds`; None without one by the present plan."""
+    estimated_s: int | None = stored_null()
     reader_kills: int = 0
     """How often its reader process was killed since the last progress."""
     issues: int = 0
-    keep_answered: bool = False
     walk: Walk | None = stored_null()
     """The place of the next page; only of a connected account."""
     repeat: Repeat | None = stored_null()
     starts_itself: bool = False
     """True if it starts when it is read, with the plan of the import that it repeats."""
+    keep_answered: bool = False
+    keep_shared: bool = False
+    """Whether an undo leaves messages that other imports have found to these."""
     withdrawn: int = 0
+    """Messages that an undo has taken away."""
+    left: int = 0
+    """Messages that an undo has left to other imports, which have found them too."""
+    inherited: int = 0
+    """Messages that undone imports have left to this one."""
+    lost: int = 0
+    """Messages that it has found in the chat, and that the undo of another import has taken away."""
+
+    remaining: int | None = stored_null()
+    """Messages that are still its own after an undo, because they were answered."""
 
     @property
     def added(self) -> int:
         """How many messages it has added, and not taken away again."""
-        return int(self.counts.get("messages", {}).get("imported", 0)) - self.withdrawn
+        if self.remaining is not None:
+            return self.remaining
+        imported = int(self.counts.get("messages", {}).get("imported", 0))
+        return imported + self.inherited - self.withdrawn - self.left
+
+    @property
+    def run_id(self) -> str:
+        """The id under which parts and issues of the last run are stored: a dry run has its own."""
+        return dry_run_id(self.id) if self.is_dry_run else self.id
+
+    @property
+    def counted(self) -> str:
+        """The field with the counts of the last run."""
+        return "trial" if self.is_dry_run else "counts"
 
     @property
     def state(self) -> State:
@@ -111,3 +157,8 @@ class ImportJob(Job):
         if self.is_paused:
             return "paused"
         return self.stage
+
+
+def dry_run_id(import_id: str) -> str:
+    """Return the id under which parts and issues of an import's dry run are stored."""
+    return f"{import_id}:dry"

@@ -1,6 +1,6 @@
 """The imports of all workspaces: their states, and what people may do in each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from secrets import token_hex
 from typing import Any, Final
@@ -8,6 +8,7 @@ from typing import Any, Final
 from services.importer.jobs.import_job import COLLECTION, ImportJob, Repeat, Stage, start_changes
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.source import ANY_FOLDER, AccountSource, Source, UploadSource
+from services.importer.publish.broker_memory import BrokerFull, BrokerMemory
 from services.importer.uploads.folder import UploadFolder
 from services.importer.uploads.records import Uploads
 from shared.contracts.errors import Conflict, NotFound, OverLimit
@@ -18,22 +19,32 @@ from shared.runtime.web.paging import Page
 
 _WAITING: Final = 20
 """Imports of a workspace that may wait for their turn, or for a person."""
-_DAY: Final = timedelta(days=1)
 _UNLIMITED: Final = 1_000_000
 _READY: Final = {"status": "running", "stage": "ready", "open": {"$ne": True}}
 _RUNNING: Final[tuple[Stage, ...]] = ("reading", "running", "verifying", "undoing")
+_DAY: Final = timedelta(days=1)
 
 
 class Imports:
     """The imports. Every method raises `DatabaseUnavailable`, and most `NotFound`."""
 
     def __init__(
-        self, mongo: Mongo, uploads: Uploads, folder: UploadFolder, *, running_per_workspace: int
+        self,
+        mongo: Mongo,
+        uploads: Uploads,
+        folder: UploadFolder,
+        broker_memory: BrokerMemory,
+        *,
+        running_per_workspace: int,
+        per_workspace: int,
     ) -> None:
+        """`per_workspace` is the maximum number of imports of one workspace, ended ones included."""
         self._collection = mongo.collection(COLLECTION)
         self._uploads = uploads
         self._folder = folder
+        self._broker_memory = broker_memory
         self._running = running_per_workspace
+        self._per_workspace = per_workspace
         self.jobs: Jobs[ImportJob] = Jobs(
             self._collection,
             ImportJob,
@@ -47,8 +58,8 @@ class Imports:
         Raises `Conflict` if bytes of it are missing, `OverLimit` if 20 imports wait.
         """
         upload = await self._uploads.find(upload_id, workspace)
-        received = self._folder.size_of(upload.id)
-        if received != upload.size:
+        # Another process may have the folder of the upload: then only that one sees its file.
+        if upload.folder == self._folder.id and (received := self._folder.size_of(upload.id)) != upload.size:
             raise Conflict(
                 f"{received} of {upload.size} bytes of the upload have arrived: resume it (tus), then import"
             )
@@ -99,14 +110,12 @@ class Imports:
             **more,
         )
         leased = await self.jobs.start_leased(job)
-        # Counted after it is stored: of two calls at the same time, none exceeds the limit.
-        with translate_errors():
-            stored = await self._collection.count_documents({"workspace": workspace, "status": "running"})
-        if stored > self._running + _WAITING:
+        # Counted after it is stored: of two calls at the same time, none exceeds a limit.
+        try:
+            await self._check_limits(workspace)
+        except OverLimit:
             await self.jobs.delete(leased)
-            raise OverLimit(
-                f"{stored - 1} imports of the workspace have not ended: finish or cancel one first"
-            )
+            raise
         await self.jobs.work.release(leased, now)
         self.jobs.wake.set()
         return leased
@@ -118,6 +127,106 @@ class Imports:
     async def page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[ImportJob]:
         """Return a page of a workspace's imports, newest first. Raises `Malformed`."""
         return await self.jobs.page(workspace, limit=limit, cursor=cursor)
+
+    # What people do
+
+    async def set_plan(
+        self, workspace: str, import_id: str, plan: Plan, warnings: Sequence[str]
+    ) -> ImportJob:
+        """Change the plan of an import that is ready; with other answers, it is read again.
+
+        Raises `Conflict`.
+        """
+        job = await self.find(workspace, import_id)
+        stored = _stored(plan)
+        changes = {"plan": stored, "plan_warnings": tuple(warnings), "trial": None}
+        when = "planned while it is ready"
+        if Plan.model_validate(job.plan).answers != plan.answers:
+            reading = {**changes, "stage": "reading", "queued_at": utcnow()}
+            return await self._resume(workspace, import_id, "ready", reading, when)
+        with translate_errors():
+            result = await self._collection.update_one(
+                {"_id": import_id, "workspace": workspace, **_READY},
+                {"$set": ImportJob.stored_fields(changes)},
+            )
+        return await self._changed(workspace, import_id, bool(result.matched_count), when)
+
+    async def start(self, workspace: str, import_id: str, *, dry_run: bool) -> ImportJob:
+        """Start an import that is ready, or try it without publishing anything.
+
+        Raises `Conflict`, also if the embedded broker would need too much memory.
+        """
+        job = await self.find(workspace, import_id)
+        for choice in job.summary.choices if job.summary else ():
+            if choice["required"] and choice["answer"] is None:
+                raise Conflict(f"{choice['id']} is not answered: {choice['text']} Set `answers` of the plan")
+        if not dry_run:
+            try:
+                self._broker_memory.check(expected_bytes(job))
+            except BrokerFull as error:
+                raise Conflict(str(error)) from None
+        changes = start_changes(dry_run=dry_run)
+        return await self._resume(workspace, import_id, "ready", changes, "started while it is ready")
+
+    async def pause(self, workspace: str, import_id: str) -> ImportJob:
+        """Pause an import that is being worked on. Raises `Conflict`."""
+        condition = {"stage": set(_RUNNING), "is_paused": False}
+        changes = {"is_paused": True, "estimated_s": None}
+        done = await self.jobs.suspend(workspace, import_id, condition, changes)
+        return await self._changed(workspace, import_id, done, "paused while it is running")
+
+    async def resume(self, workspace: str, import_id: str) -> ImportJob:
+        """Go on with a paused import. Raises `Conflict`."""
+        changes = {"is_paused": False, "waiting_for": None, "queued_at": utcnow()}
+        done = await self.jobs.resume(workspace, import_id, {"status": "running", "is_paused": True}, changes)
+        return await self._changed(workspace, import_id, done, "resumed while it is paused")
+
+    async def cancel(self, workspace: str, import_id: str) -> ImportJob:
+        """End an import. What was published stays, and can be undone. Raises `Conflict` if it has ended."""
+        job = await self.find(workspace, import_id)
+        if job.status != "running":
+            raise Conflict(f"the import is {job.state} already: it can be undone")
+        return await self.jobs.cancel(workspace, import_id)
+
+    async def undo(
+        self,
+        workspace: str,
+        import_id: str,
+        *,
+        messages: int,
+        added: int,
+        keep_answered: bool,
+        keep_shared: bool,
+    ) -> ImportJob:
+        """Take away again what an import added. `messages` is how many a person has confirmed.
+
+        Raises `Conflict` if the import has not ended, is undone, or added another number of messages.
+        """
+        job = await self.find(workspace, import_id)
+        if job.status == "running" and not job.is_paused:
+            raise Conflict(f"the import is {job.state}: cancel or pause it first")
+        if job.stage == "undone" or (job.stage == "undoing" and job.status == "running"):
+            raise Conflict(f"the import is {job.stage} already: resume it if it is paused")
+        if messages != added:
+            raise Conflict(f"the import added {added} messages, not {messages}: confirm that number")
+        changes = {
+            "stage": "undoing",
+            "is_paused": False,
+            "is_dry_run": False,
+            "keep_answered": keep_answered,
+            "keep_shared": keep_shared,
+            "cursor": None,
+            "total": added,
+            "done": 0,
+            "estimated_s": None,
+            "queued_at": utcnow(),
+            # The upload is not needed, and its folder may be gone.
+            "source": job.source.model_copy(update={"folder": ANY_FOLDER}),
+        }
+        done = await self.jobs.resume(workspace, import_id, {"stage": job.stage}, changes)
+        return await self._changed(workspace, import_id, done, "undone after it has ended")
+
+    # What its worker does
 
     async def may_run(self, job: ImportJob) -> bool:
         """Return whether it is an import's turn: the workspace's oldest in the queue run first.
@@ -133,84 +242,63 @@ class Imports:
             same = {"source.provider": job.source.provider, "source.account": job.source.account}
             return await self._collection.count_documents({**query, **same}, limit=1) == 0
 
-    async def set_plan(self, workspace: str, import_id: str, plan: Plan) -> ImportJob:
-        """Change the plan of an import that is ready; with other answers, it is read again.
-
-        Raises `Conflict`.
-        """
-        job = await self.find(workspace, import_id)
-        stored = _stored(plan)
-        if Plan.model_validate(job.plan).answers != plan.answers:
-            changes = {"stage": "reading", "plan": stored, "queued_at": utcnow()}
-            return await self._resume(workspace, import_id, "ready", changes, "planned while it is ready")
+    async def is_current(self, job: ImportJob) -> bool:
+        """Return whether an import goes on, and no other process has it."""
+        query = {"_id": job.id, "fence": job.fence, "open": True}
         with translate_errors():
-            result = await self._collection.update_one(
-                {"_id": import_id, "workspace": workspace, **_READY}, {"$set": {"plan": stored}}
+            return await self._collection.find_one(query, {"_id": 1}) is not None
+
+    async def record(
+        self,
+        job: ImportJob,
+        changes: Mapping[str, Any],
+        increments: Mapping[str, int],
+        counts: Mapping[str, Any],
+    ) -> bool:
+        """Write what was done of an import; return whether it goes on.
+
+        It counts also if the import was paused or cancelled meanwhile, but not if another process has it.
+        `increments` and `counts` are by dotted stored names.
+        """
+        update: dict[str, Any] = {"$set": {**ImportJob.stored_fields(changes), **counts}}
+        if increments:
+            update["$inc"] = dict(increments)
+        with translate_errors():
+            document = await self._collection.find_one_and_update(
+                {"_id": job.id, "fence": job.fence}, update, projection={"open": 1}
             )
-        return await self._changed(
-            workspace, import_id, bool(result.matched_count), "planned while it is ready"
-        )
+        return bool(document and document.get("open"))
 
-    async def start(self, workspace: str, import_id: str, *, dry_run: bool) -> ImportJob:
-        """Start an import that is ready, or try it without publishing anything.
+    async def add(self, import_id: str, **numbers: int) -> None:
+        """Raise numbers of an import, by their names in Python, whoever works on it."""
+        increments = ImportJob.stored_fields(numbers)
+        with translate_errors():
+            await self._collection.update_one({"_id": import_id}, {"$inc": increments})
 
-        Raises `Conflict`, also for a question of the export that has no answer.
-        """
-        job = await self.find(workspace, import_id)
-        for asked in job.summary.choices if job.summary else ():
-            if asked["required"] and asked["answer"] is None:
-                raise Conflict(f"{asked['id']} is not answered: {asked['text']} Set answers in the plan")
-        changes = start_changes(dry_run=dry_run)
-        return await self._resume(workspace, import_id, "ready", changes, "started while it is ready")
-
-    async def pause(self, workspace: str, import_id: str) -> ImportJob:
-        """Pause an import that is being worked on. Raises `Conflict`."""
-        condition = {"stage": set(_RUNNING), "is_paused": False}
-        done = await self.jobs.suspend(workspace, import_id, condition, {"is_paused": True})
-        return await self._changed(workspace, import_id, done, "paused while it is running")
-
-    async def resume(self, workspace: str, import_id: str) -> ImportJob:
-        """Go on with a paused import. Raises `Conflict`."""
-        changes = {"is_paused": False, "waiting_for": None, "queued_at": utcnow()}
-        done = await self.jobs.resume(workspace, import_id, {"status": "running", "is_paused": True}, changes)
-        return await self._changed(workspace, import_id, done, "resumed while it is paused")
-
-    async def cancel(self, workspace: str, import_id: str) -> ImportJob:
-        """End an import. What was published stays, and can be undone. Raises `Conflict` if it has ended."""
-        job = await self.find(workspace, import_id)
-        if job.status != "running":
-            raise Conflict(f"the import is {job.state} already: it can be undone")
-        await self.jobs.suspend(workspace, import_id, {}, {})
-        await self.jobs.resume(workspace, import_id, {"status": "running"}, {"is_paused": False})
-        return await self.jobs.cancel(workspace, import_id)
-
-    async def undo(self, workspace: str, import_id: str, *, messages: int, keep_answered: bool) -> ImportJob:
-        """Take away again what an import added. `messages` is how many these are: a person has seen it.
-
-        Raises `Conflict` if the import has not ended, is undone, or added another number of messages.
-        """
-        job = await self.find(workspace, import_id)
-        added = job.added
-        if job.status == "running" and not job.is_paused:
-            raise Conflict(f"the import is {job.state}: cancel or pause it first")
-        if job.stage in ("undoing", "undone"):
-            raise Conflict(f"the import is {job.stage} already")
-        if messages != added:
-            raise Conflict(f"the import added {added} messages, not {messages}: confirm that number")
-        changes = {
-            "stage": "undoing",
-            "is_paused": False,
-            "is_dry_run": False,
-            "keep_answered": keep_answered,
-            "position": 0,
-            "queued_at": utcnow(),
-        }
-        done = await self.jobs.resume(workspace, import_id, {"stage": job.stage}, changes)
-        return await self._changed(workspace, import_id, done, "undone after it has ended")
+    async def expiring(self, limit: int) -> list[str]:
+        """Return ids of imports that are about to be deleted, because they ended long ago."""
+        query = {"expires_at": {"$lt": utcnow() + _DAY}}
+        with translate_errors():
+            documents = await self._collection.find(query, {"_id": 1}).limit(limit).to_list(limit)
+        return [document["_id"] for document in documents]
 
     async def delete_all(self, workspace: str) -> None:
         """Delete every import of a workspace."""
         await self.jobs.delete_all(workspace)
+
+    async def _check_limits(self, workspace: str) -> None:
+        with translate_errors():
+            running = await self._collection.count_documents({"workspace": workspace, "status": "running"})
+            stored = await self._collection.count_documents({"workspace": workspace})
+        if running > self._running + _WAITING:
+            raise OverLimit(
+                f"{running - 1} imports of the workspace have not ended: finish or cancel one first"
+            )
+        if stored > self._per_workspace:
+            raise OverLimit(
+                f"the workspace has {stored - 1} imports: each is removed 30 days after its end, or have the "
+                "operator raise INTERLINK_IMPORTS_PER_WORKSPACE"
+            )
 
     async def _resume(
         self, workspace: str, import_id: str, stage: Stage, changes: Mapping[str, Any], when: str
@@ -227,3 +315,10 @@ class Imports:
 
 def _stored(plan: Plan) -> dict[str, Any]:
     return plan.model_dump(mode="json", by_alias=True)
+
+
+def expected_bytes(job: ImportJob) -> int:
+    """Return how many bytes an import takes in Kafka: by its dry run, or else about those of the export."""
+    if job.trial and (measured := job.trial.get("kafka")):
+        return int(measured.get("bytes", 0))
+    return job.summary.size if job.summary else 0

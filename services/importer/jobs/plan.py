@@ -20,15 +20,24 @@ def _known_zone(name: str) -> str:
 
 
 class ChannelPlan(BaseModel):
-    """What becomes of one conversation: a new channel, messages in an existing one, or nothing."""
+    """What becomes of one conversation: a new channel, messages in another one, or nothing.
+
+    `mapped` is the channel of the chat with which sync joins the conversation.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    into: Literal["new", "existing", "leave_out"]
+    into: Literal["new", "existing", "mapped", "leave_out"]
     channel_id: Annotated[
         Id | None, Field(description="The channel of the chat; only for `existing`, and required there.")
     ] = None
     name: Annotated[str | None, Field(max_length=256, description="Another name for a new channel.")] = None
+
+    @model_validator(mode="after")
+    def _check_channel(self) -> Self:
+        if (self.into == "existing") != (self.channel_id is not None):
+            raise ValueError("channel_id is required for into: existing, and only for it")
+        return self
 
 
 class PersonPlan(BaseModel):
@@ -38,6 +47,16 @@ class PersonPlan(BaseModel):
 
     as_: Annotated[Literal["user", "guest", "leave_out"], Field(alias="as")]
     user_id: Annotated[Id | None, Field(description="The user of the chat; only for `user`.")] = None
+    by: Annotated[
+        Literal["manual", "name"],
+        Field(description="How the user was found; `name` for a proposal that somebody has reviewed."),
+    ] = "manual"
+
+    @model_validator(mode="after")
+    def _check_user(self) -> Self:
+        if (self.as_ == "user") != (self.user_id is not None):
+            raise ValueError("user_id is required for as: user, and only for it")
+        return self
 
 
 class FilesPlan(BaseModel):
@@ -79,8 +98,19 @@ class Plan(BaseModel):
         Field(max_length=50, description="Answers to `contents.choices`, by the id of the choice."),
     ] = {}
     other_channels: Annotated[
-        Literal["new", "leave_out"], Field(description="Conversations that `channels` does not name.")
-    ] = "new"
+        Literal["mapped", "new", "leave_out"],
+        Field(
+            description="Conversations that `channels` does not name. With `mapped`, one that sync joins "
+            "with a channel of the chat goes there, and each other one into a new channel."
+        ),
+    ] = "mapped"
+    match_people: Annotated[
+        bool,
+        Field(
+            description="Whether those whom `people` does not name become the users with whom they are "
+            "linked (/api/people-links), or whose verified e-mail address they have. Others are guests."
+        ),
+    ] = True
     direct_messages: Annotated[
         bool,
         Field(
@@ -91,9 +121,17 @@ class Plan(BaseModel):
     archived_channels: bool = True
     bots: bool = True
     system_messages: bool = False
+    threads: Annotated[bool, Field(description="Whether replies in threads are imported.")] = True
     reactions: bool = True
     pins: bool = True
     files: FilesPlan = FilesPlan()
+    edits: Annotated[
+        bool,
+        Field(
+            description="Whether messages of an earlier import that were edited since are published again, "
+            "as changed. An undo does not restore their earlier text."
+        ),
+    ] = False
     since: AwareDatetime | None = None
     until: Annotated[AwareDatetime | None, Field(description="Messages before this time.")] = None
     time_zone: Annotated[

@@ -1,14 +1,14 @@
 """Write how far an import is. Every write is fenced: a process that was replaced, or told to stop, ends."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from services.importer.jobs.import_job import ImportJob
-from services.importer.jobs.selection import DUPLICATE, FAILED, FOUND, IMPORTED, SELECTED, UnitResult
-from shared.runtime.jobs import Jobs
+from services.importer.jobs.imports import Imports
 
-_COUNTED: Final = (FOUND, SELECTED, IMPORTED, DUPLICATE, FAILED)
+STALLED_S: Final = 30.0
+"""After so many seconds without a confirmation, people see what an import waits for."""
+STALLED: Final = "the chat to confirm batches (history.stored): see its log"
 
 
 class Stopped(Exception):
@@ -18,32 +18,31 @@ class Stopped(Exception):
 class Progress:
     """The progress of one import in this process."""
 
-    def __init__(self, jobs: Jobs[ImportJob], job: ImportJob) -> None:
-        self._jobs = jobs
+    def __init__(self, imports: Imports, job: ImportJob) -> None:
+        self._imports = imports
         self._job = job
 
-    async def write(self, changes: Mapping[str, Any], increments: Mapping[str, int] | None = None) -> None:
-        """Change fields of the import, and raise counts by their dotted names. Raises `Stopped`."""
-        update: dict[str, Any] = {"$set": ImportJob.stored_fields({"waiting_for": None, **changes})}
-        if increments:
-            update["$inc"] = dict(increments)
-        if not await self._jobs.work.write(self._job, update):
+    async def write(
+        self,
+        changes: Mapping[str, Any],
+        increments: Mapping[str, int] | None = None,
+        *,
+        counts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Change fields of the import; raise numbers, and set counts, by their dotted stored names.
+
+        What was done before the import was stopped is still written. Raises `Stopped`.
+        """
+        fields = {"waiting_for": None, **changes}
+        if not await self._imports.record(self._job, fields, increments or {}, counts or {}):
             raise Stopped
 
-    async def wait_for(self, reason: str) -> None:
-        """Show why the import makes no progress. Raises `Stopped`."""
-        await self.write({"waiting_for": reason})
+    async def check_turn(self) -> None:
+        """Raise `Stopped` if the import was stopped, or another process has it."""
+        if not await self._imports.is_current(self._job):
+            raise Stopped
 
-
-def increments_of(results: Sequence[UnitResult]) -> dict[str, int]:
-    """Return by how much the counts of messages and files grow with these units."""
-    totals: Counter[str] = Counter()
-    for result in results:
-        for day in result.days.values():
-            for name in _COUNTED:
-                totals[f"counts.messages.{name}"] += day[name]
-        for reason, number in result.skipped.items():
-            totals[f"counts.messages.skipped.{reason}"] += number
-        for name, number in result.files.counts().items():
-            totals[f"counts.files.{name}"] += number
-    return {name: number for name, number in totals.items() if number}
+    async def show_wait(self, waited_s: float) -> None:
+        """Show why the import makes no progress, if it has waited for long. Raises `Stopped`."""
+        if waited_s > STALLED_S:
+            await self.write({"waiting_for": STALLED})

@@ -1,91 +1,60 @@
-"""Turn a reader's lines into messages of `chat.history`, as the plan says, and count what is left out."""
+"""Turn a reader's lines into messages of `chat.history`, as the plan says, and tell what is left out."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from services.importer.accounts.walk import Walk
-from services.importer.files.attachments import UnitFiles
-from services.importer.jobs.plan import ChannelPlan, Plan
-from services.importer.store.units import add_digest, packed
+from services.importer.jobs.plan import Plan
+from services.importer.store.units import MARK_BYTES
 from shared.contracts.envelope import rfc3339
-from shared.contracts.ids import derive, provider_message_id_for
-from shared.manifests.history_types import Contents, HistoryConversation
+from shared.contracts.ids import provider_message_id_for
 
-FOUND, SELECTED, IMPORTED, DUPLICATE, SKIPPED, FAILED = (
-    *("found", "selected", "imported", "duplicate", "skipped", "failed"),
-)
-UNKNOWN_DAY: Final = ""
-"""The day of a record whose time cannot be read."""
-_CLOSED_KINDS: Final = ("group", "direct")
+_MAX_ADDRESS: Final = 2_048
+"""Characters of an address; a longer one is left out."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Target:
-    """Where a conversation of the export goes: the id of a channel of the chat."""
+    """Where a conversation of the export goes: the id of a channel of the chat.
 
-    conversation: HistoryConversation
+    `position` is its own in the export. `source` is the conversation with provider and account: all imports
+    of the same one have it.
+    """
+
+    conversation: str
+    position: int
     source: str
     channel_id: str
-    existing: bool
-    name: str
 
 
 class Selection:
-    """What a plan selects of an export."""
+    """What a plan selects of an export. `targets` are the conversations that are imported, by id.
 
-    def __init__(self, plan: Plan, contents: Contents, workspace: str) -> None:
+    `users` are the users of the chat by the export's ids of persons, and `left_out` the persons that are left
+    out with their messages.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        provider: str,
+        account: str,
+        targets: Mapping[str, Target],
+        users: Mapping[str, str],
+        left_out: Collection[str],
+    ) -> None:
         self.plan = plan
-        self._contents = contents
-        self._workspace = workspace
+        self.targets = targets
+        self.users = users
+        self._provider = provider
+        self._account = account
+        self._left_out = left_out
         self._since, self._until = plan.span()
         self._zone = None if plan.time_zone == "UTC" else ZoneInfo(plan.time_zone)
-        self._people = {item.person.id: item.person for item in contents.people}
-        self._left_out = {person for person, choice in plan.people.items() if choice.as_ == "leave_out"}
-        self._users = {
-            person: choice.user_id for person, choice in plan.people.items() if choice.as_ == "user"
-        }
         self._days: dict[int, str] = {}
-        self.targets: Mapping[str, Target] = {
-            item.id: target for item in contents.conversations if (target := self._target(item)) is not None
-        }
-        """The conversations that are imported, by the export's id."""
-
-    @property
-    def users(self) -> Mapping[str, str]:
-        """The users of the chat by the export's ids of the people."""
-        return {person: user for person, user in self._users.items() if user}
-
-    def user_items(self) -> list[dict[str, Any]]:
-        """Return the people of the import as `history.users` has them."""
-        return [
-            {
-                **self._author(item.person.id, item.person.name, item.person.avatar_url, bot=item.person.bot),
-                "active": item.active,
-            }
-            for item in self._contents.people
-            if item.person.id not in self._left_out
-        ]
-
-    def channel_items(self) -> list[dict[str, Any]]:
-        """Return the channels of the import as `history.channels` has them."""
-        return [
-            {
-                "channel_id": target.channel_id,
-                "name": target.name[:256],
-                "kind": target.conversation.kind,
-                "existing": target.existing,
-                "archived": target.conversation.archived,
-                "topic": target.conversation.topic[:1000],
-                "members": list(target.conversation.members),
-                "created_at": _moment(target.conversation.created_at),
-                "origin": self._origin(target.conversation.id),
-            }
-            for target in self.targets.values()
-        ]
 
     def day_of(self, unix: float) -> str:
         """Return the day of a Unix time in the plan's time zone."""
@@ -105,137 +74,74 @@ class Selection:
             return "bot"
         if line["kind"] == "system" and not self.plan.system_messages:
             return "system_message"
+        if line["thread"] and not self.plan.threads:
+            return "thread"
         return "person_left_out" if line["author"] in self._left_out else None
 
     def message_id(self, conversation: str, external_id: str) -> str:
         """Return the id of a message of the export: the one that sync derives, too."""
-        return provider_message_id_for(
-            self._contents.provider, self._contents.account, conversation, external_id
-        )
+        return provider_message_id_for(self._provider, self._account, conversation, external_id)
 
     def message(self, line: Mapping[str, Any], message_id: str, conversation: str) -> dict[str, Any]:
         """Return a message as `history.messages` has it (`shared.contracts.history.HistoryMessage`)."""
         found: dict[str, Any] = {
             "message_id": message_id,
             "text": line["text"],
-            "author": self._author(line["author"], line["name"], line["avatar"], bot=line["bot"]),
+            "author": self.author(line["author"], line["name"], line["avatar"], bot=line["bot"]),
             "kind": line["kind"],
-            "origin": self._origin(conversation, line["id"], line["permalink"]),
-            "created_at": _moment(line["at"]),
+            "origin": self.origin(conversation, line["id"], line["permalink"]),
+            "created_at": moment(line["at"]),
         }
         if line["thread"]:
             found["thread_id"] = self.message_id(conversation, line["thread"])
         if line["reply_to"]:
             found["reply_to_id"] = self.message_id(conversation, line["reply_to"])
         if line["edited_at"] is not None:
-            found["edited_at"] = _moment(line["edited_at"])
+            found["edited_at"] = moment(line["edited_at"])
         if line["pinned"] and self.plan.pins:
             found["pinned"] = True
         if line["reactions"] and self.plan.reactions:
             found["reactions"] = [
-                {"emoji": emoji, "authors": [self._author(person) for person in people]}
-                for emoji, people in line["reactions"]
+                {
+                    "emoji": emoji,
+                    "authors": [self.author(person, name) for person, name in people],
+                    "count": count,
+                }
+                for emoji, people, count in line["reactions"]
             ]
         return found
 
-    def _author(self, person: str, name: str = "", avatar: str | None = None, *, bot: bool = False) -> Any:
-        known = self._people.get(person)
-        if known is not None:
-            name, avatar, bot = name or known.name, avatar or known.avatar_url, bot or known.bot
-        author: dict[str, Any] = {"id": (person or "unknown")[:256], "name": name[:256]}
-        if user_id := self._users.get(person):
-            author["user_id"] = user_id
-        if avatar:
-            author["avatar_url"] = avatar
+    def author(self, person: str, name: str, avatar: str | None = None, *, bot: bool = False) -> Any:
+        """Return a person as an author of `chat.history`."""
+        found: dict[str, Any] = {"id": (person or "unknown")[:256], "name": name[:256]}
+        if user_id := self.users.get(person):
+            found["user_id"] = user_id
+        if avatar and len(avatar) <= _MAX_ADDRESS:
+            found["avatar_url"] = avatar
         if bot:
-            author["bot"] = True
-        return author
+            found["bot"] = True
+        return found
 
-    def _origin(self, conversation: str, external_id: str = "", permalink: str | None = None) -> Any:
+    def origin(self, conversation: str, external_id: str = "", permalink: str | None = None) -> Any:
+        """Return where a channel or a message is from."""
         origin = {
-            "provider": self._contents.provider,
-            "account": self._contents.account,
-            "conversation_id": conversation,
+            "provider": self._provider,
+            "account": self._account,
+            "conversation_id": conversation[:256],
         }
         if external_id:
-            origin["external_id"] = external_id
-        if permalink:
+            origin["external_id"] = external_id[:256]
+        if permalink and len(permalink) <= _MAX_ADDRESS:
             origin["permalink"] = permalink
         return origin
 
-    def _target(self, item: HistoryConversation) -> Target | None:
-        choice = self.plan.channels.get(item.id) or self._by_rule(item)
-        if item.problem or choice.into == "leave_out":
-            return None
-        account = self._contents.provider, self._contents.account
-        return Target(
-            conversation=item,
-            source=":".join((*account, item.id)),
-            channel_id=choice.channel_id or f"chn_{derive(self._workspace, *account, item.id)}",
-            existing=choice.into == "existing",
-            name=choice.name or item.name or item.id,
-        )
 
-    def _by_rule(self, item: HistoryConversation) -> ChannelPlan:
-        left_out = (
-            self.plan.other_channels == "leave_out"
-            or (item.kind in _CLOSED_KINDS and not self.plan.direct_messages)
-            or (item.archived and not self.plan.archived_channels)
-        )
-        return ChannelPlan(into="leave_out" if left_out else "new")
+def mark_of(line: Mapping[str, Any]) -> bytes:
+    """Return a mark of a message's content, in 4 bytes: another one after it was edited."""
+    content = f"{line['edited_at'] or ''}\0{line['text']}".encode("utf-8", "surrogatepass")
+    return blake2b(content, digest_size=MARK_BYTES).digest()
 
 
-@dataclass(slots=True)
-class UnitResult:
-    """What was done with a unit: its counts, the messages that it added, and what failed."""
-
-    position: int
-    target: Target
-    files: UnitFiles
-    days: dict[str, Counter[str]] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    skipped: Counter[str] = field(default_factory=Counter)
-    added: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Day and Unix time of the messages that are to be added, by id."""
-    issues: list[tuple[str, str, str]] = field(default_factory=list)
-    """Place, reason and record of what failed."""
-    batches: list[str] = field(default_factory=list)
-    next_number: int = 0
-    walk: Walk | None = None
-    """The place of the next page of a connected account."""
-    read_at: float = 0.0
-    """The time up to which its conversation is read, if it is the last unit of a connected one; else 0."""
-
-    def count(self, what: str, day: str = UNKNOWN_DAY, by: int = 1) -> None:
-        """Count a record of a day."""
-        self.days.setdefault(day, Counter())[what] += by
-
-    def skip(self, reason: str, day: str = UNKNOWN_DAY) -> None:
-        """Count a record that is left out."""
-        self.count(SKIPPED, day)
-        self.skipped[reason] += 1
-
-    def fail(self, place: str, reason: str, record: str, day: str = UNKNOWN_DAY) -> None:
-        """Count a record that failed, and list it."""
-        self.count(FAILED, day)
-        self.issues.append((place, reason, record))
-
-    def settle(self, duplicates: Sequence[str], rejected: Sequence[tuple[str, str]]) -> None:
-        """Take the chat's confirmation into account: messages that it had already, or rejects."""
-        self.files.settle(duplicates, [message_id for message_id, _ in rejected])
-        for message_id in duplicates:
-            if (known := self.added.pop(message_id, None)) is not None:
-                self.count(DUPLICATE, known[0])
-        for message_id, reason in rejected:
-            if (known := self.added.pop(message_id, None)) is not None:
-                self.fail(message_id, f"the chat rejected it: {reason}", "", known[0])
-        by_day: dict[str, list[bytes]] = {}
-        for message_id, (day, _) in self.added.items():
-            by_day.setdefault(day, []).append(packed(message_id))
-        for day, ids in by_day.items():
-            self.count(IMPORTED, day, len(ids))
-            self.digests[day] = add_digest("", ids)
-
-
-def _moment(unix: float) -> str | None:
+def moment(unix: float) -> str | None:
+    """Return a Unix time as text; None for 0, which is unknown."""
     return rfc3339(datetime.fromtimestamp(unix, UTC)) if unix else None

@@ -1,20 +1,26 @@
 """The step of an import, by its stage. One step does a whole stage; it writes its progress meanwhile."""
 
-from typing import Final
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
 
-from services.importer.jobs.end_steps import UndoStep, VerifyStep
 from services.importer.jobs.files_step import FilesStep
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.progress import Progress, Stopped
 from services.importer.jobs.read_step import ReadStep
 from services.importer.jobs.run_step import RunStep
+from services.importer.jobs.undo_step import UndoStep
+from services.importer.jobs.verify_step import VerifyStep
 from services.importer.reading.confined_process import ProcessKilled
-from shared.contracts.errors import RetryLater
+from shared.contracts.errors import DatabaseUnavailable, RetryLater
 from shared.runtime.jobs import JobFailed, StepResult
 
 _MAX_KILLS: Final = 10
 """A reader that is killed so often without any progress is killed because of the export."""
+
+_LOOK_INTERVAL_S: Final = 1.0
+"""An import that is paused or cancelled stops after this time, whatever it waits for."""
 
 
 class ImportSteps:
@@ -48,31 +54,48 @@ class ImportSteps:
     async def _run_stage(self, job: ImportJob) -> StepResult:
         match job.stage:
             case "reading":
-                return await self._read.run(job)
+                return await self._until_stopped(job, self._read.run(job))
             case "running" if job.step == "files":
-                return await self._files.run(job)
+                return await self._until_stopped(job, self._files.run(job))
             case "running":
-                return await self._run.run(job)
+                return await self._until_stopped(job, self._run.run(job))
             case "verifying":
-                if job.repeat is not None:
+                if job.repeat is not None and not job.is_dry_run:
                     await self._imports.create_repetition(job)
-                return await self._verify.run(job)
+                return await self._until_stopped(job, self._verify.run(job))
             case "undoing":
-                return await self._undo.run(job)
+                return await self._until_stopped(job, self._undo.run(job))
             case "ready" | "completed" | "undone":
                 return StepResult(waits=True)
+
+    async def _until_stopped(self, job: ImportJob, work: Coroutine[Any, Any, StepResult]) -> StepResult:
+        """Do work until it is done, or until the import is paused, cancelled or taken over."""
+        task = asyncio.create_task(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=_LOOK_INTERVAL_S))[0]:
+                try:
+                    is_current = await self._imports.is_current(job)
+                except DatabaseUnavailable:
+                    continue
+                if not is_current and not task.done():
+                    return StepResult()
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _read_again(self, job: ImportJob) -> StepResult:
         """Have the step repeated, after its reader process was killed. Raises `RetryLater` or `JobFailed`."""
         current = await self._imports.find(job.workspace, job.id)
-        kills = current.reader_kills + 1 if current.position == job.position else 1
+        is_further = (current.position, current.offset) != (job.position, job.offset)
+        kills = 1 if is_further else current.reader_kills + 1
         if kills >= _MAX_KILLS:
             raise JobFailed(
                 "its reader process was killed again and again: the system lacks memory, or the export needs "
                 "too much of it. Export a shorter time"
             )
         try:
-            await Progress(self._imports.jobs, job).write({"reader_kills": kills})
+            await Progress(self._imports, job).write({"reader_kills": kills})
         except Stopped:
             return StepResult()
         raise RetryLater("its reader process, which was killed: it is started again")

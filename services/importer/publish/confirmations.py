@@ -1,7 +1,8 @@
 """Which batches the chat has confirmed: written by whichever process consumes `history.stored`.
 
 A batch is announced before it is published. So a confirmation that names no announced batch of its own
-workspace changes nothing, whoever sends it.
+workspace changes nothing, whoever sends it. And an undo knows the messages of batches that were published
+when the import was stopped, before their part was stored as done.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from services.importer.publish.history_batches import Batch
 from shared.contracts.errors import Malformed
 from shared.contracts.history import HISTORY_STORED, HistoryStored
 from shared.runtime.kafka.batch import ConsumedEvent
@@ -28,6 +30,14 @@ class BatchRecord(Record):
 
     import_id: str
     workspace: str
+    channel_id: str = ""
+    source: str = ""
+    conversation: str = ""
+    part: str = ""
+    """The id of the `UnitRecord` that will have them."""
+    ids: bytes = b""
+    """The messages that are new with it, in 16 bytes each."""
+    announced_at: datetime
     confirmed: bool = False
     duplicates: tuple[str, ...] = ()
     rejected: tuple[tuple[str, str], ...] = ()
@@ -41,30 +51,48 @@ class Confirmations:
     def __init__(self, mongo: Mongo) -> None:
         self._collection = mongo.collection(COLLECTION)
 
-    async def announce(self, workspace: str, import_id: str, batch_ids: Sequence[str]) -> None:
+    async def announce(self, workspace: str, import_id: str, batches: Sequence[Batch]) -> None:
         """Store that these batches are about to be published; one that is stored already stays as it is."""
-        expires_at = utcnow() + _TTL
+        now = utcnow()
         writes = [
             UpdateOne(
-                {"_id": batch_id},
+                {"_id": batch.id},
                 {
                     "$setOnInsert": BatchRecord(
-                        id=batch_id, import_id=import_id, workspace=workspace, expires_at=expires_at
+                        id=batch.id,
+                        import_id=import_id,
+                        workspace=workspace,
+                        channel_id=batch.key if batch.items else "",
+                        source=batch.source,
+                        conversation=batch.conversation,
+                        part=batch.part,
+                        ids=batch.ids,
+                        announced_at=now,
+                        expires_at=now + _TTL,
                     ).document()
                 },
                 upsert=True,
             )
-            for batch_id in batch_ids
+            for batch in batches
         ]
         with translate_errors():
             await self._collection.bulk_write(writes, ordered=False)
 
     async def confirmed(self, import_id: str) -> list[BatchRecord]:
-        """Return the confirmed batches of an import that were not removed yet."""
+        """Return the confirmed batches of an import that were not removed yet, without `ids`."""
         query = {"import_id": import_id, "confirmed": True}
         with translate_errors():
-            documents = await self._collection.find(query).to_list(None)
+            documents = await self._collection.find(query, {"ids": 0}).to_list(None)
         return [BatchRecord.from_document(document) for document in documents]
+
+    async def unsettled(self, import_id: str) -> list[BatchRecord]:
+        """Return the batches of an import with new messages that were not removed yet.
+
+        These are not many more than may be unconfirmed at a time.
+        """
+        with translate_errors():
+            documents = await self._collection.find({"import_id": import_id}).to_list(None)
+        return [BatchRecord.from_document(document) for document in documents if document.get("ids")]
 
     async def remove(self, batch_ids: Collection[str]) -> None:
         """Remove batches whose outcome is stored elsewhere."""

@@ -15,15 +15,44 @@ from shared.runtime.kafka.producer import Record, event_record
 SOURCE: Final = "/importer"
 
 
+_ENVELOPE_BYTES: Final = 4 * 1024
+"""Room of a batch for what is beside its items: ids, and the id of a channel in any script."""
+MAX_ITEM_BYTES: Final = MAX_BATCH_BYTES - _ENVELOPE_BYTES
+"""A larger message, person or channel fits into no batch."""
+_RECORD_BYTES: Final = 500
+"""About what a record takes in Kafka beside its data: key, headers and trace."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch to publish. `items` is how many messages it has, 0 for people and channels."""
+    """A batch to publish. `items` is how many messages it has, 0 for people and channels.
+
+    `ids` has the ids of messages that are new with it, in 16 bytes each. `source`, `conversation` and `part`
+    say where these are from: `part` is the id of the `UnitRecord` that will have them.
+    """
 
     id: str
     event_type: str
     key: str
     data: bytes
     items: int = 0
+    ids: bytes = b""
+    source: str = ""
+    conversation: str = ""
+    part: str = ""
+
+    @property
+    def kafka_bytes(self) -> int:
+        """About how many bytes it takes in Kafka."""
+        return len(self.data) + len(self.key) + _RECORD_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An item of a batch, encoded as JSON. `packed_id` is a message's id if it is new, in 16 bytes."""
+
+    data: bytes
+    packed_id: bytes = b""
 
 
 class BatchFactory:
@@ -37,28 +66,36 @@ class BatchFactory:
         self,
         event_type: str,
         field: str,
-        items: Iterable[Any],
+        items: Iterable[Item],
         *place: str,
         channel_id: str = "",
+        source: str = "",
+        conversation: str = "",
+        part: str = "",
         **more: Any,
     ) -> Iterator[Batch]:
         """Yield batches of up to 200 items and 512 KB, with these items in the list `field`.
 
-        `place` tells the batches of one import apart, and is the same when they are made again.
+        No item may have more than `MAX_ITEM_BYTES`. `place` tells the batches of one import apart, and is the
+        same when they are made again.
         """
-        for index, part in enumerate(_parts(items)):
+        for index, group in enumerate(_groups(items)):
             batch_id = f"bat_{derive(self._import_id, event_type, *place, str(index))}"
             payload = {"import_id": self._import_id, "batch_id": batch_id, "number": self.next_number, **more}
             if channel_id:
                 payload["channel_id"] = channel_id
-            payload[field] = [orjson.Fragment(item) for item in part]
+            payload[field] = [orjson.Fragment(item.data) for item in group]
             self.next_number += 1
             yield Batch(
                 batch_id,
                 event_type,
                 channel_id or self._import_id,
                 orjson.dumps(payload),
-                len(part) if channel_id else 0,
+                len(group) if channel_id else 0,
+                b"".join(item.packed_id for item in group),
+                source,
+                conversation,
+                part,
             )
 
 
@@ -76,15 +113,14 @@ def record_of(batch: Batch, workspace: str) -> Record:
     return event_record(CHAT_HISTORY, batch.key, event)
 
 
-def _parts(items: Iterable[Any]) -> Iterator[Sequence[bytes]]:
-    part: list[bytes] = []
+def _groups(items: Iterable[Item]) -> Iterator[Sequence[Item]]:
+    group: list[Item] = []
     size = 0
     for item in items:
-        encoded = orjson.dumps(item)
-        if part and (len(part) == MAX_BATCH or size + len(encoded) > MAX_BATCH_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(encoded)
-        size += len(encoded)
-    if part:
-        yield part
+        if group and (len(group) == MAX_BATCH or size + len(item.data) > MAX_ITEM_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += len(item.data) + 1  # with the comma
+    if group:
+        yield group

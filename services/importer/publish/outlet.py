@@ -1,10 +1,11 @@
 """Publish the batches of one import, no faster than the chat stores them."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
+from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.publish.confirmations import BatchRecord, Confirmations
 from services.importer.publish.history_batches import Batch, record_of
 from shared.runtime.kafka.producer import Producer
@@ -16,6 +17,48 @@ _FIRST_POLL_S: Final = 0.01
 _MAX_POLL_S: Final = 0.25
 SILENCE_S: Final = 10.0
 """A chat that has confirmed no batch after this time confirms none."""
+
+
+class TakesBatches(Protocol):
+    """Where the batches of an import go: to the chat, or nowhere in a dry run."""
+
+    @property
+    def confirms(self) -> bool | None: ...
+
+    @property
+    def waiting_s(self) -> float: ...
+
+    async def put(self, batches: Iterable[Batch]) -> None: ...
+
+    async def flush(self) -> None: ...
+
+    async def poll(self) -> None: ...
+
+    def is_settled(self, batch_ids: Iterable[str], /) -> bool: ...
+
+    def outcomes(self, batch_ids: Iterable[str], /) -> list[BatchRecord]: ...
+
+
+class DryOutlet:
+    """Takes the batches of a dry run: each is settled at once, as if the chat had stored all of it."""
+
+    confirms = None
+    waiting_s = 0.0
+
+    async def put(self, batches: Iterable[Batch]) -> None:
+        pass
+
+    async def flush(self) -> None:
+        pass
+
+    async def poll(self) -> None:
+        pass
+
+    def is_settled(self, _: Iterable[str]) -> bool:
+        return True
+
+    def outcomes(self, _: Iterable[str]) -> list[BatchRecord]:
+        return []
 
 
 class Outlet:
@@ -34,7 +77,12 @@ class Outlet:
         import_id: str,
         messages_per_second: int,
         confirms: bool | None,
+        broker_memory: BrokerMemory,
+        check_turn: Callable[[], Awaitable[None]],
     ) -> None:
+        """`check_turn` raises an error if the import was stopped, or another process has it."""
+        self._check_turn = check_turn
+        self._broker_memory = broker_memory
         self._producer = producer
         self._confirmations = confirmations
         self._workspace = workspace
@@ -54,7 +102,7 @@ class Outlet:
     async def put(self, batches: Iterable[Batch]) -> None:
         """Take batches, and publish them when there are enough; wait while too many are unconfirmed.
 
-        Raises `BrokerUnavailable` and `DatabaseUnavailable`.
+        Raises `BrokerUnavailable`, `DatabaseUnavailable`, and what `check_turn` raises.
         """
         for batch in batches:
             self._made.append(batch)
@@ -64,12 +112,15 @@ class Outlet:
                 await self.poll()
 
     async def flush(self) -> None:
-        """Publish everything that was taken. Raises what `put` raises."""
+        """Publish everything that was taken. Raises what `put` raises, which is also `BrokerFull`."""
         if not self._made:
             return
         made, self._made = self._made, []
+        self._broker_memory.take(sum(batch.kafka_bytes for batch in made))
         # Before they are published: the confirmation may be there first.
-        await self._confirmations.announce(self._workspace, self._import_id, [batch.id for batch in made])
+        await self._confirmations.announce(self._workspace, self._import_id, made)
+        # Behind it: an undo that has begun before this knows of these batches.
+        await self._check_turn()
         records = [record_of(batch, self._workspace) for batch in made]
         await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
         if self.confirms is False:

@@ -40,8 +40,11 @@ class ConfinedProcess:
         await self._start()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         process = self._running()
+        if kind is not None:  # it may be in the middle of a long command
+            with suppress(ProcessLookupError):
+                process.kill()
         if process.stdin:
             process.stdin.close()
         try:

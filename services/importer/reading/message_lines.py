@@ -5,28 +5,37 @@ This runs in the confined reader process, because texts are untrusted and render
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from shared.contracts.chat import MAX_TEXT_CHARACTERS
-from shared.manifests.channel_types import MessageWritten
+from shared.manifests.channel_types import MessageWritten, Person
 from shared.manifests.history_types import Broken, HistoryMessage, HistoryRecord, Skipped
 from shared.richtext.build import clean_line
 from shared.richtext.markdown_render import render_markdown
-from shared.richtext.mentions import has_mentions, resolve_mentions
+from shared.richtext.mentions import has_mentions, mentioned, resolve_mentions
+
+MAX_REACTIONS: Final = 1_000
+"""People in the reactions of one message; further ones are only counted."""
+_TEXT_CUT: Final = "text_cut"
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The chat's ids and the display names for ids of the export.
+    """What the ids of an export are in the chat, and how they are shown.
 
-    `users` has the chat's user ids and `people` the names, by the ids of persons; `channels` has the chat's
-    channel ids and `conversations` the names, by the ids of conversations.
+    `users` has the chat's user ids, and `people` the persons, by the ids of persons; `channels` has the
+    chat's channel ids and `conversations` the names, by the ids of conversations.
     """
 
     users: Mapping[str, str] = field(default_factory=dict)
-    people: Mapping[str, str] = field(default_factory=dict)
+    people: Mapping[str, Person] = field(default_factory=dict)
     channels: Mapping[str, str] = field(default_factory=dict)
     conversations: Mapping[str, str] = field(default_factory=dict)
+
+    def name_of(self, person: str) -> str:
+        """Return the name of a person; an empty text if it is unknown."""
+        known = self.people.get(person)
+        return known.name if known else ""
 
 
 def line_of(record: HistoryRecord, names: Names) -> dict[str, Any]:
@@ -47,33 +56,62 @@ def line_of(record: HistoryRecord, names: Names) -> dict[str, Any]:
 def _message(record: HistoryMessage, names: Names) -> dict[str, Any]:
     message = record.message
     author = message.author
+    known = names.people.get(author.id, author)
+    text, losses = _text(message, names)
+    reactions, reacted = _reactions(record, names)
     return {
         "id": message.external_id,
         "at": message.sent_at,
         "kind": record.kind,
         "author": author.id,
-        "name": author.name or names.people.get(author.id, ""),
-        "avatar": author.avatar_url,
-        "bot": author.bot,
-        "text": _text(message, names),
+        "name": author.name or known.name,
+        "avatar": author.avatar_url or known.avatar_url,
+        "bot": author.bot or known.bot,
+        "text": text,
+        "losses": losses,
         "thread": message.place.thread,
         "reply_to": message.place.reply_to,
         "permalink": message.permalink,
         "edited_at": record.edited_at,
         "pinned": record.pinned,
-        "reactions": [(reaction.emoji, reaction.people) for reaction in record.reactions],
+        "reactions": reactions,
+        "reacted": reacted,
         "files": [(file.id, file.ref, file.filename, file.content_type, file.size) for file in message.files],
         "lost_files": [(file.name, file.reason) for file in record.lost_files],
     }
 
 
-def _text(message: MessageWritten, names: Names) -> str:
-    """Return the text with ids of the chat. History notifies nobody: groups and everyone become text."""
+def _reactions(record: HistoryMessage, names: Names) -> tuple[list[Any], int]:
+    """Return emoji with the people who set them and their names, and the number of all of these people."""
+    found: list[Any] = []
+    total = 0
+    for reaction in record.reactions:
+        room = max(0, MAX_REACTIONS - total)
+        total += len(reaction.people)
+        people = [(person, names.name_of(person)) for person in reaction.people[:room]]
+        found.append((reaction.emoji, people, len(reaction.people)))
+    return found, total
+
+
+def _text(message: MessageWritten, names: Names) -> tuple[str, list[str]]:
+    """Return the text with ids of the chat, and what it lost. History notifies nobody.
+
+    Mentions of groups, of everyone and of people who are no users of the chat become text.
+    """
     body = message.body
+    losses: dict[str, None] = {}
     if has_mentions(body):
+        found = mentioned(body)
+        lost = {
+            "user_mention": any(person not in names.users for person in found.users),
+            "channel_mention": any(item not in names.channels for item in found.channels),
+            "group_mention": bool(found.groups),
+            "everyone_mention": bool(found.everyone),
+        }
+        losses |= {name: None for name, is_lost in lost.items() if is_lost}
         body = resolve_mentions(
             body,
-            user=lambda node: (names.users.get(node.id, ""), node.label or names.people.get(node.id, "")),
+            user=lambda node: (names.users.get(node.id, ""), node.label or names.name_of(node.id)),
             channel=lambda node: (
                 names.channels.get(node.id, ""),
                 node.label or names.conversations.get(node.id, ""),
@@ -81,4 +119,8 @@ def _text(message: MessageWritten, names: Names) -> str:
             groups=False,
             mass_mentions=False,
         )
-    return render_markdown(body).text[:MAX_TEXT_CHARACTERS]
+    rendered = render_markdown(body)
+    losses |= dict.fromkeys(loss.node for loss in rendered.losses)
+    if len(rendered.text) > MAX_TEXT_CHARACTERS:
+        losses[_TEXT_CUT] = None
+    return rendered.text[:MAX_TEXT_CHARACTERS], list(losses)

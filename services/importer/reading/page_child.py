@@ -17,7 +17,7 @@ import orjson
 from services.importer.reading.confinement import NICENESS, confine, limit_cpu
 from services.importer.reading.message_lines import Names, line_of
 from services.importer.reading.protocol import encoded, framed
-from shared.manifests.channel_types import Account, CallResponse, ChannelFailure, Operation, Step
+from shared.manifests.channel_types import Account, CallResponse, ChannelFailure, Operation, Person, Step
 from shared.manifests.history_models import HistorySpec
 from shared.manifests.history_types import Contents, HistoryConversation, ReadsPages, Unreadable
 from shared.manifests.registry import load_page_reader
@@ -60,7 +60,9 @@ class _Session:
                 page = self._run(self._reader.conversations(self._read(), command["cursor"]))
                 self._write({"items": page.items, "next": page.next_cursor})
             case "names":
-                self._names = Names(**command["names"])
+                names = command["names"]
+                people = {key: Person(**item) for key, item in names["people"].items()}
+                self._names = Names(**names | {"people": people})
             case "page":
                 self._page(command)
 

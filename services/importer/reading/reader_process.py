@@ -2,10 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -13,9 +12,22 @@ import orjson
 
 from services.importer.archive.zip_archive import ArchiveLimits
 from services.importer.reading.confined_process import ConfinedProcess
-from services.importer.reading.message_lines import Names
-from services.importer.reading.protocol import FILE_BLOCK_BYTES, contents_of
-from shared.manifests.history_types import NO_ANSWERS, Contents, Unit, Unreadable
+from services.importer.reading.protocol import (
+    FILE_BLOCK_BYTES,
+    ListName,
+    Overview,
+    SourcePart,
+    conversation_of,
+    overview_of,
+    person_of,
+)
+from shared.manifests.history_types import (
+    NO_ANSWERS,
+    HistoryConversation,
+    HistoryPerson,
+    Unit,
+    Unreadable,
+)
 
 _MODULE: Final = "services.importer.reading.child"
 
@@ -41,10 +53,6 @@ class ReaderProcess(ConfinedProcess):
         self._path = path
         self._name = name
         self._limits = limits
-        self._announced: str | None = None
-        """The unit that the process reads already."""
-        self._following: Unit | None = None
-        """The unit that is read after the next one."""
 
     async def __aenter__(self) -> Self:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -57,8 +65,7 @@ class ReaderProcess(ConfinedProcess):
 
     async def restart(self) -> None:
         """Start the process again, after it has ended: it knows no answers and no names."""
-        await self.__aexit__()
-        self._announced = None
+        await self.__aexit__(None)
         await self.__aenter__()
 
     @property
@@ -73,56 +80,48 @@ class ReaderProcess(ConfinedProcess):
             process.kill()
         await process.wait()
 
-    async def contents(self, answers: Mapping[str, str] = NO_ANSWERS) -> Contents:
+    async def contents(self, answers: Mapping[str, str] = NO_ANSWERS) -> Overview:
         """Return the contents of the archive, by a person's answers to its choices (`Contents.choices`).
 
-        All further units are read by these answers.
+        All lists and units are those of these answers from then on.
         """
         await self._send({"do": "contents", "answers": answers})
-        response = await self._response()
-        return contents_of(response["contents"])
+        return overview_of((await self._response())["contents"])
 
-    async def use_names(self, names: Names) -> None:
-        """Set the ids and names of the chat with which the texts of all further units are rendered."""
-        await self._send({"do": "names", "names": asdict(names)})
+    async def people(self) -> AsyncIterator[HistoryPerson]:
+        """Yield the people of the archive."""
+        async for item in self._items("people"):
+            yield person_of(item)
 
-    async def units(
-        self, contents: Contents, selected: Collection[str], start: int
-    ) -> AsyncIterator[tuple[int, Unit]]:
-        """Yield the units of the selected conversations with their numbers, from the number `start` on.
+    async def conversations(self) -> AsyncIterator[HistoryConversation]:
+        """Yield the conversations of the archive."""
+        async for item in self._items("conversations"):
+            yield conversation_of(item)
 
-        The process goes on with the following unit while one is worked on.
+    async def units(self) -> AsyncIterator[Unit]:
+        """Yield the units of the archive."""
+        async for item in self._items("units"):
+            yield Unit(**item)
+
+    async def use_names(self, users: Mapping[str, str], channels: Mapping[str, str]) -> None:
+        """Set the ids of the chat for people, and for the conversations that are to be read."""
+        await self._send({"do": "names", "users": users, "channels": channels})
+
+    async def read(self, position: int = 0, skip: int = 0) -> AsyncIterator[SourcePart]:
+        """Yield the records of those conversations, from a unit on, without its first `skip`.
+
+        The process goes on meanwhile, as far as the pipe and the buffer take it. A unit that is damaged ends
+        with an error.
         """
-        numbered = [
-            (position, unit)
-            for position, unit in islice(enumerate(contents.units), start, None)
-            if unit.conversation in selected
-        ]
-        followers = [*(unit for _, unit in numbered[1:]), None]
-        for (position, unit), following in zip(numbered, followers, strict=False):
-            self._following = following
-            yield position, unit
-
-    async def read(self, unit: Unit) -> AsyncIterator[list[dict[str, Any]]]:
-        """Yield the lines of a unit (`message_lines`), many at a time.
-
-        Raises `Unreadable` where the unit is damaged, after the lines before that.
-        """
-        following, self._following = self._following, None
-        if self._announced != unit.id:
-            await self._send({"do": "read", "unit": unit.id})
-        self._announced = None
-        if following is not None:
-            await self._send({"do": "read", "unit": following.id})
-            self._announced = following.id
-        while True:
-            response = await self._response()
-            if response["lines"]:
-                yield response["lines"]
-            if "end" in response:
-                break
-        if response["end"] is not None:
-            raise Unreadable(response["end"])
+        await self._send({"do": "read", "position": position, "skip": skip})
+        lines: list[dict[str, Any]] = []
+        while "end" not in (response := await self._response()):
+            lines += response["lines"]
+            if part := response.get("part"):
+                yield SourcePart(
+                    part["position"], Unit(**part["unit"]), lines, part["is_last"], part.get("error")
+                )
+                lines = []
 
     async def file(self, name: str, max_bytes: int) -> AsyncIterator[bytes]:
         """Yield the blocks of a file of the archive, and at most one byte more than `max_bytes`.
@@ -134,6 +133,17 @@ class ReaderProcess(ConfinedProcess):
             yield await self._block(response["block"])
         if response["end"] is not None:
             raise Unreadable(response["end"])
+
+    async def _items(self, name: ListName) -> AsyncIterator[dict[str, Any]]:
+        start = 0
+        while True:
+            await self._send({"do": "list", "list": name, "start": start})
+            items = (await self._response())["items"]
+            if not items:
+                return
+            for item in items:
+                yield item
+            start += len(items)
 
     async def _block(self, size: int) -> bytes:
         process = self._running()

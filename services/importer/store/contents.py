@@ -1,13 +1,15 @@
 """The conversations and people of the export of an import, as a person sees them before the plan."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import Field
 
 from shared.contracts.errors import Malformed
 from shared.manifests.history_types import ConversationKind
-from shared.runtime.mongo import Collection, Index, InsertOne, Mongo, UpdateOne, translate_errors
+from shared.runtime.mongo import Collection as DriverCollection
+from shared.runtime.mongo import Index, Mongo, ReplaceOne, UpdateOne, translate_errors
 from shared.runtime.records import Record
 from shared.runtime.web.paging import Page
 
@@ -16,6 +18,7 @@ PEOPLE: Final = "import_people"
 _BY_POSITION: Final = (Index((("import_id", 1), ("position", 1))), Index((("workspace", 1),)))
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {CHANNELS: _BY_POSITION, PEOPLE: _BY_POSITION}
 _BATCH: Final = 500
+_MAX_CREATED: Final = 20_000
 
 
 class ContentRecord(Record):
@@ -29,8 +32,9 @@ class ContentRecord(Record):
 class ChannelRecord(ContentRecord):
     """A conversation of the export. `size` is in bytes; `first` and `last` are days, empty if unknown.
 
-    When the import has ended, `days` has the counts of each day, and `digests` the digest of the ids. A dry
-    run leaves `samples`: messages as the chat would get them.
+    `mapped_channel_id` is the channel of the chat with which sync joins it. A run leaves where it goes:
+    `channel_id`, or in `left_out` why it is not imported. A dry run leaves `samples`: messages as the chat
+    would get them.
     """
 
     conversation: str
@@ -50,13 +54,21 @@ class ChannelRecord(ContentRecord):
     category: str = ""
     member_ids: tuple[str, ...] = ()
     """With the topic and the time, only of a connected account: an upload is read again instead."""
+    mapped_channel_id: str | None = None
+    mapped_name: str | None = None
+    mapping_id: str | None = None
     channel_id: str = ""
-    days: dict[str, dict[str, Any]] = Field(default={})
+    existing: bool = False
+    left_out: str | None = None
     samples: list[dict[str, Any]] = Field(default=[])
 
 
 class PersonRecord(ContentRecord):
-    """A person of the export. `email` only if the provider verified it."""
+    """A person of the export. `email` only if the provider verified it.
+
+    `matched_by` and `user_id` say who the person is in the chat; `proposed_user_id` is the user with the same
+    name, for a person to review.
+    """
 
     person_id: str
     name: str
@@ -64,6 +76,9 @@ class PersonRecord(ContentRecord):
     avatar_url: str | None = None
     bot: bool
     active: bool
+    matched_by: str = "guest"
+    user_id: str | None = None
+    proposed_user_id: str | None = None
 
 
 R = TypeVar("R", bound=ContentRecord)
@@ -76,20 +91,60 @@ class Contents:
         self._channels = mongo.collection(CHANNELS)
         self._people = mongo.collection(PEOPLE)
 
-    async def replace(
-        self, import_id: str, channels: Sequence[ChannelRecord], people: Sequence[PersonRecord]
-    ) -> None:
-        """Store the contents of an export in place of what was stored of it before."""
-        parts: tuple[tuple[Collection, Sequence[ContentRecord]], ...] = (
-            (self._channels, channels),
-            (self._people, people),
-        )
-        for collection, records in parts:
+    async def delete_run(self, import_id: str) -> None:
+        """Delete the contents of an import."""
+        for collection in (self._channels, self._people):
             with translate_errors():
                 await collection.delete_many({"import_id": import_id})
-                for at in range(0, len(records), _BATCH):
-                    writes = [InsertOne(record.document()) for record in records[at : at + _BATCH]]
-                    await collection.bulk_write(writes, ordered=False)
+
+    async def add_channels(self, records: Sequence[ChannelRecord]) -> None:
+        """Store some hundred conversations; storing one again replaces it."""
+        await _store(self._channels, records)
+
+    async def add_people(self, records: Sequence[PersonRecord]) -> None:
+        """Store some hundred people; storing one again replaces it."""
+        await _store(self._people, records)
+
+    async def each_channel(self, import_id: str) -> AsyncIterator[ChannelRecord]:
+        """Yield the conversations in the order of the export, without samples."""
+        async for document in _each(self._channels, import_id, {"samples": 0}):
+            yield ChannelRecord.from_document(document)
+
+    async def each_person(self, import_id: str) -> AsyncIterator[PersonRecord]:
+        """Yield the people in the order of the export."""
+        async for document in _each(self._people, import_id, None):
+            yield PersonRecord.from_document(document)
+
+    async def all_channels(self, import_id: str) -> list[ChannelRecord]:
+        """Return all conversations, in the order of the export, without samples."""
+        return [record async for record in self.each_channel(import_id)]
+
+    async def all_people(self, import_id: str) -> list[PersonRecord]:
+        """Return all people, in the order of the export."""
+        return [record async for record in self.each_person(import_id)]
+
+    async def count_people(self, import_id: str) -> dict[str, int]:
+        """Return how many people were matched in each way."""
+        counts: Counter[str] = Counter()
+        with translate_errors():
+            async for document in self._people.find({"import_id": import_id}, {"matched_by": 1}):
+                counts[document["matched_by"]] += 1
+        return dict(counts)
+
+    async def unknown_ids(
+        self, import_id: str, conversations: Collection[str], people: Collection[str]
+    ) -> tuple[list[str], list[str]]:
+        """Return which of these ids of conversations and of people the export does not have."""
+        parts = ((self._channels, "conversation", conversations), (self._people, "person_id", people))
+        unknown: list[list[str]] = []
+        for collection, field, ids in parts:
+            left = dict.fromkeys(ids)
+            if left:
+                with translate_errors():
+                    async for document in collection.find({"import_id": import_id}, {field: 1}):
+                        left.pop(document[field], None)
+            unknown.append(list(left))
+        return unknown[0], unknown[1]
 
     async def channels(self, import_id: str, *, limit: int, cursor: str | None) -> Page[ChannelRecord]:
         """Return a page of the conversations, in the order of the export. Raises `Malformed`."""
@@ -99,36 +154,32 @@ class Contents:
         """Return a page of the people, in the order of the export. Raises `Malformed`."""
         return await _page(self._people, PersonRecord, import_id, limit, cursor)
 
-    async def all_channels(self, import_id: str) -> list[ChannelRecord]:
-        """Return all conversations, in the order of the export, without their results."""
-        query, fields = {"import_id": import_id}, {"days": 0, "samples": 0}
+    async def created_channels(self, workspace: str, *, other_than: str) -> dict[str, str]:
+        """Return the channels that other imports of a workspace have made, by name in lower case."""
+        query = {"workspace": workspace, "existing": False, "import_id": {"$ne": other_than}}
+        found: dict[str, str] = {}
         with translate_errors():
-            documents = await self._channels.find(query, fields).sort("position", 1).to_list(None)
-        return [ChannelRecord.from_document(document) for document in documents]
+            documents = self._channels.find(query, {"name": 1, "channel_id": 1}).limit(_MAX_CREATED)
+            async for document in documents:
+                if document["channel_id"]:
+                    found.setdefault(document["name"].casefold(), document["channel_id"])
+        return found
 
-    async def all_people(self, import_id: str) -> list[PersonRecord]:
-        """Return all people, in the order of the export."""
-        query = {"import_id": import_id}
+    async def set_samples(self, import_id: str, position: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Store messages of the conversation at a position as the chat would get them."""
         with translate_errors():
-            documents = await self._people.find(query).sort("position", 1).to_list(None)
-        return [PersonRecord.from_document(document) for document in documents]
+            await self._channels.update_one(
+                {"_id": f"{import_id}:{position}"},
+                {"$set": ChannelRecord.stored_fields({"samples": list(samples)})},
+            )
 
-    async def positions(self, import_id: str) -> dict[str, int]:
-        """Return the positions of the conversations, by the export's ids."""
-        query, fields = {"import_id": import_id}, {"conversation": 1, "position": 1}
-        with translate_errors():
-            documents = await self._channels.find(query, fields).to_list(None)
-        return {document["conversation"]: document["position"] for document in documents}
+    async def set_channels(self, import_id: str, places: Mapping[int, Mapping[str, Any]]) -> None:
+        """Change fields of some hundred conversations, by position."""
+        await _change(self._channels, ChannelRecord, import_id, places)
 
-    async def set_results(self, import_id: str, results: Mapping[int, Mapping[str, Any]]) -> None:
-        """Change fields of conversations, by their positions and the names of the fields."""
-        writes = [
-            UpdateOne({"_id": f"{import_id}:{position}"}, {"$set": ChannelRecord.stored_fields(fields)})
-            for position, fields in results.items()
-        ]
-        with translate_errors():
-            for at in range(0, len(writes), _BATCH):
-                await self._channels.bulk_write(writes[at : at + _BATCH], ordered=False)
+    async def set_people(self, import_id: str, matches: Mapping[int, Mapping[str, Any]]) -> None:
+        """Change fields of some hundred people, by position."""
+        await _change(self._people, PersonRecord, import_id, matches)
 
     async def delete_all(self, workspace: str) -> None:
         """Delete everything of a workspace."""
@@ -137,8 +188,46 @@ class Contents:
                 await collection.delete_many({"workspace": workspace})
 
 
+async def _store(collection: DriverCollection, records: Sequence[ContentRecord]) -> None:
+    writes = [ReplaceOne({"_id": record.id}, record.document(), upsert=True) for record in records]
+    if writes:
+        with translate_errors():
+            await collection.bulk_write(writes, ordered=False)
+
+
+async def _change(
+    collection: DriverCollection,
+    model: type[ContentRecord],
+    import_id: str,
+    changes: Mapping[int, Mapping[str, Any]],
+) -> None:
+    writes = [
+        UpdateOne({"_id": f"{import_id}:{position}"}, {"$set": model.stored_fields(fields)})
+        for position, fields in changes.items()
+    ]
+    if writes:
+        with translate_errors():
+            await collection.bulk_write(writes, ordered=False)
+
+
+async def _each(
+    collection: DriverCollection, import_id: str, fields: Mapping[str, int] | None
+) -> AsyncIterator[Mapping[str, Any]]:
+    """Yield documents in their order, some hundred in a query: the caller may take long with each."""
+    start = 0
+    while True:
+        query = {"import_id": import_id, "position": {"$gte": start}}
+        with translate_errors():
+            found = await collection.find(query, fields).sort("position", 1).limit(_BATCH).to_list(_BATCH)
+        for document in found:
+            yield document
+        if len(found) < _BATCH:
+            return
+        start = found[-1]["position"] + 1
+
+
 async def _page(
-    collection: Collection, model: type[R], import_id: str, limit: int, cursor: str | None
+    collection: DriverCollection, model: type[R], import_id: str, limit: int, cursor: str | None
 ) -> Page[R]:
     if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
         raise Malformed("cursor: send next_cursor of the previous page")

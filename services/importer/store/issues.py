@@ -51,6 +51,11 @@ class Issues:
         records = [IssueRecord.from_document(document) for document in documents[:limit]]
         return Page(items=records, next_cursor=records[-1].id if len(documents) > limit else None)
 
+    async def delete_run(self, import_id: str) -> None:
+        """Delete the issues of an import."""
+        with translate_errors():
+            await self._collection.delete_many({"import_id": import_id})
+
     async def delete_all(self, workspace: str) -> None:
         """Delete the issues of a workspace."""
         with translate_errors():

@@ -1,12 +1,17 @@
-"""What an import has done, unit by unit: counts by day for the report, and the ledger of message ids.
+"""What an import has done, part by part: counts by day for the report, and the ledger of message ids.
 
-The ledger says which messages the import added: 16 bytes each. An undo takes these away, and a later import
-of the same conversation leaves them out.
+The ledger says which messages an import added, 16 bytes each, and which of its messages the chat had. An undo
+takes the first away, unless a later import has them among the second. A later import of the same conversation
+finds them as duplicates.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
+from pydantic import Field
+
+from shared.contracts.ids import derive
 from shared.runtime.mongo import Index, Mongo, ReplaceOne, translate_errors
 from shared.runtime.records import Record
 
@@ -14,32 +19,56 @@ COLLECTION: Final = "import_units"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("workspace", 1), ("source", 1), ("first", 1))),
-        Index((("import_id", 1), ("position", 1))),
+        Index((("import_id", 1), ("conversation", 1), ("_id", 1))),
+        Index((("import_id", 1), ("_id", 1))),
     )
 }
 ID_BYTES: Final = 16
+MARK_BYTES: Final = 4
 _PREFIX: Final = "msg_"
-
-Count = Mapping[str, int]
+_READ_AT_ONCE: Final = 200
+_MAX_IDS_PER_QUERY: Final = 50
+"""The embedded database takes quadratic time in the number of ids of a query."""
+_WITHOUT_IDS: Final = {"ids": 0, "marks": 0, "changed": 0, "duplicates": 0}
 
 
 class UnitRecord(Record):
-    """A unit that is done. `source` is the conversation that it was read from, with provider and account.
+    """A part of a unit that is done, or messages that an undone import left to this one.
 
-    `days` has by day: found, imported, duplicate, skipped, failed; and `digest`, see `add_digest`. `first`
-    and `last` are the Unix times of the messages in `ids`, 0 without any.
+    `unit` is the unit's id, `position` and `offset` are where it begins. `source` is the conversation that it
+    was read from, with provider and account; empty for a dry run. `ids` are the messages that the import
+    added, `marks` those of their contents, `duplicates` those that the chat had, and `changed` the ones of
+    these that were updated, each with its mark. `outside` has the parents of replies which are not in this
+    part. `first` and `last` are Unix times of all these messages, 0 without any.
+
+    `days` has by day: found, selected, imported, duplicate, skipped, failed, changed; and `first`, `last` and
+    `digest` (`add_digest`) of the messages that the chat has. `added_by` is the import that added `ids`, if
+    it is not this one.
     """
 
     import_id: str
     workspace: str
     position: int
+    offset: int = 0
+    unit: str = ""
     source: str
     conversation: str
     channel_id: str
     first: float = 0.0
     last: float = 0.0
+    added: int = 0
     ids: bytes = b""
-    days: dict[str, dict[str, Any]]
+    marks: bytes = b""
+    changed: bytes = b""
+    duplicates: bytes = b""
+    outside: bytes = b""
+    days: dict[str, dict[str, Any]] = Field(default={})
+    added_by: str | None = None
+
+    @property
+    def adder(self) -> str:
+        """The import that added the messages."""
+        return self.added_by or self.import_id
 
 
 class Units:
@@ -49,21 +78,63 @@ class Units:
         self._collection = mongo.collection(COLLECTION)
 
     async def store(self, records: Sequence[UnitRecord]) -> None:
-        """Store units that are done. Storing one again replaces it."""
+        """Store parts that are done. Storing one again replaces it."""
+        if not records:
+            return
         writes = [ReplaceOne({"_id": record.id}, record.document(), upsert=True) for record in records]
         with translate_errors():
             await self._collection.bulk_write(writes, ordered=False)
 
+    # Of all imports of a conversation
+
     async def has_source(self, workspace: str, source: str, *, other_than: str) -> bool:
-        """Return whether another import than this one has added messages of a conversation."""
+        """Return whether another import than this one has messages of a conversation."""
         query = {"workspace": workspace, "source": source, "import_id": {"$ne": other_than}}
         with translate_errors():
             return await self._collection.find_one(query, {"_id": 1}) is not None
 
-    async def ids_between(
+    async def added_between(
         self, workspace: str, source: str, first: float, last: float, *, other_than: str
-    ) -> set[bytes]:
-        """Return the ids, in 16 bytes, that other imports added of a conversation around these times."""
+    ) -> dict[bytes, bytes]:
+        """Return the messages that other imports added of a conversation around these times.
+
+        These are ids in 16 bytes, each with the mark of its newest content.
+        """
+        fields = {"ids": 1, "marks": 1, "changed": 1}
+        found: dict[bytes, bytes] = {}
+        changed: dict[bytes, bytes] = {}
+        async for document in self._around(workspace, source, first, last, other_than, fields):
+            found |= zip(
+                _split(document["ids"]), _split(document.get("marks", b""), MARK_BYTES), strict=False
+            )
+            pairs = document.get("changed", b"")
+            for pair in _split(pairs, ID_BYTES + MARK_BYTES):
+                changed[pair[:ID_BYTES]] = pair[ID_BYTES:]
+        return found | {key: mark for key, mark in changed.items() if key in found}
+
+    async def claims_between(
+        self, workspace: str, source: str, first: float, last: float, *, other_than: str
+    ) -> list[tuple[str, set[bytes]]]:
+        """Return which messages other imports have found or added around these times, oldest import first.
+
+        Each item has the import's id.
+        """
+        fields = {"import_id": 1, "ids": 1, "duplicates": 1}
+        found: dict[str, set[bytes]] = {}
+        async for document in self._around(workspace, source, first, last, other_than, fields):
+            claimed = _split(document["ids"]) + _split(document.get("duplicates", b""))
+            found.setdefault(document["import_id"], set()).update(claimed)
+        return list(found.items())
+
+    async def _around(
+        self,
+        workspace: str,
+        source: str,
+        first: float,
+        last: float,
+        other_than: str,
+        fields: Mapping[str, int],
+    ) -> AsyncIterator[Mapping[str, Any]]:
         query = {
             "workspace": workspace,
             "source": source,
@@ -71,34 +142,118 @@ class Units:
             "last": {"$gte": first},
             "import_id": {"$ne": other_than},
         }
+        with translate_errors():
+            async for document in self._collection.find(query, fields):
+                yield document
+
+    # Of one import
+
+    async def own_between(
+        self, import_id: str, conversation: str, first: float, last: float, *, before: str
+    ) -> set[bytes]:
+        """Return what the parts of an import before the one with the id `before` added around these times."""
+        query = {
+            "import_id": import_id,
+            "conversation": conversation,
+            "_id": {"$lt": before},
+            "first": {"$lte": last},
+            "last": {"$gte": first},
+        }
         found: set[bytes] = set()
         with translate_errors():
             async for document in self._collection.find(query, {"ids": 1}):
                 found.update(_split(document["ids"]))
         return found
 
-    async def read(self, import_id: str, *, start: int, limit: int) -> list[UnitRecord]:
-        """Return the units of an import from a position on, in their order."""
-        query = {"import_id": import_id, "position": {"$gte": start}}
+    async def last_time(self, import_id: str, conversation: str, *, before: str) -> float:
+        """Return the Unix time of the last message in the parts before one of an import; 0 without any."""
+        query = {"import_id": import_id, "conversation": conversation, "_id": {"$lt": before}}
         with translate_errors():
-            documents = await self._collection.find(query).sort("position", 1).limit(limit).to_list(limit)
+            times = [document["last"] async for document in self._collection.find(query, {"last": 1})]
+        return max(times, default=0.0)
+
+    async def read(self, import_id: str, *, after: str, limit: int = _READ_AT_ONCE) -> list[UnitRecord]:
+        """Return parts of an import behind the one with the id `after`, in their order."""
+        query = {"import_id": import_id, "_id": {"$gt": after}}
+        with translate_errors():
+            documents = await self._collection.find(query).sort("_id", 1).limit(limit).to_list(limit)
         return [UnitRecord.from_document(document) for document in documents]
 
-    async def count_ids(self, import_id: str) -> int:
-        """Return how many messages the ledger of an import has."""
-        query = {"import_id": import_id, "ids": {"$ne": b""}}
+    async def of_conversation(self, import_id: str, conversation: str) -> AsyncIterator[UnitRecord]:
+        """Yield the parts of a conversation in their order, without ids."""
+        query = {"import_id": import_id, "conversation": conversation}
         with translate_errors():
-            sizes = [len(document["ids"]) async for document in self._collection.find(query, {"ids": 1})]
-        return sum(sizes) // ID_BYTES
+            async for document in self._collection.find(query, _WITHOUT_IDS).sort("_id", 1):
+                yield UnitRecord.from_document({**document, "ids": b""})
 
-    async def keep_ids(self, record: UnitRecord, ids: bytes) -> None:
-        """Leave only these ids of a unit in the ledger: the others were withdrawn."""
-        changes: dict[str, Any] = {"ids": ids} if ids else {"ids": b"", "source": ""}
+    async def ids_of_conversation(self, import_id: str, conversation: str) -> AsyncIterator[list[bytes]]:
+        """Yield the ids of a conversation's messages that the chat has, part by part."""
+        query = {"import_id": import_id, "conversation": conversation}
+        with translate_errors():
+            async for document in self._collection.find(query, {"ids": 1, "duplicates": 1}):
+                yield _split(document["ids"]) + _split(document.get("duplicates", b""))
+
+    async def existing(self, ids: Iterable[str]) -> set[str]:
+        """Return which of these parts are stored."""
+        found: set[str] = set()
+        remaining = iter(ids)
+        while batch := list(islice(remaining, _MAX_IDS_PER_QUERY)):
+            with translate_errors():
+                async for document in self._collection.find({"_id": {"$in": batch}}, {"_id": 1}):
+                    found.add(document["_id"])
+        return found
+
+    async def count_added(self, import_id: str) -> int:
+        """Return how many messages the ledger of an import has."""
+        with translate_errors():
+            found = self._collection.find({"import_id": import_id}, {"added": 1})
+            return sum([document.get("added", 0) async for document in found])
+
+    async def keep(self, record: UnitRecord, ids: Sequence[bytes]) -> None:
+        """Leave only these ids of a part in the ledger: others were withdrawn, or left to another import."""
+        kept = set(ids)
+        pairs = zip(_split(record.ids), _split(record.marks, MARK_BYTES), strict=False)
+        marks = [(packed_id, mark) for packed_id, mark in pairs if packed_id in kept]
+        changes: dict[str, Any] = {
+            "ids": b"".join(packed_id for packed_id, _ in marks),
+            "marks": b"".join(mark for _, mark in marks),
+            "added": len(marks),
+            "changed": b"",
+            "duplicates": b"",
+        }
+        if not marks:
+            changes["source"] = ""  # no other import has to know of it
         with translate_errors():
             await self._collection.update_one({"_id": record.id}, {"$set": changes})
 
+    async def leave_to(self, heir: str, record: UnitRecord, ids: Iterable[bytes]) -> None:
+        """Give messages of a part to the ledger of another import. Doing it again changes nothing."""
+        left = set(ids)
+        pairs = zip(_split(record.ids), _split(record.marks, MARK_BYTES), strict=False)
+        marks = [(packed_id, mark) for packed_id, mark in pairs if packed_id in left]
+        copy = record.model_copy(
+            update={
+                "id": f"{heir}:left:{derive(record.id)}",
+                "import_id": heir,
+                "added_by": record.adder,
+                "ids": b"".join(packed_id for packed_id, _ in marks),
+                "marks": b"".join(mark for _, mark in marks),
+                "added": len(marks),
+                "changed": b"",
+                "duplicates": b"",
+                "outside": b"",
+                "days": {},
+            }
+        )
+        await self.store([copy])
+
+    async def delete_run(self, import_id: str) -> None:
+        """Delete all parts of an import."""
+        with translate_errors():
+            await self._collection.delete_many({"import_id": import_id})
+
     async def delete_all(self, workspace: str) -> None:
-        """Delete all units of a workspace."""
+        """Delete all parts of a workspace."""
         with translate_errors():
             await self._collection.delete_many({"workspace": workspace})
 
@@ -113,11 +268,16 @@ def unpacked(ids: bytes) -> list[str]:
     return [_PREFIX + part.hex() for part in _split(ids)]
 
 
+def split_ids(ids: bytes) -> list[bytes]:
+    """Return the ids of a ledger, 16 bytes each."""
+    return _split(ids)
+
+
 def add_digest(digest: str, ids: Iterable[bytes]) -> str:
     """Return a digest of message ids with more ids added, in whatever order: their sum modulo 2**128."""
     total = int(digest or "0", 16) + sum(int.from_bytes(part) for part in ids)
     return f"{total % (1 << 128):032x}"
 
 
-def _split(ids: bytes) -> list[bytes]:
-    return [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
+def _split(data: bytes, size: int = ID_BYTES) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]

@@ -1,0 +1,152 @@
+"""The report of an import: for each channel and day, what was found and what became of it."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from fastapi import FastAPI, Query
+from jinja2 import Environment
+from starlette.responses import Response, StreamingResponse
+
+from services.importer.api.fields import Reader
+from services.importer.api.import_schemas import Estimate, ImportOut
+from services.importer.jobs.import_job import ImportJob
+from services.importer.jobs.imports import Imports
+from services.importer.jobs.verify_step import COUNTS
+from services.importer.store.contents import Contents
+from services.importer.store.reports import Reports
+from shared.runtime.web.paging import Cursor
+from shared.runtime.web.routes import Routes
+
+_PAGE_DOCUMENTS: Final = 20
+"""Documents of 500 rows that a page has."""
+_MAX_CHANNELS: Final = 200
+"""Documents with the rows of channels: an import has at most 100,000 conversations."""
+_COLUMNS: Final = (
+    *("conversation", "name", "channel_id", "day", *COUNTS),
+    *("first", "last", "digest"),
+)
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
+_TEMPLATE: Final = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+    (Path(__file__).parent / "report.html").read_text("utf-8")
+)
+
+Row = dict[str, Any]
+
+
+class ReportsApi:
+    """The route of reports."""
+
+    def __init__(self, imports: Imports, contents: Contents, reports: Reports, estimate: Estimate) -> None:
+        self._imports = imports
+        self._contents = contents
+        self._reports = reports
+        self._estimate = estimate
+
+    def mount(self, app: FastAPI) -> None:
+        """Add the route to the app."""
+        add = Routes(app, "/api/imports").add
+        add("/{import_id}/report", self.report, methods=["GET"], response_class=Response)
+
+    async def report(
+        self,
+        import_id: str,
+        key: Reader,
+        form: Annotated[
+            Literal["json", "csv", "html"],
+            Query(alias="format", description="`csv` has all days, `html` is a page for people."),
+        ] = "json",
+        cursor: Cursor = None,
+    ) -> Response:
+        """Return the report of the last run, which may be a dry run.
+
+        As JSON, it has a row for each channel, and for each channel and day; of these 10,000 at a time, and
+        `next_cursor` for the next ones. Of each row, found = imported + duplicate + skipped + failed.
+        """
+        job = await self._imports.find(key.workspace, import_id)
+        if form == "csv":
+            name = f'attachment; filename="{job.id}.csv"'
+            headers = {"Content-Disposition": name}
+            return StreamingResponse(self._csv(job), media_type="text/csv; charset=utf-8", headers=headers)
+        channels, _ = await self._reports.page(job.run_id, "channels", documents=_MAX_CHANNELS)
+        people = await self._contents.count_people(job.id)
+        if form == "html":
+            rows = [orjson.loads(row) for row in channels]
+            page = _TEMPLATE.render(
+                job=ImportOut.of(job, self._estimate),
+                columns=COUNTS,
+                channels=rows,
+                total=_total(rows),
+                people=people,
+                notes=_not_determined(job),
+            )
+            return Response(page, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+        days, next_cursor = await self._reports.page(
+            job.run_id, "days", documents=_PAGE_DOCUMENTS, cursor=cursor
+        )
+        body = {
+            "import": ImportOut.of(job, self._estimate).model_dump(mode="json"),
+            "people": people,
+            "channels": list(map(orjson.Fragment, channels)),
+            "days": list(map(orjson.Fragment, days)),
+            "next_cursor": next_cursor,
+            "not_determined": _not_determined(job),
+        }
+        return Response(orjson.dumps(body), media_type="application/json")
+
+    async def _csv(self, job: ImportJob) -> AsyncIterator[str]:
+        yield _csv_lines([_COLUMNS])
+        rows: list[Sequence[Any]] = []
+        async for encoded in self._reports.each(job.run_id, "days"):
+            row = orjson.loads(encoded)
+            rows.append([_cell(row[name]) for name in _COLUMNS])
+            if len(rows) == _MAX_CHANNELS:
+                yield _csv_lines(rows)
+                rows = []
+        yield _csv_lines(rows)
+
+
+def _not_determined(job: ImportJob) -> list[str]:
+    """Return what the report cannot say."""
+    counts = (job.trial if job.is_dry_run else job.counts) or {}
+    notes = []
+    if job.is_dry_run:
+        notes.append("a dry run: nothing was published; the chat may have messages that the hub cannot see")
+    elif job.confirms is False:
+        notes.append("published, not confirmed: the chat did not say what it stored")
+    if number := counts.get("without_parent"):
+        notes.append(
+            f"{number} replies answer messages that no import has: each of these threads is one of its own, "
+            "without its first message"
+        )
+    if number := counts.get("reactions", {}).get("skipped", {}).get("too_many"):
+        notes.append(f"{number} people in reactions are only counted: a message has at most 1,000 of them")
+    if number := counts.get("messages", {}).get("changed"):
+        notes.append(f"{number} messages were updated: an undo does not restore their earlier text")
+    if job.summary:
+        notes += [f"{item} are not in the export" for item in job.summary.missing]
+        notes += job.summary.notes
+    notes.append("what was deleted before the export was made, and earlier texts of edited messages")
+    return notes
+
+
+def _total(rows: Sequence[Row]) -> Mapping[str, int]:
+    return {name: sum(row[name] for row in rows) for name in COUNTS}
+
+
+def _csv_lines(rows: Sequence[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Return a value for a spreadsheet, which must not take a name of a stranger for a formula."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value

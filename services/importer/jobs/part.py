@@ -1,0 +1,154 @@
+"""What was done with a part of a unit: up to 5,000 records that are imported together, or not at all."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from services.importer.accounts.walk import Walk
+from services.importer.files.attachments import UnitFiles
+from services.importer.jobs.selection import Target
+from services.importer.store.units import UnitRecord, add_digest, packed
+from shared.manifests.history_types import Unit
+
+FOUND, SELECTED, IMPORTED, DUPLICATE, SKIPPED, FAILED, CHANGED = (
+    *("found", "selected", "imported", "duplicate", "skipped", "failed", "changed"),
+)
+"""Found = imported + duplicate + skipped + failed. Changed are those duplicates that got a newer content."""
+_BY_DAY: Final = (FOUND, SELECTED, IMPORTED, DUPLICATE, FAILED, CHANGED)
+UNKNOWN_DAY: Final = ""
+"""The day of a record whose time cannot be read."""
+
+
+class Known(NamedTuple):
+    """A message of the part: its day, its Unix time, the mark of its content, and its reactions."""
+
+    day: str
+    at: float
+    mark: bytes
+    reactions: int = 0
+
+
+@dataclass(slots=True)
+class Part:
+    """The records of a unit from `offset` to `end`, with their counts, and the messages among them.
+
+    `added` are those to be published as new, `changed` as changed, and `duplicates` those that the chat has;
+    each by message id. `outside` has the parents of replies that are not in the part.
+    """
+
+    position: int
+    offset: int
+    unit: Unit
+    target: Target
+    files: UnitFiles
+    end: int = 0
+    is_last: bool = False
+    """Whether the unit ends with it."""
+    walk: Walk | None = None
+    """The place of the next page of a connected account."""
+    read_at: float = 0.0
+    """The time up to which its conversation is read, if it is the last page of a connected one; else 0."""
+    days: dict[str, Counter[str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Counts of other kinds than messages, by dotted names, such as `reactions.skipped.bot`."""
+    added: dict[str, Known] = field(default_factory=dict)
+    changed: dict[str, Known] = field(default_factory=dict)
+    duplicates: dict[str, Known] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)
+    issues: list[tuple[str, str, str]] = field(default_factory=list)
+    """Place, reason and record of what failed."""
+    batches: list[str] = field(default_factory=list)
+    next_number: int = 0
+
+    def count(self, what: str, day: str = UNKNOWN_DAY, by: int = 1) -> None:
+        """Count messages of a day."""
+        self.days.setdefault(day, Counter())[what] += by
+
+    def skip(self, reason: str, day: str = UNKNOWN_DAY, reactions: int = 0) -> None:
+        """Count a record that is left out."""
+        self.count(SKIPPED, day)
+        self.counts[f"messages.skipped.{reason}"] += 1
+        self.counts[f"reactions.skipped.{reason}"] += reactions
+
+    def fail(self, place: str, reason: str, record: str, day: str = UNKNOWN_DAY, reactions: int = 0) -> None:
+        """Count a record that failed, and list it."""
+        self.count(FAILED, day)
+        self.counts["reactions.failed"] += reactions
+        self.issues.append((place, reason, record))
+
+    def repeat(self, message_id: str, known: Known, *, is_own: bool) -> None:
+        """Count a message that the chat has; `is_own` if this import has added it."""
+        self.count(DUPLICATE, known.day)
+        self.counts["reactions.duplicate"] += known.reactions
+        if not is_own:
+            self.duplicates[message_id] = known
+
+    def settle(self, duplicates: Iterable[str], rejected: Iterable[tuple[str, str]]) -> None:
+        """Take the chat's confirmation into account: messages that it has left as they were, or rejects."""
+        duplicates, rejected = list(duplicates), list(rejected)
+        self.files.settle(duplicates, [message_id for message_id, _ in rejected])
+        for message_id in duplicates:
+            known = self.added.pop(message_id, None) or self.changed.pop(message_id, None)
+            if known is not None:
+                self.repeat(message_id, known, is_own=False)
+        for message_id, reason in rejected:
+            text = f"the chat rejected it: {reason}"
+            if (known := self.added.pop(message_id, None)) is not None:
+                self.fail(message_id, text, "", known.day, known.reactions)
+            elif (known := self.changed.pop(message_id, None)) is not None:
+                self.repeat(message_id, known, is_own=False)
+                self.issues.append((message_id, text, ""))
+        for message_id, known in self.changed.items():
+            self.repeat(message_id, known, is_own=False)
+            self.count(CHANGED, known.day)
+        for known in self.added.values():
+            self.count(IMPORTED, known.day)
+            self.counts["reactions.imported"] += known.reactions
+
+    def increments(self) -> Counter[str]:
+        """Return by how much the counts of the import grow, by dotted names."""
+        totals = Counter({name: number for name, number in self.counts.items() if number})
+        for name, number in self.files.counts().items():
+            totals[f"files.{name}"] += number
+        for day in self.days.values():
+            for name in _BY_DAY:
+                if day[name]:
+                    totals[f"messages.{name}"] += day[name]
+        return totals
+
+    def record(self, run_id: str, workspace: str, *, is_ledger: bool) -> UnitRecord:
+        """Return the part as it is stored. `is_ledger` if other imports have to know of its messages."""
+        known = {**self.added, **self.duplicates}
+        times = [item.at for item in known.values()]
+        return UnitRecord(
+            id=f"{run_id}:{self.position:08d}:{self.offset:08d}",
+            import_id=run_id,
+            workspace=workspace,
+            position=self.position,
+            offset=self.offset,
+            unit=self.unit.id[:1000],
+            source=self.target.source if is_ledger else "",
+            conversation=self.target.conversation,
+            channel_id=self.target.channel_id,
+            first=min(times, default=0.0),
+            last=max(times, default=0.0),
+            added=len(self.added),
+            ids=b"".join(map(packed, self.added)),
+            marks=b"".join(item.mark for item in self.added.values()),
+            changed=b"".join(packed(key) + item.mark for key, item in self.changed.items()),
+            duplicates=b"".join(map(packed, self.duplicates)),
+            outside=b"".join(map(packed, self.outside)),
+            days=self._stored_days(known),
+        )
+
+    def _stored_days(self, known: Mapping[str, Known]) -> dict[str, dict[str, Any]]:
+        """Return the counts by day, with first, last and digest of the messages that the chat has."""
+        by_day: dict[str, list[tuple[float, bytes]]] = {}
+        for message_id, item in known.items():
+            by_day.setdefault(item.day, []).append((item.at, packed(message_id)))
+        stored: dict[str, dict[str, Any]] = {day: dict(counts) for day, counts in self.days.items()}
+        for day, items in by_day.items():
+            digest = add_digest("", (packed_id for _, packed_id in items))
+            stored[day] |= {"digest": digest, "first": min(items)[0], "last": max(items)[0]}
+        return stored

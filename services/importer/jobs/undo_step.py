@@ -1,0 +1,230 @@
+"""The undo of an import: it takes away the messages of its ledger, and nothing else.
+
+What other imports have found, too, is left to one of them if a person wants so. Otherwise these imports get a
+warning: their reports say that these messages are in the chat.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import orjson
+
+from services.importer.files.cleanup import FileCleanup
+from services.importer.jobs.import_job import ImportJob
+from services.importer.jobs.imports import Imports
+from services.importer.jobs.ledger import Ledger, added
+from services.importer.jobs.progress import Progress, Stopped
+from services.importer.jobs.run_context import Stores
+from services.importer.jobs.run_step import Outlets
+from services.importer.publish.broker_memory import BrokerFull
+from services.importer.publish.confirmations import BatchRecord
+from services.importer.publish.history_batches import BatchFactory, Item
+from services.importer.publish.outlet import Outlet
+from services.importer.store.units import MARK_BYTES, UnitRecord, add_digest, packed, split_ids, unpacked
+from shared.contracts.history import HISTORY_WITHDRAWN
+from shared.runtime.jobs import JobFailed, StepResult
+from shared.runtime.mongo import utcnow
+
+_UNDER_WAY: Final = timedelta(seconds=15)
+"""A batch that was announced so long ago is published by now, or never: longer than a send may take."""
+_PAUSE_S: Final = 1.0
+
+Claims = Sequence[tuple[str, set[bytes]]]
+"""Other imports, each with messages that it has found, too."""
+
+
+class UndoStep:
+    """Withdraws what imports have added."""
+
+    def __init__(
+        self, imports: Imports, outlets: Outlets, stores: Stores, ledger: Ledger, cleanup: FileCleanup
+    ) -> None:
+        self._imports = imports
+        self._outlets = outlets
+        self._stores = stores
+        self._ledger = ledger
+        self._cleanup = cleanup
+
+    async def run(self, job: ImportJob) -> StepResult:
+        """Withdraw the messages of one part after another. A repeated step goes on behind the last one."""
+        progress = Progress(self._imports, job)
+        outlet = self._outlets.outlet(job, progress)
+        run = _Undo(job, self._imports, self._stores, progress, outlet)
+        try:
+            await run.withdraw()
+            if await self._add_under_way(job, progress):
+                await run.withdraw()
+        except BrokerFull as error:
+            raise JobFailed(str(error)) from None
+        except Stopped:
+            return StepResult()
+        await self._cleanup.delete_marked()
+        remaining = await self._stores.units.count_added(job.id)
+        changes = {"stage": "undone", "remaining": remaining, "confirms": outlet.confirms}
+        return StepResult(finished=True, changes=changes)
+
+    async def _add_under_way(self, job: ImportJob, progress: Progress) -> bool:
+        """Add what was under way when the import was stopped to the ledger; return whether there was any.
+
+        The chat gets a withdrawal behind these batches, so it does not matter what it has stored of them.
+        """
+        batches = await self._ledger.under_way(job.id)
+        while any(utcnow() - batch.announced_at < _UNDER_WAY for batch in batches):
+            await asyncio.sleep(_PAUSE_S)
+            await progress.check_turn()
+            batches = await self._ledger.under_way(job.id)
+        await self._stores.units.store([_unit(job, batch) for batch in batches if added(batch)])
+        await self._stores.confirmations.remove([batch.id for batch in batches])
+        return bool(batches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Withdrawal:
+    """A part of the ledger that is withdrawn: the messages, who else has found them, and the batches."""
+
+    record: UnitRecord
+    ids: Sequence[str]
+    claims: Claims
+    batches: Sequence[str]
+    next_number: int
+
+
+class _Undo:
+    """One undo of one import, by one process."""
+
+    def __init__(
+        self, job: ImportJob, imports: Imports, stores: Stores, progress: Progress, outlet: Outlet
+    ) -> None:
+        self._job = job
+        self._imports = imports
+        self._stores = stores
+        self._progress = progress
+        self._outlet = outlet
+        self._batches = BatchFactory(job.id, job.next_number)
+        self._cursor = job.cursor or ""
+        self._pending: deque[_Withdrawal] = deque()
+        self._has_others: dict[str, bool] = {}
+
+    async def withdraw(self) -> None:
+        """Withdraw the parts behind the cursor. Raises `Stopped`."""
+        outlet = self._outlet
+        while page := await self._stores.units.read(self._job.id, after=self._cursor):
+            for record in page:
+                if record.ids:
+                    self._pending.append(await self._published(record))
+                    await self._commit_settled()
+                    await self._progress.show_wait(outlet.waiting_s)
+                elif record.duplicates:
+                    await self._stores.units.keep(record, [])
+            await self._stores.marks.remove(self._job.workspace, {record.source for record in page})
+            self._cursor = page[-1].id
+        await outlet.flush()
+        while self._pending:
+            await outlet.poll()
+            await self._commit_settled()
+            await self._progress.show_wait(outlet.waiting_s)
+
+    async def _published(self, record: UnitRecord) -> _Withdrawal:
+        """Publish the withdrawal of a part, without the messages that it leaves to other imports."""
+        claims = await self._claims(record)
+        packed_ids: Sequence[bytes] = split_ids(record.ids)
+        if self._job.keep_shared:
+            packed_ids, claims = await self._leave(record, claims), []
+        ids = unpacked(b"".join(packed_ids))
+        made = list(
+            self._batches.make(
+                HISTORY_WITHDRAWN,
+                "message_ids",
+                [Item(orjson.dumps(message_id)) for message_id in ids],
+                record.id,
+                add_digest("", packed_ids),
+                channel_id=record.channel_id,
+                keep_answered=self._job.keep_answered,
+                added_by=record.adder,
+            )
+        )
+        await self._outlet.put(made)
+        batches = [batch.id for batch in made]
+        return _Withdrawal(record, ids, claims, batches, self._batches.next_number)
+
+    async def _claims(self, record: UnitRecord) -> Claims:
+        """Return which messages of a part other imports have found, too."""
+        units, job = self._stores.units, self._job
+        if record.source not in self._has_others:
+            self._has_others[record.source] = bool(record.source) and await units.has_source(
+                job.workspace, record.source, other_than=job.id
+            )
+        if not self._has_others[record.source]:
+            return []
+        found = await units.claims_between(
+            job.workspace, record.source, record.first, record.last, other_than=job.id
+        )
+        own = split_ids(record.ids)
+        return [(other, claimed.intersection(own)) for other, claimed in found]
+
+    async def _leave(self, record: UnitRecord, claims: Claims) -> Sequence[bytes]:
+        """Leave the messages of a part that other imports have found to these; return the others."""
+        remaining = dict.fromkeys(split_ids(record.ids))
+        for heir, claimed in claims:
+            left = [packed_id for packed_id in remaining if packed_id in claimed]
+            if left:
+                await self._stores.units.leave_to(heir, record, left)
+                for packed_id in left:
+                    del remaining[packed_id]
+                await self._stores.units.keep(record, list(remaining))
+                await self._imports.add(heir, inherited=len(left))
+                await self._progress.write({}, {"left": len(left)})
+        return list(remaining)
+
+    async def _commit_settled(self) -> None:
+        while self._pending and self._outlet.is_settled(self._pending[0].batches):
+            await self._commit(self._pending.popleft())
+
+    async def _commit(self, done: _Withdrawal) -> None:
+        """Take the messages out of the ledger that the chat has deleted; those that it rejects stay."""
+        outcomes = self._outlet.outcomes(done.batches)
+        retained = {message_id for outcome in outcomes for message_id, _ in outcome.rejected}
+        # Before the ids are gone: a repeated step finds them again.
+        withdrawn = [message_id for message_id in done.ids if message_id not in retained]
+        await self._stores.files.withdraw(self._job.workspace, withdrawn)
+        await self._stores.units.keep(
+            done.record, [packed(message_id) for message_id in done.ids if message_id in retained]
+        )
+        removed = set(map(packed, withdrawn))
+        # Behind the part: one that is withdrawn already has no ids left when the step is repeated.
+        await self._progress.write(
+            {
+                "cursor": done.record.id,
+                "next_number": done.next_number,
+                "confirms": self._outlet.confirms,
+            },
+            {"withdrawn": len(removed), "done": len(removed)},
+        )
+        for other, claimed in done.claims:
+            if number := len(claimed & removed):
+                await self._imports.add(other, lost=number)
+        await self._stores.confirmations.remove(done.batches)
+
+
+def _unit(job: ImportJob, batch: BatchRecord) -> UnitRecord:
+    """Return a batch that was under way as a part of the ledger. The times of its messages are unknown."""
+    ids = added(batch)
+    return UnitRecord(
+        id=f"{job.id}:way:{batch.id}",
+        import_id=job.id,
+        workspace=job.workspace,
+        position=0,
+        source=batch.source,
+        conversation=batch.conversation,
+        channel_id=batch.channel_id,
+        first=float("-inf"),
+        last=float("inf"),
+        added=len(ids),
+        ids=b"".join(ids),
+        marks=bytes(MARK_BYTES * len(ids)),
+        days={},
+    )

@@ -1,0 +1,86 @@
+"""The rows of reports, encoded as they are shown: so a report of many channels is one query."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final, Literal
+
+from shared.contracts.errors import Malformed
+from shared.runtime.mongo import Index, Mongo, ReplaceOne, translate_errors
+from shared.runtime.records import Record
+
+COLLECTION: Final = "import_report_rows"
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    COLLECTION: (Index((("import_id", 1), ("kind", 1), ("number", 1))), Index((("workspace", 1),)))
+}
+ROWS: Final = 500
+"""Rows of a document."""
+
+Kind = Literal["channels", "days"]
+
+
+class RowsRecord(Record):
+    """Some rows of a report: JSON objects, separated by line feeds."""
+
+    import_id: str
+    workspace: str
+    kind: Kind
+    number: int
+    rows: bytes
+
+
+class Reports:
+    """Reads and writes of the collection. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._collection = mongo.collection(COLLECTION)
+
+    async def store(
+        self, run_id: str, workspace: str, kind: Kind, number: int, rows: Sequence[bytes]
+    ) -> None:
+        """Store up to `ROWS` rows, with the position `number` among those of their kind."""
+        record = RowsRecord(
+            id=f"{run_id}:{kind}:{number}",
+            import_id=run_id,
+            workspace=workspace,
+            kind=kind,
+            number=number,
+            rows=b"\n".join(rows),
+        )
+        with translate_errors():
+            await self._collection.bulk_write(
+                [ReplaceOne({"_id": record.id}, record.document(), upsert=True)], ordered=True
+            )
+
+    async def page(
+        self, run_id: str, kind: Kind, *, documents: int, cursor: str | None = None
+    ) -> tuple[list[bytes], str | None]:
+        """Return rows of so many documents, and the cursor of the next ones. Raises `Malformed`."""
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
+            raise Malformed("cursor: send next_cursor of the previous page")
+        query = {"import_id": run_id, "kind": kind, "number": {"$gte": int(cursor or 0)}}
+        with translate_errors():
+            found = (
+                await self._collection.find(query, {"rows": 1, "number": 1})
+                .sort("number", 1)
+                .limit(documents + 1)
+                .to_list(documents + 1)
+            )
+        rows = [row for document in found[:documents] for row in document["rows"].split(b"\n")]
+        return rows, str(found[documents]["number"]) if len(found) > documents else None
+
+    async def each(self, run_id: str, kind: Kind) -> AsyncIterator[bytes]:
+        """Yield all rows of a kind."""
+        cursor: str | None = "0"
+        while cursor is not None:
+            rows, cursor = await self.page(run_id, kind, documents=20, cursor=cursor)
+            for row in rows:
+                yield row
+
+    async def delete_run(self, run_id: str) -> None:
+        """Delete the rows of an import's report."""
+        with translate_errors():
+            await self._collection.delete_many({"import_id": run_id})
+
+    async def delete_all(self, workspace: str) -> None:
+        """Delete the rows of a workspace."""
+        with translate_errors():
+            await self._collection.delete_many({"workspace": workspace})
