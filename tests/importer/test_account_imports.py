@@ -265,7 +265,8 @@ def test_a_dry_run_reads_first_pages_and_publishes_nothing(account: SlackAccount
     account.hub.call("POST", f"{path}/start", {"dry_run": True})
     tried = eventually(lambda: (found := account.hub.call("GET", path))["dry_run"] and found, 60)
     assert tried["status"] == "ready"
-    assert {name: tried["dry_run"][name] for name in ("found", "imported")} == {"found": 200, "imported": 200}
+    counts = tried["dry_run"]["counts"]["messages"]
+    assert (counts["found"], counts["imported"]) == (200, 200)
     listed = account.hub.call("GET", f"{path}/channels", params={"limit": "200"})["items"]
     samples = next(item["samples"] for item in listed if item["conversation"] == channel.id)
     assert len(samples) == 10

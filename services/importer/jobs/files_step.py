@@ -136,6 +136,8 @@ class _Run:
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
         finally:
+            # What is on the disk counts, also if the import was stopped meanwhile.
+            await self._files.settle(self._results)
             await self._files.release_bytes(self._job.id, self._totals.bytes, granted=self._granted)
 
     async def _watch(self) -> None:
@@ -219,8 +221,10 @@ class _Run:
     async def _settle(self) -> None:
         """Store results, then the counts, which are those of the stored results. Raises `Stopped`."""
         async with self._settling:
-            results, self._results = self._results, {}
+            results = dict(self._results)
             await self._files.settle(results)
+            for file_id in results:
+                del self._results[file_id]
             await self._progress.write({"counts": {**self._job.counts, "files": self._counts()}})
 
     def _counts(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import orjson
 
 from services.importer.accounts.account_calls import CallWaits
 from services.importer.accounts.account_reader import AccountReader
+from services.importer.accounts.walk import Walk
 from services.importer.files.attachments import FilePlanner, UnitFiles
 from services.importer.jobs.account_waits import AccountWaits, account_waits
 from services.importer.jobs.part import FOUND, SELECTED, UNKNOWN_DAY, Known, Part
@@ -82,7 +83,7 @@ class MessagesPhase:
             await run.progress.show_wait(run.outlet.waiting_s)
         if waits is not None:
             if isinstance(run.source, AccountReader):
-                await run.progress.write({"walk": run.source.walk})
+                await run.progress.write({"walk": self._walk(run.source.walk)})
             raise waits
 
     # Reading
@@ -366,7 +367,7 @@ class MessagesPhase:
                 "next_number": last.next_number,
                 "confirms": run.outlet.confirms,
                 "estimated_s": self._remaining_s(),
-                **({} if last.walk is None else {"walk": last.walk}),
+                **({} if last.walk is None else {"walk": self._walk(last.walk)}),
             },
             increments | {"issues": sum(len(part.issues) for part in parts), "done": done},
         )
@@ -382,6 +383,10 @@ class MessagesPhase:
         # A long export has many channels: those that are read now are enough to hold.
         read = {part.target.conversation for part in self._pending} | {list(positions)[-1]}
         self._samples = {key: samples for key, samples in self._samples.items() if key in read}
+
+    def _walk(self, walk: Walk) -> Walk:
+        """Return what is stored of a place: after a dry run, the import begins at the first page."""
+        return Walk(pacing=walk.pacing) if self._run.job.is_dry_run else walk
 
     def _remaining_s(self) -> int | None:
         """Return how many seconds the rest takes at the pace of this run."""

@@ -10,6 +10,7 @@ from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.progress import Progress, Stopped
 from services.importer.jobs.run_context import Stores
+from services.importer.jobs.source import AccountSource
 from services.importer.store.contents import ChannelRecord
 from services.importer.store.reports import ROWS, Kind, Reports
 from services.importer.store.units import add_digest, split_ids
@@ -61,7 +62,9 @@ class VerifyStep:
         by_day: dict[str, dict[str, Any]] = {}
         outside: Counter[bytes] = Counter()
         source = ""
-        if record.units and record.left_out is None:
+        # The units of an account are pages, which nobody counts before they are read.
+        has_units = record.units or isinstance(job.source, AccountSource)
+        if has_units and record.left_out is None:
             async for unit in self._stores.units.of_conversation(job.run_id, record.conversation):
                 outside.update(split_ids(unit.outside))
                 source = source or unit.source
