@@ -15,8 +15,8 @@ class Ledger:
 
     async def count(self, import_id: str) -> int:
         """Return how many messages an import added, as far as it is known."""
-        under_way = await self.under_way(import_id)
-        return await self._units.count_added(import_id) + sum(len(added(batch)) for batch in under_way)
+        in_flight = await self.in_flight(import_id)
+        return await self._units.count_added(import_id) + sum(len(added(batch)) for batch in in_flight)
 
     async def count_shared(self, workspace: str, import_id: str) -> int:
         """Return how many of an import's messages other imports have found, too."""
@@ -38,7 +38,7 @@ class Ledger:
             cursor = page[-1].id
         return shared
 
-    async def under_way(self, import_id: str) -> Sequence[BatchRecord]:
+    async def in_flight(self, import_id: str) -> Sequence[BatchRecord]:
         """Return the batches that were published, or about to be, when the import was stopped.
 
         What became of them is not in the ledger.

@@ -193,8 +193,10 @@ class MessagesPhase:
             message_id = self._selection.message_id(part.target.conversation, message["id"])
             if message["thread"]:
                 parents.append(self._selection.message_id(part.target.conversation, message["thread"]))
-            kept = sum(len(people) for _, people, _ in message["reactions"])
-            known = Known(day, message["at"], mark_of(message), kept if self._selection.plan.reactions else 0)
+            retained = sum(len(people) for _, people, _ in message["reactions"])
+            known = Known(
+                day, message["at"], mark_of(message), retained if self._selection.plan.reactions else 0
+            )
             if item := self._item(part, message, message_id, known, own, others):
                 items.append(item)
         part.outside = [
@@ -214,12 +216,12 @@ class MessagesPhase:
             part.files.skip(message)
             return False
         part.count(SELECTED, day)
-        kept = sum(len(people) for _, people, _ in message["reactions"])
+        retained = sum(len(people) for _, people, _ in message["reactions"])
         if not self._selection.plan.reactions:
             part.counts["reactions.skipped.left_out"] += reacted
         else:
-            part.counts["reactions.selected"] += kept
-            part.counts["reactions.skipped.too_many"] += reacted - kept
+            part.counts["reactions.selected"] += retained
+            part.counts["reactions.skipped.too_many"] += reacted - retained
         return True
 
     def _item(

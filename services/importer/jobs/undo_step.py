@@ -29,7 +29,7 @@ from shared.contracts.history import HISTORY_WITHDRAWN
 from shared.runtime.jobs import JobFailed, StepResult
 from shared.runtime.mongo import utcnow
 
-_UNDER_WAY: Final = timedelta(seconds=15)
+_IN_FLIGHT: Final = timedelta(seconds=15)
 """A batch that was announced so long ago is published by now, or never: longer than a send may take."""
 _PAUSE_S: Final = 1.0
 
@@ -56,7 +56,7 @@ class UndoStep:
         run = _Undo(job, self._imports, self._stores, progress, outlet)
         try:
             await run.withdraw()
-            if await self._add_under_way(job, progress):
+            if await self._add_in_flight(job, progress):
                 await run.withdraw()
         except BrokerFull as error:
             raise JobFailed(str(error)) from None
@@ -67,16 +67,16 @@ class UndoStep:
         changes = {"stage": "undone", "remaining": remaining, "confirms": outlet.confirms}
         return StepResult(finished=True, changes=changes)
 
-    async def _add_under_way(self, job: ImportJob, progress: Progress) -> bool:
+    async def _add_in_flight(self, job: ImportJob, progress: Progress) -> bool:
         """Add what was under way when the import was stopped to the ledger; return whether there was any.
 
         The chat gets a withdrawal behind these batches, so it does not matter what it has stored of them.
         """
-        batches = await self._ledger.under_way(job.id)
-        while any(utcnow() - batch.announced_at < _UNDER_WAY for batch in batches):
+        batches = await self._ledger.in_flight(job.id)
+        while any(utcnow() - batch.announced_at < _IN_FLIGHT for batch in batches):
             await asyncio.sleep(_PAUSE_S)
             await progress.check_turn()
-            batches = await self._ledger.under_way(job.id)
+            batches = await self._ledger.in_flight(job.id)
         await self._stores.units.store([_unit(job, batch) for batch in batches if added(batch)])
         await self._stores.confirmations.remove([batch.id for batch in batches])
         return bool(batches)

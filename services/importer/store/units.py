@@ -211,9 +211,9 @@ class Units:
 
     async def keep(self, record: UnitRecord, ids: Sequence[bytes]) -> None:
         """Leave only these ids of a part in the ledger: others were withdrawn, or left to another import."""
-        kept = set(ids)
+        retained = set(ids)
         pairs = zip(_split(record.ids), _split(record.marks, MARK_BYTES), strict=False)
-        marks = [(packed_id, mark) for packed_id, mark in pairs if packed_id in kept]
+        marks = [(packed_id, mark) for packed_id, mark in pairs if packed_id in retained]
         changes: dict[str, Any] = {
             "ids": b"".join(packed_id for packed_id, _ in marks),
             "marks": b"".join(mark for _, mark in marks),
