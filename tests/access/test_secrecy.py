@@ -103,9 +103,11 @@ def test_no_route_accepts_an_invalid_key(
         b"Bearer \xff\xfe",
     ]
     responses = {
-        client.request(method, url, headers=[(b"authorization", _raw(item))], json={}).text
+        (answer.status_code, answer.text)
         for method, url in routes
         for item in none
+        for answer in [client.request(method, url, headers=[(b"authorization", _raw(item))], json={})]
+        if method != "HEAD" or answer.status_code != 401  # which has no body
     }
     assert len(responses) == 1
     unread: list[str | bytes] = [
