@@ -172,7 +172,8 @@ def _inline(node: Inline, previous: Inline | None) -> str:
         case Code(text):
             return _code(text)
         case Link(url, children):
-            return f"<{url}>" if children == (Text(url),) else f"[{_link_text(children)}]({_target(url)})"
+            is_plain = children == (Text(url),) and not _ENTITY.search(url)
+            return f"<{url}>" if is_plain else f"[{_link_text(children)}]({_target(url)})"
         case CustomEmoji(name, id_):
             return f"![:{_label(name)}:](emoji:{_id(id_)})"
         case UserMention(id_, label):

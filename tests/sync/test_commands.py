@@ -65,6 +65,7 @@ def test_a_list_shows_which_account_has_to_be_connected_again(world: World) -> N
     legs.until(lambda: world.hub.call("GET", path)["status"] == "reauth_required")
     problem = "the account Example of slack is not connected any more: connect the account again"
     try:
+        legs.until(lambda: problem in sync(world, "list").output)  # sync looks at accounts now and then
         lines = sync(world, "list").output.splitlines()
         leg = next(number for number, line in enumerate(lines) if legs.slack.channel.id in line)
         assert lines[leg + 1] == f"      problem: {problem}"
