@@ -102,7 +102,10 @@ class MessagesPhase:
                     if found.is_last:
                         position, offset = position + 1, 0
             except ProcessEnded as error:
-                found = await self._restart(position, error)
+                rest = await self._restart(position, error)
+                if rest is None:
+                    return
+                found = rest
                 yield await self._published(
                     self._part(found, offset if found.position == position else 0), found
                 )
@@ -127,11 +130,11 @@ class MessagesPhase:
             part.fail(found.unit.id, found.error, "", day)
         return part
 
-    async def _restart(self, position: int, error: ProcessEnded) -> SourcePart:
+    async def _restart(self, position: int, error: ProcessEnded) -> SourcePart | None:
         """Start a new reader process after one that ended, and return the rest of the unit that ended it.
 
-        That is the first one from a position on that is imported. Raises the error if the source is no
-        archive, and `JobFailed` after 20 restarts.
+        That is the first one from a position on that is imported; None if all were read. Raises the error if
+        the source is no archive, and `JobFailed` after 20 restarts.
         """
         source, targets = self._run.source, self._selection.targets
         if not isinstance(source, ReaderProcess):
@@ -147,7 +150,7 @@ class MessagesPhase:
                 break
             number += 1
         else:
-            raise error
+            return None
         channels = {key: target.channel_id for key, target in targets.items()}
         await source.use_names(self._selection.users, channels)
         return SourcePart(number, unit, [], is_last=True, error=str(error))

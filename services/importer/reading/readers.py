@@ -13,6 +13,8 @@ from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unre
 
 _PACKAGE: Final = "shared.providers"
 _ANY_SENDER: Final = "generic"
+_MAX_CHECKED: Final = 50
+_BLOCK: Final = 64 * 1024
 
 
 def archive_readers() -> Sequence[ReadsArchive]:
@@ -41,8 +43,22 @@ def recognized(archive: Archive, readers: Sequence[ReadsArchive]) -> tuple[Reads
         contents = reader.contents(archive)
         if contents is not None:
             return reader, contents
+    if damage := _damage(archive):
+        raise Unreadable(damage)
     known = ", ".join(reader.KIND for reader in readers)
     raise Unreadable(f"no known export: it is {detected(archive)}. Upload one of these: {known}")
+
+
+def _damage(archive: Archive) -> str | None:
+    """Return why a file of an archive cannot be read, of its first files; None if all of them can."""
+    for entry in archive.entries()[:_MAX_CHECKED]:
+        try:
+            with archive.open(entry.name) as file:
+                while file.read(_BLOCK):
+                    pass
+        except Unreadable as error:
+            return str(error)
+    return None
 
 
 def described(archive: Archive, reader: ReadsArchive, answers: Mapping[str, str]) -> Contents:
