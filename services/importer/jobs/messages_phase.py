@@ -102,7 +102,13 @@ class MessagesPhase:
                     if found.is_last:
                         position, offset = position + 1, 0
             except ProcessEnded as error:
-                rest = await self._restart(position, error)
+                source = self._run.source
+                if not isinstance(source, ReaderProcess):
+                    raise
+                try:
+                    rest = await self._restart(source, position, error)
+                except ProcessEnded:  # the new one, too
+                    continue
                 if rest is None:
                     return
                 found = rest
@@ -130,15 +136,13 @@ class MessagesPhase:
             part.fail(found.unit.id, found.error, "", day)
         return part
 
-    async def _restart(self, position: int, error: ProcessEnded) -> SourcePart | None:
+    async def _restart(self, source: ReaderProcess, position: int, error: ProcessEnded) -> SourcePart | None:
         """Start a new reader process after one that ended, and return the rest of the unit that ended it.
 
-        That is the first one from a position on that is imported; None if all were read. Raises the error if
-        the source is no archive, and `JobFailed` after 20 restarts.
+        That is the first one from a position on that is imported; None if all were read. Raises `JobFailed`
+        after 20 restarts, and `ProcessEnded` if the new process ends, too.
         """
-        source, targets = self._run.source, self._selection.targets
-        if not isinstance(source, ReaderProcess):
-            raise error
+        targets = self._selection.targets
         self._restarts += 1
         if self._restarts > _MAX_RESTARTS:
             raise JobFailed(f"{self._restarts} parts of the export ended its reader process: export it again")
