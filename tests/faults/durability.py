@@ -77,10 +77,11 @@ class Rig:
         groups = {f"{DELIVERY}-fanout": CHAT_EVENTS, f"{DELIVERY}-attempt": DELIVERY_REQUESTED}
         if any(asyncio.run(_behind(self.bus, group, topic)) for group, topic in groups.items()):
             return False
+        # One list with every state: a delivery that is sent again may be in none of three lists read in turn.
         return not any(
-            self.hub.deliveries(webhook_id=webhook, status=status)
+            delivery["status"] in _UNFINISHED
             for webhook in self.webhooks.values()
-            for status in _UNFINISHED
+            for delivery in self.hub.deliveries(webhook_id=webhook)
         )
 
 
@@ -153,7 +154,7 @@ class Load:
             line += f"; first delivery {first_s:.1f} s later, backlog empty {empty_s:.1f} s later"
         self._rig.note(line)
         assert found.acknowledged >= _MIN_EVENTS, line
-        assert found.lost_count == 0, f"lost: {line}"
+        assert found.lost_count == 0, f"lost: {line}; in the log: {self._states(found)}"
         assert not found.invented, line
         assert not any(found.out_of_order.values()), f"out of order: {line}"
         self._log_has_all()
@@ -188,6 +189,15 @@ class Load:
         order = [one.attributes["ce_id"] for one in self._requested.look() if one.key == strict]
         wanted = {path: webhook["events"] for path, webhook in WEBHOOKS.items()}
         return report(self._producer.facts(), self._answers(), wanted, {"strict": order})
+
+    def _states(self, found: Report) -> list[tuple[str, str, str]]:
+        """What the log says of each lost delivery: its path, event and status."""
+        return [
+            (path, one["event_id"], one["status"])
+            for path, webhook in self._rig.webhooks.items()
+            for one in self._rig.hub.deliveries(webhook_id=webhook, since=self._began)
+            if one["event_id"] in found.lost[path]
+        ]
 
     def _log_has_all(self) -> None:
         owed = _owed(self.acknowledged())

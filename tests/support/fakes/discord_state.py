@@ -150,7 +150,7 @@ class Channel:
         base: Json = {"id": self.id, "guild_id": self.guild, "type": self.type, "name": self.name}
         base |= {"parent_id": self.parent, "last_message_id": last, "flags": 0}
         if self.type in THREADS:
-            metadata = {
+            metadata: Json = {
                 "archived": self.archived_at is not None,
                 "auto_archive_duration": 1440,
                 "locked": False,
