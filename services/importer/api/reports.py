@@ -78,11 +78,14 @@ class ReportsApi:
         people = await self._contents.count_people(job.id)
         if form == "html":
             rows = [orjson.loads(row) for row in channels]
+            days, has_more = await self._reports.page(job.run_id, "days", documents=_PAGE_DOCUMENTS)
             page = _TEMPLATE.render(
                 job=ImportOut.of(job, self._estimate),
                 columns=COUNTS,
                 channels=rows,
                 total=_total(rows),
+                days=[orjson.loads(row) for row in days],
+                has_more_days=has_more is not None,
                 people=people,
                 notes=_not_determined(job),
             )

@@ -1,7 +1,8 @@
 """The last step of an import: its report by channel and day."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -14,6 +15,7 @@ from services.importer.jobs.source import AccountSource
 from services.importer.store.contents import ChannelRecord
 from services.importer.store.reports import ROWS, Kind, Reports
 from services.importer.store.units import add_digest, split_ids
+from shared.contracts.envelope import rfc3339
 from shared.runtime.jobs import StepResult
 from shared.runtime.mongo import utcnow
 
@@ -150,5 +152,10 @@ def _day_row(record: ChannelRecord, day: str, counts: Mapping[str, Any]) -> dict
 
 
 def _numbers(counts: Mapping[str, Any]) -> dict[str, Any]:
-    extent: Sequence[str] = ("first", "last", "digest")
-    return {name: counts.get(name, 0) for name in COUNTS} | {name: counts.get(name) for name in extent}
+    numbers = {name: counts.get(name, 0) for name in COUNTS}
+    extent = {name: _time(counts.get(name)) for name in ("first", "last")}
+    return numbers | extent | {"digest": counts.get("digest")}
+
+
+def _time(unix_s: float | None) -> str | None:
+    return None if unix_s is None else rfc3339(datetime.fromtimestamp(unix_s, UTC))
