@@ -52,7 +52,8 @@ NAMES = set(
     list_conflicts resolve_conflict read_sync_queue_stats
     append_upload cancel_import change_import_plan check_upload create_import
     create_integration_import create_upload delete_upload
-    list_import_channels read_import_plan read_import_undo list_import_files list_import_issues list_import_people list_imports list_uploads
+    list_import_channels read_import_plan read_import_undo
+    list_import_files list_import_issues list_import_people list_imports list_uploads
     pause_import
     read_import read_import_events read_import_report read_upload resume_import show_uploads
     start_import undo_import
