@@ -224,7 +224,7 @@ def show(
 @app.command("plan")
 def print_plan(import_id: ImportId, url: Url = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Print the plan of an import, for --plan of this or another one."""
-    _print_json(_call("GET", import_id, "", data_dir, url)["plan"])
+    _print_json(_call("GET", import_id, "/plan", data_dir, url))
 
 
 @app.command("pause")

@@ -87,7 +87,8 @@ async def plan_and_start(
         known = {choice["id"] for choice in found["contents"]["choices"]}
         if unknown := sorted(options.answers.keys() - known):
             raise Misconfigured(f"--answer: the export has no choice {unknown[0]!r}: look at its contents")
-        await api.call("PUT", path_of(import_id, "/plan"), options.plan(found["plan"], conversations))
+        stored = await api.call("GET", path_of(import_id, "/plan"))
+        await api.call("PUT", path_of(import_id, "/plan"), options.plan(stored, conversations))
         found = await follow(api, import_id, view)  # with other answers, it is read again
     if found["status"] != "ready":
         return _shown(found, view)

@@ -8,7 +8,7 @@ the same order.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -39,8 +39,8 @@ _POLL_INTERVAL_S: Final = 5.0
 _WAIT: Final = Backoff(first_s=1.0, max_s=1.0)
 """A job that waits, for example for a setting, looks again each second."""
 _MAX_ERROR_LENGTH: Final = 500
-_WITHOUT_BATCH: Final = {"batch": 0}
-"""The projection for jobs that are shown: a batch can have thousands of items."""
+_HIDDEN: Final = ("batch",)
+"""Fields that jobs which are shown do not have: a batch can have thousands of items."""
 
 
 class Job(Record):
@@ -108,16 +108,19 @@ class Jobs(Generic[J]):
         max_running: int,
         lease: timedelta = LEASE,
         condition: Mapping[str, Any] | None = None,
+        hidden: Sequence[str] = (),
     ) -> None:
         """Set the collection, the model of its documents, and how many jobs a workspace may have running.
 
         After `lease` at the latest, another process goes on with the job of a process that died. This process
         takes only jobs with the values in `condition`, which the index on `due_at` has to begin with.
+        `hidden` names large fields that only a job's steps get, beside its batch.
         """
         self._collection = collection
         self._type = job_type
         self._max_running = max_running
         self._lease = lease
+        self._shown = dict.fromkeys((*_HIDDEN, *hidden), 0)
         self.work: DueWork[J] = DueWork(collection, job_type.from_document, lease=lease, condition=condition)
         self.wake = asyncio.Event()
         """Set when this process has started a job. `JobWorker` waits for it."""
@@ -214,17 +217,15 @@ class Jobs(Generic[J]):
             await self._collection.delete_many({"workspace": workspace})
 
     async def read(self, workspace: str, job_id: str) -> J:
-        """Return a job, without its batch. Raises `NotFound`."""
+        """Return a job, without its batch and hidden fields. Raises `NotFound`."""
         with translate_errors():
-            document = await self._collection.find_one(
-                {"_id": job_id, "workspace": workspace}, _WITHOUT_BATCH
-            )
+            document = await self._collection.find_one({"_id": job_id, "workspace": workspace}, self._shown)
         if document is None:
             raise NotFound("no such job")
         return self._type.from_document(document)
 
     async def page(self, workspace: str, *, limit: int, cursor: str | None, **equal: str | None) -> Page[J]:
-        """Return a page of a workspace's jobs, newest first and without their batches.
+        """Return a page of a workspace's jobs, newest first and as `read` returns them.
 
         `equal` has values that fields must have; None matches everything. Raises `Malformed`.
         """
@@ -235,7 +236,7 @@ class Jobs(Generic[J]):
             self._type.from_document,
             limit=limit,
             cursor=cursor,
-            fields=_WITHOUT_BATCH,
+            fields=self._shown,
         )
 
     async def save(self, job: J, result: StepResult) -> None:

@@ -100,6 +100,9 @@ def test_an_export_is_described_tried_imported_and_undone(hub: Hub, chat: Histor
     found = ready(hub, export())
     assert "Slack export of 2 channels, 2023-05 to 2024-01" in found["contents"]["description"]
     path = f"/api/imports/{found['id']}"
+    assert "plan" not in found  # it may be large, and a list has many
+    assert "plan" not in hub.call("GET", "/api/imports")["items"][0]
+    assert hub.call("GET", f"{path}/plan")["other_channels"] == "mapped"
     channels = hub.call("GET", f"{path}/channels")["items"]
     assert [(item["name"], item["archived"]) for item in channels] == [("general", False), ("old", True)]
     assert {item["name"] for item in hub.call("GET", f"{path}/people")["items"]} == {"Ada", "Grace"}

@@ -235,6 +235,23 @@ async def test_a_job_that_cannot_go_on_fails(store: Store, error: Exception, sho
         assert (found.status, found.error) == ("failed", shown)
 
 
+async def test_large_fields_are_shown_to_steps_only(store: Store) -> None:
+    async with collection_of(store.uri()) as collection:
+        jobs: Jobs[Import] = Jobs(collection, Import, max_running=5, hidden=("origin",))
+        seen: list[str] = []
+
+        async def step(job: Import) -> StepResult:
+            seen.append(job.origin)
+            return StepResult(finished=True)
+
+        job = await jobs.start(new_job())
+        async with working(jobs, step):
+            assert (await ended(jobs, job)).origin == ""
+        listed = await jobs.page("w", limit=1, cursor=None)
+        assert (listed.items[0].id, listed.items[0].origin) == (job.id, "")
+        assert seen == ["slack"]
+
+
 async def test_running_jobs_of_a_workspace_are_limited_whichever_process_starts_them(store: Store) -> None:
     async with collection_of(store.uri()) as collection:
         results = await asyncio.gather(

@@ -199,7 +199,6 @@ class ImportOut(BaseModel):
     errors: list[str]
     warnings: list[str]
     contents: ContentsOut | None
-    plan: Plan
     counts: dict[str, Any]
     dry_run: DryRunOut | None
     confirmed: bool | None
@@ -238,7 +237,6 @@ class ImportOut(BaseModel):
             errors=_errors(job),
             warnings=_warnings(job),
             contents=ContentsOut.of(job.summary) if job.summary else None,
-            plan=Plan.model_validate(job.plan),
             counts=job.counts,
             dry_run=DryRunOut.of(job.trial, estimate) if has_run and job.trial else None,
             confirmed=job.confirms,

@@ -83,7 +83,7 @@ class ImportsApi:
 
     async def read_plan(self, import_id: str, key: Reader) -> Plan:
         """Return the plan. It can be changed, and used for another import."""
-        return Plan.model_validate((await self._imports.find(key.workspace, import_id)).plan)
+        return await self._imports.read_plan(key.workspace, import_id)
 
     async def change_plan(self, import_id: str, body: Plan, key: Writer) -> ImportOut:
         """Set what is imported, while the import is ready. With other `answers`, it is read again.
@@ -171,7 +171,7 @@ class ImportsApi:
         async with self._streams.hold(workspace):
             for _ in range(int(_MAX_STREAM_S / _EVENT_INTERVAL_S)):
                 job = await self._imports.find(workspace, import_id)
-                out = self._out(job).model_dump_json(exclude={"plan"}).encode()
+                out = self._out(job).model_dump_json().encode()
                 yield b": still here\n\n" if out == shown else b"data: " + out + b"\n\n"
                 shown = out
                 if job.status != "running":

@@ -50,6 +50,7 @@ class Imports:
             ImportJob,
             max_running=_UNLIMITED,
             condition={"source.folder": {"$in": [folder.id, ANY_FOLDER]}},
+            hidden=("plan",),  # it may have two megabytes
         )
 
     async def create(self, workspace: str, upload_id: str) -> ImportJob:
@@ -121,8 +122,18 @@ class Imports:
         return leased
 
     async def find(self, workspace: str, import_id: str) -> ImportJob:
-        """Return an import."""
+        """Return an import, without its plan."""
         return await self.jobs.read(workspace, import_id)
+
+    async def read_plan(self, workspace: str, import_id: str) -> Plan:
+        """Return the plan of an import."""
+        with translate_errors():
+            document = await self._collection.find_one(
+                {"_id": import_id, "workspace": workspace}, {"plan": 1}
+            )
+        if document is None:
+            raise NotFound("no such import")
+        return Plan.model_validate(document["plan"])
 
     async def page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[ImportJob]:
         """Return a page of a workspace's imports, newest first. Raises `Malformed`."""
@@ -137,11 +148,10 @@ class Imports:
 
         Raises `Conflict`.
         """
-        job = await self.find(workspace, import_id)
         stored = _stored(plan)
         changes = {"plan": stored, "plan_warnings": tuple(warnings), "trial": None}
         when = "planned while it is ready"
-        if Plan.model_validate(job.plan).answers != plan.answers:
+        if (await self.read_plan(workspace, import_id)).answers != plan.answers:
             reading = {**changes, "stage": "reading", "queued_at": utcnow()}
             return await self._resume(workspace, import_id, "ready", reading, when)
         with translate_errors():
