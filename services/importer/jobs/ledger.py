@@ -31,10 +31,14 @@ class Ledger:
                     )
                 if record.ids and has_others[source]:
                     claims = await self._units.claims_between(
-                        workspace, source, record.first, record.last, other_than=import_id
+                        workspace,
+                        source,
+                        record.first,
+                        record.last,
+                        other_than=import_id,
+                        among=set(split_ids(record.ids)),
                     )
-                    claimed = {packed_id for _, ids in claims for packed_id in ids}
-                    shared += len(claimed.intersection(split_ids(record.ids)))
+                    shared += len({packed_id for _, ids in claims for packed_id in ids})
             cursor = page[-1].id
         return shared
 

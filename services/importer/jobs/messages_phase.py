@@ -36,6 +36,8 @@ _TURN_S: Final = 120.0
 _MAX_SAMPLES: Final = 10
 _MAX_RESTARTS: Final = 20
 """A unit that ends the reader process costs only itself, and a new process."""
+_MAX_SAMPLE_BYTES: Final = 8_000
+"""A larger sample is shown without reactions and files: a page has those of 500 channels."""
 _MAX_SAMPLE_TEXT: Final = 2_000
 
 Line = Mapping[str, Any]
@@ -265,7 +267,7 @@ class MessagesPhase:
             return None
         for loss in message["losses"]:
             part.counts[f"losses.{loss}"] += 1
-        self._sample(part, item)
+        self._sample(part, item, len(data))
         if is_changed:
             part.changed[message_id] = known
             return Item(data)
@@ -283,17 +285,19 @@ class MessagesPhase:
             return set(), {}
         first = min(message["at"] for message in messages)
         last = max(message["at"] for message in messages)
-        own = await self._own(part, first, last)
+        own = await self._own(part, messages, first, last)
         source, job = part.target.source, self._run.job
         units = self._run.stores.units
         if source not in self._has_others:
             self._has_others[source] = await units.has_source(job.workspace, source, other_than=job.id)
         if not self._has_others[source]:
             return own, {}
-        return own, await units.added_between(job.workspace, source, first, last, other_than=job.id)
+        return own, await units.added_between(
+            job.workspace, source, first, last, other_than=job.id, among=self._packed_ids(part, messages)
+        )
 
-    async def _own(self, part: Part, first: float, last: float) -> set[bytes]:
-        """Return what earlier parts added around these times. An export in order of time has none."""
+    async def _own(self, part: Part, messages: Sequence[Line], first: float, last: float) -> set[bytes]:
+        """Return which messages earlier parts added. An export in order of time has none."""
         run, conversation = self._run, part.target.conversation
         before = f"{run.job.run_id}:{part.position:08d}:{part.offset:08d}"
         if conversation not in self._read_until:
@@ -308,27 +312,30 @@ class MessagesPhase:
         self._read_until[conversation] = max(until, last)
         if first > until:
             return set()
-        found = await run.stores.units.own_between(run.job.run_id, conversation, first, last, before=before)
+        among = self._packed_ids(part, messages)
+        found = await run.stores.units.own_between(
+            run.job.run_id, conversation, first, last, before=before, among=among
+        )
         for other in self._pending:
             if other.target.conversation == conversation:
-                found.update(map(packed, other.added))
+                found.update(among.intersection(map(packed, other.added)))
         return found
+
+    def _packed_ids(self, part: Part, messages: Sequence[Line]) -> set[bytes]:
+        """Return the ids of messages, and of the parents of replies among them."""
+        conversation = part.target.conversation
+        names = {name for message in messages for name in (message["id"], message["thread"]) if name}
+        return {packed(self._selection.message_id(conversation, name)) for name in names}
 
     # Storing
 
-    def _sample(self, part: Part, item: dict[str, Any]) -> None:
-        """Note one of the first messages of a channel in a dry run."""
+    def _sample(self, part: Part, item: dict[str, Any], size: int) -> None:
+        """Note one of the first messages of a channel in a dry run. `size` is in bytes, as JSON."""
         if not self._run.job.is_dry_run:
             return
         known = self._samples.setdefault(part.target.conversation, [])
         if len(known) < _MAX_SAMPLES:
-            shown = {**item, "text": item["text"][:_MAX_SAMPLE_TEXT]}
-            if reactions := item.get("reactions"):
-                shown["reactions"] = [
-                    {**reaction, "authors": reaction["authors"][:_MAX_SAMPLES]}
-                    for reaction in reactions[:_MAX_SAMPLES]
-                ]
-            known.append(shown)
+            known.append(item if size <= _MAX_SAMPLE_BYTES else _without_lists(item))
 
     async def _commit_settled(self) -> None:
         """Store the parts at the front whose batches are settled, at most 50 at a time."""
@@ -403,6 +410,12 @@ class MessagesPhase:
         if not total or done <= 0:
             return None
         return round((monotonic() - self._started) * max(0, total - self._done) / done)
+
+
+def _without_lists(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message with the beginning of its text, and without reactions and files."""
+    shown = {name: value for name, value in item.items() if name not in ("reactions", "attachments")}
+    return {**shown, "text": item["text"][:_MAX_SAMPLE_TEXT]}
 
 
 def _done(part: Part) -> int:

@@ -160,11 +160,14 @@ class _Undo:
             )
         if not self._has_others[record.source]:
             return []
-        found = await units.claims_between(
-            job.workspace, record.source, record.first, record.last, other_than=job.id
+        return await units.claims_between(
+            job.workspace,
+            record.source,
+            record.first,
+            record.last,
+            other_than=job.id,
+            among=set(split_ids(record.ids)),
         )
-        own = split_ids(record.ids)
-        return [(other, claimed.intersection(own)) for other, claimed in found]
 
     async def _leave(self, record: UnitRecord, claims: Claims) -> Sequence[bytes]:
         """Leave the messages of a part that other imports have found to these; return the others."""

@@ -21,7 +21,8 @@ from shared.runtime.mongo import utcnow
 
 COUNTS: Final = ("found", "imported", "duplicate", "skipped", "failed", "changed")
 """The numbers of a row. Found = imported + duplicate + skipped + failed; changed are among the duplicates."""
-_ALWAYS: Final = (float("-inf"), float("inf"))
+_MAX_OUTSIDE: Final = 200_000
+"""Parents of replies that are looked for at a time: a hostile export has any number of them."""
 
 
 class VerifyStep:
@@ -63,19 +64,23 @@ class VerifyStep:
         """Return the counts of a conversation, and those of each of its days."""
         by_day: dict[str, dict[str, Any]] = {}
         outside: Counter[bytes] = Counter()
-        source = ""
+        source, without_parent = "", 0
         # The units of an account are pages, which nobody counts before they are read.
         has_units = record.units or isinstance(job.source, AccountSource)
         if has_units and record.left_out is None:
             async for unit in self._stores.units.of_conversation(job.run_id, record.conversation):
                 outside.update(split_ids(unit.outside))
                 source = source or unit.source
+                if len(outside) > _MAX_OUTSIDE:
+                    without_parent += await self._without_parent(job, record.conversation, source, outside)
+                    outside.clear()
                 for day, counts in unit.days.items():
                     _add(by_day.setdefault(day, {}), counts)
         totals: dict[str, Any] = {"days": len(by_day)}
         for counts in by_day.values():
             _add(totals, counts)
-        totals["without_parent"] = await self._without_parent(job, record.conversation, source, outside)
+        without_parent += await self._without_parent(job, record.conversation, source, outside)
+        totals["without_parent"] = without_parent
         return totals, by_day
 
     async def _without_parent(
@@ -88,9 +93,9 @@ class VerifyStep:
                 for packed_id in ids:
                     outside.pop(packed_id, None)
         if outside and source:
-            others = await units.added_between(job.workspace, source, *_ALWAYS, other_than=job.id)
-            for packed_id in others:
-                outside.pop(packed_id, None)
+            async for ids in units.ids_of_others(job.workspace, source, other_than=job.id):
+                for packed_id in ids:
+                    outside.pop(packed_id, None)
         return outside.total()
 
 

@@ -94,37 +94,61 @@ class Units:
             return await self._collection.find_one(query, {"_id": 1}) is not None
 
     async def added_between(
-        self, workspace: str, source: str, first: float, last: float, *, other_than: str
+        self,
+        workspace: str,
+        source: str,
+        first: float,
+        last: float,
+        *,
+        other_than: str,
+        among: set[bytes],
     ) -> dict[bytes, bytes]:
-        """Return the messages that other imports added of a conversation around these times.
+        """Return which of these messages other imports added to a conversation, around these times.
 
-        These are ids in 16 bytes, each with the mark of its newest content.
+        These are ids in 16 bytes, each with the mark of its newest content. `among` bounds the result: a
+        hostile export has millions of messages at one time.
         """
         fields = {"ids": 1, "marks": 1, "changed": 1}
         found: dict[bytes, bytes] = {}
         changed: dict[bytes, bytes] = {}
         async for document in self._around(workspace, source, first, last, other_than, fields):
-            found |= zip(
-                _split(document["ids"]), _split(document.get("marks", b""), MARK_BYTES), strict=False
-            )
-            pairs = document.get("changed", b"")
-            for pair in _split(pairs, ID_BYTES + MARK_BYTES):
-                changed[pair[:ID_BYTES]] = pair[ID_BYTES:]
+            marks = _split(document.get("marks", b""), MARK_BYTES)
+            pairs = zip(_split(document["ids"]), marks, strict=False)
+            found |= {packed_id: mark for packed_id, mark in pairs if packed_id in among}
+            for pair in _split(document.get("changed", b""), ID_BYTES + MARK_BYTES):
+                if pair[:ID_BYTES] in among:
+                    changed[pair[:ID_BYTES]] = pair[ID_BYTES:]
         return found | {key: mark for key, mark in changed.items() if key in found}
 
     async def claims_between(
-        self, workspace: str, source: str, first: float, last: float, *, other_than: str
+        self,
+        workspace: str,
+        source: str,
+        first: float,
+        last: float,
+        *,
+        other_than: str,
+        among: set[bytes],
     ) -> list[tuple[str, set[bytes]]]:
-        """Return which messages other imports have found or added around these times, oldest import first.
+        """Return which of these messages other imports have found or added, around these times.
 
-        Each item has the import's id.
+        Each item has the import's id, and what it has of `among`.
         """
         fields = {"import_id": 1, "ids": 1, "duplicates": 1}
         found: dict[str, set[bytes]] = {}
         async for document in self._around(workspace, source, first, last, other_than, fields):
             claimed = _split(document["ids"]) + _split(document.get("duplicates", b""))
-            found.setdefault(document["import_id"], set()).update(claimed)
+            if shared := among.intersection(claimed):
+                found.setdefault(document["import_id"], set()).update(shared)
         return list(found.items())
+
+    async def ids_of_others(
+        self, workspace: str, source: str, *, other_than: str
+    ) -> AsyncIterator[list[bytes]]:
+        """Yield the ids of messages that other imports added to a conversation, part by part."""
+        always = float("-inf"), float("inf")
+        async for document in self._around(workspace, source, *always, other_than, {"ids": 1}):
+            yield _split(document["ids"])
 
     async def _around(
         self,
@@ -149,9 +173,19 @@ class Units:
     # Of one import
 
     async def own_between(
-        self, import_id: str, conversation: str, first: float, last: float, *, before: str
+        self,
+        import_id: str,
+        conversation: str,
+        first: float,
+        last: float,
+        *,
+        before: str,
+        among: set[bytes],
     ) -> set[bytes]:
-        """Return what the parts of an import before the one with the id `before` added around these times."""
+        """Return which of these messages an import added around these times.
+
+        That is in the parts before the one with the id `before`.
+        """
         query = {
             "import_id": import_id,
             "conversation": conversation,
@@ -162,7 +196,7 @@ class Units:
         found: set[bytes] = set()
         with translate_errors():
             async for document in self._collection.find(query, {"ids": 1}):
-                found.update(_split(document["ids"]))
+                found.update(among.intersection(_split(document["ids"])))
         return found
 
     async def last_time(self, import_id: str, conversation: str, *, before: str) -> float:
