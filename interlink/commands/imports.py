@@ -73,7 +73,7 @@ AsJson = Annotated[
 @app.command(_DEFAULT)
 def run(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="The export: a ZIP archive or a file.")
+        Path | None, typer.Argument(metavar="FILE", help="The export: a ZIP archive, a file, or a folder.")
     ] = None,
     account: Annotated[
         str | None, typer.Option(help="Import from this connected account instead: its id, int_...")

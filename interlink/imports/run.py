@@ -11,6 +11,7 @@ from urllib.parse import quote
 import orjson
 
 from interlink.hub_api import HubApi, Refused
+from interlink.imports.folders import archive_of
 from interlink.imports.plans import PlanOptions
 from interlink.imports.texts import choice_lines, contents_lines, next_step, sample_lines, state_lines
 from interlink.imports.upload import FileUpload
@@ -51,7 +52,7 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """What to import: a file, or the id of a connected account; and how."""
+    """What to import: a file or folder, or the id of a connected account; and how."""
 
     source: Path | str
     daily: bool
@@ -177,16 +178,19 @@ def write_report(path: Path, report: str) -> None:
 
 
 async def _create(api: HubApi, request: ImportRequest, view: View) -> Json:
-    """Create the import of an account, or of a file, which is uploaded."""
+    """Create the import of an account, or of a file or folder, which is uploaded."""
     if isinstance(request.source, str):
         path = f"/api/integrations/{quote(request.source, safe='')}/import"
         return dict(await api.call("POST", path, {"repeat": "daily" if request.daily else None}))
-    upload = FileUpload(api, request.source)
+    if request.source.is_dir():
+        view.line(f"packing {request.source} as a ZIP archive")
     view.on_interrupt = "The upload is interrupted: run the same command again, and it goes on from there"
-    try:
-        upload_id = await upload.run(lambda done: view.progress("upload", done, upload.size))
-    except Unreachable as error:
-        raise Unreachable(f"{error}; run the same command again, and the upload goes on") from None
+    with archive_of(request.source) as file:
+        upload = FileUpload(api, request.source, file)
+        try:
+            upload_id = await upload.run(lambda done: view.progress("upload", done, upload.size))
+        except Unreachable as error:
+            raise Unreachable(f"{error}; run the same command again, and the upload goes on") from None
     created = await api.call("POST", "/api/imports", {"upload_id": upload_id})
     upload.forget()
     return dict(created)

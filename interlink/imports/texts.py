@@ -17,7 +17,7 @@ def contents_lines(found: Json, channels: Sequence[Json]) -> Iterator[str]:
     contents = found["contents"]
     yield f"{found['id']}: {contents['description']}"
     size = f", {_size(contents['bytes'])} of messages" if contents["bytes"] else ""
-    yield f"{contents['people']} people{size}"
+    yield f"{contents['people']} {'person' if contents['people'] == 1 else 'people'}{size}"
     for channel in channels[:_MAX_CHANNELS]:
         marks = [channel["kind"]] if channel["kind"] != "channel" else []
         marks += ["archived"] if channel["archived"] else []

@@ -38,8 +38,11 @@ class FileUpload:
     So the same command, started again, goes on where this one stopped; not if the file has changed.
     """
 
-    def __init__(self, api: HubApi, path: Path) -> None:
-        """Look at the file. Raises `Misconfigured` if it cannot be read, or is empty."""
+    def __init__(self, api: HubApi, source: Path, path: Path) -> None:
+        """Look at the file at `path`; `source` is what the user named: the file, or the folder that it packs.
+
+        Raises `Misconfigured` if it cannot be read, or is empty.
+        """
         self._api = api
         self._path = path
         try:
@@ -52,7 +55,8 @@ class FileUpload:
             raise Misconfigured(f"{path} is empty: export it again")
         self.size = status.st_size
         self._chunk_bytes = _CHUNK_BYTES
-        known = f"{api.url}\0{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+        version = str(status.st_mtime_ns) if source == path else _digest(path)
+        known = f"{api.url}\0{source.resolve()}\0{status.st_size}\0{version}"
         self._memory = _state_folder() / hashlib.sha256(known.encode()).hexdigest()[:_NAME_BYTES]
 
     async def run(self, progress: Progress) -> str:
@@ -136,6 +140,11 @@ class FileUpload:
 
 def _may_repeat(error: Refused | Unreachable) -> bool:
     return isinstance(error, Unreachable) or error.status >= 500 or error.status in _REPEATED
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _state_folder() -> Path:
