@@ -33,8 +33,8 @@ def archive_of(path: Path) -> Iterator[Path]:
             _pack(path, archive)
         except OSError as error:
             raise Misconfigured(
-                f"{path} cannot be packed as a ZIP archive ({error}): make its files readable, or set TMPDIR to "
-                "a folder with more room"
+                f"{path} cannot be packed as a ZIP archive ({error}): make its files readable, or set "
+                "TMPDIR to a folder with more room"
             ) from None
         yield archive
 
