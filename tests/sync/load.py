@@ -29,6 +29,8 @@ _PLACES: Final = ("slack", "telegram", "chat")
 _FAULT_EVERY: Final = 5
 """Messages."""
 _ANSWER: Final = "answer to "
+_SLACK_S: Final = 1.5
+"""Seconds for each answer: Slack takes one message a second in a channel."""
 
 
 class Load:
@@ -121,7 +123,7 @@ class Load:
             _answer_copies(legs, expected) for legs, expected in zip(self.legs, self.expected, strict=True)
         ]
         for legs, texts in zip(self.legs, answers, strict=True):
-            legs.until(_answered(legs, texts), within_s)
+            legs.until(_answered(legs, texts), within_s + _SLACK_S * len(texts))
         return (
             f"{kills} kills, {next(self._numbers) - 1} messages written, "
             f"{sum(map(len, self.expected))} of them not deleted, 0 lost, "
