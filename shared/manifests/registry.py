@@ -1,6 +1,7 @@
 """The registry: the only place that loads providers, by the names of their folders."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib import import_module
@@ -205,21 +206,38 @@ def _annotation_models(annotation: Any) -> set[type[BaseModel]]:
     return {model for argument in get_args(annotation) for model in _annotation_models(argument)}
 
 
+@contextmanager
+def _importing(provider: str, file: str) -> Iterator[None]:
+    """Have a provider's own code imported and called: whatever it raises becomes `Misconfigured`."""
+    try:
+        yield
+    except SyntaxError as error:
+        raise Misconfigured(f"{provider}/{file}: line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise Misconfigured(f"{provider}/{file}: {type(error).__name__}: {error}") from error
+
+
+def _member(provider: str, file: str, name: str) -> Any:
+    """Return what a provider's own file defines by a name; None if it does not define it.
+
+    Raises `FileNotFoundError` without the file, and `Misconfigured` if it is not valid Python or fails on
+    import.
+    """
+    if not files(_PACKAGE).joinpath(provider, file).is_file():
+        raise FileNotFoundError
+    with _importing(provider, file):
+        return getattr(import_module(f"{_PACKAGE}.{provider}.{file.removesuffix('.py')}"), name, None)
+
+
 def body_reader(provider: str) -> BodyReader | None:
     """Return the `read` function of a provider's own `body.py`; None without this file.
 
     Raises `Misconfigured` if the file is not valid Python, fails on import, or has no `read`.
     """
-    name = f"{_PACKAGE}.{provider}.body"
-    if not files(_PACKAGE).joinpath(provider, "body.py").is_file():
-        return None
     try:
-        # Importing runs the provider's code, so any exception may come out.
-        reader: BodyReader | None = getattr(import_module(name), "read", None)
-    except SyntaxError as error:
-        raise Misconfigured(f"{provider}/body.py: line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        raise Misconfigured(f"{provider}/body.py: {type(error).__name__}: {error}") from error
+        reader: BodyReader | None = _member(provider, "body.py", "read")
+    except FileNotFoundError:
+        return None
     if not callable(reader):
         raise Misconfigured(f"{provider}/body.py: has no function read: add def read(body: bytes) -> Any")
     return reader
@@ -230,39 +248,8 @@ def load_channel(provider: str, spec: ChannelSpec) -> "Channel":
 
     Raises `Misconfigured` without this file, and if it is not valid Python, fails on import or has no class.
     """
-    if not files(_PACKAGE).joinpath(provider, "channel.py").is_file():
-        raise Misconfigured(f"{provider}/channel.py: missing: the manifest has a channel section")
-    try:
-        # Importing runs the provider's code, so any exception may come out.
-        factory = getattr(import_module(f"{_PACKAGE}.{provider}.channel"), "Channel", None)
-        channel: Channel | None = factory(spec) if callable(factory) else None
-    except SyntaxError as error:
-        raise Misconfigured(f"{provider}/channel.py: line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        raise Misconfigured(f"{provider}/channel.py: {type(error).__name__}: {error}") from error
-    if channel is None:
-        raise Misconfigured(f"{provider}/channel.py: has no class Channel: add it")
+    channel: Channel = _made(provider, "channel.py", "Channel", spec, section="channel")
     return channel
-
-
-def load_signed_address(provider: str) -> "Callable[[ExternalFile], str | None] | None":
-    """Return the `signed_address` of a provider's own `files.py`; None without this file.
-
-    Raises `Misconfigured` if it is not valid Python, fails on import or has no such function.
-    """
-    if not files(_PACKAGE).joinpath(provider, "files.py").is_file():
-        return None
-    try:
-        # Importing runs the provider's code, so any exception may come out.
-        function = getattr(import_module(f"{_PACKAGE}.{provider}.files"), "signed_address", None)
-    except SyntaxError as error:
-        raise Misconfigured(f"{provider}/files.py: line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        raise Misconfigured(f"{provider}/files.py: {type(error).__name__}: {error}") from error
-    if not callable(function):
-        raise Misconfigured(f"{provider}/files.py: has no function signed_address: add it")
-    found: Callable[[ExternalFile], str | None] = function
-    return found
 
 
 def load_page_reader(provider: str, spec: HistorySpec) -> "ReadsPages":
@@ -270,19 +257,36 @@ def load_page_reader(provider: str, spec: HistorySpec) -> "ReadsPages":
 
     Raises `Misconfigured` without this file, and if it is not valid Python, fails on import or has no class.
     """
-    if not files(_PACKAGE).joinpath(provider, "history.py").is_file():
-        raise Misconfigured(f"{provider}/history.py: missing: the manifest has a history section")
-    try:
-        # Importing runs the provider's code, so any exception may come out.
-        factory = getattr(import_module(f"{_PACKAGE}.{provider}.history"), "PageReader", None)
-        reader: ReadsPages | None = factory(spec) if callable(factory) else None
-    except SyntaxError as error:
-        raise Misconfigured(f"{provider}/history.py: line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        raise Misconfigured(f"{provider}/history.py: {type(error).__name__}: {error}") from error
-    if reader is None:
-        raise Misconfigured(f"{provider}/history.py: has no class PageReader: add it")
+    reader: ReadsPages = _made(provider, "history.py", "PageReader", spec, section="history")
     return reader
+
+
+def _made(provider: str, file: str, name: str, spec: BaseModel, *, section: str) -> Any:
+    """Return an instance of a class of a provider's own file, made with a section of the manifest."""
+    try:
+        factory = _member(provider, file, name)
+    except FileNotFoundError:
+        raise Misconfigured(f"{provider}/{file}: missing: the manifest has a {section} section") from None
+    if not callable(factory):
+        raise Misconfigured(f"{provider}/{file}: has no class {name}: add it")
+    with _importing(provider, file):
+        return factory(spec)
+
+
+def load_signed_address(provider: str) -> "Callable[[ExternalFile], str | None] | None":
+    """Return the `signed_address` of a provider's own `files.py`; None without this file.
+
+    Raises `Misconfigured` if it is not valid Python, fails on import or has no such function.
+    """
+    try:
+        function: Callable[[ExternalFile], str | None] | None = _member(
+            provider, "files.py", "signed_address"
+        )
+    except FileNotFoundError:
+        return None
+    if not callable(function):
+        raise Misconfigured(f"{provider}/files.py: has no function signed_address: add it")
+    return function
 
 
 def load_dialect(provider: str) -> "Dialect | None":
@@ -290,26 +294,21 @@ def load_dialect(provider: str) -> "Dialect | None":
 
     Raises `Misconfigured` if the file is not valid Python, fails on import, or has no `parse`.
     """
-    if not files(_PACKAGE).joinpath(provider, "dialect.py").is_file():
+    try:
+        parse = _member(provider, "dialect.py", "parse")
+    except FileNotFoundError:
         return None
     from shared.richtext.dialect import Dialect  # noqa: PLC0415 -- saves memory
 
-    try:
-        # Importing runs the provider's code, so any exception may come out.
-        module = import_module(f"{_PACKAGE}.{provider}.dialect")
-    except SyntaxError as error:
-        raise Misconfigured(f"{provider}/dialect.py: line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        raise Misconfigured(f"{provider}/dialect.py: {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, "parse", None)):
+    if not callable(parse):
         raise Misconfigured(
             f"{provider}/dialect.py: has no function parse: add def parse(text: str) -> Document"
         )
     return Dialect(
-        module.parse,
-        getattr(module, "reference", None),
-        getattr(module, "parse_body", None),
-        getattr(module, "FILTER", ""),
+        parse,
+        _member(provider, "dialect.py", "reference"),
+        _member(provider, "dialect.py", "parse_body"),
+        _member(provider, "dialect.py", "FILTER") or "",
     )
 
 

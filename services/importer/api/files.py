@@ -1,35 +1,26 @@
 """The files of imports: their list, and their bytes by signed addresses, which `FileServer` sends."""
 
-import csv
-import io
-from collections.abc import AsyncIterator, Iterable, Sequence
-from inspect import getdoc
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from fastapi import FastAPI, Header, Query
 from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
+from services.importer.api.csv_rows import csv_lines
 from services.importer.api.fields import Reader
 from services.importer.files.records import FileRecord, FileState, ImportFiles
 from services.importer.jobs.imports import Imports
-from shared.connections.files.names import UNKNOWN_TYPE
+from shared.connections.files.route import declare_file_route
 from shared.contracts.routes import IMPORTED_FILES_PATH
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.problems import openapi_response
 from shared.runtime.web.routes import Routes
 
-_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The file.", "content": {UNKNOWN_TYPE: {}}},
-    206: {"description": "The requested range of the file.", "content": {UNKNOWN_TYPE: {}}},
+_RESPONSES: Final[Mapping[int, Mapping[str, Any]]] = {
     404: openapi_response("There is no such file, or not yet, or it was not fetched: the detail says why."),
-    410: openapi_response("The address has expired."),
-    416: openapi_response("The file does not have the requested range."),
-    429: openapi_response("The workspace has too many files under way.", retry_after=True),
     503: openapi_response("Another process has the folder of the file.", retry_after=True),
 }
-
-
 _CSV_ROWS: Final = 500
 
 
@@ -88,15 +79,7 @@ class ImportFilesApi:
             response_model=Page[ImportFileOut],
             responses={200: {"content": {"text/csv": {}}}},
         )
-        Routes(app, "").declare(
-            f"{IMPORTED_FILES_PATH}/{{token}}",
-            self._read,
-            methods=["GET"],
-            name="read",
-            description=getdoc(self._read),
-            response_class=Response,
-            responses=_RESPONSES,
-        )
+        declare_file_route(app, IMPORTED_FILES_PATH, self._read, _RESPONSES)
 
     async def list_files(
         self,
@@ -119,12 +102,12 @@ class ImportFilesApi:
         return Page(items=[ImportFileOut.of(item) for item in found.items], next_cursor=found.next_cursor)
 
     async def _csv(self, import_id: str, state: FileState | None) -> AsyncIterator[str]:
-        yield _csv_lines([_COLUMNS])
+        yield csv_lines([_COLUMNS])
         cursor = None
         while True:
             found = await self._files.page(import_id, state=state, limit=_CSV_ROWS, cursor=cursor)
             rows = [ImportFileOut.of(item).model_dump() for item in found.items]
-            yield _csv_lines([[_cell(row[name]) for name in _COLUMNS] for row in rows])
+            yield csv_lines([row[name] for name in _COLUMNS] for row in rows)
             cursor = found.next_cursor
             if cursor is None:
                 return
@@ -140,15 +123,3 @@ class ImportFilesApi:
         the file, until `INTERLINK_IMPORT_FILE_DAYS` days after the import was created. The file is always an
         attachment: a browser saves it and does not show it as a page.
         """
-
-
-def _csv_lines(rows: Iterable[Sequence[Any]]) -> str:
-    out = io.StringIO()
-    csv.writer(out).writerows(rows)
-    return out.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """Return a value for a spreadsheet, which must not take a name of a stranger for a formula."""
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if is_formula else value

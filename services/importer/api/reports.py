@@ -1,7 +1,5 @@
 """The report of an import: for each channel and day, what was found and what became of it."""
 
-import csv
-import io
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -11,6 +9,7 @@ from fastapi import FastAPI, Query
 from jinja2 import Environment
 from starlette.responses import Response, StreamingResponse
 
+from services.importer.api.csv_rows import csv_lines
 from services.importer.api.fields import Reader
 from services.importer.api.import_schemas import Estimate, ImportOut
 from services.importer.jobs.import_job import ImportJob
@@ -25,6 +24,9 @@ _PAGE_DOCUMENTS: Final = 20
 """Documents of 500 rows that a page has."""
 _MAX_CHANNELS: Final = 200
 """Documents with the rows of channels: an import has at most 100,000 conversations."""
+_MAX_SHOWN: Final = 10_000
+"""Rows of channels on the page for people: writing more takes seconds."""
+_CSV_ROWS: Final = 500
 _COLUMNS: Final = (
     *("conversation", "name", "channel_id", "day", *COUNTS),
     *("first", "last", "digest"),
@@ -82,7 +84,8 @@ class ReportsApi:
             page = _TEMPLATE.render(
                 job=ImportOut.of(job, self._estimate),
                 columns=COUNTS,
-                channels=rows,
+                channels=rows[:_MAX_SHOWN],
+                has_more_channels=len(rows) > _MAX_SHOWN,
                 total=_total(rows),
                 days=[orjson.loads(row) for row in days],
                 has_more_days=has_more is not None,
@@ -104,15 +107,15 @@ class ReportsApi:
         return Response(orjson.dumps(body), media_type="application/json")
 
     async def _csv(self, job: ImportJob) -> AsyncIterator[str]:
-        yield _csv_lines([_COLUMNS])
+        yield csv_lines([_COLUMNS])
         rows: list[Sequence[Any]] = []
         async for encoded in self._reports.each(job.run_id, "days"):
             row = orjson.loads(encoded)
-            rows.append([_cell(row[name]) for name in _COLUMNS])
-            if len(rows) == _MAX_CHANNELS:
-                yield _csv_lines(rows)
+            rows.append([row[name] for name in _COLUMNS])
+            if len(rows) == _CSV_ROWS:
+                yield csv_lines(rows)
                 rows = []
-        yield _csv_lines(rows)
+        yield csv_lines(rows)
 
 
 def _not_determined(job: ImportJob) -> list[str]:
@@ -141,15 +144,3 @@ def _not_determined(job: ImportJob) -> list[str]:
 
 def _total(rows: Sequence[Row]) -> Mapping[str, int]:
     return {name: sum(row[name] for row in rows) for name in COUNTS}
-
-
-def _csv_lines(rows: Sequence[Sequence[Any]]) -> str:
-    out = io.StringIO()
-    csv.writer(out).writerows(rows)
-    return out.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """Return a value for a spreadsheet, which must not take a name of a stranger for a formula."""
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if is_formula else value

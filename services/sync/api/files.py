@@ -1,25 +1,17 @@
 """`GET /api/files/{token}`: a provider's file, streamed with the account's token."""
 
-from inspect import getdoc
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Header
-from starlette.responses import Response
 
-from shared.connections.files.names import UNKNOWN_TYPE
+from shared.connections.files.route import declare_file_route
 from shared.contracts.routes import FILES_PATH
 from shared.runtime.web.problems import openapi_response
-from shared.runtime.web.routes import Routes
 
-PATH: Final = f"{FILES_PATH}/{{token}}"
-_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The file.", "content": {UNKNOWN_TYPE: {}}},
-    206: {"description": "The requested range of the file.", "content": {UNKNOWN_TYPE: {}}},
+_RESPONSES: Final[Mapping[int, Mapping[str, Any]]] = {
     404: openapi_response("There is no such file, or the account is not connected any more."),
     409: openapi_response("The account has to be connected again."),
-    410: openapi_response("The address has expired."),
-    416: openapi_response("The file does not have the requested range."),
-    429: openapi_response("The workspace has too many files under way.", retry_after=True),
     502: openapi_response("The provider does not give the file now, or it is too large."),
     503: openapi_response("The account's token cannot be read or refreshed now.", retry_after=True),
 }
@@ -30,15 +22,7 @@ class FilesApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app's document."""
-        Routes(app, "").declare(
-            PATH,
-            self._read,
-            methods=["GET"],
-            name="read",
-            description=getdoc(self._read),
-            response_class=Response,
-            responses=_RESPONSES,
-        )
+        declare_file_route(app, FILES_PATH, self._read, _RESPONSES)
 
     async def _read(
         self,
