@@ -1,4 +1,4 @@
-"""What commands that call the hub's API share: its address, and how an action is run."""
+"""Run the action of a command against the hub's API, at the address of its options."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path

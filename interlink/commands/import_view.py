@@ -1,4 +1,4 @@
-"""What a person sees of an import on a terminal, and is asked."""
+"""Show an import on a terminal, and ask the person there."""
 
 import sys
 from types import TracebackType
@@ -13,7 +13,7 @@ from shared.contracts.errors import Misconfigured
 
 
 class TerminalView:
-    """Lines, a progress bar on standard error if that is a terminal, and questions.
+    """Shows lines and a progress bar, which needs a terminal on standard error, and asks questions.
 
     With `json`, standard output is left to the result. `yes` answers every question.
     """
@@ -52,7 +52,7 @@ class TerminalView:
         self._bar.update(self._task, description=label, completed=done, total=total, note=note)
 
     def confirm(self, question: str) -> bool:
-        """Ask whether to go on. Raises `Misconfigured` if nobody can answer."""
+        """Return the answer to a yes-or-no question. Raises `Misconfigured` if nobody can answer."""
         self._end_bar()
         self.require_answers()
         if self._yes:

@@ -1,4 +1,4 @@
-"""The plan of an import, from a file and the options of the command."""
+"""Make the plan of an import from a file and the options of the command."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _MAX_NAMED: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What a person asked for: a plan from a file, and what differs from it. Days are those of its zone."""
+    """The options of a plan: a file, and what differs from it. Days are those of the plan's time zone."""
 
     file: Path | None = None
     channels: Sequence[str] = ()
@@ -27,7 +27,7 @@ class PlanOptions:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the import's own plan stays as it is."""
+        """True if the import's own plan stays unchanged."""
         return self == PlanOptions()
 
     def plan(self, stored: Mapping[str, Any], conversations: Sequence[Mapping[str, Any]]) -> Json:

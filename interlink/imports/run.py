@@ -1,4 +1,4 @@
-"""An import from the command line: upload, plan, dry run or start, and follow it to its end."""
+"""Run an import from the command line: upload, plan, dry run or start, and follow it to its end."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -21,28 +21,28 @@ from shared.runtime.http_client import Unreachable
 Json = Mapping[str, Any]
 _POLL_S: Final = 0.5
 _PATIENCE_S: Final = 60.0
-"""How long a hub may be away while an import is followed: it may be restarted."""
+"""Seconds for which a hub may be away while an import is followed: it may be restarted."""
 _MAX_CHANNELS: Final = 20_000
 _TEXT_REPORTS: Final = frozenset({"csv", "html"})
 BUSY: Final = frozenset({"reading", "running", "verifying", "undoing"})
 
 
 class View(Protocol):
-    """What a person sees, and is asked."""
+    """Shows an import to a person, and asks questions."""
 
     on_interrupt: str
-    """What to say when the person presses Ctrl-C."""
+    """The line that is shown when the person presses Ctrl-C."""
 
     def line(self, text: str) -> None:
         """Show a line."""
         ...
 
     def progress(self, label: str, done: int, total: int, note: str = "") -> None:
-        """Show how far something is."""
+        """Show that `done` of `total` units are done, with a note."""
         ...
 
     def confirm(self, question: str) -> bool:
-        """Ask whether to go on. Raises `Misconfigured` if nobody can answer."""
+        """Return the answer to a yes-or-no question. Raises `Misconfigured` if nobody can answer."""
         ...
 
     def require_answers(self) -> None:
@@ -52,7 +52,7 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """What to import: a file or folder, or the id of a connected account; and how."""
+    """An import to run. `source` is a file or folder, or the id of a connected account."""
 
     source: Path | str
     daily: bool
@@ -66,7 +66,7 @@ def path_of(import_id: str, action: str = "") -> str:
 
 
 async def run_import(api: HubApi, request: ImportRequest, view: View) -> Json:
-    """Do a whole import, or a dry run, and return it as it is at the end.
+    """Run a whole import, or a dry run, and return its final state as the API shows it.
 
     Raises `Refused`, `Unreachable`, and `Misconfigured` for an option that does not fit the export.
     """
@@ -130,9 +130,9 @@ async def undo(api: HubApi, import_id: str, view: View, *, keep_answered: bool) 
 
 
 async def follow(api: HubApi, import_id: str, view: View, busy: Collection[str] = BUSY) -> Json:
-    """Show an import while the hub works on it, and return what it is then. Raises `Refused`, `Unreachable`.
+    """Show an import while the hub works on it, and return its state after that.
 
-    A hub that is away for less than a minute is waited for.
+    Wait up to a minute for a hub that is away. Raises `Refused`, `Unreachable`.
     """
     last_seen = monotonic()
     while True:

@@ -1,4 +1,4 @@
-"""`interlink import`: how imports, their contents and results are shown."""
+"""Write imports, their contents and results as lines for a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -49,7 +49,7 @@ def import_line(found: Json) -> str:
 
 
 def state_lines(found: Json) -> Iterator[str]:
-    """Yield lines about how far an import is, what it counted, and what to do next."""
+    """Yield lines about an import's progress, its counts, and the next command."""
     yield import_line(found)
     if found["error"]:
         yield f"  problem: {found['error']}"
@@ -78,7 +78,7 @@ def count_lines(found: Json) -> Iterator[str]:
 
 
 def progress_text(found: Json) -> str:
-    """Return how far an import is, in words."""
+    """Return an import's progress in words."""
     words = (
         f"step {found['step_number']} of {found['steps']} ({found['current_step']}), {found['progress']} %"
     )
@@ -86,7 +86,7 @@ def progress_text(found: Json) -> str:
 
 
 def next_step(found: Json) -> str:
-    """Return the command that goes on from an import's state; '' if there is nothing to do."""
+    """Return the commands that continue from an import's state; '' if there is nothing to do."""
     command = f"interlink import {{}} {found['id']}"
     match found["status"]:
         case "ready":

@@ -1,4 +1,4 @@
-"""Upload a file to the hub by tus 1.0 (https://tus.io), and go on with an upload that broke off."""
+"""Upload a file to the hub by tus 1.0 (https://tus.io), and resume an interrupted upload."""
 
 import asyncio
 import base64
@@ -17,13 +17,13 @@ from shared.runtime.http_client import Unreachable
 from shared.runtime.retry import Backoff
 
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of a request, with a checksum: what is lost at most when a request breaks off."""
+"""Bytes of a request, which has a checksum: the most that is lost when a request fails."""
 _MIN_CHUNK_BYTES: Final = 256 * 1024
 """Of a request over a line that is slow: a proxy gives each request a minute or so."""
 _TUS: Final = {"tus-resumable": "1.0.0"}
 _GONE: Final = frozenset({404, 410})
 _REPEATED: Final = frozenset({408, 409, 429, 460})
-"""Statuses after which the offset is asked for, and the upload goes on."""
+"""Statuses after which the upload resumes at the offset that the hub has."""
 _MAX_FAILURES: Final = 10
 _BACKOFF: Final = Backoff(first_s=0.5, max_s=10.0)
 _NAME_BYTES: Final = 32
@@ -35,7 +35,7 @@ Progress = Callable[[int], None]
 class FileUpload:
     """The upload of one file. Its id is stored in the user's state folder until `forget`.
 
-    So the same command, started again, goes on where this one stopped; not if the file has changed.
+    So the same command, started again, resumes the upload, unless the file has changed.
     """
 
     def __init__(self, api: HubApi, source: Path, path: Path) -> None:
@@ -92,7 +92,7 @@ class FileUpload:
             self._memory.unlink()
 
     async def _earlier(self) -> str | None:
-        """Return the address of an upload of this file that was begun before, if the hub still has it."""
+        """Return the address of an earlier, unfinished upload of this file; None if the hub has none."""
         try:
             location = self._memory.read_text("ascii").strip()
         except (OSError, UnicodeDecodeError):

@@ -14,7 +14,7 @@ Data = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of a batch: the ids for `history.stored`, and the channels that look different now."""
+    """The outcome of a batch: ids and reasons for `history.stored`, and the channels to show again."""
 
     duplicates: list[str] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from shared.contracts.envelope import rfc3339
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What estimates of a dry run need: how fast messages are published, and the broker's memory."""
+    """Inputs of a dry run's estimates: the rate for a chat that confirms nothing, and the broker's memory."""
 
     messages_per_second: int
     broker_memory: BrokerMemory
@@ -131,7 +131,7 @@ class ContentsOut(BaseModel):
 
 
 class DryRunOut(BaseModel):
-    """What an import would do. `counts` are those of the import, unless the chat rejects messages.
+    """The result of a dry run. `counts` are those of the import, unless the chat rejects messages.
 
     `read_s` is how long the dry run took, and `publish_s` how long the messages take for a chat that confirms
     nothing. `broker_memory_bytes` is what the embedded broker needs; null for Kafka, which deletes records.
@@ -255,7 +255,7 @@ class ImportOut(BaseModel):
 
 
 class UndoOut(BaseModel):
-    """What an undo would take away now: `messages` is the number to confirm.
+    """The effect of an undo now: it withdraws `messages` messages, the number to confirm.
 
     `shared` are those of them that other imports have found in the chat, too: `keep_shared` keeps them.
     """
@@ -368,7 +368,7 @@ def _percent(job: ImportJob) -> int:
 
 
 def _errors(job: ImportJob) -> list[str]:
-    """Return why it failed, and that records failed."""
+    """Return the error with which it failed, and how many records failed."""
     found = [job.error] if job.error else []
     if job.issues:
         found.append(f"{job.issues} records were not imported: see /api/imports/{job.id}/issues")
@@ -376,7 +376,7 @@ def _errors(job: ImportJob) -> list[str]:
 
 
 def _warnings(job: ImportJob) -> list[str]:
-    """Return what is doubtful about the export, the plan, and the last run."""
+    """Return doubts about the export, the plan and the last run."""
     notes = list(job.summary.notes) if job.summary else []
     lost = (
         f"the undo of another import has taken {job.lost} messages away that this import had found in the "

@@ -1,4 +1,4 @@
-"""What becomes of an import whose account lets it make no call now: it waits, or a person has to act."""
+"""Make an import wait whose account allows no call now, for a time or for a person."""
 
 from typing import Any, Final
 

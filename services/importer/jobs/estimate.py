@@ -1,4 +1,4 @@
-"""How long an import still takes, in seconds and in words."""
+"""Estimate the remaining time of an import, in seconds and in words."""
 
 from typing import Final
 

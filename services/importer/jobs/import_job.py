@@ -88,18 +88,18 @@ class ImportJob(Job):
     summary: Summary | None = stored_null()
     plan: dict[str, Any] = Field(default_factory=dict)
     plan_warnings: tuple[str, ...] = ()
-    """What is doubtful about the plan, such as ids that the export does not have."""
+    """Doubts about the plan, such as ids that the export does not have."""
     run_warnings: tuple[str, ...] = ()
-    """What the last run has found, such as channels of the same name."""
+    """Doubts of the last run, such as channels of the same name."""
     step: Step = "read"
     position: int = 0
     """The first unit that is not stored as done, of the export's units in their order."""
     offset: int = 0
-    """How many records of that unit are stored as done."""
+    """The number of records of that unit that are stored as done."""
     next_number: int = 1
     """The number of the next batch."""
     confirms: bool | None = stored_null()
-    """Whether the chat confirms batches; None until it is known."""
+    """True if the chat confirms batches; None until it is known."""
     counts: dict[str, Any] = Field(default_factory=dict)
     """Counts by kind of record: found, selected, imported, duplicate, failed, and skipped by reason.
 
@@ -109,7 +109,7 @@ class ImportJob(Job):
     """The same of the last dry run, with `seconds`; None without one by the present plan."""
     estimated_s: int | None = stored_null()
     reader_kills: int = 0
-    """How often its reader process was killed since the last progress."""
+    """The number of times its reader process was killed since the last progress."""
     issues: int = 0
     walk: Walk | None = stored_null()
     """The place of the next page; only of a connected account."""
@@ -118,7 +118,7 @@ class ImportJob(Job):
     """True if it starts when it is read, with the plan of the import that it repeats."""
     keep_answered: bool = False
     keep_shared: bool = False
-    """Whether an undo leaves messages that other imports have found to these."""
+    """True if an undo leaves messages that other imports have found to these."""
     withdrawn: int = 0
     """Messages that an undo has taken away."""
     left: int = 0
@@ -133,7 +133,7 @@ class ImportJob(Job):
 
     @property
     def added(self) -> int:
-        """How many messages it has added, and not taken away again."""
+        """The number of messages that it has added and not withdrawn."""
         if self.remaining is not None:
             return self.remaining
         imported = int(self.counts.get("messages", {}).get("imported", 0))

@@ -1,4 +1,4 @@
-"""What an import has added to the chat: the messages of its ledger, and of batches that were under way."""
+"""Count what an import has added to the chat: messages of its ledger, and of unconfirmed batches."""
 
 from collections.abc import Sequence
 

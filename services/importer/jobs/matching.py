@@ -16,14 +16,14 @@ MatchedBy = Literal["manual", "name", "link", "email", "guest", "leave_out"]
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Who a person of the export is in the chat, and by what. `user_id` is None for a guest."""
+    """The user of the chat that a person of the export is, None for a guest, and the rule that matched."""
 
     by: MatchedBy
     user_id: str | None = None
 
 
 class Users:
-    """What the hub knows of the chat's users: by link, by address and by name. Twofold ones match nobody."""
+    """The chat's users by link, e-mail address and name. An address or name of two users matches neither."""
 
     def __init__(self, links: Mapping[str, str | None], users: Iterable[ChatUserRecord]) -> None:
         """Take the links of the account's persons, and the users of the chat."""
@@ -33,7 +33,7 @@ class Users:
         self._by_name = _unique((user.name.casefold(), user.user_id) for user in known if user.name)
 
     def match(self, person: PersonRecord, plan: Plan) -> Match:
-        """Return who a person is by the plan."""
+        """Return the match of a person by the plan."""
         choice = plan.people.get(person.person_id)
         if choice is not None:
             if choice.as_ == "user":
@@ -54,7 +54,7 @@ class Users:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What becomes of a conversation: `reason` says why it is left out, otherwise `channel_id` is set."""
+    """The channel for a conversation. `reason` says why it is left out; otherwise `channel_id` is set."""
 
     channel_id: str = ""
     existing: bool = False

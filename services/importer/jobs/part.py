@@ -1,4 +1,4 @@
-"""What was done with a part of a unit: up to 5,000 records that are imported together, or not at all."""
+"""Count a part of a unit: up to 5,000 records that are imported together, or not at all."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -44,7 +44,7 @@ class Part:
     files: UnitFiles
     end: int = 0
     is_last: bool = False
-    """Whether the unit ends with it."""
+    """True if the unit ends with it."""
     walk: Walk | None = None
     """The place of the next page of a connected account."""
     read_at: float = 0.0

@@ -19,7 +19,7 @@ _MAX_ADDRESS: Final = 2_048
 
 @dataclass(slots=True)
 class Matched:
-    """Who the people are: users of the chat by the export's ids, and those who are left out."""
+    """The people of an export: users of the chat by the export's ids, and the ids of those left out."""
 
     users: dict[str, str] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
@@ -40,7 +40,7 @@ async def publish_people(run: RunContext, users: Users) -> dict[str, Any]:
 
 
 async def matched_people(run: RunContext) -> Matched:
-    """Return who the people are, as `publish_people` has stored it."""
+    """Return the people as `publish_people` has stored them."""
     found = Matched()
     async for person in run.stores.contents.each_person(run.job.id):
         if person.matched_by == "leave_out":

@@ -28,7 +28,7 @@ def _known_zone(name: str) -> str:
 
 
 class ChannelPlan(BaseModel):
-    """What becomes of one conversation: a new channel, messages in another one, or nothing.
+    """The target of one conversation: a new channel, an existing one, or none.
 
     `mapped` is the channel of the chat with which sync joins the conversation.
     """
@@ -49,7 +49,7 @@ class ChannelPlan(BaseModel):
 
 
 class PersonPlan(BaseModel):
-    """Who a person of the export is: a user of the chat, a guest, or left out with all messages."""
+    """The match of a person of the export: a user of the chat, a guest, or left out with all messages."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,7 +68,7 @@ class PersonPlan(BaseModel):
 
 
 class FilesPlan(BaseModel):
-    """What becomes of the files of messages."""
+    """The treatment of files of messages."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -91,7 +91,7 @@ class FilesPlan(BaseModel):
 
 
 class Plan(BaseModel):
-    """What is imported. `channels` and `people` name what differs from the rules of the other fields."""
+    """The selection of an import. `channels` and `people` name exceptions to the other fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

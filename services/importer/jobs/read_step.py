@@ -29,7 +29,7 @@ MAX_CONVERSATIONS: Final = 100_000
 
 
 class Extent:
-    """How much an export has of a conversation."""
+    """The units of a conversation: their number, their size in bytes, their first and last day."""
 
     __slots__ = ("first", "last", "size", "units")
 

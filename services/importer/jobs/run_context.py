@@ -1,4 +1,4 @@
-"""What the phases of a run share."""
+"""Hold what the phases of a run share: the job, its source, its stores and its outlet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _MAX_RECORD: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Where an import stores what it has done."""
+    """The repositories to which an import writes."""
 
     units: Units
     issues: Issues

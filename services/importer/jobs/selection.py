@@ -18,7 +18,7 @@ _MAX_ADDRESS: Final = 2_048
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a conversation of the export goes: the id of a channel of the chat.
+    """The target of a conversation of the export: `channel_id` is a channel of the chat.
 
     `position` is its own in the export. `source` is the conversation with provider and account: all imports
     of the same one have it.
@@ -31,7 +31,7 @@ class Target:
 
 
 class Selection:
-    """What a plan selects of an export. `targets` are the conversations that are imported, by id.
+    """Selects messages of an export by a plan. `targets` are the conversations that are imported, by id.
 
     `users` are the users of the chat by the export's ids of persons, and `left_out` the persons that are left
     out with their messages.

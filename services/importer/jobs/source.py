@@ -1,4 +1,4 @@
-"""What an import reads: an uploaded export, or a connected account."""
+"""The source of an import: an uploaded export, or a connected account."""
 
 from typing import Annotated, Final, Literal
 

@@ -20,7 +20,7 @@ SILENCE_S: Final = 10.0
 
 
 class TakesBatches(Protocol):
-    """Where the batches of an import go: to the chat, or nowhere in a dry run."""
+    """Takes the batches of an import: publishes them, or discards them in a dry run."""
 
     @property
     def confirms(self) -> bool | None: ...

@@ -1,4 +1,4 @@
-"""What sync knows of the chat: conversations that are joined with its channels, and persons who are users.
+"""Read sync's mappings and people links: conversations joined with channels, and persons who are users.
 
 The collections are sync's; the importer only reads them (docs/adr/0115-ledger-of-imports.md).
 """

@@ -48,7 +48,7 @@ class ChannelRecord(ContentRecord):
     first: str
     last: str
     problem: str = ""
-    """What keeps a connected account from reading it, and the fix."""
+    """The reason why a connected account cannot read it, and the fix."""
     topic: str = ""
     created_at: float = 0.0
     category: str = ""

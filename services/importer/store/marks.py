@@ -1,4 +1,4 @@
-"""Up to when conversations of connected accounts are imported: a repeated import reads on from there."""
+"""Store the time up to which conversations of connected accounts are imported, for repeated imports."""
 
 from collections.abc import Collection, Mapping
 from typing import Final
@@ -32,7 +32,7 @@ class Marks:
         self._collection = mongo.collection(COLLECTION)
 
     async def store(self, workspace: str, plan: str, read_at: Mapping[str, float]) -> None:
-        """Store up to when conversations are imported, by their sources."""
+        """Store the Unix times up to which conversations are imported, by their sources."""
         writes = [
             UpdateOne(
                 {"_id": _id(workspace, source)},
@@ -50,14 +50,14 @@ class Marks:
                 await self._collection.bulk_write(writes, ordered=False)
 
     async def read(self, workspace: str, plan: str) -> dict[str, float]:
-        """Return up to when conversations are imported by a plan, by their sources."""
+        """Return the Unix times up to which conversations are imported by a plan, by their sources."""
         query = {"workspace": workspace, "plan": plan}
         with translate_errors():
             documents = await self._collection.find(query, {"source": 1, "read_at": 1}).to_list(None)
         return {document["source"]: document["read_at"] for document in documents}
 
     async def remove(self, workspace: str, sources: Collection[str]) -> None:
-        """Forget up to when conversations are imported: messages of them are withdrawn."""
+        """Delete the marks of conversations of which messages are withdrawn."""
         ids = [_id(workspace, source) for source in sources]
         with translate_errors():
             for at in range(0, len(ids), _BATCH):

@@ -1,4 +1,4 @@
-"""What an import has done, part by part: counts by day for the report, and the ledger of message ids.
+"""Store the parts of imports that are done: counts by day for the report, and the ledger of message ids.
 
 The ledger says which messages an import added, 16 bytes each, and which of its messages the chat had. An undo
 takes the first away, unless a later import has them among the second. A later import of the same conversation

@@ -20,7 +20,7 @@ class DiskFile:
         self._buffer = bytearray()
         self._sha256 = hashlib.sha256()
         self.size = 0
-        """How many bytes were given to `write`."""
+        """The number of bytes given to `write`."""
 
     async def __aenter__(self) -> Self:
         self._file = await run_to_end(self._path.open, "wb")

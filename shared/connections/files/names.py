@@ -11,7 +11,7 @@ UNKNOWN_TYPE: Final = "application/octet-stream"
 
 _SEPARATORS: Final = re.compile(r'[/\\:*?"<>|]')
 _ATTRIBUTE_CHARACTERS: Final = "!#$&+-.^_`|~"
-"""What a value of `filename*` may have unencoded, beside letters and digits (RFC 8187)."""
+"""Characters that a value of `filename*` may have unencoded, beside letters and digits (RFC 8187)."""
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,80}/[a-z0-9][a-z0-9!#$&^_.+-]{0,80}")
 _SAFE_TYPES: Final = frozenset(
     {

@@ -69,7 +69,7 @@ class OpenFile(Protocol):
 
 
 class FileSource(Protocol):
-    """Where files come from: their providers, or the disk."""
+    """Opens files: at their providers, or on the disk."""
 
     def max_bytes(self, provider: str) -> int:
         """Return how many bytes a file of a provider may have."""

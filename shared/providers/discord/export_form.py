@@ -38,7 +38,7 @@ _MAX_TYPE: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class ExportContext:
-    """What the records of one file need: `entry_of` returns the archive's entry for a path, None without one.
+    """Context of one file's records: `entry_of` returns the archive's entry for a path, None without one.
 
     `channels` has the ids of channels by their names, as far as a name is of one only.
     """

@@ -69,7 +69,7 @@ _MAX_EXCERPT: Final = 500
 
 @dataclass(slots=True)
 class _Survey:
-    """What the records of all files say together."""
+    """The facts that the records of all files give together."""
 
     people: dict[str, HistoryPerson] = field(default_factory=dict)
     members: dict[str, dict[str, None]] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class _Survey:
 
 @dataclass(slots=True)
 class _Export:
-    """What reading the units of an export needs."""
+    """State that reading the units of an export needs."""
 
     files: Mapping[str, ExportFile]
     names: Names

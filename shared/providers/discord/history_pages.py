@@ -60,7 +60,7 @@ _EXCERPT: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    """What the next page is: messages of the first of `threads`, or else what `stage` says.
+    """The position of the next page: messages of the first of `threads`, or else what `stage` names.
 
     `type` is that of the channel. `after` is the last message of the channel or thread that was read.
     `threads` are ids and titles. `active` are threads that were listed as active, because those that are

@@ -56,7 +56,7 @@ _EMOJI_NAME: Final = re.compile(r"\w{1,60}")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What messages are read from: a channel or thread, and the conversation that they become part of.
+    """The source of messages: a channel or thread, and the conversation that they become part of.
 
     `guild` is the server's id, empty for direct messages. `thread` is the id of the thread if it is part of
     its channel's conversation; `title` is the title of a forum's post.

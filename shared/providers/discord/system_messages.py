@@ -1,4 +1,4 @@
-"""What Discord writes about what somebody did, as sentences. Pure."""
+"""Write Discord's system messages as sentences. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -37,7 +37,7 @@ _BOMS: Final = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-1
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a table is written. `has_header` says that its first record names the columns."""
+    """The form of a table. `has_header` says that its first record names the columns."""
 
     delimiter: str
     quote: str

@@ -66,7 +66,7 @@ _TONES: Final = {
 
 @dataclass(slots=True)
 class _Export:
-    """What reading the units of an export needs: sizes of its files by name, names, and its records."""
+    """State for reading the units of an export: sizes of its files by name, names, and its records."""
 
     name: str
     sizes: Mapping[str, int]

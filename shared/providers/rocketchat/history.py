@@ -57,7 +57,7 @@ _OPTIONS: Final[CodecOptions[dict[str, Any]]] = CodecOptions(
 
 @dataclass(slots=True)
 class _Dump:
-    """What reading the units of a dump needs: its records, and names in texts."""
+    """State for reading the units of a dump: its records, and names in texts."""
 
     name: str
     records: OrderedRecords

@@ -73,7 +73,7 @@ class _Chat:
     first_at: float = 0.0
     last_at: float = 0.0
     sender: str = ""
-    """Who wrote the message that is being read."""
+    """The author of the message that is being read."""
 
     @property
     def is_complete(self) -> bool:

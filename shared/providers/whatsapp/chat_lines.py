@@ -25,7 +25,7 @@ _QUOTES: Final = frozenset('"“”„«»「」')
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How a message begins: the three numbers of its date, its time of day, the form, and what follows.
+    """The beginning of a message: the three numbers of its date, its time of day, the form, and the rest.
 
     `form` is the same for all messages of a chat: another one is in the text of a message, such as a chat
     that somebody has quoted.

@@ -77,7 +77,7 @@ class _Chat:
 
 @dataclass(slots=True)
 class _Export:
-    """What reading the units needs: files by name, people by phone number and name, the records."""
+    """State for reading the units: files by name, people by phone number and name, the records."""
 
     entries: Mapping[str, str]
     sizes: Mapping[str, int]

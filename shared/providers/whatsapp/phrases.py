@@ -1,4 +1,4 @@
-"""What WhatsApp writes in place of something that a text cannot have, in the languages of its users."""
+"""WhatsApp's placeholders for what a text cannot have, in the languages of its users."""
 
 # ruff: noqa: RUF001 -- letters of other alphabets are meant
 
