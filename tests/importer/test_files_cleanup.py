@@ -40,9 +40,9 @@ class Place:
         attachment = f"att_{number:032x}"
         file_set = FileSet(id=import_id, workspace=workspace, folder=self.folder.id, expires_at=expires_at)
         await self.records.open_set(file_set)
-        part = self.folder.new_part(import_id, attachment)
-        part.write_bytes(content)
-        self.folder.complete(part, import_id, attachment)
+        path = self.folder.path_of(import_id, attachment)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
         record = FileRecord(
             id=file_id_of(import_id, attachment),
             import_id=import_id,
@@ -126,14 +126,17 @@ def test_files_that_no_record_names_are_deleted(run: Callable[[Test], None]) -> 
     async def check(place: Place) -> None:
         import_id = f"imp_{token_hex(4)}"
         retained = await place.store(import_id, 1)
-        orphan = place.folder.new_part(import_id, f"att_{2:032x}")
-        recent = place.folder.new_part(import_id, f"att_{3:032x}")
+        orphan = retained.with_name(f"att_{2:032x}.part")
+        recent = retained.with_name(f"att_{3:032x}.part")
         for path in (orphan, recent):
             path.write_bytes(b"cut off")
+        await place.records.set_partial(import_id, 2 * 7)
+        assert await place.records.bytes_of(WORKSPACE) == 4 + 2 * 7
         long_ago = time() - 2 * 3600
         for path in (retained, orphan):
             os.utime(path, (long_ago, long_ago))
         await place.cleanup.sweep()
         assert (retained.exists(), orphan.exists(), recent.exists()) == (True, False, True)
+        assert await place.records.bytes_of(WORKSPACE) == 4
 
     run(check)

@@ -89,11 +89,15 @@ class HostRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a platform answers. With the status 0 the connection ends without an answer."""
+    """What a platform answers. With the status 0 the connection ends without an answer.
+
+    With `cut`, it ends after so many bytes of the body.
+    """
 
     status: int
     body: bytes = b""
     headers: Fields = ()
+    cut: int | None = None
 
     @property
     def fields(self) -> list[tuple[str, str]]:
@@ -350,8 +354,9 @@ class _Peer:
             reason=http.client.responses.get(reply.status, "").encode(),
             headers=fields,
         )
-        data = h11.Data(data=b"" if bare or self._method == b"HEAD" else reply.body)
-        sent = [self._http.send(event) or b"" for event in (head, data, h11.EndOfMessage())]
+        data = h11.Data(data=b"" if bare or self._method == b"HEAD" else reply.body[: reply.cut])
+        events = (head, data) if reply.cut is not None else (head, data, h11.EndOfMessage())
+        sent = [self._http.send(event) or b"" for event in events]
         self.socket.settimeout(_PATIENCE_S)
         self.socket.sendall(b"".join(sent))
 

@@ -47,7 +47,9 @@ class FileCleanup:
         paths = await asyncio.to_thread(self._folder.written_before, import_id, before)
         stored = await self._files.stored_among(import_id, [path.name for path in paths])
         orphans = [path for path in paths if path.name not in stored]
-        await asyncio.to_thread(_unlink, orphans)
+        if orphans:
+            await asyncio.to_thread(_unlink, orphans)
+            await self._files.set_partial(import_id, 0)
 
     async def delete_marked(self) -> None:
         """Delete the files that are marked as deleted: bytes first, so that it can be repeated."""

@@ -9,6 +9,7 @@ from secrets import token_hex
 from typing import Final
 
 from services.importer.uploads.folder import UploadFolder
+from shared.runtime.egress.part_file import PART_SUFFIXES
 
 _NAME: Final = "files"
 _SHARD: Final = slice(4, 6)
@@ -27,31 +28,29 @@ class FileFolder:
         """Return where a file is, whether it exists or not."""
         return self._path / import_id / attachment_id[_SHARD] / attachment_id
 
-    def new_part(self, import_id: str, attachment_id: str) -> Path:
-        """Return where a file is written until it is complete; its folder is created.
+    def share(self, known: Path, path: Path) -> bool:
+        """Replace a file by a hard link to another one with the same bytes; return False where it cannot be.
 
-        Another process may still write to an earlier one.
+        The bytes are deleted with the last of the two names.
         """
-        path = self.path_of(import_id, attachment_id)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return path.with_name(f"{path.name}.{token_hex(4)}.part")
-
-    def complete(self, part: Path, import_id: str, attachment_id: str) -> None:
-        """Give a complete file its name. After this call, it survives a loss of power."""
-        path = self.path_of(import_id, attachment_id)
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        temporary = path.with_name(f"{path.name}.{token_hex(4)}.part")
         try:
-            os.fsync(folder)
+            temporary.hardlink_to(known)
+            temporary.replace(path)
+        except OSError:  # the other one was deleted, has too many links, or the disk has none
+            return False
         finally:
-            os.close(folder)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        return True
 
     def delete(self, files: Iterable[tuple[str, str]]) -> None:
-        """Delete files, by import and attachment, with folders that are empty then."""
+        """Delete files, by import and attachment, with what is incomplete and folders that are empty then."""
         folders = set()
         for import_id, attachment_id in files:
             path = self.path_of(import_id, attachment_id)
-            path.unlink(missing_ok=True)
+            for name in (path, *(path.with_name(f"{path.name}{suffix}") for suffix in PART_SUFFIXES)):
+                name.unlink(missing_ok=True)
             folders |= {path.parent, path.parent.parent}
         for folder in sorted(folders, reverse=True):  # those below come first
             with suppress(OSError):

@@ -16,12 +16,14 @@ from shared.runtime.web.paging import Page
 FILES: Final = "import_files"
 SETS: Final = "import_file_sets"
 _DELETED: Final[Mapping[str, Any]] = {"deleted": True}
+_STORED: Final[Mapping[str, Any]] = {"state": "stored"}
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     FILES: (
         Index((("import_id", 1), ("position", 1), ("_id", 1))),
         Index((("import_id", 1), ("state", 1), ("position", 1), ("_id", 1))),
         Index((("workspace", 1), ("message_id", 1))),
         Index((("folder", 1), ("_id", 1)), where=_DELETED),
+        Index((("workspace", 1), ("sha256", 1)), where=_STORED),
         Index((("expires_at", 1),), ttl_s=0),
     ),
     SETS: (Index((("workspace", 1),)), Index((("expires_at", 1),), ttl_s=0)),
@@ -65,11 +67,15 @@ class FileRecord(Record):
 
 
 class FileSet(Record):
-    """What an import has stored in a folder. `bytes` includes what is reserved for files on their way."""
+    """What an import has stored in a folder. `bytes` includes what is reserved for files on their way.
+
+    `partial` are the bytes of incomplete files that nobody works on: the import was paused, or it waits.
+    """
 
     workspace: str
     folder: str
     bytes: int = 0
+    partial: int = 0
     expires_at: datetime
 
 
@@ -200,18 +206,26 @@ class ImportFiles:
 
     async def set_bytes(self, import_id: str, number: int) -> None:
         """Set how many bytes an import has stored, or reserved."""
-        with translate_errors():
-            await self._sets.update_one({"_id": import_id}, {"$set": {"bytes": number}})
+        await self._set(import_id, {"bytes": number})
+
+    async def set_partial(self, import_id: str, number: int) -> None:
+        """Set how many bytes an import has of incomplete files."""
+        await self._set(import_id, {"partial": number})
 
     async def release_bytes(self, import_id: str, number: int, *, granted: int) -> None:
         """Set how many bytes an import has stored, unless another process has changed the number."""
+        await self._set(import_id, {"bytes": number}, granted=granted)
+
+    async def _set(self, import_id: str, changes: Mapping[str, int], *, granted: int | None = None) -> None:
+        query = {"_id": import_id} | ({} if granted is None else {"bytes": granted})
         with translate_errors():
-            await self._sets.update_one({"_id": import_id, "bytes": granted}, {"$set": {"bytes": number}})
+            await self._sets.update_one(query, {"$set": FileSet.stored_fields(changes)})
 
     async def bytes_of(self, workspace: str) -> int:
         """Return how many bytes the imports of a workspace have stored, or reserved."""
         with translate_errors():
-            return sum([item["bytes"] async for item in self._sets.find({"workspace": workspace})])
+            found = self._sets.find({"workspace": workspace}, {"bytes": 1, "partial": 1})
+            return sum([item["bytes"] + item.get("partial", 0) async for item in found])
 
     async def existing_sets(self, import_ids: Collection[str]) -> set[str]:
         """Return which of these imports have files."""
@@ -222,6 +236,13 @@ class ImportFiles:
             with translate_errors():
                 found.update([item["_id"] async for item in self._sets.find(query, {"_id": 1})])
         return found
+
+    async def same_file(self, workspace: str, folder: str, sha256: str) -> FileRecord | None:
+        """Return a file of a workspace's imports in a folder that has these bytes; None if there is none."""
+        query = {**_STORED, "workspace": workspace, "sha256": sha256, "folder": folder, "deleted": False}
+        with translate_errors():
+            document = await self._files.find_one(query)
+        return None if document is None else FileRecord.from_document(document)
 
     async def stored_among(self, import_id: str, attachment_ids: Sequence[str]) -> set[str]:
         """Return which of these attachments of an import are stored."""

@@ -9,21 +9,25 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any, Final
 
 from services.importer.files.assembly import Files
-from services.importer.files.fetch import FileFetcher
+from services.importer.files.fetch import FileFetcher, Stored
 from services.importer.files.folder import FileFolder
 from services.importer.files.records import FileRecord, FileSet, FileTotals, ImportFiles
+from services.importer.jobs.account_waits import AccountWaits
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.progress import Progress, Stopped
+from services.importer.jobs.source import AccountSource
 from services.importer.jobs.source_readers import SourceReaders
 from services.importer.reading.reader_process import ReaderProcess
 from shared.connections.files.failure import FileFailed
 from shared.connections.files.names import shown_size
 from shared.manifests.history_types import Unreadable
+from shared.runtime.egress.progress import run_to_end
 from shared.runtime.jobs import JobFailed, StepResult
 from shared.runtime.retry import Backoff
 
@@ -33,7 +37,14 @@ _SETTLED_AT_ONCE: Final = 50
 _SETTLE_INTERVAL_S: Final = 1.0
 _MAX_ATTEMPTS: Final = 4
 _BACKOFF: Final = Backoff(first_s=1.0, max_s=30.0)
+_PROGRESS_BYTES: Final = 8 * 1024**2
+"""An attempt that brings so many bytes more than those before it does not count."""
+_MAX_LIMITED: Final = 20
+"""How often a file may be answered with 429 and a time to wait."""
 _MAX_PAUSE_S: Final = 60.0
+"""For a longer pause, the step ends, and other imports have their turn meanwhile."""
+_MIN_SHARED_BYTES: Final = 64 * 1024
+"""Smaller files take about as much of the disk as the query for the same one costs."""
 _DISK_RESERVE_BYTES: Final = 1024**3
 """Bytes of the disk that files leave free."""
 _GRANT_BYTES: Final = 16 * 1024**2
@@ -89,6 +100,8 @@ class FilesStep:
                 await _Run(job, files.records, files.folder, fetcher, self._limits, progress).run()
         except Stopped:
             return StepResult()
+        except AccountWaits as waits:
+            return waits.result()
         return StepResult(changes={"stage": "verifying", "step": "verify"})
 
 
@@ -122,10 +135,13 @@ class _Run:
         self._granted = 0
         """Bytes that are stored as taken by this import."""
         self._reserving = asyncio.Lock()
+        self._free_at = 0.0
+        """The time (`monotonic`) from which the provider takes requests for files again."""
 
     async def run(self) -> None:
-        """Store every file that waits. Raises `Stopped` and `DatabaseUnavailable`."""
+        """Store every file that waits. Raises `Stopped`, `AccountWaits` and `DatabaseUnavailable`."""
         self._totals = await self._files.totals(self._job.id)
+        await self._files.set_partial(self._job.id, 0)
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch())
@@ -139,6 +155,7 @@ class _Run:
             # What is on the disk counts, also if the import was stopped meanwhile.
             await self._files.settle(self._results)
             await self._files.release_bytes(self._job.id, self._totals.bytes, granted=self._granted)
+            await self._files.set_partial(self._job.id, self._fetcher.partial_bytes())
 
     async def _watch(self) -> None:
         """Notice soon that the import was stopped, also while large files are on their way."""
@@ -162,35 +179,71 @@ class _Run:
             return self._next.popleft()
 
     async def _fetch(self, record: FileRecord) -> Mapping[str, Any]:
-        """Store a file, and return what is changed of its record."""
+        """Store a file, and return what is changed of its record. Raises `AccountWaits`."""
         bound = min(self._max_bytes, record.size or self._max_bytes)
         if record.size is not None and record.size > self._max_bytes:
             text = f"it has {shown_size(record.size)}, and {shown_size(self._max_bytes)} are stored at most"
             return self._failed(FileFailed(502, text, "too_large"))
-        attempt = 0
+        try:
+            await self._reserve(bound)
+        except FileFailed as error:
+            return self._failed(error)
+        try:
+            stored = await self._fetch_repeatedly(record, bound)
+            self._totals.add("stored", None, stored.size)
+        except FileFailed as error:
+            await self._fetcher.discard(record)
+            return self._failed(error)
+        finally:
+            self._reserved -= bound
+        await self._share(record, stored)
+        return {
+            "state": "stored",
+            "reason": None,
+            "sha256": stored.sha256,
+            "stored_bytes": stored.size,
+            "folder": self._folder.id,
+            "source": "",
+        }
+
+    async def _fetch_repeatedly(self, record: FileRecord, bound: int) -> Stored:
+        """Store a file, in several attempts if it breaks off. Raises `FileFailed` and `AccountWaits`."""
+        attempt = limited = arrived = 0
         while True:
-            attempt += 1
+            await self._wait_turn()
             try:
-                await self._reserve(bound)
-                try:
-                    stored = await self._fetcher.fetch(record, bound)
-                    self._totals.add("stored", None, stored.size)
-                finally:
-                    self._reserved -= bound
+                return await self._fetcher.fetch(record, bound)
             except FileFailed as error:
-                if error.retryable and attempt < _MAX_ATTEMPTS:
-                    pause_s = error.retry_after_s or _BACKOFF.pause_s(attempt)
-                    await asyncio.sleep(min(pause_s, _MAX_PAUSE_S))
+                if error.reason == "account_not_connected" and isinstance(self._job.source, AccountSource):
+                    raise AccountWaits(0.0, error.text, for_person=True) from None
+                if error.reason == "too_many_requests" and error.retry_after_s and limited < _MAX_LIMITED:
+                    limited += 1
+                    self._free_at = max(self._free_at, monotonic() + error.retry_after_s)
                     continue
-                return self._failed(error)
-            return {
-                "state": "stored",
-                "reason": None,
-                "sha256": stored.sha256,
-                "stored_bytes": stored.size,
-                "folder": self._folder.id,
-                "source": "",
-            }
+                if (partial := self._fetcher.partial_bytes(record)) >= arrived + _PROGRESS_BYTES:
+                    attempt, arrived = 0, partial  # it goes on
+                attempt += 1
+                if not error.retryable or attempt == _MAX_ATTEMPTS:
+                    raise
+                pause_s = error.retry_after_s or _BACKOFF.pause_s(attempt)
+                await asyncio.sleep(min(pause_s, _MAX_PAUSE_S))
+
+    async def _wait_turn(self) -> None:
+        """Wait until the provider takes requests for files again. Raises `AccountWaits` for a long time."""
+        while (pause_s := self._free_at - monotonic()) > 0:
+            if pause_s > _MAX_PAUSE_S:
+                raise AccountWaits(pause_s, "the provider allows no more files for now")
+            await asyncio.sleep(pause_s)
+
+    async def _share(self, record: FileRecord, stored: Stored) -> None:
+        """Have the bytes once on the disk if an import of the workspace has stored the same ones."""
+        if stored.size < _MIN_SHARED_BYTES:
+            return
+        same = await self._files.same_file(record.workspace, self._folder.id, stored.sha256)
+        if same is not None and same.id != record.id:
+            known = self._folder.path_of(same.import_id, same.attachment_id)
+            path = self._folder.path_of(record.import_id, record.attachment_id)
+            await run_to_end(self._folder.share, known, path)
 
     async def _reserve(self, size: int) -> None:
         """Reserve room for a file. Raises `FileFailed`."""

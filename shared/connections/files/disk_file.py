@@ -1,7 +1,6 @@
 """Write a file to the disk as it arrives, and hash it."""
 
 import hashlib
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -39,11 +38,9 @@ class DiskFile:
         if len(self._buffer) >= _WRITE_BYTES:
             await self._flush()
 
-    async def finish(self, *, durable: bool = False) -> str:
-        """Write what is left, and return the SHA-256 in hexadecimal. `durable`: also after a power loss."""
+    async def finish(self) -> str:
+        """Write what is left, and return the SHA-256 in hexadecimal."""
         await self._flush()
-        if durable and self._file is not None:
-            await run_to_end(_sync, self._file)
         return self._sha256.hexdigest()
 
     async def _flush(self) -> None:
@@ -54,8 +51,3 @@ class DiskFile:
     def _append(self, file: BinaryIO, data: bytearray) -> None:
         file.write(data)
         self._sha256.update(data)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

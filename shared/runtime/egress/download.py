@@ -8,12 +8,9 @@ the file has changed, or the server does not resume, the download starts again f
 
 import asyncio
 import hashlib
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,7 +21,7 @@ from shared.contracts.errors import InterlinkError
 from shared.runtime.egress.certificates import ClientCertificate
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.egress.errors import EgressFailure, classify_error
-from shared.runtime.egress.part_file import DiskFailed, PartFile, PartInUse
+from shared.runtime.egress.part_file import DiskFailed, PartFile, PartInUse, validator_of
 from shared.runtime.egress.progress import ProgressDeadline, TooSlow, TransferDeadlines, run_to_end
 from shared.runtime.egress.sessions import body_of_connection
 from shared.runtime.egress.urls import redirect_target, same_origin
@@ -44,8 +41,6 @@ _PUBLIC_HEADERS: Final = frozenset({"accept", "accept-language", "user-agent"})
 _CHUNK_BYTES: Final = 256 * 1024
 _WRITE_BYTES: Final = 1024 * 1024
 """Written at a time: each write is a visit to a thread."""
-_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
-_STRONG_ETAG: Final = re.compile(r'"[\x21\x23-\x7e]{1,1000}"')
 _MAX_CONTENT_TYPE: Final = 255
 
 
@@ -211,8 +206,7 @@ class _Transfer:
         self._content_type, offset = state.content_type, part.size
         if offset == state.total:  # it was complete, and the process ended before the rename
             return offset
-        condition = {"Range": f"bytes={offset}-", "If-Range": state.validator}
-        async with self._response_to(condition) as response:
+        async with self._response_to(part.range_headers) as response:
             if response.status == 200:  # the file has changed, or the server does not resume
                 await self._receive_all(response)
                 return 0
@@ -221,7 +215,7 @@ class _Transfer:
             if response.status != 206:
                 raise self._failed("status", f"the server answered {response.status}")
             self._check_encoding(response)
-            if not _continues(response.headers, part):
+            if not part.continues(response.headers):
                 return None
             await self._receive(response, state.total)
         return offset
@@ -277,7 +271,7 @@ class _Transfer:
         self._content_type = response.headers.get("Content-Type", "")[:_MAX_CONTENT_TYPE]
         await run_to_end(
             self._part.start,
-            validator=_validator(response.headers),
+            validator=validator_of(response.headers),
             content_type=self._content_type,
             total=total,
         )
@@ -328,35 +322,3 @@ class _Transfer:
 def _identify(url: str) -> str:
     """Return a digest of the URL without its query, which may be a signature that differs each time."""
     return hashlib.sha256(url.partition("#")[0].partition("?")[0].encode()).hexdigest()
-
-
-def _validator(headers: Mapping[str, str]) -> str:
-    """Return the value of `If-Range` for a later request; the empty text if the server gave none.
-
-    A weak `ETag` is none: two versions of a file may share it. A `Last-Modified` is one if the file was at
-    least a second old when the server answered (RFC 9110, 8.8.2.2).
-    """
-    etag = headers.get("ETag", "")
-    if etag:
-        return etag if _STRONG_ETAG.fullmatch(etag) else ""
-    modified = headers.get("Last-Modified", "")
-    with suppress(ValueError, TypeError):
-        age = parsedate_to_datetime(headers.get("Date", "")) - parsedate_to_datetime(modified)
-        return modified if age >= timedelta(seconds=1) else ""
-    return ""
-
-
-def _continues(headers: Mapping[str, str], part: PartFile) -> bool:
-    """Return whether a 206 response has the bytes after those of the part file, of the same version."""
-    state = part.state
-    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
-    if state is None or match is None:
-        return False
-    first, last, total = (int(number) for number in match.groups())
-    if first != part.size or not first <= last < total or total != state.total:
-        return False
-    length = headers.get("Content-Length")
-    if length is not None and length.strip() != str(last - first + 1):
-        return False
-    shown = headers.get("ETag" if state.validator.startswith('"') else "Last-Modified")
-    return shown is None or shown == state.validator

@@ -8,9 +8,12 @@ that lost its power may have left anything there. All methods block: call them i
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +21,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.contracts.errors import InterlinkError
 
-_CHECKPOINT_BYTES: Final = 64 * 1024 * 1024
+PART_SUFFIXES: Final = (".part", ".part.json")
+"""What a target's name gets for the bytes, and for what a resumed request needs."""
+_CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
+"""After so many further bytes, what is there survives the end of the process, and a loss of power."""
 _READ_BYTES: Final = 1024 * 1024
 _MAX_STATE_BYTES: Final = 16 * 1024
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+_STRONG_ETAG: Final = re.compile(r'"[\x21\x23-\x7e]{1,1000}"')
 
 
 class DiskFailed(InterlinkError):
@@ -53,13 +61,13 @@ class PartFile:
     """The part file of one target, locked against other downloads between `open` and `close`.
 
     `open` reads what an earlier download of the same `source` left: `state` is None if there is nothing to
-    resume. `size` is the number of bytes so far. Every method raises `DiskFailed` if the system refuses.
+    resume, and after the end. `size` is the number of bytes so far. Every method raises `DiskFailed` if the
+    system refuses.
     """
 
     def __init__(self, target: Path, source: str) -> None:
         self._target = target
-        self._path = target.with_name(f"{target.name}.part")
-        self._state_path = target.with_name(f"{target.name}.part.json")
+        self._path, self._state_path = (target.with_name(target.name + suffix) for suffix in PART_SUFFIXES)
         self._source = source
         self._fd = -1
         self._sha256 = hashlib.sha256()
@@ -100,6 +108,28 @@ class PartFile:
                 self._save_state()
 
     @property
+    def range_headers(self) -> Mapping[str, str]:
+        """The headers of a request for the bytes that are missing; none if there is nothing to resume."""
+        if self.state is None or not self.size:
+            return {}
+        return {"Range": f"bytes={self.size}-", "If-Range": self.state.validator}
+
+    def continues(self, headers: Mapping[str, str]) -> bool:
+        """Return whether a 206 response has the bytes after those of the file, of the same version."""
+        state = self.state
+        match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+        if state is None or match is None:
+            return False
+        first, last, total = (int(number) for number in match.groups())
+        if first != self.size or not first <= last < total or total != state.total:
+            return False
+        length = headers.get("Content-Length")
+        if length is not None and length.strip() != str(last - first + 1):
+            return False
+        shown = headers.get("ETag" if state.validator.startswith('"') else "Last-Modified")
+        return shown is None or shown == state.validator
+
+    @property
     def sha256(self) -> str:
         """The SHA-256 of the bytes so far, in hexadecimal."""
         return self._sha256.hexdigest()
@@ -112,12 +142,14 @@ class PartFile:
             self._sync_folder()
             self._state_path.unlink(missing_ok=True)
             self._release()
+        self.state = None
 
     def discard(self) -> None:
         """Remove what there is."""
         with _disk():
             self._path.unlink(missing_ok=True)
             self._state_path.unlink(missing_ok=True)
+        self.state, self.size = None, 0
         self._release()
 
     def close(self) -> None:
@@ -185,6 +217,22 @@ class PartFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def validator_of(headers: Mapping[str, str]) -> str:
+    """Return the value of `If-Range` for a later request; the empty text if the server gave none.
+
+    A weak `ETag` is none: two versions of a file may share it. A `Last-Modified` is one if the file was at
+    least a second old when the server answered (RFC 9110, 8.8.2.2).
+    """
+    etag = headers.get("ETag", "")
+    if etag:
+        return etag if _STRONG_ETAG.fullmatch(etag) else ""
+    modified = headers.get("Last-Modified", "")
+    with suppress(ValueError, TypeError):
+        age = parsedate_to_datetime(headers.get("Date", "")) - parsedate_to_datetime(modified)
+        return modified if age >= timedelta(seconds=1) else ""
+    return ""
 
 
 @contextmanager
