@@ -268,6 +268,29 @@ def test_an_undo_keeps_what_another_import_added(hub: Hub, chat: HistoryChat) ->
     assert on_disk(hub) == []
 
 
+def test_the_same_bytes_are_on_the_disk_once_until_the_last_import_is_undone(
+    hub: Hub, chat: HistoryChat
+) -> None:
+    data, other = token_bytes(200 * KIB), token_bytes(200 * KIB)
+    first = imported(hub, archive({"a.bin": data, "b.bin": other}))
+    second = imported(hub, archive({"renamed.bin": data}, start=AT + 100))
+    kept = next(
+        item
+        for message in chat.messages.values()
+        for item in message.get("attachments", ())
+        if item["filename"] == "a.bin"
+    )
+    shared = [path for path in on_disk(hub) if path.stat().st_nlink == 2]
+    assert len(on_disk(hub)) == 3
+    assert len({path.stat().st_ino for path in shared}) == 1
+    assert (second["counts"]["files"]["bytes"], len(shared)) == (len(data), 2)
+    undone(hub, second)
+    assert get(hub, kept["url"]).content == data
+    assert [path.stat().st_nlink for path in on_disk(hub)] == [1, 1]
+    undone(hub, first)
+    assert on_disk(hub) == []
+
+
 def test_slackdump_puts_files_into_the_archive(hub: Hub, chat: HistoryChat) -> None:
     def file(file_id: str, name: str, **fields: Any) -> dict[str, Any]:
         url = f"https://files.slack.com/files-pri/T00000001-{file_id}/{name}"

@@ -17,6 +17,7 @@ import ssl
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,13 +92,14 @@ class HostRequest:
 class Reply:
     """What a platform answers. With the status 0 the connection ends without an answer.
 
-    With `cut`, it ends after so many bytes of the body.
+    With `cut`, it ends after so many bytes of the body, `hold_s` seconds later.
     """
 
     status: int
     body: bytes = b""
     headers: Fields = ()
     cut: int | None = None
+    hold_s: float = 0.0
 
     @property
     def fields(self) -> list[tuple[str, str]]:
@@ -359,6 +361,9 @@ class _Peer:
         sent = [self._http.send(event) or b"" for event in events]
         self.socket.settimeout(_PATIENCE_S)
         self.socket.sendall(b"".join(sent))
+        until = time.monotonic() + reply.hold_s
+        while time.monotonic() < until and not self._over():
+            time.sleep(_LOOK_S)
 
     def _next(self, patience_s: float) -> Any:
         self.socket.settimeout(_LOOK_S)
