@@ -274,7 +274,7 @@ def test_the_same_bytes_are_on_the_disk_once_until_the_last_import_is_undone(
     data, other = token_bytes(200 * KIB), token_bytes(200 * KIB)
     first = imported(hub, archive({"a.bin": data, "b.bin": other}))
     second = imported(hub, archive({"renamed.bin": data}, start=AT + 100))
-    kept = next(
+    retained = next(
         item
         for message in chat.messages.values()
         for item in message.get("attachments", ())
@@ -285,7 +285,7 @@ def test_the_same_bytes_are_on_the_disk_once_until_the_last_import_is_undone(
     assert len({path.stat().st_ino for path in shared}) == 1
     assert (second["counts"]["files"]["bytes"], len(shared)) == (len(data), 2)
     undone(hub, second)
-    assert get(hub, kept["url"]).content == data
+    assert get(hub, retained["url"]).content == data
     assert [path.stat().st_nlink for path in on_disk(hub)] == [1, 1]
     undone(hub, first)
     assert on_disk(hub) == []

@@ -131,7 +131,7 @@ def test_a_kill_in_the_middle_of_a_file_loses_little_of_it(world: World) -> None
     undone(hub, done)
 
 
-def test_a_pause_keeps_what_has_arrived_and_resume_goes_on(world: World) -> None:
+def test_a_paused_file_goes_on_where_it_was(world: World) -> None:
     hub = world.hub
     file = BrokenOff(token_bytes(4 * MIB), [3 * MIB], hold_s=8)
     content = world.export(

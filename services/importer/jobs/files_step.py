@@ -208,7 +208,7 @@ class _Run:
 
     async def _fetch_repeatedly(self, record: FileRecord, bound: int) -> Stored:
         """Store a file, in several attempts if it breaks off. Raises `FileFailed` and `AccountWaits`."""
-        attempt = limited = arrived = 0
+        attempt = limited = received = 0
         while True:
             await self._wait_turn()
             try:
@@ -220,8 +220,8 @@ class _Run:
                     limited += 1
                     self._free_at = max(self._free_at, monotonic() + error.retry_after_s)
                     continue
-                if (partial := self._fetcher.partial_bytes(record)) >= arrived + _PROGRESS_BYTES:
-                    attempt, arrived = 0, partial  # it goes on
+                if (partial := self._fetcher.partial_bytes(record)) >= received + _PROGRESS_BYTES:
+                    attempt, received = 0, partial  # it goes on
                 attempt += 1
                 if not error.retryable or attempt == _MAX_ATTEMPTS:
                     raise
