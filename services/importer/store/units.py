@@ -43,7 +43,7 @@ class UnitRecord(Record):
 
     `days` has by day: found, selected, imported, duplicate, skipped, failed, changed; and `first`, `last` and
     `digest` (`add_digest`) of the messages that the chat has. `added_by` is the import that added `ids`, if
-    it is not this one.
+    it is not this one. `stored_at` is the Unix time at which it was stored.
     """
 
     import_id: str
@@ -64,6 +64,7 @@ class UnitRecord(Record):
     outside: bytes = b""
     days: dict[str, dict[str, Any]] = Field(default={})
     added_by: str | None = None
+    stored_at: float = 0.0
 
     @property
     def adder(self) -> str:
@@ -89,9 +90,13 @@ class Units:
 
     async def has_source(self, workspace: str, source: str, *, other_than: str) -> bool:
         """Return whether another import than this one has messages of a conversation."""
-        query = {"workspace": workspace, "source": source, "import_id": {"$ne": other_than}}
         with translate_errors():
-            return await self._collection.find_one(query, {"_id": 1}) is not None
+            async for document in self._collection.find(
+                {"workspace": workspace, "source": source}, {"import_id": 1}
+            ):
+                if document["import_id"] != other_than:
+                    return True
+        return False
 
     async def added_between(
         self,
@@ -108,17 +113,20 @@ class Units:
         These are ids in 16 bytes, each with the mark of its newest content. `among` bounds the result: a
         hostile export has millions of messages at one time.
         """
-        fields = {"ids": 1, "marks": 1, "changed": 1}
-        found: dict[bytes, bytes] = {}
-        changed: dict[bytes, bytes] = {}
+        fields = {"ids": 1, "marks": 1, "changed": 1, "stored_at": 1}
+        found: dict[bytes, tuple[float, bytes]] = {}
+        changed: dict[bytes, tuple[float, bytes]] = {}
         async for document in self._around(workspace, source, first, last, other_than, fields):
+            at = document.get("stored_at", 0.0)
             marks = _split(document.get("marks", b""), MARK_BYTES)
-            pairs = zip(_split(document["ids"]), marks, strict=False)
-            found |= {packed_id: mark for packed_id, mark in pairs if packed_id in among}
-            for pair in _split(document.get("changed", b""), ID_BYTES + MARK_BYTES):
-                if pair[:ID_BYTES] in among:
-                    changed[pair[:ID_BYTES]] = pair[ID_BYTES:]
-        return found | {key: mark for key, mark in changed.items() if key in found}
+            pairs = [*zip(_split(document["ids"]), marks, strict=False)]
+            _keep_newest(found, at, [pair for pair in pairs if pair[0] in among])
+            pairs = [
+                (pair[:ID_BYTES], pair[ID_BYTES:])
+                for pair in _split(document.get("changed", b""), ID_BYTES + MARK_BYTES)
+            ]
+            _keep_newest(changed, at, [pair for pair in pairs if pair[0] in among])
+        return {key: changed.get(key, stored)[1] for key, stored in found.items()}
 
     async def claims_between(
         self,
@@ -134,7 +142,7 @@ class Units:
 
         Each item has the import's id, and what it has of `among`.
         """
-        fields = {"import_id": 1, "ids": 1, "duplicates": 1}
+        fields = {"ids": 1, "duplicates": 1}
         found: dict[str, set[bytes]] = {}
         async for document in self._around(workspace, source, first, last, other_than, fields):
             claimed = _split(document["ids"]) + _split(document.get("duplicates", b""))
@@ -159,16 +167,12 @@ class Units:
         other_than: str,
         fields: Mapping[str, int],
     ) -> AsyncIterator[Mapping[str, Any]]:
-        query = {
-            "workspace": workspace,
-            "source": source,
-            "first": {"$lte": last},
-            "last": {"$gte": first},
-            "import_id": {"$ne": other_than},
-        }
+        # What the index has not is looked at here: for it, the embedded database would read the collection.
+        query = {"workspace": workspace, "source": source, "first": {"$lte": last}}
         with translate_errors():
-            async for document in self._collection.find(query, fields):
-                yield document
+            async for document in self._collection.find(query, {**fields, "import_id": 1, "last": 1}):
+                if document["last"] >= first and document["import_id"] != other_than:
+                    yield document
 
     # Of one import
 
@@ -186,17 +190,13 @@ class Units:
 
         That is in the parts before the one with the id `before`.
         """
-        query = {
-            "import_id": import_id,
-            "conversation": conversation,
-            "_id": {"$lt": before},
-            "first": {"$lte": last},
-            "last": {"$gte": first},
-        }
+        # The times are not in the index: see `_around`.
+        query = {"import_id": import_id, "conversation": conversation, "_id": {"$lt": before}}
         found: set[bytes] = set()
         with translate_errors():
-            async for document in self._collection.find(query, {"ids": 1}):
-                found.update(among.intersection(_split(document["ids"])))
+            async for document in self._collection.find(query, {"ids": 1, "first": 1, "last": 1}):
+                if document["first"] <= last and document["last"] >= first:
+                    found.update(among.intersection(_split(document["ids"])))
         return found
 
     async def last_time(self, import_id: str, conversation: str, *, before: str) -> float:
@@ -311,6 +311,15 @@ def add_digest(digest: str, ids: Iterable[bytes]) -> str:
     """Return a digest of message ids with more ids added, in whatever order: their sum modulo 2**128."""
     total = int(digest or "0", 16) + sum(int.from_bytes(part) for part in ids)
     return f"{total % (1 << 128):032x}"
+
+
+def _keep_newest(
+    found: dict[bytes, tuple[float, bytes]], at: float, marks: Sequence[tuple[bytes, bytes]]
+) -> None:
+    """Note the marks of messages, with the time at which they were stored, unless there are newer ones."""
+    for packed_id, mark in marks:
+        if packed_id not in found or found[packed_id][0] <= at:
+            found[packed_id] = at, mark
 
 
 def _split(data: bytes, size: int = ID_BYTES) -> list[bytes]:
