@@ -154,10 +154,15 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class HistoryReaction:
-    """One emoji on a message, with the ids of the people who set it."""
+    """One emoji on a message, with the ids of the people who set it.
+
+    `names` has names by id, as far as the message itself says them: not everybody is among the people of an
+    account.
+    """
 
     emoji: str
     people: Sequence[str]
+    names: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 LostReason = Literal[

@@ -1,7 +1,7 @@
 """Histories of Discord by its API: the same as an export of the same server, with its limits and refusals."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -15,6 +15,7 @@ from shared.manifests.history_types import (
     HistoryConversation,
     HistoryMessage,
     HistoryPage,
+    HistoryPerson,
     HistoryRecord,
     Unreadable,
 )
@@ -148,17 +149,17 @@ def compared(records: list[HistoryRecord], names: Names) -> dict[tuple[str, str]
         assert key not in found, "a message is there twice"
         compared_fields = ("text", "author", "bot", "at", "thread", "reply_to", "kind", "edited_at", "pinned")
         found[key] = {name: line[name] for name in (*compared_fields, "permalink")}
-        found[key]["reactions"] = [
-            (emoji, [person for person, _ in people], count) for emoji, people, count in line["reactions"]
-        ]
+        found[key]["reactions"] = [(emoji, people, count) for emoji, people, count in line["reactions"]]
         found[key]["files"] = [file[:3] for file in line["files"]]
     return found
 
 
-def names_for(contents: Contents, conversations: list[HistoryConversation], at: Setting) -> Names:
+def names_for(
+    people: Iterable[HistoryPerson], conversations: list[HistoryConversation], at: Setting
+) -> Names:
     return Names(
         users={at.ada.id: "user_1"},
-        people={item.person.id: item.person for item in contents.people},
+        people={item.person.id: item.person for item in people},
         channels={item.id: f"chn_{item.id}" for item in conversations},
         conversations={item.id: item.name for item in conversations},
     )
@@ -179,8 +180,9 @@ def test_an_import_by_api_equals_an_import_of_an_export(at: Setting, carrier: Ca
     assert export is not None
     by_export = [record for unit in export.units for record in reader.read(archive, export, unit)]
 
-    first = compared(by_api, names_for(contents, conversations, at))
-    second = compared(by_export, names_for(export, list(export.conversations), at))
+    people = pages(lambda cursor: page_reader().people(contents, cursor), carrier)
+    first = compared(by_api, names_for(people, conversations, at))
+    second = compared(by_export, names_for(export.people, list(export.conversations), at))
     assert first == second
     expected = sum(
         message.type != 21

@@ -88,7 +88,10 @@ def _reactions(record: HistoryMessage, names: Names) -> tuple[list[Any], int]:
     for reaction in record.reactions:
         room = max(0, MAX_REACTIONS - total)
         total += len(reaction.people)
-        people = [(person, names.name_of(person)) for person in reaction.people[:room]]
+        people = [
+            (person, names.name_of(person) or reaction.names.get(person, ""))
+            for person in reaction.people[:room]
+        ]
         found.append((reaction.emoji, people, len(reaction.people)))
     return found, total
 

@@ -316,15 +316,13 @@ def _reactions(value: Any) -> Sequence[HistoryReaction]:
     found: list[HistoryReaction] = []
     for item in objects(value, MAX_REACTIONS):
         emoji = reaction_emoji(item.get("emoji"))
-        people = tuple(
-            dict.fromkeys(
-                person
-                for user in objects(item.get("users"), MAX_USERS)
-                if (person := snowflake(user.get("id")))
-            )
-        )
-        if emoji and people:
-            found.append(HistoryReaction(emoji, people))
+        names = {
+            person: _own_name(user)
+            for user in objects(item.get("users"), MAX_USERS)
+            if (person := snowflake(user.get("id")))
+        }
+        if emoji and names:
+            found.append(HistoryReaction(emoji, tuple(names), names))
     return tuple(found)
 
 
