@@ -1,6 +1,7 @@
 """Markdown that people wrote: it is shown as it is meant, only its links are active, and it is cut well."""
 
 import re
+from html import unescape
 from time import process_time
 from urllib.parse import unquote
 
@@ -223,15 +224,17 @@ def test_nothing_of_a_stranger_is_active_but_links(text: str) -> None:
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", written)
         texts = re.sub(r"<https?:[^>]*>|\]\(.*?\)", "", written)
         assert not re.search(r"(?<![\\/.\w])@(everyone|here|all)\b", texts)
-        for name, seen in shown(written).items():
+        by_parser = shown(written)
+        # mistune writes the `&` of an address as it is, so HTML decodes an entity in it once more.
+        once_more = {unquote(unescape(href)) for _, href in by_parser["markdown-it"].links}
+        for name, seen in by_parser.items():
             assert seen.elements <= ELEMENTS | TABLE, f"{name}: {written!r}"
             assert not seen.nested, name
             for visible, href in seen.links:
                 assert re.match(r"https?://|mailto:", href, re.IGNORECASE), f"{name}: {written!r}"
                 assert visible != "https://bank.example" or href == visible, name
-                # mistune decodes `&amp;#10;` in an address twice.
-                decodes_twice = name.startswith("mistune") and re.search(r"&amp;#?\w{1,31};", written)
-                assert decodes_twice or "\n" not in unquote(href), name
+                is_decoded_again = name.startswith("mistune") and unquote(href) in once_more
+                assert "\n" not in unquote(href) or is_decoded_again, f"{name}: {written!r}"
 
 
 @pytest.mark.parametrize(
