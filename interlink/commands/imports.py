@@ -160,6 +160,13 @@ def undo(
     keep_answered: Annotated[
         bool, typer.Option("--keep-answered", help="Keep messages that somebody has answered since.")
     ] = False,
+    keep_shared: Annotated[
+        bool,
+        typer.Option(
+            "--keep-shared",
+            help="Keep messages that other imports have found, too: they belong to these then.",
+        ),
+    ] = False,
     yes: Yes = False,
     json: AsJson = False,
     url: Url = None,
@@ -169,7 +176,9 @@ def undo(
     from interlink.imports.run import undo as undo_import  # noqa: PLC0415
 
     _carry_out(
-        lambda api, view: undo_import(api, import_id, view, keep_answered=keep_answered),
+        lambda api, view: undo_import(
+            api, import_id, view, keep_answered=keep_answered, keep_shared=keep_shared
+        ),
         *(data_dir, url),
         expected="undone",
         yes=yes,

@@ -100,12 +100,14 @@ async def plan_and_start(
     if not dry_run and not view.confirm("Import this into the chat?"):
         view.line(f"nothing was imported; {next_step(found)}")
         return found
-    await api.call("POST", path_of(import_id, "/start"), {"dry_run": dry_run})
     what = "dry run" if dry_run else "import"
-    view.on_interrupt = (
-        f"The {what} goes on. Follow it: interlink import show {import_id} --follow; "
-        f"stop it: interlink import cancel {import_id}"
+    what_next = (
+        f"Follow it: interlink import show {import_id} --follow; stop it: interlink import cancel {import_id}"
     )
+    # While the hub has not answered, nobody knows.
+    view.on_interrupt = f"The {what} may have started. {what_next}"
+    await api.call("POST", path_of(import_id, "/start"), {"dry_run": dry_run})
+    view.on_interrupt = f"The {what} goes on. {what_next}"
     done = await follow(api, import_id, view)
     if dry_run and done["status"] == "ready":
         for line in sample_lines(await api.items(path_of(import_id, "/channels"), _MAX_CHANNELS, {})):
@@ -113,17 +115,27 @@ async def plan_and_start(
     return _shown(done, view)
 
 
-async def undo(api: HubApi, import_id: str, view: View, *, keep_answered: bool) -> Json:
-    """Undo an import after a question that names the number of its messages. Raises as `start` does."""
-    found = await api.call("GET", path_of(import_id))
-    added = found["added"]
+async def undo(api: HubApi, import_id: str, view: View, *, keep_answered: bool, keep_shared: bool) -> Json:
+    """Undo an import after a question that names the number of its messages. Raises as `run_import` does."""
+    before = await api.call("GET", path_of(import_id))
+    found = await api.call("GET", path_of(import_id, "/undo"))
+    added, shared = found["messages"], found["shared"]
+    if shared:
+        fate = "they stay" if keep_shared else "they are removed, too, unless you add --keep-shared"
+        view.line(f"{shared} of its messages were found by other imports, too: {fate}")
     if not view.confirm(f"Remove the {added} messages that this import added?"):
         view.line("nothing was removed")
-        return dict(found)
-    await api.call("POST", path_of(import_id, "/undo"), {"messages": added, "keep_answered": keep_answered})
-    view.on_interrupt = f"The undo goes on. Follow it: interlink import show {import_id} --follow"
+        return dict(before)
+    body = {"messages": added, "keep_answered": keep_answered, "keep_shared": keep_shared}
+    what_next = f"Follow it: interlink import show {import_id} --follow"
+    view.on_interrupt = f"The undo may have started. {what_next}"
+    await api.call("POST", path_of(import_id, "/undo"), body)
+    view.on_interrupt = f"The undo goes on. {what_next}"
     done = await follow(api, import_id, view)
-    view.line(f"{added - done['added']} messages were removed")
+    left = done["left"] - before["left"]
+    view.line(f"{added - done['added'] - left} messages were removed")
+    if left:
+        view.line(f"{left} messages were left to other imports")
     if done["added"]:
         view.line(f"{done['added']} messages were kept")
     return done

@@ -92,7 +92,14 @@ def test_an_export_is_imported_shown_repeated_and_undone(
 
     again = run(hub, tmp_path, archive, "--yes")
     assert "5 selected, 5 duplicate" in again.stdout
-    undone = run(hub, tmp_path, "undo", first, "--yes")
+    kept = run(hub, tmp_path, "undo", first, "--keep-shared", "--yes")
+    assert kept.stdout.splitlines() == [
+        "5 of its messages were found by other imports, too: they stay",
+        "0 messages were removed",
+        "5 messages were left to other imports",
+    ]
+    assert len(chat.texts()) == 5
+    undone = run(hub, tmp_path, "undo", import_id(again), "--yes")
     assert undone.stdout == "5 messages were removed\n"
     assert chat.texts() == []
 
@@ -115,10 +122,10 @@ def test_a_dry_run_shows_messages_and_the_import_starts_later(
     assert json.loads(plan.read_text())["since"] == "2024-01-02T00:00:00Z"
     run(hub, tmp_path, "undo", found, "--yes")
 
-    reused = run(hub, tmp_path, archive, "--plan", plan, "--until", "2024-01-01", "--yes", "--json")
+    reused = run(hub, tmp_path, archive, "--plan", plan, "--until", "2024-01-03", "--yes", "--json")
     assert reused.exit_code == 0, reused.output
     result = json.loads(reused.stdout)
-    assert result["counts"]["messages"]["skipped"] == {"outside_time_range": 4}
+    assert result["counts"]["messages"]["skipped"] == {"outside_time_range": 3}
     assert "Slack export" in reused.stderr
 
 

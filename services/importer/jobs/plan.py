@@ -148,6 +148,12 @@ class Plan(BaseModel):
         AfterValidator(_known_zone),
     ] = "UTC"
 
+    @model_validator(mode="after")
+    def _check_span(self) -> Self:
+        if self.since and self.until and self.until <= self.since:
+            raise ValueError("until is the end of the time range: send a later time than since")
+        return self
+
     @property
     def digest(self) -> str:
         """The same for every plan that selects the same."""
