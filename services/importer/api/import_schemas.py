@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any, Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.store.contents import ChannelRecord, PersonRecord
 from services.importer.store.issues import IssueRecord
 from shared.contracts.envelope import rfc3339
+from shared.runtime.mongo import utcnow
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Estimate:
     broker_memory: BrokerMemory
 
 
+_UNCLAIMED: Final = timedelta(seconds=30)
+"""After this time, an import that no process has taken says so. A killed process is replaced before."""
 _TIMES: Final = ("seconds", "estimated_s")
 _STEPS: Final[tuple[Step, ...]] = get_args(Step)
 
@@ -232,7 +236,7 @@ class ImportOut(BaseModel):
             progress=100 if job.stage in ("completed", "undone") else _percent(job),
             items_processed=counts.get("messages", {}).get("found", 0),
             items_total=job.trial.get("messages", {}).get("found", 0) if has_run and job.trial else None,
-            waiting_for=job.waiting_for,
+            waiting_for=_waiting_for(job),
             error=job.error,
             errors=_errors(job),
             warnings=_warnings(job),
@@ -360,6 +364,18 @@ class ImportIssueOut(BaseModel):
     def of(cls, record: IssueRecord) -> Self:
         """Return the model of a record."""
         return cls(place=record.place, reason=record.reason, record=record.record)
+
+
+def _waiting_for(job: ImportJob) -> str | None:
+    """Return why an import makes no progress; also if it is due, and no process has taken it for long."""
+    if job.open and job.due_at is not None and utcnow() - job.due_at > _UNCLAIMED:
+        return (
+            "a process that has room for it, and the folder of its upload: see that all importers run, or "
+            "upload it again"
+            if isinstance(job.source, UploadSource)
+            else "a process that has room for it: see that the importers run"
+        )
+    return job.waiting_for
 
 
 def _percent(job: ImportJob) -> int:

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.importer.uploads import tus
-from services.importer.uploads.folder import UploadFolder
+from services.importer.uploads.folder import UploadFolder, other_folder
 from services.importer.uploads.records import Upload, Uploads
-from shared.contracts.errors import Conflict, OverLimit, RetryLater, TooLarge, UnsupportedMedia
+from shared.contracts.errors import Conflict, OverLimit, TooLarge, UnsupportedMedia
 from shared.contracts.routes import UPLOADS_PATH, is_upload
 from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.logs import Log
@@ -78,7 +78,7 @@ class UploadServer:
         if headers.get("content-type", "").partition(";")[0].strip() != tus.CHUNK_TYPE:
             raise UnsupportedMedia(f"send the bytes with Content-Type: {tus.CHUNK_TYPE}")
         if upload.folder != self._folder.id:
-            raise RetryLater("this process does not have the folder of the upload: another one has")
+            raise other_folder()
         if self._running >= _MAX_ALL or self._limits.users(key.workspace) >= 2 * _MAX_RUNNING:
             raise OverLimit("too many uploads are under way: send fewer at a time")
         self._running += 1

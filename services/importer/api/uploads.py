@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from services.importer.api.fields import Reader, Writer
 from services.importer.uploads import tus
-from services.importer.uploads.folder import UploadFolder
+from services.importer.uploads.folder import UploadFolder, other_folder
 from services.importer.uploads.records import Upload, Uploads
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Malformed, TooLarge
@@ -20,13 +20,16 @@ _TUS: Final = {"Tus-Resumable": tus.VERSION}
 
 
 class UploadOut(BaseModel):
-    """An upload: `received` of its `size` bytes have arrived."""
+    """An upload: `received` of its `size` bytes have arrived.
+
+    `received` and `complete` are null if the process that answers does not have the folder of the upload.
+    """
 
     id: str
     name: str
     size: int
-    received: int
-    complete: bool
+    received: int | None
+    complete: bool | None
     created_at: str
     expires_at: str
 
@@ -93,8 +96,13 @@ class UploadsApi:
         return self._out(await self._uploads.find(upload_id, key.workspace))
 
     async def check(self, upload_id: str, key: Reader) -> Response:
-        """Return in `Upload-Offset` how many bytes have arrived: the upload goes on there."""
+        """Return in `Upload-Offset` how many bytes have arrived: the upload goes on there.
+
+        503 if this process does not have the folder of the upload.
+        """
         upload = await self._uploads.find(upload_id, key.workspace)
+        if upload.folder != self._folder.id:
+            raise other_folder()
         headers = {
             **_headers(upload, self._folder.size_of(upload.id)),
             "Upload-Metadata": tus.written_metadata(upload.name),
@@ -123,13 +131,14 @@ class UploadsApi:
         """
 
     def _out(self, upload: Upload) -> UploadOut:
-        received = self._folder.size_of(upload.id)
+        is_here = upload.folder == self._folder.id
+        received = self._folder.size_of(upload.id) if is_here else None
         return UploadOut(
             id=upload.id,
             name=upload.name,
             size=upload.size,
             received=received,
-            complete=received == upload.size,
+            complete=received == upload.size if is_here else None,
             created_at=rfc3339(upload.created_at),
             expires_at=rfc3339(upload.expires_at),
         )

@@ -59,12 +59,12 @@ class Imports:
         Raises `Conflict` if bytes of it are missing, `OverLimit` if 20 imports wait.
         """
         upload = await self._uploads.find(upload_id, workspace)
-        # Another process may have the folder of the upload: then only that one sees its file.
+        # Another process may have the folder of the upload: then that one finds out (`SourceReaders.upload`).
         if upload.folder == self._folder.id and (received := self._folder.size_of(upload.id)) != upload.size:
             raise Conflict(
                 f"{received} of {upload.size} bytes of the upload have arrived: resume it (tus), then import"
             )
-        source = UploadSource(folder=upload.folder, upload_id=upload.id, name=upload.name)
+        source = UploadSource(folder=upload.folder, upload_id=upload.id, name=upload.name, size=upload.size)
         return await self._create(workspace, source)
 
     async def create_of_account(
@@ -243,7 +243,10 @@ class Imports:
 
         Of one account, one import runs at a time: each uses half of what the account may call.
         """
-        query = {"workspace": job.workspace, "open": True, "queued_at": {"$lt": job.queued_at}}
+        # Times have milliseconds: imports of the same one are in the order of their ids.
+        same_time = {"queued_at": job.queued_at, "_id": {"$lt": job.id}}
+        earlier = [{"queued_at": {"$lt": job.queued_at}}, same_time]
+        query = {"workspace": job.workspace, "open": True, "$or": earlier}
         with translate_errors():
             if await self._collection.count_documents(query, limit=self._running) >= self._running:
                 return False

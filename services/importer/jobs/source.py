@@ -11,12 +11,16 @@ ANY_FOLDER: Final = ""
 
 
 class UploadSource(StoredPart):
-    """An upload. `folder` is the id of the upload folder: only processes that see it work on the import."""
+    """An upload. `folder` is the id of the upload folder: only processes that see it work on the import.
+
+    `size` is the announced one, in bytes.
+    """
 
     kind: Literal["upload"] = "upload"
     folder: str
     upload_id: str
     name: str
+    size: int = 0
 
 
 class AccountSource(StoredPart):

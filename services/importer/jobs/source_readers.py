@@ -67,6 +67,11 @@ class SourceReaders:
         path = self._folder.path_of(source.upload_id)
         if not path.is_file():
             raise JobFailed("its upload was deleted, or has expired: upload the export again")
+        if (received := path.stat().st_size) < source.size:
+            raise JobFailed(
+                f"{received} of {source.size} bytes of its upload have arrived: resume it (tus), then import "
+                "it again"
+            )
         return ReaderProcess(path, source.name, self._limits)
 
     async def _running(self, job: ImportJob, source: AccountSource) -> AccountReader:

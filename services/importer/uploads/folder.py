@@ -12,7 +12,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO, Final
 
-from shared.contracts.errors import Conflict, Misconfigured
+from shared.contracts.errors import Conflict, Misconfigured, RetryLater
 
 _ID_FILE: Final = "folder-id"
 _MODE: Final = 0o600
@@ -73,6 +73,14 @@ class UploadFolder:
                 for entry in entries
                 if entry.name.startswith("upl_") and entry.stat().st_mtime < unix
             ]
+
+
+def other_folder() -> RetryLater:
+    """Return the error of a call about an upload whose folder this process does not have."""
+    return RetryLater(
+        "this process does not have the folder of the upload, but another one has: try again, or have the "
+        "proxy send all calls of one upload to the same process"
+    )
 
 
 def _read_or_create_id(path: Path) -> str:
