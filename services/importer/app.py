@@ -19,6 +19,7 @@ from services.importer.jobs import import_job
 from services.importer.jobs.expiry import Expiry
 from services.importer.jobs.files_step import FileLimits, FilesStep
 from services.importer.jobs.imports import Imports
+from services.importer.jobs.late_confirmations import LateConfirmations
 from services.importer.jobs.ledger import Ledger
 from services.importer.jobs.read_step import ReadStep
 from services.importer.jobs.run_context import Stores
@@ -116,8 +117,9 @@ async def build(runtime: Runtime) -> Service:
     )
     readers = SourceReaders(folder, limits, accounts, stores.contents, stores.marks)
     read = ReadStep(readers, stores.contents, directory, users)
+    late = LateConfirmations(imports, stores.units, stores.confirmations)
     outlets = Outlets(
-        stores, runtime.producer, memory, messages_per_second=settings.history_messages_per_second
+        stores, runtime.producer, memory, late, messages_per_second=settings.history_messages_per_second
     )
     steps = ImportSteps(
         imports,
@@ -153,7 +155,7 @@ async def build(runtime: Runtime) -> Service:
     expiry = Expiry(imports, stores.issues, stores.contents, reports)
 
     async def consume(batch: Sequence[ConsumedEvent]) -> None:
-        await stores.confirmations.handle(batch)
+        await late.handle(batch)
         await users.handle(batch)
 
     server = FileServer(files.addresses.imported, files.served, runtime.log)

@@ -25,8 +25,8 @@ class HistoryChat:
     """The chat's side of an import, in a thread of its own, for one workspace.
 
     `messages` are by id, each with the import that added it. One whose text contains `unacceptable` is
-    rejected. `confirms` can be switched off. What it cannot read stands in `errors`. It stores a batch in
-    `delay_s` seconds.
+    rejected. `confirms` can be switched off; what it has not confirmed then, `confirm_late` does. What it
+    cannot read stands in `errors`. It stores a batch in `delay_s` seconds.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class HistoryChat:
         self.channels: dict[str, Data] = {}
         self.batches: list[Data] = []
         self.errors: list[str] = []
+        self._unconfirmed: list[tuple[Data, list[str], list[Data]]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -71,6 +72,15 @@ class HistoryChat:
             "created_at": "2024-01-01T00:00:00.000Z",
             "import_id": None,
         }
+
+    def confirm_late(self) -> None:
+        """Confirm what was not confirmed."""
+
+        async def confirm() -> None:
+            while self._unconfirmed:
+                await self._confirm(*self._unconfirmed.pop(0))
+
+        self._run(confirm)
 
     def _run(self, work: Callable[[], Awaitable[T]]) -> T:
         async def bounded() -> T:
@@ -135,6 +145,8 @@ class HistoryChat:
                     del self.messages[message_id]
         if self.confirms:
             await self._confirm(data, duplicates, rejected)
+        else:
+            self._unconfirmed.append((data, duplicates, rejected))
 
     def _answered(self, import_id: str) -> set[str]:
         """The messages with answers that did not come by this import."""

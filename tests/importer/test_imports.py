@@ -264,16 +264,30 @@ def test_an_import_can_be_paused_and_cancelled(hub: Hub, chat: HistoryChat) -> N
 
 
 def test_a_chat_that_confirms_nothing_gets_everything_all_the_same(hub: Hub, chat: HistoryChat) -> None:
+    """Also one that confirms after all: what it had already is no part of an undo."""
+    live = provider_message_id_for("slack", "T00000007", "C00000001", "1704067200.000100")
+    chat.add(live, "live", "it came live")
+    days = {**DAYS, "general/2024-01-04": [slack_message("1704326400.000100", "unacceptable")]}
     chat.confirms = False
     try:
-        done = imported(hub, export(team="T00000007"))
+        done = imported(hub, export(days, team="T00000007"))
     finally:
         chat.confirms = True
     assert done["confirmed"] is False
-    assert done["added"] == 5
-    assert "not confirmed" in hub.call("GET", f"/api/imports/{done['id']}/report")["not_determined"][0]
-    hub.call("POST", f"/api/imports/{done['id']}/undo", {"messages": 5})
-    reached(hub, done["id"], "undone")
+    assert done["added"] == 6
+    path = f"/api/imports/{done['id']}"
+    assert "not confirmed" in hub.call("GET", f"{path}/report")["not_determined"][0]
+
+    chat.confirm_late()
+    eventually(lambda: hub.call("GET", path)["added"] == 4)
+    assert "2 messages that count as imported" in hub.call("GET", f"{path}/report")["not_determined"][1]
+    assert hub.call("GET", f"{path}/undo")["messages"] == 4
+    hub.call("POST", f"{path}/undo", {"messages": 4})
+    assert reached(hub, done["id"], "undone")["withdrawn"] == 4
+    withdrawn = [item for batch in chat.batches for item in batch.get("message_ids", ())]
+    assert live not in withdrawn
+    assert list(chat.messages) == [live]
+    del chat.messages[live]
 
 
 def test_another_workspace_sees_nothing(hub: Hub) -> None:

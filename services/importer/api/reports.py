@@ -126,6 +126,11 @@ def _not_determined(job: ImportJob) -> list[str]:
         notes.append("a dry run: nothing was published; the chat may have messages that the hub cannot see")
     elif job.confirms is False:
         notes.append("published, not confirmed: the chat did not say what it stored")
+    if job.late:
+        notes.append(
+            f"{job.late} messages that count as imported were in the chat already, or rejected: it confirmed "
+            "them when the import no longer waited for it"
+        )
     if number := counts.get("without_parent"):
         notes.append(
             f"{number} replies answer messages that no import has: each of these threads is one of its own, "

@@ -127,7 +127,10 @@ class ImportJob(Job):
     """Messages that undone imports have left to this one."""
     lost: int = 0
     """Messages that it has found in the chat, and that the undo of another import has taken away."""
-
+    late: int = 0
+    """Messages that count as imported, and that the chat had or rejects: it confirmed them late."""
+    late_batches: int = 0
+    """Batches that the chat confirmed when the import did not wait for them."""
     remaining: int | None = stored_null()
     """Messages that are still its own after an undo, because they were answered."""
 
@@ -137,7 +140,7 @@ class ImportJob(Job):
         if self.remaining is not None:
             return self.remaining
         imported = int(self.counts.get("messages", {}).get("imported", 0))
-        return imported + self.inherited - self.withdrawn - self.left
+        return imported + self.inherited - self.withdrawn - self.left - self.late
 
     @property
     def run_id(self) -> str:

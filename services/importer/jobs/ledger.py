@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from services.importer.publish.confirmations import BatchRecord, Confirmations
-from services.importer.store.units import Units, packed, split_ids
+from services.importer.store.units import Units, packed_ids, split_ids
 
 
 class Ledger:
@@ -54,5 +54,5 @@ class Ledger:
 
 def added(batch: BatchRecord) -> list[bytes]:
     """Return the messages of a batch that the chat may have added, in 16 bytes each."""
-    others = {packed(item) for item in (*batch.duplicates, *(item for item, _ in batch.rejected))}
+    others = packed_ids((*batch.duplicates, *(item for item, _ in batch.rejected)))
     return [item for item in split_ids(batch.ids) if item not in others]

@@ -25,7 +25,7 @@ from services.importer.publish.history_batches import MAX_ITEM_BYTES, Item
 from services.importer.reading.confined_process import ProcessEnded
 from services.importer.reading.protocol import SourcePart
 from services.importer.reading.reader_process import ReaderProcess
-from services.importer.store.units import packed
+from services.importer.store.units import has_mark, packed
 from shared.contracts.history import HISTORY_MESSAGES, MAX_BATCH_BYTES
 from shared.manifests.channel_types import ChannelFailure
 from shared.runtime.jobs import JobFailed
@@ -72,7 +72,6 @@ class MessagesPhase:
                 async for part in parts:
                     self._pending.append(part)
                     await self._commit_settled()
-                    await run.progress.show_wait(run.outlet.waiting_s)
                     if part.walk is not None and monotonic() > until and not run.job.is_dry_run:
                         waits = AccountWaits(0.0)
                         break
@@ -82,7 +81,6 @@ class MessagesPhase:
         while self._pending:
             await run.outlet.poll()
             await self._commit_settled()
-            await run.progress.show_wait(run.outlet.waiting_s)
         if waits is not None:
             if isinstance(run.source, AccountReader):
                 await run.progress.write({"walk": self._walk(run.source.walk)})
@@ -248,7 +246,8 @@ class MessagesPhase:
             message_id in known_ids for known_ids in (part.added, part.changed, part.duplicates)
         )
         is_changed = packed_id in others
-        is_edit = is_changed and self._selection.plan.edits and others[packed_id] != known.mark
+        # An older export has a mark that is known, too: it does not bring an older text back.
+        is_edit = is_changed and self._selection.plan.edits and not has_mark(others[packed_id], known.mark)
         if is_own or is_changed:
             part.files.repeat(message)
         if is_own or (is_changed and not is_edit):
@@ -387,8 +386,8 @@ class MessagesPhase:
             },
             increments | {"issues": sum(len(part.issues) for part in parts), "done": done},
         )
+        await run.outlet.forget([batch for part in parts for batch in part.batches])
         if not job.is_dry_run:
-            await run.stores.confirmations.remove([batch for part in parts for batch in part.batches])
             read = {part.target.source: part.read_at for part in parts if part.read_at}
             await run.stores.marks.store(job.workspace, run.plan.digest, read)
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from time import time
 from typing import Any, Final, NamedTuple
 
 from services.importer.accounts.walk import Walk
@@ -141,7 +140,6 @@ class Part:
             duplicates=b"".join(map(packed, self.duplicates)),
             outside=b"".join(map(packed, self.outside)),
             days=self._stored_days(known),
-            stored_at=time(),
         )
 
     def _stored_days(self, known: Mapping[str, Known]) -> dict[str, dict[str, Any]]:

@@ -42,6 +42,10 @@ class Progress:
         if not await self._imports.is_current(self._job):
             raise Stopped
 
+    async def has_late_confirmations(self) -> bool:
+        """Return whether the chat has confirmed a batch that was not waited for."""
+        return (await self._imports.find(self._job.workspace, self._job.id)).late_batches > 0
+
     async def show_wait(self, waited_s: float) -> None:
         """Show why the import makes no progress, if it has waited for long. Raises `Stopped`."""
         if waited_s > STALLED_S:

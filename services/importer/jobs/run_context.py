@@ -60,8 +60,9 @@ class RunContext:
         await self.outlet.flush()
         while not self.outlet.is_settled(ids):
             await self.outlet.poll()
-            await self.progress.show_wait(self.outlet.waiting_s)
-        return self.outlet.outcomes(ids)
+        outcomes = self.outlet.outcomes(ids)
+        await self.outlet.forget(ids)
+        return outcomes
 
     async def list_issues(self, place: str, issues: Sequence[tuple[str, str, str]]) -> None:
         """Store what failed in a step of the import: place, reason and record. Safe to repeat."""

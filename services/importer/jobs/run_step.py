@@ -10,6 +10,7 @@ from services.importer.jobs.channels_phase import ChannelsPhase, chosen_targets
 from services.importer.jobs.files_step import FileLimits
 from services.importer.jobs.import_job import ImportJob, Step
 from services.importer.jobs.imports import Imports
+from services.importer.jobs.late_confirmations import LateConfirmations
 from services.importer.jobs.messages_phase import MessagesPhase
 from services.importer.jobs.people_phase import matched_people, publish_people
 from services.importer.jobs.plan import Plan
@@ -32,8 +33,15 @@ class Outlets:
     """Makes the way of an import's batches to the chat."""
 
     def __init__(
-        self, stores: Stores, producer: Producer, broker_memory: BrokerMemory, *, messages_per_second: int
+        self,
+        stores: Stores,
+        producer: Producer,
+        broker_memory: BrokerMemory,
+        late: LateConfirmations,
+        *,
+        messages_per_second: int,
     ) -> None:
+        self._late = late
         self._stores = stores
         self._producer = producer
         self._broker_memory = broker_memory
@@ -49,7 +57,8 @@ class Outlets:
             messages_per_second=self._messages_per_second,
             confirms=job.confirms,
             broker_memory=self._broker_memory,
-            check_turn=progress.check_turn,
+            turn=progress,
+            release=self._late.release,
         )
 
 

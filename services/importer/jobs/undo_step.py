@@ -56,8 +56,9 @@ class UndoStep:
         run = _Undo(job, self._imports, self._stores, progress, outlet)
         try:
             await run.withdraw()
-            if await self._add_in_flight(job, progress):
-                await run.withdraw()
+            await self._add_in_flight(job, progress)
+            # Also without any: the process that had the import may have stored its last parts meanwhile.
+            await run.withdraw()
         except BrokerFull as error:
             raise JobFailed(str(error)) from None
         except Stopped:
@@ -67,8 +68,8 @@ class UndoStep:
         changes = {"stage": "undone", "remaining": remaining, "confirms": outlet.confirms}
         return StepResult(finished=True, changes=changes)
 
-    async def _add_in_flight(self, job: ImportJob, progress: Progress) -> bool:
-        """Add what was under way when the import was stopped to the ledger; return whether there was any.
+    async def _add_in_flight(self, job: ImportJob, progress: Progress) -> None:
+        """Add what was under way when the import was stopped to the ledger.
 
         The chat gets a withdrawal behind these batches, so it does not matter what it has stored of them.
         """
@@ -79,7 +80,6 @@ class UndoStep:
             batches = await self._ledger.in_flight(job.id)
         await self._stores.units.store([_unit(job, batch) for batch in batches if added(batch)])
         await self._stores.confirmations.remove([batch.id for batch in batches])
-        return bool(batches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,6 @@ class _Undo:
                 if record.ids:
                     self._pending.append(await self._published(record))
                     await self._commit_settled()
-                    await self._progress.show_wait(outlet.waiting_s)
                 elif record.duplicates:
                     await self._stores.units.keep(record, [])
             await self._stores.marks.remove(self._job.workspace, {record.source for record in page})
@@ -126,7 +125,6 @@ class _Undo:
         while self._pending:
             await outlet.poll()
             await self._commit_settled()
-            await self._progress.show_wait(outlet.waiting_s)
 
     async def _published(self, record: UnitRecord) -> _Withdrawal:
         """Publish the withdrawal of a part, without the messages that it leaves to other imports."""

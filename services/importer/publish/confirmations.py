@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from services.importer.publish.history_batches import Batch
 from shared.contracts.errors import Malformed
@@ -23,6 +23,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (Index((("import_id", 1), ("confirmed", 1))), Index((("expires_at", 1),), ttl_s=0))
 }
 _TTL: Final = timedelta(days=30)
+_IDS_PER_QUERY: Final = 50
+"""The embedded database takes quadratic time in the number of ids of a query."""
 
 
 class BatchRecord(Record):
@@ -39,6 +41,8 @@ class BatchRecord(Record):
     """The messages that are new with it, in 16 bytes each."""
     announced_at: datetime
     confirmed: bool = False
+    is_released: bool = Field(default=False, alias="released")
+    """True if its messages are in the ledger without its confirmation."""
     duplicates: tuple[str, ...] = ()
     rejected: tuple[tuple[str, str], ...] = ()
     """Message ids with reasons."""
@@ -79,34 +83,56 @@ class Confirmations:
             await self._collection.bulk_write(writes, ordered=False)
 
     async def confirmed(self, import_id: str) -> list[BatchRecord]:
-        """Return the confirmed batches of an import that were not removed yet, without `ids`."""
-        query = {"import_id": import_id, "confirmed": True}
+        """Return the confirmed batches of an import that were not removed or released yet, without `ids`."""
+        query = {"import_id": import_id, "confirmed": True, "released": {"$ne": True}}
         with translate_errors():
             documents = await self._collection.find(query, {"ids": 0}).to_list(None)
         return [BatchRecord.from_document(document) for document in documents]
 
     async def unsettled(self, import_id: str) -> list[BatchRecord]:
-        """Return the batches of an import with new messages that were not removed yet.
+        """Return the batches of an import with new messages that were not removed or released yet.
 
         These are not many more than may be unconfirmed at a time.
         """
+        query = {"import_id": import_id, "released": {"$ne": True}}
         with translate_errors():
-            documents = await self._collection.find({"import_id": import_id}).to_list(None)
+            documents = await self._collection.find(query).to_list(None)
         return [BatchRecord.from_document(document) for document in documents if document.get("ids")]
 
     async def remove(self, batch_ids: Collection[str]) -> None:
         """Remove batches whose outcome is stored elsewhere."""
         ids = list(batch_ids)
         with translate_errors():
-            for at in range(0, len(ids), 50):
-                await self._collection.delete_many({"_id": {"$in": ids[at : at + 50]}})
+            for at in range(0, len(ids), _IDS_PER_QUERY):
+                await self._collection.delete_many({"_id": {"$in": ids[at : at + _IDS_PER_QUERY]}})
 
-    async def handle(self, batch: Sequence[ConsumedEvent]) -> None:
-        """Store the confirmations among the chat's events: the handler of `chat.events`.
+    async def release(self, batch_ids: Collection[str]) -> None:
+        """Forget the messages of batches which the ledger has, but not the batches: see `late`."""
+        ids = list(batch_ids)
+        update = {"$set": BatchRecord.stored_fields({"is_released": True, "ids": b""})}
+        with translate_errors():
+            for at in range(0, len(ids), _IDS_PER_QUERY):
+                query = {"_id": {"$in": ids[at : at + _IDS_PER_QUERY]}}
+                await self._collection.update_many(query, update)
+
+    async def late(self, batch_ids: Sequence[str]) -> list[BatchRecord]:
+        """Return those of these batches that were confirmed and released, in whatever order."""
+        found: list[BatchRecord] = []
+        with translate_errors():
+            for at in range(0, len(batch_ids), _IDS_PER_QUERY):
+                part = list(batch_ids[at : at + _IDS_PER_QUERY])
+                query = {"_id": {"$in": part}, "released": True, "confirmed": True}
+                documents = await self._collection.find(query).to_list(None)
+                found += [BatchRecord.from_document(document) for document in documents]
+        return found
+
+    async def handle(self, batch: Sequence[ConsumedEvent]) -> list[str]:
+        """Store the confirmations among the chat's events, and return the ids of their batches.
 
         The first confirmation of a batch counts. Raises `Malformed` for one that is not as documented.
         """
         writes: list[UpdateOne] = []
+        ids: list[str] = []
         for consumed in batch:
             if consumed.event.type != HISTORY_STORED:
                 continue
@@ -123,9 +149,11 @@ class Confirmations:
                 "confirmed": False,
             }
             writes.append(UpdateOne(query, {"$set": BatchRecord.stored_fields(change)}))
+            ids.append(stored.batch_id)
         if writes:
             with translate_errors():
                 await self._collection.bulk_write(writes, ordered=True)
+        return ids
 
     async def delete_all(self, workspace: str) -> None:
         """Delete the batches of a workspace."""

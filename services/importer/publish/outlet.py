@@ -16,7 +16,24 @@ _ACK_TIMEOUT_S: Final = 10.0
 _FIRST_POLL_S: Final = 0.01
 _MAX_POLL_S: Final = 0.25
 SILENCE_S: Final = 10.0
-"""A chat that has confirmed no batch after this time confirms none."""
+"""A chat that has confirmed no batch after this time is taken for one that confirms none."""
+_ASK_INTERVAL_S: Final = 1.0
+
+
+class Turn(Protocol):
+    """What an import in this process knows of itself. Methods raise `Stopped`."""
+
+    async def check_turn(self) -> None:
+        """Raise an error if the import was stopped, or another process has it."""
+        ...
+
+    async def show_wait(self, waited_s: float) -> None:
+        """Show for how many seconds the oldest unconfirmed batch has waited."""
+        ...
+
+    async def has_late_confirmations(self) -> bool:
+        """Return whether the chat has confirmed a batch that was not waited for."""
+        ...
 
 
 class TakesBatches(Protocol):
@@ -24,9 +41,6 @@ class TakesBatches(Protocol):
 
     @property
     def confirms(self) -> bool | None: ...
-
-    @property
-    def waiting_s(self) -> float: ...
 
     async def put(self, batches: Iterable[Batch]) -> None: ...
 
@@ -38,12 +52,13 @@ class TakesBatches(Protocol):
 
     def outcomes(self, batch_ids: Iterable[str], /) -> list[BatchRecord]: ...
 
+    async def forget(self, batch_ids: Sequence[str], /) -> None: ...
+
 
 class DryOutlet:
     """Takes the batches of a dry run: each is settled at once, as if the chat had stored all of it."""
 
     confirms = None
-    waiting_s = 0.0
 
     async def put(self, batches: Iterable[Batch]) -> None:
         pass
@@ -60,12 +75,15 @@ class DryOutlet:
     def outcomes(self, _: Iterable[str]) -> list[BatchRecord]:
         return []
 
+    async def forget(self, _: Sequence[str]) -> None:
+        pass
+
 
 class Outlet:
     """The way of one import's batches to the chat.
 
     While the chat confirms, at most 64 batches are unconfirmed. One that confirms nothing gets the messages
-    at a fixed rate. `confirms` is None until it is known which of both it is.
+    at a fixed rate, until it confirms after all. `confirms` is None until it is known which of both it is.
     """
 
     def __init__(
@@ -78,10 +96,12 @@ class Outlet:
         messages_per_second: int,
         confirms: bool | None,
         broker_memory: BrokerMemory,
-        check_turn: Callable[[], Awaitable[None]],
+        turn: Turn,
+        release: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
-        """`check_turn` raises an error if the import was stopped, or another process has it."""
-        self._check_turn = check_turn
+        """`release` takes the ids of batches that are stored as done without their confirmations."""
+        self._turn = turn
+        self._release = release
         self._broker_memory = broker_memory
         self._producer = producer
         self._confirmations = confirmations
@@ -92,17 +112,15 @@ class Outlet:
         self._made: list[Batch] = []
         self._open: dict[str, float] = {}
         self._outcomes: dict[str, BatchRecord] = {}
+        self._unconfirmed: set[str] = set()
+        """Batches whose confirmations are not waited for."""
         self._next_at = 0.0
-
-    @property
-    def waiting_s(self) -> float:
-        """For how many seconds the oldest unconfirmed batch has waited."""
-        return monotonic() - min(self._open.values()) if self._open else 0.0
+        self._asked_at = 0.0
 
     async def put(self, batches: Iterable[Batch]) -> None:
         """Take batches, and publish them when there are enough; wait while too many are unconfirmed.
 
-        Raises `BrokerUnavailable`, `DatabaseUnavailable`, and what `check_turn` raises.
+        Raises `BrokerUnavailable`, `DatabaseUnavailable` and `Stopped`.
         """
         for batch in batches:
             self._made.append(batch)
@@ -120,10 +138,11 @@ class Outlet:
         # Before they are published: the confirmation may be there first.
         await self._confirmations.announce(self._workspace, self._import_id, made)
         # Behind it: an undo that has begun before this knows of these batches.
-        await self._check_turn()
+        await self._turn.check_turn()
         records = [record_of(batch, self._workspace) for batch in made]
         await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
-        if self.confirms is False:
+        if self.confirms is False and not await self._has_late_confirmations():
+            self._unconfirmed.update(batch.id for batch in made)
             await self._keep_pace(made)
             return
         at = monotonic()
@@ -138,8 +157,18 @@ class Outlet:
         """Return the confirmations of these batches, which are forgotten with it."""
         return [record for batch_id in batch_ids if (record := self._outcomes.pop(batch_id, None))]
 
+    async def forget(self, batch_ids: Sequence[str]) -> None:
+        """Remove what is stored of batches whose outcome is stored elsewhere."""
+        unconfirmed = self._unconfirmed.intersection(batch_ids)
+        await self._confirmations.remove([item for item in batch_ids if item not in unconfirmed])
+        await self._release([item for item in batch_ids if item in unconfirmed])
+        self._unconfirmed -= unconfirmed
+
     async def poll(self) -> None:
-        """Read new confirmations; pause if there are none. Raises `DatabaseUnavailable`."""
+        """Read new confirmations; pause if there are none.
+
+        Raises `DatabaseUnavailable` and `Stopped`.
+        """
         pause_s = _FIRST_POLL_S
         while self._open:
             found = await self._confirmations.confirmed(self._import_id)
@@ -150,14 +179,25 @@ class Outlet:
             if new:
                 self.confirms = True
                 return
-            if self.confirms is None and self.waiting_s > SILENCE_S:
+            waited_s = monotonic() - min(self._open.values())
+            if self.confirms is None and waited_s > SILENCE_S:
                 self.confirms = False
+                self._unconfirmed.update(self._open)
                 self._open.clear()
                 return
             if pause_s > _MAX_POLL_S:
+                await self._turn.show_wait(waited_s)
                 return
             await asyncio.sleep(pause_s)
             pause_s *= 2
+
+    async def _has_late_confirmations(self) -> bool:
+        """Find out, each second, whether the chat confirms after all."""
+        if monotonic() > self._asked_at + _ASK_INTERVAL_S:
+            self._asked_at = monotonic()
+            if await self._turn.has_late_confirmations():
+                self.confirms = True
+        return self.confirms is True
 
     async def _keep_pace(self, made: Sequence[Batch]) -> None:
         now = monotonic()

@@ -5,12 +5,14 @@ takes the first away, unless a later import has them among the second. A later i
 finds them as duplicates.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
 from pydantic import Field
 
+from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.ids import derive
 from shared.runtime.mongo import Index, Mongo, ReplaceOne, translate_errors
 from shared.runtime.records import Record
@@ -26,6 +28,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 ID_BYTES: Final = 16
 MARK_BYTES: Final = 4
 _PREFIX: Final = "msg_"
+_DERIVED: Final = re.compile(f"{_PREFIX}[0-9a-f]{{{2 * ID_BYTES}}}")
+_MAX_ATTEMPTS: Final = 10
 _READ_AT_ONCE: Final = 200
 _MAX_IDS_PER_QUERY: Final = 50
 """The embedded database takes quadratic time in the number of ids of a query."""
@@ -43,7 +47,7 @@ class UnitRecord(Record):
 
     `days` has by day: found, selected, imported, duplicate, skipped, failed, changed; and `first`, `last` and
     `digest` (`add_digest`) of the messages that the chat has. `added_by` is the import that added `ids`, if
-    it is not this one. `stored_at` is the Unix time at which it was stored.
+    it is not this one.
     """
 
     import_id: str
@@ -64,7 +68,6 @@ class UnitRecord(Record):
     outside: bytes = b""
     days: dict[str, dict[str, Any]] = Field(default={})
     added_by: str | None = None
-    stored_at: float = 0.0
 
     @property
     def adder(self) -> str:
@@ -90,13 +93,9 @@ class Units:
 
     async def has_source(self, workspace: str, source: str, *, other_than: str) -> bool:
         """Return whether another import than this one has messages of a conversation."""
+        query = {"workspace": workspace, "source": source, "import_id": {"$ne": other_than}}
         with translate_errors():
-            async for document in self._collection.find(
-                {"workspace": workspace, "source": source}, {"import_id": 1}
-            ):
-                if document["import_id"] != other_than:
-                    return True
-        return False
+            return await self._collection.find_one(query, {"_id": 1}) is not None
 
     async def added_between(
         self,
@@ -110,23 +109,20 @@ class Units:
     ) -> dict[bytes, bytes]:
         """Return which of these messages other imports added to a conversation, around these times.
 
-        These are ids in 16 bytes, each with the mark of its newest content. `among` bounds the result: a
-        hostile export has millions of messages at one time.
+        These are ids in 16 bytes, each with the marks of all contents that imports have had of it. `among`
+        bounds the result: a hostile export has millions of messages at one time.
         """
-        fields = {"ids": 1, "marks": 1, "changed": 1, "stored_at": 1}
-        found: dict[bytes, tuple[float, bytes]] = {}
-        changed: dict[bytes, tuple[float, bytes]] = {}
+        fields = {"ids": 1, "marks": 1, "changed": 1}
+        found: dict[bytes, bytes] = {}
+        changed: dict[bytes, set[bytes]] = {}
         async for document in self._around(workspace, source, first, last, other_than, fields):
-            at = document.get("stored_at", 0.0)
             marks = _split(document.get("marks", b""), MARK_BYTES)
-            pairs = [*zip(_split(document["ids"]), marks, strict=False)]
-            _keep_newest(found, at, [pair for pair in pairs if pair[0] in among])
-            pairs = [
-                (pair[:ID_BYTES], pair[ID_BYTES:])
-                for pair in _split(document.get("changed", b""), ID_BYTES + MARK_BYTES)
-            ]
-            _keep_newest(changed, at, [pair for pair in pairs if pair[0] in among])
-        return {key: changed.get(key, stored)[1] for key, stored in found.items()}
+            pairs = zip(_split(document["ids"]), marks, strict=False)
+            found |= {packed_id: mark for packed_id, mark in pairs if packed_id in among}
+            for pair in _split(document.get("changed", b""), ID_BYTES + MARK_BYTES):
+                if pair[:ID_BYTES] in among:
+                    changed.setdefault(pair[:ID_BYTES], set()).add(pair[ID_BYTES:])
+        return {key: mark + b"".join(changed.get(key, ())) for key, mark in found.items()}
 
     async def claims_between(
         self,
@@ -142,7 +138,7 @@ class Units:
 
         Each item has the import's id, and what it has of `among`.
         """
-        fields = {"ids": 1, "duplicates": 1}
+        fields = {"import_id": 1, "ids": 1, "duplicates": 1}
         found: dict[str, set[bytes]] = {}
         async for document in self._around(workspace, source, first, last, other_than, fields):
             claimed = _split(document["ids"]) + _split(document.get("duplicates", b""))
@@ -167,12 +163,16 @@ class Units:
         other_than: str,
         fields: Mapping[str, int],
     ) -> AsyncIterator[Mapping[str, Any]]:
-        # What the index has not is looked at here: for it, the embedded database would read the collection.
-        query = {"workspace": workspace, "source": source, "first": {"$lte": last}}
+        query = {
+            "workspace": workspace,
+            "source": source,
+            "first": {"$lte": last},
+            "last": {"$gte": first},
+            "import_id": {"$ne": other_than},
+        }
         with translate_errors():
-            async for document in self._collection.find(query, {**fields, "import_id": 1, "last": 1}):
-                if document["last"] >= first and document["import_id"] != other_than:
-                    yield document
+            async for document in self._collection.find(query, fields):
+                yield document
 
     # Of one import
 
@@ -190,13 +190,17 @@ class Units:
 
         That is in the parts before the one with the id `before`.
         """
-        # The times are not in the index: see `_around`.
-        query = {"import_id": import_id, "conversation": conversation, "_id": {"$lt": before}}
+        query = {
+            "import_id": import_id,
+            "conversation": conversation,
+            "_id": {"$lt": before},
+            "first": {"$lte": last},
+            "last": {"$gte": first},
+        }
         found: set[bytes] = set()
         with translate_errors():
-            async for document in self._collection.find(query, {"ids": 1, "first": 1, "last": 1}):
-                if document["first"] <= last and document["last"] >= first:
-                    found.update(among.intersection(_split(document["ids"])))
+            async for document in self._collection.find(query, {"ids": 1}):
+                found.update(among.intersection(_split(document["ids"])))
         return found
 
     async def last_time(self, import_id: str, conversation: str, *, before: str) -> float:
@@ -260,6 +264,32 @@ class Units:
         with translate_errors():
             await self._collection.update_one({"_id": record.id}, {"$set": changes})
 
+    async def take(self, record_id: str, duplicates: Collection[bytes], rejected: Collection[bytes]) -> int:
+        """Take messages of a part out of the ledger, and return how many: the import has not added them."""
+        for _ in range(_MAX_ATTEMPTS):
+            with translate_errors():
+                document = await self._collection.find_one({"_id": record_id})
+            if document is None:
+                return 0
+            record = UnitRecord.from_document(document)
+            pairs = list(zip(_split(record.ids), _split(record.marks, MARK_BYTES), strict=False))
+            left = [pair for pair in pairs if pair[0] not in duplicates and pair[0] not in rejected]
+            if len(left) == len(pairs):
+                return 0
+            found = [packed_id for packed_id, _ in pairs if packed_id in duplicates]
+            changes = {
+                "ids": b"".join(packed_id for packed_id, _ in left),
+                "marks": b"".join(mark for _, mark in left),
+                "added": len(left),
+                "duplicates": record.duplicates + b"".join(found),
+            }
+            # Not if an undo has changed it meanwhile.
+            with translate_errors():
+                query = {"_id": record_id, "ids": record.ids}
+                if (await self._collection.update_one(query, {"$set": changes})).matched_count:
+                    return len(pairs) - len(left)
+        raise DatabaseUnavailable("a part of an import is changed all the time: try again")
+
     async def leave_to(self, heir: str, record: UnitRecord, ids: Iterable[bytes]) -> None:
         """Give messages of a part to the ledger of another import. Doing it again changes nothing."""
         left = set(ids)
@@ -297,6 +327,11 @@ def packed(message_id: str) -> bytes:
     return bytes.fromhex(message_id.removeprefix(_PREFIX))
 
 
+def packed_ids(message_ids: Iterable[str]) -> set[bytes]:
+    """Return those of these message ids that the hub has derived, in 16 bytes each."""
+    return {packed(item) for item in message_ids if _DERIVED.fullmatch(item)}
+
+
 def unpacked(ids: bytes) -> list[str]:
     """Return the message ids of a ledger."""
     return [_PREFIX + part.hex() for part in _split(ids)]
@@ -307,19 +342,15 @@ def split_ids(ids: bytes) -> list[bytes]:
     return _split(ids)
 
 
+def has_mark(marks: bytes, mark: bytes) -> bool:
+    """Return whether a mark is among those of a message."""
+    return mark in _split(marks, MARK_BYTES)
+
+
 def add_digest(digest: str, ids: Iterable[bytes]) -> str:
     """Return a digest of message ids with more ids added, in whatever order: their sum modulo 2**128."""
     total = int(digest or "0", 16) + sum(int.from_bytes(part) for part in ids)
     return f"{total % (1 << 128):032x}"
-
-
-def _keep_newest(
-    found: dict[bytes, tuple[float, bytes]], at: float, marks: Sequence[tuple[bytes, bytes]]
-) -> None:
-    """Note the marks of messages, with the time at which they were stored, unless there are newer ones."""
-    for packed_id, mark in marks:
-        if packed_id not in found or found[packed_id][0] <= at:
-            found[packed_id] = at, mark
 
 
 def _split(data: bytes, size: int = ID_BYTES) -> list[bytes]:
