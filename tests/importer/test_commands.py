@@ -92,8 +92,8 @@ def test_an_export_is_imported_shown_repeated_and_undone(
 
     again = run(hub, tmp_path, archive, "--yes")
     assert "5 selected, 5 duplicate" in again.stdout
-    kept = run(hub, tmp_path, "undo", first, "--keep-shared", "--yes")
-    assert kept.stdout.splitlines() == [
+    left = run(hub, tmp_path, "undo", first, "--keep-shared", "--yes")
+    assert left.stdout.splitlines() == [
         "5 of its messages were found by other imports, too: they stay",
         "0 messages were removed",
         "5 messages were left to other imports",

@@ -115,7 +115,7 @@ def message_ids(count: int) -> list[str]:
     return [f"msg_{token_hex(16)}" for _ in range(count)]
 
 
-async def begun(mongo: Mongo, path: Path, *, confirms: bool | None) -> Import:
+async def started(mongo: Mongo, path: Path, *, confirms: bool | None) -> Import:
     place = ImportPlace(mongo, path)
     job = await place.claimed(f"w-{token_hex(4)}", stage="running", step="messages", confirms=confirms)
     return Import(place, job, confirms=confirms)
@@ -127,7 +127,7 @@ def test_at_most_64_batches_are_unconfirmed_and_a_stall_is_shown(
     monkeypatch.setattr(progress_module, "STALLED_S", QUICK_S)
 
     async def test(mongo: Mongo) -> None:
-        found = await begun(mongo, tmp_path, confirms=True)
+        found = await started(mongo, tmp_path, confirms=True)
         batches = [found.batch(str(number), message_ids(1)) for number in range(3 * MAX_UNCONFIRMED)]
         putting = asyncio.create_task(found.outlet.put(batches))
         highest = 0
@@ -158,7 +158,7 @@ def test_what_a_chat_confirms_late_leaves_the_ledger_and_is_waited_for_from_then
     monkeypatch.setattr(outlet_module, "_ASK_INTERVAL_S", 0.0)
 
     async def test(mongo: Mongo) -> None:
-        found = await begun(mongo, tmp_path, confirms=None)
+        found = await started(mongo, tmp_path, confirms=None)
         outlet, ids, more = found.outlet, message_ids(5), message_ids(2)
         first, second = found.batch("1", ids), found.batch("2", more)
         await outlet.put([first])

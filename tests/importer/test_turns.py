@@ -119,11 +119,11 @@ class Endless:
     """The work of a stage that never ends by itself. `ended` is set when it was stopped."""
 
     def __init__(self) -> None:
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.ended = False
 
     async def run(self, job: ImportJob) -> StepResult:
-        self.begun.set()
+        self.started.set()
         try:
             await asyncio.sleep(3600)
         finally:
@@ -149,7 +149,7 @@ def test_each_stage_ends_within_five_seconds_of_a_call_to_another_process(
         steps = ImportSteps(here.imports, work, work, work, work, work)
         job = await here.claimed(f"w-{token_hex(4)}", **fields)
         running = asyncio.create_task(steps.run(job))
-        await work.begun.wait()
+        await work.started.wait()
         called_at = monotonic()
         stopped = await getattr(there.imports, action)(job.workspace, job.id)
         assert stopped.state == {"cancel": "cancelled", "pause": "paused"}[action]
