@@ -33,6 +33,8 @@ from shared.runtime.web.routes import Routes
 _EVENT_INTERVAL_S: Final = 1.0
 _MAX_STREAM_S: Final = 300.0
 _MAX_STREAMS: Final = 10
+_MAX_PREVIEWS: Final = 5
+"""Previews of undos of a workspace, those that wait included, in each process."""
 _MAX_NAMED: Final = 10
 
 
@@ -48,6 +50,7 @@ class ImportsApi:
         self._ledger = ledger
         self._estimate = estimate
         self._streams = WorkspaceLimits(_MAX_STREAMS)
+        self._previews = WorkspaceLimits(1)
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -114,8 +117,11 @@ class ImportsApi:
     async def preview_undo(self, import_id: str, key: Reader) -> UndoOut:
         """Return what an undo would take away now. A large import takes some seconds."""
         job = await self._imports.find(key.workspace, import_id)
-        shared = await self._ledger.count_shared(key.workspace, job.id)
-        return UndoOut(messages=await self._ledger.count(job.id), shared=shared)
+        if self._previews.users(key.workspace) >= _MAX_PREVIEWS:
+            raise OverLimit(f"{_MAX_PREVIEWS} undos are being counted: wait for one of them")
+        async with self._previews.hold(key.workspace):  # one at a time: it reads the whole ledger
+            shared = await self._ledger.count_shared(key.workspace, job.id)
+            return UndoOut(messages=await self._ledger.count(job.id), shared=shared)
 
     async def undo(self, import_id: str, body: ImportUndo, key: Writer) -> ImportOut:
         """Take away what an import added, and nothing else."""

@@ -164,7 +164,7 @@ class ArchiveReader:
             records,
         )
         has_direct = any(file.type in _DIRECT for file in files)
-        lacking = (("direct messages", has_direct), ("files", not survey.addresses))
+        absent = (("direct messages", has_direct), ("files", not survey.addresses))
         return Contents(
             kind="a Discord export",
             provider="discord",
@@ -173,7 +173,7 @@ class ArchiveReader:
             people=list(survey.people.values()),
             conversations=conversations,
             units=_units(files),
-            missing=[text for text, is_there in lacking if not is_there],
+            missing=[text for text, is_there in absent if not is_there],
             notes=_notes(files, survey),
             choices=choices,
             first_at=survey.first_at,

@@ -83,7 +83,7 @@ def parse_author(rest: str) -> tuple[str, str]:
 def chat_messages(file: BinaryIO) -> Iterator[ChatMessage | int]:
     """Yield the messages of a chat; the number of each line that is too long to be read."""
     form: tuple[object, ...] | None = None
-    begun: tuple[int, Head] | None = None
+    current: tuple[int, Head] | None = None
     texts: list[str] = []
     size = 0
     for number, raw in enumerate(lines(file), 1):
@@ -93,14 +93,14 @@ def chat_messages(file: BinaryIO) -> Iterator[ChatMessage | int]:
         line = raw.decode("utf-8", "replace").removesuffix("\r")
         head = parse_head(line)
         if head is not None and (form is None or head.form == form):
-            if begun:
-                yield _message(*begun, texts, size)
-            form, begun, texts, size = head.form, (number, head), [], len(raw)
-        elif begun and size < MAX_TEXT_BYTES:
+            if current:
+                yield _message(*current, texts, size)
+            form, current, texts, size = head.form, (number, head), [], len(raw)
+        elif current and size < MAX_TEXT_BYTES:
             texts.append(line)
             size += len(raw) + 1
-    if begun:
-        yield _message(*begun, texts, size)
+    if current:
+        yield _message(*current, texts, size)
 
 
 def _message(number: int, head: Head, texts: Sequence[str], size: int) -> ChatMessage:

@@ -22,6 +22,7 @@ from shared.manifests.history_types import (
     Archive,
     Broken,
     Contents,
+    ConversationKind,
     HistoryConversation,
     HistoryMessage,
     HistoryPerson,
@@ -289,8 +290,8 @@ def _conversation(chat: _Chat) -> HistoryConversation:
     folder = chat.entry.rpartition("/")[0].rpartition("/")[2]
     title = next((found[1] for text in (file, folder) if (found := _TITLE.fullmatch(text))), chat.title)
     shown = clean_line(title or ", ".join(map(_shown, names[:5])) or "WhatsApp chat")[:200].strip()
-    kind = "direct" if len(names) <= _PAIR else "group"
-    return HistoryConversation(chat.id, shown, kind, members=tuple(names))  # type: ignore[arg-type]
+    kind: ConversationKind = "direct" if len(names) <= _PAIR else "group"
+    return HistoryConversation(chat.id, shown, kind, members=tuple(names))
 
 
 def _shown(name: str) -> str:
