@@ -23,6 +23,8 @@ def history_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield str(error)
     if not (spec.base or (manifest.connect and manifest.connect.api)):
         yield f"{MANIFEST}: history.base: missing: connect.api has no base address either"
+    if spec.base and manifest.channel and spec.base != manifest.channel.base:
+        yield f"{MANIFEST}: history.base: calls are sent to channel.base: leave it out, or make both the same"
     requested = set(manifest.connect.purposes.get("import", ())) if manifest.connect else set()
     for scope in sorted(spec.scopes.keys() - requested):
         yield f"{MANIFEST}: history.scopes: connect.purposes.import does not request {scope}: add it"

@@ -1,4 +1,4 @@
-"""Connected accounts as the sync service uses them: by provider and account id, in memory for a while."""
+"""Find connected accounts by provider and account id, as sync and importer use them; cached for a while."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping

@@ -192,7 +192,7 @@ class ChannelCalls:
             manifest = self._providers[access.provider].manifest
             spec = manifest.channel or manifest.history
             if spec is None:
-                raise Misconfigured(f"{access.provider}: has no channel section: add it to its manifest")
+                raise Misconfigured(f"{access.provider}: its manifest has no channel and no history: add one")
             base = RequestTemplate(spec.base).url(access.values) if spec.base else access.base
             address = f"{base.rstrip('/')}/{call.path}"
         if call.query:

@@ -10,7 +10,9 @@ from shared.runtime.mongo import Mongo, translate_errors
 _MAPPINGS: Final = "sync_mappings"
 _LINKS: Final = "people_links"
 _CHAT: Final = "chat"
-_MAX_READ: Final = 20_000
+_MAX_MAPPINGS: Final = 20_000
+_MAX_LINKS: Final = 200_000
+"""As many as an import may have people."""
 
 
 class MappedChannel(NamedTuple):
@@ -36,7 +38,7 @@ class ChatDirectory:
         found: dict[str, MappedChannel] = {}
         query = {"workspace": workspace, "deleted_at": None}
         with translate_errors():
-            async for document in self._mappings.find(query, {"legs": 1}).limit(_MAX_READ):
+            async for document in self._mappings.find(query, {"legs": 1}).limit(_MAX_MAPPINGS):
                 legs = document["legs"]
                 chat = next((leg for leg in legs if leg["provider"] == _CHAT), None)
                 if chat is None:
@@ -52,7 +54,7 @@ class ChatDirectory:
         found: dict[str, str] = {}
         query = {"workspace": workspace, "deleted_at": None}
         with translate_errors():
-            async for document in self._mappings.find(query, {"legs": 1}).limit(_MAX_READ):
+            async for document in self._mappings.find(query, {"legs": 1}).limit(_MAX_MAPPINGS):
                 for leg in document["legs"]:
                     if leg["provider"] == _CHAT:
                         name = leg.get("name") or leg["conversation"]
@@ -62,9 +64,8 @@ class ChatDirectory:
     async def links(self, workspace: str, provider: str, account: str) -> dict[str, str | None]:
         """Return the users with whom persons of an account are linked, by person; None for a guest."""
         found: dict[str, str | None] = {}
-        fields = {"provider": 1, "account": 1, "person_id": 1, "user_id": 1}
+        query = {"workspace": workspace, "provider": provider, **({"account": account} if account else {})}
         with translate_errors():
-            async for document in self._links.find({"workspace": workspace}, fields).limit(_MAX_READ):
-                if document["provider"] == provider and account in ("", document["account"]):
-                    found.setdefault(document["person_id"], document.get("user_id"))
+            async for document in self._links.find(query, {"person_id": 1, "user_id": 1}).limit(_MAX_LINKS):
+                found.setdefault(document["person_id"], document.get("user_id"))
         return found
