@@ -13,7 +13,7 @@ import orjson
 from interlink.hub_api import HubApi, Refused
 from interlink.imports.folders import archive_of
 from interlink.imports.plans import PlanOptions
-from interlink.imports.texts import choice_lines, contents_lines, next_step, sample_lines, state_lines
+from interlink.imports.texts import contents_lines, next_step, sample_lines, state_lines
 from interlink.imports.upload import FileUpload
 from shared.contracts.errors import Misconfigured
 from shared.runtime.http_client import Unreachable
@@ -23,6 +23,8 @@ _POLL_S: Final = 0.5
 _PATIENCE_S: Final = 60.0
 """Seconds for which a hub may be away while an import is followed: it may be restarted."""
 _MAX_CHANNELS: Final = 20_000
+_MAX_VALUES: Final = 10
+"""Answers that an error names."""
 _TEXT_REPORTS: Final = frozenset({"csv", "html"})
 BUSY: Final = frozenset({"reading", "running", "verifying", "undoing"})
 
@@ -212,11 +214,10 @@ def _check_choices(found: Json) -> None:
     """Raise `Misconfigured` if a question needs an answer before the start."""
     for choice in found["contents"]["choices"]:
         if choice["required"] and choice["answer"] is None:
-            question, *options = choice_lines(choice)
-            values = ", ".join(option.strip() for option in options)
+            values = " or ".join(option["value"] for option in choice["options"][:_MAX_VALUES])
             raise Misconfigured(
-                f"{question} needs an answer: {values}; then: interlink import start {found['id']} "
-                f"--answer {choice['id']}=VALUE"
+                f"a question has no answer: {choice['text']} Answer it with {values}: "
+                f"interlink import start {found['id']} --answer {choice['id']}=VALUE"
             )
 
 

@@ -8,6 +8,7 @@ _KINDS: Final = ("people", "channels", "messages", "files")
 _NUMBERS: Final = ("found", "selected", "imported", "duplicate", "failed")
 _MAX_CHANNELS: Final = 30
 _MAX_SAMPLES: Final = 3
+_MAX_OPTIONS: Final = 20
 _MAX_TEXT: Final = 100
 _RECORD: Final = 80
 
@@ -36,9 +37,16 @@ def contents_lines(found: Json, channels: Sequence[Json]) -> Iterator[str]:
 def choice_lines(choice: Json) -> Iterator[str]:
     """Yield lines about a question that the export does not answer."""
     yield f"{choice['text']} (--answer {choice['id']}=VALUE)"
-    for option in choice["options"]:
-        sign = "*" if option["value"] == choice["answer"] else " "
-        yield f"  {sign} {option['value']}: {option['text']}"
+    options = choice["options"]
+    if len(options) <= _MAX_OPTIONS:
+        for option in options:
+            sign = "*" if option["value"] == choice["answer"] else " "
+            yield f"  {sign} {option['value']}: {option['text']}"
+    else:
+        if choice["answer"] is not None:
+            yield f"  * {choice['answer']}"
+        first, last = options[0]["value"], options[-1]["value"]
+        yield f"    one of {len(options)} values, from {first} to {last}"
 
 
 def import_line(found: Json) -> str:
