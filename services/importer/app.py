@@ -135,7 +135,7 @@ async def build(runtime: Runtime) -> Service:
         [
             UploadsApi(uploads, folder, runtime.hub.public_base),
             ImportsApi(imports, stores.contents, stores.issues, ledger, estimate),
-            ReportsApi(imports, stores.contents, reports, estimate),
+            ReportsApi(imports, stores.contents, reports, files.records, estimate),
             ImportFilesApi(imports, files.records),
             AccountImportsApi(imports, accounts, estimate),
         ],

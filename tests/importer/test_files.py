@@ -123,6 +123,16 @@ def test_files_of_an_archive_are_stored_served_and_undone(hub: Hub, chat: Histor
     assert {name: row["sha256"] for name, row in found_rows.items()} == {
         name: row["sha256"] or "" for name, row in rows.items()
     }
+    report = hub.call("GET", f"/api/imports/{done['id']}/report")
+    assert report["files"]["counts"] == counts
+    with hub.client("importer") as client:
+        assert client.get(report["files"]["csv"]).text == table.text
+        assert len(client.get(report["files"]["list"]).json()["items"]) == 4
+        page = client.get(f"/api/imports/{done['id']}/report", params={"format": "html"}).text
+    for row in rows.values():
+        assert f"<td>{row['name']}</td>" in page
+        assert (row["sha256"] or "skipped (file_not_found)") in page
+        assert f"<td>{row['stored_bytes'] if row['sha256'] else ''}</td>" in page
 
     undone(hub, done)
     assert on_disk(hub) == []

@@ -11,7 +11,9 @@ from starlette.responses import Response, StreamingResponse
 
 from services.importer.api.csv_rows import csv_lines
 from services.importer.api.fields import Reader
+from services.importer.api.files import ImportFileOut
 from services.importer.api.import_schemas import Estimate, ImportOut
+from services.importer.files.records import ImportFiles
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.verify_step import COUNTS
@@ -26,6 +28,8 @@ _MAX_CHANNELS: Final = 200
 """Documents with the rows of channels: an import has at most 100,000 conversations."""
 _MAX_SHOWN: Final = 10_000
 """Rows of channels on the page for people: writing more takes seconds."""
+_MAX_FILES: Final = 1_000
+"""Files on the page for people."""
 _CSV_ROWS: Final = 500
 _COLUMNS: Final = (
     *("conversation", "name", "channel_id", "day", *COUNTS),
@@ -45,10 +49,18 @@ Row = dict[str, Any]
 class ReportsApi:
     """The route of reports."""
 
-    def __init__(self, imports: Imports, contents: Contents, reports: Reports, estimate: Estimate) -> None:
+    def __init__(
+        self,
+        imports: Imports,
+        contents: Contents,
+        reports: Reports,
+        files: ImportFiles,
+        estimate: Estimate,
+    ) -> None:
         self._imports = imports
         self._contents = contents
         self._reports = reports
+        self._files = files
         self._estimate = estimate
 
     def mount(self, app: FastAPI) -> None:
@@ -70,6 +82,8 @@ class ReportsApi:
 
         As JSON, it has a row for each channel, and for each channel and day; of these 10,000 at a time, and
         `next_cursor` for the next ones. Of each row, found = imported + duplicate + skipped + failed.
+        `files` has the addresses of the list of files, each with its bytes and its hash, and of the same as
+        CSV; the page has the first 1,000 of them.
         """
         job = await self._imports.find(key.workspace, import_id)
         if form == "csv":
@@ -81,6 +95,7 @@ class ReportsApi:
         if form == "html":
             rows = [orjson.loads(row) for row in channels]
             days, has_more = await self._reports.page(job.run_id, "days", documents=_PAGE_DOCUMENTS)
+            files = await self._files.page(job.id, state=None, limit=_MAX_FILES, cursor=None)
             page = _TEMPLATE.render(
                 job=ImportOut.of(job, self._estimate),
                 columns=COUNTS,
@@ -89,6 +104,9 @@ class ReportsApi:
                 total=_total(rows),
                 days=[orjson.loads(row) for row in days],
                 has_more_days=has_more is not None,
+                files=[ImportFileOut.of(item) for item in files.items],
+                has_more_files=files.next_cursor is not None,
+                files_csv=_files_of(job)["csv"],
                 people=people,
                 notes=_not_determined(job),
             )
@@ -102,6 +120,7 @@ class ReportsApi:
             "channels": list(map(orjson.Fragment, channels)),
             "days": list(map(orjson.Fragment, days)),
             "next_cursor": next_cursor,
+            "files": _files_of(job),
             "not_determined": _not_determined(job),
         }
         return Response(orjson.dumps(body), media_type="application/json")
@@ -116,6 +135,13 @@ class ReportsApi:
                 yield csv_lines(rows)
                 rows = []
         yield csv_lines(rows)
+
+
+def _files_of(job: ImportJob) -> Mapping[str, Any]:
+    """Return the counts of an import's files, and the addresses of their list; it can be long."""
+    address = f"/api/imports/{job.id}/files"
+    counts = (job.trial if job.is_dry_run else job.counts) or {}
+    return {"counts": counts.get("files", {}), "list": address, "csv": f"{address}?format=csv"}
 
 
 def _not_determined(job: ImportJob) -> list[str]:
