@@ -1,6 +1,6 @@
 """The registry: the only place that loads providers, by the names of their folders."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache, cached_property
@@ -21,12 +21,14 @@ from shared.manifests.models import Manifest
 from shared.manifests.webhook import BodyReader, WebhookDefinition
 
 if TYPE_CHECKING:
-    from shared.manifests.channel_types import Channel, ExternalFile
+    from shared.manifests.channel_types import Channel, ExternalFile, Operation
     from shared.manifests.history_types import ReadsPages
     from shared.manifests.message_templates import EventTemplates
     from shared.richtext.dialect import Dialect
     from shared.richtext.tree import Document
     from shared.wire.message_template import BoundedEnvironment
+
+    RefreshedAddresses = Callable[[HistorySpec, Sequence[ExternalFile], float], Operation[Mapping[str, str]]]
 
 T = TypeVar("T")
 
@@ -118,6 +120,19 @@ class Provider:
     @cached_property
     def _signed_address(self) -> "Callable[[ExternalFile], str | None] | None":
         return load_signed_address(self.id)
+
+    @cached_property
+    def refreshed_addresses(self) -> "RefreshedAddresses | None":
+        """The operation by which a connected account gets new addresses of files; None if there is none.
+
+        It returns new addresses, by the old ones, of those files whose addresses have expired at a Unix time.
+        Raises `Misconfigured` if the provider's `files.py` cannot be loaded.
+        """
+        try:
+            function: RefreshedAddresses | None = _member(self.id, "files.py", "refreshed_addresses")
+        except FileNotFoundError:
+            return None
+        return function
 
     @property
     def trigger_types(self) -> list[str]:

@@ -1,11 +1,13 @@
 """A connected server of Discord becomes history of the chat: the same as by an export of it."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,7 +16,7 @@ from tests.importer.discord_rendering import exported
 from tests.importer.history_chat import HistoryChat
 from tests.importer.test_imports import imported as imported_export
 from tests.support.backends import Bus, Store
-from tests.support.discord_setting import Setting, setting
+from tests.support.discord_setting import START, Setting, setting
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.provider_hosts import ProviderHosts
@@ -127,3 +129,58 @@ def test_an_import_by_api_equals_the_import_of_an_export(account: DiscordAccount
     done = account.reached(again["id"], "completed", "failed")
     assert done["added"] == 1, done
     assert done["counts"]["messages"]["duplicate"] == added
+
+
+def test_expired_addresses_of_files_are_replaced_fifty_at_a_time(account: DiscordAccount) -> None:
+    at, hub, discord = account.at, account.hub, account.at.discord
+    channel = at.guild.add_channel("files", START)
+    contents = {f"{number}.txt": f"content {number}".encode() for number in range(64)}
+    made = [
+        discord.attach(channel, name, data, lasts_s=-60 if number else 86_400)
+        for number, (name, data) in enumerate(contents.items())
+    ]
+    lost = discord.attach(channel, "deleted.txt", b"deleted", lasts_s=-60)
+    del discord.files[urlsplit(lost["url"]).path]
+    made.append(lost)
+    for number in range(0, len(made), 10):
+        channel.say(at.ada, f"files {number}", START + number, attachments=made[number : number + 10])
+    asked = len(discord.calls)
+    ready = account.begin(channels={channel.id: {"into": "new"}}, other_channels="leave_out")
+    hub.call("POST", f"/api/imports/{ready['id']}/start", {})
+    done = account.reached(ready["id"], "completed", "failed")
+    assert done["counts"]["files"] == {
+        "found": 65, "selected": 65, "imported": 64, "bytes": sum(map(len, contents.values())),
+        "failed": 1, "failures": {"file_not_found": 1},
+    }  # fmt: skip
+    paths = [path for path, _ in discord.calls[asked:]]
+    assert paths.count("attachments/refresh-urls") == 3  # 50 and 14, and the deleted one once more
+    rows = hub.call("GET", f"/api/imports/{ready['id']}/files", params={"limit": "100"})["items"]
+    assert {row["name"]: row["sha256"] for row in rows} == {
+        "deleted.txt": None,
+        **{name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+    }
+
+
+def test_files_wait_for_an_account_that_is_connected_again(account: DiscordAccount) -> None:
+    at, hub, discord = account.at, account.hub, account.at.discord
+    channel = at.guild.add_channel("later", START)
+    made = discord.attach(channel, "a.txt", b"content", lasts_s=-60)
+    channel.say(at.ada, "a file", START, attachments=[made])
+    ready = account.begin(channels={channel.id: {"into": "new"}}, other_channels="leave_out")
+
+    def revoke(path: str) -> None:
+        if path == "attachments/refresh-urls":
+            discord.bots.pop(at.bot.token, None)
+
+    discord.before = revoke
+    hub.call("POST", f"/api/imports/{ready['id']}/start", {})
+    paused = account.reached(ready["id"], "paused")
+    assert (paused["current_step"], "connect the account again" in paused["waiting_for"]) == ("files", True)
+    discord.before = None
+    discord.bots[at.bot.token] = at.bot
+    fields = {"access_token": at.bot.token}
+    body = {"provider": "discord", "kind": "bot_token", "fields": fields}
+    hub.call("POST", "/api/integrations", body, expect=201)
+    hub.call("POST", f"/api/imports/{ready['id']}/resume")
+    done = account.reached(ready["id"], "completed", "failed")
+    assert done["counts"]["files"]["imported"] == 1

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from secrets import token_bytes
 from typing import Any
 
@@ -148,6 +149,18 @@ def test_a_provider_that_asks_for_a_pause_gets_one(world: World) -> None:
     world.slack.faults.rate_limit("download", retry_after_s=1)
     done = imported(world.hub, world.export(world.file("later.txt", b"later")))
     assert done["counts"]["files"]["imported"] == 1
+    undone(world.hub, done)
+
+
+def test_calls_that_look_addresses_up_use_half_of_their_rate(world: World) -> None:
+    data = {f"{number}.txt": f"content {number}".encode() for number in range(4)}
+    files = [world.file(name, content) | {"file_access": "check_file_info"} for name, content in data.items()]
+    before = len(world.slack.times)
+    done = imported(world.hub, world.export(*files))
+    assert done["counts"]["files"]["imported"] == 4
+    times = [at for method, at in world.slack.times[before:] if method == "files.info"]
+    assert len(times) == 4
+    assert all(later - earlier > 1.1 for earlier, later in pairwise(times))
     undone(world.hub, done)
 
 

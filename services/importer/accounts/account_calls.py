@@ -1,14 +1,16 @@
 """Send the steps of one import with its account's token, no faster than the account allows."""
 
 import asyncio
-from typing import Final
+from typing import Final, TypeVar
+
+import orjson
 
 from services.importer.accounts.pacing import Pacing
 from shared.connections.channel_calls import ChannelCalls, NotReached, OutcomeUnknown, StepResponse
 from shared.connections.tokens import Access, NotConnected, TokenSource
-from shared.contracts.errors import NotFound, RetryLater
+from shared.contracts.errors import NotFound
 from shared.manifests.channel_failures import retry_after
-from shared.manifests.channel_types import ChannelFailure, Step
+from shared.manifests.channel_types import CallResponse, ChannelFailure, Operation, Step
 from shared.manifests.provider_response import ProviderUnavailable
 
 MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
@@ -18,6 +20,8 @@ _PAUSE_S: Final = 5.0
 _TOO_MANY_REQUESTS: Final = 429
 _FIRST_LIMIT_PAUSE_S: Final = 30.0
 """After a 429 that does not say how long to wait."""
+
+T = TypeVar("T")
 
 
 class CallWaits(Exception):
@@ -88,7 +92,22 @@ class AccountCalls:
             raise ChannelFailure("conversation", "too_large", text)
         return response
 
+    async def run(self, operation: Operation[T]) -> T:
+        """Carry an operation out, and return its result. Raises as `send` and the operation do."""
+        try:
+            step = next(operation)
+            while True:
+                response = await self.send(step)
+                step = operation.send(CallResponse(response.status, response.headers, _json(response.body)))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        finally:
+            operation.close()
 
-def as_retry(failure: ChannelFailure) -> RetryLater:
-    """Return the error by which the step of a job is tried again."""
-    return RetryLater(failure.text, retry_after=failure.retry_after or _PAUSE_S)
+
+def _json(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None

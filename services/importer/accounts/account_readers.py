@@ -1,11 +1,13 @@
 """Open the reader of a connected account, by the integration that an import names."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from services.importer.accounts.account_calls import DISCONNECTED, AccountCalls
 from services.importer.accounts.account_reader import AccountReader
+from services.importer.accounts.address_refresher import AddressRefresher
 from services.importer.accounts.assembly import ProviderAccess
-from services.importer.accounts.pacing import Pacing
+from services.importer.accounts.pacing import Pacing, PacingState
 from services.importer.accounts.walk import Walk
 from services.importer.reading.page_process import PageProcess
 from services.importer.reading.reader_process import ReaderLimits
@@ -15,6 +17,9 @@ from shared.contracts.errors import Conflict, Invalid
 from shared.manifests.channel_types import ChannelFailure
 from shared.manifests.history_models import HistorySpec
 from shared.manifests.history_types import HistoryConversation, HistoryPerson
+
+_REFRESH_WAIT_S: Final = 60.0
+"""A call for new addresses that has to wait for longer is made in another step."""
 
 
 class AccountReaders:
@@ -59,16 +64,9 @@ class AccountReaders:
         If the integration was replaced, another one of the same account serves. Raises `ChannelFailure` of
         kind `account` if there is none.
         """
-        found = [
-            item for item in await self._integrations.of_account(*account, workspace) if _is_usable(item)
-        ]
-        found.sort(key=lambda item: (item.id != integration_id, item.created_at))
-        if not found:
-            raise ChannelFailure("account", "not_connected", DISCONNECTED)
-        integration = found[0]
-        spec = self._spec(integration.provider)
-        pacing = Pacing(spec.rates, walk.pacing)
-        calls = AccountCalls(self._tokens, self._calls, integration.id, pacing, max_wait_s=max_wait_s)
+        integration, spec, calls = await self._calls_of(
+            workspace, integration_id, account, walk.pacing, max_wait_s=max_wait_s
+        )
         process = PageProcess(integration.provider, spec, calls.send, self._limits)
         return AccountReader(
             process,
@@ -80,6 +78,47 @@ class AccountReaders:
             since=since or {},
             samples=samples,
         )
+
+    async def address_refresher(
+        self,
+        workspace: str,
+        integration_id: str,
+        account: tuple[str, str],
+        pacing: PacingState,
+    ) -> AddressRefresher | None:
+        """Return what gets new addresses of an account's files; None if they do not expire.
+
+        Raises `ChannelFailure` of kind `account` if the account is not connected.
+        """
+        refreshed = self._providers[account[0]].refreshed_addresses
+        if refreshed is None:
+            return None
+        _, spec, calls = await self._calls_of(
+            workspace, integration_id, account, pacing, max_wait_s=_REFRESH_WAIT_S
+        )
+        return AddressRefresher(refreshed, spec, calls)
+
+    async def _calls_of(
+        self,
+        workspace: str,
+        integration_id: str,
+        account: tuple[str, str],
+        pacing: PacingState,
+        *,
+        max_wait_s: float,
+    ) -> tuple[Integration, HistorySpec, AccountCalls]:
+        """Return the integration that serves an account, with its calls. Raises `ChannelFailure`."""
+        found = [
+            item for item in await self._integrations.of_account(*account, workspace) if _is_usable(item)
+        ]
+        found.sort(key=lambda item: (item.id != integration_id, item.created_at))
+        if not found:
+            raise ChannelFailure("account", "not_connected", DISCONNECTED)
+        integration = found[0]
+        spec = self._spec(integration.provider)
+        limiter = Pacing(spec.rates, pacing)
+        calls = AccountCalls(self._tokens, self._calls, integration.id, limiter, max_wait_s=max_wait_s)
+        return integration, spec, calls
 
     def _spec(self, provider: str) -> HistorySpec:
         known = self._providers.get(provider)

@@ -5,13 +5,16 @@ are spaced evenly, so that no burst uses the allowance of a minute up. The state
 another process goes on with it.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from time import time
 from typing import Final
 
 from pydantic import Field
 
+from shared.connections.channel_calls import BeforeStep
 from shared.manifests.channel_models import RateScope, RateSpec
+from shared.manifests.channel_types import Step
 from shared.manifests.history_types import ObservedRate, Unreadable
 from shared.runtime.records import StoredPart
 
@@ -89,3 +92,15 @@ class Pacing:
                 yield key, interval_s / self._share
         if not found:
             raise Unreadable(f"{method[:80]!r} has no rate in the manifest: add it there")
+
+
+def paced(rates: Sequence[RateSpec]) -> BeforeStep:
+    """Return a function that waits before each step of operations, so that they use half of each rate."""
+    pacing, turn = Pacing(rates, PacingState()), asyncio.Lock()
+
+    async def before(step: Step) -> None:
+        async with turn:
+            await asyncio.sleep(pacing.wait_s(step.method))
+            pacing.called(step.method)
+
+    return before

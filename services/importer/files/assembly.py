@@ -1,8 +1,10 @@
 """Build what the importer has for files, from its settings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.importer.accounts.assembly import ProviderAccess
+from services.importer.accounts.pacing import paced
 from services.importer.files.attachments import Addresses
 from services.importer.files.cleanup import FileCleanup
 from services.importer.files.folder import FileFolder
@@ -11,9 +13,11 @@ from services.importer.files.served import ImportedFiles
 from services.importer.settings import ImporterSettings
 from services.importer.uploads.folder import UploadFolder
 from shared.connections.channel_accounts import ChannelAccounts
+from shared.connections.channel_calls import BeforeStep
 from shared.connections.files.addresses import FileAddresses
 from shared.connections.files.source import ProviderFiles
 from shared.contracts.routes import IMPORTED_FILES_PATH
+from shared.manifests.registry import Provider
 from shared.runtime.service import Runtime
 
 
@@ -27,6 +31,13 @@ class Files:
     provider: ProviderFiles
     served: ImportedFiles
     cleanup: FileCleanup
+    providers: Mapping[str, Provider]
+
+    def pace(self, provider: str) -> BeforeStep | None:
+        """Return what one import awaits before each call that looks an address of a file up."""
+        known = self.providers.get(provider)
+        spec = known.manifest.channel if known else None
+        return paced(spec.rates) if spec else None
 
 
 def build_files(
@@ -55,4 +66,5 @@ def build_files(
         provider,
         ImportedFiles(records, folder),
         FileCleanup(records, folder),
+        access.providers,
     )

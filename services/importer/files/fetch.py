@@ -17,6 +17,7 @@ from services.importer.files.folder import FileFolder
 from services.importer.files.records import FileRecord
 from services.importer.reading.confined_process import ProcessKilled
 from services.importer.reading.reader_process import ReaderProcess
+from shared.connections.channel_calls import BeforeStep
 from shared.connections.files.addresses import FileAddresses, FileRef
 from shared.connections.files.failure import FileFailed
 from shared.connections.files.names import changes_type, media_type, shown_size
@@ -58,12 +59,18 @@ class FileFetcher:
         provider: ProviderFiles,
         addresses: FileAddresses,
         new_reader: Callable[[], ReaderProcess],
+        before: BeforeStep | None,
     ) -> None:
-        """Set where files go and come from. `new_reader` raises `Unreadable` without the upload."""
+        """Set where files go and come from.
+
+        `new_reader` raises `Unreadable` without the upload. `before` is awaited before each call of the
+        provider's API, by which some addresses are looked up.
+        """
         self._folder = folder
         self._provider = provider
         self._addresses = addresses
         self._new_reader = new_reader
+        self._before = before
         self._reader: ReaderProcess | None = None
         self._deaths = 0
         self._partial: dict[str, int] = {}
@@ -185,7 +192,7 @@ class FileFetcher:
     ) -> bool:
         """Write the file, or the rest of it. Return False if it has to be fetched from the first byte."""
         try:
-            async with self._provider.opened(ref, range_headers) as response:
+            async with self._provider.opened(ref, range_headers, before=self._before) as response:
                 _check_type(ref.file.content_type, response.header("Content-Type"))
                 headers = CIMultiDict(
                     (name.decode(), value.decode("latin-1")) for name, value in response.headers

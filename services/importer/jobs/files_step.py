@@ -6,17 +6,18 @@ so nothing is counted twice.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Final
 
+from services.importer.accounts.account_calls import CallWaits
 from services.importer.files.assembly import Files
 from services.importer.files.fetch import FileFetcher, Stored
-from services.importer.files.folder import FileFolder
-from services.importer.files.records import FileRecord, FileSet, FileTotals, ImportFiles
-from services.importer.jobs.account_waits import AccountWaits
+from services.importer.files.new_addresses import NewAddresses
+from services.importer.files.records import FileRecord, FileSet, FileTotals
+from services.importer.jobs.account_waits import AccountWaits, account_waits
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.plan import Plan
@@ -26,6 +27,7 @@ from services.importer.jobs.source_readers import SourceReaders
 from services.importer.reading.reader_process import ReaderProcess
 from shared.connections.files.failure import FileFailed
 from shared.connections.files.names import shown_size
+from shared.manifests.channel_types import ChannelFailure
 from shared.manifests.history_types import Unreadable
 from shared.runtime.egress.progress import run_to_end
 from shared.runtime.jobs import JobFailed, StepResult
@@ -50,6 +52,7 @@ _DISK_RESERVE_BYTES: Final = 1024**3
 _GRANT_BYTES: Final = 16 * 1024**2
 """Room that is taken for the next files: a small one does not need a write of its own."""
 _MAX_DETAIL: Final = 500
+_GONE: Final = "the provider gives no address of the file that works: it was deleted there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +98,19 @@ class FilesStep:
             await files.records.open_set(
                 FileSet(id=job.id, workspace=job.workspace, folder=files.folder.id, expires_at=expires_at)
             )
-            fetcher = FileFetcher(files.folder, files.provider, files.addresses.provider, new_reader)
+            addresses = files.addresses.provider
+            before = files.pace(job.summary.provider) if job.summary else None
+            fetcher = FileFetcher(files.folder, files.provider, addresses, new_reader, before)
+            refresher = await self._readers.address_refresher(job)
+            new_addresses = NewAddresses(refresher, addresses) if refresher else None
             async with fetcher:
-                await _Run(job, files.records, files.folder, fetcher, self._limits, progress).run()
+                await _Run(job, files, fetcher, new_addresses, self._limits, progress).run()
         except Stopped:
             return StepResult()
         except AccountWaits as waits:
             return waits.result()
+        except ChannelFailure as failure:
+            return account_waits(failure).result()
         return StepResult(changes={"stage": "verifying", "step": "verify"})
 
 
@@ -111,16 +120,17 @@ class _Run:
     def __init__(
         self,
         job: ImportJob,
-        files: ImportFiles,
-        folder: FileFolder,
+        files: Files,
         fetcher: FileFetcher,
+        new_addresses: NewAddresses | None,
         limits: FileLimits,
         progress: Progress,
     ) -> None:
         self._job = job
-        self._files = files
-        self._folder = folder
+        self._files = files.records
+        self._folder = files.folder
         self._fetcher = fetcher
+        self._new_addresses = new_addresses
         self._progress = progress
         self._quota = limits.bytes_per_workspace
         planned = Plan.model_validate(job.plan).files.max_bytes
@@ -172,11 +182,23 @@ class _Run:
     async def _take(self) -> FileRecord | None:
         async with self._reading:
             if not self._next:
-                self._next.extend(await self._files.waiting(self._job.id, self._last, _PAGE))
-                if not self._next:
+                waiting = await self._files.waiting(self._job.id, self._last, _PAGE)
+                if not waiting:
                     return None
-                self._last = self._next[-1]
+                self._last = waiting[-1]
+                self._next.extend(await self._refreshed(waiting))
             return self._next.popleft()
+
+    async def _refreshed(
+        self, records: Sequence[FileRecord], *, refused: bool = False
+    ) -> Sequence[FileRecord]:
+        """Return files with new addresses where theirs have expired. Raises `AccountWaits`."""
+        if self._new_addresses is None:
+            return records
+        try:
+            return await self._new_addresses.replace(records, refused=refused)
+        except (CallWaits, ChannelFailure) as error:
+            raise account_waits(error) from None
 
     async def _fetch(self, record: FileRecord) -> Mapping[str, Any]:
         """Store a file, and return what is changed of its record. Raises `AccountWaits`."""
@@ -209,13 +231,21 @@ class _Run:
     async def _fetch_repeatedly(self, record: FileRecord, bound: int) -> Stored:
         """Store a file, in several attempts if it breaks off. Raises `FileFailed` and `AccountWaits`."""
         attempt = limited = received = 0
+        is_refreshed = False
         while True:
             await self._wait_turn()
             try:
                 return await self._fetcher.fetch(record, bound)
             except FileFailed as error:
                 if error.reason == "account_not_connected" and isinstance(self._job.source, AccountSource):
-                    raise AccountWaits(0.0, error.text, for_person=True) from None
+                    raise AccountWaits(
+                        0.0, f"{error.text}, then resume the import", for_person=True
+                    ) from None
+                if error.reason == "expired" and self._new_addresses is not None:
+                    if is_refreshed:
+                        raise FileFailed(404, _GONE, "file_not_found") from None
+                    [record], is_refreshed = await self._refreshed([record], refused=True), True
+                    continue
                 if error.reason == "too_many_requests" and error.retry_after_s and limited < _MAX_LIMITED:
                     limited += 1
                     self._free_at = max(self._free_at, monotonic() + error.retry_after_s)

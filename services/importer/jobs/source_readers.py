@@ -4,6 +4,7 @@ from typing import Final
 
 from services.importer.accounts.account_reader import AccountReader
 from services.importer.accounts.account_readers import AccountReaders
+from services.importer.accounts.address_refresher import AddressRefresher
 from services.importer.accounts.walk import Walk
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.plan import Plan
@@ -73,6 +74,18 @@ class SourceReaders:
                 "it again"
             )
         return ReaderProcess(path, source.name, self._limits)
+
+    async def address_refresher(self, job: ImportJob) -> AddressRefresher | None:
+        """Return what gets new addresses of an import's files; None if it cannot, or need not.
+
+        Raises `ChannelFailure` if the account is not connected.
+        """
+        source = job.source
+        if not isinstance(source, AccountSource):
+            return None
+        account = (source.provider, source.account)
+        pacing = (job.walk or Walk()).pacing
+        return await self._accounts.address_refresher(job.workspace, source.integration_id, account, pacing)
 
     async def _running(self, job: ImportJob, source: AccountSource) -> AccountReader:
         """Return the reader of pages: people and conversations are those of the plan."""

@@ -11,7 +11,7 @@ from typing import Final
 from multidict import CIMultiDict
 
 from shared.connections.channel_accounts import ChannelAccounts, channel_account
-from shared.connections.channel_calls import ChannelCalls, NotReached, OutcomeUnknown
+from shared.connections.channel_calls import BeforeStep, ChannelCalls, NotReached, OutcomeUnknown
 from shared.connections.files.addresses import FileRef
 from shared.connections.files.failure import FileFailed, FileReason
 from shared.connections.files.names import is_page, shown_size
@@ -80,10 +80,15 @@ class ProviderFiles:
 
     @asynccontextmanager
     async def opened(
-        self, ref: FileRef, headers: Mapping[str, str] | None = None
+        self,
+        ref: FileRef,
+        headers: Mapping[str, str] | None = None,
+        *,
+        before: BeforeStep | None = None,
     ) -> AsyncIterator[StreamedResponse]:
         """Return the context of a response with the file: status 200, or 206 for a range in `headers`.
 
+        `before` is awaited before each call of the provider's API, by which some addresses are looked up.
         An address with a proof of its own is used as it is. If the provider refuses it, or for another one,
         the account's token goes along. The body has at most `max_bytes` bytes if it announces a length;
         `relay` bounds it in any case. Raises `FileFailed`, `NotFound` without a connected account,
@@ -95,7 +100,7 @@ class ProviderFiles:
             try:
                 response = await self._open_signed(stack, ref, name, headers or {})
                 if response is None:
-                    response = await self._open_as_account(stack, ref, name, headers or {})
+                    response = await self._open_as_account(stack, ref, name, headers or {}, before)
                 self._check(response, ref, name)
             except ExchangeFailed as error:
                 refused = error.failure in ("address_refused", "bad_url")
@@ -129,7 +134,12 @@ class ProviderFiles:
         return None
 
     async def _open_as_account(
-        self, stack: AsyncExitStack, ref: FileRef, name: str, headers: Mapping[str, str]
+        self,
+        stack: AsyncExitStack,
+        ref: FileRef,
+        name: str,
+        headers: Mapping[str, str],
+        before: BeforeStep | None,
     ) -> StreamedResponse:
         integration = await self._accounts.find(ref.workspace, ref.provider, ref.account)
         channel: object = self._accounts.channel(ref.provider)
@@ -138,7 +148,7 @@ class ProviderFiles:
             raise FileFailed(404, text, "access_denied")
         try:
             operation = channel.download(ref.file, channel_account(integration))
-            call = await self._calls.run(operation, integration.id)
+            call = await self._calls.run(operation, integration.id, before=before)
         except ChannelFailure as failure:
             raise _of_failure(failure) from None
         except (NotReached, OutcomeUnknown) as error:
@@ -258,7 +268,8 @@ def _of_failure(failure: ChannelFailure) -> FileFailed:
     """Return the failure of a look-up that came before the file itself."""
     if failure.kind == "later":
         wait = failure.retry_after
-        return FileFailed(502, failure.text, "provider_unavailable", retryable=True, retry_after_s=wait)
+        reason: FileReason = "too_many_requests" if failure.code == "rate_limited" else "provider_unavailable"
+        return FileFailed(502, failure.text, reason, retryable=True, retry_after_s=wait)
     if failure.kind == "account":
         return FileFailed(409, failure.text, "access_denied", retryable=True)
     return FileFailed(404, failure.text, "file_not_found")

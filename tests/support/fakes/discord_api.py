@@ -10,11 +10,14 @@ refused, and stands in `complaints`, a line each.
 """
 
 import re
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
+from time import time
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from tests.support.fakes.discord_limits import Limits, json_reply
 from tests.support.fakes.discord_state import (
@@ -38,6 +41,7 @@ from tests.support.fakes.discord_state import (
     iso,
     snowflake,
 )
+from tests.support.fakes.ranges import file_reply
 from tests.support.provider_hosts import Handler, HostRequest, Reply
 
 _PREFIX: Final = re.compile(r"/api/(?:v10/)?")
@@ -59,6 +63,7 @@ class _Call:
 
     bot: Bot
     query: dict[str, str]
+    body: Any = None
 
     def number(self, name: str, default: int, greatest: int) -> int:
         """Return a number from 1 on. Raises `DiscordError`."""
@@ -81,6 +86,7 @@ class DiscordApi:
         self.limits = Limits()
         self.before: Callable[[str], None] | None = None
         """Called with the path before each call."""
+        self._key = secrets.token_hex(16)
         self._lock = threading.RLock()
         self.hosts: dict[str, Handler] = {"discord.com": self.handle, "cdn.discordapp.com": self._file}
 
@@ -105,13 +111,20 @@ class DiscordApi:
         self.guilds[guild.id] = guild
         return guild
 
-    def attach(self, channel: Channel, name: str, content: bytes) -> Json:
-        """Return an attachment with an address of Discord's."""
+    def attach(self, channel: Channel, name: str, content: bytes, *, lasts_s: float = 86_400) -> Json:
+        """Return an attachment with an address of Discord's, which works for some seconds."""
         id_ = snowflake(_MADE_AT)
         path = f"/attachments/{channel.id}/{id_}/{name}"
         self.files[path] = content
-        url = f"https://cdn.discordapp.com{path}?ex=7fffffff&is=66000000&hm={'0' * 64}"
+        url = self.signed(path, lasts_s)
         return {"id": id_, "filename": name, "size": len(content), "url": url, "proxy_url": url}
+
+    def signed(self, path: str, lasts_s: float) -> str:
+        """Return an address of a file, which works for some seconds."""
+        now = time()
+        expires = f"{int(now + lasts_s):x}"
+        signature = sha256(f"{self._key}{path}{expires}".encode()).hexdigest()
+        return f"https://cdn.discordapp.com{path}?ex={expires}&is={int(now):x}&hm={signature}"
 
     def handle(self, request: HostRequest) -> Reply:
         """Answer a request to the API."""
@@ -132,7 +145,7 @@ class DiscordApi:
     def _answer(self, request: HostRequest, path: str, bot: Bot) -> Reply:
         for name, (pattern, allowed, run) in _ROUTES.items():
             match = pattern.fullmatch(path)
-            if match is None or request.method != "GET":
+            if match is None or request.method != ("POST" if name in _POSTED else "GET"):
                 continue
             resource = path.split("/")[1] if path.startswith(("channels/", "guilds/")) else ""
             refusal, headers = self.limits.take(name, resource)
@@ -142,7 +155,8 @@ class DiscordApi:
             if unknown := sorted(query.keys() - allowed):
                 self.complaints.append(f"{name} has no parameter {', '.join(unknown)}")
             try:
-                answer = run(self, _Call(bot, query), *map(unquote, match.groups()))
+                body = request.json() if request.method == "POST" else None
+                answer = run(self, _Call(bot, query, body), *map(unquote, match.groups()))
             except DiscordError as error:
                 reply = error.reply
             else:
@@ -152,8 +166,12 @@ class DiscordApi:
         return json_reply({"message": "404: Not Found", "code": 0}, 404)
 
     def _file(self, request: HostRequest) -> Reply:
-        content = self.files.get(request.path)
-        return Reply(404) if content is None else Reply(200, content, {"content-type": "text/plain"})
+        content, query = self.files.get(request.path), request.params()
+        expires = query.get("ex", "")
+        signature = sha256(f"{self._key}{request.path}{expires}".encode()).hexdigest()
+        if content is None or query.get("hm") != signature or int(expires, 16) <= time():
+            return Reply(404, b"This content is no longer available.", {"content-type": "text/plain"})
+        return file_reply(request, content, "text/plain")
 
     # What a call is about.
 
@@ -182,6 +200,7 @@ class DiscordApi:
 
 
 Run = Callable[..., Any]
+_POSTED: Final = frozenset({"attachments/refresh-urls"})
 _ROUTES: dict[str, tuple[re.Pattern[str], frozenset[str], Run]] = {}
 
 
@@ -264,6 +283,21 @@ def _visible(call: _Call, guild: Guild) -> Iterator[Channel]:
         is_open = thread.type != PRIVATE_THREAD or call.bot.user in thread.people
         if allowed & VIEW and (is_open or allowed & MANAGE_THREADS):
             yield thread
+
+
+@_route("attachments/refresh-urls")
+def _refreshed(api: DiscordApi, call: _Call) -> Json:
+    """Sign addresses of files anew: at most 50, and only those of its own hosts for files."""
+    urls = call.body.get("attachment_urls") if isinstance(call.body, dict) else None
+    if not isinstance(urls, list) or not 1 <= len(urls) <= 50:
+        raise DiscordError(400, 50035, "Invalid Form Body: Must be between 1 and 50 in length.")
+    parts = [urlsplit(url) for url in urls]
+    if any(one.hostname not in ("cdn.discordapp.com", "media.discordapp.net") for one in parts):
+        raise DiscordError(400, 50035, "Invalid Form Body: Not a valid attachment URL.")
+    signed = [api.signed(one.path, 86_400) for one in parts]
+    return {
+        "refreshed_urls": [{"original": old, "refreshed": new} for old, new in zip(urls, signed, strict=True)]
+    }
 
 
 @_route("channels/{channel}")
