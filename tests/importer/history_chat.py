@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable
 from secrets import token_hex
+from time import monotonic
 from typing import Any, Final, Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -17,6 +18,7 @@ from shared.contracts.event_types import EVENT_TYPES
 from shared.contracts.history import HISTORY_STORED
 
 _WITHIN_S: Final = 30.0
+_MAX_SLEEP_S: Final = 0.05
 Data = dict[str, Any]
 T = TypeVar("T")
 
@@ -26,7 +28,8 @@ class HistoryChat:
 
     `messages` are by id, each with the import that added it. One whose text contains `unacceptable` is
     rejected. `confirms` can be switched off; what it has not confirmed then, `confirm_late` does. What it
-    cannot read stands in `errors`. It stores a batch in `delay_s` seconds.
+    cannot read stands in `errors`. It stores a batch in `delay_s` seconds. `other_imports` are the imports
+    of other workspaces.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class HistoryChat:
         self.channels: dict[str, Data] = {}
         self.batches: list[Data] = []
         self.errors: list[str] = []
+        self.other_imports: set[str] = set()
         self._unconfirmed: list[tuple[Data, list[str], list[Data]]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -112,6 +116,7 @@ class HistoryChat:
         async for record in self._consumer:
             attributes = {name: raw.decode() for name, raw in record.headers if raw is not None}
             if attributes["workspace"] != self._workspace:
+                self.other_imports.add(json.loads(record.value)["import_id"])
                 continue
             try:
                 await self._receive(attributes["ce_type"], json.loads(record.value))
@@ -122,8 +127,10 @@ class HistoryChat:
         payload: Any = EVENT_TYPES[event_type].payload
         payload.model_validate(data, strict=False)
         self.batches.append(data)
-        if self.delay_s:
-            await asyncio.sleep(self.delay_s)
+        received_at = monotonic()
+        # A test may shorten it meanwhile.
+        while monotonic() < received_at + self.delay_s:  # noqa: ASYNC110 -- set by another thread
+            await asyncio.sleep(min(self.delay_s, _MAX_SLEEP_S))
         duplicates: list[str] = []
         rejected: list[Data] = []
         if event_type == "history.users":

@@ -31,6 +31,8 @@ from shared.runtime.mongo import utcnow
 
 _IN_FLIGHT: Final = timedelta(seconds=15)
 """A batch that was announced so long ago is published by now, or never: longer than a send may take."""
+_STOPPED: Final = timedelta(seconds=5)
+"""So long after the undo was asked for, the process that had the import has stored its last parts."""
 _PAUSE_S: Final = 1.0
 
 Claims = Sequence[tuple[str, set[bytes]]]
@@ -57,7 +59,7 @@ class UndoStep:
         try:
             await run.withdraw()
             await self._add_in_flight(job, progress)
-            # Also without any: the process that had the import may have stored its last parts meanwhile.
+            # Also what the process that had the import has stored meanwhile.
             await run.withdraw()
         except BrokerFull as error:
             raise JobFailed(str(error)) from None
@@ -73,13 +75,17 @@ class UndoStep:
 
         The chat gets a withdrawal behind these batches, so it does not matter what it has stored of them.
         """
-        batches = await self._ledger.in_flight(job.id)
-        while any(utcnow() - batch.announced_at < _IN_FLIGHT for batch in batches):
+        confirmations = self._stores.confirmations
+        while unsettled := await confirmations.unsettled(job.id):
+            now = utcnow()
+            are_sent = all(batch.confirmed or now - batch.announced_at >= _IN_FLIGHT for batch in unsettled)
+            if are_sent and now - job.queued_at >= _STOPPED:
+                break
             await asyncio.sleep(_PAUSE_S)
             await progress.check_turn()
-            batches = await self._ledger.in_flight(job.id)
+        batches = await self._ledger.in_flight(job.id)
         await self._stores.units.store([_unit(job, batch) for batch in batches if added(batch)])
-        await self._stores.confirmations.remove([batch.id for batch in batches])
+        await confirmations.remove([batch.id for batch in unsettled])
 
 
 @dataclass(frozen=True, slots=True)
