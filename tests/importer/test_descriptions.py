@@ -53,7 +53,7 @@ def test_an_open_question_is_in_the_description() -> None:
         (b"", "an empty file"),
         (PDF, "a PDF document"),
         (PNG, "a picture"),
-        (gzip.compress(b"x"), "a gzip archive"),
+        (gzip.compress(b"x", mtime=0), "a gzip archive"),
         (b"Rar!\x1a\x07", "an RAR archive"),
         (b"<!DOCTYPE html><title>x</title>", "text in HTML"),
         (b"<?xml version='1.0'?><a/>", "XML"),
