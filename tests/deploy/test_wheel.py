@@ -74,10 +74,22 @@ def test_the_environment_has_no_repository_and_no_tools(programs: Path, tmp_path
     assert run(programs / "python", "-c", script, cwd=tmp_path) == "None None None\n"
 
 
+def test_it_has_every_file_of_the_providers(wheel: Path) -> None:
+    """`tests/cli` checks all of them in the repository."""
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("shared/providers/")}
+    listed = run(
+        "git", "ls-files", "--cached", "--others", "--exclude-standard", "shared/providers", cwd=ROOT
+    )
+    assert packed == set(listed.splitlines())
+    assert len(packed) > 1_000
+
+
 def test_its_commands_work_anywhere(programs: Path, tmp_path: Path) -> None:
     version = metadata.version("interlink")
     assert run(programs / "interlink", "--version", cwd=tmp_path) == f"interlink {version}\n"
-    run(programs / "interlink", "provider", "check", cwd=tmp_path)
+    some = ("github", "slack", "discord", "paypal", "generic")
+    assert "no faults" in run(programs / "interlink", "provider", "check", *some, cwd=tmp_path)
 
 
 def test_it_has_the_templates_of_pages(programs: Path, tmp_path: Path) -> None:
