@@ -49,10 +49,12 @@ UPLOADS_PATH: Final = "/api/uploads"
 _ACCOUNT_CALL: Final = re.compile(r"/api/integrations/[^/]+/proxy/.*")
 _FILE: Final = re.compile(rf"({FILES_PATH}|{IMPORTED_FILES_PATH})/[^/]+")
 _UPLOAD: Final = re.compile(rf"{UPLOADS_PATH}/[^/]+")
+_IMPORT_RESULT: Final = re.compile(r"/api/imports/[^/]+/(events|report|files)")
+"""Server-sent events, and documents with rows for each day or file."""
 MAX_STREAMED_BYTES: Final = 10 * 1024 * 1024
 """Of a request and of a response of an account call; their bodies are passed on as streams."""
 MAX_FILE_BYTES: Final = 1024 * 1024 * 1024
-"""Of a served file, whatever the settings say."""
+"""Of a served file, or of a document about an import, whatever the settings say."""
 MAX_UPLOAD_BYTES: Final = 1024**4
 """Of a request with bytes of an upload, whatever the settings say."""
 
@@ -74,7 +76,12 @@ def is_upload(path: str) -> bool:
 
 def is_streamed(path: str) -> bool:
     """Return whether the bodies of a path's requests and responses are passed on as streams."""
-    return is_account_call(path) or is_file(path) or is_upload(path)
+    return is_account_call(path) or is_upload(path) or is_large(path)
+
+
+def is_large(path: str) -> bool:
+    """Return whether the response of a path may have up to `MAX_FILE_BYTES`."""
+    return is_file(path) or _IMPORT_RESULT.fullmatch(path) is not None
 
 
 class RouteTable:

@@ -45,6 +45,12 @@ def test_an_export_is_imported_into_the_chat_page_and_undone(tmp_path: Path) -> 
         assert "messages: 1 found, 1 selected, 1 imported" in done.stdout
         assert eventually(lambda: imported_texts(up)) == ["from **another** chat"]
         assert (folder / "uploads").is_dir()
-        undone = run("undo", done.stdout.partition(":")[0], "--yes")
+        import_id = done.stdout.partition(":")[0]
+        key = {"Authorization": f"Bearer {up.key}"}
+        for document in ("events", "report?format=csv"):
+            answer = httpx.get(f"{up.url}/api/imports/{import_id}/{document}", headers=key)
+            assert answer.status_code == 200
+            assert "content-length" not in answer.headers, "the gateway waits for the end of a stream"
+        undone = run("undo", import_id, "--yes")
         assert undone.returncode == 0, undone.stdout + undone.stderr
         assert eventually(lambda: imported_texts(up) is None)

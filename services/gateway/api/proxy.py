@@ -12,7 +12,7 @@ from shared.contracts.routes import (
     MAX_FILE_BYTES,
     MAX_STREAMED_BYTES,
     MAX_UPLOAD_BYTES,
-    is_file,
+    is_large,
     is_upload,
     service_for_path,
 )
@@ -149,7 +149,7 @@ class ServiceProxy:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
                 if scope["method"] != "HEAD":
-                    max_bytes = MAX_FILE_BYTES if is_file(scope["path"]) else MAX_STREAMED_BYTES
+                    max_bytes = MAX_FILE_BYTES if is_large(scope["path"]) else MAX_STREAMED_BYTES
                     await response.relay(write, max_bytes)
                 await body.discard()
                 await send({"type": "http.response.body", "body": b""})
