@@ -93,9 +93,13 @@ class Units:
 
     async def has_source(self, workspace: str, source: str, *, other_than: str) -> bool:
         """Return whether another import than this one has messages of a conversation."""
-        query = {"workspace": workspace, "source": source, "import_id": {"$ne": other_than}}
         with translate_errors():
-            return await self._collection.find_one(query, {"_id": 1}) is not None
+            async for document in self._collection.find(
+                {"workspace": workspace, "source": source}, {"import_id": 1}
+            ):
+                if document["import_id"] != other_than:
+                    return True
+        return False
 
     async def added_between(
         self,
@@ -138,7 +142,7 @@ class Units:
 
         Each item has the import's id, and what it has of `among`.
         """
-        fields = {"import_id": 1, "ids": 1, "duplicates": 1}
+        fields = {"ids": 1, "duplicates": 1}
         found: dict[str, set[bytes]] = {}
         async for document in self._around(workspace, source, first, last, other_than, fields):
             claimed = _split(document["ids"]) + _split(document.get("duplicates", b""))
@@ -163,16 +167,16 @@ class Units:
         other_than: str,
         fields: Mapping[str, int],
     ) -> AsyncIterator[Mapping[str, Any]]:
-        query = {
-            "workspace": workspace,
-            "source": source,
-            "first": {"$lte": last},
-            "last": {"$gte": first},
-            "import_id": {"$ne": other_than},
-        }
+        # What the index has not is looked at here: for it, the embedded database would read the collection.
+        query = {"workspace": workspace, "source": source, "first": {"$lte": last}}
         with translate_errors():
-            async for document in self._collection.find(query, fields):
-                yield document
+            found = [
+                document["_id"]
+                async for document in self._collection.find(query, {"import_id": 1, "last": 1})
+                if document["last"] >= first and document["import_id"] != other_than
+            ]
+        async for document in self._documents(found, {**fields, "import_id": 1}):
+            yield document
 
     # Of one import
 
@@ -190,18 +194,28 @@ class Units:
 
         That is in the parts before the one with the id `before`.
         """
-        query = {
-            "import_id": import_id,
-            "conversation": conversation,
-            "_id": {"$lt": before},
-            "first": {"$lte": last},
-            "last": {"$gte": first},
-        }
-        found: set[bytes] = set()
+        # The times are not in the index: see `_around`.
+        query = {"import_id": import_id, "conversation": conversation, "_id": {"$lt": before}}
         with translate_errors():
-            async for document in self._collection.find(query, {"ids": 1}):
-                found.update(among.intersection(_split(document["ids"])))
+            parts = [
+                document["_id"]
+                async for document in self._collection.find(query, {"first": 1, "last": 1})
+                if document["first"] <= last and document["last"] >= first
+            ]
+        found: set[bytes] = set()
+        async for document in self._documents(parts, {"ids": 1}):
+            found.update(among.intersection(_split(document["ids"])))
         return found
+
+    async def _documents(
+        self, ids: Sequence[str], fields: Mapping[str, int]
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield fields of parts. Their lists of ids are long: only those of the wanted parts are read."""
+        for at in range(0, len(ids), _MAX_IDS_PER_QUERY):
+            query = {"_id": {"$in": list(ids[at : at + _MAX_IDS_PER_QUERY])}}
+            with translate_errors():
+                async for document in self._collection.find(query, fields):
+                    yield document
 
     async def last_time(self, import_id: str, conversation: str, *, before: str) -> float:
         """Return the Unix time of the last message in the parts before one of an import; 0 without any."""
