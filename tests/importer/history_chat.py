@@ -45,6 +45,7 @@ class HistoryChat:
         self.batches: list[Data] = []
         self.errors: list[str] = []
         self.other_imports: set[str] = set()
+        self.largest_bytes = 0
         self._unconfirmed: list[tuple[Data, list[str], list[Data]]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -76,6 +77,11 @@ class HistoryChat:
             "created_at": "2024-01-01T00:00:00.000Z",
             "import_id": None,
         }
+
+    def report_user(self, user_id: str, name: str, email: str | None = None) -> None:
+        """Publish a user of the chat."""
+        data = {"user_id": user_id, "name": name, "email": email}
+        self._run(lambda: self._send("user.updated", user_id, data))
 
     def confirm_late(self) -> None:
         """Confirm what was not confirmed."""
@@ -119,6 +125,7 @@ class HistoryChat:
                 self.other_imports.add(json.loads(record.value)["import_id"])
                 continue
             try:
+                self.largest_bytes = max(self.largest_bytes, len(record.value))
                 await self._receive(attributes["ce_type"], json.loads(record.value))
             except Exception as error:  # noqa: BLE001 -- whatever it is, the test has to hear of it
                 self.errors.append(f"{attributes['ce_type']}: {error!r}")
@@ -183,10 +190,13 @@ class HistoryChat:
             "duplicates": duplicates,
             "rejected": rejected,
         }
+        await self._send(HISTORY_STORED, batch["import_id"], data)
+
+    async def _send(self, event_type: str, key: str, data: Data) -> None:
         headers = {
             "ce_specversion": "1.0",
             "ce_id": f"evt_{token_hex(12)}",
-            "ce_type": HISTORY_STORED,
+            "ce_type": event_type,
             "ce_source": "/chat",
             "workspace": self._workspace,
         }
@@ -195,7 +205,7 @@ class HistoryChat:
                 await self._producer.send_and_wait(
                     "chat.events",
                     json.dumps(data).encode(),
-                    key=batch["import_id"].encode(),
+                    key=key.encode(),
                     headers=[(name, value.encode()) for name, value in headers.items()],
                 )
             except KafkaError:  # the broker is restarted

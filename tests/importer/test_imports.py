@@ -86,7 +86,9 @@ def reached(hub: Hub, import_id: str, *states: str, within_s: float = 30) -> dic
 
 def ready(hub: Hub, content: bytes) -> dict[str, Any]:
     created = hub.call("POST", "/api/imports", {"upload_id": uploaded(hub, content)}, expect=201)
-    return reached(hub, created["id"], "ready")
+    found = reached(hub, created["id"], "ready", "failed")
+    assert found["status"] == "ready", found["error"]
+    return found
 
 
 def imported(hub: Hub, content: bytes, **plan: Any) -> dict[str, Any]:
