@@ -249,7 +249,7 @@ def test_people_and_channels_become_what_the_plan_says(hub: Hub, chat: HistoryCh
 def test_a_plan_that_cannot_be_is_refused(hub: Hub) -> None:
     found = ready(hub, export({"general/2024-01-01": [written(2, 0, "a")]}, "T00000203"))
     path = f"/api/imports/{found['id']}"
-    for plan, said in (
+    for plan, fix in (
         ({"since": "2024-01-02T00:00:00Z", "until": "2024-01-02T00:00:00Z"}, "a later time than since"),
         ({"since": "2024-01-02T00:00:00"}, "since"),
         ({"time_zone": "Mars/Phobos"}, "the name of a time zone"),
@@ -258,7 +258,7 @@ def test_a_plan_that_cannot_be_is_refused(hub: Hub) -> None:
         ({"chanels": {}}, "no such field"),
     ):
         refusal = hub.call("PUT", f"{path}/plan", plan, expect=422)
-        assert said in str(refusal)
+        assert fix in str(refusal)
     hub.call("PUT", f"{path}/plan", {"channels": {"C00000001": {"into": "mapped"}}})
     hub.call("POST", f"{path}/start", {})
     failed = reached(hub, found["id"], "failed")

@@ -88,7 +88,7 @@ class AccountCalls:
             pause_s = retry_after(response.headers) or _FIRST_LIMIT_PAUSE_S
             self.pacing.limited(step.method, "method", pause_s)
         if len(response.body) >= MAX_RESPONSE_BYTES:
-            text = f"a page has more than {MAX_RESPONSE_BYTES // 1024**2} MB: export this conversation"
+            text = f"a page has more than {MAX_RESPONSE_BYTES // 1024**2} MB: import it from an export"
             raise ChannelFailure("conversation", "too_large", text)
         return response
 

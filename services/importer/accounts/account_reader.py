@@ -218,9 +218,11 @@ class AccountReader:
         for _ in range(_MAX_PAGES):
             page, cursor = await self._process.people(cursor)
             people += page
-            if cursor is None or len(people) >= MAX_PEOPLE:
+            if len(people) > MAX_PEOPLE:
                 break
-        return people[:MAX_PEOPLE]
+            if cursor is None:
+                return people
+        raise Unreadable(_too_many("people", MAX_PEOPLE))
 
     async def _all_conversations(self) -> list[HistoryConversation]:
         conversations: dict[str, HistoryConversation] = {}
@@ -228,6 +230,15 @@ class AccountReader:
         for _ in range(_MAX_PAGES):
             page, cursor = await self._process.conversations(cursor)
             conversations |= {item.id: item for item in page}
-            if cursor is None or len(conversations) >= MAX_CONVERSATIONS:
+            if len(conversations) > MAX_CONVERSATIONS:
                 break
-        return list(conversations.values())[:MAX_CONVERSATIONS]
+            if cursor is None:
+                return list(conversations.values())
+        raise Unreadable(_too_many("conversations", MAX_CONVERSATIONS))
+
+
+def _too_many(what: str, limit: int) -> str:
+    return (
+        f"the account lists more than {limit:,} {what}, or in more than {_MAX_PAGES:,} pages: upload an "
+        "export of the channels that you want"
+    )
