@@ -380,5 +380,8 @@ def test_a_sparse_file_of_ten_gigabytes_is_refused_at_once(tmp_path: Path, begin
     with path.open("wb") as file:
         file.write(beginning)
         file.truncate(10 * 1024**3)
+    before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     with pytest.raises(Unreadable, match=r"binary data|not valid JSON|text|JSON|too long to read"):
         everything(path, LIMITS)
+    cpu_s = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
+    assert cpu_s < 8, "reading all of it takes about 20 s"

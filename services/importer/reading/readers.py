@@ -14,6 +14,7 @@ from shared.manifests.history_types import Archive, Contents, ReadsArchive, Unre
 _PACKAGE: Final = "shared.providers"
 _ANY_SENDER: Final = "generic"
 _MAX_CHECKED: Final = 50
+_MAX_CHECKED_BYTES: Final = 64 * 1024**2
 _BLOCK: Final = 64 * 1024
 
 
@@ -50,12 +51,16 @@ def recognized(archive: Archive, readers: Sequence[ReadsArchive]) -> tuple[Reads
 
 
 def _damage(archive: Archive) -> str | None:
-    """Return why a file of an archive cannot be read, of its first files; None if all of them can."""
+    """Return why one of the first files of an archive cannot be read; None if all of them can.
+
+    At most `_MAX_CHECKED_BYTES` are read, unpacked: what is refused may have gigabytes.
+    """
+    left = _MAX_CHECKED_BYTES
     for entry in archive.entries()[:_MAX_CHECKED]:
         try:
             with archive.open(entry.name) as file:
-                while file.read(_BLOCK):
-                    pass
+                while left > 0 and (block := file.read(_BLOCK)):
+                    left -= len(block)
         except Unreadable as error:
             return str(error)
     return None
