@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from os import environ
 from secrets import token_hex
 from time import time
 from typing import Any
@@ -31,10 +32,12 @@ from tests.support.outgoing import new_type
 from tests.support.recorded_secrets import record_secret
 from tests.support.subscriber import Subscriber
 
-TRIALS = 500
-"""Of each of the two kinds: a thousand together."""
+TRIALS = int(environ.get("INTERLINK_TEST_TRIALS", "200"))
+"""Of each of the two kinds, divisible by `_ROUND`. With snapshots of a second ago, 2,000 of 2,000 failed."""
+FEW = TRIALS // 5
+"""Of what takes several calls."""
 AT_ONCE = 16
-_ROUND = 100
+_ROUND = 50
 BODY = b'{"zen":"x"}'
 SERVICES = ("gateway", "delivery", "oauth")
 
@@ -324,7 +327,7 @@ async def test_an_event_that_was_erased_is_not_delivered_when_it_is_published_ag
                 else:
                     await calls.produce(kind, name)
 
-            await repeat(200, trial)
+            await repeat(TRIALS // 2, trial)
             await calls.publish(0, kind, f"{run}-last")
             await asyncio.to_thread(subscriber.wait_for, 1, 60)
             await asyncio.sleep(0.5)
@@ -410,7 +413,7 @@ async def test_an_endpoint_is_at_once_what_another_gateway_made_of_it(two: Two) 
             await calls.call(here, "DELETE", path, expect=204)
             assert await calls.deliver(there, created, last["secret"]) == 404
 
-        await repeat(100, trial)
+        await repeat(FEW, trial)
 
 
 async def test_an_incoming_webhook_is_known_to_every_gateway(two: Two) -> None:
@@ -431,7 +434,7 @@ async def test_an_incoming_webhook_is_known_to_every_gateway(two: Two) -> None:
             await calls.call(there, "DELETE", f"{path}/{created['id']}", expect=204)
             assert await post(here, created["token"]) == 404
 
-        await repeat(100, trial)
+        await repeat(FEW, trial)
 
 
 async def test_an_api_key_works_everywhere_when_it_was_made_and_nowhere_when_it_was_revoked(two: Two) -> None:
@@ -455,7 +458,7 @@ async def test_an_api_key_works_everywhere_when_it_was_made_and_nowhere_when_it_
             await calls.call(1 - number % 2, "DELETE", f"/api/api-keys/{created['id']}", expect=204)
             await everywhere(created["key"], 401)
 
-        await repeat(100, trial)
+        await repeat(FEW, trial)
 
 
 async def test_an_event_type_is_judged_by_its_schema_at_every_gateway(two: Two) -> None:
@@ -475,7 +478,7 @@ async def test_an_event_type_is_judged_by_its_schema_at_every_gateway(two: Two) 
             await calls.call(here, "DELETE", f"/api/event-types/{kind}", expect=204)
             await calls.call(there, "POST", "/api/events", event | {"data": {}}, expect=202)
 
-        await repeat(100, trial)
+        await repeat(FEW, trial)
 
 
 # Apps

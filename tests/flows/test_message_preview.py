@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -19,6 +20,7 @@ from tests.support.hub import Hub
 from tests.support.tap import Tap
 
 PATH = "/api/messages/preview"
+_MAX_OF_PROVIDER = 5
 
 
 @pytest.fixture(scope="module")
@@ -71,25 +73,27 @@ def test_the_preview_is_the_message_that_is_published(hub: Hub, bus: Bus, client
     assert message == published
 
 
-def test_every_recorded_webhook_has_the_recorded_messages(client: httpx.Client) -> None:
+def test_recorded_webhooks_of_every_provider_have_the_recorded_messages(client: httpx.Client) -> None:
+    """Some of each: `tests/providers` has the messages of all of them, without the service."""
     cases = [
         (provider.id, case)
         for provider in registry().providers.values()
-        for case in _cases(provider.id)
-        if case.method == "POST" and not case.query and not case.settings and _is_text(case.body)
+        for case in islice(filter(_is_plain, _cases(provider.id)), _MAX_OF_PROVIDER)
     ]
-    assert len(cases) > 100
+    assert len({provider_id for provider_id, _ in cases}) > 50
+    assert len(cases) > 200
     with ThreadPoolExecutor(4) as pool:
         for _ in pool.map(lambda item: _has_the_recorded_messages(client, *item), cases):
             pass
 
 
-def _is_text(body: bytes) -> bool:
+def _is_plain(case: Fixture) -> bool:
+    """Return whether a call of the preview can have all of a recorded webhook."""
     try:
-        body.decode()
+        case.body.decode()
     except UnicodeDecodeError:
         return False
-    return True
+    return case.method == "POST" and not case.query and not case.settings
 
 
 def _has_the_recorded_messages(client: httpx.Client, provider_id: str, case: Fixture) -> None:
