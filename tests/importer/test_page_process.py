@@ -8,10 +8,11 @@ import pytest
 
 from services.importer.reading.confined_process import ProcessEnded
 from services.importer.reading.page_process import PageProcess
+from services.importer.reading.protocol import Overview
 from services.importer.reading.reader_process import ReaderLimits
 from shared.connections.channel_calls import StepResponse
 from shared.manifests.channel_types import Account, ChannelFailure, Step
-from shared.manifests.history_types import LATEST, Contents, HistoryConversation, Unreadable
+from shared.manifests.history_types import LATEST, HistoryConversation, Unreadable
 from shared.manifests.registry import registry
 
 SPEC: Final = registry().providers["slack"].manifest.history
@@ -41,7 +42,7 @@ def reader(answer: Answer, asked: list[Step] | None = None) -> PageProcess:
     return PageProcess("slack", SPEC, send, LIMITS)
 
 
-async def opened(process: PageProcess) -> Contents:
+async def opened(process: PageProcess) -> Overview:
     return await process.contents(ACCOUNT, {})
 
 

@@ -4,19 +4,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from time import monotonic, time
-from typing import Any, Final, Self
-
-import orjson
+from typing import Any, Final, Protocol, Self
 
 from services.importer.accounts.account_calls import AccountCalls
 from services.importer.accounts.walk import Walk
 from services.importer.reading.confined_process import ProcessEnded
-from services.importer.reading.message_lines import Names
+from services.importer.reading.description import describe
 from services.importer.reading.page_process import PageOfLines, PageProcess
-from services.importer.reading.protocol import Overview, SourcePart, encoded, overview_data, overview_of
-from shared.manifests.channel_types import Account, ChannelFailure
+from services.importer.reading.protocol import Overview, SourcePart
+from shared.manifests.channel_types import Account, ChannelFailure, Person
 from shared.manifests.history_types import (
     LATEST,
+    Contents,
     HistoryConversation,
     HistoryPerson,
     Unit,
@@ -31,8 +30,19 @@ _MAX_FAILURES: Final = 30
 _MAX_CRASHES: Final = 2
 """After so many, a page that ends the reader process costs its conversation."""
 _PAUSES: Final = Backoff(first_s=5.0, max_s=600.0)
+_NAMES_AT_ONCE: Final = 1_000
 _SAMPLING_S: Final = 600.0
 _ENDLESS: Final = "the provider sends pages without end: import this conversation again later"
+
+
+class StoredLists(Protocol):
+    """The people and conversations of an account as an import has stored them."""
+
+    def people(self) -> AsyncIterator[HistoryPerson]:
+        """Yield the people."""
+
+    def conversations(self) -> AsyncIterator[HistoryConversation]:
+        """Yield the conversations, with their members."""
 
 
 class AccountReader:
@@ -50,7 +60,7 @@ class AccountReader:
         account: Account,
         walk: Walk,
         *,
-        known: tuple[Sequence[HistoryPerson], Sequence[HistoryConversation]] | None,
+        known: StoredLists | None,
         span: tuple[float, float],
         since: Mapping[str, float],
         samples: bool,
@@ -63,7 +73,8 @@ class AccountReader:
         self._since = since
         self._samples = samples
         self._samples_until = monotonic() + _SAMPLING_S
-        self._people: Sequence[HistoryPerson] = ()
+        self._overview: Overview | None = None
+        self._number_of_people = 0
         self._listed: Sequence[HistoryConversation] = ()
         self._selected: Sequence[HistoryConversation] = ()
         self._walk = walk
@@ -85,24 +96,44 @@ class AccountReader:
         await self._stack.aclose()
 
     async def contents(self, answers: Mapping[str, str]) -> Overview:
-        """Return the contents of the account: people and conversations as they are stored, or else listed."""
-        contents = await self._process.contents(self._account, answers)
-        self._people, self._listed = self._known or (
-            await self._all_people(),
-            await self._all_conversations(),
+        """Return the contents of the account, without what is listed: see `listed`."""
+        self._overview = await self._process.contents(self._account, answers)
+        return self._overview
+
+    @property
+    def listed(self) -> Overview:
+        """The contents with the people and conversations that were yielded until now."""
+        assert self._overview is not None  # noqa: S101 -- read before
+        found = self._overview
+        contents = Contents(
+            found.kind,
+            found.provider,
+            found.account,
+            conversations=self._listed,
+            missing=found.missing,
+            choices=found.choices,
         )
-        contents = replace(contents, people=self._people, conversations=self._listed)
-        return overview_of(orjson.loads(encoded(overview_data(contents))))
+        return replace(
+            found,
+            description=describe(contents),
+            people=self._number_of_people,
+            conversations=len(self._listed),
+        )
 
     async def people(self) -> AsyncIterator[HistoryPerson]:
-        """Yield the people of the account."""
-        for item in self._people:
-            yield item
+        """Yield the people of the account: those that are stored, or else at most 200,000 of the provider."""
+        self._number_of_people = 0
+        async for person in self._known.people() if self._known else self._all_people():
+            self._number_of_people += 1
+            yield person
 
     async def conversations(self) -> AsyncIterator[HistoryConversation]:
-        """Yield the conversations of the account."""
-        for item in self._listed:
+        """Yield the conversations of the account: those that are stored, or else of the provider."""
+        listed: list[HistoryConversation] = []
+        async for item in self._known.conversations() if self._known else self._all_conversations():
+            listed.append(replace(item, members=()))  # members of all of them take too much memory
             yield item
+        self._listed = listed
 
     async def units(self) -> AsyncIterator[Unit]:
         """Yield nothing: the units of an account are pages, of unknown number."""
@@ -112,14 +143,18 @@ class AccountReader:
 
     async def use_names(self, users: Mapping[str, str], channels: Mapping[str, str]) -> None:
         """Set the ids of the chat for people, and for the conversations that are to be read."""
+        async for _ in self.conversations():
+            pass
         self._selected = [item for item in self._listed if item.id in channels]
-        names = Names(
-            users=users,
-            people={item.person.id: item.person for item in self._people},
-            channels=channels,
-            conversations={item.id: item.name for item in self._listed},
-        )
-        await self._process.use_names(names)
+        names = {item.id: item.name for item in self._listed}
+        await self._process.use_names(users, channels, names)
+        people: list[Person] = []
+        async for item in self.people():
+            people.append(item.person)
+            if len(people) == _NAMES_AT_ONCE:
+                await self._process.add_people(people)
+                people = []
+        await self._process.add_people(people)
 
     async def read(self, position: int, skip: int) -> AsyncIterator[SourcePart]:
         """Yield page after page of those conversations, from the place of `walk` on.
@@ -212,28 +247,33 @@ class AccountReader:
         read = until - page.reached if self._process.newest_first else page.reached - since
         return max(0.0, read) / (until - since)
 
-    async def _all_people(self) -> list[HistoryPerson]:
-        people: list[HistoryPerson] = []
+    async def _all_people(self) -> AsyncIterator[HistoryPerson]:
+        number = 0
         cursor: str | None = None
         for _ in range(_MAX_PAGES):
             page, cursor = await self._process.people(cursor)
-            people += page
-            if len(people) > MAX_PEOPLE:
+            number += len(page)
+            if number > MAX_PEOPLE:
                 break
+            for person in page:
+                yield person
             if cursor is None:
-                return people
+                return
         raise Unreadable(_too_many("people", MAX_PEOPLE))
 
-    async def _all_conversations(self) -> list[HistoryConversation]:
-        conversations: dict[str, HistoryConversation] = {}
+    async def _all_conversations(self) -> AsyncIterator[HistoryConversation]:
+        seen: set[str] = set()
         cursor: str | None = None
         for _ in range(_MAX_PAGES):
             page, cursor = await self._process.conversations(cursor)
-            conversations |= {item.id: item for item in page}
-            if len(conversations) > MAX_CONVERSATIONS:
+            for item in page:
+                if item.id not in seen:
+                    seen.add(item.id)
+                    yield item
+            if len(seen) > MAX_CONVERSATIONS:
                 break
             if cursor is None:
-                return list(conversations.values())
+                return
         raise Unreadable(_too_many("conversations", MAX_CONVERSATIONS))
 
 

@@ -1,10 +1,10 @@
 """Open the reader of a connected account, by the integration that an import names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from services.importer.accounts.account_calls import DISCONNECTED, AccountCalls
-from services.importer.accounts.account_reader import AccountReader
+from services.importer.accounts.account_reader import AccountReader, StoredLists
 from services.importer.accounts.address_refresher import AddressRefresher
 from services.importer.accounts.assembly import ProviderAccess
 from services.importer.accounts.pacing import Pacing, PacingState
@@ -16,7 +16,6 @@ from shared.connections.integration_record import USABLE, Integration
 from shared.contracts.errors import Conflict, Invalid
 from shared.manifests.channel_types import ChannelFailure
 from shared.manifests.history_models import HistorySpec
-from shared.manifests.history_types import HistoryConversation, HistoryPerson
 
 _REFRESH_WAIT_S: Final = 60.0
 """A call for new addresses that has to wait for longer is made in another step."""
@@ -54,7 +53,7 @@ class AccountReaders:
         walk: Walk,
         *,
         max_wait_s: float,
-        known: tuple[Sequence[HistoryPerson], Sequence[HistoryConversation]] | None = None,
+        known: StoredLists | None = None,
         span: tuple[float, float] = (0.0, float("inf")),
         since: Mapping[str, float] | None = None,
         samples: bool = False,

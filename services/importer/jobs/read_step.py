@@ -79,6 +79,8 @@ class ReadStep:
                 await self._contents.delete_run(job.id)
                 await self._store_channels(job, found, source, extents)
                 await self._store_people(job, found, source, plan)
+                if isinstance(source, AccountReader):
+                    found = source.listed
         except Unreadable as error:
             raise JobFailed(str(error)) from None
         except (CallWaits, ChannelFailure) as error:

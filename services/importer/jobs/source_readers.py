@@ -1,5 +1,6 @@
 """Open the reader of an import's source: of the uploaded file, or of the connected account."""
 
+from collections.abc import AsyncIterator
 from typing import Final
 
 from services.importer.accounts.account_reader import AccountReader
@@ -90,8 +91,6 @@ class SourceReaders:
     async def _running(self, job: ImportJob, source: AccountSource) -> AccountReader:
         """Return the reader of pages: people and conversations are those of the plan."""
         plan = Plan.model_validate(job.plan)
-        channels = await self._contents.all_channels(job.id)
-        people = await self._contents.all_people(job.id)
         walk = job.walk or Walk()
         since = {}
         if not job.is_dry_run:
@@ -108,11 +107,27 @@ class SourceReaders:
             (source.provider, source.account),
             Walk(pacing=walk.pacing) if job.is_dry_run else walk,
             max_wait_s=_LISTING_WAIT_S if job.is_dry_run else _WAIT_S,
-            known=([_person(item) for item in people], [_conversation(item) for item in channels]),
+            known=_StoredLists(self._contents, job.id),
             span=plan.span(),
             since=since,
             samples=job.is_dry_run,
         )
+
+
+class _StoredLists:
+    """The people and conversations of one import (`StoredLists`)."""
+
+    def __init__(self, contents: Contents, import_id: str) -> None:
+        self._contents = contents
+        self._import_id = import_id
+
+    async def people(self) -> AsyncIterator[HistoryPerson]:
+        async for record in self._contents.each_person(self._import_id):
+            yield _person(record)
+
+    async def conversations(self) -> AsyncIterator[HistoryConversation]:
+        async for record in self._contents.each_channel(self._import_id):
+            yield _conversation(record)
 
 
 def _person(record: PersonRecord) -> HistoryPerson:

@@ -16,7 +16,7 @@ import orjson
 
 from services.importer.reading.confinement import NICENESS, confine, limit_cpu
 from services.importer.reading.message_lines import Names, line_of
-from services.importer.reading.protocol import encoded, framed
+from services.importer.reading.protocol import encoded, framed, overview_data
 from shared.manifests.channel_types import Account, CallResponse, ChannelFailure, Operation, Person, Step
 from shared.manifests.history_models import HistorySpec
 from shared.manifests.history_types import Contents, HistoryConversation, ReadsPages, Unreadable
@@ -34,7 +34,8 @@ class _Session:
         self._commands = commands
         self._out = out
         self._cpu_s = cpu_s
-        self._names = Names()
+        self._people: dict[str, Person] = {}
+        self._names = Names(people=self._people)
         self._contents: Contents | None = None
 
     def handle_all(self) -> None:
@@ -52,7 +53,8 @@ class _Session:
             case "contents":
                 account = Account(**command["account"])
                 self._contents = self._run(self._reader.contents(account, command["answers"]))
-                self._write({"contents": self._contents, "newest_first": self._reader.NEWEST_FIRST})
+                overview = overview_data(self._contents)
+                self._write({"contents": overview, "newest_first": self._reader.NEWEST_FIRST})
             case "people":
                 page = self._run(self._reader.people(self._read(), command["cursor"]))
                 self._write({"items": page.items, "next": page.next_cursor})
@@ -60,9 +62,10 @@ class _Session:
                 page = self._run(self._reader.conversations(self._read(), command["cursor"]))
                 self._write({"items": page.items, "next": page.next_cursor})
             case "names":
-                names = command["names"]
-                people = {key: Person(**item) for key, item in names["people"].items()}
-                self._names = Names(**names | {"people": people})
+                self._people = {}
+                self._names = Names(**command["names"], people=self._people)
+            case "add_people":
+                self._people |= {item[0]: Person(*item) for item in command["people"]}
             case "page":
                 self._page(command)
 

@@ -1,21 +1,19 @@
 """Read a connected account: a confined process asks for requests, and parses the responses."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 import orjson
 
 from services.importer.reading.confined_process import ConfinedProcess
-from services.importer.reading.message_lines import Names
-from services.importer.reading.protocol import contents_of
+from services.importer.reading.protocol import Overview, conversation_of, overview_of, person_of
 from services.importer.reading.reader_process import ReaderLimits
 from shared.connections.channel_calls import StepResponse
 from shared.manifests.channel_types import Account, Call, ChannelFailure, Person, Step
 from shared.manifests.history_models import HistorySpec
 from shared.manifests.history_types import (
-    Contents,
     HistoryConversation,
     HistoryPerson,
     ObservedRate,
@@ -66,26 +64,37 @@ class PageProcess(ConfinedProcess):
         await self._start(self._provider, self._spec.model_dump_json(), orjson.dumps(limits).decode())
         return self
 
-    async def contents(self, account: Account, answers: Mapping[str, str]) -> Contents:
+    async def contents(self, account: Account, answers: Mapping[str, str]) -> Overview:
         """Return the contents of the account, still without people and conversations."""
         response = await self._do({"do": "contents", "account": asdict(account), "answers": answers})
         self.newest_first = response["newest_first"] is True
-        return contents_of(response["contents"])
+        return overview_of(response["contents"])
 
     async def people(self, cursor: str | None) -> tuple[list[HistoryPerson], str | None]:
         """Return a page of people, and the cursor of the next one."""
         response = await self._do({"do": "people", "cursor": cursor})
-        people = [HistoryPerson(Person(**item["person"]), item["active"]) for item in response["items"]]
-        return people, _next_cursor(response, cursor)
+        return [person_of(item) for item in response["items"]], _next_cursor(response, cursor)
 
     async def conversations(self, cursor: str | None) -> tuple[list[HistoryConversation], str | None]:
         """Return a page of conversations, and the cursor of the next one."""
         response = await self._do({"do": "conversations", "cursor": cursor})
-        return [HistoryConversation(**item) for item in response["items"]], _next_cursor(response, cursor)
+        return [conversation_of(item) for item in response["items"]], _next_cursor(response, cursor)
 
-    async def use_names(self, names: Names) -> None:
-        """Set the ids and names of the chat with which the texts of all further pages are rendered."""
-        await self._send({"do": "names", "names": asdict(names)})
+    async def use_names(
+        self, users: Mapping[str, str], channels: Mapping[str, str], conversations: Mapping[str, str]
+    ) -> None:
+        """Set the ids and names of the chat with which the texts of all further pages are rendered.
+
+        The names of people follow by `add_people`.
+        """
+        names = {"users": users, "channels": channels, "conversations": conversations}
+        await self._send({"do": "names", "names": names})
+
+    async def add_people(self, people: Sequence[Person]) -> None:
+        """Add the names of some people."""
+        # The texts of messages need no addresses of mail.
+        items = [(person.id, person.name, person.avatar_url, None, person.bot) for person in people]
+        await self._send({"do": "add_people", "people": items})
 
     async def page(
         self, conversation: HistoryConversation, cursor: str | None, *, since: float, until: float

@@ -130,24 +130,3 @@ def person_of(item: dict[str, Any]) -> HistoryPerson:
 def conversation_of(item: dict[str, Any]) -> HistoryConversation:
     """Decode a conversation of a list."""
     return HistoryConversation(**item)
-
-
-def contents_of(data: dict[str, Any]) -> Contents:
-    """Decode the `Contents` of an export from the reader's response."""
-    return Contents(
-        kind=data["kind"],
-        provider=data["provider"],
-        account=data["account"],
-        people=[HistoryPerson(Person(**item["person"]), active=item["active"]) for item in data["people"]],
-        conversations=[HistoryConversation(**item) for item in data["conversations"]],
-        units=[Unit(**item) for item in data["units"]],
-        values=data["values"],
-        missing=data["missing"],
-        notes=data["notes"],
-        choices=[
-            Choice(**item | {"options": [Option(**option) for option in item["options"]]})
-            for item in data["choices"]
-        ],
-        first_at=data["first_at"],
-        last_at=data["last_at"],
-    )

@@ -115,14 +115,6 @@ class Contents:
         async for document in _each(self._people, import_id, None):
             yield PersonRecord.from_document(document)
 
-    async def all_channels(self, import_id: str) -> list[ChannelRecord]:
-        """Return all conversations, in the order of the export, without samples."""
-        return [record async for record in self.each_channel(import_id)]
-
-    async def all_people(self, import_id: str) -> list[PersonRecord]:
-        """Return all people, in the order of the export."""
-        return [record async for record in self.each_person(import_id)]
-
     async def count_people(self, import_id: str) -> dict[str, int]:
         """Return how many people were matched in each way."""
         counts: Counter[str] = Counter()
