@@ -40,10 +40,20 @@ def open_archive(file: BinaryIO, name: str, limits: ArchiveLimits) -> Archive:
 
 def recognized(archive: Archive, readers: Sequence[ReadsArchive]) -> tuple[ReadsArchive, Contents]:
     """Return the reader that recognizes an archive, and the contents. Raises `Unreadable` if none does."""
+    damaged: Unreadable | None = None
     for reader in readers:
-        contents = reader.contents(archive)
+        if damaged is not None and reader is readers[-1]:
+            raise damaged  # a damaged export of a provider is no table
+        try:
+            contents = reader.contents(archive)
+        except Unreadable as error:
+            # It may be a file that only this reader looks at: the reader of the export counts it as a loss.
+            damaged = damaged or error
+            continue
         if contents is not None:
             return reader, contents
+    if damaged is not None:
+        raise damaged
     if damage := _damage(archive):
         raise Unreadable(damage)
     known = ", ".join(reader.KIND for reader in readers)
