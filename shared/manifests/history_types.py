@@ -133,7 +133,8 @@ class Contents:
 
     `kind` is for display ("a Slack export"). `account` is the provider's id of the exported account, and
     `values` are the attributes of the account that the provider's channel uses, such as its URL. `missing`
-    lists kinds of data that exports of this kind can have, but this one does not. `first_at` and `last_at`
+    lists kinds of data that exports of this kind can have, but this one does not. `undetermined` are facts
+    that no import of this kind can find out, for its report. `first_at` and `last_at`
     are the Unix times of the first and the last message, 0 if the units' days have to serve instead.
     `choices` are questions for a person; everything else follows the answers in effect.
     """
@@ -147,6 +148,7 @@ class Contents:
     values: Mapping[str, str] = field(default_factory=dict)
     missing: Sequence[str] = ()
     notes: Sequence[str] = ()
+    undetermined: Sequence[str] = ()
     choices: Sequence[Choice] = ()
     first_at: float = 0.0
     last_at: float = 0.0
@@ -311,7 +313,8 @@ class ReadsPages(Protocol):
         """Return a page of a conversation; its records are those that the provider's export would yield.
 
         Messages before `since` or from `until` on, which are Unix times, may be left out: the importer skips
-        them. Each message has one page, also if it is a reply that the conversation shows too.
+        them. Replies from `since` on to threads that began before are found as far as the provider allows.
+        Each message has one page, also if it is a reply that the conversation shows too.
         """
         ...
 

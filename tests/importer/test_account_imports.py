@@ -95,7 +95,7 @@ def test_a_repeated_import_reads_what_is_new_and_a_daily_one_is_due_tomorrow(acc
     assert again["added"] == 1
     assert again["counts"]["messages"] == {"found": 1, "selected": 1, "imported": 1}
     (call,) = account.slack.called("conversations.history")[before:]
-    assert now - 8 * 86_400 < float(call["oldest"]) <= now - 6 * 86_400
+    assert now - 38 * 86_400 < float(call["oldest"]) <= now - 36 * 86_400
 
     following = account.hub.call("GET", "/api/imports")["items"][0]
     assert (following["repeat"], following["status"]) == ("daily", "reading")
@@ -111,6 +111,31 @@ def test_a_repeated_import_reads_what_is_new_and_a_daily_one_is_due_tomorrow(acc
     account.hub.call("POST", f"/api/imports/{again['id']}/undo", {"messages": 1})
     account.reached(again["id"], "undone")
     assert account.imported(integration, **only)["counts"]["messages"]["found"] == 2
+
+
+def test_a_repeated_import_finds_late_replies_and_says_which_it_does_not(account: SlackAccount) -> None:
+    ada = account.team.person("Ada Example")
+    now = int(time())
+    days = {"recent": 3, "old": 20, "ancient": 60}
+    roots = {name: message_at(now - age * 86_400, ada.user_id, name) for name, age in days.items()}
+    channel = account.channel("late", *sorted(roots.values(), key=lambda root: root["ts"]))
+    integration = account.connect()
+    only = {"channels": {channel.id: {"into": "new"}}, "other_channels": "leave_out"}
+    assert account.imported(integration, **only)["added"] == 3
+    for number, (name, root) in enumerate(roots.items()):
+        reply = message_at(now + number, ada.user_id, f"late reply to {name}")
+        account.add(channel, reply | {"thread_ts": root["ts"]})
+    calls = len(account.slack.called("conversations.replies"))
+    again = account.imported(integration, **only)
+    assert again["added"] == 2
+    assert len(account.slack.called("conversations.replies")) - calls == 2
+    texts = set(account.chat.texts("late"))
+    assert texts == {*roots, "late reply to recent", "late reply to old"}
+    report = account.hub.call("GET", f"/api/imports/{again['id']}/report")
+    notes = " ".join(report["not_determined"])
+    assert "later replies only to threads that began in the 30 days before" in notes
+    assert "the newest messages first" in notes
+    assert "in the export" not in notes
 
 
 def test_a_refused_token_pauses_and_resume_goes_on_where_it_was(account: SlackAccount) -> None:

@@ -19,6 +19,7 @@ SPEC: Final = registry().providers["slack"].manifest.history
 ACCOUNT: Final = Account("T00000001", {"bot_id": "B00000001", "user_id": "U00000009"})
 CHANNEL: Final = HistoryConversation("C00000001", "general")
 SCOPES: Final = "channels:read,channels:history,users:read"
+NOW: Final = 1_700_000_000.0
 LIMITS: Final = ReaderLimits(memory_bytes=256 * 1024 * 1024, cpu_s=5.0)
 
 Answer = Callable[[Step], Any]
@@ -98,6 +99,77 @@ async def test_threads_are_pages_behind_their_parents_and_no_message_comes_twice
         ("1600000000.000100", None),
     ]
     assert reached == [1700000000.0001, 1700000000.0001, 1600000000.0001]
+
+
+DAY: Final = 86_400.0
+
+
+def written(days: float, **fields: Any) -> dict[str, Any]:
+    """Return a message of so many days before NOW."""
+    return {"ts": f"{NOW - days * DAY:.6f}", **fields}
+
+
+def thread(days: float, latest: float) -> dict[str, Any]:
+    """Return the parent of a thread, with the day of its latest reply."""
+    found = written(days, reply_count=3, latest_reply=written(latest)["ts"])
+    return found | {"thread_ts": found["ts"]}
+
+
+async def read_since(since: float, pages: list[dict[str, Any]]) -> tuple[list[str], list[Step]]:
+    """Read a conversation with these pages from a time on, and return the ids of messages, and the calls."""
+    asked: list[Step] = []
+
+    def answer(step: Step) -> dict[str, Any]:
+        if step.method == "conversations.replies":
+            parent, reply = step.call.query["ts"], written(1)
+            return page_of({"ts": parent}, reply | {"thread_ts": parent})
+        return pages[int(step.call.query.get("cursor") or 0)]
+
+    found: list[str] = []
+    cursor = None
+    async with reader(answer, asked) as process:
+        await opened(process)
+        while True:
+            page = await process.page(CHANNEL, cursor, since=since, until=LATEST)
+            found += [line["m"]["id"] for line in page.lines]
+            cursor = page.next_cursor
+            if cursor is None:
+                return found, asked[1:]
+
+
+async def test_late_replies_to_older_threads_are_looked_for() -> None:
+    since = NOW - 7 * DAY
+    pages = [
+        page_of(written(2), thread(5, 4), written(9), thread(20, 1), thread(25, 8), cursor="1", more=True),
+        page_of(thread(36, 6), written(36.5)),
+    ]
+    pages[0]["messages"] += [written(30 + number / 100) for number in range(200)]
+    found, asked = await read_since(since, pages)
+    histories = [step.call.query for step in asked if step.method == "conversations.history"]
+    assert [query["oldest"] for query in histories] == [f"{since - 30 * DAY:.6f}"] * 2
+    replies = [step.call.query for step in asked if step.method == "conversations.replies"]
+    assert [query["ts"] for query in replies] == [written(days)["ts"] for days in (20, 5, 36)]
+    assert {query["oldest"] for query in replies} == {f"{since:.6f}"}
+    # Messages before the time are known: only those of the week, and the replies, are read.
+    assert sorted(found) == sorted([written(2)["ts"], written(5)["ts"], *[written(1)["ts"]] * 3])
+
+
+async def test_the_look_back_ends_after_20_pages_and_at_once_for_a_limited_app() -> None:
+    for size, pages in ((200, 21), (15, 1)):
+        older = [
+            page_of(*[written(8 + number / 10)] * size, cursor=str(number + 1), more=True)
+            for number in range(100)
+        ]
+        found, asked = await read_since(NOW - 7 * DAY, older)
+        assert (found, len(asked)) == ([], pages)
+
+
+async def test_a_whole_history_is_read_to_its_beginning() -> None:
+    pages = [page_of(*[written(number)] * 15, cursor=str(number + 1), more=True) for number in range(40)]
+    pages.append(page_of(written(41)))
+    found, asked = await read_since(0.0, pages)
+    assert (len(found), len(asked)) == (40 * 15 + 1, 41)
+    assert all("oldest" not in step.call.query for step in asked)
 
 
 async def test_a_page_of_15_messages_shows_the_limit_of_apps_outside_the_marketplace() -> None:

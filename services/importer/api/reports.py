@@ -16,6 +16,7 @@ from services.importer.api.import_schemas import Estimate, ImportOut
 from services.importer.files.records import ImportFiles
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
+from services.importer.jobs.source import AccountSource
 from services.importer.jobs.verify_step import COUNTS
 from services.importer.store.contents import Contents
 from services.importer.store.reports import Reports
@@ -166,10 +167,13 @@ def _not_determined(job: ImportJob) -> list[str]:
         notes.append(f"{number} people in reactions are only counted: a message has at most 1,000 of them")
     if number := counts.get("messages", {}).get("changed"):
         notes.append(f"{number} messages were updated: an undo does not restore their earlier text")
+    is_account = isinstance(job.source, AccountSource)
     if job.summary:
-        notes += [f"{item} are not in the export" for item in job.summary.missing]
-        notes += job.summary.notes
-    notes.append("what was deleted before the export was made, and earlier texts of edited messages")
+        lack = "were not read" if is_account else "are not in the export"
+        notes += [f"{item} {lack}" for item in job.summary.missing]
+        notes += [*job.summary.notes, *job.summary.undetermined]
+    read = "the account was read" if is_account else "the export was made"
+    notes.append(f"what was deleted before {read}, and earlier texts of edited messages")
     return notes
 
 

@@ -44,6 +44,7 @@ class Summary(StoredPart):
     last: str = ""
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    undetermined: tuple[str, ...] = ()
     description: str
     choices: tuple[dict[str, Any], ...] = ()
     """Questions that the export does not answer, as the reader asks them."""

@@ -219,6 +219,7 @@ def _summary(found: Overview, size: int) -> Summary:
         last=found.last,
         missing=tuple(found.missing)[:_MAX_NOTES],
         notes=tuple(found.notes)[:_MAX_NOTES],
+        undetermined=tuple(found.undetermined)[:_MAX_NOTES],
         choices=tuple(asdict(choice) for choice in found.choices),
         description=found.description,
     )

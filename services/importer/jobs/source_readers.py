@@ -19,7 +19,7 @@ from shared.manifests.history_types import ConversationKind, HistoryConversation
 from shared.runtime.jobs import JobFailed
 
 OVERLAP_S: Final = 7 * 86_400.0
-"""A repeated import reads the last days again: a thread that began before gets no reply that it would see."""
+"""A repeated import reads the last days again, for edits. Readers look further back for replies."""
 _WAIT_S: Final = 10.0
 """A call that has to wait for longer is made in another step, and other imports have their turn meanwhile."""
 _LISTING_WAIT_S: Final = 150.0

@@ -48,6 +48,7 @@ class Overview:
     values: Mapping[str, str]
     missing: Sequence[str] = ()
     notes: Sequence[str] = ()
+    undetermined: Sequence[str] = ()
     choices: Sequence[Choice] = ()
     first: str = ""
     last: str = ""
@@ -95,6 +96,7 @@ def overview_data(contents: Contents) -> dict[str, Any]:
         "values": contents.values,
         "missing": contents.missing,
         "notes": contents.notes,
+        "undetermined": contents.undetermined,
         "choices": contents.choices,
         "first": first,
         "last": last,

@@ -39,6 +39,7 @@ from shared.providers.discord.messages import (
     snowflake,
     snowflake_time,
     text_of,
+    time_of,
 )
 from shared.providers.discord.server_listing import FORUMS, PUBLIC_THREADS, WITH_THREADS
 
@@ -299,6 +300,8 @@ class PageReader:
         content = json_object(self._spec, (yield from self._call(step)))
         before = server_listing.last_archived(content)
         has_more = content.get("has_more") is True and bool(before) and before != place.before
+        # The last one to be archived comes first, and a message takes a thread out of the archive.
+        has_more = has_more and (time_of(before) or since) >= since
         threads = _threads(content, channel, place, since, until)
         return replace(
             place,

@@ -3,6 +3,9 @@
 A page of `conversations.history` has messages and the parents of threads, the newest first. The replies of
 each of its threads are pages of their own, which follow before the next older messages. The replies that a
 conversation shows too are among its messages already, so they are left out of their thread's pages.
+
+Slack lists a thread at the time of its first message only. So the reader looks further back than it reads,
+for threads that have got replies since.
 """
 
 import re
@@ -55,6 +58,18 @@ _RESTRICTED_CALLS: Final = 1
 _CALLS: Final = 50
 _MINUTE_S: Final = 60.0
 _MAX_THREADS: Final = 1000
+_LOOK_BACK_S: Final = 30 * 86_400.0
+_MAX_LOOK_BACK: Final = 20
+"""Pages of messages before the time that is read, in which threads with later replies are looked for."""
+_LATE_REPLIES: Final = (
+    "replies to old threads: an import that repeats another one reads the week before it again, and one with "
+    "a time range begins with it. Both find later replies only to threads that began in the 30 days before "
+    f"that, among the last {_MAX_LOOK_BACK * _PAGE:,} messages of a channel; none of them where Slack allows "
+    "the app one request a minute"
+)
+_ORDER: Final = (
+    "the oldest messages of an import that was stopped early: Slack gives the newest messages first"
+)
 _TIMESTAMP: Final = re.compile(r"\d{1,12}\.\d{1,6}", re.ASCII)
 _NOT_MEMBER: Final = "The app is not in this channel: invite it with /invite in Slack, then import again."
 _HISTORIES: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -71,13 +86,14 @@ class _Cursor:
     """What the next page is: replies of the first of `threads`, or else messages of the conversation.
 
     `messages` is Slack's cursor of the messages, empty at their start and None behind their end; `replies` is
-    that of the thread.
+    that of the thread. `back` is how many pages had messages from before the time that is read.
     """
 
     messages: str | None = ""
     threads: tuple[str, ...] = ()
     replies: str = ""
     reached: float = 0.0
+    back: int = 0
 
     @property
     def text(self) -> str | None:
@@ -125,6 +141,7 @@ class PageReader:
             },
             missing=missing,
             notes=notes,
+            undetermined=(_LATE_REPLIES, _ORDER),
         )
 
     def people(self, contents: Contents, cursor: str | None) -> Operation[Page]:
@@ -172,24 +189,35 @@ class PageReader:
         """Return a page of messages, or of the replies of a thread."""
         place = _cursor(cursor)
         if place.threads:
-            return (yield from self._replies(contents, conversation.id, place))
+            return (yield from self._replies(contents, conversation.id, place, since))
         step = get_step(
             "conversations.history",
             channel=conversation.id,
             cursor=place.messages or "",
             limit=str(_PAGE),
-            oldest=f"{since:.6f}" if since > 0 else "",
+            oldest=f"{since - _LOOK_BACK_S:.6f}" if since > _LOOK_BACK_S else "",
             latest=f"{until:.6f}" if until < LATEST else "",
             inclusive="true" if since > 0 or until < LATEST else "",
         )
         response = yield from self._call(step)
-        messages = objects(_field(response, "messages"))[::-1]
-        threads = [ts for message in messages if (ts := _thread(message))][:_MAX_THREADS]
-        oldest = parse_time(messages[0].get("ts")) if messages else None
-        following = _Cursor(next_cursor(response.json), tuple(threads), reached=oldest or place.reached)
-        return self._page(contents, conversation.id, messages, following, step, response)
+        found = objects(_field(response, "messages"))[::-1]
+        threads = [ts for message in found if (ts := _thread(message, since))][:_MAX_THREADS]
+        messages = [message for message in found if (parse_time(message.get("ts")) or since) >= since]
+        oldest = parse_time(found[0].get("ts")) if found else None
+        following = _Cursor(
+            next_cursor(response.json),
+            tuple(threads),
+            reached=max(oldest or place.reached, since),
+            back=place.back + (len(messages) < len(found)),
+        )
+        rate = _rate(step, response)
+        if following.back and (_is_restricted(rate) or following.back > _MAX_LOOK_BACK):
+            following = replace(following, messages=None)
+        return self._page(contents, conversation.id, messages, following, rate)
 
-    def _replies(self, contents: Contents, conversation: str, place: _Cursor) -> Operation[HistoryPage]:
+    def _replies(
+        self, contents: Contents, conversation: str, place: _Cursor, since: float
+    ) -> Operation[HistoryPage]:
         """Return a page of the first thread; an empty one if the thread was deleted meanwhile."""
         parent, *others = place.threads
         step = get_step(
@@ -198,6 +226,8 @@ class PageReader:
             ts=parent,
             cursor=place.replies,
             limit=str(_PAGE),
+            oldest=f"{since:.6f}" if since > 0 else "",
+            inclusive="true" if since > 0 else "",
         )
         rest = replace(place, threads=tuple(others), replies="")
         try:
@@ -213,7 +243,7 @@ class PageReader:
         ]
         more = next_cursor(response.json)
         following = replace(place, replies=more) if more else rest
-        return self._page(contents, conversation, messages, following, step, response)
+        return self._page(contents, conversation, messages, following, _rate(step, response))
 
     def _page(
         self,
@@ -221,15 +251,14 @@ class PageReader:
         conversation: str,
         messages: Sequence[Mapping[str, Any]],
         following: _Cursor,
-        step: Step,
-        response: CallResponse,
+        rate: ObservedRate | None,
     ) -> HistoryPage:
         account = Account(contents.account, contents.values)
         records = [
             parse_record(message, conversation, account, f"{conversation}, {_excerpt(message)}")
             for message in messages
         ]
-        return HistoryPage(records, following.text, following.reached, _rate(step, response))
+        return HistoryPage(records, following.text, following.reached, rate)
 
     def _members(self, conversation: str) -> Generator[Step, CallResponse, tuple[str, ...]]:
         step = get_step("conversations.members", channel=conversation, limit="1000")
@@ -258,7 +287,7 @@ def _cursor(text: str | None) -> _Cursor:
     if text is None:
         return _Cursor()
     values = orjson.loads(text)
-    return _Cursor(values["messages"], tuple(values["threads"]), values["replies"], values["reached"])
+    return _Cursor(**values | {"threads": tuple(values["threads"])})
 
 
 def _scopes(response: CallResponse) -> frozenset[str] | None:
@@ -284,11 +313,12 @@ def _conversation(conversation_id: str, item: Mapping[str, Any], *, is_bot: bool
     return found
 
 
-def _thread(message: Mapping[str, Any]) -> str:
-    """Return the timestamp of a thread's parent; '' for a message without replies."""
+def _thread(message: Mapping[str, Any], since: float) -> str:
+    """Return the timestamp of a thread's parent; '' for a message without replies from a time on."""
     timestamp, replies = text_of(message.get("ts")), message.get("reply_count")
     is_parent = isinstance(replies, int) and replies > 0 and message.get("thread_ts") == timestamp
-    return timestamp if is_parent and _TIMESTAMP.fullmatch(timestamp) else ""
+    is_new = (parse_time(message.get("latest_reply")) or since) >= since
+    return timestamp if is_parent and is_new and _TIMESTAMP.fullmatch(timestamp) else ""
 
 
 def _excerpt(message: Mapping[str, Any]) -> str:
@@ -301,6 +331,10 @@ def _rate(step: Step, response: CallResponse) -> ObservedRate | None:
         return None
     restricted = len(objects(_field(response, "messages"))) <= _RESTRICTED_PAGE
     return ObservedRate(step.method, _RESTRICTED_CALLS if restricted else _CALLS, _MINUTE_S)
+
+
+def _is_restricted(rate: ObservedRate | None) -> bool:
+    return rate is not None and rate.amount == _RESTRICTED_CALLS
 
 
 def _field(response: CallResponse, name: str) -> Any:
