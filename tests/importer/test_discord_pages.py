@@ -9,7 +9,14 @@ import pytest
 
 from services.importer.archive.zip_archive import ZipArchive
 from services.importer.reading.message_lines import Names, line_of
-from shared.manifests.channel_types import Account, CallResponse, ChannelFailure, Operation, Page
+from shared.manifests.channel_types import (
+    Account,
+    CallResponse,
+    ChannelFailure,
+    ExternalFile,
+    Operation,
+    Page,
+)
 from shared.manifests.history_types import (
     Contents,
     HistoryConversation,
@@ -20,6 +27,7 @@ from shared.manifests.history_types import (
     Unreadable,
 )
 from shared.manifests.registry import registry
+from shared.providers.discord.files import refreshed_addresses
 from shared.providers.discord.history import ArchiveReader, PageReader
 from tests.importer.archives import zipped
 from tests.importer.discord_rendering import exported
@@ -391,6 +399,55 @@ def test_responses_that_are_none_of_discord_are_asked_for_again() -> None:
     with pytest.raises(ChannelFailure) as caught:
         operation.send(CallResponse(200, {}, ["not", "an", "object"]))
     assert caught.value.kind == "later"
+
+
+def test_late_replies_are_found_without_reading_all_archived_threads(at: Setting, carrier: Carrier) -> None:
+    contents = contents_of(at, carrier)
+    [forum] = [item for item in conversations_of(contents, carrier) if item.name == "help"]
+    since = START + 1_000_000
+    at.channels["post 5"].archived_at = None
+    reply = at.channels["post 5"].say(at.grace, "a late reply", since + 60)
+    asked = len(at.discord.calls)
+    found = [
+        record.message.external_id
+        for page in history(contents, forum, carrier, since=since)
+        for record in messages(list(page.records))
+    ]
+    assert found == [reply.id]
+    paths = [path for path, _ in at.discord.calls[asked:]]
+    assert sum(path.endswith("threads/archived/public") for path in paths) == 1
+
+
+def test_new_addresses_of_files_are_only_those_of_the_same_files() -> None:
+    base = "https://cdn.discordapp.com/attachments/1"
+    files = [
+        ExternalFile(str(number), f"{base}/{number}/a.txt?ex=1&is=0&hm=x", "a.txt") for number in range(8)
+    ]
+    files.append(ExternalFile("8", f"{base}/8/a.txt?ex=ffffffff&is=0&hm=x", "a.txt"))
+    spec = registry().providers["discord"].manifest.history
+    assert spec is not None
+    operation = refreshed_addresses(spec, files, 1_700_000_000.0)
+    step = next(operation)
+    assert (step.call.method, step.call.json) == (
+        "POST",
+        {"attachment_urls": [file.ref for file in files[:8]]},
+    )
+    new = [
+        f"{base}/0/a.txt?ex=2&is=1&hm=y",
+        "https://evil.example/attachments/1/1/a.txt",
+        f"{base}/0/a.txt?ex=2&is=1&hm=y",
+        "http://cdn.discordapp.com/attachments/1/3/a.txt",
+        f"{base}/4/a.txt?ex={'2' * 2000}",
+        7,
+        None,
+    ]
+    pairs: list[Any] = [
+        {"original": file.ref, "refreshed": url} for file, url in zip(files, new, strict=False)
+    ]
+    answer = {"refreshed_urls": [*pairs, {"original": "another", "refreshed": new[0]}, "x", {}]}
+    with pytest.raises(StopIteration) as done:
+        operation.send(CallResponse(200, {}, answer))
+    assert done.value.value == {files[0].ref: new[0]}
 
 
 def test_hostile_pages_end() -> None:

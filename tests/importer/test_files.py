@@ -320,6 +320,71 @@ def test_slackdump_puts_files_into_the_archive(hub: Hub, chat: HistoryChat) -> N
     undone(hub, done)
 
 
+HOSTILE_FILES: Final = {
+    "../../../etc/passwd": ("text/plain", "_.._.._etc_passwd"),
+    "..\\..\\win.ini": ("text/plain", "_.._win.ini"),
+    "a\r\nSet-Cookie: x=y\r\n\r\n<script>.png": ("image/png", "a Set-Cookie_ x=y  _script_.png"),
+    "invoice\u202egnp.exe": ("image/png", "invoicegnp.exe"),
+    "zero\u200bwidth\x00null\x1b[31m.png": ("image/png", "zerowidthnull[31m.png"),
+    ".htaccess": ("text/plain", "htaccess"),
+    "...": ("text/plain", "file"),
+    "=1+1.csv": ("text/csv", "=1+1.csv"),
+    'a"; filename="b.exe': ("image/png", "a_; filename=_b.exe"),
+    "picture.svg": ("image/svg+xml", "picture.svg"),
+    "page.html": ("text/html; charset=utf-8", "page.html"),
+    "sheet.xhtml": ("application/xhtml+xml", "sheet.xhtml"),
+    "script.js": ("text/javascript", "script.js"),
+    "split.png": ("image/png\r\nX-Evil: 1", "split.png"),
+}
+"""What a member of a connected workspace may call a file, and its type; and the name that others see."""
+
+
+def test_names_and_types_of_strangers_are_harmless(hub: Hub, chat: HistoryChat) -> None:
+    page = b"<html><script>alert(document.domain)</script></html>"
+    files = [
+        {
+            "id": f"F{number:04}",
+            "name": name,
+            "mimetype": media_type,
+            "url_private": "https://files.slack.com/x",
+        }
+        for number, (name, (media_type, _)) in enumerate(HOSTILE_FILES.items())
+    ]
+    days = {"general/2024-01-01": [slack_message("1704067200.000100", "with files", files=files)]}
+    entries = slack_export(days, channels=CHANNELS)
+    entries |= {f"__uploads/{file['id']}/x": page for file in files}
+    done = imported(hub, zipped(entries).getvalue())
+    names = [shown for _, shown in HOSTILE_FILES.values()]
+    rows = listed(hub, done["id"])
+    assert sorted(row["name"] for row in rows) == sorted(names)
+    assert [item["filename"] for item in attachments(chat)] == names
+    for item, (media_type, name) in zip(attachments(chat), HOSTILE_FILES.values(), strict=True):
+        answer = get(hub, item["url"], "gateway")
+        assert answer.content == page
+        headers = answer.headers
+        assert "x-evil" not in headers
+        assert "set-cookie" not in headers
+        assert headers["content-type"] == (
+            media_type
+            if media_type in ("image/png", "text/plain", "text/csv")
+            else "application/octet-stream"
+        ), name
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["content-security-policy"].startswith("sandbox")
+        disposition = headers["content-disposition"]
+        assert disposition.startswith('attachment; filename="')
+        assert disposition.count('"') == 2
+    with hub.client("importer") as client:
+        table = client.get(f"/api/imports/{done['id']}/files", params={"format": "csv"}).text
+        report = client.get(f"/api/imports/{done['id']}/report", params={"format": "html"})
+    assert "'=1+1.csv" in table
+    assert "<script" not in report.text
+    assert report.headers["content-security-policy"].startswith("default-src 'none'")
+    root = Path(hub.env["INTERLINK_UPLOAD_FOLDER"]) / "files"
+    assert {path.parent.parent.parent for path in on_disk(hub)} == {root}
+    undone(hub, done)
+
+
 def test_another_workspace_sees_no_files(hub: Hub, chat: HistoryChat) -> None:
     done = imported(hub, archive({"a.txt": b"a"}))
     other = hub.other_workspace()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from secrets import token_bytes
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -142,6 +143,47 @@ def test_what_a_file_may_do_costs_only_this_file(world: World) -> None:
     assert done["counts"]["files"]["imported"] == 2
     assert all(rows[name]["detail"] for name in hostile)
     assert not [host for host in world.hosts.connected if host.startswith("10.")]
+    undone(world.hub, done)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"https://{ELSEWHERE}/a.txt",
+        f"http://{FILES}/a.txt",
+        f"https://{FILES}.{ELSEWHERE}/a.txt",
+        f"https://{FILES}@{ELSEWHERE}/a.txt",
+        f"https://{ELSEWHERE}/https://{FILES}/a.txt",
+        f"https://{ELSEWHERE}#.slack.com",
+        f"https://{ELSEWHERE}\\@{FILES}/a.txt",
+        "https://10.0.0.1/a.txt",
+        "file:///etc/passwd",
+        "//slack.com/a.txt",
+        "https://[",
+    ],
+)
+def test_an_address_that_is_not_the_providers_is_not_asked(world: World, address: str) -> None:
+    file = world.file("a.txt", b"a") | {"url_private": address, "url_private_download": address}
+    asked, connected = len(world.hosts.asked), len(world.hosts.connected)
+    done = imported(world.hub, world.export(file))
+    assert done["counts"]["files"]["failed"] == 1, done
+    [row] = listed(world.hub, done["id"])
+    assert (row["state"], row["reason"] in ("file_not_found", "address_refused")) == ("failed", True), row
+    assert len(world.hosts.asked) == asked
+    assert len(world.hosts.connected) == connected
+    undone(world.hub, done)
+
+
+def test_redirects_without_end_and_to_less_protection_cost_only_their_file(world: World) -> None:
+    loop = world.hostile("loop", Reply(200))
+    world.files.hostile[urlsplit(loop["url_private"]).path] = Reply.redirect(loop["url_private"])
+    plain = world.hostile("plain", Reply.redirect(f"http://{ELSEWHERE}/x"))
+    split = world.hostile("split", Reply.redirect("https://slack.com/a b"))
+    before = len(world.hosts.requests(FILES))
+    done = imported(world.hub, world.export(loop, plain, split))
+    rows = {row["name"]: row["reason"] for row in listed(world.hub, done["id"])}
+    assert rows == {"loop": "not_reached", "plain": "address_refused", "split": "address_refused"}
+    assert len(world.hosts.requests(FILES)) - before == 4 * 4 + 1 + 1
     undone(world.hub, done)
 
 
