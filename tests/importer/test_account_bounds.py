@@ -13,6 +13,7 @@ from services.importer.accounts.account_reader import AccountReader
 from services.importer.accounts.pacing import Pacing, PacingState
 from services.importer.accounts.walk import Walk
 from services.importer.jobs.account_waits import account_waits
+from services.importer.reading.protocol import Overview
 from shared.connections.channel_calls import NotReached, OutcomeUnknown, StepResponse
 from shared.connections.tokens import NotConnected
 from shared.contracts.errors import NotFound
@@ -64,6 +65,16 @@ def account_of(answer: Answer) -> AccountReader:
     )
 
 
+async def listed(account: AccountReader) -> Overview:
+    """List an account, as the first step of an import does."""
+    await account.contents({})
+    async for _ in account.conversations():
+        pass
+    async for _ in account.people():
+        pass
+    return account.listed
+
+
 def lists(*, people: int = 1, channels: int = 1, endless: bool = False) -> Callable[[Step], dict[str, Any]]:
     """Return answers with so many people and channels, on one page; or on pages without end."""
     pages = itertools.count()
@@ -94,14 +105,14 @@ async def test_an_account_that_lists_too_much_is_refused(
     monkeypatch.setattr(account_reader, "_MAX_PAGES", 5)
     async with account_of(answer) as account:
         with pytest.raises(Unreadable, match=refusal):
-            await account.contents({})
+            await listed(account)
 
 
 async def test_an_account_at_its_bounds_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account_reader, "MAX_PEOPLE", 4)
     monkeypatch.setattr(account_reader, "MAX_CONVERSATIONS", 3)
     async with account_of(lists(people=4, channels=3)) as account:
-        found = await account.contents({})
+        found = await listed(account)
     assert (found.people, found.conversations) == (4, 3)
 
 

@@ -32,7 +32,7 @@ def person(number: int) -> dict[str, Any]:
 
 
 async def send(step: Step) -> StepResponse:
-    """Answer as Slack does in a workspace with more people than an import takes."""
+    """Answer as Slack does in a workspace with as many people as an import takes."""
     if step.method == "auth.test":
         scopes = "channels:read,channels:history,users:read"
         return StepResponse(200, {"x-oauth-scopes": scopes}, b'{"ok":true,"bot_id":"B00000001"}')
@@ -40,7 +40,8 @@ async def send(step: Step) -> StepResponse:
     if step.method == "users.list":
         start = int(step.call.query.get("cursor") or 0)
         found["members"] = [person(number) for number in range(start, start + _PAGE)]
-        found["response_metadata"] = {"next_cursor": str(start + _PAGE)}
+        is_last = start + _PAGE == MAX_PEOPLE
+        found["response_metadata"] = {"next_cursor": "" if is_last else str(start + _PAGE)}
     else:
         text = f"<@U{MAX_PEOPLE - 1:08d}>"
         found["messages"] = [
