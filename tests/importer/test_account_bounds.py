@@ -10,7 +10,7 @@ import pytest
 from services.importer.accounts import account_reader
 from services.importer.accounts.account_calls import MAX_RESPONSE_BYTES, AccountCalls, CallWaits
 from services.importer.accounts.account_reader import AccountReader
-from services.importer.accounts.pacing import Pacing, PacingState
+from services.importer.accounts.rate_limiter import RateLimiter, RateLimiterState
 from services.importer.accounts.walk import Walk
 from services.importer.jobs.account_waits import account_waits
 from services.importer.reading.protocol import Overview
@@ -45,11 +45,11 @@ class Provider:
         return self._answer, access
 
 
-def calls(provider: Provider, state: PacingState | None = None) -> AccountCalls:
+def calls(provider: Provider, state: RateLimiterState | None = None) -> AccountCalls:
     assert SPEC is not None
     access: Any = provider
-    pacing = Pacing(SPEC.rates, state or PacingState())
-    return AccountCalls(access, access, "int_1", pacing, max_wait_s=1.0)
+    limiter = RateLimiter(SPEC.rates, state or RateLimiterState())
+    return AccountCalls(access, access, "int_1", limiter, max_wait_s=1.0)
 
 
 def account_of(answer: Answer) -> AccountReader:

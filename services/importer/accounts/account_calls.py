@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 import orjson
 
-from services.importer.accounts.pacing import Pacing
+from services.importer.accounts.rate_limiter import RateLimiter
 from shared.connections.channel_calls import ChannelCalls, NotReached, OutcomeUnknown, StepResponse
 from shared.connections.tokens import Access, NotConnected, TokenSource
 from shared.contracts.errors import NotFound
@@ -33,14 +33,14 @@ class CallWaits(Exception):
 
 
 class AccountCalls:
-    """The calls of one import with one account. `max_wait_s` is how long a call waits for its turn."""
+    """Sends the calls of one import with one account. A call waits for at most `max_wait_s` seconds."""
 
     def __init__(
         self,
         tokens: TokenSource,
         calls: ChannelCalls,
         integration_id: str,
-        pacing: Pacing,
+        limiter: RateLimiter,
         *,
         max_wait_s: float,
     ) -> None:
@@ -49,13 +49,13 @@ class AccountCalls:
         self._integration_id = integration_id
         self._access: Access | None = None
         self._last_method = ""
-        self.pacing = pacing
+        self.limiter = limiter
         self.max_wait_s = max_wait_s
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two calls of the method that was called last, as the account allows it."""
-        return self.pacing.interval_s(self._last_method) if self._last_method else 0.0
+        """The seconds between two calls of the method that was called last, as the account allows it."""
+        return self.limiter.interval_s(self._last_method) if self._last_method else 0.0
 
     async def send(self, step: Step) -> StepResponse:
         """Send a step when it is its turn, and return the response.
@@ -64,11 +64,11 @@ class AccountCalls:
         `later` without a response, `conversation` for a response that is too large) and
         `DatabaseUnavailable`.
         """
-        wait_s = self.pacing.wait_s(step.method)
+        wait_s = self.limiter.wait_s(step.method)
         if wait_s > self.max_wait_s:
             raise CallWaits(wait_s)
         await asyncio.sleep(wait_s)
-        self.pacing.called(step.method)
+        self.limiter.called(step.method)
         self._last_method = step.method
         try:
             access = self._access or await self._tokens.access(self._integration_id)
@@ -86,7 +86,7 @@ class AccountCalls:
             raise ChannelFailure("later", "no_answer", text, retry_after=_PAUSE_S) from None
         if response.status == _TOO_MANY_REQUESTS:
             pause_s = retry_after(response.headers) or _FIRST_LIMIT_PAUSE_S
-            self.pacing.limited(step.method, "method", pause_s)
+            self.limiter.limited(step.method, "method", pause_s)
         if len(response.body) >= MAX_RESPONSE_BYTES:
             text = f"a page has more than {MAX_RESPONSE_BYTES // 1024**2} MB: import it from an export"
             raise ChannelFailure("conversation", "too_large", text)

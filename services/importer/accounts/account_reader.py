@@ -1,4 +1,4 @@
-"""The reader of an import whose source is a connected account: its contents, and page after page."""
+"""Read a connected account for an import: its contents, then one page after another."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -79,12 +79,12 @@ class AccountReader:
         self._selected: Sequence[HistoryConversation] = ()
         self._walk = walk
         self.read_at = 0.0
-        """When the conversation of the last page was begun, if this page ended it; else 0."""
+        """The time at which the conversation of the last page was started, if this page ended it; else 0."""
 
     @property
     def walk(self) -> Walk:
         """The place behind the last page that was read, and the state of the calls."""
-        return self._walk.model_copy(update={"pacing": self._calls.pacing.state})
+        return self._walk.model_copy(update={"limiter": self._calls.limiter.state})
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -207,7 +207,7 @@ class AccountReader:
             self._walk = self._walk.next_conversation()
             raise
         if page.rate is not None:
-            self._calls.pacing.observe(page.rate)
+            self._calls.limiter.observe(page.rate)
         endless = self._walk.is_endless(page.next_cursor)
         fraction = self._fraction(conversation, page, since, min(until, began_at))
         if self._samples:

@@ -1,4 +1,4 @@
-"""Open the reader of a connected account, by the integration that an import names."""
+"""Open the reader of a connected account by the integration that an import names."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,7 +7,7 @@ from services.importer.accounts.account_calls import DISCONNECTED, AccountCalls
 from services.importer.accounts.account_reader import AccountReader, StoredLists
 from services.importer.accounts.address_refresher import AddressRefresher
 from services.importer.accounts.assembly import ProviderAccess
-from services.importer.accounts.pacing import Pacing, PacingState
+from services.importer.accounts.rate_limiter import RateLimiter, RateLimiterState
 from services.importer.accounts.walk import Walk
 from services.importer.reading.page_process import PageProcess
 from services.importer.reading.reader_process import ReaderLimits
@@ -64,7 +64,7 @@ class AccountReaders:
         kind `account` if there is none.
         """
         integration, spec, calls = await self._calls_of(
-            workspace, integration_id, account, walk.pacing, max_wait_s=max_wait_s
+            workspace, integration_id, account, walk.limiter, max_wait_s=max_wait_s
         )
         process = PageProcess(integration.provider, spec, calls.send, self._limits)
         return AccountReader(
@@ -83,7 +83,7 @@ class AccountReaders:
         workspace: str,
         integration_id: str,
         account: tuple[str, str],
-        pacing: PacingState,
+        state: RateLimiterState,
     ) -> AddressRefresher | None:
         """Return what gets new addresses of an account's files; None if they do not expire.
 
@@ -93,7 +93,7 @@ class AccountReaders:
         if refreshed is None:
             return None
         _, spec, calls = await self._calls_of(
-            workspace, integration_id, account, pacing, max_wait_s=_REFRESH_WAIT_S
+            workspace, integration_id, account, state, max_wait_s=_REFRESH_WAIT_S
         )
         return AddressRefresher(refreshed, spec, calls)
 
@@ -102,7 +102,7 @@ class AccountReaders:
         workspace: str,
         integration_id: str,
         account: tuple[str, str],
-        pacing: PacingState,
+        state: RateLimiterState,
         *,
         max_wait_s: float,
     ) -> tuple[Integration, HistorySpec, AccountCalls]:
@@ -115,7 +115,7 @@ class AccountReaders:
             raise ChannelFailure("account", "not_connected", DISCONNECTED)
         integration = found[0]
         spec = self._spec(integration.provider)
-        limiter = Pacing(spec.rates, pacing)
+        limiter = RateLimiter(spec.rates, state)
         calls = AccountCalls(self._tokens, self._calls, integration.id, limiter, max_wait_s=max_wait_s)
         return integration, spec, calls
 

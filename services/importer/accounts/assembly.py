@@ -1,4 +1,4 @@
-"""Build what the importer has for calls of providers with connected accounts."""
+"""Build the clients with which the importer calls providers with connected accounts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _MAX_PER_WORKSPACE: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class ProviderAccess:
-    """What is built. `parts` are started and stopped with the service."""
+    """The clients. `parts` are started and stopped with the service."""
 
     client: EgressClient
     integrations: IntegrationRepository

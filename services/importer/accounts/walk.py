@@ -1,11 +1,11 @@
-"""How far an import of a connected account is: through its conversations, and through the pages of one."""
+"""Store the position of an import of a connected account: the conversation, and the page of it."""
 
 from time import time
 from typing import Any, Final
 
 from pydantic import Field
 
-from services.importer.accounts.pacing import PacingState
+from services.importer.accounts.rate_limiter import RateLimiterState
 from shared.runtime.records import StoredPart
 
 _SEEN: Final = 8
@@ -29,9 +29,9 @@ class Walk(StoredPart):
     seen: tuple[str, ...] = ()
     """The last cursors, by which a circle of them is recognized."""
     fraction: float = 0.0
-    """How much of this conversation is read, by its time; 0.0 if unknown."""
+    """The fraction of this conversation that is read, by its time; 0.0 if unknown."""
     began_at: float = 0.0
-    """When the first page of this conversation was asked for."""
+    """The time at which the first page of this conversation was requested."""
     finished: int = 0
     """Conversations that are read, and `finished_pages` their pages."""
     finished_pages: float = 0.0
@@ -39,7 +39,7 @@ class Walk(StoredPart):
     """Seconds between two pages, as the account allows it."""
     failures: int = 0
     """Attempts in a row to read this page that failed at the provider, or ended the reader process."""
-    pacing: PacingState = Field(default=PacingState())
+    limiter: RateLimiterState = Field(default=RateLimiterState())
 
     def after_page(self, cursor: str | None, *, records: int, fraction: float, **changes: Any) -> "Walk":
         """Return the place after a page of the conversation; after its last one, the next conversation."""

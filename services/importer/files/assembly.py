@@ -1,10 +1,10 @@
-"""Build what the importer has for files, from its settings."""
+"""Build the stores and sources of imported files from the settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.importer.accounts.assembly import ProviderAccess
-from services.importer.accounts.pacing import paced
+from services.importer.accounts.rate_limiter import limited_steps
 from services.importer.files.attachments import Addresses
 from services.importer.files.cleanup import FileCleanup
 from services.importer.files.folder import FileFolder
@@ -23,7 +23,7 @@ from shared.runtime.service import Runtime
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What is built."""
+    """The stores and sources of files."""
 
     records: ImportFiles
     folder: FileFolder
@@ -33,11 +33,11 @@ class Files:
     cleanup: FileCleanup
     providers: Mapping[str, Provider]
 
-    def pace(self, provider: str) -> BeforeStep | None:
-        """Return what one import awaits before each call that looks an address of a file up."""
+    def limit_lookups(self, provider: str) -> BeforeStep | None:
+        """Return the limiter of one import's calls that look addresses of files up, if there are any."""
         known = self.providers.get(provider)
         spec = known.manifest.channel if known else None
-        return paced(spec.rates) if spec else None
+        return limited_steps(spec.rates) if spec else None
 
 
 def build_files(

@@ -99,7 +99,7 @@ class FilesStep:
                 FileSet(id=job.id, workspace=job.workspace, folder=files.folder.id, expires_at=expires_at)
             )
             addresses = files.addresses.provider
-            before = files.pace(job.summary.provider) if job.summary else None
+            before = files.limit_lookups(job.summary.provider) if job.summary else None
             fetcher = FileFetcher(files.folder, files.provider, addresses, new_reader, before)
             refresher = await self._readers.address_refresher(job)
             new_addresses = NewAddresses(refresher, addresses) if refresher else None

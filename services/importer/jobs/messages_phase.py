@@ -401,7 +401,7 @@ class MessagesPhase:
 
     def _walk(self, walk: Walk) -> Walk:
         """Return what is stored of a place: after a dry run, the import begins at the first page."""
-        return Walk(pacing=walk.pacing) if self._run.job.is_dry_run else walk
+        return Walk(limiter=walk.limiter) if self._run.job.is_dry_run else walk
 
     def _remaining_s(self) -> int | None:
         """Return how many seconds the rest takes at the pace of this run."""

@@ -85,8 +85,8 @@ class SourceReaders:
         if not isinstance(source, AccountSource):
             return None
         account = (source.provider, source.account)
-        pacing = (job.walk or Walk()).pacing
-        return await self._accounts.address_refresher(job.workspace, source.integration_id, account, pacing)
+        state = (job.walk or Walk()).limiter
+        return await self._accounts.address_refresher(job.workspace, source.integration_id, account, state)
 
     async def _running(self, job: ImportJob, source: AccountSource) -> AccountReader:
         """Return the reader of pages: people and conversations are those of the plan."""
@@ -105,7 +105,7 @@ class SourceReaders:
             job.workspace,
             source.integration_id,
             (source.provider, source.account),
-            Walk(pacing=walk.pacing) if job.is_dry_run else walk,
+            Walk(limiter=walk.limiter) if job.is_dry_run else walk,
             max_wait_s=_LISTING_WAIT_S if job.is_dry_run else _WAIT_S,
             known=_StoredLists(self._contents, job.id),
             span=plan.span(),

@@ -1,4 +1,4 @@
-"""When an import may make its next call with an account: at most half of what the provider allows.
+"""Limit the calls of an import with an account to at most half of what the provider allows.
 
 The other half is for live messages. After a 429 the share is halved, and it grows back call by call. Calls
 are spaced evenly, so that no burst uses the allowance of a minute up. The state is stored with the import:
@@ -26,8 +26,8 @@ _ANY: Final = "*"
 _MAX_OBSERVED_S: Final = 3600.0
 
 
-class PacingState(StoredPart):
-    """The calls of an import so far. Times are Unix times, by method, or by the number of a common rate."""
+class RateLimiterState(StoredPart):
+    """The state of a limiter. Times are Unix times, by method, or by the number of a common rate."""
 
     share: float = SHARE
     last: dict[str, float] = Field(default={})
@@ -36,10 +36,10 @@ class PacingState(StoredPart):
     """Seconds for each call of a method, as responses have shown them."""
 
 
-class Pacing:
-    """Spaces the calls of one import with one account."""
+class RateLimiter:
+    """Limits the calls of one import with one account."""
 
-    def __init__(self, rates: Sequence[RateSpec], state: PacingState) -> None:
+    def __init__(self, rates: Sequence[RateSpec], state: RateLimiterState) -> None:
         self._rates = rates
         self._share = state.share
         self._last = dict(state.last)
@@ -47,9 +47,11 @@ class Pacing:
         self._observed = dict(state.observed)
 
     @property
-    def state(self) -> PacingState:
+    def state(self) -> RateLimiterState:
         """The state to store."""
-        return PacingState(share=self._share, last=self._last, blocked=self._blocked, observed=self._observed)
+        return RateLimiterState(
+            share=self._share, last=self._last, blocked=self._blocked, observed=self._observed
+        )
 
     def wait_s(self, method: str) -> float:
         """Return the seconds until a method may be called; 0.0 for now. Raises as `interval_s` does."""
@@ -94,13 +96,13 @@ class Pacing:
             raise Unreadable(f"{method[:80]!r} has no rate in the manifest: add it there")
 
 
-def paced(rates: Sequence[RateSpec]) -> BeforeStep:
+def limited_steps(rates: Sequence[RateSpec]) -> BeforeStep:
     """Return a function that waits before each step of operations, so that they use half of each rate."""
-    pacing, turn = Pacing(rates, PacingState()), asyncio.Lock()
+    limiter, turn = RateLimiter(rates, RateLimiterState()), asyncio.Lock()
 
     async def before(step: Step) -> None:
         async with turn:
-            await asyncio.sleep(pacing.wait_s(step.method))
-            pacing.called(step.method)
+            await asyncio.sleep(limiter.wait_s(step.method))
+            limiter.called(step.method)
 
     return before

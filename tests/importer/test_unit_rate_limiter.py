@@ -4,8 +4,8 @@ from typing import Final
 
 import pytest
 
-from services.importer.accounts import pacing as module
-from services.importer.accounts.pacing import Pacing, PacingState
+from services.importer.accounts import rate_limiter as module
+from services.importer.accounts.rate_limiter import RateLimiter, RateLimiterState
 from services.importer.accounts.walk import Walk
 from services.importer.jobs.estimate import in_words
 from shared.manifests.channel_models import RateSpec
@@ -24,61 +24,61 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def calls_in(pacing: Pacing, clock: list[float], seconds: float, method: str = "history") -> int:
+def calls_in(limiter: RateLimiter, clock: list[float], seconds: float, method: str = "history") -> int:
     """Call whenever it is allowed, and return how often that was."""
     end, made = clock[0] + seconds, 0
     while clock[0] < end:
-        wait_s = pacing.wait_s(method)
+        wait_s = limiter.wait_s(method)
         if wait_s:
             clock[0] += wait_s
             continue
-        pacing.called(method)
+        limiter.called(method)
         made += 1
     return made
 
 
 def test_half_of_a_rate_is_used_and_methods_are_counted_apart(clock: list[float]) -> None:
-    pacing = Pacing(RATES, PacingState())
-    assert calls_in(pacing, clock, 600) == 250
-    pacing.called("history")
-    assert 0 < pacing.wait_s("replies") <= 0.201  # the rate of the account
+    limiter = RateLimiter(RATES, RateLimiterState())
+    assert calls_in(limiter, clock, 600) == 250
+    limiter.called("history")
+    assert 0 < limiter.wait_s("replies") <= 0.201  # the rate of the account
     with pytest.raises(Unreadable, match="no rate"):
-        Pacing(RATES[:1], PacingState()).wait_s("chat.postMessage")
+        RateLimiter(RATES[:1], RateLimiterState()).wait_s("chat.postMessage")
 
 
 def test_a_429_is_obeyed_halves_the_share_and_is_forgotten_slowly(clock: list[float]) -> None:
-    pacing = Pacing(RATES, PacingState())
-    pacing.called("history")
-    pacing.limited("history", "method", 30.0)
-    assert pacing.wait_s("history") == 30.0
-    assert pacing.wait_s("replies") < 1.0
+    limiter = RateLimiter(RATES, RateLimiterState())
+    limiter.called("history")
+    limiter.limited("history", "method", 30.0)
+    assert limiter.wait_s("history") == 30.0
+    assert limiter.wait_s("replies") < 1.0
     clock[0] += 30.0
-    less = calls_in(pacing, clock, 60)
+    less = calls_in(limiter, clock, 60)
     assert 12 <= less < 25
-    assert calls_in(pacing, clock, 600) > 225
+    assert calls_in(limiter, clock, 600) > 225
     for _ in range(50):
-        pacing.limited("history", "method", 1.0)
-    assert pacing.interval_s("history") == pytest.approx(60 / 50 / (0.5 / 16))
+        limiter.limited("history", "method", 1.0)
+    assert limiter.interval_s("history") == pytest.approx(60 / 50 / (0.5 / 16))
 
 
 def test_another_process_goes_on_where_the_first_one_was(clock: list[float]) -> None:
-    first = Pacing(RATES, PacingState())
+    first = RateLimiter(RATES, RateLimiterState())
     first.called("history")
     first.limited("history", "account", 10.0)
     first.observe(ObservedRate("history", 1, 60.0))
-    stored = PacingState.model_validate(first.state.document())
-    second = Pacing(RATES, stored)
+    stored = RateLimiterState.model_validate(first.state.document())
+    second = RateLimiter(RATES, stored)
     assert second.wait_s("history") == first.wait_s("history") == pytest.approx(240.0)
     assert second.wait_s("replies") == 10.0
 
 
 def test_a_lower_rate_that_responses_show_counts_at_once(clock: list[float]) -> None:
-    pacing = Pacing(RATES, PacingState())
-    pacing.called("history")
-    pacing.observe(ObservedRate("history", 1, 60.0))
-    assert pacing.wait_s("history") == 120.0
-    pacing.observe(ObservedRate("history", 1000, 60.0))
-    assert pacing.interval_s("history") == 2.4
+    limiter = RateLimiter(RATES, RateLimiterState())
+    limiter.called("history")
+    limiter.observe(ObservedRate("history", 1, 60.0))
+    assert limiter.wait_s("history") == 120.0
+    limiter.observe(ObservedRate("history", 1000, 60.0))
+    assert limiter.interval_s("history") == 2.4
 
 
 def test_the_estimate_follows_pages_and_pace() -> None:
