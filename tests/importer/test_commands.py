@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -17,25 +17,9 @@ from tests.cli.commands import COMMAND, clean_env, complaint, invoked
 from tests.importer.archives import slack_export, slack_message, zipped
 from tests.importer.history_chat import HistoryChat
 from tests.importer.test_imports import DAYS, export
-from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.slow_line import slow_line
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("imports")
-    env = {"INTERLINK_UPLOAD_FOLDER": str(folder / "uploads")}
-    with Hub(folder, bus, store, services=("importer",), env=env, workspace=f"w-{token_hex(4)}") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def chat(hub: Hub) -> Iterator[HistoryChat]:
-    with HistoryChat(hub.bus.env["KAFKA_BOOTSTRAP_SERVERS"], hub.workspace) as found:
-        yield found
-        assert not found.errors
 
 
 @pytest.fixture

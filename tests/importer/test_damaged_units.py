@@ -25,13 +25,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
         yield started
 
 
-@pytest.fixture(scope="module")
-def chat(hub: Hub) -> Iterator[HistoryChat]:
-    with HistoryChat(hub.bus.env["KAFKA_BOOTSTRAP_SERVERS"], hub.workspace) as found:
-        yield found
-        assert not found.errors
-
-
 def test_damaged_days_of_slack_are_counted_as_losses(hub: Hub, chat: HistoryChat) -> None:
     def day(number: int, *texts: str) -> str:
         at = _START + number * _DAY_S

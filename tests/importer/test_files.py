@@ -41,13 +41,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Ite
         yield started
 
 
-@pytest.fixture(scope="module")
-def chat(hub: Hub) -> Iterator[HistoryChat]:
-    with HistoryChat(hub.bus.env["KAFKA_BOOTSTRAP_SERVERS"], hub.workspace) as found:
-        yield found
-        assert not found.errors
-
-
 def archive(files: Mapping[str, bytes], *texts: str, start: int = AT, lost: tuple[str, ...] = ()) -> bytes:
     """Return a bulk export of Mattermost: a post for each text, and one with all files."""
     paths = [{"path": f"files/{name}"} for name in (*files, *lost)]

@@ -1,14 +1,13 @@
 """An export becomes history of the chat: upload, plan, dry run, import, report, repetition and undo."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
-import pytest
 
 from shared.contracts.ids import provider_message_id_for
 from tests.importer.archives import slack_export, slack_message, zipped
@@ -29,21 +28,6 @@ DAYS: Final[Mapping[str, Any]] = {
     "general/2024-01-02": [slack_message("1704153600.000100", "the *second* day"), {"type": "message"}],
     "old/2023-05-05": [slack_message("1683244800.000100", "archived")],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("imports")
-    env = {"INTERLINK_UPLOAD_FOLDER": str(folder / "uploads")}
-    with Hub(folder, bus, store, services=("importer",), env=env, workspace=f"w-{token_hex(4)}") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def chat(hub: Hub) -> Iterator[HistoryChat]:
-    with HistoryChat(hub.bus.env["KAFKA_BOOTSTRAP_SERVERS"], hub.workspace) as found:
-        yield found
-        assert not found.errors
 
 
 def export(days: Mapping[str, Any] = DAYS, team: str = "T00000001") -> bytes:

@@ -15,18 +15,9 @@ from interlink.examples.minichat.imported import Imports
 from shared.contracts.ids import provider_message_id_for
 from tests.importer.archives import slack_message
 from tests.importer.test_imports import export, imported, reached
-from tests.support.backends import Bus, Store
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.hub import Hub
 from tests.support.minichat import minichat
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("imports")
-    env = {"INTERLINK_UPLOAD_FOLDER": str(folder / "uploads")}
-    with Hub(folder, bus, store, services=("importer",), env=env, workspace=f"w-{token_hex(4)}") as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from secrets import token_hex
 from typing import Any, Final
 
-import pytest
 from pymongo import MongoClient
 
 from services.sync.model.mapping import Leg
@@ -19,28 +18,12 @@ from shared.runtime.mongo import utcnow
 from tests.importer.archives import USERS, slack_export, slack_message, zipped
 from tests.importer.history_chat import HistoryChat
 from tests.importer.test_imports import imported, reached, ready
-from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 
 TEAM: Final = "T00000201"
 PARTS: Final = ("imported", "duplicate", "skipped", "failed")
 AT: Final = 1_704_067_200
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    folder = tmp_path_factory.mktemp("plans")
-    env = {"INTERLINK_UPLOAD_FOLDER": str(folder / "uploads")}
-    with Hub(folder, bus, store, services=("importer",), env=env, workspace=f"w-{token_hex(4)}") as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def chat(hub: Hub) -> Iterator[HistoryChat]:
-    with HistoryChat(hub.bus.env["KAFKA_BOOTSTRAP_SERVERS"], hub.workspace) as found:
-        yield found
-        assert not found.errors
 
 
 def export(days: Mapping[str, Any], team: str, **lists: Any) -> bytes:
