@@ -10,7 +10,7 @@ a shrunk example needs a hub of its own, which takes seconds to start, and what 
 
 import os
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -27,6 +27,8 @@ ACTS_PER_MAPPING: Final = 20
 """Telegram takes 20 messages of a bot a minute in each group."""
 WITHIN_S: Final = 45.0 if ACTS <= 100 else 90.0
 _PAUSE_S: Final = 0.1
+_REMOVALS_A_MINUTE: Final = 12
+"""Slack takes 20 removals of reactions of an app a minute; more would wait longer and longer."""
 _EMOJI: Final = {"👍": "+1", "🔥": "fire", "🎉": "tada"}
 """With their names in Slack."""
 _PEOPLE: Final = (ADA, GRACE)
@@ -53,10 +55,16 @@ class Conversation:
     """One mapping, what people did there, and what its places have to show for it."""
 
     def __init__(
-        self, legs: ThreeLegs, rng: random.Random, numbers: Iterator[int], closed: Collection[str]
+        self,
+        legs: ThreeLegs,
+        rng: random.Random,
+        numbers: Iterator[int],
+        closed: Collection[str],
+        removals: deque[float],
     ) -> None:
-        """In the places that are `closed`, people do nothing for now."""
+        """In the places that are `closed`, people do nothing for now. `removals` are shared by all."""
         self.legs = legs
+        self._removals = removals
         self._closed = closed
         self.acts: list[str] = []
         self._random = rng
@@ -75,6 +83,10 @@ class Conversation:
             (self._react, 6),
             (self._unreact, 2),
         ]
+        while self._removals and self._removals[0] < monotonic() - 60:
+            self._removals.popleft()
+        if len(self._removals) >= _REMOVALS_A_MINUTE:
+            acts = [act for act in acts if act[0] not in (self._react, self._unreact)]
         chosen, weights = zip(*acts, strict=True)
         self._random.choices(chosen, weights)[0]()
 
@@ -142,6 +154,7 @@ class Conversation:
         if place == "Telegram":
             for one in [one for one in message.reactions if one[:2] == (place, by)]:
                 del message.reactions[one]
+                self._removals.append(monotonic())
         message.reactions[place, by, emoji] = shown.id
         name = _EMOJI[emoji] if place == "Slack" else emoji
         self._places[place].react(shown.id, name, by=by)  # type: ignore[attr-defined]
@@ -155,6 +168,7 @@ class Conversation:
         message, key = self._random.choice(given)
         place, by, emoji = key
         shown = message.reactions.pop(key)
+        self._removals.append(monotonic())
         if place == "Telegram":
             self.legs.telegram.react(shown, by=by)
         elif place == "Slack":
@@ -325,8 +339,9 @@ def test_all_places_agree_whatever_people_do_and_providers_fail(
         known.slack.write(f"of {person}", by=person)
     known.agree(*(f"of {person}" for person in _PEOPLE))
     numbers, weather, happened = count(1), Weather(known, rng), Counter[str]()
+    removals = deque[float]()
     conversations = [
-        Conversation(world.mapped(own_ids=bool(number % 2)), rng, numbers, weather.closed)
+        Conversation(world.mapped(own_ids=bool(number % 2)), rng, numbers, weather.closed, removals)
         for number in range(max(3, ACTS // ACTS_PER_MAPPING))
     ]
     for _ in range(ACTS):
