@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Final, cast
+from typing import IO, BinaryIO, Final, cast
 
 from services.importer.archive.end_record import MIN_ENTRY, count_entries, read_directory
 from shared.manifests.history_types import Entry, Unreadable
@@ -72,10 +72,16 @@ class ZipArchive:
         if info is None:
             raise Unreadable(f"the ZIP archive has no file {name[:200]!r}: export it again")
         try:
-            with self._zip.open(info) as file:
+            with self._opened(info) as file:
                 yield cast("BinaryIO", file)
         except _DAMAGE_ERRORS as error:
             raise Unreadable(f"{name[:200]} is damaged ({_short(error)}): export it again") from None
+
+    def _opened(self, info: zipfile.ZipInfo) -> IO[bytes]:
+        try:
+            return self._zip.open(info)
+        except UnicodeError:  # of the name that stands before the file's data
+            raise zipfile.BadZipFile("Bad file name") from None
 
 
 def _short(error: Exception) -> str:
