@@ -81,11 +81,16 @@ def written(author: int, at: int, text: str, **fields: Any) -> dict[str, Any]:
     return slack_message(f"{AT + at}.000100", text, user=f"U{author:08}", **fields)
 
 
+MARKED: Final[Mapping[str, Any]] = {
+    "reactions": [{"name": "tada", "users": ["U00000001", "U00000002"], "count": 2}],
+    "pinned_to": ["C00000001"],
+}
 CHOSEN: Final[Mapping[str, Any]] = {
     "general/2024-01-01": [
         written(1, 0, "by Ada"),
         written(2, 10, "by Grace"),
-        written(3, 20, "by Linus"),
+        written(3, 20, "by Linus", **MARKED),
+        written(3, 25, "a reply", thread_ts=f"{AT + 20}.000100"),
         written(4, 30, "by Barbara"),
         written(5, 40, "by Edsger"),
         written(6, 50, "by a bot", subtype="bot_message", bot_id="B1"),
@@ -159,6 +164,10 @@ def test_people_and_channels_become_what_the_plan_says(hub: Hub, chat: HistoryCh
     default = tried(hub, found["id"], hub.call("GET", f"{path}/plan"))
     assert default["dry_run"]["counts"]["messages"]["skipped"] == {"system_message": 1}
     assert default["dry_run"]["counts"]["channels"]["skipped"] == {"direct_messages": 1}
+    assert default["dry_run"]["counts"]["reactions"] == {"found": 2, "selected": 2, "imported": 2}
+    samples = by_name(hub, found["id"], "channels")["general"]["samples"]
+    assert [item["text"] for item in samples if item.get("pinned")] == ["by Linus"]
+    assert [item["text"] for item in samples if item.get("thread_id")] == ["a reply"]
     assert default["warnings"] == []
     places = {name: item["channel_id"] for name, item in by_name(hub, found["id"], "channels").items()}
     assert places["general"] == "chn_mapped"
@@ -179,6 +188,9 @@ def test_people_and_channels_become_what_the_plan_says(hub: Hub, chat: HistoryCh
         "direct_messages": True,
         "system_messages": True,
         "bots": False,
+        "threads": False,
+        "reactions": False,
+        "pins": False,
         "archived_channels": False,
         "time_zone": "Asia/Tokyo",
         "since": "2024-01-01T00:00:20Z",
@@ -186,7 +198,9 @@ def test_people_and_channels_become_what_the_plan_says(hub: Hub, chat: HistoryCh
     every = tried(hub, found["id"], plan)
     counts = every["dry_run"]["counts"]
     assert counts["channels"]["skipped"] == {"left_out": 1, "archived": 1}
-    assert counts["messages"]["skipped"] == {"outside_time_range": 2, "bot": 1, "person_left_out": 1}
+    skipped = {"outside_time_range": 2, "bot": 1, "thread": 1, "person_left_out": 1}
+    assert counts["messages"]["skipped"] == skipped
+    assert counts["reactions"] == {"found": 2, "skipped": {"left_out": 2}}
     assert any("written for those people only" in warning for warning in every["warnings"])
 
     hub.call("POST", f"{path}/start", {})
@@ -203,6 +217,7 @@ def test_people_and_channels_become_what_the_plan_says(hub: Hub, chat: HistoryCh
         "into another one": "usr_grace",
         "between us": "usr_ada",
     }
+    assert not {"pinned", "reactions"} & by_text["by Linus"].keys()
     assert by_text["late in the evening"]["channel_id"] == "chn_mapped"
     assert by_text["into another one"]["channel_id"] == "chn_known"
     assert chat.channels["chn_known"]["existing"] is chat.channels["chn_mapped"]["existing"] is True
