@@ -59,9 +59,8 @@ class ImportPlace:
             workspace=workspace,
             kind="import",
             created_at=at,
-            queued_at=at,
             source=source,
-            **fields,
+            **{"queued_at": at, **fields},
         )
         return await self.imports.jobs.start_leased(job)
 

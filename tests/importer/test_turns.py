@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from services.importer.api.import_schemas import Estimate, ImportOut
-from services.importer.jobs.import_job import ImportJob
+from services.importer.jobs.import_job import ImportJob, Summary
 from services.importer.jobs.source import AccountSource, UploadSource
 from services.importer.jobs.steps import ImportSteps
 from services.importer.publish.broker_memory import BrokerMemory
@@ -76,6 +76,37 @@ def test_two_imports_of_a_workspace_have_their_turn_in_their_order(store: Store,
         assert not set(first) & set(second)
         await imports.resume(workspace, first[1])
         assert await turns() == second  # it has lost its place: it is the last one now
+
+    run_with(store, test)
+
+
+def test_an_undo_and_an_import_of_one_account_run_one_after_another(store: Store, tmp_path: Path) -> None:
+    def summary(account: str) -> Summary:
+        return Summary(
+            kind="a Slack export", provider="slack", account=account,
+            people=0, conversations=0, units=0, size=0, description="",
+        )  # fmt: skip
+
+    async def test(mongo: Mongo) -> None:
+        place = ImportPlace(mongo, tmp_path)
+        runs = {"stage": "running", "step": "messages", "summary": summary("T1")}
+        for first, second, may_run in (
+            (runs, {"stage": "undoing", "summary": summary("T1")}, False),
+            ({"stage": "undoing", "summary": summary("T1")}, runs, False),
+            ({"stage": "undoing", "summary": summary("T1")}, {**runs, "is_dry_run": True}, True),
+            ({"stage": "undoing", "summary": summary("T1")}, {"stage": "reading"}, True),
+            ({"stage": "undoing", "summary": summary("T2")}, runs, True),
+            ({**runs, "is_dry_run": True}, {"stage": "undoing", "summary": summary("T1")}, True),
+            (runs, runs, True),
+        ):
+            workspace = f"w-{token_hex(4)}"
+            older = await place.claimed(workspace, **first)
+            later = utcnow() + timedelta(seconds=1)
+            younger = await place.claimed(workspace, **{"queued_at": later, **second})
+            assert await place.imports.may_run(older)
+            assert await place.imports.may_run(younger) is may_run, (first, second)
+            await place.imports.cancel(workspace, older.id)
+            assert await place.imports.may_run(younger)
 
     run_with(store, test)
 

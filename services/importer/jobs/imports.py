@@ -241,7 +241,9 @@ class Imports:
     async def may_run(self, job: ImportJob) -> bool:
         """Return whether it is an import's turn: the workspace's oldest in the queue run first.
 
-        Of one account, one import runs at a time: each uses half of what the account may call.
+        Of one connected account, one import runs at a time: each uses half of what the account may call. An
+        undo and imports of exports of the same account have their turns one after another: an import would
+        find messages that the undo is about to take away.
         """
         # Times have milliseconds: imports of the same one are in the order of their ids.
         same_time = {"queued_at": job.queued_at, "_id": {"$lt": job.id}}
@@ -250,9 +252,8 @@ class Imports:
         with translate_errors():
             if await self._collection.count_documents(query, limit=self._running) >= self._running:
                 return False
-            if not isinstance(job.source, AccountSource):
+            if (same := _conflicting(job)) is None:
                 return True
-            same = {"source.provider": job.source.provider, "source.account": job.source.account}
             return await self._collection.count_documents({**query, **same}, limit=1) == 0
 
     async def is_current(self, job: ImportJob) -> bool:
@@ -324,6 +325,22 @@ class Imports:
         if not done:
             raise Conflict(f"the import is {job.state}: it can be {when}")
         return job
+
+
+def _conflicting(job: ImportJob) -> Mapping[str, Any] | None:
+    """Return the query for imports of the workspace that may not run beside this one; None without any."""
+    if isinstance(job.source, AccountSource):
+        return {"source.provider": job.source.provider, "source.account": job.source.account}
+    if job.summary is None or job.stage == "reading" or job.is_dry_run:
+        return None
+    stages: Sequence[Stage] = ("running", "verifying", "undoing") if job.stage == "undoing" else ("undoing",)
+    return {
+        "source.kind": "upload",
+        "summary.provider": job.summary.provider,
+        "summary.account": job.summary.account,
+        "stage": {"$in": list(stages)},
+        "dry_run": False,
+    }
 
 
 def _stored(plan: Plan) -> dict[str, Any]:
