@@ -34,10 +34,10 @@ TAKEOVER_S: Final = 30.0
 """In which another process goes on with the import of one that was killed."""
 _BATCHES: Final = 8
 """Batches that the chat gets at most between two kills."""
-_DAYS: Final = 100 + 30 * KILLS
-"""Files of the export: each is a unit, and a batch. About 20 get done between two kills."""
+_DAYS: Final = 160 + 40 * KILLS
+"""Files of the export: each is a unit, and a batch. About 20 get done between two kills, 40 on a busy machine."""
 _MESSAGES: Final = 20
-"""Of each day: with 4 kills, 4,400 in all."""
+"""Of each day: with 4 kills, 6,400 in all."""
 _UNDONE_DAYS: Final = 60
 _LONG_DAYS: Final = 400
 """More than fits into the pipe from the reader."""
@@ -45,7 +45,7 @@ _LIVE: Final = 20
 """Messages that come in during the undo."""
 _FLOW_S: Final = 0.02
 """Time that the chat takes for a batch: else the import would end before it is killed."""
-_HOLD_S: Final = 0.5
+_HOLD_S: Final = 1.0
 """The same while something is down or starts."""
 
 

@@ -1,124 +1,21 @@
 """The way of batches to the chat: back-pressure, a chat that is silent, and one that confirms late."""
 
 import asyncio
-import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from secrets import token_hex
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from services.importer.jobs import progress as progress_module
-from services.importer.jobs.import_job import ImportJob
-from services.importer.jobs.progress import STALLED, Progress
+from services.importer.jobs.progress import STALLED
 from services.importer.publish import outlet as outlet_module
-from services.importer.publish.broker_memory import BrokerMemory
-from services.importer.publish.history_batches import Batch, BatchFactory, Item
-from services.importer.publish.outlet import MAX_UNCONFIRMED, Outlet
-from services.importer.store.units import MARK_BYTES, UnitRecord, packed, unpacked
-from shared.contracts.envelope import Event
-from shared.contracts.history import HISTORY_MESSAGES, HISTORY_STORED
-from shared.contracts.topics import CHAT_EVENTS
-from shared.runtime.kafka.batch import ConsumedEvent
-from shared.runtime.kafka.producer import Record
+from services.importer.publish.outlet import MAX_UNCONFIRMED
 from shared.runtime.mongo import Mongo
-from tests.importer.import_places import ImportPlace, run_with
+from tests.importer.import_places import message_ids, run_with, started
 from tests.support.backends import Store
 from tests.support.eventually import until
 
 QUICK_S: Final = 0.2
-
-
-class Topic:
-    """A producer whose records stay here. `open` are the batches that nobody has confirmed."""
-
-    def __init__(self) -> None:
-        self.batches: list[str] = []
-        self.confirmed = 0
-
-    @property
-    def unconfirmed(self) -> int:
-        return len(self.batches) - self.confirmed
-
-    async def publish_all(self, records: Iterable[Record], *, timeout_s: float) -> None:
-        assert timeout_s > 0
-        self.batches += [json.loads(record.value)["batch_id"] for record in records]
-
-
-class Import:
-    """An import in the middle of its messages, with its way to the chat."""
-
-    def __init__(self, place: ImportPlace, job: ImportJob, *, confirms: bool | None) -> None:
-        self.place, self.job = place, job
-        self.topic = Topic()
-        producer: Any = self.topic
-        self.factory = BatchFactory(job.id, 1)
-        self.outlet = Outlet(
-            producer,
-            place.confirmations,
-            workspace=job.workspace,
-            import_id=job.id,
-            messages_per_second=1_000_000,
-            confirms=confirms,
-            broker_memory=BrokerMemory(None),
-            turn=Progress(place.imports, job),
-            release=place.late.release,
-        )
-
-    def batch(self, part: str, ids: Sequence[str]) -> Batch:
-        """A batch of messages of a part."""
-        items = [Item(json.dumps({"message_id": item}).encode(), packed(item)) for item in ids]
-        more = {"channel_id": "c", "part": f"{self.job.id}:{part}"}
-        [made] = self.factory.make(HISTORY_MESSAGES, "messages", items, part, **more)
-        return made
-
-    async def confirm(
-        self, batch_id: str, duplicates: Sequence[str] = (), rejected: Sequence[str] = ()
-    ) -> None:
-        """What the chat says of a batch comes in."""
-        data = {
-            "import_id": self.job.id,
-            "batch_id": batch_id,
-            "duplicates": duplicates,
-            "rejected": [{"message_id": item, "reason": "no"} for item in rejected],
-        }
-        event = Event(
-            f"evt_{token_hex(4)}", HISTORY_STORED, "/chat", self.job.workspace, "", json.dumps(data).encode()
-        )
-        await self.place.late.handle([ConsumedEvent(event, CHAT_EVENTS.name, 0, 0, 0)])
-        self.topic.confirmed += 1
-
-    async def stored(self, part: str, ids: Sequence[str]) -> None:
-        """The part is stored as done."""
-        record = UnitRecord(
-            id=f"{self.job.id}:{part}",
-            import_id=self.job.id,
-            workspace=self.job.workspace,
-            position=0,
-            source="",
-            conversation="C1",
-            channel_id="c",
-            added=len(ids),
-            ids=b"".join(map(packed, ids)),
-            marks=bytes(MARK_BYTES * len(ids)),
-        )
-        await self.place.units.store([record])
-
-    async def ledger(self) -> list[str]:
-        return [
-            item for unit in await self.place.units.read(self.job.id, after="") for item in unpacked(unit.ids)
-        ]
-
-
-def message_ids(count: int) -> list[str]:
-    return [f"msg_{token_hex(16)}" for _ in range(count)]
-
-
-async def started(mongo: Mongo, path: Path, *, confirms: bool | None) -> Import:
-    place = ImportPlace(mongo, path)
-    job = await place.claimed(f"w-{token_hex(4)}", stage="running", step="messages", confirms=confirms)
-    return Import(place, job, confirms=confirms)
 
 
 def test_at_most_64_batches_are_unconfirmed_and_a_stall_is_shown(
