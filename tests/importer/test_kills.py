@@ -35,7 +35,7 @@ TAKEOVER_S: Final = 30.0
 _BATCHES: Final = 8
 """Batches that the chat gets at most between two kills."""
 _DAYS: Final = 160 + 40 * KILLS
-"""Files of the export: each is a unit, and a batch. About 20 get done between two kills, 40 on a busy machine."""
+"""Files of the export: each is a unit, and a batch. Up to 40 get done between two kills."""
 _MESSAGES: Final = 20
 """Of each day: with 4 kills, 6,400 in all."""
 _UNDONE_DAYS: Final = 60
