@@ -74,11 +74,14 @@ def derive(*parts: str) -> str:
     """Derive 32 hex digits from the parts. They depend on every part and on where each part ends."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        raw = part.encode()
-        # The length separates the parts: ("ab", "c") and ("a", "bc") give different ids.
-        digest.update(len(raw).to_bytes(4))
-        digest.update(raw)
+        digest.update(_with_length(part))
     return digest.hexdigest()
+
+
+def _with_length(part: str) -> bytes:
+    raw = part.encode()
+    # The length separates the parts: ("ab", "c") and ("a", "bc") give different ids.
+    return len(raw).to_bytes(4) + raw
 
 
 def event_id_for(endpoint: EndpointId, delivery: str) -> EventId:
@@ -99,6 +102,21 @@ def message_id_for(event: str) -> MessageId:
 def provider_message_id_for(provider: str, account: str, conversation: str, external_id: str) -> MessageId:
     """Derive the hub's id of a provider's message: the same for sync, and for an import of the message."""
     return MessageId(f"msg_{derive(provider, account, conversation, external_id)}")
+
+
+class ProviderMessageIds:
+    """Derives the ids of many messages of a conversation, as `provider_message_id_for` does, but sooner."""
+
+    def __init__(self, provider: str, account: str, conversation: str) -> None:
+        self._common = hashlib.blake2b(digest_size=16)
+        for part in (provider, account, conversation):
+            self._common.update(_with_length(part))
+
+    def packed(self, external_id: str) -> bytes:
+        """Return what follows the prefix of a message's id, in 16 bytes."""
+        digest = self._common.copy()
+        digest.update(_with_length(external_id))
+        return digest.digest()
 
 
 def attachment_id_for(message: str, position: int) -> str:

@@ -10,6 +10,7 @@ from copy import deepcopy
 from io import BytesIO
 from typing import Any, Final
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from services.importer.reading.description import describe
 from services.importer.reading.message_lines import Names, line_of
 from services.importer.reading.protocol import encoded
 from services.importer.reading.readers import open_archive
+from services.importer.store.units import unpacked
 from shared.contracts.history import HistoryChannel, HistoryMessage, HistoryUser
 from shared.manifests.history_types import Contents, Unreadable
 from tests.importer.rich_exports import RICH_EXPORTS, Documents, Lines, RichExport, places, written
@@ -193,8 +195,10 @@ def check_line(line: Mapping[str, Any], conversation: str, selection: Selection)
         return
     message = line["m"]
     assert selection.day_of(message["at"])
-    message_id = selection.message_id(conversation, message["id"])
-    HistoryMessage.model_validate(selection.message(message, message_id, conversation))
+    id_of = selection.ids_of(conversation)
+    parents = {message["thread"]: id_of(message["thread"])} if "thread" in message else {}
+    item = selection.message(message, unpacked(id_of(message["id"])), conversation, parents)
+    HistoryMessage.model_validate_json(orjson.dumps(item))
 
 
 @pytest.mark.parametrize("provider", RICH_EXPORTS)

@@ -87,7 +87,7 @@ async def test_threads_are_pages_behind_their_parents_and_no_message_comes_twice
         found, cursor, reached = [], None, []
         while True:
             page = await process.page(CHANNEL, cursor, since=0.0, until=LATEST)
-            found += [(line["m"]["id"], line["m"]["thread"]) for line in page.lines]
+            found += [(line["m"]["id"], line["m"].get("thread")) for line in page.lines]
             reached.append(page.reached)
             cursor = page.next_cursor
             if cursor is None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from services.importer.reading.confined_process import ProcessKilled
-from services.importer.reading.protocol import FILE_BLOCK_BYTES, Overview
+from services.importer.reading.protocol import FILE_BLOCK_BYTES, Overview, SourcePart
 from services.importer.reading.reader_process import ReaderLimits, ReaderProcess
 from shared.manifests.history_types import Unreadable
 from tests.importer.archives import slack_export, slack_message, written
@@ -36,8 +38,6 @@ def everything(
             await reader.use_names(users or {}, channels)
             lines = []
             async for part in reader.read():
-                if part.error:
-                    raise Unreadable(part.error)
                 lines += part.lines
             return overview, lines
 
@@ -69,14 +69,10 @@ def test_a_file_of_another_kind_is_refused_with_what_is_known(tmp_path: Path) ->
 def test_a_unit_that_is_cut_off_ends_alone(tmp_path: Path) -> None:
     days = {"general/2024-01-02": b'[{"type": "mess', "general/2024-01-03": [slack_message("1704240000.1")]}
 
-    async def read() -> list[tuple[str | None, int]]:
-        async with ReaderProcess(written(tmp_path, slack_export(days)), "x.zip") as reader:
-            await reader.use_names({}, {"C00000001": "chn_1"})
-            return [(part.error, len(part.lines)) async for part in reader.read()]
-
-    (error, first), (no_error, second) = asyncio.run(read())
-    assert "general/2024-01-02.json is not valid JSON" in (error or "")
-    assert (first, no_error, second) == (0, None, 1)
+    _, [damage, line] = everything(written(tmp_path, slack_export(days)))
+    assert damage["b"]["place"] == "general/2024-01-02.json"
+    assert "general/2024-01-02.json is not valid JSON" in damage["b"]["reason"]
+    assert (damage["day"], line["m"]["at"]) == ("2024-01-02", 1704240000.1)
 
 
 def test_a_large_unit_comes_in_parts_and_goes_on_behind_any_record(tmp_path: Path) -> None:
@@ -91,6 +87,47 @@ def test_a_large_unit_comes_in_parts_and_goes_on_behind_any_record(tmp_path: Pat
     parts = asyncio.run(read(0))
     assert [len(part) for part in parts] == [5_000, 5_000, 2_000]
     assert asyncio.run(read(7_500)) == [(parts[1] + parts[2])[2_500:]]
+
+
+def test_a_part_has_several_short_units_of_one_channel(tmp_path: Path) -> None:
+    """Parts are the same from wherever they are read, or a repeated step would publish other batches."""
+    days = {
+        f"{channel}/2024-01-{day:02}": [
+            slack_message(f"{1704067200 + day * 86_400 + number}.1", f"{channel} {day} {number}")
+            for number in range(count)
+        ]
+        for channel, counts in (("general", (400, 0, 700, 10, 5_100)), ("old", (3,)))
+        for day, count in enumerate(counts, 1)
+    }
+    path = written(tmp_path, slack_export(days))
+
+    async def read(position: int, offset: int, *, is_restarted: bool = False) -> list[SourcePart]:
+        async with ReaderProcess(path, "x.zip") as reader:
+            if is_restarted:
+                await reader.restart()
+            await reader.use_names({}, {"C00000001": "chn_1", "C00000002": "chn_2"})
+            return [part async for part in reader.read(position, offset)]
+
+    parts = asyncio.run(read(0, 0))
+    assert [(part.position, part.offset, part.end_position, part.end_offset) for part in parts] == [
+        (0, 0, 3, 0),
+        (3, 0, 4, 4_990),
+        (4, 4_990, 5, 0),
+        (5, 0, 6, 0),
+    ]
+    assert [len(part.lines) for part in parts] == [1_100, 5_000, 110, 3]
+    assert parts[0].name == "general/2024-01-01.json to general/2024-01-03.json"
+    assert [part.name for part in parts[2:]] == ["general/2024-01-05.json", "old/2024-01-01.json"]
+    with zipfile.ZipFile(path) as archive:
+        sizes = [item.file_size for item in archive.infolist() if "/" in item.filename]
+    assert [part.size for part in parts] == [sum(sizes[:3]), sizes[3], sizes[4], sizes[5]]
+    for number, part in enumerate(parts):
+        assert asyncio.run(read(part.position, part.offset)) == parts[number:]
+    alone = asyncio.run(read(0, 0, is_restarted=True))
+    assert [(part.position, part.offset) for part in alone] == [
+        *((0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (4, 5_000), (5, 0)),
+    ]
+    assert [line for part in alone for line in part.lines] == [line for part in parts for line in part.lines]
 
 
 def test_a_part_is_in_order_of_time_with_replies_behind_their_parents(tmp_path: Path) -> None:
@@ -117,8 +154,13 @@ def test_a_part_is_in_order_of_time_with_replies_behind_their_parents(tmp_path: 
 )
 def test_hostile_json_ends_one_unit_or_one_reader(tmp_path: Path, content: bytes, reason: str) -> None:
     path = written(tmp_path, slack_export({"general/2024-01-02": content}), stored=True)
-    with pytest.raises(Unreadable, match=reason):
-        everything(path, SMALL)
+    try:
+        _, [damage] = everything(path, SMALL)
+    except Unreadable as refusal:
+        found = str(refusal)
+    else:
+        found = damage["b"]["reason"]
+    assert re.search(reason, found)
 
 
 def test_a_reader_that_takes_too_long_is_ended(tmp_path: Path) -> None:

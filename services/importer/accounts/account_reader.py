@@ -10,11 +10,13 @@ from services.importer.accounts.account_calls import AccountCalls
 from services.importer.accounts.walk import Walk
 from services.importer.reading.confined_process import ProcessEnded
 from services.importer.reading.description import describe
+from services.importer.reading.message_lines import Names, line_of
 from services.importer.reading.page_process import PageOfLines, PageProcess
 from services.importer.reading.protocol import Overview, SourcePart
 from shared.manifests.channel_types import Account, ChannelFailure, Person
 from shared.manifests.history_types import (
     LATEST,
+    Broken,
     Contents,
     HistoryConversation,
     HistoryPerson,
@@ -166,17 +168,24 @@ class AccountReader:
             if self._samples and monotonic() > self._samples_until:
                 return
             conversation = self._selected[self._walk.conversation]
-            unit = Unit(f"{conversation.name}, page {self._walk.pages + 1}", conversation.id, 0)
+            name = f"{conversation.name}, page {self._walk.pages + 1}"
             lines: list[dict[str, Any]] = []
-            error = None
             try:
                 async for found in self._page(conversation):
                     lines += found
             except Unreadable as refusal:
-                error = str(refusal)
+                lines.append(line_of(Broken(name, str(refusal)), Names()))
             lines.sort(key=lambda line: line["m"]["at"] if "m" in line else 0.0)
             yield SourcePart(
-                position, unit, lines, is_last=True, error=error, walk=self.walk, read_at=self.read_at
+                position,
+                0,
+                position + 1,
+                0,
+                conversation.id,
+                name,
+                lines,
+                walk=self.walk,
+                read_at=self.read_at,
             )
             position += 1
 

@@ -91,7 +91,7 @@ class FilePlanner:
             counts[f"skipped.{TOO_MANY}"] = counts["found"]
             return result
         self._left -= counts["found"]
-        for index, item in enumerate(line["files"]):
+        for index, item in enumerate(line.get("files", ())):
             file = ExternalFile(*item)
             attachment_id = attachment_id_for(message_id, index)
             record = self._record(file, attachment_id, message_id, position)
@@ -107,9 +107,9 @@ class FilePlanner:
             if record.state == "address":
                 counts["imported"] += 1
             result.attachments.append(self._attachment(file, record))
-        for index, (name, reason) in enumerate(line["lost_files"]):
+        for index, (name, reason) in enumerate(line.get("lost_files", ())):
             # Behind the others: their positions are the same whichever files are lost.
-            lost_id = attachment_id_for(message_id, len(line["files"]) + index)
+            lost_id = attachment_id_for(message_id, len(line.get("files", ())) + index)
             result.records.append(
                 self._new(lost_id, message_id, position, name=safe_name(name), state="skipped", reason=reason)
             )
@@ -186,9 +186,10 @@ class UnitFiles:
 
     def attach(self, line: Line, message_id: str) -> Sequence[dict[str, Any]]:
         """Return the attachments of a message that is published."""
+        if not count_files(line):
+            return ()
         found = self._planner.plan(line, message_id, self._position)
-        if found.counts:
-            self._by_message[message_id] = found
+        self._by_message[message_id] = found
         return found.attachments
 
     def skip(self, line: Line, reason: str = MESSAGE_LEFT_OUT) -> None:
@@ -222,4 +223,4 @@ class UnitFiles:
 
 def count_files(line: Line) -> int:
     """Return how many files a message has, with those that are lost."""
-    return len(line["files"]) + len(line["lost_files"])
+    return len(line.get("files", ())) + len(line.get("lost_files", ()))

@@ -36,6 +36,6 @@ class OpenSource(Protocol):
     def read(self, position: int, skip: int) -> AsyncIterator[SourcePart]:
         """Yield the records of those conversations, from the unit at a position on, without its first `skip`.
 
-        A unit that cannot be read further ends with an error.
+        A unit that cannot be read further ends with a line that says why.
         """
         ...

@@ -1,6 +1,6 @@
 """Count a part of a unit: up to 5,000 records that are imported together, or not at all."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -9,7 +9,6 @@ from services.importer.accounts.walk import Walk
 from services.importer.files.attachments import UnitFiles
 from services.importer.jobs.selection import Target
 from services.importer.store.units import UnitRecord, add_digest, packed
-from shared.manifests.history_types import Unit
 
 FOUND, SELECTED, IMPORTED, DUPLICATE, SKIPPED, FAILED, CHANGED = (
     *("found", "selected", "imported", "duplicate", "skipped", "failed", "changed"),
@@ -31,45 +30,55 @@ class Known(NamedTuple):
 
 @dataclass(slots=True)
 class Part:
-    """The records of a unit from `offset` to `end`, with their counts, and the messages among them.
+    """Records of one or several units (`SourcePart`), with their counts, and the messages among them.
 
     `added` are those to be published as new, `changed` as changed, and `duplicates` those that the chat has;
-    each by message id. `outside` has the parents of replies that are not in the part.
+    each by message id, in 16 bytes as are all. `outside` has the parents of replies that are not in the part.
     """
 
     position: int
     offset: int
-    unit: Unit
+    end_position: int
+    end_offset: int
+    name: str
     target: Target
     files: UnitFiles
-    end: int = 0
-    is_last: bool = False
-    """True if the unit ends with it."""
+    size: int = 0
     walk: Walk | None = None
     """The place of the next page of a connected account."""
     read_at: float = 0.0
     """The time up to which its conversation is read, if it is the last page of a connected one; else 0."""
-    days: dict[str, Counter[str]] = field(default_factory=dict)
+    days: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     counts: Counter[str] = field(default_factory=Counter)
     """Counts of other kinds than messages, by dotted names, such as `reactions.skipped.bot`."""
-    added: dict[str, Known] = field(default_factory=dict)
-    changed: dict[str, Known] = field(default_factory=dict)
-    duplicates: dict[str, Known] = field(default_factory=dict)
-    outside: list[str] = field(default_factory=list)
+    added: dict[bytes, Known] = field(default_factory=dict)
+    changed: dict[bytes, Known] = field(default_factory=dict)
+    duplicates: dict[bytes, Known] = field(default_factory=dict)
+    outside: list[bytes] = field(default_factory=list)
     issues: list[tuple[str, str, str]] = field(default_factory=list)
     """Place, reason and record of what failed."""
     batches: list[str] = field(default_factory=list)
     next_number: int = 0
 
+    @property
+    def place(self) -> str:
+        """Where it begins, as a text that has the order of the parts."""
+        return f"{self.position:08d}:{self.offset:08d}"
+
+    def record_id(self, run_id: str) -> str:
+        """Return the id of the `UnitRecord` that it becomes."""
+        return f"{run_id}:{self.place}"
+
     def count(self, what: str, day: str = UNKNOWN_DAY, by: int = 1) -> None:
         """Count messages of a day."""
-        self.days.setdefault(day, Counter())[what] += by
+        self.days[day][what] += by
 
     def skip(self, reason: str, day: str = UNKNOWN_DAY, reactions: int = 0) -> None:
         """Count a record that is left out."""
         self.count(SKIPPED, day)
         self.counts[f"messages.skipped.{reason}"] += 1
-        self.counts[f"reactions.skipped.{reason}"] += reactions
+        if reactions:
+            self.counts[f"reactions.skipped.{reason}"] += reactions
 
     def fail(self, place: str, reason: str, record: str, day: str = UNKNOWN_DAY, reactions: int = 0) -> None:
         """Count a record that failed, and list it."""
@@ -77,34 +86,35 @@ class Part:
         self.counts["reactions.failed"] += reactions
         self.issues.append((place, reason, record))
 
-    def repeat(self, message_id: str, known: Known, *, is_own: bool) -> None:
+    def repeat(self, packed_id: bytes, known: Known, *, is_own: bool) -> None:
         """Count a message that the chat has; `is_own` if this import has added it."""
         self.count(DUPLICATE, known.day)
         self.counts["reactions.duplicate"] += known.reactions
         if not is_own:
-            self.duplicates[message_id] = known
+            self.duplicates[packed_id] = known
 
     def settle(self, duplicates: Iterable[str], rejected: Iterable[tuple[str, str]]) -> None:
         """Take the chat's confirmation into account: messages that it has left as they were, or rejects."""
         duplicates, rejected = list(duplicates), list(rejected)
         self.files.settle(duplicates, [message_id for message_id, _ in rejected])
-        for message_id in duplicates:
-            known = self.added.pop(message_id, None) or self.changed.pop(message_id, None)
+        for packed_id in map(packed, duplicates):
+            known = self.added.pop(packed_id, None) or self.changed.pop(packed_id, None)
             if known is not None:
-                self.repeat(message_id, known, is_own=False)
+                self.repeat(packed_id, known, is_own=False)
         for message_id, reason in rejected:
-            text = f"the chat rejected it: {reason}"
-            if (known := self.added.pop(message_id, None)) is not None:
+            packed_id, text = packed(message_id), f"the chat rejected it: {reason}"
+            if (known := self.added.pop(packed_id, None)) is not None:
                 self.fail(message_id, text, "", known.day, known.reactions)
-            elif (known := self.changed.pop(message_id, None)) is not None:
-                self.repeat(message_id, known, is_own=False)
+            elif (known := self.changed.pop(packed_id, None)) is not None:
+                self.repeat(packed_id, known, is_own=False)
                 self.issues.append((message_id, text, ""))
-        for message_id, known in self.changed.items():
-            self.repeat(message_id, known, is_own=False)
+        for packed_id, known in self.changed.items():
+            self.repeat(packed_id, known, is_own=False)
             self.count(CHANGED, known.day)
         for known in self.added.values():
-            self.count(IMPORTED, known.day)
-            self.counts["reactions.imported"] += known.reactions
+            self.days[known.day][IMPORTED] += 1
+            if known.reactions:
+                self.counts["reactions.imported"] += known.reactions
 
     def increments(self) -> Counter[str]:
         """Return by how much the counts of the import grow, by dotted names."""
@@ -122,31 +132,31 @@ class Part:
         known = {**self.added, **self.duplicates}
         times = [item.at for item in known.values()]
         return UnitRecord(
-            id=f"{run_id}:{self.position:08d}:{self.offset:08d}",
+            id=self.record_id(run_id),
             import_id=run_id,
             workspace=workspace,
             position=self.position,
             offset=self.offset,
-            unit=self.unit.id[:1000],
+            unit=self.name[:1000],
             source=self.target.source if is_ledger else "",
             conversation=self.target.conversation,
             channel_id=self.target.channel_id,
             first=min(times, default=0.0),
             last=max(times, default=0.0),
             added=len(self.added),
-            ids=b"".join(map(packed, self.added)),
+            ids=b"".join(self.added),
             marks=b"".join(item.mark for item in self.added.values()),
-            changed=b"".join(packed(key) + item.mark for key, item in self.changed.items()),
-            duplicates=b"".join(map(packed, self.duplicates)),
-            outside=b"".join(map(packed, self.outside)),
+            changed=b"".join(key + item.mark for key, item in self.changed.items()),
+            duplicates=b"".join(self.duplicates),
+            outside=b"".join(self.outside),
             days=self._stored_days(known),
         )
 
-    def _stored_days(self, known: Mapping[str, Known]) -> dict[str, dict[str, Any]]:
+    def _stored_days(self, known: Mapping[bytes, Known]) -> dict[str, dict[str, Any]]:
         """Return the counts by day, with first, last and digest of the messages that the chat has."""
         by_day: dict[str, list[tuple[float, bytes]]] = {}
-        for message_id, item in known.items():
-            by_day.setdefault(item.day, []).append((item.at, packed(message_id)))
+        for packed_id, item in known.items():
+            by_day.setdefault(item.day, []).append((item.at, packed_id))
         stored: dict[str, dict[str, Any]] = {day: dict(counts) for day, counts in self.days.items()}
         for day, items in by_day.items():
             digest = add_digest("", (packed_id for _, packed_id in items))

@@ -1,19 +1,26 @@
 """Turn a reader's lines into messages of `chat.history`, as the plan says, and tell what is left out."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import blake2b
+from functools import lru_cache
 from typing import Any, Final
+from zlib import crc32
 from zoneinfo import ZoneInfo
 
+import orjson
+
 from services.importer.jobs.plan import Plan
-from services.importer.store.units import MARK_BYTES
+from services.importer.store.units import MARK_BYTES, unpacked
 from shared.contracts.envelope import rfc3339
-from shared.contracts.ids import provider_message_id_for
+from shared.contracts.ids import ProviderMessageIds
+from shared.manifests.history_types import LATEST
 
 _MAX_ADDRESS: Final = 2_048
 """Characters of an address; a longer one is left out."""
+_MAX_AUTHORS: Final = 1_000
+_DAY_S: Final = 86_400
+_MICROSECONDS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,53 +61,55 @@ class Selection:
         self._left_out = left_out
         self._since, self._until = plan.span()
         self._zone = None if plan.time_zone == "UTC" else ZoneInfo(plan.time_zone)
-        self._days: dict[int, str] = {}
+        self._authors: dict[tuple[str, str, str | None, bool], orjson.Fragment] = {}
 
     def day_of(self, unix: float) -> str:
         """Return the day of a Unix time in the plan's time zone."""
         if self._zone is not None:
             return datetime.fromtimestamp(unix, self._zone).date().isoformat()
-        number = int(unix // 86_400)
-        day = self._days.get(number)
-        if day is None:
-            day = self._days[number] = datetime.fromtimestamp(number * 86_400, UTC).date().isoformat()
-        return day
+        return _day_text(int(unix // _DAY_S))
 
     def refusal(self, line: Mapping[str, Any]) -> str | None:
         """Return why a message is left out; None if it is imported."""
         if not self._since <= line["at"] < self._until:
             return "outside_time_range"
-        if line["kind"] == "bot" and not self.plan.bots:
+        kind = line.get("kind")
+        if kind == "bot" and not self.plan.bots:
             return "bot"
-        if line["kind"] == "system" and not self.plan.system_messages:
+        if kind == "system" and not self.plan.system_messages:
             return "system_message"
-        if line["thread"] and not self.plan.threads:
+        if "thread" in line and not self.plan.threads:
             return "thread"
         return "person_left_out" if line["author"] in self._left_out else None
 
-    def message_id(self, conversation: str, external_id: str) -> str:
-        """Return the id of a message of the export: the one that sync derives, too."""
-        return provider_message_id_for(self._provider, self._account, conversation, external_id)
+    def ids_of(self, conversation: str) -> Callable[[str], bytes]:
+        """Return what derives the ids of a conversation's messages, as sync does, in 16 bytes."""
+        return ProviderMessageIds(self._provider, self._account, conversation).packed
 
-    def message(self, line: Mapping[str, Any], message_id: str, conversation: str) -> dict[str, Any]:
-        """Return a message as `history.messages` has it (`shared.contracts.history.HistoryMessage`)."""
+    def message(
+        self, line: Mapping[str, Any], message_id: str, conversation: str, parents: Mapping[str, bytes]
+    ) -> dict[str, Any]:
+        """Return a message as `history.messages` has it (`shared.contracts.history.HistoryMessage`).
+
+        `parents` has the ids of threads by those of the export. The author is encoded already.
+        """
         found: dict[str, Any] = {
             "message_id": message_id,
             "text": line["text"],
-            "author": self.author(line["author"], line["name"], line["avatar"], bot=line["bot"]),
-            "kind": line["kind"],
-            "origin": self.origin(conversation, line["id"], line["permalink"]),
+            "author": self._encoded_author(line),
+            "kind": line.get("kind", "message"),
+            "origin": self.origin(conversation, line["id"], line.get("permalink")),
             "created_at": moment(line["at"]),
         }
-        if line["thread"]:
-            found["thread_id"] = self.message_id(conversation, line["thread"])
-        if line["reply_to"]:
-            found["reply_to_id"] = self.message_id(conversation, line["reply_to"])
-        if line["edited_at"] is not None:
+        if thread := line.get("thread"):
+            found["thread_id"] = unpacked(parents[thread])
+        if reply_to := line.get("reply_to"):
+            found["reply_to_id"] = unpacked(self.ids_of(conversation)(reply_to))
+        if "edited_at" in line:
             found["edited_at"] = moment(line["edited_at"])
-        if line["pinned"] and self.plan.pins:
+        if "pinned" in line and self.plan.pins:
             found["pinned"] = True
-        if line["reactions"] and self.plan.reactions:
+        if "reactions" in line and self.plan.reactions:
             found["reactions"] = [
                 {
                     "emoji": emoji,
@@ -109,6 +118,18 @@ class Selection:
                 }
                 for emoji, people, count in line["reactions"]
             ]
+        return found
+
+    def _encoded_author(self, line: Mapping[str, Any]) -> orjson.Fragment:
+        """Return the author of a message, which most often has written others."""
+        described = line["author"], line.get("name", ""), line.get("avatar"), "bot" in line
+        found = self._authors.get(described)
+        if found is None:
+            if len(self._authors) >= _MAX_AUTHORS:
+                self._authors.clear()
+            person, name, avatar, bot = described
+            encoded = orjson.dumps(self.author(person, name, avatar, bot=bot))
+            found = self._authors[described] = orjson.Fragment(encoded)
         return found
 
     def author(self, person: str, name: str, avatar: str | None = None, *, bot: bool = False) -> Any:
@@ -137,11 +158,29 @@ class Selection:
 
 
 def mark_of(line: Mapping[str, Any]) -> bytes:
-    """Return a mark of a message's content, in 4 bytes: another one after it was edited."""
-    content = f"{line['edited_at'] or ''}\0{line['text']}".encode("utf-8", "surrogatepass")
-    return blake2b(content, digest_size=MARK_BYTES).digest()
+    """Return a mark of a message's content, in 4 bytes: most probably another one after it was edited."""
+    content = f"{line.get('edited_at') or ''}\0{line['text']}".encode("utf-8", "surrogatepass")
+    return crc32(content).to_bytes(MARK_BYTES)
 
 
 def moment(unix: float) -> str | None:
-    """Return a Unix time as text; None for 0, which is unknown."""
-    return rfc3339(datetime.fromtimestamp(unix, UTC)) if unix else None
+    """Return a Unix time as text (`rfc3339`); None for 0, which is unknown."""
+    if not unix:
+        return None
+    if not 0 < unix < LATEST:
+        return rfc3339(datetime.fromtimestamp(unix, UTC))
+    # As `datetime` rounds, but sooner.
+    seconds = int(unix)
+    microseconds = round((unix - seconds) * 1e6)
+    if microseconds == _MICROSECONDS:
+        seconds, microseconds = seconds + 1, 0
+    day, second = divmod(seconds, _DAY_S)
+    minute, second = divmod(second, 60)
+    hour, minute = divmod(minute, 60)
+    return f"{_day_text(day)}T{hour:02d}:{minute:02d}:{second:02d}.{microseconds // 1000:03d}Z"
+
+
+@lru_cache(maxsize=4_096)
+def _day_text(number: int) -> str:
+    """Return a day, counted from 1970, as text."""
+    return datetime.fromtimestamp(number * _DAY_S, UTC).date().isoformat()

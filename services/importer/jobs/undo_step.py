@@ -138,7 +138,7 @@ class _Undo:
         packed_ids: Sequence[bytes] = split_ids(record.ids)
         if self._job.keep_shared:
             packed_ids, claims = await self._leave(record, claims), []
-        ids = unpacked(b"".join(packed_ids))
+        ids = [*map(unpacked, packed_ids)]
         made = list(
             self._batches.make(
                 HISTORY_WITHDRAWN,

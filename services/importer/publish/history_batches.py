@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -47,8 +47,7 @@ class Batch:
         return len(self.data) + len(self.key) + _RECORD_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """An item of a batch, encoded as JSON. `packed_id` is a message's id if it is new, in 16 bytes."""
 
     data: bytes

@@ -9,6 +9,7 @@ output (`protocol`). Before it reads the export, the process confines itself (`c
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, BinaryIO, Final
 
@@ -29,6 +30,7 @@ from services.importer.reading.protocol import (
 from services.importer.reading.readers import archive_readers, described, open_archive, recognized
 from shared.manifests.history_types import (
     Archive,
+    Broken,
     Contents,
     HistoryMessage,
     HistoryRecord,
@@ -40,10 +42,71 @@ from shared.manifests.history_types import (
 _FRAME_BYTES: Final = 256 * 1024
 _MAX_LINES: Final = 500
 """A frame with lines of records ends after so many bytes or lines."""
+_MERGED_RECORDS: Final = 1_000
+_MERGED_BYTES: Final = 512 * 1024
+_MERGED_UNITS: Final = 500
+"""A part takes another unit until it has so many records, bytes or units."""
 
 
-_Lines = list[tuple[HistoryRecord, bytes]]
-"""Records with their lines."""
+class _Lines:
+    """The lines of records that become a part."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._lines: list[tuple[float, str | None, bytes]] = []
+        self._starts: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, record: HistoryRecord, line: bytes) -> None:
+        """Take the line of a record."""
+        self.size += len(line)
+        if not isinstance(record, HistoryMessage):
+            self._lines.append((0.0, None, line))
+            return
+        message = record.message
+        at, thread = message.sent_at, message.place.thread
+        if thread is None:
+            self._starts[message.external_id] = at
+        self._lines.append((at, thread, line))
+
+    def in_order(self) -> Iterator[bytes]:
+        """Yield the lines in order of time, each reply behind the first message of its thread."""
+        starts = self._starts
+
+        def position(item: tuple[float, str | None, bytes]) -> tuple[float, bool]:
+            at, thread, _ = item
+            return (at, False) if thread is None else (max(at, starts.get(thread, 0.0)), True)
+
+        return (line for _, _, line in sorted(self._lines, key=position))
+
+
+@dataclass(slots=True)
+class _Part:
+    """Records that are imported together: a piece of a long unit, or several short units.
+
+    `size` is in bytes: of the units that end with it.
+    """
+
+    position: int
+    offset: int
+    conversation: str
+    first: str
+    last: str = ""
+    units: int = 0
+    size: int = 0
+    lines: _Lines = field(default_factory=_Lines)
+
+    def takes(self, unit: Unit) -> bool:
+        """Return whether it is short enough to have another unit."""
+        lines = self.lines
+        is_short = len(lines) < _MERGED_RECORDS and lines.size < _MERGED_BYTES and self.units < _MERGED_UNITS
+        return is_short and self.conversation == unit.conversation
+
+    @property
+    def name(self) -> str:
+        return self.first if self.first == self.last else f"{self.first} to {self.last}"
 
 
 class _Session:
@@ -77,7 +140,7 @@ class _Session:
             case "names":
                 self._use_names(command["users"], command["channels"])
             case "read":
-                self._read(command["position"], command["skip"])
+                self._read(command["position"], command["skip"], merges=command["merges"])
             case "file":
                 self._send_file(command["name"], command["max_bytes"])
         self._out.flush()
@@ -108,64 +171,67 @@ class _Session:
             conversations={item.id: item.name for item in contents.conversations},
         )
 
-    def _read(self, position: int, skip: int) -> None:
+    def _read(self, position: int, skip: int, *, merges: bool) -> None:
         """Write the records of the named conversations, from a unit on, without its first `skip`."""
+        part: _Part | None = None
         for unit in islice(self._contents.units, position, None):
             if unit.conversation in self._names.channels:
-                self._read_unit(position, unit, skip)
+                if part is not None and not (merges and part.takes(unit)):
+                    self._write_part(part, position)
+                    part = None
+                part = self._read_unit(part, position, unit, skip)
+                part.units += 1
+                part.size += unit.size
+            elif part is not None:
+                self._write_part(part, position)
+                part = None
             position, skip = position + 1, 0
+        if part is not None:
+            self._write_part(part, position)
         self._write(b'{"end":true}')
 
-    def _read_unit(self, position: int, unit: Unit, skip: int) -> None:
-        error = None
-        part: _Lines = []
-        size = 0
+    def _read_unit(self, part: _Part | None, position: int, unit: Unit, skip: int) -> _Part:
+        """Read a unit into a part, or a new one; return the last one of it, which is not written yet."""
+        part = part or _Part(position, skip, unit.conversation, unit.id)
+        part.last = unit.id
         try:
             for record in islice(self._reader.read(self._archive, self._contents, unit), skip, None):
-                if len(part) == MAX_PART_RECORDS or size >= MAX_PART_BYTES:
-                    self._write_part(part, {"position": position, "unit": unit, "is_last": False})
-                    part, size = [], 0
-                line = encoded(line_of(record, self._names))
-                part.append((record, line))
-                size += len(line)
+                lines = part.lines
+                if len(lines) >= MAX_PART_RECORDS or lines.size >= MAX_PART_BYTES:
+                    self._write_part(part, position, skip)
+                    part = _Part(position, skip, unit.conversation, unit.id, unit.id)
+                part.lines.add(record, encoded(line_of(record, self._names, unit.day)))
+                skip += 1
         except Unreadable as refusal:
-            error = str(refusal)
-        self._write_part(part, {"position": position, "unit": unit, "is_last": True, "error": error})
+            damage = Broken(unit.id, str(refusal))
+            part.lines.add(damage, encoded(line_of(damage, self._names, unit.day)))
+        limit_cpu(self._cpu_s)  # the next unit has as much time as this one had
+        return part
 
-    def _write_part(self, part: _Lines, end: Mapping[str, Any]) -> None:
+    def _write_part(self, part: _Part, end_position: int, end_offset: int = 0) -> None:
         """Write the lines of a part, many in a frame; the last frame has its `part`."""
         lines: list[bytes] = []
         size = 0
-        for line in _in_order(part):
+        for line in part.lines.in_order():
             if size > _FRAME_BYTES or len(lines) == _MAX_LINES:
                 self._write(b'{"lines":[%b]}' % b",".join(lines))
                 lines, size = [], 0
             lines.append(line)
             size += len(line)
+        end = {
+            "position": part.position,
+            "offset": part.offset,
+            "end_position": end_position,
+            "end_offset": end_offset,
+            "conversation": part.conversation,
+            "name": part.name,
+            "size": part.size,
+        }
         self._write(b'{"lines":[%b],"part":%b}' % (b",".join(lines), encoded(end)))
-        limit_cpu(self._cpu_s)  # the next part has as much time as this one had
+        limit_cpu(self._cpu_s)  # the next part, too
 
     def _write(self, response: bytes) -> None:
         self._out.write(framed(response))
-
-
-def _in_order(part: _Lines) -> Iterator[bytes]:
-    """Yield the lines in order of time, each reply behind the first message of its thread."""
-    starts = {
-        record.message.external_id: record.message.sent_at
-        for record, _ in part
-        if isinstance(record, HistoryMessage) and record.message.place.thread is None
-    }
-
-    def position(item: tuple[HistoryRecord, bytes]) -> tuple[float, bool]:
-        record = item[0]
-        if not isinstance(record, HistoryMessage):
-            return 0.0, False
-        thread = record.message.place.thread
-        start = starts.get(thread, 0.0) if thread is not None else 0.0
-        return max(record.message.sent_at, start), thread is not None
-
-    return (line for _, line in sorted(part, key=position))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from shared.contracts.chat import MAX_TEXT_CHARACTERS
 from shared.manifests.channel_types import MessageWritten, Person
-from shared.manifests.history_types import Broken, HistoryMessage, HistoryRecord, Skipped
+from shared.manifests.history_types import HistoryMessage, HistoryRecord, Skipped
 from shared.richtext.build import clean_line
 from shared.richtext.markdown_render import render_markdown
 from shared.richtext.mentions import has_mentions, mentioned, resolve_mentions
@@ -38,47 +38,72 @@ class Names:
         return known.name if known else ""
 
 
-def line_of(record: HistoryRecord, names: Names) -> dict[str, Any]:
-    """Return the line of a record: an object with the key `m` (message), `s` (skipped) or `b` (broken)."""
+def line_of(record: HistoryRecord, names: Names, day: str | None = None) -> dict[str, Any]:
+    """Return the line of a record: an object with the key `m` (message), `s` (skipped) or `b` (broken).
+
+    The last two have the `day` of their unit, if it is known.
+    """
+    if isinstance(record, HistoryMessage):
+        return {"m": _message(record, names)}
     if isinstance(record, Skipped):
-        return {"s": record.reason}
-    if isinstance(record, Broken):
-        return {
-            "b": {
-                "place": record.place,
-                "reason": clean_line(record.reason),
-                "record": clean_line(record.record),
-            }
-        }
-    return {"m": _message(record, names)}
+        return {"s": record.reason, "day": day}
+    return {
+        "b": {
+            "place": record.place,
+            "reason": clean_line(record.reason),
+            "record": clean_line(record.record),
+        },
+        "day": day,
+    }
 
 
 def _message(record: HistoryMessage, names: Names) -> dict[str, Any]:
+    """Return a message's line. What has nothing to say is left out: most have text, time and author only."""
     message = record.message
     author = message.author
     known = names.people.get(author.id, author)
     text, losses = _text(message, names)
-    reactions, reacted = _reactions(record, names)
-    return {
+    line: dict[str, Any] = {
         "id": message.external_id,
         "at": message.sent_at,
-        "kind": record.kind,
         "author": author.id,
-        "name": author.name or known.name,
-        "avatar": author.avatar_url or known.avatar_url,
-        "bot": author.bot or known.bot,
         "text": text,
-        "losses": losses,
-        "thread": message.place.thread,
-        "reply_to": message.place.reply_to,
-        "permalink": message.permalink,
-        "edited_at": record.edited_at,
-        "pinned": record.pinned,
-        "reactions": reactions,
-        "reacted": reacted,
-        "files": [(file.id, file.ref, file.filename, file.content_type, file.size) for file in message.files],
-        "lost_files": [(file.name, file.reason) for file in record.lost_files],
     }
+    if name := author.name or known.name:
+        line["name"] = name
+    if avatar := author.avatar_url or known.avatar_url:
+        line["avatar"] = avatar
+    if author.bot or known.bot:
+        line["bot"] = True
+    if losses:
+        line["losses"] = losses
+    if message.place.thread:
+        line["thread"] = message.place.thread
+    _add_rare(line, record, names)
+    return line
+
+
+def _add_rare(line: dict[str, Any], record: HistoryMessage, names: Names) -> None:
+    """Add what few messages have."""
+    message = record.message
+    if record.kind != "message":
+        line["kind"] = record.kind
+    if message.place.reply_to:
+        line["reply_to"] = message.place.reply_to
+    if message.permalink:
+        line["permalink"] = message.permalink
+    if record.edited_at is not None:
+        line["edited_at"] = record.edited_at
+    if record.pinned:
+        line["pinned"] = True
+    if record.reactions:
+        line["reactions"], line["reacted"] = _reactions(record, names)
+    if message.files:
+        line["files"] = [
+            (file.id, file.ref, file.filename, file.content_type, file.size) for file in message.files
+        ]
+    if record.lost_files:
+        line["lost_files"] = [(file.name, file.reason) for file in record.lost_files]
 
 
 def _reactions(record: HistoryMessage, names: Names) -> tuple[list[Any], int]:

@@ -14,7 +14,7 @@ import orjson
 
 from services.importer.reading.description import days_of, describe
 from shared.manifests.channel_types import Person
-from shared.manifests.history_types import Choice, Contents, HistoryConversation, HistoryPerson, Option, Unit
+from shared.manifests.history_types import Choice, Contents, HistoryConversation, HistoryPerson, Option
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """Maximum size of a frame in bytes."""
@@ -26,7 +26,7 @@ MAX_PAGE_BYTES: Final = 1024 * 1024
 """A page of a list ends with the item that reaches so many bytes."""
 MAX_PART_RECORDS: Final = 5_000
 MAX_PART_BYTES: Final = 2 * 1024 * 1024
-"""A unit is read in parts: each ends with the record that reaches so many bytes."""
+"""A long unit is read in parts: each ends with the record that reaches so many bytes."""
 
 ListName = Literal["people", "conversations", "units"]
 
@@ -56,18 +56,22 @@ class Overview:
 
 @dataclass(slots=True)
 class SourcePart:
-    """Records of a unit that are imported together, as lines (`message_lines`) in order of time.
+    """Records of a conversation that are imported together, as lines (`message_lines`) in order of time.
 
-    `position` is the unit's own among all units. `is_last` if the unit ends with it; `error` is why it ends
-    early. Of a connected account, `walk` is the place of the next page, and `read_at` the Unix time up to
-    which the conversation is read, if this is its last page.
+    It begins at a place: the `position` of a unit among all units, and an `offset` in records; and ends
+    before another one. `name` says for people which units these are, and `size` is how many bytes those have
+    that end with it. Of a connected account, `walk` is the place of the next page, and `read_at` the Unix
+    time up to which the conversation is read, if this is its last page.
     """
 
     position: int
-    unit: Unit
+    offset: int
+    end_position: int
+    end_offset: int
+    conversation: str
+    name: str
     lines: list[dict[str, Any]]
-    is_last: bool
-    error: str | None = None
+    size: int = 0
     walk: Any = None
     read_at: float = 0.0
 

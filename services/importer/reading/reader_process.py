@@ -53,6 +53,8 @@ class ReaderProcess(ConfinedProcess):
         self._path = path
         self._name = name
         self._limits = limits
+        self.merges_units = True
+        """Whether a part has several short units. It is the same whenever it is read from the same place."""
 
     async def __aenter__(self) -> Self:
         descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -64,7 +66,11 @@ class ReaderProcess(ConfinedProcess):
         return self
 
     async def restart(self) -> None:
-        """Start the process again, after it has ended: it knows no answers and no names."""
+        """Start the process again, after it has ended: it knows no answers and no names.
+
+        Each part has one unit from then on, so that the next end shows which unit it is that ends it.
+        """
+        self.merges_units = False
         await self.__aexit__(None)
         await self.__aenter__()
 
@@ -111,16 +117,14 @@ class ReaderProcess(ConfinedProcess):
         """Yield the records of those conversations, from a unit on, without its first `skip`.
 
         The process goes on meanwhile, as far as the pipe and the buffer take it. A unit that is damaged ends
-        with an error.
+        with a line that says why.
         """
-        await self._send({"do": "read", "position": position, "skip": skip})
+        await self._send({"do": "read", "position": position, "skip": skip, "merges": self.merges_units})
         lines: list[dict[str, Any]] = []
         while "end" not in (response := await self._response()):
             lines += response["lines"]
             if part := response.get("part"):
-                yield SourcePart(
-                    part["position"], Unit(**part["unit"]), lines, part["is_last"], part.get("error")
-                )
+                yield SourcePart(**part, lines=lines)
                 lines = []
 
     async def file(self, name: str, max_bytes: int) -> AsyncIterator[bytes]:

@@ -337,18 +337,18 @@ class Units:
 
 
 def packed(message_id: str) -> bytes:
-    """Return a derived message id in 16 bytes."""
-    return bytes.fromhex(message_id.removeprefix(_PREFIX))
+    """Return a message id that the hub has derived in 16 bytes; b'' for any other id."""
+    return bytes.fromhex(message_id[len(_PREFIX) :]) if _DERIVED.fullmatch(message_id) else b""
 
 
 def packed_ids(message_ids: Iterable[str]) -> set[bytes]:
     """Return those of these message ids that the hub has derived, in 16 bytes each."""
-    return {packed(item) for item in message_ids if _DERIVED.fullmatch(item)}
+    return set(map(packed, message_ids)) - {b""}
 
 
-def unpacked(ids: bytes) -> list[str]:
-    """Return the message ids of a ledger."""
-    return [_PREFIX + part.hex() for part in _split(ids)]
+def unpacked(packed_id: bytes) -> str:
+    """Return the message id that 16 bytes are."""
+    return _PREFIX + packed_id.hex()
 
 
 def split_ids(ids: bytes) -> list[bytes]:
