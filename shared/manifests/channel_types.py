@@ -35,7 +35,7 @@ class ExternalFile:
     size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """A message's place: conversation, thread and the message that it answers, all as ids of the provider."""
 
@@ -44,7 +44,7 @@ class Place:
     reply_to: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MessageWritten:
     """A message as it is now.
 

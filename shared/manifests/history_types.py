@@ -154,7 +154,7 @@ class Contents:
     last_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HistoryReaction:
     """One emoji on a message, with the ids of the people who set it.
 
@@ -183,7 +183,7 @@ class LostFile:
 MessageKind = Literal["message", "bot", "system"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HistoryMessage:
     """A message of an export, with its reactions. `edited_at` is a Unix time, None if it was not edited."""
 

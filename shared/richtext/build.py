@@ -64,14 +64,20 @@ def clean(text: str) -> str:
 
     A lone surrogate becomes U+FFFD. Tabs stay.
     """
-    if not _UNCLEAN.search(text):
+    if text.isprintable() or not _UNCLEAN.search(text):
         return text
     return _SURROGATE.sub("\ufffd", _CONTROL.sub("", _LINE_END.sub("\n", text)))
 
 
+def is_in_a_line(text: str) -> bool:
+    """Return whether a text has no line break, and nothing that `clean` changes."""
+    # What is printable is clean, and found out several times as fast; a tab is neither.
+    return text.isprintable() or _UNCLEAN_OR_LINES.search(text) is None
+
+
 def is_clean_line(text: str) -> bool:
     """Return whether a text is not blank, and a line that `clean` does not change."""
-    return bool(text) and not text.isspace() and _UNCLEAN_OR_LINES.search(text) is None
+    return bool(text) and not text.isspace() and is_in_a_line(text)
 
 
 def clean_line(text: str) -> str:
@@ -187,9 +193,7 @@ def _inlines(nodes: Iterable[Inline], around: frozenset[type]) -> tuple[Inline, 
     done: list[Inline] = []
     for node in nodes:
         # Most nodes have nothing that must be changed.
-        if type(node) in _UNCHANGED or (
-            type(node) is Text and node.text and not _UNCLEAN_OR_LINES.search(node.text)
-        ):
+        if type(node) in _UNCHANGED or (type(node) is Text and node.text and is_in_a_line(node.text)):
             _append(done, node)
             continue
         for part in _inline(node, around):

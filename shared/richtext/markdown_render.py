@@ -48,8 +48,8 @@ SUPPORTED: Final = frozenset(
 _SPECIAL: Final = re.compile(
     r"[\\`*_<\[\]]|[~|+](?=[~|+]|\Z)|(?<=[~|+])[~|+]|\A[~|+]|&(?=[#A-Za-z])|(?<!\w)@(?=\w)"
 )
-_MAYBE_SPECIAL: Final = re.compile(r"[\\`*_<\[\]~|+&@]")
-"""The characters of `_SPECIAL`, whose conditions take longer to look for."""
+_MAYBE_SPECIAL: Final = b"\\`*_<[]~|+&@"
+"""The characters of `_SPECIAL`: texts without any are found several times as fast."""
 _BEGINNINGS: Final = ">=-#:"
 _BEGINNING: Final = re.compile(r"\A(?:[>=-]|#(?=#|\s|\Z)|:(?=-))")
 """What may begin a block at the beginning of a line."""
@@ -145,7 +145,9 @@ def _can_touch(inner: str, outer: str, mark: str) -> bool:
 
 
 def _text(text: str, *, at_start: bool, at_end: bool) -> str:
-    escaped = _SPECIAL.sub(_escape, text) if _MAYBE_SPECIAL.search(text) else text
+    raw = text.encode("utf-8", "surrogatepass")
+    is_plain = len(raw.translate(None, _MAYBE_SPECIAL)) == len(raw)
+    escaped = text if is_plain else _SPECIAL.sub(_escape, text)
     if at_start and text[0] in _BEGINNINGS:
         escaped = _BEGINNING.sub(_escape, escaped)
     if text[0].isdigit() or text[0].isspace():

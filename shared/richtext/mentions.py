@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from shared.richtext.build import canonical, only_text
+from shared.richtext.build import canonical, is_clean_line, is_in_a_line, only_text
 from shared.richtext.degrade import everyone_text
 from shared.richtext.tree import Block as _Block
 from shared.richtext.tree import (
@@ -42,6 +42,9 @@ class Mentioned:
     everyone: tuple[str, ...] = ()
     """The scopes of mass mentions."""
 
+    def __bool__(self) -> bool:
+        return bool(self.users or self.channels or self.groups or self.everyone)
+
 
 def map_mentions(
     document: Document,
@@ -55,47 +58,86 @@ def map_mentions(
 
     Mentions without a function stay as they are. What a function returns is not mapped again.
     """
+    replacer = _Replacer(user, channel, group, everyone)
+    blocks = tuple(map(replacer.block, document.blocks))
+    return canonical(Document(blocks, is_canonical=document.is_canonical and replacer.is_canonical))
 
-    def replace(node: Inline) -> Inline:
+
+class _Replacer:
+    """Replaces mentions. `is_canonical` if a canonical tree has stayed one."""
+
+    def __init__(
+        self,
+        user: Callable[[UserMention], Inline] | None,
+        channel: Callable[[ChannelMention], Inline] | None,
+        group: Callable[[GroupMention], Inline] | None,
+        everyone: Callable[[EveryoneMention], Inline] | None,
+    ) -> None:
+        self._user = user
+        self._channel = channel
+        self._group = group
+        self._everyone = everyone
+        self.is_canonical = True
+
+    def block(self, block: _Block) -> _Block:
+        match block:
+            case Paragraph(children):
+                return Paragraph(self._inlines(children))
+            case CodeBlock():
+                return block
+            case Quote(children):
+                return Quote(tuple(map(self.block, children)))
+            case ListBlock(items, ordered, start):
+                mapped = tuple(tuple(map(self.block, item)) for item in items)
+                return ListBlock(mapped, ordered, start)
+        assert_never(block)
+
+    def _inlines(self, nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
+        done: list[Inline] = []
+        for node in nodes:
+            new = self._inline(node)
+            if type(new) is Text and done and type(last := done[-1]) is Text:
+                done[-1] = Text(last.text + new.text)  # as in a canonical tree
+            else:
+                done.append(new)
+        return tuple(done)
+
+    def _inline(self, node: Inline) -> Inline:
         match node:
-            case UserMention() if user:
-                return user(node)
-            case ChannelMention() if channel:
-                return channel(node)
-            case GroupMention() if group:
-                return group(node)
-            case EveryoneMention() if everyone:
-                return everyone(node)
+            case Text():
+                return node
+            case Link(url, children):
+                return Link(url, self._inlines(children))
+            case (
+                Bold(children) | Italic(children) | Strike(children) | Underline(children) | Spoiler(children)
+            ):
+                return type(node)(self._inlines(children))
+        new = self._replaced(node)
+        if new is not node and self.is_canonical:
+            self.is_canonical = _is_canonical(new)
+        return new
+
+    def _replaced(self, node: Inline) -> Inline:
+        match node:
+            case UserMention() if self._user:
+                return self._user(node)
+            case ChannelMention() if self._channel:
+                return self._channel(node)
+            case GroupMention() if self._group:
+                return self._group(node)
+            case EveryoneMention() if self._everyone:
+                return self._everyone(node)
         return node
 
-    return canonical(Document(tuple(_map_block(block, replace) for block in document.blocks)))
 
-
-def _map_block(block: _Block, replace: Callable[[Inline], Inline]) -> _Block:
-    match block:
-        case Paragraph(children):
-            return Paragraph(_map_inlines(children, replace))
-        case CodeBlock():
-            return block
-        case Quote(children):
-            return Quote(tuple(_map_block(child, replace) for child in children))
-        case ListBlock(items, ordered, start):
-            mapped = tuple(tuple(_map_block(child, replace) for child in item) for item in items)
-            return ListBlock(mapped, ordered, start)
-    assert_never(block)
-
-
-def _map_inlines(nodes: tuple[Inline, ...], replace: Callable[[Inline], Inline]) -> tuple[Inline, ...]:
-    return tuple(_map_inline(node, replace) for node in nodes)
-
-
-def _map_inline(node: Inline, replace: Callable[[Inline], Inline]) -> Inline:
+def _is_canonical(node: Inline) -> bool:
+    """Return whether a canonical tree stays one with this node in the place of a mention."""
     match node:
-        case Link(url, children):
-            return Link(url, _map_inlines(children, replace))
-        case Bold(children) | Italic(children) | Strike(children) | Underline(children) | Spoiler(children):
-            return type(node)(_map_inlines(children, replace))
-    return replace(node)
+        case Text(text):
+            return is_clean_line(text) and not (text[0].isspace() or text[-1].isspace())
+        case UserMention(id_, label) | ChannelMention(id_, label):
+            return is_clean_line(id_) and is_in_a_line(label)
+    return False
 
 
 def resolve_mentions(
@@ -144,10 +186,7 @@ def without_mass_mentions(document: Document) -> Document:
 
 def has_mentions(document: Document) -> bool:
     """Return whether a document mentions a user, a channel, a group or everyone."""
-    if only_text(document) is not None:
-        return False
-    found = mentioned(document)
-    return bool(found.users or found.channels or found.groups or found.everyone)
+    return only_text(document) is None and bool(mentioned(document))
 
 
 def mentioned(document: Document) -> Mentioned:

@@ -135,6 +135,8 @@ def _add_leaf(nodes: list[Inline], leaf: Leaf) -> None:
 def paragraphs_of(runs: Sequence[Run]) -> list[Paragraph]:
     """Return the paragraphs of runs: they end at an empty line. Line breaks at their ends are left out."""
     paragraphs: list[Paragraph] = []
+    if LineBreak not in {type(run.leaf) for run in runs}:  # as in most texts
+        return [] if _is_blank(runs) else [Paragraph(inline_of(runs))]
     for lines in _blocks_of_lines(runs):
         children: list[Run] = []
         for number, line in enumerate(lines):

@@ -13,7 +13,7 @@ MAX_DEPTH: Final = 16
 """Levels of blocks and inline nodes together, the document not counted."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Text:
     """Characters without meaning to any dialect. It contains no line break."""
 
@@ -144,7 +144,7 @@ Inline = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Paragraph:
     children: tuple[Inline, ...]
 
@@ -174,7 +174,7 @@ class ListBlock:
 Block = Paragraph | CodeBlock | Quote | ListBlock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Document:
     blocks: tuple[Block, ...]
     is_canonical: bool = field(default=False, compare=False, repr=False, kw_only=True)

@@ -11,7 +11,7 @@ from shared.providers.slack.mrkdwn import is_plain, parse_marked, parse_mrkdwn
 from shared.providers.slack.rich_text import Budget
 from shared.richtext.build import canonical, only_text
 from shared.richtext.markdown_render import render_markdown
-from shared.richtext.mentions import has_mentions, mentioned
+from shared.richtext.mentions import has_mentions, mentioned, resolve_mentions
 from shared.richtext.tree import Document, Paragraph, Text
 
 _SIGNS: Final = "aZ9 .,-+=#>|()!?@\\\t\u00a0\u2028\u200b\x00é😀<&*_~`:\n\ud800"
@@ -39,14 +39,19 @@ TEXTS: Final = st.one_of(
 _LEAF: Final = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "text", "text", "emoji", "user"]), "text": TEXTS | st.none()},
     optional={
-        "style": st.sampled_from([None, {}, {"bold": True}, {"bold": False}, 7]),
-        "user_id": st.just("U1"),
+        "style": st.sampled_from(
+            [
+                *(None, {}, 7, {"bold": True}, {"bold": True}, {"italic": True}, {"bold": False}),
+                *({"code": True}, {"bold": True, "strike": True}),
+            ]
+        ),
+        "user_id": st.sampled_from(["U1", "U1", "u"]),
     },
 )
 _SECTION: Final = st.fixed_dictionaries(
     {
         "type": st.sampled_from(["rich_text_section", "rich_text_section", "rich_text_quote", "other"]),
-        "elements": st.lists(_LEAF, max_size=2),
+        "elements": st.lists(_LEAF, max_size=4),
     },
     optional={"border": st.sampled_from([0, 1])},
 )
@@ -58,6 +63,10 @@ BLOCKS: Final = st.lists(
         }
     ),
     max_size=2,
+)
+_NAMES: Final = st.one_of(
+    st.sampled_from(["", "Ada", " Ada ", "a\nb", "*x*", "\x00"]),
+    st.text(st.sampled_from(_SIGNS), max_size=4),
 )
 
 
@@ -83,6 +92,27 @@ def test_rich_text_of_slack_is_read_as_any_other(blocks: Any, text: str, subtype
     assert found == parse_whole_body(message)
     assert found.is_canonical
     assert canonical(Document(found.blocks)) == found
+
+
+@given(BLOCKS, _NAMES, _NAMES, st.booleans())
+def test_mentions_are_replaced_in_a_canonical_tree_as_in_any_other(
+    blocks: Any, user_id: str, name: str, links: bool
+) -> None:
+    """The tree need not be made canonical again where a name or an id changes nothing about that."""
+
+    def replaced(body: Document) -> Document:
+        return resolve_mentions(
+            body,
+            user=lambda _: (user_id if links else "", name),
+            channel=lambda _: ("", ""),
+            groups=False,
+            mass_mentions=False,
+        )
+
+    body = parse_body({"blocks": blocks})
+    found = replaced(body)
+    assert found.is_canonical
+    assert found == replaced(Document(body.blocks)) == canonical(Document(found.blocks))
 
 
 @given(TEXTS)

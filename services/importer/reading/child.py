@@ -52,15 +52,14 @@ class _Lines:
     """The lines of records that become a part."""
 
     def __init__(self) -> None:
+        self.count = 0
         self.size = 0
         self._lines: list[tuple[float, str | None, bytes]] = []
         self._starts: dict[str, float] = {}
 
-    def __len__(self) -> int:
-        return len(self._lines)
-
     def add(self, record: HistoryRecord, line: bytes) -> None:
         """Take the line of a record."""
+        self.count += 1
         self.size += len(line)
         if not isinstance(record, HistoryMessage):
             self._lines.append((0.0, None, line))
@@ -101,7 +100,7 @@ class _Part:
     def takes(self, unit: Unit) -> bool:
         """Return whether it is short enough to have another unit."""
         lines = self.lines
-        is_short = len(lines) < _MERGED_RECORDS and lines.size < _MERGED_BYTES and self.units < _MERGED_UNITS
+        is_short = lines.count < _MERGED_RECORDS and lines.size < _MERGED_BYTES and self.units < _MERGED_UNITS
         return is_short and self.conversation == unit.conversation
 
     @property
@@ -197,7 +196,7 @@ class _Session:
         try:
             for record in islice(self._reader.read(self._archive, self._contents, unit), skip, None):
                 lines = part.lines
-                if len(lines) >= MAX_PART_RECORDS or lines.size >= MAX_PART_BYTES:
+                if lines.count >= MAX_PART_RECORDS or lines.size >= MAX_PART_BYTES:
                     self._write_part(part, position, skip)
                     part = _Part(position, skip, unit.conversation, unit.id, unit.id)
                 part.lines.add(record, encoded(line_of(record, self._names, unit.day)))

@@ -10,9 +10,9 @@ from typing import Any, Final
 from shared.contracts.chat import MAX_TEXT_CHARACTERS
 from shared.manifests.channel_types import MessageWritten, Person
 from shared.manifests.history_types import HistoryMessage, HistoryRecord, Skipped
-from shared.richtext.build import clean_line
+from shared.richtext.build import clean_line, only_text
 from shared.richtext.markdown_render import render_markdown
-from shared.richtext.mentions import has_mentions, mentioned, resolve_mentions
+from shared.richtext.mentions import mentioned, resolve_mentions
 
 MAX_REACTIONS: Final = 1_000
 """People in the reactions of one message; further ones are only counted."""
@@ -128,8 +128,7 @@ def _text(message: MessageWritten, names: Names) -> tuple[str, list[str]]:
     """
     body = message.body
     losses: dict[str, None] = {}
-    if has_mentions(body):
-        found = mentioned(body)
+    if only_text(body) is None and (found := mentioned(body)):
         lost = {
             "user_mention": any(person not in names.users for person in found.users),
             "channel_mention": any(item not in names.channels for item in found.channels),

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from shared.providers.slack.mrkdwn import parse_mrkdwn
-from shared.providers.slack.rich_text import Budget, objects, parse_rich_text, text_of
-from shared.richtext.build import MAX_TEXT_CHARACTERS, canonical, is_clean_line
+from shared.providers.slack.rich_text import Budget, objects, parse_rich_text, simple_inlines, text_of
+from shared.richtext.build import canonical
 from shared.richtext.runs import is_link, paragraphs_of, runs_of, text_runs, with_mark
 from shared.richtext.tree import Block, Bold, Document, Italic, Link, Paragraph, Text
 
@@ -17,32 +17,30 @@ MAX_BLOCKS: Final = 50
 def marker_of(message: Mapping[str, Any]) -> str | None:
     """Return the marker that a hub left on a message, this one or another one; None without one."""
     for block in objects(message.get("blocks"))[:MAX_BLOCKS]:
-        block_id = text_of(block.get("block_id"))
-        if block_id.startswith(MARKER_PREFIX):
+        block_id = block.get("block_id")
+        if isinstance(block_id, str) and block_id.startswith(MARKER_PREFIX):
             return block_id.removeprefix(MARKER_PREFIX)[:200]
     return None
 
 
 def parse_body(message: Mapping[str, Any]) -> Document:
     """Parse the text of a message, whatever kind of blocks it has."""
-    text = _only_text(message.get("blocks"))
-    if text is not None and message.get("subtype") != "me_message":
-        return Document((Paragraph((Text(text),)),), is_canonical=True)
+    if (
+        (block := _only(message.get("blocks"), "rich_text"))
+        and (section := _only(block.get("elements"), "rich_text_section"))
+        and (inlines := simple_inlines(section.get("elements")))
+        and message.get("subtype") != "me_message"
+    ):
+        return Document((Paragraph(inlines),), is_canonical=True)
     return parse_whole_body(message)
 
 
-def _only_text(blocks: Any) -> str | None:
-    """Return the text of `rich_text` that is one line without marks, as most are; None for others."""
-    match blocks:
-        case [
-            {
-                "type": "rich_text",
-                "elements": [
-                    {"type": "rich_text_section", "elements": [{"type": "text", "text": str(text)} as leaf]}
-                ],
-            }
-        ] if not leaf.get("style") and len(text) <= MAX_TEXT_CHARACTERS and is_clean_line(text):
-            return text
+def _only(items: Any, kind: str) -> Mapping[str, Any] | None:
+    """Return the only object of a list, if it is of this type."""
+    if isinstance(items, list) and len(items) == 1:
+        item = items[0]
+        if isinstance(item, dict) and item.get("type") == kind:
+            return item
     return None
 
 

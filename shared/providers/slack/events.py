@@ -1,6 +1,8 @@
 """The Events API of Slack: which changes of conversations are in a payload."""
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -35,6 +37,9 @@ _CLOSED: Final[Mapping[str, str]] = {
 }
 _HIDDEN_FILES: Final = frozenset({"tombstone", "hidden_by_limit"})
 MAX_FILES: Final = 50
+_TIMESTAMP: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?")
+_MAX_CACHED: Final = 500
+"""Characters of a person in the cache."""
 
 
 def parse_changes(payload: Mapping[str, Any], account: Account) -> Sequence[Change]:
@@ -103,13 +108,18 @@ def parse_message(
     timestamp = _timestamp(message, "ts")
     thread = _timestamp(message, "thread_ts") if message.get("thread_ts") else None
     thread = None if thread == timestamp else thread
-    document, files = parse_body(message), parse_files(message)
-    links = [paragraph for file in objects(message.get("files"))[:MAX_FILES] for paragraph in _external(file)]
+    document = parse_body(message)
+    files: Sequence[ExternalFile] = ()
+    if message.get("files"):
+        files = parse_files(message)
+        external = objects(message["files"])[:MAX_FILES]
+        links = [paragraph for file in external for paragraph in _external(file)]
+        document = Document((*document.blocks, *links)) if links else document
     return MessageWritten(
         external_id=timestamp,
         place=Place(conversation, thread),
         author=parse_author(message),
-        body=Document((*document.blocks, *links)) if links else document,
+        body=document,
         files=files,
         edited=edited,
         revision=revision,
@@ -124,15 +134,34 @@ def parse_message(
 def parse_author(message: Mapping[str, Any]) -> Person:
     """Return the author: a person by id, whose name is only there for some; a bot by name and id."""
     bot_id, user = text_of(message.get("bot_id")), text_of(message.get("user"))
-    bot_profile, profile = _object(message.get("bot_profile")), _object(message.get("user_profile"))
-    if bot_id and (text_of(message.get("username")) or bot_profile or not user):
-        icons = _object(message.get("icons")) or _object(bot_profile.get("icons"))
-        name = text_of(message.get("username")) or text_of(bot_profile.get("name"))
-        return Person(user or bot_id, _name(name), _picture(icons, "image_72", "image_48"), bot=True)
+    if bot_id and (bot := _bot(message, bot_id, user)):
+        return bot
+    profile = _object(message.get("user_profile"))
+    name = text_of(profile.get("display_name")) or text_of(profile.get("real_name"))
+    described = user, name[:200], text_of(profile.get("image_192")), text_of(profile.get("image_72"))
+    known = _known_person if sum(map(len, described)) <= _MAX_CACHED else _person
+    return known(*described, bot=bool(bot_id))
+
+
+def _bot(message: Mapping[str, Any], bot_id: str, user: str) -> Person | None:
+    """Return the bot that has written a message; None if it is a user of Slack, and has no other name."""
+    profile = _object(message.get("bot_profile"))
+    if not (text_of(message.get("username")) or profile or not user):
+        return None
+    icons = _object(message.get("icons")) or _object(profile.get("icons"))
+    name = text_of(message.get("username")) or text_of(profile.get("name"))
+    return Person(user or bot_id, _name(name), _picture(icons, "image_72", "image_48"), bot=True)
+
+
+def _person(user: str, name: str, *pictures: str, bot: bool) -> Person:
+    """Return a person with the first of the pictures that is an address. Raises `Malformed`."""
     if not is_id(user):
         raise Malformed("user: missing: a message of Slack has user or bot_id")
-    name = text_of(profile.get("display_name")) or text_of(profile.get("real_name"))
-    return Person(user, _name(name), _picture(profile, "image_192", "image_72"), bot=bool(bot_id))
+    return Person(user, _name(name), next(filter(_is_address, pictures), None), bot=bot)
+
+
+_known_person = lru_cache(maxsize=4_096)(_person)
+"""The same: a history has the same people again and again."""
 
 
 def parse_files(message: Mapping[str, Any]) -> Sequence[ExternalFile]:
@@ -179,9 +208,10 @@ def _external(file: Mapping[str, Any]) -> Sequence[Any]:
 
 def permalink(conversation: str, timestamp: str, thread: str | None, account: Account) -> str | None:
     """Return the address of a message, if the address of the workspace is stored."""
-    base = account.values.get("url", "").rstrip("/")
+    base = account.values.get("url")
     if not base:
         return None
+    base = base.rstrip("/")
     address = f"{base}/archives/{conversation}/p{timestamp.replace('.', '')}"
     return f"{address}?thread_ts={thread}&cid={conversation}" if thread else address
 
@@ -207,6 +237,8 @@ def _reaction_changes(event: Mapping[str, Any], kind: str) -> Sequence[Change]:
 
 def is_own(message: Mapping[str, Any], account: Account) -> bool:
     """Return whether the account itself has written a message."""
+    if not account.values:
+        return False
     bot_id, user_id = account.values.get("bot_id"), account.values.get("user_id")
     return bool((bot_id and message.get("bot_id") == bot_id) or (user_id and message.get("user") == user_id))
 
@@ -220,8 +252,11 @@ def _name(text: str) -> str:
 
 
 def _picture(values: Mapping[str, Any], *names: str) -> str | None:
-    pictures = (text_of(values.get(name)) for name in names)
-    return next((url for url in pictures if url.startswith("https://")), None)
+    return next(filter(_is_address, (text_of(values.get(name)) for name in names)), None)
+
+
+def _is_address(url: str) -> bool:
+    return url.startswith("https://")
 
 
 def _id(values: Mapping[str, Any], name: str) -> str:
@@ -233,10 +268,7 @@ def _id(values: Mapping[str, Any], name: str) -> str:
 
 def _timestamp(values: Mapping[str, Any], name: str) -> str:
     value = text_of(values.get(name))
-    seconds, dot, fraction = value.partition(".")
-    if not (seconds.isascii() and seconds.isdecimal() and len(seconds) <= 12):
-        raise Malformed(f"event.{name}: not a timestamp of Slack")
-    if dot and not (fraction.isascii() and fraction.isdecimal() and len(fraction) <= 6):
+    if not _TIMESTAMP.fullmatch(value):
         raise Malformed(f"event.{name}: not a timestamp of Slack")
     return value
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from shared.contracts.errors import Malformed
 from shared.manifests.channel_types import Account, ExternalFile
 from shared.manifests.history_json import array_items
 from shared.manifests.history_types import (
@@ -29,7 +30,12 @@ from shared.manifests.history_types import (
 )
 from shared.providers.slack.emoji import reaction_emoji
 from shared.providers.slack.history_pages import PageReader
-from shared.providers.slack.history_records import parse_conversation, parse_person, parse_record
+from shared.providers.slack.history_records import (
+    broken_record,
+    parse_conversation,
+    parse_person,
+    read_record,
+)
 from shared.providers.slack.rich_text import is_id, text_of
 from shared.richtext.build import clean_line
 
@@ -91,9 +97,14 @@ class ArchiveReader:
         """Yield the messages of one day of a conversation."""
         account = Account(contents.account, contents.values)
         stored = self._stored_files(archive)
+        conversation = unit.conversation
         for number, record in enumerate(array_items(archive, unit.id, unit.size), 1):
-            place = f"{unit.id}, record {number}"
-            yield _in_archive(parse_record(record, unit.conversation, account, place), stored)
+            try:
+                found = read_record(record, conversation, account)
+            except Malformed as error:
+                yield broken_record(record, f"{unit.id}, record {number}", error)
+            else:
+                yield _in_archive(found, stored) if stored else found
 
     def _stored_files(self, archive: Archive) -> Mapping[str, Entry]:
         """Return the files that slackdump has put into an archive, by Slack's ids."""
@@ -109,7 +120,7 @@ class ArchiveReader:
 
 def _in_archive(record: HistoryRecord, stored: Mapping[str, Entry]) -> HistoryRecord:
     """Return a record in which files have their place in the archive, if they are there."""
-    if not stored or not isinstance(record, HistoryMessage) or not record.message.files:
+    if not isinstance(record, HistoryMessage) or not record.message.files:
         return record
     files = tuple(_archived(file, stored.get(file.id)) for file in record.message.files)
     return replace(record, message=replace(record.message, files=files))

@@ -40,13 +40,18 @@ _EXPORT_TOKEN: Final = re.compile(r"xoxe-[A-Za-z0-9-]+")
 def parse_record(record: Any, conversation: str, account: Account, place: str) -> HistoryRecord:
     """Parse a record of a history. `place` names it for people, should it be `Broken`."""
     try:
-        return _read(record, conversation, account)
+        return read_record(record, conversation, account)
     except Malformed as error:
-        return Broken(place, str(error), _EXPORT_TOKEN.sub("xoxe-...", str(record))[:_MAX_EXCERPT])
+        return broken_record(record, place, error)
 
 
-def _read(record: Any, conversation: str, account: Account) -> HistoryRecord:
-    """Read a record. Raises `Malformed`."""
+def broken_record(record: Any, place: str, error: Malformed) -> Broken:
+    """Return what is said of a record that `read_record` refuses."""
+    return Broken(place, str(error), _EXPORT_TOKEN.sub("xoxe-...", str(record))[:_MAX_EXCERPT])
+
+
+def read_record(record: Any, conversation: str, account: Account) -> HistoryRecord:
+    """Read a record of a history. Raises `Malformed`."""
     if not isinstance(record, dict):
         raise Malformed("not an object: a record of Slack is one")
     subtype = text_of(record.get("subtype"))
@@ -59,14 +64,14 @@ def _read(record: Any, conversation: str, account: Account) -> HistoryRecord:
         return Skipped("written_by_hub")
     if not 0 < message.sent_at < LATEST:
         raise Malformed(f"ts: {record.get('ts')!r} is not a time of this century")
-    lost = _lost_files(record)
+    lost = _lost_files(record) if "files" in record else {}
     if lost and message.files:
         message = replace(message, files=tuple(file for file in message.files if file.id not in lost))
     edited = record.get("edited")
     return HistoryMessage(
         message,
         _kind(record, subtype),
-        _reactions(record),
+        _reactions(record) if "reactions" in record else (),
         edited_at=parse_time(edited.get("ts")) if isinstance(edited, dict) else None,
         pinned=bool(record.get("pinned_to")),
         lost_files=tuple(lost.values()),

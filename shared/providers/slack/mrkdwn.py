@@ -100,8 +100,9 @@ def _lines(text: str, budget: Budget) -> Iterator[Block]:
             yield from _quote(quoted)
             quoted = []
         target = quoted if is_quote else plain
+        if target:
+            target.append(Run(LineBreak()))
         target += _line_runs(line.removeprefix(_QUOTE).removeprefix(" ") if is_quote else line, budget)
-        target.append(Run(LineBreak()))
     yield from _quote(quoted)
     yield from paragraphs_of(plain)
 
