@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from bench.machine import proportional_mb
+from bench.machine import cpu_seconds, proportional_mb
 from bench.remote import Failed, Remote
 from bench.slack_export import write_export
 from bench.stages import Bench
@@ -23,17 +23,29 @@ _CHUNK: Final = 8 * 1024 * 1024
 _SAMPLE_INTERVAL_S: Final = 0.25
 _LIVE_PER_S: Final = 50.0
 _WARM_UP_S: Final = 2.0
+_SETTLE_S: Final = 2.0
 _CALLS: Final = 10
+_BARE_READS: Final = 5
+_BROKEN: Final = 5
+"""Records of each channel that fail, for the list of issues."""
+_AGES: Final = ("p50_ms", "p99_ms")
 
 
 def history(bench: Bench) -> dict[str, Any]:
     """Return the figures of every part."""
     plan = bench.plan
+    exports = {count: _export(bench, count) for count in (plan.history_messages // 10, plan.history_messages)}
     with bench.hub("history", "importer", pins=False, env=_env(bench)) as hub, _chat(bench, hub) as chat:
-        small = _run(bench, hub, chat, plan.history_messages // 10)
-        large = _run(bench, hub, chat, plan.history_messages)
+        small, large = [_run(bench, hub, chat, path, count) for path, count in exports.values()]
         report = _report(bench, hub)
-    return {"small": small, "large": large, "report": report, "live": _live(bench)}
+    path, _ = exports[plan.history_messages]
+    return {"small": small, "large": large, "report": report, "live": _live(bench, path)}
+
+
+def _export(bench: Bench, messages: int) -> tuple[Path, int]:
+    """Write an export of about so many messages; return its path, and how many it has."""
+    path = bench.folder / f"export-{messages}.zip"
+    return path, write_export(path, messages, team=f"T{messages:08d}")
 
 
 def _env(bench: Bench) -> dict[str, str]:
@@ -50,28 +62,31 @@ def _chat(bench: Bench, hub: System) -> Iterator[Remote]:
         chat.call("stop")  # the broker ends before the process
 
 
-def _run(bench: Bench, hub: System, chat: Remote, messages: int) -> dict[str, Any]:
+def _run(bench: Bench, hub: System, chat: Remote, path: Path, count: int) -> dict[str, Any]:
     """Import an export of so many messages; return its rate, its CPU beside the baseline, and memory."""
-    path = bench.folder / f"export-{messages}.zip"
-    count = write_export(path, messages, team=f"T{messages:08d}")
     bare = bench.helper("bench.history_bare")
     import_id = _ready(hub, path)
     chat.call("reset")
-    with _memory(hub.pid("importer")) as peak:
-        before, started = _cpu_s(hub.pid("importer")), monotonic()
+    # Before and after: whatever else the machine does meanwhile slows both down.
+    reads = [bare.call("read", path=str(path))["cpu_s"] for _ in range(_BARE_READS // 2)]
+    pid = hub.pid("importer")
+    with _memory(pid) as peak:
+        own, everything, started = cpu_seconds(pid), _cpu_s(pid), monotonic()
         hub.call("POST", f"/api/imports/{import_id}/start", {})
         done = _reached(hub, import_id, "completed")
         seconds = monotonic() - started
-    used = _cpu_s(hub.pid("importer")) - before
+    used, service_s = _cpu_s(pid) - everything, cpu_seconds(pid) - own
     seen = chat.call("seen")
     if not seen["counts"].get("messages", 0) == done["added"] == count:
         raise Failed(f"{seen['counts']} of {count} messages were imported: {done['counts']}")
-    base = median(bare.call("read", path=str(path))["cpu_s"] for _ in range(3))
+    reads += [bare.call("read", path=str(path))["cpu_s"] for _ in range(_BARE_READS - len(reads))]
+    base = median(reads)
     result = {
         "messages": count,
         "seconds": seconds,
         "per_s": count / seconds,
         "cpu_us": used / count * 1e6,
+        "reader_us": (used - service_s) / count * 1e6,
         "bare_us": base / count * 1e6,
         "times_bare": used / base,
         "memory_mb": max(peak),
@@ -79,11 +94,11 @@ def _run(bench: Bench, hub: System, chat: Remote, messages: int) -> dict[str, An
     }
     bench.say(
         f"history of {count:,} messages: {seconds:.1f} s, {result['per_s']:,.0f}/s; "
-        f"{result['cpu_us']:.1f} us, bare {result['bare_us']:.1f} us, {result['times_bare']:.1f} times; "
+        f"{result['cpu_us']:.1f} us, of it the reader {result['reader_us']:.1f} us; "
+        f"bare {result['bare_us']:.1f} us, {result['times_bare']:.1f} times; "
         f"at most {result['memory_mb']:.0f} MB"
     )
     hub.call("DELETE", f"/api/uploads/{done['upload_id']}", expect=204)
-    path.unlink()
     return result
 
 
@@ -91,15 +106,16 @@ def _report(bench: Bench, hub: System) -> dict[str, Any]:
     """Measure the report of an import of many channels, and a page of its channels."""
     path = bench.folder / "export-channels.zip"
     channels = bench.plan.history_channels
-    write_export(path, channels, team="TCHANNELS", channels=channels)
+    write_export(path, channels, team="TCHANNELS", channels=channels, broken=_BROKEN)
     import_id = _ready(hub, path)
     hub.call("POST", f"/api/imports/{import_id}/start", {})
-    _reached(hub, import_id, "completed")
+    done = _reached(hub, import_id, "completed")
     result = {
         name: _answer_ms(hub, f"/api/imports/{import_id}/{name}") for name in ("report", "issues", "channels")
     }
-    bench.say(f"history: the report of {channels:,} channels takes {result['report']:.0f} ms")
-    return {"channels": channels, "ms": result}
+    times = ", ".join(f"{name} {ms:.0f} ms" for name, ms in result.items())
+    bench.say(f"history: {channels:,} channels, {done['issues']:,} issues: {times}")
+    return {"channels": channels, "issues": done["issues"], "ms": result}
 
 
 def _answer_ms(hub: System, path: str) -> float:
@@ -113,28 +129,45 @@ def _answer_ms(hub: System, path: str) -> float:
     return median(durations)
 
 
-def _live(bench: Bench) -> dict[str, Any]:
-    """Measure webhooks in to webhooks out without an import and beside one."""
+def _live(bench: Bench, path: Path) -> dict[str, Any]:
+    """Measure webhooks in to webhooks out beside an import, and while it is paused, in turns."""
     plan = bench.plan
     services = ("gateway", "delivery", "importer")
-    path = bench.folder / "export-live.zip"
-    write_export(path, plan.history_messages, team="T00000001")
+    rounds: dict[str, list[dict[str, Any]]] = {"alone": [], "beside": []}
     with bench.hub("history-live", *services, pins=False, env=_env(bench)) as hub, _chat(bench, hub):
         heads = hub.heads(channels=True)
         bench.subscribe(hub)
         import_id = _ready(hub, path)
+        at = f"/api/imports/{import_id}"
         bench.steady(hub, heads, _LIVE_PER_S, _WARM_UP_S)
-        alone = bench.steady(hub, heads, _LIVE_PER_S, plan.history_live_s)
-        hub.call("POST", f"/api/imports/{import_id}/start", {})
-        beside = bench.steady(hub, heads, _LIVE_PER_S, plan.history_live_s)
-        state = hub.call("GET", f"/api/imports/{import_id}")["status"]
-        hub.call("POST", f"/api/imports/{import_id}/cancel", expect=200 if state != "completed" else 409)
-    times = {name: beside[name] / alone[name] for name in ("p50_ms", "p99_ms")}
-    bench.say(
-        f"history: live p99 {beside['p99_ms']:.1f} ms beside an import ({state} at the end), "
-        f"{alone['p99_ms']:.1f} ms alone"
-    )
-    return {"alone": alone, "beside": beside, "times": times, "state": state}
+        for number in range(plan.history_rounds):
+            rounds["alone"].append(bench.steady(hub, heads, _LIVE_PER_S, plan.history_live_s))
+            hub.call("POST", f"{at}/resume" if number else f"{at}/start", *(() if number else ({},)))
+            sleep(_SETTLE_S)
+            rounds["beside"].append(bench.steady(hub, heads, _LIVE_PER_S, plan.history_live_s))
+            done = hub.call("GET", at)
+            if done["status"] != "running":
+                raise Failed(f"the import was {done['status']} before the live messages had ended")
+            hub.call("POST", f"{at}/pause")
+            sleep(_SETTLE_S)
+            ages = {name: measured[-1]["p99_ms"] for name, measured in rounds.items()}
+            bench.say(
+                f"history, round {number + 1}: live p99 {ages['beside']:.1f} ms beside an import "
+                f"({done['items_processed']:,} imported), {ages['alone']:.1f} ms alone"
+            )
+        hub.call("POST", f"{at}/cancel")
+    ratios = {
+        age: [
+            beside[age] / alone[age] for alone, beside in zip(rounds["alone"], rounds["beside"], strict=True)
+        ]
+        for age in _AGES
+    }
+    return {
+        **{name: {age: median(item[age] for item in ages) for age in _AGES} for name, ages in rounds.items()},
+        "ratios": ratios,
+        "times": {age: median(values) for age, values in ratios.items()},
+        "rounds": rounds,
+    }
 
 
 def _ready(hub: System, path: Path) -> str:

@@ -26,11 +26,12 @@ _REACTED: Final = 0.1
 _BOTS: Final = 0.1
 
 
-def write_export(path: Path, messages: int, *, team: str, channels: int = 50) -> int:
+def write_export(path: Path, messages: int, *, team: str, channels: int = 50, broken: int = 0) -> int:
     """Write an export of a team with about so many messages; return how many it has.
 
-    A channel's days have 100 messages each, less if there are more channels than that needs. One in ten is a
-    bot's, which has no blocks. The others have text and blocks, as Slack exports messages of people.
+    A channel's days have 100 messages each, less if there are more channels than that needs; and `broken`
+    records without a time. One in ten is a bot's, which has no blocks. The others have text and blocks, as
+    Slack exports messages of people.
     """
     random = Random(_SEED)  # noqa: S311 -- the same texts in each run
     per_day = max(1, min(_PER_DAY, messages // channels))
@@ -47,6 +48,7 @@ def write_export(path: Path, messages: int, *, team: str, channels: int = 50) ->
             for number in range(days):
                 day = _FIRST_DAY + timedelta(days=number)
                 records = list(_day(random, people, day.timestamp(), per_day))
+                records += [{"type": "message", "user": people[0], "text": "no time"}] * broken
                 archive.writestr(f"{name}/{day:%Y-%m-%d}.json", orjson.dumps(records))
     return channels * days * per_day
 

@@ -59,7 +59,8 @@ class Plan:
     bridge_waiting: int = 10_000
     history_messages: int = 1_000_000
     history_channels: int = 2_000
-    history_live_s: float = 20.0
+    history_live_s: float = 10.0
+    history_rounds: int = 3
     max_due: int = 100_000
 
     @property
@@ -97,9 +98,10 @@ class Plan:
             bridge_more_mappings=200,
             bridge_links=1_000,
             bridge_waiting=200,
-            history_messages=20_000,
+            history_messages=100_000,
             history_channels=100,
-            history_live_s=3.0,
+            history_live_s=1.0,
+            history_rounds=1,
             max_due=10_000,
         )
 

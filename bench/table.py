@@ -21,6 +21,11 @@ _MAX_SYNC_P99_MS: Final = 300.0
 _MIN_SYNC_PER_S: Final = 300.0
 _MAX_SYNC_TIMES: Final = 3.0
 _MAX_SYNC_MB: Final = 150.0
+_MIN_IMPORT_PER_S: Final = 11_000.0
+_MAX_IMPORT_TIMES: Final = 12.0
+_MAX_IMPORT_MB: Final = 300.0
+_MAX_IMPORT_GROWTH: Final = 1.1
+_MAX_RESPONSE_MS: Final = 200.0
 
 
 def table(measured: dict[str, Any]) -> Table:
@@ -39,6 +44,7 @@ def table(measured: dict[str, Any]) -> Table:
         ("fanout", results.fanout),
         ("backlog", results.backlog),
         ("bridge", results.bridge),
+        ("history", results.history),
     ):
         if result := measured.get(stage):
             show(result)
@@ -157,12 +163,8 @@ class _ResultTable:
         for name, goal in (("p50", _MAX_SYNC_P50_MS), ("p99", _MAX_SYNC_P99_MS)):
             beside = f"at {seen['per_s']:g}/s; to the chat {seen[f'chat_{name}_ms']:.1f} ms"
             self._row(f"sync: message in to message out, {name}", goal, " ms", seen[f"{name}_ms"], beside)
-        per_s = work["ours_per_s"]
-        met = "met" if per_s >= _MIN_SYNC_PER_S else "missed"
         beside = f"bare {work['bare_per_s']:.0f}/s; CPU of the database {work['ours_store_cpu_us']:.0f} us"
-        self.table.add_row(
-            "sync: messages a second", f">= {_MIN_SYNC_PER_S:g}/s", f"{per_s:.0f}/s", met, beside
-        )
+        self._rate("sync: messages a second", _MIN_SYNC_PER_S, work["ours_per_s"], beside)
         beside = f"{work['ours_cpu_us']:.0f} us, bare {work['bare_cpu_us']:.0f} us"
         self._row("sync: CPU against a bare loop", _MAX_SYNC_TIMES, "x", work["times_bare"], beside)
         memory, beside_result = result["memory"], result["beside"]
@@ -178,6 +180,38 @@ class _ResultTable:
         what = f"sync: p99 beside {beside_result['waiting']:,} waiting of one conversation"
         self._row(what, _MAX_BESIDE_TIMES, "x", beside_result["times"]["p99_ms"], beside)
 
+    def history(self, result: dict[str, Any]) -> None:
+        small, large = result["small"], result["large"]
+        beside = (
+            f"{large['messages']:,} in {large['seconds']:.0f} s; "
+            f"{small['messages']:,} in {small['seconds']:.0f} s, {small['per_s']:,.0f}/s"
+        )
+        self._rate("import: messages of a Slack export a second", _MIN_IMPORT_PER_S, large["per_s"], beside)
+        beside = (
+            f"{large['cpu_us']:.1f} us, of it the reader {large['reader_us']:.1f} us; "
+            f"bare {large['bare_us']:.1f} us; of {small['messages']:,} {small['times_bare']:.1f}x"
+        )
+        what = "import: CPU of service and reader against zipfile and orjson"
+        self._row(what, _MAX_IMPORT_TIMES, "x", large["times_bare"], beside)
+        beside = f"with {small['messages']:,} messages {small['memory_mb']:.0f} MB"
+        what = "import: memory of service and reader"
+        self._row(what, _MAX_IMPORT_MB, " MB", large["memory_mb"], beside)
+        growth = large["memory_mb"] / small["memory_mb"]
+        self._row(f"{what}, {large['messages']:,} against fewer", _MAX_IMPORT_GROWTH, "x", growth, beside)
+        report = result["report"]
+        for name, ms in report["ms"].items():
+            beside = f"{report['channels']:,} channels, {report['issues']:,} issues"
+            self._row(f"import: GET {name}", _MAX_RESPONSE_MS, " ms", ms, beside)
+        live = result["live"]
+        ratios = live["ratios"]["p99_ms"]
+        beside = (
+            f"{live['beside']['p99_ms']:.1f} ms, alone {live['alone']['p99_ms']:.1f} ms; "
+            f"p50 {live['times']['p50_ms']:.2f}x; "
+            f"{len(ratios)} rounds, {min(ratios):.2f}x to {max(ratios):.2f}x"
+        )
+        what = "webhook in to webhook out: p99 beside an import"
+        self._row(what, _MAX_BESIDE_TIMES, "x", live["times"]["p99_ms"], beside)
+
     def _least(self, what: str, result: dict[str, Any]) -> None:
         beside = f"least {result['least_cpu_us']:.0f} us; {result['least_per_s']:,.0f}/s"
         self._row(
@@ -192,6 +226,10 @@ class _ResultTable:
         met = "met" if value <= goal else "missed"
         measured = f"{value:.2f}" if unit == "x" else f"{value:.1f}"
         self.table.add_row(what, f"<= {goal:g}{unit}", measured + unit, met, beside)
+
+    def _rate(self, what: str, goal: float, value: float, beside: str) -> None:
+        met = "met" if value >= goal else "missed"
+        self.table.add_row(what, f">= {goal:,.0f}/s", f"{value:,.0f}/s", met, beside)
 
     def _fact(self, what: str, measured: str, beside: str) -> None:
         self.table.add_row(what, "", measured, "", beside)
