@@ -14,6 +14,7 @@ from shared.richtext.degrade import degrade
 from shared.richtext.markdown_inline import character_kind
 from shared.richtext.rendered import Rendered
 from shared.richtext.tree import (
+    MARKS,
     Block,
     Bold,
     ChannelMention,
@@ -46,7 +47,9 @@ SUPPORTED: Final = frozenset(
 """The nodes that this Markdown has. An emoji of Unicode is text in it."""
 
 _SPECIAL: Final = re.compile(
-    r"[\\`*_<\[\]]|[~|+](?=[~|+]|\Z)|(?<=[~|+])[~|+]|\A[~|+]|&(?=[#A-Za-z])|(?<!\w)@(?=\w)"
+    # Its first character is before the looks behind it: such a pattern is searched several times faster.
+    r"[\\`*_<\[\]~|+&@](?:(?<=[\\`*_<\[\]])|(?<=[~|+])(?=[~|+]|\Z)|(?<=[~|+][~|+])|(?<=\A[~|+])"
+    r"|(?<=&)(?=[#A-Za-z])|(?<!\w@)(?<=@)(?=\w))"
 )
 _MAYBE_SPECIAL: Final = b"\\`*_<[]~|+&@"
 """The characters of `_SPECIAL`: texts without any are found several times as fast."""
@@ -118,6 +121,7 @@ def _inlines(nodes: Sequence[Inline], *, is_paragraph: bool = False) -> str:
     after_mark = ""
     for index, node in enumerate(nodes):
         previous = nodes[index - 1] if index else None
+        mark = ""
         if isinstance(node, Text):
             following = nodes[index + 1] if index + 1 < count else None
             part = _text(
@@ -125,11 +129,13 @@ def _inlines(nodes: Sequence[Inline], *, is_paragraph: bool = False) -> str:
                 at_start=isinstance(previous, LineBreak) or (is_paragraph and previous is None),
                 at_end=isinstance(following, LineBreak) or (is_paragraph and following is None),
             )
+        elif isinstance(node, MARKS):
+            mark = _MARKS[type(node)]
+            part = f"{mark}{_inlines(node.children)}{mark}"
         else:
             part = _inline(node, previous)
         if after_mark and not _can_touch(parts[-1][-len(after_mark) - 1], part[0], after_mark):
             part = _entity(part[0]) + part[1:]
-        mark = _MARKS.get(type(node), "")
         if parts and mark and not _can_touch(part[len(mark)], parts[-1][-1], mark):
             parts[-1] = parts[-1][:-1] + _entity(parts[-1][-1])
         if parts and part[0] == "[" and parts[-1][-1] == "!":
@@ -186,9 +192,6 @@ def _inline(node: Inline, previous: Inline | None) -> str:
             return f"[@{_label(label)}](mention://group/{_id(id_)})"
         case EveryoneMention(scope):
             return f"[@{scope}](mention://{scope})"
-        case Bold(children) | Italic(children) | Strike(children) | Underline(children) | Spoiler(children):
-            mark = _MARKS[type(node)]
-            return f"{mark}{_inlines(children)}{mark}"
     raise TypeError(f"{type(node).__name__} is no node of this Markdown: degrade the document first")
 
 

@@ -4,32 +4,28 @@ The identifiers of a tree are those of the dialect that it came from: who carrie
 that system's in their place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Any, assert_never
 
 from shared.richtext.build import canonical, is_clean_line, is_in_a_line, only_text
 from shared.richtext.degrade import everyone_text
-from shared.richtext.tree import Block as _Block
 from shared.richtext.tree import (
-    Bold,
+    MARKS,
     ChannelMention,
     CodeBlock,
     Document,
     EveryoneMention,
     GroupMention,
     Inline,
-    Italic,
     Link,
     ListBlock,
     Paragraph,
     Quote,
-    Spoiler,
-    Strike,
     Text,
-    Underline,
     UserMention,
 )
+from shared.richtext.tree import Block as _Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,8 @@ def map_mentions(
 
     Mentions without a function stay as they are. What a function returns is not mapped again.
     """
-    replacer = _Replacer(user, channel, group, everyone)
+    functions = {UserMention: user, ChannelMention: channel, GroupMention: group, EveryoneMention: everyone}
+    replacer = _Replacer({kind: function for kind, function in functions.items() if function})
     blocks = tuple(map(replacer.block, document.blocks))
     return canonical(Document(blocks, is_canonical=document.is_canonical and replacer.is_canonical))
 
@@ -66,17 +63,8 @@ def map_mentions(
 class _Replacer:
     """Replaces mentions. `is_canonical` if a canonical tree has stayed one."""
 
-    def __init__(
-        self,
-        user: Callable[[UserMention], Inline] | None,
-        channel: Callable[[ChannelMention], Inline] | None,
-        group: Callable[[GroupMention], Inline] | None,
-        everyone: Callable[[EveryoneMention], Inline] | None,
-    ) -> None:
-        self._user = user
-        self._channel = channel
-        self._group = group
-        self._everyone = everyone
+    def __init__(self, functions: Mapping[type, Callable[[Any], Inline]]) -> None:
+        self._functions = functions
         self.is_canonical = True
 
     def block(self, block: _Block) -> _Block:
@@ -103,31 +91,13 @@ class _Replacer:
         return tuple(done)
 
     def _inline(self, node: Inline) -> Inline:
-        match node:
-            case Text():
-                return node
-            case Link(url, children):
-                return Link(url, self._inlines(children))
-            case (
-                Bold(children) | Italic(children) | Strike(children) | Underline(children) | Spoiler(children)
-            ):
-                return type(node)(self._inlines(children))
-        new = self._replaced(node)
-        if new is not node and self.is_canonical:
-            self.is_canonical = _is_canonical(new)
-        return new
-
-    def _replaced(self, node: Inline) -> Inline:
-        match node:
-            case UserMention() if self._user:
-                return self._user(node)
-            case ChannelMention() if self._channel:
-                return self._channel(node)
-            case GroupMention() if self._group:
-                return self._group(node)
-            case EveryoneMention() if self._everyone:
-                return self._everyone(node)
-        return node
+        if function := self._functions.get(type(node)):
+            new = function(node)
+            self.is_canonical = self.is_canonical and _is_canonical(new)
+            return new
+        if isinstance(node, Link):
+            return Link(node.url, self._inlines(node.children))
+        return type(node)(self._inlines(node.children)) if isinstance(node, MARKS) else node
 
 
 def _is_canonical(node: Inline) -> bool:

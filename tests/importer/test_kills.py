@@ -34,18 +34,18 @@ TAKEOVER_S: Final = 30.0
 """In which another process goes on with the import of one that was killed."""
 _BATCHES: Final = 8
 """Batches that the chat gets at most between two kills."""
-_DAYS: Final = 160 + 40 * KILLS
-"""Files of the export: each is a unit, and a batch. Up to 40 get done between two kills."""
+_DAYS: Final = 2 * (160 + 40 * KILLS)
+"""Files of the export: both of a channel are a batch. Up to 40 batches get done between two kills."""
 _MESSAGES: Final = 20
-"""Of each day: with 4 kills, 6,400 in all."""
-_UNDONE_DAYS: Final = 60
-_LONG_DAYS: Final = 400
-"""More than fits into the pipe from the reader."""
+"""Of each day: with 4 kills, 12,800 in all."""
+_UNDONE_DAYS: Final = 100
+_LONG_DAYS: Final = 600
+"""Twice as much as fits into the pipe from the reader."""
 _LIVE: Final = 20
 """Messages that come in during the undo."""
 _FLOW_S: Final = 0.02
 """Time that the chat takes for a batch: else the import would end before it is killed."""
-_HOLD_S: Final = 1.0
+_HOLD_S: Final = 2.0
 """The same while something is down or starts."""
 
 
@@ -160,8 +160,9 @@ def rig(
 
 
 def days(count: int) -> dict[str, Any]:
-    """Messages of two channels, with threads, reactions and what cannot be imported."""
-    found: dict[str, Any] = {}
+    """Messages of many channels, with threads, reactions and what cannot be imported."""
+    channels = [{"id": f"C{number:08d}", "name": f"c{number}"} for number in range((count + 1) // 2)]
+    found: dict[str, Any] = {"channels": channels}
     for day in range(count):
         start = 1_600_041_600 + 86_400 * day
         messages: list[dict[str, Any]] = [
@@ -173,7 +174,7 @@ def days(count: int) -> dict[str, Any]:
         messages[3]["text"] = "unacceptable"
         messages[4] = {"type": "message", "ts": "never"}
         date = datetime.fromtimestamp(start, UTC).date().isoformat()
-        found[f"{'old' if day % 3 else 'general'}/{date}"] = messages
+        found[f"c{day // 2}/{date}"] = messages
     return found
 
 
@@ -289,13 +290,14 @@ def test_an_undo_leaves_what_comes_in_meanwhile(rig: Rig) -> None:
 
 
 def test_a_unit_that_takes_too_long_costs_only_itself(rig: Rig) -> None:
-    """The kernel ends a reader after its CPU time."""
+    """The kernel ends a reader after its CPU time. The next one reads each unit alone, to know which."""
     hub, content = rig.hubs[0], export(days(_LONG_DAYS), team="T00000011")
     found = ready(hub, content)
     rig.chat.delay_s = _FLOW_S
     hub.call("POST", f"/api/imports/{found['id']}/start", {})
-    rig.wait_for_batches(_BATCHES)
-    rig.kill_reader(signal.SIGPROF)
+    for _ in range(2):
+        rig.wait_for_batches(_BATCHES)
+        rig.kill_reader(signal.SIGPROF)
     done = reached(hub, found["id"], "completed", "failed", within_s=300)
     assert done["status"] == "completed", done["error"]
     issues = hub.call("GET", f"/api/imports/{found['id']}/issues", params={"limit": "500"})["items"]

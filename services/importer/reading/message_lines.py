@@ -130,8 +130,8 @@ def _text(message: MessageWritten, names: Names) -> tuple[str, list[str]]:
     losses: dict[str, None] = {}
     if only_text(body) is None and (found := mentioned(body)):
         lost = {
-            "user_mention": any(person not in names.users for person in found.users),
-            "channel_mention": any(item not in names.channels for item in found.channels),
+            "user_mention": not names.users.keys() >= set(found.users),
+            "channel_mention": not names.channels.keys() >= set(found.channels),
             "group_mention": bool(found.groups),
             "everyone_mention": bool(found.everyone),
         }

@@ -39,11 +39,12 @@ _SCOPES: Final[Mapping[str, Literal["here", "channel", "everyone"]]] = {
 }
 _FENCE: Final = "```"
 _TOKEN: Final = re.compile(
-    r"<([^<>\n]{1,3000})>|`([^`\n]+)`|:([a-z0-9_+'\-]{1,100}(?:::skin-tone-[2-6])?):"
-    # The first character is before the look behind it: such a pattern is searched several times faster.
-    r"|[hHwW](?<![A-Za-z0-9+.-][hHwW])(?:(?<=[hH])(?i:ttps?://)|(?<=[wW])(?i:ww\.))|[*_~]"
+    # The first character is before the looks behind it: such a pattern is searched several times faster.
+    r"[<`:hHwW*_~](?:(?<=<)([^<>\n]{1,3000})>|(?<=`)([^`\n]+)`"
+    r"|(?<=:)([a-z0-9_+'\-]{1,100}(?:::skin-tone-[2-6])?):"
+    r"|(?<=[hHwW])(?<![A-Za-z0-9+.-][hHwW])(?:(?<=[hH])(?i:ttps?://)|(?<=[wW])(?i:ww\.))|(?<=[*_~]))"
 )
-_NOT_PLAIN: Final = re.compile(r"[<&*_~`:]|[wW]{3}\.")
+_NOT_PLAIN: Final = re.compile(r"[<&*_~`:wW](?:(?<![wW])|[wW]{2}\.)")
 """What a line must not have to be one run: marks and links."""
 _ENTITIES: Final = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
 _QUOTE: Final = "&gt;"
@@ -60,8 +61,12 @@ def parse_mrkdwn(text: str, budget: Budget) -> list[Block]:
 
 def parse_marked(text: str, budget: Budget) -> list[Block]:
     """Return the blocks of a text, whatever is in it. `parse_mrkdwn` returns the same, sooner."""
+    text = clean(budget.take(text))
+    if "\n" not in text and _FENCE not in text and not text.startswith(_QUOTE) and not budget.is_spent:
+        budget.runs -= 1
+        return [*paragraphs_of(_line_runs(text, budget))]
     blocks: list[Block] = []
-    for number, part in enumerate(clean(budget.take(text)).split(_FENCE)):
+    for number, part in enumerate(text.split(_FENCE)):
         if budget.is_spent and budget.runs <= 0:
             break
         if number % 2:
