@@ -16,20 +16,20 @@ from shared.runtime.web.paging import Page
 FILES: Final = "import_files"
 SETS: Final = "import_file_sets"
 _DELETED: Final[Mapping[str, Any]] = {"deleted": True}
-_STORED: Final[Mapping[str, Any]] = {"state": "stored"}
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     FILES: (
         Index((("import_id", 1), ("position", 1), ("_id", 1))),
         Index((("import_id", 1), ("state", 1), ("position", 1), ("_id", 1))),
         Index((("workspace", 1), ("message_id", 1))),
         Index((("folder", 1), ("_id", 1)), where=_DELETED),
-        Index((("workspace", 1), ("sha256", 1)), where=_STORED),
+        Index((("workspace", 1), ("folder", 1), ("sha256", 1))),
         Index((("expires_at", 1),), ttl_s=0),
     ),
     SETS: (Index((("workspace", 1),)), Index((("expires_at", 1),), ttl_s=0)),
 }
 _IDS_PER_QUERY: Final = 50
 _POSITION_DIGITS: Final = 8
+_SAME_FILES: Final = 10
 
 FileState = Literal["waiting", "stored", "address", "skipped", "failed"]
 SkipReason = Literal["larger_than_planned", "only_in_the_archive", "too_many_in_a_message"]
@@ -121,12 +121,32 @@ class ImportFiles:
 
     async def waiting(self, import_id: str, after: FileRecord | None, limit: int) -> list[FileRecord]:
         """Return files whose bytes are not there, in the order of the export, behind another file."""
-        query: dict[str, Any] = {"import_id": import_id, "state": "waiting", "deleted": False}
-        if after is not None:
-            query = {"$and": [query, _behind(after.position, after.id)]}
+        place = (after.position, after.id) if after else None
+        while True:
+            found = await self._in_order({"import_id": import_id, "state": "waiting"}, place, limit)
+            records = [record for record in found if not record.is_deleted]
+            if records or len(found) < limit:
+                return records
+            place = found[-1].position, found[-1].id
+
+    async def _in_order(
+        self, query: Mapping[str, Any], after: tuple[int, str] | None, limit: int
+    ) -> list[FileRecord]:
+        """Return files in the order of the export, behind a position and an id.
+
+        Two queries, because the embedded database uses no index for an alternative (`$or`).
+        """
+        order = [("position", 1), ("_id", 1)]
         with translate_errors():
-            found = self._files.find(query).sort([("position", 1), ("_id", 1)]).limit(limit)
-            documents = await found.to_list(limit)
+            if after is None:
+                documents = await self._files.find(query).sort(order).limit(limit).to_list(limit)
+            else:
+                position, file_id = after
+                same = {**query, "position": position, "_id": {"$gt": file_id}}
+                documents = await self._files.find(same).sort("_id", 1).limit(limit).to_list(limit)
+                if left := limit - len(documents):
+                    later = {**query, "position": {"$gt": position}}
+                    documents += await self._files.find(later).sort(order).limit(left).to_list(left)
         return [FileRecord.from_document(document) for document in documents]
 
     async def count_waiting(self, import_id: str) -> int:
@@ -161,17 +181,16 @@ class ImportFiles:
         query: dict[str, Any] = {"import_id": import_id}
         if state is not None:
             query["state"] = state
+        after: tuple[int, str] | None = None
         if cursor is not None:
             position, _, attachment = cursor.partition(":")
             if not (position.isascii() and position.isdigit() and len(position) == _POSITION_DIGITS):
                 raise Malformed("cursor: send next_cursor of the previous page")
-            query = {"$and": [query, _behind(int(position), file_id_of(import_id, attachment))]}
-        with translate_errors():
-            found = self._files.find(query).sort([("position", 1), ("_id", 1)]).limit(limit + 1)
-            documents = await found.to_list(limit + 1)
-        records = [FileRecord.from_document(document) for document in documents[:limit]]
+            after = int(position), file_id_of(import_id, attachment)
+        found = await self._in_order(query, after, limit + 1)
+        records = found[:limit]
         following = None
-        if len(documents) > limit:
+        if len(found) > limit:
             following = f"{records[-1].position:0{_POSITION_DIGITS}d}:{records[-1].attachment_id}"
         return Page(items=records, next_cursor=following)
 
@@ -239,10 +258,11 @@ class ImportFiles:
 
     async def same_file(self, workspace: str, folder: str, sha256: str) -> FileRecord | None:
         """Return a file of a workspace's imports in a folder that has these bytes; None if there is none."""
-        query = {**_STORED, "workspace": workspace, "sha256": sha256, "folder": folder, "deleted": False}
+        query = {"workspace": workspace, "folder": folder, "sha256": sha256}
         with translate_errors():
-            document = await self._files.find_one(query)
-        return None if document is None else FileRecord.from_document(document)
+            documents = await self._files.find(query).limit(_SAME_FILES).to_list(_SAME_FILES)
+        records = [FileRecord.from_document(document) for document in documents]
+        return next((item for item in records if item.state == "stored" and not item.is_deleted), None)
 
     async def stored_among(self, import_id: str, attachment_ids: Sequence[str]) -> set[str]:
         """Return which of these attachments of an import are stored."""
@@ -264,7 +284,3 @@ class ImportFiles:
 def file_id_of(import_id: str, attachment_id: str) -> str:
     """Return the id of a file of an import, by that of the attachment."""
     return f"{import_id}:{attachment_id}"
-
-
-def _behind(position: int, file_id: str) -> dict[str, Any]:
-    return {"$or": [{"position": {"$gt": position}}, {"position": position, "_id": {"$gt": file_id}}]}
