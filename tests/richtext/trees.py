@@ -1,5 +1,8 @@
 """Canonical documents for the tests of dialects."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from hypothesis import strategies as st
 
 from shared.richtext.build import canonical
@@ -106,6 +109,8 @@ HOSTILE = (
         "mention://everyone",
     ),
 )
+_LEVELS = 3
+T = TypeVar("T")
 _texts = st.lists(st.sampled_from(HOSTILE) | st.text(max_size=3), max_size=5).map("".join)
 _ids = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=8)
 _lines = _texts.map(lambda text: text.replace("\n", ""))
@@ -136,12 +141,25 @@ def inlines(supported: frozenset[type] = SUPPORTED) -> st.SearchStrategy[tuple[I
     marks = [kind for kind in (Bold, Italic, Strike, Underline, Spoiler) if kind in supported]
 
     def extend(children: st.SearchStrategy[Inline]) -> st.SearchStrategy[Inline]:
-        nodes = st.lists(children, min_size=1, max_size=4).map(tuple)
+        nodes = st.lists(children, min_size=1, max_size=3).map(tuple)
         marked = [st.builds(kind, nodes) for kind in marks]
         return st.one_of(*marked, *([st.builds(Link, _urls, nodes)] if Link in supported else []))
 
-    nested = st.recursive(leaves, extend, max_leaves=8) if marks or Link in supported else leaves
+    nested = _nested(leaves, extend) if marks or Link in supported else leaves
     return st.lists(nested, min_size=1, max_size=6).map(tuple)
+
+
+def _nested(
+    leaves: st.SearchStrategy[T], extend: Callable[[st.SearchStrategy[T]], st.SearchStrategy[T]]
+) -> st.SearchStrategy[T]:
+    """Return a strategy of leaves and nodes around them, some levels deep.
+
+    `st.recursive` draws a tree again and again until it has few enough leaves, which took most of the time.
+    """
+    nested = leaves
+    for _ in range(_LEVELS):
+        nested = leaves | extend(nested)
+    return nested
 
 
 def documents(supported: frozenset[type] = SUPPORTED) -> st.SearchStrategy[Document]:
@@ -152,7 +170,7 @@ def documents(supported: frozenset[type] = SUPPORTED) -> st.SearchStrategy[Docum
         leaves.append(st.builds(CodeBlock, _texts, st.sampled_from(["", "python", "c++"])))
 
     def extend(children: st.SearchStrategy[Block]) -> st.SearchStrategy[Block]:
-        blocks = st.lists(children, min_size=1, max_size=3).map(tuple)
+        blocks = st.lists(children, min_size=1, max_size=2).map(tuple)
         items = st.lists(blocks, min_size=1, max_size=3).map(tuple)
         quotes = [st.builds(Quote, blocks)] if Quote in supported else []
         lists = [
@@ -161,7 +179,7 @@ def documents(supported: frozenset[type] = SUPPORTED) -> st.SearchStrategy[Docum
         ]
         return st.one_of(children, *quotes, *(lists if ListBlock in supported else []))
 
-    blocks = st.recursive(st.one_of(*leaves), extend, max_leaves=5)
+    blocks = _nested(st.one_of(*leaves), extend)
     return st.lists(blocks, max_size=4).map(lambda found: canonical(Document(tuple(found))))
 
 
