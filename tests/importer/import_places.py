@@ -68,8 +68,7 @@ class ImportPlace:
             workspace=workspace,
             kind="import",
             created_at=at,
-            source=source,
-            **{"queued_at": at, **fields},
+            **{"source": source, "queued_at": at, **fields},
         )
         return await self.imports.jobs.start_leased(job)
 

@@ -14,8 +14,8 @@ from services.importer.jobs.import_job import ImportJob, Summary
 from services.importer.jobs.source import AccountSource, UploadSource
 from services.importer.jobs.steps import ImportSteps
 from services.importer.publish.broker_memory import BrokerMemory
-from shared.contracts.errors import Conflict, OverLimit
-from shared.runtime.jobs import StepResult
+from shared.contracts.errors import Conflict, OverLimit, RetryLater
+from shared.runtime.jobs import JobFailed, StepResult
 from shared.runtime.mongo import Mongo, utcnow
 from tests.importer.import_places import RUNNING, ImportPlace, run_with
 from tests.support.backends import Store
@@ -144,6 +144,44 @@ def test_an_import_that_no_process_takes_says_why() -> None:
     claimed = unclaimed.model_copy(update={"due_at": utcnow() + timedelta(seconds=10)})
     assert ImportOut.of(claimed, estimate).waiting_for is None
     assert ImportOut.of(unclaimed.model_copy(update={"open": False}), estimate).waiting_for is None
+
+
+class Failing:
+    """The work of a stage that ends with an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def run(self, _: ImportJob) -> StepResult:
+        raise self._error
+
+
+def test_a_daily_import_goes_on_tomorrow_whatever_has_ended_this_one(store: Store, tmp_path: Path) -> None:
+    async def test(mongo: Mongo) -> None:
+        place = ImportPlace(mongo, tmp_path)
+        source = AccountSource(integration_id="int_1", provider="slack", account="T1", name="a team")
+        for error, fields, repeats in (
+            (JobFailed("no export"), {"stage": "running", "step": "messages"}, True),
+            (ValueError("a fault of the hub"), {"stage": "running", "step": "files"}, True),
+            (JobFailed("no export"), {"stage": "reading", "starts_itself": True}, True),
+            (JobFailed("no export"), {"stage": "reading"}, False),  # a person has not started it yet
+            (JobFailed("no export"), {"stage": "running", "step": "messages", "is_dry_run": True}, False),
+            (RetryLater("the database"), {"stage": "running", "step": "messages"}, False),
+        ):
+            workspace = f"w-{token_hex(4)}"
+            work: Any = Failing(error)
+            steps = ImportSteps(place.imports, work, work, work, work, work)
+            job = await place.claimed(workspace, repeat="daily", **{"source": source, **fields})
+            with pytest.raises(type(error)):
+                await steps.run(job)
+            others = [
+                item for item in (await place.imports.page(workspace, limit=9, cursor=None)).items
+                if item.id != job.id
+            ]  # fmt: skip
+            assert len(others) == repeats, (error, fields)
+            assert all(item.repeat == "daily" and item.queued_at > utcnow() for item in others)
+
+    run_with(store, test)
 
 
 class Endless:

@@ -30,7 +30,9 @@ _MAX_RUNNING: Final = 4
 _MAX_ALL: Final = 32
 """Requests of all workspaces, in each process."""
 _WRITE_BYTES: Final = 1024 * 1024
-_CHUNK_TIMEOUT_S: Final = 60.0
+_INTERVAL_S: Final = 60.0
+_INTERVAL_BYTES: Final = 64 * 1024
+"""Bytes that a request has to bring in each interval: slower ones would hold the places of others."""
 _OTHER_VERSION: Final = problem_response(
     412, f"Tus-Resumable: the hub has version {tus.VERSION}", headers={"Tus-Version": tus.VERSION}
 )
@@ -56,7 +58,8 @@ class UploadServer:
             return  # what has arrived is stored
         except TimeoutError:
             response = problem_response(
-                408, f"no byte arrived for {_CHUNK_TIMEOUT_S:.0f} s: resume the upload"
+                408,
+                f"fewer than {_INTERVAL_BYTES // 1024} KB came within {_INTERVAL_S:.0f} s: resume the upload",
             )
         except OverLimit as error:
             response = problem_response(error.status, error.detail, headers={"Retry-After": "1"})
@@ -105,7 +108,7 @@ class UploadServer:
                 raise TooLarge(f"the upload was announced with {upload.size} bytes")
             is_whole = False
             try:
-                async for block in _blocks(body):
+                async for block in blocks(body):
                     if offset + len(block) > upload.size:
                         raise TooLarge(f"the upload was announced with {upload.size} bytes")
                     if hashed:
@@ -155,22 +158,31 @@ def _version(scope: Scope) -> str | None:
     )
 
 
-async def _blocks(body: RequestBody) -> AsyncIterator[bytes]:
-    """Yield the body in blocks of about 1 MB; when the client goes away, first what has arrived."""
+async def blocks(body: RequestBody) -> AsyncIterator[bytes]:
+    """Yield the body in blocks of about 1 MB; when the client goes away, first what has arrived.
+
+    Raises `ClientDisconnect`, and `TimeoutError` if an interval brings too few bytes.
+    """
     parts: list[bytes] = []
-    size = 0
+    size = received = 0
     stream = body.stream()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _INTERVAL_S
     try:
         while True:
-            async with asyncio.timeout(_CHUNK_TIMEOUT_S):
+            async with asyncio.timeout_at(until):
                 chunk = await anext(stream, None)
             if chunk is None:
                 break
+            received += len(chunk)
+            if received >= _INTERVAL_BYTES:
+                received, until = 0, loop.time() + _INTERVAL_S
             parts.append(chunk)
             size += len(chunk)
             if size >= _WRITE_BYTES:
                 yield b"".join(parts)
                 parts, size = [], 0
+                received, until = 0, loop.time() + _INTERVAL_S  # writing is the hub's time
     except (ClientDisconnect, TimeoutError):
         if parts:
             yield b"".join(parts)

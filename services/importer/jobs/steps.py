@@ -47,9 +47,25 @@ class ImportSteps:
         if not await self._imports.may_run(job):
             raise RetryLater("other imports of the workspace or the account: it goes on when one has ended")
         try:
+            return await self._work(job)
+        except RetryLater:
+            raise
+        except Exception:
+            # An import that is repeated every day goes on tomorrow, whatever has ended this one.
+            await self._repeat(job)
+            raise
+
+    async def _work(self, job: ImportJob) -> StepResult:
+        try:
             return await self._run_stage(job)
         except ProcessKilled:
             return await self._read_again(job)
+
+    async def _repeat(self, job: ImportJob) -> None:
+        """Create the next import of an account that is imported every day, if this one is not a trial."""
+        is_started = job.starts_itself or job.stage != "reading"
+        if job.repeat is not None and is_started and not job.is_dry_run:
+            await self._imports.create_repetition(job)
 
     async def _run_stage(self, job: ImportJob) -> StepResult:
         match job.stage:
@@ -60,8 +76,7 @@ class ImportSteps:
             case "running":
                 return await self._until_stopped(job, self._run.run(job))
             case "verifying":
-                if job.repeat is not None and not job.is_dry_run:
-                    await self._imports.create_repetition(job)
+                await self._repeat(job)
                 return await self._until_stopped(job, self._verify.run(job))
             case "undoing":
                 return await self._until_stopped(job, self._undo.run(job))
