@@ -22,7 +22,7 @@ _WITHIN_S: Final = 900.0
 _CHUNK: Final = 8 * 1024 * 1024
 _SAMPLE_INTERVAL_S: Final = 0.25
 _LIVE_PER_S: Final = 50.0
-_WARM_UP_S: Final = 2.0
+_WARM_UP_S: Final = 5.0
 _SETTLE_S: Final = 2.0
 _CALLS: Final = 10
 _BARE_READS: Final = 5
@@ -143,7 +143,7 @@ def _live(bench: Bench, path: Path) -> dict[str, Any]:
         for number in range(plan.history_rounds):
             rounds["alone"].append(bench.steady(hub, heads, _LIVE_PER_S, plan.history_live_s))
             hub.call("POST", f"{at}/resume" if number else f"{at}/start", *(() if number else ({},)))
-            sleep(_SETTLE_S)
+            _progressing(hub, import_id)
             rounds["beside"].append(bench.steady(hub, heads, _LIVE_PER_S, plan.history_live_s))
             done = hub.call("GET", at)
             if done["status"] != "running":
@@ -195,6 +195,19 @@ def _reached(hub: System, import_id: str, state: str) -> dict[str, Any]:
             return found
         if found["status"] == "failed" or monotonic() > deadline:
             raise Failed(f"the import is {found['status']}, not {state}: {found['error']}")
+        sleep(0.2)
+
+
+def _progressing(hub: System, import_id: str) -> None:
+    """Wait until an import has published more than before."""
+
+    def published() -> int:
+        return int(hub.call("GET", f"/api/imports/{import_id}")["items_processed"])
+
+    before, deadline = published(), monotonic() + _WITHIN_S
+    while published() <= before:
+        if monotonic() > deadline:
+            raise Failed(f"the import stands still after {before} messages")
         sleep(0.2)
 
 
