@@ -208,7 +208,8 @@ async def _each(
     """Yield documents in their order, some hundred in a query: the caller may take long with each."""
     start = 0
     while True:
-        query = {"import_id": import_id, "position": {"$gte": start}}
+        # Positions have no gaps. Without an end, the embedded database reads and sorts all that follow.
+        query = {"import_id": import_id, "position": {"$gte": start, "$lt": start + _BATCH}}
         with translate_errors():
             found = await collection.find(query, fields).sort("position", 1).limit(_BATCH).to_list(_BATCH)
         for document in found:
@@ -223,7 +224,8 @@ async def _page(
 ) -> Page[R]:
     if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
         raise Malformed("cursor: send next_cursor of the previous page")
-    query = {"import_id": import_id, "position": {"$gte": int(cursor or 0)}}
+    start = int(cursor or 0)
+    query = {"import_id": import_id, "position": {"$gte": start, "$lte": start + limit}}
     with translate_errors():
         documents = await collection.find(query).sort("position", 1).limit(limit + 1).to_list(limit + 1)
     records = [model.from_document(document) for document in documents]
