@@ -158,7 +158,7 @@ class ImportsApi:
     ) -> Page[ImportIssueOut]:
         """List the records that could not be imported: the first 10,000."""
         job = await self._imports.find(key.workspace, import_id)
-        found = await self._issues.page(job.run_id, limit=limit, cursor=cursor)
+        found = await self._issues.page(job.run_id, listed=job.issues, limit=limit, cursor=cursor)
         return Page(items=[ImportIssueOut.of(item) for item in found.items], next_cursor=found.next_cursor)
 
     async def stream_events(self, import_id: str, key: Reader) -> StreamingResponse:

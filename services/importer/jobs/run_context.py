@@ -74,6 +74,7 @@ class RunContext:
                 place=where[:_MAX_PLACE],
                 reason=reason[:_MAX_REASON],
                 record=record[:_MAX_RECORD],
+                position=self.listed + number,
             )
             for number, (where, reason, record) in enumerate(issues)
         ]

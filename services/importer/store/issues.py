@@ -4,25 +4,30 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from shared.contracts.errors import Malformed
-from shared.runtime.mongo import Index, Mongo, ReplaceOne, translate_errors
+from shared.runtime.mongo import Document, Index, Mongo, ReplaceOne, translate_errors
 from shared.runtime.records import Record
 from shared.runtime.web.paging import Page
 
 COLLECTION: Final = "import_issues"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
-    COLLECTION: (Index((("import_id", 1), ("_id", 1))), Index((("workspace", 1),)))
+    COLLECTION: (Index((("import_id", 1), ("position", 1))), Index((("workspace", 1),)))
 }
 MAX_ISSUES: Final = 10_000
+_MAX_CURSOR: Final = 12
 
 
 class IssueRecord(Record):
-    """A record that failed. The id is derived from its place, so a repeated unit has the same issues."""
+    """A record that failed. The id is derived from its place, so a repeated unit has the same issues.
+
+    `position` is how many issues the import had listed before: a list has them in this order.
+    """
 
     import_id: str
     workspace: str
     place: str
     reason: str
     record: str = ""
+    position: int
 
 
 class Issues:
@@ -39,17 +44,23 @@ class Issues:
         with translate_errors():
             await self._collection.bulk_write(writes, ordered=False)
 
-    async def page(self, import_id: str, *, limit: int, cursor: str | None) -> Page[IssueRecord]:
-        """Return a page of an import's issues, in the order of the export. Raises `Malformed`."""
-        query: dict[str, object] = {"import_id": import_id}
-        if cursor is not None:
-            if not cursor.startswith(f"{import_id}:"):
-                raise Malformed("cursor: send next_cursor of the previous page")
-            query["_id"] = {"$gt": cursor}
-        with translate_errors():
-            documents = await self._collection.find(query).sort("_id", 1).limit(limit + 1).to_list(limit + 1)
-        records = [IssueRecord.from_document(document) for document in documents[:limit]]
-        return Page(items=records, next_cursor=records[-1].id if len(documents) > limit else None)
+    async def page(self, import_id: str, *, listed: int, limit: int, cursor: str | None) -> Page[IssueRecord]:
+        """Return a page of the issues that an import has listed, in the order of the export.
+
+        Raises `Malformed`.
+        """
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < _MAX_CURSOR):
+            raise Malformed("cursor: send next_cursor of the previous page")
+        start, found = int(cursor or 0), list[Document]()
+        # Without an end, the embedded database reads and sorts all that follow. Positions hardly have gaps.
+        while len(found) <= limit and start < min(listed, MAX_ISSUES):
+            query = {"import_id": import_id, "position": {"$gte": start, "$lte": start + limit}}
+            with translate_errors():
+                found += await self._collection.find(query).sort("position", 1).to_list(None)
+            start += limit + 1
+        records = [IssueRecord.from_document(document) for document in found[: limit + 1]]
+        next_cursor = str(records[limit].position) if len(records) > limit else None
+        return Page(items=records[:limit], next_cursor=next_cursor)
 
     async def delete_run(self, import_id: str) -> None:
         """Delete the issues of an import."""
