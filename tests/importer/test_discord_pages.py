@@ -156,9 +156,11 @@ def compared(records: list[HistoryRecord], names: Names) -> dict[tuple[str, str]
         key = (record.message.place.conversation, line["id"])
         assert key not in found, "a message is there twice"
         compared_fields = ("text", "author", "bot", "at", "thread", "reply_to", "kind", "edited_at", "pinned")
-        found[key] = {name: line[name] for name in (*compared_fields, "permalink")}
-        found[key]["reactions"] = [(emoji, people, count) for emoji, people, count in line["reactions"]]
-        found[key]["files"] = [file[:3] for file in line["files"]]
+        found[key] = {name: line.get(name) for name in (*compared_fields, "permalink")}
+        found[key]["reactions"] = [
+            (emoji, people, count) for emoji, people, count in line.get("reactions", ())
+        ]
+        found[key]["files"] = [file[:3] for file in line.get("files", ())]
     return found
 
 
