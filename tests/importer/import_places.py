@@ -18,7 +18,7 @@ from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.publish.confirmations import Confirmations
 from services.importer.publish.history_batches import Batch, BatchFactory, Item
 from services.importer.publish.outlet import Outlet
-from services.importer.store.units import MARK_BYTES, UnitRecord, Units, packed, unpacked
+from services.importer.store.units import MARK_BYTES, UnitRecord, Units, packed, split_ids, unpacked
 from services.importer.uploads.folder import UploadFolder
 from services.importer.uploads.records import Upload, Uploads
 from shared.contracts.envelope import Event
@@ -153,7 +153,9 @@ class Import:
 
     async def ledger(self) -> list[str]:
         return [
-            item for unit in await self.place.units.read(self.job.id, after="") for item in unpacked(unit.ids)
+            unpacked(item)
+            for unit in await self.place.units.read(self.job.id, after="")
+            for item in split_ids(unit.ids)
         ]
 
 
