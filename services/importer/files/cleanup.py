@@ -1,4 +1,4 @@
-"""Delete the bytes of files of withdrawn messages, of deleted workspaces, and those whose time is over."""
+"""Delete the bytes of files of withdrawn messages, of deleted workspaces, and of expired files."""
 
 import asyncio
 from collections.abc import Sequence

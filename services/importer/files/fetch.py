@@ -200,7 +200,7 @@ class FileFetcher:
                 if response.status == 206:
                     if not range_headers or not part.continues(headers):
                         return False
-                else:  # the whole file: it was begun, has changed, or the server does not resume
+                else:  # the whole file: a first request, a changed file, or a server without ranges
                     total = response.content_length
                     if (total or 0) > max_bytes:
                         raise _too_large(record, max_bytes)

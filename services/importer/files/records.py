@@ -120,7 +120,7 @@ class ImportFiles:
         return None if document is None else FileRecord.from_document(document)
 
     async def waiting(self, import_id: str, after: FileRecord | None, limit: int) -> list[FileRecord]:
-        """Return files whose bytes are not there, in the order of the export, behind another file."""
+        """Return files without stored bytes that follow another file, in the order of the export."""
         place = (after.position, after.id) if after else None
         while True:
             found = await self._in_order({"import_id": import_id, "state": "waiting"}, place, limit)
@@ -211,7 +211,7 @@ class ImportFiles:
         return [FileRecord.from_document(document) for document in documents]
 
     async def remove(self, records: Sequence[FileRecord]) -> None:
-        """Remove files whose bytes are deleted."""
+        """Remove the records of files after their bytes were deleted."""
         ids = [record.id for record in records]
         for at in range(0, len(ids), _IDS_PER_QUERY):
             with translate_errors():

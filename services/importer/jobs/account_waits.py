@@ -1,4 +1,4 @@
-"""Make an import wait whose account allows no call now, for a time or for a person."""
+"""Pause an import if its account allows no call now: for a time, or until a person acts."""
 
 from typing import Any, Final
 

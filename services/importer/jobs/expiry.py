@@ -9,7 +9,7 @@ _AT_ONCE: Final = 20
 
 
 class ImportStore(Protocol):
-    """A repository whose documents belong to imports."""
+    """A repository of documents that belong to imports."""
 
     async def delete_run(self, import_id: str) -> None:
         """Delete every document of an import."""

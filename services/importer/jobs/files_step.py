@@ -42,7 +42,7 @@ _BACKOFF: Final = Backoff(first_s=1.0, max_s=30.0)
 _PROGRESS_BYTES: Final = 8 * 1024**2
 """An attempt that brings so many bytes more than those before it does not count."""
 _MAX_LIMITED: Final = 20
-"""How often a file may be answered with 429 and a time to wait."""
+"""Maximum number of responses 429 with `Retry-After` for one file."""
 _MAX_PAUSE_S: Final = 60.0
 """For a longer pause, the step ends, and other imports have their turn meanwhile."""
 _MIN_SHARED_BYTES: Final = 64 * 1024

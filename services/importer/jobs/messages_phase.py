@@ -112,7 +112,7 @@ class MessagesPhase:
     # Storing
 
     async def _commit_settled(self) -> None:
-        """Store the parts at the front whose batches are settled, at most 50 at a time."""
+        """Store the first parts as done if their batches are settled, at most 50 at a time."""
         outlet = self._run.outlet
         while self._pending:
             ready: list[Part] = []
@@ -130,7 +130,7 @@ class MessagesPhase:
                 ready.append(part)
             if not ready:
                 return
-            # One that has begun ends, although the import is cancelled meanwhile.
+            # A commit in progress is completed also if the import is cancelled meanwhile.
             await asyncio.shield(self._commit(ready))
 
     async def _commit(self, parts: Sequence[Part]) -> None:

@@ -16,7 +16,7 @@ FOUND, SELECTED, IMPORTED, DUPLICATE, SKIPPED, FAILED, CHANGED = (
 """Found = imported + duplicate + skipped + failed. Changed are those duplicates that got a newer content."""
 _BY_DAY: Final = (FOUND, SELECTED, IMPORTED, DUPLICATE, FAILED, CHANGED)
 UNKNOWN_DAY: Final = ""
-"""The day of a record whose time cannot be read."""
+"""The day of a record with an unreadable time."""
 
 
 class Known(NamedTuple):
@@ -62,7 +62,7 @@ class Part:
 
     @property
     def place(self) -> str:
-        """Where it begins, as a text that has the order of the parts."""
+        """The position of its first record, as a text. Texts sort in the order of the parts."""
         return f"{self.position:08d}:{self.offset:08d}"
 
     def record_id(self, run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""What a dry run shows of each channel: its first messages, as the chat would get them."""
+"""Samples of a dry run: the first messages of each channel, as the chat would get them."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Final

@@ -21,7 +21,7 @@ _ASK_INTERVAL_S: Final = 1.0
 
 
 class Turn(Protocol):
-    """What an import in this process knows of itself. Methods raise `Stopped`."""
+    """The state of an import in this process. Methods raise `Stopped`."""
 
     async def check_turn(self) -> None:
         """Raise an error if the import was stopped, or another process has it."""
@@ -113,7 +113,7 @@ class Outlet:
         self._open: dict[str, float] = {}
         self._outcomes: dict[str, BatchRecord] = {}
         self._unconfirmed: set[str] = set()
-        """Batches whose confirmations are not waited for."""
+        """Batches for which no confirmation is awaited."""
         self._next_at = 0.0
         self._asked_at = 0.0
 
@@ -137,7 +137,7 @@ class Outlet:
         self._broker_memory.take(sum(batch.kafka_bytes for batch in made))
         # Before they are published: the confirmation may be there first.
         await self._confirmations.announce(self._workspace, self._import_id, made)
-        # Behind it: an undo that has begun before this knows of these batches.
+        # After the announcement: an undo that started earlier knows these batches.
         await self._turn.check_turn()
         records = [record_of(batch, self._workspace) for batch in made]
         await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
@@ -158,7 +158,7 @@ class Outlet:
         return [record for batch_id in batch_ids if (record := self._outcomes.pop(batch_id, None))]
 
     async def forget(self, batch_ids: Sequence[str]) -> None:
-        """Remove what is stored of batches whose outcome is stored elsewhere."""
+        """Remove the records of batches after their outcomes were stored elsewhere."""
         unconfirmed = self._unconfirmed.intersection(batch_ids)
         await self._confirmations.remove([item for item in batch_ids if item not in unconfirmed])
         await self._release([item for item in batch_ids if item in unconfirmed])
