@@ -7,8 +7,8 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable
+from math import inf
 from secrets import token_hex
-from time import monotonic
 from typing import Any, Final, Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -18,7 +18,7 @@ from shared.contracts.event_types import EVENT_TYPES
 from shared.contracts.history import HISTORY_STORED
 
 _WITHIN_S: Final = 30.0
-_MAX_SLEEP_S: Final = 0.05
+_PERMIT_POLL_S: Final = 0.005
 Data = dict[str, Any]
 T = TypeVar("T")
 
@@ -28,17 +28,15 @@ class HistoryChat:
 
     `messages` are by id, each with the import that added it. One whose text contains `unacceptable` is
     rejected. `confirms` can be switched off; what it has not confirmed then, `confirm_late` does. What it
-    cannot read stands in `errors`. It stores a batch in `delay_s` seconds. `other_imports` are the imports
-    of other workspaces.
+    cannot read stands in `errors`. It stores so many batches more as `permits` says, and holds the next one
+    until there is a permit. `other_imports` are the imports of other workspaces.
     """
 
-    def __init__(
-        self, bootstrap: str, workspace: str, *, confirms: bool = True, delay_s: float = 0.0
-    ) -> None:
+    def __init__(self, bootstrap: str, workspace: str, *, confirms: bool = True) -> None:
         self._bootstrap = bootstrap
         self._workspace = workspace
         self.confirms = confirms
-        self.delay_s = delay_s
+        self.permits: float = inf
         self.messages: dict[str, Data] = {}
         self.users: dict[str, Data] = {}
         self.channels: dict[str, Data] = {}
@@ -69,7 +67,7 @@ class HistoryChat:
 
     def add(self, message_id: str, channel_id: str, text: str, thread_id: str | None = None) -> None:
         """Store a message that came live."""
-        self.messages[message_id] = {
+        message = {
             "message_id": message_id,
             "thread_id": thread_id,
             "channel_id": channel_id,
@@ -77,6 +75,11 @@ class HistoryChat:
             "created_at": "2024-01-01T00:00:00.000Z",
             "import_id": None,
         }
+
+        async def store() -> None:
+            self.messages[message_id] = message
+
+        self._run(store)
 
     def report_user(self, user_id: str, name: str, email: str | None = None) -> None:
         """Publish a user of the chat."""
@@ -134,10 +137,9 @@ class HistoryChat:
         payload: Any = EVENT_TYPES[event_type].payload
         payload.model_validate(data, strict=False)
         self.batches.append(data)
-        received_at = monotonic()
-        # A test may shorten it meanwhile.
-        while monotonic() < received_at + self.delay_s:  # noqa: ASYNC110 -- set by another thread
-            await asyncio.sleep(min(self.delay_s, _MAX_SLEEP_S))
+        while self.permits < 1:  # noqa: ASYNC110 -- set by another thread
+            await asyncio.sleep(_PERMIT_POLL_S)
+        self.permits -= 1
         duplicates: list[str] = []
         rejected: list[Data] = []
         if event_type == "history.users":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from secrets import token_hex
 from time import monotonic
 from typing import Any, Final, Protocol
@@ -33,22 +34,20 @@ SEED: Final = int(os.environ.get("INTERLINK_TEST_SEED", "0")) or random.SystemRa
 TAKEOVER_S: Final = 30.0
 """In which another process goes on with the import of one that was killed."""
 _BATCHES: Final = 8
-"""Batches that the chat gets at most between two kills."""
-_NEW_BATCHES: Final = 80
-"""More than are published and unconfirmed: the later ones are of a reader that was started again."""
-_DAYS: Final = 2 * (240 + 60 * KILLS)
-"""Files of the export: both of a channel are a batch. Up to 60 batches get done between two kills."""
+"""Batches that the chat stores at most while something is killed."""
+_AHEAD: Final = 150
+"""Batches that are read ahead at most: 64 unconfirmed, 16 to be published, and what fits into the pipe."""
+_DAYS: Final = 2 * (_AHEAD + 30 * (KILLS + 3))
+"""Files of the export: both of a channel are a batch. Up to 30 batches get done for a kill."""
 _MESSAGES: Final = 20
-"""Of each day: with 4 kills, 19,200 in all."""
+"""Of each day: with 4 kills, 14,400 in all."""
+_WORDS: Final = 200
+"""Of each message: the pipe takes few batches."""
 _UNDONE_DAYS: Final = 100
-_LONG_DAYS: Final = 600
-"""Twice as much as fits into the pipe from the reader."""
+_LONG_DAYS: Final = 4 * _AHEAD
+"""The reader is at work until it is killed for the second time."""
 _LIVE: Final = 20
 """Messages that come in during the undo."""
-_FLOW_S: Final = 0.02
-"""Time that the chat takes for a batch: else the import would end before it is killed."""
-_HOLD_S: Final = 2.0
-"""The same while something is down or starts."""
 
 
 class Server(Protocol):
@@ -79,34 +78,41 @@ class Rig:
     takeovers_s: list[float] = field(default_factory=list)
     killed: dict[str, int] = field(default_factory=dict)
 
+    def readers(self) -> list[tuple[Hub, int]]:
+        """One of the importers has a reader: return both, the reader as its process id."""
+        running = [hub for hub in self.hubs if hub.ended("importer") is None]
+        return [(hub, pid) for hub in running for pid in readers_of(hub.pid("importer"))]
+
     def holder(self) -> tuple[Hub, int]:
         """The importer that works on the import, and the process id of its reader."""
+        return eventually(self.readers, every_s=0.02)[0]
 
-        def found() -> list[tuple[Hub, int]]:
-            """One of the importers has a reader."""
-            running = [hub for hub in self.hubs if hub.ended("importer") is None]
-            return [(hub, pid) for hub in running for pid in readers_of(hub.pid("importer"))]
+    def store_batches(self, count: int) -> None:
+        """Let the chat store so many batches, and wait until it has."""
+        self.chat.permits = count
 
-        return eventually(found, every_s=0.02)[0]
-
-    def wait_for_batches(self, count: int) -> None:
-        """Wait until the chat has got so many more."""
-        before = len(self.chat.batches)
-
-        def came() -> bool:
+        def stored() -> bool:
             """The chat gets batches."""
-            return len(self.chat.batches) >= before + count
+            return self.chat.permits < 1
 
-        eventually(came, every_s=0.02)
+        eventually(stored, every_s=0.02)
 
-    def wait_for_progress(self, import_id: str) -> None:
-        """Wait until parts of the export are done that were not before."""
+    def make_progress(self, import_id: str) -> None:
+        """Let the chat store batches, one by one, until parts of the export are done that were not before.
+
+        After a reader was killed, until there is another: it is missed when what is in its pipe was read.
+        """
 
         def done() -> int:
             return int(self.hubs[0].call("GET", f"/api/imports/{import_id}")["items_processed"])
 
+        def advanced() -> bool:
+            """Parts of the export get done, and there is a reader."""
+            self.chat.permits = max(self.chat.permits, 1)
+            return done() > before and bool(self.readers())
+
         before = done()
-        eventually(lambda: done() > before)
+        eventually(advanced, every_s=0.02)
 
     def kill_holder(self) -> None:
         """The other one goes on."""
@@ -161,6 +167,13 @@ def rig(
         assert not chat.errors
 
 
+@pytest.fixture(autouse=True)
+def quiet(rig: Rig) -> Iterator[None]:
+    """The chat stores everything again, whatever a test did."""
+    yield
+    rig.chat.permits = inf
+
+
 def days(count: int) -> dict[str, Any]:
     """Messages of many channels, with threads, reactions and what cannot be imported."""
     channels = [{"id": f"C{number:08d}", "name": f"c{number}"} for number in range((count + 1) // 2)]
@@ -168,7 +181,7 @@ def days(count: int) -> dict[str, Any]:
     for day in range(count):
         start = 1_600_041_600 + 86_400 * day
         messages: list[dict[str, Any]] = [
-            slack_message(f"{start + 60 * number}.000100", f"*{day}* <@U00000002> {number}")
+            slack_message(f"{start + 60 * number}.000100", f"*{day}* <@U00000002> {number}{' word' * _WORDS}")
             for number in range(_MESSAGES)
         ]
         messages[1]["thread_ts"] = messages[0]["ts"]
@@ -225,7 +238,7 @@ def test_kills_and_restarts_change_nothing(rig: Rig, note: Callable[[str], None]
     rig.chat.channels.clear()
 
     found = ready(hub, content)
-    rig.chat.delay_s = _FLOW_S
+    rig.chat.permits = 0
     hub.call("POST", f"/api/imports/{found['id']}/start", {})
     acts: dict[str, Callable[[], None]] = {
         "importer": rig.kill_holder,
@@ -238,13 +251,11 @@ def test_kills_and_restarts_change_nothing(rig: Rig, note: Callable[[str], None]
     for name in ("importer", "broker", "database"):  # at least once
         order.insert(rng.randrange(1, len(order)), name)
     for name in order:
-        rig.wait_for_progress(found["id"])
-        rig.wait_for_batches(rng.randint(1, _BATCHES))
-        rig.chat.delay_s = _HOLD_S
+        rig.make_progress(found["id"])
+        rig.chat.permits = rng.randint(0, _BATCHES)
         acts[name]()
-        rig.chat.delay_s = _FLOW_S
         rig.killed[name] = rig.killed.get(name, 0) + 1
-    rig.chat.delay_s = 0
+    rig.chat.permits = inf
     done = reached(hub, found["id"], "completed", "failed", within_s=300)
     assert done["status"] == "completed", done
     assert (state_of(rig.chat), result_of(hub, found["id"])) == undisturbed
@@ -267,19 +278,20 @@ def test_an_undo_leaves_what_comes_in_meanwhile(rig: Rig) -> None:
     done = reached(hub, found["id"], "completed", "failed", within_s=300)
     assert done["added"] == _UNDONE_DAYS * (_MESSAGES - 2)
 
-    chat.delay_s = _FLOW_S
+    chat.permits = 0
     undo = {"messages": done["added"], "keep_answered": True}
     own = [item for item in chat.messages.values() if item["import_id"] == found["id"]]
     hub.call("POST", f"/api/imports/{found['id']}/undo", undo)
     live: dict[str, str | None] = {}
     for number in range(_LIVE):
-        rig.wait_for_batches(1)
+        rig.store_batches(1)
         parent = rng.choice(own)
         message_id, thread = f"msg_{token_hex(16)}", parent["message_id"] if number % 2 else None
         live[message_id] = thread
         chat.add(message_id, parent["channel_id"], f"live {number}", thread)
         if number == _LIVE // 2:
             rig.kill_both()
+    chat.permits = inf
     after = reached(hub, found["id"], "undone", within_s=120)
     now = {name: item for name, item in chat.messages.items() if name not in before}
     assert now.keys() >= live.keys()
@@ -295,11 +307,11 @@ def test_a_unit_that_takes_too_long_costs_only_itself(rig: Rig) -> None:
     """The kernel ends a reader after its CPU time. The next one reads each unit alone, to know which."""
     hub, content = rig.hubs[0], export(days(_LONG_DAYS), team="T00000011")
     found = ready(hub, content)
-    rig.chat.delay_s = _FLOW_S
     hub.call("POST", f"/api/imports/{found['id']}/start", {})
-    for batches in (_BATCHES, _NEW_BATCHES):
-        rig.wait_for_batches(batches)
+    for batches in (_BATCHES, _AHEAD):  # the later ones are of a reader that was started again
+        rig.store_batches(batches)
         rig.kill_reader(signal.SIGPROF)
+    rig.chat.permits = inf
     done = reached(hub, found["id"], "completed", "failed", within_s=300)
     assert done["status"] == "completed", done["error"]
     issues: list[dict[str, Any]] = []
@@ -319,7 +331,7 @@ def test_a_unit_that_takes_too_long_costs_only_itself(rig: Rig) -> None:
 def test_a_reader_that_is_killed_again_and_again_ends_its_import(rig: Rig) -> None:
     """A system that lacks memory for an export kills each reader of it."""
     hub, found = rig.hubs[0], ready(rig.hubs[0], export(days(3), team="T00000010"))
-    rig.chat.delay_s = 3600.0
+    rig.chat.permits = 0
     hub.call("POST", f"/api/imports/{found['id']}/start", {})
     for _ in range(10):
         rig.kill_reader()
