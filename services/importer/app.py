@@ -31,6 +31,7 @@ from services.importer.jobs.verify_step import VerifyStep
 from services.importer.publish import confirmations as confirmation_store
 from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.publish.confirmations import Confirmations
+from services.importer.publish.live_traffic import LIVE_TOPICS, LiveTraffic
 from services.importer.reading.reader_process import ReaderLimits
 from services.importer.settings import ImporterSettings
 from services.importer.store import chat_users as user_store
@@ -55,6 +56,7 @@ from shared.connections.files.server import dispatch as dispatch_files
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.jobs import JobWorker
 from shared.runtime.kafka.batch import ConsumedEvent
+from shared.runtime.kafka.reader import RecordCounter
 from shared.runtime.mongo import Index
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.service import Runtime, Service
@@ -118,9 +120,10 @@ async def build(runtime: Runtime) -> Service:
     readers = SourceReaders(folder, limits, accounts, stores.contents, stores.marks)
     read = ReadStep(readers, stores.contents, directory, users)
     late = LateConfirmations(imports, stores.units, stores.confirmations)
-    outlets = Outlets(
-        stores, runtime.producer, memory, late, messages_per_second=settings.history_messages_per_second
-    )
+    live = RecordCounter(load(KafkaSettings), LIVE_TOPICS)
+    rate = settings.history_messages_per_second
+    traffic = LiveTraffic(live.count, messages_per_second=rate)
+    outlets = Outlets(stores, runtime.producer, memory, late, traffic, messages_per_second=rate)
     steps = ImportSteps(
         imports,
         read,
@@ -129,7 +132,7 @@ async def build(runtime: Runtime) -> Service:
         VerifyStep(imports, stores, reports),
         UndoStep(imports, outlets, stores, ledger, files.cleanup),
     )
-    estimate = Estimate(settings.history_messages_per_second, memory)
+    estimate = Estimate(rate, memory)
     management = runtime.management_app(
         "Interlink importer",
         [
@@ -165,6 +168,7 @@ async def build(runtime: Runtime) -> Service:
         ),
         parts=[
             *access.parts,
+            live,
             JobWorker(
                 imports.jobs, steps.run, runtime.log, max_concurrent=settings.imports_per_process
             ).worker,

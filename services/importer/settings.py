@@ -55,7 +55,10 @@ class ImporterSettings(EgressSettings):
         default=2_000,
         ge=1,
         le=1_000_000,
-        description="Messages per second of each import, if the chat confirms no batches.",
+        description=(
+            "Messages per second of each import, if the chat confirms no batches; and of all imports of a "
+            "process together while live messages come in."
+        ),
     )
     import_max_entries: int = Field(
         default=500_000, ge=1, le=10_000_000, description="Files that an uploaded archive may have."

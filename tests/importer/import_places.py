@@ -17,6 +17,7 @@ from services.importer.jobs.source import UploadSource
 from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.publish.confirmations import Confirmations
 from services.importer.publish.history_batches import Batch, BatchFactory, Item
+from services.importer.publish.live_traffic import LiveTraffic
 from services.importer.publish.outlet import Outlet
 from services.importer.store.units import MARK_BYTES, UnitRecord, Units, packed, split_ids, unpacked
 from services.importer.uploads.folder import UploadFolder
@@ -95,7 +96,9 @@ class Topic:
 class Import:
     """An import in the middle of its messages, with its way to the chat."""
 
-    def __init__(self, place: ImportPlace, job: ImportJob, *, confirms: bool | None) -> None:
+    def __init__(
+        self, place: ImportPlace, job: ImportJob, *, confirms: bool | None, traffic: LiveTraffic
+    ) -> None:
         self.place, self.job = place, job
         self.topic = Topic()
         producer: Any = self.topic
@@ -108,6 +111,7 @@ class Import:
             messages_per_second=1_000_000,
             confirms=confirms,
             broker_memory=BrokerMemory(None),
+            traffic=traffic,
             turn=Progress(place.imports, job),
             release=place.late.release,
         )
@@ -163,12 +167,20 @@ def message_ids(count: int) -> list[str]:
     return [f"msg_{token_hex(16)}" for _ in range(count)]
 
 
-async def started(mongo: Mongo, path: Path, *, confirms: bool | None, **fields: Any) -> Import:
+async def no_records() -> int:
+    """The live topics have had no records."""
+    return 0
+
+
+async def started(
+    mongo: Mongo, path: Path, *, confirms: bool | None, traffic: LiveTraffic | None = None, **fields: Any
+) -> Import:
     """An import in the middle of its messages, or with these fields."""
     place = ImportPlace(mongo, path)
     stage = {"stage": "running", "step": "messages", "confirms": confirms}
     job = await place.claimed(f"w-{token_hex(4)}", **{**stage, **fields})
-    return Import(place, job, confirms=confirms)
+    traffic = traffic or LiveTraffic(no_records, messages_per_second=1)
+    return Import(place, job, confirms=confirms, traffic=traffic)
 
 
 def run_with(store: Store, test: Callable[[Mongo], Awaitable[None]]) -> None:

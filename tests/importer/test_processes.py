@@ -26,7 +26,7 @@ from tests.support.second_process import second_process
 STOP_S: Final = 5.0
 _SOME: Final = 6
 """Batches that the chat stores of an import of people, channels and 28 batches of messages."""
-_MOST: Final = 28
+_FIRST_PART: Final = 28
 """The first part of the messages has 25 batches: it gets done, and the import does not."""
 _MANY: Final = {
     f"general/2024-01-{day:02}": [
@@ -219,7 +219,7 @@ def test_a_failed_import_is_undone(rig: Rig) -> None:
     """Its upload was deleted while it was paused."""
     found = ready(rig.here, many("T00000107"))
     path = f"/api/imports/{found['id']}"
-    rig.chat.permits = _MOST
+    rig.chat.permits = _FIRST_PART
     rig.here.call("POST", f"{path}/start", {})
     eventually(lambda: rig.here.call("GET", path)["items_processed"] > 0)
     rig.here.call("POST", f"{path}/pause")

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from shared.contracts.topics import Topic
-from shared.runtime.kafka.reader import StoredRecord, read_record, read_topic
+from shared.runtime.kafka.reader import RecordCounter, StoredRecord, read_record, read_topic
 from shared.runtime.settings import KafkaSettings
 from tests.support.backends import Bus
 
@@ -73,3 +73,20 @@ def test_each_record_is_read_at_its_position_and_none_after_the_end(broker: Bus)
         return records
 
     assert asyncio.run(read()) == [b"0", b"2", b"3", b"4", b"6", b"8", None, None]
+
+
+def test_a_count_grows_with_each_batch_and_is_unknown_without_a_broker(broker: Bus) -> None:
+    name = f"read-{token_hex(4)}"
+
+    async def counts() -> list[int | None]:
+        await _write_batches(broker, name, (1,))
+        counter = RecordCounter(_settings(broker), [_topic(name)])
+        found = [await counter.count(), await counter.count()]
+        async with AIOKafkaProducer(bootstrap_servers=broker.env["KAFKA_BOOTSTRAP_SERVERS"]) as producer:
+            await producer.send_and_wait(name, b"more", partition=0)
+        found.append(await counter.count())
+        await counter.stop()
+        nowhere = RecordCounter(KafkaSettings(bootstrap_servers="127.0.0.1:1"), [_topic(name)])
+        return [*found, await nowhere.count()]
+
+    assert asyncio.run(counts()) == [1, 1, 2, None]

@@ -21,6 +21,7 @@ from services.importer.jobs.selection import Selection
 from services.importer.jobs.source_readers import SourceReaders
 from services.importer.publish.broker_memory import BrokerFull, BrokerMemory
 from services.importer.publish.history_batches import BatchFactory
+from services.importer.publish.live_traffic import LiveTraffic
 from services.importer.publish.outlet import DryOutlet, Outlet
 from services.importer.store.chat_directory import ChatDirectory
 from shared.manifests.channel_types import ChannelFailure
@@ -38,10 +39,12 @@ class Outlets:
         producer: Producer,
         broker_memory: BrokerMemory,
         late: LateConfirmations,
+        traffic: LiveTraffic,
         *,
         messages_per_second: int,
     ) -> None:
         self._late = late
+        self._traffic = traffic
         self._stores = stores
         self._producer = producer
         self._broker_memory = broker_memory
@@ -57,6 +60,7 @@ class Outlets:
             messages_per_second=self._messages_per_second,
             confirms=job.confirms,
             broker_memory=self._broker_memory,
+            traffic=self._traffic,
             turn=progress,
             release=self._late.release,
         )

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.publish.confirmations import BatchRecord, Confirmations
 from services.importer.publish.history_batches import Batch, record_of
+from services.importer.publish.live_traffic import LiveTraffic
 from shared.runtime.kafka.producer import Producer
 
 MAX_UNCONFIRMED: Final = 64
@@ -96,6 +97,7 @@ class Outlet:
         messages_per_second: int,
         confirms: bool | None,
         broker_memory: BrokerMemory,
+        traffic: LiveTraffic,
         turn: Turn,
         release: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
@@ -103,6 +105,7 @@ class Outlet:
         self._turn = turn
         self._release = release
         self._broker_memory = broker_memory
+        self._traffic = traffic
         self._producer = producer
         self._confirmations = confirmations
         self._workspace = workspace
@@ -124,7 +127,10 @@ class Outlet:
         """
         for batch in batches:
             self._made.append(batch)
-            if len(self._made) >= _PUBLISHED_AT_ONCE:
+            if await self._traffic.is_live():  # one at a time: live messages do not wait for many
+                await self.flush()
+                await self._traffic.keep_pace(batch.items)
+            elif len(self._made) >= _PUBLISHED_AT_ONCE:
                 await self.flush()
             while len(self._open) + len(self._made) > MAX_UNCONFIRMED:
                 await self.poll()

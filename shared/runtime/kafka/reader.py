@@ -1,7 +1,7 @@
 """Read the records of a topic without a consumer group: no offset is committed, no consumer is disturbed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -91,6 +91,42 @@ async def read_record(
     return StoredRecord(
         record.partition, record.offset, record.timestamp, record.key, record.value, record.headers
     )
+
+
+class RecordCounter:
+    """Counts the records that some topics have had, by the ends of their partitions, over one connection."""
+
+    def __init__(self, settings: KafkaSettings, topics: Sequence[Topic]) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._client: AIOKafkaConsumer | None = None
+
+    async def count(self) -> int | None:
+        """Return the sum of the end offsets; None if the broker does not answer."""
+        try:
+            if self._client is None:
+                await self._connect()
+            assert self._client is not None  # noqa: S101 -- connected above
+            ends: Mapping[TopicPartition, int] = await self._client.end_offsets(self._client.assignment())
+        except (KafkaError, OSError):
+            await self.stop()
+            return None
+        return sum(ends.values())
+
+    async def start(self) -> None:
+        """Do nothing: the first count connects."""
+
+    async def stop(self) -> None:
+        """Disconnect, until the next count."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.stop()
+
+    async def _connect(self) -> None:
+        names = [topic.name for topic in self._topics]
+        self._client = client = _client(self._settings, *names, offset_reset="latest")
+        await client.start()
+        client.pause(*client.assignment())  # nothing is fetched
 
 
 async def _read_trailing(client: AIOKafkaConsumer, partition: TopicPartition) -> Any:
