@@ -27,9 +27,9 @@ class AddressRefresher:
         self._calls = calls
 
     async def refreshed(self, files: Sequence[ExternalFile], expired_at: float) -> Mapping[str, str]:
-        """Return new addresses, by the old ones, of files whose addresses have expired at a Unix time.
+        """Return the new address of each file whose address has expired at a Unix time, by the old address.
 
-        A file for which the provider gives none is left out. Raises `CallWaits`, `DatabaseUnavailable`, and
+        A file for which the provider has none is left out. Raises `CallWaits`, `DatabaseUnavailable`, and
         `ChannelFailure` if the account has to be connected again, or allows no call now.
         """
         for attempt in range(1, _MAX_ATTEMPTS + 1):

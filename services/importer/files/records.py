@@ -67,7 +67,7 @@ class FileRecord(Record):
 
 
 class FileSet(Record):
-    """What an import has stored in a folder. `bytes` includes what is reserved for files on their way.
+    """The files of one import in one folder. `bytes` includes what is reserved for files on their way.
 
     `partial` are the bytes of incomplete files that nobody works on: the import was paused, or it waits.
     """

@@ -115,8 +115,8 @@ class Plan(BaseModel):
     match_people: Annotated[
         bool,
         Field(
-            description="Whether those whom `people` does not name become the users with whom they are "
-            "linked (/api/people-links), or whose verified e-mail address they have. Others are guests."
+            description="If true, a person whom `people` does not name becomes the user to whom they are "
+            "linked (/api/people-links), or to whom their verified e-mail address belongs. Others are guests."
         ),
     ] = True
     direct_messages: Annotated[
