@@ -31,6 +31,11 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "import json, os, sys; print(json.dumps([sys.argv, dict(os.environ)]))"
     )
     folder.joinpath("ending.py").write_text("import sys; print('last words'); sys.exit(int(sys.argv[1]))")
+    folder.joinpath("refusing.py").write_text(
+        "import atexit, concurrent.futures, sys, time; atexit.register(print, 'cleaned up'); "
+        "concurrent.futures.ThreadPoolExecutor().submit(lambda: print(time.sleep(0.2) or 'finished')); "
+        "sys.exit(sys.argv[1] if sys.argv[1:] else 5)"
+    )
     folder.joinpath("lasting.py").write_text("import time; print('up', flush=True); time.sleep(60)")
     return folder
 
@@ -92,6 +97,15 @@ def test_its_end_is_known(fork: Fork, tmp_path: Path) -> None:
     assert lasting.poll() == -signal.SIGTERM
     assert fork("nothing").wait(10) == 1
     assert "No module named nothing" in (tmp_path / "errors").read_text()
+
+
+@pytest.mark.parametrize(("reason", "status"), [((), 5), (("this is why",), 1)])
+def test_its_threads_and_exit_handlers_finish(
+    fork: Fork, tmp_path: Path, reason: tuple[str, ...], status: int
+) -> None:
+    assert fork("refusing", *reason).wait(10) == status
+    assert (tmp_path / "output").read_text() == "finished\ncleaned up\n"
+    assert (tmp_path / "errors").read_text().split("\n")[0] == "".join(reason)
 
 
 def test_processes_that_end_at_the_same_moment_do_not_end_the_server(fork: Fork) -> None:
