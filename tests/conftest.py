@@ -3,8 +3,11 @@
 At the end of the run, whatever it has left behind is searched for secrets: see `tests/support/leaks.py`.
 """
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,8 @@ def _base(config: pytest.Config) -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Nothing that is collected is freed: searching it for garbage, then and during the tests, is wasted.
+    gc.disable()
     config.pluginmanager.register(Summary())
     # On a busy machine, an example takes as long as it takes: no test here is about time.
     hypothesis.settings.register_profile("untimed", deadline=None)
@@ -73,6 +78,27 @@ def pytest_configure(config: pytest.Config) -> None:
     patched = pytest.MonkeyPatch()
     patched.setattr("httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context))
     config.add_cleanup(patched.undo)
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Of all modules, each worker imports its own share first.
+
+    Without bytecode, as in CI, all would otherwise rewrite and compile the same module at the same time.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or session.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    root = session.config.rootpath
+    modules = sorted(Path(__file__).parent.rglob("test_*.py"))
+    number = int(worker["workerid"].removeprefix("gw"))
+    for module in modules[number :: worker["workercount"]]:
+        with suppress(Exception):  # the collection reports it
+            import_module(".".join(module.relative_to(root).with_suffix("").parts))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
