@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from interlink.datadir import display_path
+from shared.contracts.routes import CONSOLE, CONSOLE_PATH
 
 _EXAMPLE_SECRET: Final = "try-it-secret"  # noqa: S105 -- of an example, on this machine only
 
@@ -29,6 +30,8 @@ class HubAddresses:
 def render_banner(addresses: HubAddresses) -> str:
     """Return the whole text. Its last line is always the same, so that a reader knows that it is complete."""
     lines = [f"\nInterlink is ready: {addresses.hub}\n"]
+    if CONSOLE in addresses.services:
+        lines.append(f"  console     {addresses.hub}{CONSOLE_PATH} (sign in with the admin key)")
     if addresses.chat:
         lines.append(f"  chat page   {addresses.chat}")
     behind = ", ".join(f"{name} {address}" for name, address in addresses.services.items())

@@ -12,6 +12,7 @@ from shared.manifests.registry import registry
 for module in (
     "interlink.exits",
     "interlink.prepare",
+    "services.console.app",
     "services.delivery.app",
     "services.gateway.app",
     "services.importer.app",

@@ -20,7 +20,7 @@ from interlink.embedded import (
 from interlink.private_files import embedded_key
 from interlink.supervise import ProcessSpec
 from shared.contracts.errors import Misconfigured
-from shared.contracts.routes import SERVICE_PATHS
+from shared.contracts.routes import CONSOLE, SERVICE_PATHS
 
 MINICHAT: Final = "minichat"
 _MINICHAT_PORT_OFFSET: Final = 10
@@ -151,7 +151,7 @@ class Topology:
         env["INTERLINK_HOST"] = self._plan.host(name)
         env["INTERLINK_PORT"] = str(ports[name])
         env.setdefault("INTERLINK_GATEWAY_URL", f"http://{HOST}:{self._plan.port}")
-        if name == self._plan.services[0]:
+        if name in (self._plan.services[0], CONSOLE):
             peers = {owner: f"http://{HOST}:{ports[owner]}" for owner in SERVICE_PATHS if owner in ports}
             env.setdefault("INTERLINK_PEERS", json.dumps(peers))
         return env

@@ -15,6 +15,7 @@ class ServiceName(StrEnum):
     SYNC = "sync"
     OAUTH = "oauth"
     IMPORTER = "importer"
+    CONSOLE = "console"
 
 
 DataDir = Annotated[

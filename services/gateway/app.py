@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway.api import event_type_records
@@ -41,7 +42,7 @@ from shared.connections.account_routes import AccountRoutes
 from shared.connections.app_records import AppRepository
 from shared.connections.apps import Apps
 from shared.connections.configured_apps import configured_apps
-from shared.contracts.routes import is_streamed
+from shared.contracts.routes import CONSOLE, CONSOLE_PATH, is_streamed
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
@@ -184,6 +185,8 @@ def _dispatch(receiver: Receiver, management: ASGIApp, proxy: ServiceProxy) -> A
             if proxy.handles(path):
                 forward = proxy.stream if is_streamed(path) else limited_proxy
                 return await forward(scope, receive, send)
+            if path == "/" and CONSOLE in proxy.peers:
+                return await RedirectResponse(CONSOLE_PATH)(scope, receive, send)
             if alias_provider(path):
                 return await receiver.alias(scope, receive, send)
         return await management(scope, receive, send)

@@ -12,6 +12,9 @@ Paths = Mapping[str, Sequence[str]]
 A pattern covers its path and every path below it. A part in braces, such as `{id}`, stands for any one part.
 """
 
+CONSOLE: Final = "console"
+CONSOLE_PATH: Final = "/console"
+"""Pages for people: the address of the hub leads there."""
 SERVICE_PATHS: Final[Paths] = {
     "delivery": (
         "/api/outgoing-webhooks",
@@ -36,6 +39,7 @@ SERVICE_PATHS: Final[Paths] = {
         "/api/uploads",
         "/api/files/imported",
     ),
+    CONSOLE: (CONSOLE_PATH,),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials", "/api/polling-triggers"),
 }
 """The patterns of all services but the gateway, which serves every other path."""
@@ -76,7 +80,12 @@ def is_upload(path: str) -> bool:
 
 def is_streamed(path: str) -> bool:
     """Return whether the bodies of a path's requests and responses are passed on as streams."""
-    return is_account_call(path) or is_upload(path) or is_large(path)
+    return is_account_call(path) or is_upload(path) or is_large(path) or is_console(path)
+
+
+def is_console(path: str) -> bool:
+    """Return whether a path is that of the console's pages."""
+    return path == CONSOLE_PATH or path.startswith(f"{CONSOLE_PATH}/")
 
 
 def is_large(path: str) -> bool:

@@ -82,7 +82,7 @@ class TestRunning:
         assert up.chat in up.text()
         line = up.text().partition("behind it")[2].partition("\n")[0]
         behind = dict(re.findall(r"(\w+) (http://127\.0\.0\.1:[0-9]+)", line))
-        assert behind.keys() == {"delivery", "sync", "oauth", "importer"}
+        assert behind.keys() == {"delivery", "sync", "oauth", "importer", "console"}
         assert all("interlink_" in httpx.get(f"{url}/metrics").text for url in behind.values())
         assert up.key not in up.text()
         assert stat.S_IMODE((up.folder / "admin.key").stat().st_mode) == 0o600

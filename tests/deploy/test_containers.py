@@ -30,6 +30,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from interlink.prepare import BOOTSTRAP_VARIABLE
+from services.console.settings import ConsoleSettings
 from services.delivery.settings import DeliverySettings
 from services.gateway.settings import GatewaySettings
 from services.importer.settings import ImporterSettings
@@ -306,7 +307,7 @@ def compose() -> dict[str, Any]:
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
 HUB = {name for name, service in SERVICES.items() if service["image"].startswith("interlink:")}
-OWN = ("gateway", "delivery", "sync", "oauth", "importer")
+OWN = ("gateway", "delivery", "sync", "oauth", "importer", "console")
 ONE_SHOT = {name for name, service in SERVICES.items() if service.get("restart") == "no"}
 
 
@@ -348,11 +349,12 @@ def test_there_is_one_container_per_service_and_one_image_for_all() -> None:
     assert commands["sync"] == ["serve", "sync"]
     assert commands["oauth"] == ["serve", "oauth"]
     assert commands["importer"] == ["serve", "importer"]
+    assert commands["console"] == ["serve", "console"]
     assert commands["init"] == ["init"]
     assert {SERVICES[name]["image"] for name in HUB} == {SERVICES["gateway"]["image"]}
     assert all(ROOT / SERVICES[name]["build"]["dockerfile"] == DOCKERFILE for name in HUB)
     assert [environment(name)["INTERLINK_PORT"] for name in OWN] == [
-        *("8080", "8081", "8082", "8083", "8084")
+        *("8080", "8081", "8082", "8083", "8084", "8085")
     ]
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["minichat"]
 
@@ -595,6 +597,7 @@ def test_the_settings_accept_what_the_containers_are_given(
         OAuthSettings,
         SyncSettings,
         ImporterSettings,
+        ConsoleSettings,
     )
     fields = {
         f"{kind.model_config.get('env_prefix', '')}{field}".upper()
@@ -616,6 +619,7 @@ def test_the_settings_accept_what_the_containers_are_given(
     load(DeliverySettings)
     load(SyncSettings)
     load(ImporterSettings)
+    load(ConsoleSettings)
     oauth = load(OAuthSettings)
     open_vault(hub)
     assert hub.host == "0.0.0.0"  # noqa: S104 -- inside its own container
@@ -623,8 +627,9 @@ def test_the_settings_accept_what_the_containers_are_given(
     assert mongo.uri.get_secret_value().startswith("mongodb://interlink@mongo:27017/interlink?")
     Mongo(mongo, app="test")
     connection(kafka)
-    assert gateway.peers.keys() == (SERVICE_PATHS.keys() if name == "gateway" else set())
-    if name == "oauth":
+    others = {"gateway": SERVICE_PATHS.keys(), "console": SERVICE_PATHS.keys() - {"console"}}
+    assert gateway.peers.keys() == others.get(name, set())
+    if name in ("oauth", "console"):
         assert str(oauth.gateway_url) == f"http://gateway:{environment('gateway')['INTERLINK_PORT']}/"
     assert variables.keys() - fields <= {APPS_DIR_VARIABLE}, "no variable that nobody reads"
 
@@ -676,7 +681,7 @@ def test_the_example_is_given_what_it_reads_and_no_secret() -> None:
 # --- the reverse proxy ------------------------------------------------------------------------------------
 
 INSIDE = (
-    "/",
+    "/consolex",
     "/api",
     "/apix/y",
     "/metrics",
@@ -778,6 +783,7 @@ class Proxy:
     sync: Upstream
     oauth: Upstream
     importer: Upstream
+    console: Upstream
     minichat: Upstream
 
     def ask(
@@ -798,7 +804,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    upstreams = [Upstream(name) for name in ("gateway", "delivery", "sync", "oauth", "importer", "minichat")]
+    upstreams = [Upstream(name) for name in (*OWN, "minichat")]
     try:
         with running_caddy(tmp_path, {upstream.name: upstream.address for upstream in upstreams}) as caddy:
             yield Proxy(caddy.port, caddy.health, caddy.log, caddy.example, *upstreams)
@@ -832,10 +838,14 @@ def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -
     paths += ["/api/events?next=..%2f..//x", "/api/event-types/a.b%20c"]
     for pattern in (pattern for patterns in SERVICE_PATHS.values() for pattern in patterns):
         prefix = pattern.replace("{id}", "int_1")
-        paths += [prefix, f"{prefix}/a/b", f"{prefix}?limit=1", f"{prefix}x"]
+        paths += [prefix, f"{prefix}/a/b", f"{prefix}?limit=1"]
+        if f"{prefix}x" not in INSIDE:
+            paths.append(f"{prefix}x")
     for path in paths:
         status, _, text = proxy.ask("GET", path)
         assert (path, status, text) == (path, 200, f"{service_for_path(path.partition('?')[0])} 0")
+    status, headers, _ = proxy.ask("GET", "/")
+    assert (status, headers["Location"]) == (302, "/console")
     for path in INSIDE:
         status, headers, text = proxy.ask("GET", path)
         assert (path, status, headers["Content-Type"]) == (path, 404, "application/problem+json")
@@ -846,11 +856,7 @@ def test_each_path_goes_to_its_service_and_nothing_else_is_there(proxy: Proxy) -
         assert json.loads(text)["status"] == 400
     assert proxy.ask("GET", "/", port=proxy.example)[::2] == (200, "minichat 0")
     assert proxy.ask("GET", "/api/events", port=proxy.example)[::2] == (200, "minichat 0")
-    reached = [
-        path
-        for upstream in (proxy.gateway, proxy.delivery, proxy.sync, proxy.oauth, proxy.importer)
-        for _, path, _ in upstream.seen
-    ]
+    reached = [path for upstream in (getattr(proxy, name) for name in OWN) for _, path, _ in upstream.seen]
     assert sorted(reached) == sorted(paths), "queries are kept, nothing else got through"
     assert proxy.ask("GET", "/healthz")[::2] == (200, "ok")
     assert proxy.ask("GET", "/healthz", port=proxy.health)[::2] == (200, "ok")

@@ -31,7 +31,7 @@ NOT_OF_SERVICES: Final = {
     *("INTERLINK_APPS_DIR", "INTERLINK_APP_GITHUB_CLIENT_ID", "INTERLINK_DATA_DIR"),
     *("INTERLINK_URL", "INTERLINK_API_KEY"),  # of the commands
 }
-SERVICES_WITH_INDEXES: Final = ("gateway", "delivery", "sync", "oauth", "importer")
+SERVICES_WITH_INDEXES: Final = ("gateway", "delivery", "sync", "oauth", "importer", "console")
 HISTORY: Final = {"CHANGELOG.md"}
 """Documents that may name what is gone."""
 

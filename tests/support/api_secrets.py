@@ -4,6 +4,7 @@ A secret that a response may show is recorded, and removed from the response bef
 every other place that shows it is a finding.
 """
 
+import html
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ SECRETS_IN_REQUESTS = (
         "POST", "/api/integrations/{}/fields", "a secret that was entered", "fields.*", _is_secret_field
     ),
 )
+_ONCE_ON_PAGES = {"a secret on a page": "(?:New s|S)ecret", "an API key": "API key"}
+"""The labels of what the console shows once, by what it is."""
 _IN_QUERY = {"code": "a code", "state": "a state", "oauth_verifier": "a verifier"}
 """Parameters of the callback that are secret."""
 
@@ -194,6 +197,20 @@ def remove_response_secrets(
             if rule.kind:
                 record_secret(rule.kind, value)
     return headers, body
+
+
+def remove_page_secrets(method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
+    """Record what pages of the console may show once, and the id of a session; return the page without it."""
+    if method != "POST" or not path.startswith("/console/"):
+        return body
+    for name, value in headers:
+        if name.lower() == "set-cookie":
+            record_secret("a session of the console", value.partition("=")[2].partition(";")[0])
+    for kind, label in _ONCE_ON_PAGES.items():
+        for found in re.findall(rf"<dt>{label}</dt><dd><code>([^<]+)</code>".encode(), body):
+            record_secret(kind, html.unescape(found.decode()))
+            body = body.replace(found, b"")
+    return body
 
 
 def _without(address: str, rule: SecretInResponse) -> str:

@@ -23,7 +23,11 @@ from pymongo import MongoClient
 from pymongo.uri_parser import parse_uri
 
 from tests.support import run
-from tests.support.api_secrets import record_request_secrets, remove_response_secrets
+from tests.support.api_secrets import (
+    record_request_secrets,
+    remove_page_secrets,
+    remove_response_secrets,
+)
 from tests.support.recorded_secrets import MIN_LENGTH
 
 RESPONSES: Final = "answers"
@@ -81,8 +85,14 @@ def save_response(
     fields, left = remove_response_secrets(method, parts.path, list(headers), message)
     if left is not message:
         body = json.dumps(left).encode()
+    body = remove_page_secrets(method, parts.path, list(headers), body)
+    fields = [(name, value) for name, value in fields if not _is_session(parts.path, name)]
     lines = [f"{name}: {value}".encode(errors="replace") for name, value in fields]
     _capture(RESPONSES, f"an answer to {method} {_route(parts.path)}", f"status {status}", *lines, b"", body)
+
+
+def _is_session(path: str, header: str) -> bool:
+    return path.startswith("/console/") and header.lower() == "set-cookie"
 
 
 def _route(path: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from interlink.prepare import indexes
 from shared.runtime.mongo import Index
 
-SERVICES: Final = ("gateway", "sync", "delivery", "oauth", "importer")
+SERVICES: Final = ("gateway", "sync", "delivery", "oauth", "importer", "console")
 DECLARED: Final[Sequence[tuple[str, Index]]] = [
     (collection, index)
     for by_collection in indexes(SERVICES)

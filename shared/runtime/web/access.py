@@ -115,10 +115,25 @@ class Keyring:
                 service=opened.service,
                 acting=opened.acting,
             )
-        key = self._by_digest.get(digest(presented.strip()))
-        if key is None or (key.expires_at and key.expires_at <= utcnow()):
+        key = self._valid(digest(presented.strip()), is_use=True)
+        if key is None:
             raise Unauthenticated(INVALID_KEY)
-        self._used[key.id] = utcnow()
+        return key
+
+    async def find(self, key_digest: str, *, is_use: bool = True) -> ApiKey | None:
+        """Return the key with a digest; None if it is unknown, expired or revoked.
+
+        Otherwise as `authenticate`. The time of last use changes only if `is_use`.
+        """
+        await self._configuration.ensure_current()
+        return self._valid(key_digest, is_use=is_use)
+
+    def _valid(self, key_digest: str, *, is_use: bool) -> ApiKey | None:
+        key = self._by_digest.get(key_digest)
+        if key is None or (key.expires_at and key.expires_at <= utcnow()):
+            return None
+        if is_use:
+            self._used[key.id] = utcnow()
         return key
 
     def _index(self, before: tuple[str, ApiKey] | None, after: tuple[str, ApiKey] | None) -> None:

@@ -1,0 +1,54 @@
+"""The console: the pages where people see and control the hub."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from services.console.hub_api import HubApi
+from services.console.sessions import failures as failure_store
+from services.console.sessions import records as session_store
+from services.console.sessions.failures import Failures
+from services.console.sessions.records import Sessions
+from services.console.sessions.sign_in import SignIn
+from services.console.settings import ConsoleSettings
+from services.console.web.site import Site
+from services.console.web.static_files import StaticFiles
+from shared.contracts.routes import is_console
+from shared.runtime.mongo import Index
+from shared.runtime.service import Runtime, Service
+from shared.runtime.settings import load
+
+INDEXES: Final[Mapping[str, Sequence[Index]]] = {**session_store.INDEXES, **failure_store.INDEXES}
+_STATIC: Final = Path(__file__).parent / "static"
+
+
+async def build(runtime: Runtime) -> Service:
+    """Build the console of this process. Raises `Misconfigured`."""
+    settings = load(ConsoleSettings)
+    sessions = Sessions(
+        runtime.mongo,
+        idle=timedelta(hours=settings.console_idle_hours),
+        max_age=timedelta(days=settings.console_session_days),
+    )
+    peers = {name: str(url) for name, url in settings.peers.items()}
+    hub = HubApi(runtime.vault, str(settings.gateway_url), peers)
+    sign_in = SignIn(Failures(runtime.mongo), runtime.keyring, sessions)
+    site = Site(hub, sessions, sign_in, StaticFiles(_STATIC), runtime.hub.public_base, runtime.log)
+    return Service(
+        app=_dispatch(site.app(), runtime.management_app("Interlink console", [])),
+        parts=[hub, runtime.workspace_cleanup(sessions.delete_all)],
+        indexes=INDEXES,
+    )
+
+
+def _dispatch(site: ASGIApp, management: ASGIApp) -> ASGIApp:
+    """Return the app that gives pages to the site, and every other path to the management API."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        is_page = scope["type"] == "http" and is_console(scope["path"])
+        await (site if is_page else management)(scope, receive, send)
+
+    return app

@@ -1,0 +1,137 @@
+"""Calls of the services' management APIs with service keys: a member can do what their own key allows."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+from urllib.parse import urlencode
+
+import orjson
+
+from shared.contracts.errors import Malformed
+from shared.contracts.routes import CONSOLE, service_for_path
+from shared.runtime.http_client import ApiClient, Unreachable
+from shared.runtime.secrets import Vault
+from shared.runtime.web.access import ApiKey
+from shared.runtime.web.api_keys import Scope
+from shared.runtime.web.service_keys import Actor, service_key
+
+_TIMEOUT_S: Final = 4.0
+"""Calls of a page run side by side, so that it answers within 5 s whatever the services do."""
+_MAX_ERRORS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who calls: the API key that they signed in with, and their address."""
+
+    key: ApiKey
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Exception):
+    """A service refused a call, or did not answer in time (status 503)."""
+
+    status: int
+    title: str
+    detail: str
+
+    @property
+    def is_outage(self) -> bool:
+        """True if the service is away, so that the same call can succeed later."""
+        return self.status >= 500
+
+
+class HubApi:
+    """The management APIs of all services, for the members of the console."""
+
+    def __init__(self, vault: Vault, gateway: str, peers: Mapping[str, str]) -> None:
+        """`peers` are base URLs by service; paths of a service that is not among them go to `gateway`."""
+        self._vault = vault
+        self._gateway = gateway.rstrip("/")
+        self._peers = {name: url.rstrip("/") for name, url in peers.items() if name != CONSOLE}
+        self._client = ApiClient(timeout_s=_TIMEOUT_S)
+
+    async def stop(self) -> None:
+        await self._client.close()
+
+    async def call(
+        self,
+        member: Member,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        once: str = "",
+    ) -> Any:
+        """Return the response's JSON; None if it has no body. Raises `Refusal`.
+
+        The call has the scopes of the member's key, and names the member as the one on whose behalf it is
+        made. A repeat with the same `once` gets the first response.
+        """
+        content = b"" if body is None else orjson.dumps(body)
+        answer = await self._send(member, method, path, params or {}, content, once)
+        try:
+            return orjson.loads(answer) if answer else None
+        except ValueError:
+            raise Refusal(502, "Bad Gateway", "the service answered with something else than JSON") from None
+
+    async def text(self, member: Member, path: str, params: Mapping[str, str]) -> bytes:
+        """Return the body of the response to a GET request, whatever its type. Raises `Refusal`."""
+        return await self._send(member, "GET", path, params, b"", "")
+
+    async def readiness(self) -> dict[str, bool]:
+        """Return which services are ready to work."""
+        bases = {"gateway": self._gateway, **self._peers}
+        ready = await asyncio.gather(*(self._is_ready(base) for base in bases.values()))
+        return dict(zip(bases, ready, strict=True))
+
+    async def _is_ready(self, base: str) -> bool:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                status, _, _ = await self._client.call("GET", f"{base}/readyz", [], b"")
+        except (Unreachable, TimeoutError):
+            return False
+        return status == 200
+
+    async def _send(
+        self, member: Member, method: str, path: str, params: Mapping[str, str], content: bytes, once: str
+    ) -> bytes:
+        scopes = cast("list[Scope]", sorted(member.key.scopes))
+        acting = Actor(member.key.id, member.key.name)
+        token = service_key(self._vault, CONSOLE, member.key.workspace, scopes, acting)
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        if member.address:
+            headers.append((b"x-forwarded-for", member.address.encode("latin-1", "replace")))
+        if content:
+            headers.append((b"content-type", b"application/json"))
+        if once:
+            headers.append((b"idempotency-key", once.encode("latin-1", "replace")[:200]))
+        service = service_for_path(path)
+        url = self._peers.get(service, self._gateway) + path + (f"?{urlencode(params)}" if params else "")
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                status, _, answer = await self._client.call(method, url, headers, content)
+        except (Unreachable, TimeoutError):
+            detail = f"The service {service} does not answer. This part is back when it does: try again."
+            raise Refusal(503, "Not available", detail) from None
+        except Malformed as error:
+            raise Refusal(error.status, "Bad Request", str(error)) from None
+        if status >= 400:
+            raise _refusal(status, answer)
+        return answer
+
+
+def _refusal(status: int, answer: bytes) -> Refusal:
+    """Return the refusal of a problem document, with the fields that were wrong."""
+    try:
+        problem = orjson.loads(answer)
+        title, detail = str(problem["title"]), str(problem.get("detail") or problem["title"])
+        if errors := problem.get("errors"):
+            named = [f"{item.get('field', '')}: {item.get('message', '')}" for item in errors[:_MAX_ERRORS]]
+            detail = "; ".join(named)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Refusal(status, "Error", f"the service answered with status {status}")
+    return Refusal(status, title[:200], detail[:2000])

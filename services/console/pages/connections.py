@@ -1,0 +1,296 @@
+"""Connected accounts, mapped conversations with their messages."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from services.console.pages.kinds import (
+    Action,
+    Column,
+    Field,
+    Filter,
+    Json,
+    Kind,
+    Link,
+    Values,
+    column,
+    status_in,
+)
+
+_ACCOUNT_STATES: Final = ("pending", "connected", "reauth_required", "error", "disabled", "disconnected")
+_TARGET_STATES: Final = (
+    *("waiting", "sending", "sent", "failed", "unknown", "skipped", "discarded", "deleted"),
+)
+
+
+def _account_advice(item: Json) -> str:
+    match item["status"]:
+        case "pending":
+            return "Nobody has agreed at the provider yet: connect it again."
+        case "reauth_required":
+            return f"Its access has ended: {item['reason'] or 'the provider refuses it'}. Connect it again."
+        case "error":
+            return (
+                f"The provider does not answer as it should: {item['reason']}. It is tried again; check it."
+            )
+        case "disabled":
+            return "It is disabled: enable it to use it again."
+    if item["missing_scopes"]:
+        return f"It lacks scopes: {', '.join(item['missing_scopes'])}. Connect it again to add them."
+    return ""
+
+
+def _failed(item: Json) -> str:
+    """Return the reason and the fix that an object has."""
+    return " ".join(str(item[name]) for name in ("reason", "fix") if item.get(name))
+
+
+def _targets(item: Json) -> str:
+    return ", ".join(f"{target['provider']}: {target['state']}" for target in item["targets"])
+
+
+def _legs(item: Json) -> str:
+    return " ↔ ".join(f"{leg['provider']} {leg['name'] or leg['conversation']}" for leg in item["legs"])
+
+
+def _nothing(_values: Values, _item: Json) -> Json:
+    return {}
+
+
+INTEGRATIONS: Final = Kind(
+    "integrations",
+    "Accounts",
+    "account",
+    "plug",
+    "/api/integrations",
+    "integrations:read",
+    (
+        column("Name", "name", "link"),
+        column("Provider", "provider"),
+        column("Status", "status", "status"),
+        column("Reason", "reason"),
+        column("Connected", "connected_at", "time"),
+        column("Expires", "expires_at", "time"),
+        column("Last used", "last_used_at", "time"),
+    ),
+    "No account is connected. Choose a provider in the catalogue, and connect one.",
+    "Connections",
+    filters=(
+        Filter("status", "status", _ACCOUNT_STATES),
+        Filter("provider", "provider"),
+        Filter("user", "user"),
+        Filter("tag", "tag"),
+    ),
+    actions=(
+        Action(
+            "check",
+            "Check",
+            "/api/integrations/{id}/check",
+            "integrations:write",
+            "The provider was asked: the status is up to date.",
+            fits=status_in("connected", "error", "reauth_required"),
+        ),
+        Action(
+            "enable",
+            "Enable",
+            "/api/integrations/{id}/enable",
+            "integrations:write",
+            "It can be used again.",
+            fits=status_in("disabled"),
+        ),
+        Action(
+            "disable",
+            "Disable",
+            "/api/integrations/{id}/disable",
+            "integrations:write",
+            "It is not used until it is enabled.",
+            fits=status_in("connected", "error"),
+            effect="Nothing uses it until it is enabled again; mapped conversations of it wait.",
+            is_destructive=True,
+        ),
+        Action(
+            "disconnect",
+            "Disconnect",
+            "/api/integrations/{id}/disconnect",
+            "integrations:write",
+            "Its tokens are revoked and deleted.",
+            fits=lambda item: item["status"] != "disconnected",
+            effect="Tokens are revoked at the provider and deleted, its subscriptions end, and mapped "
+            "conversations of it stop. To use it again, it has to be connected again.",
+            is_destructive=True,
+        ),
+    ),
+    links=(
+        Link("Webhooks of its app", "/console/endpoints/{id}/events"),
+        Link("Audit", "/console/audit?resource={id}"),
+    ),
+    busy=frozenset({"pending"}),
+    advice=_account_advice,
+)
+MAPPINGS: Final = Kind(
+    "mappings",
+    "Mappings",
+    "mapping",
+    "link",
+    "/api/mappings",
+    "sync:read",
+    (
+        column("Name", "name", "link"),
+        Column("Conversations", _legs),
+        column("Status", "status", "status"),
+        column("Reason", "reason"),
+        column("Created", "created_at", "time"),
+    ),
+    "A mapping lets conversations of different chats follow each other. Connect an account, then create one.",
+    "Conversations",
+    filters=(
+        Filter("status", "status", ("active", "paused", "error")),
+        Filter("provider", "provider"),
+        Filter("conversation", "conversation"),
+    ),
+    list_actions=(
+        Action(
+            "create",
+            "Create a mapping",
+            "/api/mappings",
+            "sync:write",
+            "The conversations follow each other now.",
+            fields=(
+                Field("name", "Name"),
+                Field("channel", "Channel of the chat", hint="Its id in the chat.", required=True),
+                Field("provider", "Other chat", "select", options=("slack", "telegram")),
+                Field("integration_id", "Account", hint="Id of the connected account (int_…)."),
+                Field(
+                    "conversation", "Conversation there", hint="Its id, such as C0123456789.", required=True
+                ),
+                Field("direction", "Messages", "select", options=("both", "in", "out")),
+            ),
+            body=lambda values, _: {
+                "name": values.get("name", ""),
+                "legs": [
+                    {"provider": "chat", "conversation": values.get("channel", "")},
+                    {
+                        name: values[name]
+                        for name in ("provider", "integration_id", "conversation", "direction")
+                        if name in values
+                    },
+                ],
+            },
+            opens="/console/mappings/{id}",
+        ),
+    ),
+    actions=(
+        Action(
+            "pause",
+            "Pause",
+            "/api/mappings/{id}/pause",
+            "sync:write",
+            "Messages wait until it is resumed.",
+            fits=status_in("active", "error"),
+        ),
+        Action(
+            "resume",
+            "Resume",
+            "/api/mappings/{id}/resume",
+            "sync:write",
+            "Messages follow again, those that waited first.",
+            fits=status_in("paused", "error"),
+        ),
+        Action(
+            "test",
+            "Test",
+            "/api/mappings/{id}/test",
+            "sync:write",
+            "Each conversation was tried.",
+            effect="A short message is sent to each conversation that receives.",
+            body=_nothing,
+            shown={"legs": "Conversations"},
+        ),
+        Action(
+            "delete",
+            "Delete",
+            "/api/mappings/{id}",
+            "sync:write",
+            "The mapping is deleted.",
+            method="DELETE",
+            effect="The conversations do not follow each other any more. Messages stay where they are.",
+            is_destructive=True,
+        ),
+    ),
+    links=(
+        Link("Messages", "/console/messages?mapping_id={id}"),
+        Link("Conflicts", "/console/conflicts?mapping_id={id}"),
+        Link("Audit", "/console/audit?resource={id}"),
+    ),
+    advice=_failed,
+)
+MESSAGES: Final = Kind(
+    "messages",
+    "Messages",
+    "message",
+    "message",
+    "/api/synced-messages",
+    "sync:read",
+    (
+        column("Message", "excerpt", "link"),
+        column("From", "source.provider"),
+        column("Author", "source.author.name"),
+        Column("Targets", _targets),
+        column("Received", "received_at", "time"),
+    ),
+    "A message of a mapped conversation appears here with its way to each target. Create a mapping first.",
+    "Conversations",
+    filters=(
+        Filter("state", "state of a target", _TARGET_STATES),
+        Filter("mapping_id", "mapping id"),
+        Filter("since", "since (UTC)", is_time=True),
+    ),
+    name="excerpt",
+    actions=(
+        Action(
+            "retry",
+            "Retry",
+            "/api/synced-messages/{id}/retry",
+            "sync:write",
+            "What failed is sent again.",
+            fits=lambda item: any(target["state"] in ("failed", "unknown") for target in item["targets"]),
+            body=_nothing,
+        ),
+        Action(
+            "discard",
+            "Discard",
+            "/api/synced-messages/{id}/discard",
+            "sync:write",
+            "It is not sent any more.",
+            fits=lambda item: any(
+                target["state"] in ("failed", "waiting", "unknown") for target in item["targets"]
+            ),
+            effect="Targets that do not have the message yet never get it.",
+            body=_nothing,
+            is_destructive=True,
+        ),
+    ),
+    links=(Link("Mapping", "/console/mappings/{mapping_id}"),),
+    advice=lambda item: " ".join(
+        _failed(target) for target in item["targets"] if target["state"] == "failed"
+    ),
+)
+CONFLICTS: Final = Kind(
+    "conflicts",
+    "Conflicts",
+    "conflict",
+    "git-merge",
+    "/api/conflicts",
+    "sync:read",
+    (
+        column("Message", "text"),
+        column("State", "state", "status"),
+        column("Author", "author_name"),
+        column("Created", "created_at", "time"),
+        column("Resolved", "resolved_at", "time"),
+    ),
+    "A conflict appears when both sides edit a message, and the mapping leaves the decision to a person.",
+    "Conversations",
+    filters=(Filter("state", "state", ("open", "applied", "dropped")), Filter("mapping_id", "mapping id")),
+    has_details=False,
+)
+KINDS: Final[Sequence[Kind]] = (INTEGRATIONS, MAPPINGS, MESSAGES, CONFLICTS)

@@ -1,0 +1,176 @@
+"""Endpoints and their executions."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from services.console.pages.kinds import (
+    OVERLAP,
+    Action,
+    Column,
+    Field,
+    Json,
+    Kind,
+    Link,
+    column,
+)
+
+_VERDICTS: Final = {
+    "wrong_secret": "Signed with another secret: compare the one at the provider with this endpoint's.",
+    "old_secret": "Signed with a secret that has ended: enter the new one at the provider.",
+    "body_changed": "The body was changed on its way: a proxy in front of the hub rewrites it.",
+    "stale": "The request is too old: compare the clocks of the sender and of this machine.",
+    "missing": "The request has no signature: enter the secret at the provider. Or it is from somebody else.",
+    "doubled": "The signature is in the request twice: a proxy in front of the hub adds headers.",
+    "unreadable": "The signature has not the form of this provider: is the endpoint for the right one?",
+    "mismatch": "The signature does not fit: compare the secret at the provider with this endpoint's.",
+}
+
+
+def _endpoint_advice(item: Json) -> str:
+    if item["awaits"] == "secret":
+        return "It has no secret yet: follow the setup steps."
+    if item["awaits"] == "handshake":
+        return "The provider has not confirmed the address yet: follow the setup steps."
+    return f"It is disabled: {item['disabled_reason']}." if item["disabled_reason"] else ""
+
+
+def _execution_advice(item: Json) -> str:
+    return _VERDICTS.get(str(item["verdict"]), "") or str(item["detail"])
+
+
+ENDPOINTS: Final = Kind(
+    "endpoints",
+    "Endpoints",
+    "endpoint",
+    "inbox",
+    "/api/inbound-endpoints",
+    "integrations:read",
+    (
+        column("Name", "name", "link"),
+        column("Provider", "provider"),
+        column("Status", "status", "status"),
+        column("Webhooks", "trigger_count", "number"),
+        column("Errors", "error_count", "number"),
+        column("Last webhook", "last_triggered", "time"),
+        column("Address", "url", "code"),
+    ),
+    "An endpoint is an address that a provider calls. Create one, and follow its setup steps.",
+    "Traffic",
+    list_actions=(
+        Action(
+            "create",
+            "Create an endpoint",
+            "/api/inbound-endpoints",
+            "integrations:write",
+            "The endpoint is there. The secret is shown only now: enter it at the provider.",
+            fields=(
+                Field(
+                    "provider",
+                    "Provider",
+                    hint="Its id in the catalogue: github, stripe, generic …",
+                    required=True,
+                ),
+                Field("name", "Name", required=True),
+                Field(
+                    "secret", "Secret", "secret", "Only if the provider gives you one. Else the hub makes it."
+                ),
+                Field(
+                    "channel_id",
+                    "Channel",
+                    hint="Id of the chat's channel that gets its messages; none without.",
+                ),
+            ),
+            effect="The hub gives you an address and the steps to enter it at the provider.",
+            shown={"url": "Address", "secret": "Secret", "setup_steps": "Setup"},
+            opens="/console/endpoints/{id}",
+        ),
+    ),
+    actions=(
+        Action(
+            "test",
+            "Send a test",
+            "/api/inbound-endpoints/{id}/test",
+            "integrations:write",
+            "A webhook as the provider sends it was received.",
+            body=lambda _values, _item: {},
+            shown={"fixture": "Sample", "status": "Status", "answer": "Answer"},
+            opens="/console/endpoints/{id}/events",
+        ),
+        Action(
+            "enable",
+            "Enable",
+            "/api/inbound-endpoints/{id}/enable",
+            "integrations:write",
+            "It accepts webhooks.",
+            fits=lambda item: item["status"] == "inactive",
+        ),
+        Action(
+            "rotate",
+            "Rotate the secret",
+            "/api/inbound-endpoints/{id}/rotate-secret",
+            "integrations:write",
+            "The new secret is shown only now. Enter it at the provider; the old one is valid for a while.",
+            fields=(OVERLAP, Field("secret", "Secret", "secret", "Only if the provider gives you one.")),
+            effect="A new secret is made. The old one stays valid for some time, so nothing is refused.",
+            shown={"secret": "New secret"},
+        ),
+        Action(
+            "disable",
+            "Disable",
+            "/api/inbound-endpoints/{id}/disable",
+            "integrations:write",
+            "It refuses webhooks.",
+            fits=lambda item: item["status"] != "inactive",
+            effect="Webhooks are refused with status 410 until it is enabled. Some providers stop sending.",
+            is_destructive=True,
+        ),
+        Action(
+            "delete",
+            "Delete",
+            "/api/inbound-endpoints/{id}",
+            "integrations:write",
+            "The endpoint is deleted.",
+            method="DELETE",
+            effect="Its address answers 404 for ever. This cannot be undone.",
+            is_destructive=True,
+        ),
+    ),
+    links=(
+        Link("Executions", "/console/endpoints/{id}/events"),
+        Link("Audit", "/console/audit?resource={id}"),
+    ),
+    advice=_endpoint_advice,
+)
+EXECUTIONS: Final = Kind(
+    "endpoints/{parent}/events",
+    "Executions",
+    "execution",
+    "list",
+    "/api/inbound-endpoints/{parent}/events",
+    "integrations:read",
+    (
+        column("Time", "at", "time"),
+        column("Execution", "id", "link"),
+        column("Outcome", "outcome", "status"),
+        column("Verdict", "verdict"),
+        column("Status", "status", "number"),
+        Column("Events", lambda item: ", ".join(item["types"])),
+        column("Bytes", "bytes", "number"),
+        column("Duration (ms)", "duration_ms", "number"),
+    ),
+    "Nothing came to this endpoint yet. Follow its setup steps at the provider, or send a test.",
+    name="id",
+    actions=(
+        Action(
+            "replay",
+            "Replay",
+            "/api/inbound-endpoints/{parent}/events/{id}/replay",
+            "integrations:write",
+            "Its events are published again.",
+            fits=lambda item: bool(item["event_ids"]),
+            effect="The events are published once more: messages and deliveries are made of them again.",
+        ),
+    ),
+    advice=_execution_advice,
+)
+KINDS: Final[Sequence[Kind]] = (ENDPOINTS, EXECUTIONS)

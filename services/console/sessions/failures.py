@@ -1,0 +1,52 @@
+"""Wrong API keys by address, of the last minute: the limit holds for all processes together."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from secrets import token_hex
+from typing import Final
+
+from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
+from shared.runtime.records import Record
+
+COLLECTION: Final = "console_sign_in_failures"
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    COLLECTION: (Index((("address", 1), ("at", 1))), Index((("expires_at", 1),), ttl_s=0))
+}
+_WINDOW: Final = timedelta(minutes=1)
+
+
+class FailureRecord(Record):
+    """A wrong key from an address."""
+
+    address: str
+    at: datetime
+    expires_at: datetime
+
+
+class Failures:
+    """Reads and writes of the collection. Every method raises `DatabaseUnavailable`."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._collection = mongo.collection(COLLECTION)
+
+    async def count(self, address: str) -> int:
+        """Return how many keys of an address were wrong in the last minute, or are being checked."""
+        since = utcnow() - _WINDOW
+        with translate_errors():
+            return await self._collection.count_documents({"address": address, "at": {"$gt": since}})
+
+    async def add(self, address: str) -> str:
+        """Store an attempt, and return its id.
+
+        It is stored before its key is checked, so that attempts side by side cannot all find room.
+        """
+        now = utcnow()
+        record = FailureRecord(id=f"fail_{token_hex(16)}", address=address, at=now, expires_at=now + _WINDOW)
+        with translate_errors():
+            await self._collection.insert_one(record.document())
+        return record.id
+
+    async def remove(self, failure_id: str) -> None:
+        """Delete an attempt: its key was right."""
+        with translate_errors():
+            await self._collection.delete_one({"_id": failure_id})

@@ -1,0 +1,78 @@
+"""Read the forms of the console: their fields, and the body of the call that they become."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+
+from services.console.pages.kinds import Field
+
+MAX_FORM_BYTES: Final = 64 * 1024
+_MAX_FIELDS: Final = 200
+
+Form = Mapping[str, list[str]]
+"""The values of a form by field."""
+
+
+class BadForm(Exception):
+    """A field has something that cannot be its value. The message says which, and what it needs."""
+
+
+async def read_form(request: Request) -> Form:
+    """Return the fields of a form. Raises `BadForm` if it is larger than any of the console's."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_FORM_BYTES:
+            raise BadForm("the form is too large: it has at most 64 KiB")
+    try:
+        return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        raise BadForm("the form cannot be read: open it again") from None
+
+
+def first(form: Form, name: str) -> str:
+    """Return the value of a field; empty if the form does not have it."""
+    return form.get(name, [""])[0]
+
+
+def values_of(form: Form, fields: Sequence[Field]) -> dict[str, Any]:
+    """Return the values of the fields that are filled in, by name. Raises `BadForm`."""
+    values: dict[str, Any] = {}
+    for field in fields:
+        texts = [text for text in form.get(field.name, []) if text.strip()]
+        if field.kind == "flag":
+            values[field.name] = bool(texts)
+        elif texts:
+            values[field.name] = _value_of(field, texts)
+        elif field.required:
+            raise BadForm(f"{field.title}: fill it in")
+    return values
+
+
+def _value_of(field: Field, texts: Sequence[str]) -> Any:
+    text = texts[0].strip()
+    match field.kind:
+        case "checks":
+            return list(texts)
+        case "lines":
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        case "number":
+            try:
+                return int(text)
+            except ValueError:
+                raise BadForm(f"{field.title}: a whole number is needed") from None
+        case "time":
+            return utc_time(text, field.title)
+    return text
+
+
+def utc_time(text: str, title: str) -> str:
+    """Return a time of a form, which is in UTC unless it says otherwise, as RFC 3339. Raises `BadForm`."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadForm(f"{title}: a time such as 2026-01-31T12:00 is needed") from None
+    return moment.replace(tzinfo=moment.tzinfo or UTC).isoformat()

@@ -1,0 +1,53 @@
+"""The frame of every page: menu, member, token of forms, and what a page says when it cannot be shown."""
+
+from typing import Any
+
+from starlette.responses import HTMLResponse, Response
+
+from services.console.hub_api import Refusal
+from services.console.pages.registry import GROUPS, KINDS
+from services.console.pages.rendering import Renderer
+from services.console.web.static_files import StaticFiles
+from services.console.web.visits import Visit
+
+
+class Frame:
+    """Renders pages for visitors and members."""
+
+    def __init__(self, files: StaticFiles) -> None:
+        self._renderer = Renderer({"asset": files.address})
+
+    def page(
+        self, template: str, visit: Visit | None, status: int = 200, *, title: str, **values: Any
+    ) -> Response:
+        """Return a page; the menu has the pages that the member's key allows."""
+        key = visit.member.key if visit else None
+        menu = [
+            (group, [kind for kind in KINDS if kind.group == group and key.allows(kind.scope)])
+            for group in GROUPS
+            if key
+        ]
+        body = self._renderer.render(
+            template,
+            **{"here": "", "live": False, **values},
+            title=title,
+            key=key,
+            menu=[(group, kinds) for group, kinds in menu if kinds],
+            token=visit.token if visit else "",
+        )
+        return HTMLResponse(body, status)
+
+    def problem(self, visit: Visit | None, status: int, title: str, text: str, back: str = "") -> Response:
+        """Return a page that says what went wrong and what to do; `back` is where to go on."""
+        return self.page(
+            "problem.html", visit, status, title=title, text=text, back=back or "/console", here=None
+        )
+
+    def refused(self, visit: Visit, refusal: Refusal, back: str = "") -> Response:
+        """Return the page of a refused call."""
+        return self.problem(visit, refusal.status, refusal.title, refusal.detail, back)
+
+    def missing(self, visit: Visit | None) -> Response:
+        """Return the page for an address that leads nowhere."""
+        text = "There is no such page. Choose one in the menu."
+        return self.problem(visit, 404, "Not found", text)

@@ -1,0 +1,316 @@
+"""The pages of all kinds of objects: lists, details, downloads, and the forms of actions."""
+
+import csv
+import io
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from services.console.hub_api import HubApi, Refusal
+from services.console.pages.kinds import Action, Field, Json, Kind, read
+from services.console.pages.rendering import visible
+from services.console.web.forms import BadForm, Form, first, utc_time, values_of
+from services.console.web.frame import Frame
+from services.console.web.visits import Visit
+
+_ROWS: Final = "50"
+_MAX_CSV_ROWS: Final = "500"
+_MAX_PARAMETER: Final = 2000
+_SEE_OTHER: Final = 303
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of cells that spreadsheets would compute."""
+Page = Callable[[Request, Visit], Awaitable[Response]]
+FormPage = Callable[[Request, Visit, Form], Awaitable[Response]]
+
+
+class ObjectPages:
+    """Pages that are made of the data in `pages`: each knows its API, and no rules of it."""
+
+    def __init__(self, hub: HubApi, frame: Frame) -> None:
+        self._hub = hub
+        self._frame = frame
+
+    def pages(self, kind: Kind) -> Iterator[tuple[str, Page]]:
+        """Yield the pages of a kind, with what their addresses have behind that of the kind."""
+        yield "", self._bound(self._list, kind)
+        yield ".csv", self._bound(self._csv, kind)
+        for action in kind.list_actions:
+            yield f"/do/{action.name}", self._bound_action(self._ask, kind, action)
+        for action in kind.actions:
+            yield f"/{{id}}/do/{action.name}", self._bound_action(self._ask, kind, action)
+        if kind.has_details:
+            yield "/{id}/json", self._bound(self._download, kind)
+            yield "/{id}", self._bound(self._detail, kind)
+
+    def forms(self, kind: Kind) -> Iterator[tuple[str, FormPage]]:
+        """Yield what the forms of a kind do, with what their addresses have behind that of the kind."""
+        for action in kind.list_actions:
+            yield f"/do/{action.name}", self._bound_form(kind, action)
+        for action in kind.actions:
+            yield f"/{{id}}/do/{action.name}", self._bound_form(kind, action)
+
+    # Lists
+
+    async def _list(self, kind: Kind, request: Request, visit: Visit) -> Response:
+        values = {item.name: request.query_params.get(item.name, "")[:500] for item in kind.filters}
+        cursor = request.query_params.get("cursor", "")[:_MAX_PARAMETER]
+        items, more, refusal = [], None, None
+        try:
+            found = await self._read_list(kind, request, visit, values, cursor, _ROWS)
+            items, more = found["items"], found.get("next_cursor")
+        except (Refusal, BadForm) as error:
+            refusal = error if isinstance(error, Refusal) else Refusal(400, "Check the filters", str(error))
+        filters = {name: value for name, value in values.items() if value}
+        here = _address(kind, request)
+        return self._frame.page(
+            "list.html",
+            visit,
+            _status(refusal),
+            title=kind.title,
+            here=kind.path,
+            kind=kind,
+            base=here,
+            items=items,
+            older=f"{here}?{urlencode(filters | {'cursor': more})}" if more else "",
+            newest=f"{here}?{urlencode(filters)}" if cursor else "",
+            csv=f"{here}.csv?{urlencode(filters | ({'cursor': cursor} if cursor else {}))}",
+            values=values,
+            filtered=bool(filters),
+            refusal=refusal,
+            actions=[action for action in kind.list_actions if visit.member.key.allows(action.scope)],
+            row_actions=kind.actions if not kind.has_details else (),
+            parent=request.path_params.get("parent"),
+            done=_done(kind, request),
+        )
+
+    async def _read_list(
+        self,
+        kind: Kind,
+        request: Request,
+        visit: Visit,
+        values: Mapping[str, str],
+        cursor: str,
+        limit: str,
+    ) -> Any:
+        """Return a page of a list. Raises `Refusal`, and `BadForm` for a time that is none."""
+        params = {"limit": limit}
+        for item in kind.filters:
+            if text := values[item.name]:
+                params[item.name] = utc_time(text, item.title) if item.is_time else text
+        if cursor:
+            params["cursor"] = cursor
+        path = _filled(kind.api, request.path_params)
+        return await self._hub.call(visit.member, "GET", path, params=params)
+
+    async def _csv(self, kind: Kind, request: Request, visit: Visit) -> Response:
+        """Return the rows of a list from a cursor on, as CSV."""
+        values = {item.name: request.query_params.get(item.name, "")[:500] for item in kind.filters}
+        cursor = request.query_params.get("cursor", "")[:_MAX_PARAMETER]
+        try:
+            found = await self._read_list(kind, request, visit, values, cursor, _MAX_CSV_ROWS)
+        except BadForm as error:
+            return self._frame.problem(visit, 400, "Check the filters", str(error), _address(kind, request))
+        except Refusal as refusal:
+            return self._frame.refused(visit, refusal, _address(kind, request))
+        text = io.StringIO()
+        rows = csv.writer(text)
+        rows.writerow([column.title for column in kind.columns])
+        for item in found["items"]:
+            rows.writerow([_cell(column.value(item)) for column in kind.columns])
+        name = kind.path.rpartition("/")[2]
+        headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+        return Response(text.getvalue(), headers=headers, media_type="text/csv")
+
+    # Objects
+
+    async def _detail(self, kind: Kind, request: Request, visit: Visit) -> Response:
+        try:
+            item = await self._read_item(kind, request, visit)
+        except Refusal as refusal:
+            return self._frame.refused(visit, refusal, _address(kind, request))
+        return self._frame.page(
+            "detail.html",
+            visit,
+            title=f"{visible(_name(kind, item), 80)} · {kind.title}",
+            here=kind.path,
+            kind=kind,
+            base=_address(kind, request),
+            item=item,
+            id=request.path_params["id"],
+            name=_name(kind, item),
+            advice=kind.advice(item),
+            links=[(link.title, _filled(link.href, item)) for link in kind.links],
+            actions=[
+                action
+                for action in kind.actions
+                if action.fits(item) and visit.member.key.allows(action.scope)
+            ],
+            once=secrets.token_urlsafe(16),
+            live=item.get("status") in kind.busy,
+            done=_done(kind, request),
+        )
+
+    async def _read_item(self, kind: Kind, request: Request, visit: Visit) -> Any:
+        path = _filled(kind.api, request.path_params) + f"/{quote(request.path_params['id'], safe='')}"
+        return await self._hub.call(visit.member, "GET", path)
+
+    async def _download(self, kind: Kind, request: Request, visit: Visit) -> Response:
+        """Return an object as JSON, complete: pages cut long values."""
+        try:
+            item = await self._read_item(kind, request, visit)
+        except Refusal as refusal:
+            return self._frame.refused(visit, refusal, _address(kind, request))
+        name = "".join(letter for letter in request.path_params["id"] if letter.isalnum() or letter in "_-.")
+        headers = {"Content-Disposition": f'attachment; filename="{name[:80]}.json"'}
+        return Response(orjson.dumps(item), headers=headers, media_type="application/json")
+
+    # Actions
+
+    async def _ask(self, kind: Kind, action: Action, request: Request, visit: Visit) -> Response:
+        """Return the page that asks before an action, with its fields."""
+        return self._form_page(kind, action, request, visit)
+
+    def _form_page(
+        self,
+        kind: Kind,
+        action: Action,
+        request: Request,
+        visit: Visit,
+        form: Form | None = None,
+        refusal: Refusal | None = None,
+    ) -> Response:
+        sent = form or {}
+        return self._frame.page(
+            "form.html",
+            visit,
+            _status(refusal),
+            title=action.title,
+            here=kind.path,
+            kind=kind,
+            action=action,
+            id=request.path_params.get("id", ""),
+            back=_back(kind, request),
+            filled={field.name: _values_shown(field, sent, request) for field in action.fields},
+            refusal=refusal,
+            once=secrets.token_urlsafe(16),
+        )
+
+    async def _act(self, kind: Kind, action: Action, request: Request, visit: Visit, form: Form) -> Response:
+        """Make the call of an action; go back to where it was asked for, or show what its answer has."""
+        fields = action.fields
+        item = {name: str(value) for name, value in request.path_params.items()}
+        try:
+            body = action.body(values_of(form, fields), item) if action.method != "DELETE" else None
+            path = _filled(action.call, item)
+            answer = await self._hub.call(
+                visit.member, action.method, path, body=body, once=first(form, "once")
+            )
+        except BadForm as error:
+            return self._form_page(
+                kind, action, request, visit, form, Refusal(422, "Check the form", str(error))
+            )
+        except Refusal as refusal:
+            return self._form_page(kind, action, request, visit, form, refusal)
+        known = {**item, **(answer if isinstance(answer, dict) else {})}
+        opens = _filled(action.opens, known) if action.opens else _back(kind, request, action)
+        shown = [(title, read(name)(known)) for name, title in action.shown.items()]
+        shown = [(title, value) for title, value in shown if value not in (None, [], "")]
+        if not shown:
+            separator = "&" if "?" in opens else "?"
+            return RedirectResponse(f"{opens}{separator}done={action.name}", _SEE_OTHER)
+        return self._frame.page(
+            "done.html",
+            visit,
+            title=action.title,
+            here=kind.path,
+            kind=kind,
+            action=action,
+            shown=shown,
+            opens=opens,
+        )
+
+    # Routes
+
+    def _bound(self, page: Callable[[Kind, Request, Visit], Awaitable[Response]], kind: Kind) -> Page:
+        async def bound(request: Request, visit: Visit) -> Response:
+            return await page(kind, request, visit)
+
+        return bound
+
+    def _bound_action(
+        self,
+        page: Callable[[Kind, Action, Request, Visit], Awaitable[Response]],
+        kind: Kind,
+        action: Action,
+    ) -> Page:
+        async def bound(request: Request, visit: Visit) -> Response:
+            return await page(kind, action, request, visit)
+
+        return bound
+
+    def _bound_form(self, kind: Kind, action: Action) -> FormPage:
+        async def bound(request: Request, visit: Visit, form: Form) -> Response:
+            return await self._act(kind, action, request, visit, form)
+
+        return bound
+
+
+def _filled(pattern: str, values: Json) -> str:
+    """Return a path whose `{name}` are the values, encoded; `{job.id}` is a field of an object."""
+    parts = pattern.split("{")
+    filled = [parts[0]]
+    for part in parts[1:]:
+        name, _, rest = part.partition("}")
+        filled.append(quote(str(read(name)(values) or ""), safe="") + rest)
+    return "".join(filled)
+
+
+def _address(kind: Kind, request: Request) -> str:
+    """Return the address of the list."""
+    return "/console/" + _filled(kind.path, request.path_params)
+
+
+def _back(kind: Kind, request: Request, action: Action | None = None) -> str:
+    """Return where a form was opened: the object, or the list if it has no page or is deleted."""
+    is_gone = action is not None and action.method == "DELETE"
+    object_id = request.path_params.get("id")
+    if object_id is None or not kind.has_details or is_gone:
+        return _address(kind, request)
+    return f"{_address(kind, request)}/{quote(object_id, safe='')}"
+
+
+def _name(kind: Kind, item: Json) -> str:
+    return str(item.get(kind.name) or item.get(kind.key) or kind.one)
+
+
+def _done(kind: Kind, request: Request) -> str:
+    """Return what the action did whose name is in the address."""
+    name = request.query_params.get("done")
+    actions = (*kind.actions, *kind.list_actions)
+    return next((action.done for action in actions if action.name == name), "Done." if name else "")
+
+
+def _status(refusal: Refusal | None) -> int:
+    """Return the status of a page. If a part of it is not available, the page still is."""
+    return 200 if refusal is None or refusal.is_outage else refusal.status
+
+
+def _cell(value: Any) -> str:
+    """Return the text of a cell, which no spreadsheet takes for a formula."""
+    text = visible(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _values_shown(field: Field, form: Form, request: Request) -> list[str]:
+    """Return the values of a field: as entered, or from the address, or the default; secrets never again."""
+    if field.kind == "secret":
+        return []
+    if field.name in form:
+        return form[field.name]
+    given = request.query_params.get(field.name, "")[:500]
+    return [given or field.default]

@@ -1,0 +1,58 @@
+"""The page of sessions: who is signed in, and the end of a session."""
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from services.console.sessions.records import Sessions
+from services.console.sessions.sign_in import SignIn
+from services.console.web.forms import Form
+from services.console.web.frame import Frame
+from services.console.web.visits import Visit
+
+_MAX_SESSIONS: Final = 200
+_SEE_OTHER: Final = 303
+
+
+class SessionPages:
+    """A member sees the sessions of their own key; an admin all of the workspace."""
+
+    def __init__(self, sessions: Sessions, sign_in: SignIn, frame: Frame) -> None:
+        self._sessions = sessions
+        self._sign_in = sign_in
+        self._frame = frame
+
+    async def show(self, request: Request, visit: Visit) -> Response:
+        """Return the list."""
+        key = visit.member.key
+        found = await self._sessions.list_all(key.workspace, _MAX_SESSIONS, key_id=_limit_of(visit))
+        records = [record for record in found if await self._sign_in.is_valid(record)]
+        return self._frame.page(
+            "sessions.html",
+            visit,
+            title="Sessions",
+            here="sessions",
+            sessions=records,
+            own=visit.record_id,
+            done="The session has ended." if request.query_params.get("done") else "",
+        )
+
+    async def end(self, request: Request, visit: Visit, _form: Form) -> Response:
+        """End a session."""
+        workspace, session = visit.member.key.workspace, request.path_params["id"]
+        if not await self._sessions.end(workspace, session, key_id=_limit_of(visit)):
+            return self._frame.problem(
+                visit,
+                404,
+                "Not found",
+                "There is no such session: it has ended already.",
+                "/console/sessions",
+            )
+        return RedirectResponse("/console/sessions?done=end", _SEE_OTHER)
+
+
+def _limit_of(visit: Visit) -> str | None:
+    """Return the key whose sessions the visitor sees; None for all."""
+    key = visit.member.key
+    return None if key.allows("admin") else key.id

@@ -1,0 +1,179 @@
+"""The console's addresses: who may see each page, and the checks of every form."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from services.console.hub_api import HubApi
+from services.console.pages.registry import KINDS
+from services.console.sessions.records import Sessions
+from services.console.sessions.sign_in import SignIn
+from services.console.web.find import Find
+from services.console.web.forms import BadForm, Form, first, read_form
+from services.console.web.frame import Frame
+from services.console.web.objects import ObjectPages
+from services.console.web.overview import Overview
+from services.console.web.session_pages import SessionPages
+from services.console.web.static_files import StaticFiles
+from services.console.web.visits import SecurityHeaders, Visit, Visits, address_of, local_path
+from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Rejected
+from shared.runtime.logs import Log
+
+SEE_OTHER: Final = 303
+Handler = Callable[[Request], Awaitable[Response]]
+Page = Callable[[Request, Visit], Awaitable[Response]]
+FormPage = Callable[[Request, Visit, Form], Awaitable[Response]]
+
+
+class Site:
+    """The pages below `/console`."""
+
+    def __init__(
+        self,
+        hub: HubApi,
+        sessions: Sessions,
+        sign_in: SignIn,
+        files: StaticFiles,
+        public_base: str,
+        log: Log,
+    ) -> None:
+        """`public_base` is the hub's public address: forms come from there."""
+        self._hub = hub
+        self._sessions = sessions
+        self._sign_in = sign_in
+        self._files = files
+        self._log = log
+        self._frame = Frame(files)
+        self._visits = Visits(sign_in, public_base)
+
+    def app(self) -> Starlette:
+        """Return the ASGI app."""
+        objects = ObjectPages(self._hub, self._frame)
+        sessions = SessionPages(self._sessions, self._sign_in, self._frame)
+        routes = [
+            Route("/console/static/{name:path}", self._files.serve),
+            Route("/console", self._page(Overview(self._hub, self._frame).show)),
+            Route("/console/sign-in", self._guarded(self._sign_in_page), methods=["GET"]),
+            Route("/console/sign-in", self._guarded(self._sign_in_form), methods=["POST"]),
+            Route("/console/sign-out", self._form(self._sign_out), methods=["POST"]),
+            Route("/console/find", self._page(Find(self._hub, self._frame).show)),
+            Route("/console/sessions", self._page(sessions.show)),
+            Route("/console/sessions/{id}/end", self._form(sessions.end), methods=["POST"]),
+        ]
+        # Lists that belong to an object come first: the address of an object would take theirs.
+        for kind in sorted(KINDS, key=lambda kind: -kind.path.count("/")):
+            for suffix, page in objects.pages(kind):
+                routes.append(Route(f"/console/{kind.path}{suffix}", self._page(page), methods=["GET"]))
+            for suffix, form in objects.forms(kind):
+                routes.append(Route(f"/console/{kind.path}{suffix}", self._form(form), methods=["POST"]))
+        return Starlette(
+            routes=routes,
+            middleware=[Middleware(SecurityHeaders)],
+            exception_handlers={404: self._not_found, 405: self._not_found, Exception: self._failed},
+        )
+
+    # Sign in
+
+    async def _sign_in_page(self, request: Request) -> Response:
+        next_path = local_path(request.query_params.get("next", ""))
+        if await self._visits.of(request):
+            return RedirectResponse(next_path, SEE_OTHER)
+        return self._ask(200, next_path)
+
+    def _ask(self, status: int, next_path: str, problem: str = "") -> Response:
+        """Return the page that asks for a key."""
+        return self._frame.page(
+            "sign_in.html", None, status, title="Sign in", problem=problem, next=next_path
+        )
+
+    async def _sign_in_form(self, request: Request) -> Response:
+        """Sign in with the key of the form, and go on to the page that was asked for."""
+        if not self._visits.is_own_origin(request):
+            return self._ask(403, "/console", "this form is not of the console: enter the key here")
+        form = await read_form(request)
+        next_path = local_path(first(form, "next"))
+        try:
+            session_id, key = await self._sign_in.sign_in(
+                first(form, "key").strip(),
+                address=address_of(request),
+                agent=request.headers.get("user-agent", ""),
+            )
+        except Rejected as error:
+            self._log.warning("console.sign_in_refused", client=address_of(request), reason=error.reason)
+            return self._ask(error.status, next_path, str(error))
+        if before := await self._visits.of(request):  # the browser forgets it, so nobody else may have it
+            await self._sessions.end(before.member.key.workspace, before.record_id)
+        self._log.info("console.signed_in", key_id=key.id, client=address_of(request))
+        response = RedirectResponse(next_path, SEE_OTHER)
+        self._visits.set_cookie(response, session_id)
+        return response
+
+    async def _sign_out(self, _request: Request, visit: Visit, _form: Form) -> Response:
+        """End the session."""
+        await self._sessions.end(visit.member.key.workspace, visit.record_id)
+        response = RedirectResponse("/console/sign-in", SEE_OTHER)
+        self._visits.delete_cookie(response)
+        return response
+
+    # Checks
+
+    def _page(self, page: Page) -> Handler:
+        """Return a page that only members see. Without a session it is the form to sign in."""
+
+        async def checked(request: Request) -> Response:
+            visit = await self._visits.of(request)
+            if visit is None:
+                query = f"?{request.url.query}" if request.url.query else ""
+                return self._ask(401, local_path(request.url.path + query))
+            return await page(request, visit)
+
+        return self._guarded(checked)
+
+    def _form(self, page: FormPage) -> Handler:
+        """Return what a form of a member does: it needs an origin of the hub, and the session's token."""
+
+        async def checked(request: Request) -> Response:
+            if not self._visits.is_own_origin(request):
+                text = "This form was not sent by a page of the console. Nothing was changed."
+                return self._frame.problem(None, 403, "Refused", text)
+            visit = await self._visits.of(request)
+            if visit is None:
+                return self._ask(401, "/console", "the session has ended: sign in, and do it again")
+            form = await read_form(request)
+            if first(form, "token") != visit.token:
+                text = "The form has expired, and nothing was changed. Open the page, and do it again."
+                return self._frame.problem(visit, 403, "Refused", text)
+            return await page(request, visit, form)
+
+        return self._guarded(checked)
+
+    def _guarded(self, handler: Handler) -> Handler:
+        """Return a handler whose failures are pages."""
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except BadForm as error:
+                return self._frame.problem(None, 400, "The form cannot be read", str(error))
+            except DatabaseUnavailable:
+                text = "The database does not answer, so nobody can be recognized. Try again in a moment."
+                return self._frame.problem(None, 503, "Not available", text)
+            except InterlinkError as error:
+                return self._frame.problem(None, getattr(error, "status", 503), "Not possible", str(error))
+
+        return guarded
+
+    async def _not_found(self, _request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 404
+        return self._frame.problem(None, status, "Not found", "There is no such page in the console.")
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        self._log.error("console.page_failed", path=request.url.path, exc_info=error)
+        text = "The console failed to show this page. It is in its log as console.page_failed."
+        return self._frame.problem(None, 500, "Failed", text)

@@ -1,0 +1,114 @@
+"""Requests of browsers: who they are from, whether a form is of the console, and headers of pages."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.console.hub_api import Member
+from services.console.sessions.records import form_token
+from services.console.sessions.sign_in import SignIn
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_HEADERS: Final = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"referrer-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request of a member, with their session."""
+
+    session_id: str
+    record_id: str
+    member: Member
+
+    @property
+    def token(self) -> str:
+        """The token of every form."""
+        return form_token(self.session_id)
+
+
+Page = Callable[[Request, Visit], Awaitable[Response]]
+
+
+class Visits:
+    """Finds the sessions of requests, and sets the cookie of a new one."""
+
+    def __init__(self, sign_in: SignIn, public_base: str) -> None:
+        """`public_base` is the hub's public address. With https, cookies need it too."""
+        base = urlsplit(public_base)
+        self._sign_in = sign_in
+        self._origin = f"{base.scheme}://{base.netloc}"
+        self._https = base.scheme == "https"
+        self._cookie = "__Host-interlink" if self._https else "interlink"
+
+    async def of(self, request: Request) -> Visit | None:
+        """Return the visit of a request; None without a valid session. Raises `DatabaseUnavailable`."""
+        session_id = request.cookies.get(self._cookie, "")
+        found = await self._sign_in.find(session_id) if session_id else None
+        if found is None:
+            return None
+        session, key = found
+        return Visit(session_id, session.id, Member(key, address_of(request)))
+
+    def is_own_origin(self, request: Request) -> bool:
+        """Return whether a page of the hub sent a form: browsers always say where a form is from.
+
+        Without https, the hub may have several addresses, such as localhost: the one that was called counts.
+        """
+        origin = request.headers.get("origin", "")
+        if origin == self._origin:
+            return True
+        return not self._https and origin == f"http://{request.headers.get('host', '')}"
+
+    def set_cookie(self, response: Response, session_id: str) -> None:
+        """Give a session to the browser. Scripts cannot read it, and other sites' forms do not send it."""
+        response.set_cookie(
+            self._cookie, session_id, path="/", secure=self._https, httponly=True, samesite="lax"
+        )
+
+    def delete_cookie(self, response: Response) -> None:
+        """Take the session away from the browser."""
+        response.delete_cookie(self._cookie, path="/", secure=self._https, httponly=True, samesite="lax")
+
+
+def address_of(request: Request) -> str:
+    """Return the address of the caller, as trusted proxies report it."""
+    return request.client.host if request.client else ""
+
+
+def local_path(path: str) -> str:
+    """Return the path if it is one of the console, else that of its first page."""
+    is_own = path == "/console" or path.startswith(("/console/", "/console?"))
+    return path if is_own and "\\" not in path and path.isprintable() else "/console"
+
+
+class SecurityHeaders:
+    """ASGI middleware: every response has the security headers, and none but static files is stored."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message["headers"], *_HEADERS]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)

@@ -1,0 +1,32 @@
+"""One hub with a console for each module, and people at it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.console.person import Person
+from tests.support.backends import Bus, Store
+from tests.support.hub import Hub
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
+    with Hub(tmp_path_factory.mktemp("hub"), bus, store, entrance=True) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def admin(hub: Hub) -> Iterator[Person]:
+    """Somebody with the admin key, signed in."""
+    person = Person(hub.url("gateway"))
+    assert person.sign_in(hub.admin_key).status == 200
+    yield person
+    person.close()
+
+
+@pytest.fixture
+def person(hub: Hub) -> Iterator[Person]:
+    """Somebody who has not signed in."""
+    person = Person(hub.url("gateway"))
+    yield person
+    person.close()

@@ -1,0 +1,115 @@
+"""The console in a real browser: every page, both themes, wide and narrow, without a complaint."""
+
+import base64
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from services.console.pages.registry import KINDS
+from tests.support.browser import CHROMIUM, Tab, browser
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+
+WIDTHS = (1280, 390)
+THEMES = ("light", "dark")
+
+
+@pytest.fixture
+async def tab(hub: Hub) -> AsyncIterator[Tab]:
+    """A tab of somebody who has signed in by the form."""
+    async with browser(width=1280, height=900) as started, started.user() as tab:
+        await tab.goto(f"{hub.url('gateway')}/console/sign-in")
+        await tab.fill("#key", hub.admin_key)
+        await tab.press("button.btn-primary")
+        await tab.at("/console$")
+        yield tab
+
+
+def filled(hub: Hub) -> list[str]:
+    """Create one object of each kind; return the pages of all lists, forms and objects."""
+    long = "a name without any space in it " + "x" * 60
+    endpoint = hub.github_endpoint(name=long[:90])
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/hook", name=long[:90])["id"]
+    delivery = hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")["delivery_id"]
+    hub.call("POST", f"/api/inbound-endpoints/{endpoint['id']}/test", {})
+    events = f"/api/inbound-endpoints/{endpoint['id']}/events"
+    eventually(lambda: hub.call("GET", events)["items"])
+    execution = hub.call("GET", events)["items"][0]["id"]
+    eventually(
+        lambda: [item for item in hub.deliveries() if item["id"] == delivery and item["attempt_count"]]
+    )
+    paths = ["", "/sessions", "/find?id=C0123456789", "/nothing"]
+    for kind in KINDS:
+        if "{" not in kind.path:
+            paths.append(f"/{kind.path}")
+            paths += [f"/{kind.path}/do/{action.name}" for action in kind.list_actions]
+    paths += [f"/endpoints/{endpoint['id']}", f"/endpoints/{endpoint['id']}/events"]
+    paths += [f"/endpoints/{endpoint['id']}/events/{execution}", f"/webhooks/{webhook}"]
+    paths += [f"/deliveries/{delivery}", f"/webhooks/{webhook}/do/recover", f"/webhooks/{webhook}/do/delete"]
+    paths += ["/event-types/message.created"]
+    return paths
+
+
+async def test_every_page_is_right_in_both_themes_wide_and_narrow(hub: Hub, tab: Tab) -> None:
+    base, paths = hub.url("gateway"), filled(hub)
+    for width in WIDTHS:
+        await resize(tab, width)
+        for theme in THEMES:
+            await tab.evaluate(f"localStorage.setItem('theme', '{theme}')")
+            for path in paths:
+                await tab.goto(f"{base}/console{path}")
+                assert await tab.evaluate("document.documentElement.dataset.bsTheme") == theme
+                overflow = await tab.evaluate("document.documentElement.scrollWidth - innerWidth")
+                assert overflow <= 0, f"{path} is {overflow} px wider than {width}"
+                assert await tab.evaluate("document.querySelectorAll('h1').length") == 1, path
+                await capture(tab, f"{path.strip('/').split('?')[0] or 'overview'}-{width}-{theme}")
+    hosts = await tab.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert {urlsplit(host).netloc for host in hosts} <= {urlsplit(base).netloc}
+    assert [text for text in tab.complaints if "/console/nothing" not in text] == []
+
+
+async def resize(tab: Tab, width: int) -> None:
+    await tab.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+    )
+
+
+async def capture(tab: Tab, name: str) -> None:
+    """Store a picture of the page in the folder that a variable names."""
+    if folder := os.environ.get("INTERLINK_SCREENSHOTS"):
+        shot = await tab.call("Page.captureScreenshot")
+        (Path(folder) / f"{name.replace('/', '-')}.png").write_bytes(base64.b64decode(shot["data"]))
+
+
+async def test_the_overview_is_live_and_says_when_it_is_old(hub: Hub, tab: Tab) -> None:
+    await tab.until("document.querySelector('#live .numbers') !== null")
+    before = await tab.evaluate("document.querySelector('.numbers dd').closest('dl').innerText")
+    hub.kill("delivery")
+    try:
+        await tab.until("document.body.innerText.includes('The service delivery does not answer')", 15)
+    finally:
+        hub.start_service("delivery")
+        hub.wait_ready("delivery")
+    await tab.until("!document.body.innerText.includes('The service delivery does not answer')", 15)
+    assert before
+    assert tab.complaints == []
+
+
+async def test_the_menu_opens_on_a_narrow_page_and_the_theme_is_changed(hub: Hub, tab: Tab) -> None:
+    await resize(tab, 390)
+    await tab.reload()
+    assert not await tab.evaluate("document.querySelector('#menu').checkVisibility()")
+    await tab.press(".menu-button")
+    await tab.until("document.querySelector('#menu').checkVisibility()")
+    await tab.press("#menu a[href='/console/webhooks']")
+    await tab.at("/console/webhooks$")
+    before = await tab.evaluate("document.documentElement.dataset.bsTheme")
+    await tab.press("button.theme")
+    assert await tab.evaluate("document.documentElement.dataset.bsTheme") != before
+    assert await tab.evaluate("Object.keys(localStorage).join()") == "theme"
+    assert tab.complaints == []

@@ -1,0 +1,111 @@
+"""What strangers wrote is text on every page: no element, no attribute, no link, and nothing invisible."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from aiohttp import web
+
+from tests.console.hostile import ELEMENTS, all_of_them, short_ones
+from tests.console.person import Answer, Person
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+from tests.support.subscriber import Subscriber
+
+EVIL = all_of_them()
+UNPRINTABLE = "\u202e\u200b\u0007\ufeff\u2066\u2069"
+
+
+def check(page: Answer) -> None:
+    """Fail if a page has an element or attribute of a stranger, or a character that hides something."""
+    assert not [letter for letter in UNPRINTABLE if letter in page.response.text], page.path
+    for tag, attributes in page.elements:
+        assert tag not in ELEMENTS, (page.path, tag)
+        assert not [name for name in attributes if name.startswith("on")], (page.path, tag, attributes)
+        for name in ("href", "src", "action"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("/console", "data:,", "#")) or value == "", (page.path, name, value)
+        if tag == "meta":
+            assert "http-equiv" not in attributes
+        if tag == "script":
+            assert str(attributes["src"]).startswith("/console/static/")
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Subscriber]:
+    """A receiver whose answers are hostile."""
+    headers = {"x-evil": "<img src=x onerror=alert(1)>"}
+    with Subscriber(lambda _: web.Response(status=400, text=EVIL, headers=headers)) as subscriber:
+        yield subscriber
+
+
+def test_hostile_texts_are_texts_on_every_page(hub: Hub, admin: Person, receiver: Subscriber) -> None:
+    names = [text[:80] for text in short_ones() if text.isprintable()]
+    endpoints = [hub.github_endpoint(name=name)["id"] for name in names]
+    webhook = hub.outgoing_webhook(
+        receiver.url, name=names[0], description=EVIL, metadata={"evil": names[1]}
+    )["id"]
+    hub.call("POST", "/api/api-keys", {"name": names[1], "scopes": ["webhooks:read"]})
+    type_of_evil = {"name": "evil.type", "about": EVIL, "example": {EVIL: [EVIL]}}
+    hub.call("POST", "/api/event-types", type_of_evil)
+    hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")
+    address = hub.call("GET", f"/api/inbound-endpoints/{endpoints[0]}")["url"]
+    headers = {"x-github-event": "<script>alert(1)</script>", "user-agent": "<svg/onload=alert(1)>"}
+    httpx.post(address, content=EVIL.encode(), headers=headers)
+    hub.call(
+        "POST",
+        "/api/events",
+        {"specversion": "1.0", "id": "evil-1", "type": "evil.type", "source": "/x", "data": {"text": EVIL}},
+    )
+    eventually(lambda: len(hub.deliveries(webhook_id=webhook, status="dead_letter")) == 2)
+    agent = Person(hub.url("gateway"))
+    agent.client.headers["user-agent"] = "<img src=x onerror=alert(1)>"
+    agent.sign_in(hub.admin_key)
+
+    seen, shown = set(), ""
+    waiting = ["/console", "/console/sessions", f"/console/find?id={names[2]}", "/console/nothing/<x>"]
+    waiting += [f"/console/endpoints/{endpoints[0]}/events", "/console/event-types/evil.type"]
+    waiting += [f"/console/webhooks?name={names[3]}", "/console/sign-in?next=/console/<script>"]
+    while waiting:
+        path = waiting.pop()
+        if path in seen or ".csv" in path or path.endswith("/json"):
+            continue
+        seen.add(path)
+        page = admin.open(path)
+        assert page.status < 500, path
+        check(page)
+        shown += page.text
+        waiting += [
+            link
+            for link in page.links
+            if link.startswith("/console/") and ("evil" in link or "event-types/" not in link)
+        ]
+    assert EVIL.split()[0] in shown
+    assert "[RIGHT-TO-LEFT OVERRIDE]gpj.exe" in shown
+    assert "{{ 7*7 }}" in shown
+    assert "<svg/onload=alert(1)>" in shown
+    assert len(seen) > 60, "all pages that links lead to"
+
+
+def test_large_values_are_cut_and_can_be_downloaded(hub: Hub, admin: Person, receiver: Subscriber) -> None:
+    large = "x" * 300_000
+    webhook = hub.outgoing_webhook(f"{receiver.url}/large", events=["large.event"])["id"]
+    data = {"text": large, "deep": _nested(200)}
+    event = {"specversion": "1.0", "id": "large-1", "type": "large.event", "source": "/x", "data": data}
+    hub.call("POST", "/api/events", event)
+    delivery = eventually(lambda: next(iter(hub.deliveries(webhook_id=webhook)), None))
+    assert delivery
+    page = admin.open(f"/console/deliveries/{delivery['id']}")
+    assert page.status == 200
+    assert len(page.response.text) < 200_000
+    assert "more characters: see the download" in page.text
+    download = admin.client.get(page.link("/json"))
+    assert download.headers["content-disposition"].startswith("attachment")
+    assert large in download.json()["body"]
+
+
+def _nested(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value

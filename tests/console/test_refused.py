@@ -1,0 +1,293 @@
+"""Who is refused: forged and ended sessions, forms of other sites, and keys that are guessed."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from secrets import token_hex, token_urlsafe
+from typing import Any
+
+import httpx
+import pytest
+from pymongo import MongoClient
+
+from services.console.sessions.records import digest_of
+from services.console.web.visits import POLICY
+from tests.console.person import Person
+from tests.support.backends import Bus, Store
+from tests.support.hub import Hub
+from tests.support.second_process import second_process
+
+COOKIE = "interlink"
+THE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+
+@pytest.fixture
+def key(hub: Hub) -> str:
+    """A new admin key, whose sessions nobody else has."""
+    made = hub.call("POST", "/api/api-keys", {"name": token_hex(4), "scopes": ["admin"]})
+    return str(made["key"])
+
+
+@pytest.fixture
+def member(hub: Hub, person: Person, key: str) -> Person:
+    """Somebody who has signed in with it."""
+    assert person.sign_in(key).status == 200
+    return person
+
+
+@pytest.fixture(scope="module")
+def sessions(hub: Hub) -> Iterator[Any]:
+    with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"], tz_aware=True) as client:
+        yield client.get_default_database()["console_sessions"]
+
+
+def session_id(person: Person) -> str:
+    return str(person.client.cookies[COOKIE])
+
+
+def token_of(person: Person) -> str:
+    return person.open("/console").form("/sign-out").fields["token"]
+
+
+# Sessions
+
+
+def test_a_session_is_random_and_stored_as_a_digest(hub: Hub, member: Person, sessions: Any) -> None:
+    own = session_id(member)
+    assert len(own) >= 43, "256 bits in base64"
+    stored = sessions.find_one({"_id": digest_of(own)})
+    assert own not in str(stored)
+    assert stored["ends_at"] - stored["created_at"] == timedelta(days=7)
+    assert stored["expires_at"] - stored["created_at"] == timedelta(hours=12)
+    others = Person(hub.url("gateway"))
+    others.sign_in(hub.admin_key)
+    assert session_id(others) != own
+
+
+def test_the_cookie_is_for_the_browser_and_this_site_alone(hub: Hub, key: str) -> None:
+    base = hub.url("gateway")
+    answer = httpx.post(f"{base}/console/sign-in", data={"key": key}, headers={"origin": base})
+    assert answer.status_code == 303
+    cookie = answer.headers["set-cookie"].lower()
+    assert all(part in cookie for part in ("httponly", "samesite=lax", "path=/"))
+    assert "domain" not in cookie
+
+
+def test_over_https_the_cookie_is_bound_to_the_host(
+    hub: Hub, key: str, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    public = "https://hub.example.com"
+    folder = tmp_path_factory.mktemp("https")
+    with second_process("console", hub, folder, bus, store, INTERLINK_PUBLIC_URL=public) as other:
+        address = f"{other.url('console')}/console/sign-in"
+        answer = httpx.post(address, data={"key": key}, headers={"origin": public})
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith("__Host-interlink=")
+        assert "Secure" in cookie
+        plain = httpx.post(address, data={"key": key}, headers={"origin": other.url("console")})
+        assert plain.status_code == 403, "with https, only the public address counts"
+
+
+def test_a_session_counts_in_every_process_and_ends_in_every_process(
+    hub: Hub, member: Person, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with second_process("console", hub, tmp_path_factory.mktemp("second"), bus, store) as other:
+        cookies = {COOKIE: session_id(member)}
+        assert httpx.get(f"{other.url('console')}/console/sessions", cookies=cookies).status_code == 200
+        member.send(member.open("/console"), "/sign-out")
+        assert httpx.get(f"{other.url('console')}/console/sessions", cookies=cookies).status_code == 401
+
+
+def ends_by_sign_out(hub: Hub, member: Person, sessions: Any) -> None:
+    member.send(member.open("/console"), "/sign-out")
+
+
+def ends_with_its_key(hub: Hub, member: Person, sessions: Any) -> None:
+    stored = sessions.find_one({"_id": digest_of(session_id(member))})
+    hub.call("DELETE", f"/api/api-keys/{stored['key_id']}")
+
+
+def ends_by_an_admin(hub: Hub, member: Person, sessions: Any) -> None:
+    other = Person(hub.url("gateway"))
+    other.sign_in(hub.admin_key)
+    page = other.open("/console/sessions")
+    ended = other.send(page, f"/console/sessions/{digest_of(session_id(member))}/end")
+    assert "has ended" in ended.text
+
+
+def ends_by_time(hub: Hub, member: Person, sessions: Any) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    sessions.update_one({"_id": digest_of(session_id(member))}, {"$set": {"expires_at": past}})
+
+
+@pytest.mark.parametrize("end", [ends_by_sign_out, ends_with_its_key, ends_by_an_admin, ends_by_time])
+def test_an_ended_session_is_refused(
+    hub: Hub, member: Person, sessions: Any, end: Callable[[Hub, Person, Any], None]
+) -> None:
+    own, token = session_id(member), token_of(member)
+    end(hub, member, sessions)
+    cookies, base = {COOKIE: own}, hub.url("gateway")
+    assert httpx.get(f"{base}/console/webhooks", cookies=cookies).status_code == 401
+    answer = httpx.post(
+        f"{base}/console/sign-out", data={"token": token}, cookies=cookies, headers={"origin": base}
+    )
+    assert answer.status_code == 401
+
+
+def test_a_session_that_others_chose_is_never_used(hub: Hub, person: Person, key: str) -> None:
+    chosen = token_urlsafe(32)
+    person.client.cookies.set(COOKIE, chosen)
+    assert person.open("/console").status == 401
+    person.client.cookies.clear()
+    person.client.cookies.set(COOKIE, chosen, domain="127.0.0.1", path="/")
+    person.sign_in(key)
+    assert chosen not in [cookie.value for cookie in person.client.cookies.jar]
+    base = hub.url("gateway")
+    assert httpx.get(f"{base}/console", cookies={COOKIE: chosen}).status_code == 401
+
+
+def test_signing_in_again_ends_the_session_before(hub: Hub, member: Person, key: str) -> None:
+    before = session_id(member)
+    base = hub.url("gateway")
+    answer = member.client.post("/console/sign-in", data={"key": key}, headers={"origin": base})
+    assert answer.status_code == 200
+    assert session_id(member) != before
+    assert httpx.get(f"{base}/console", cookies={COOKIE: before}).status_code == 401
+
+
+def test_sessions_of_another_workspace_are_not_there(hub: Hub, member: Person, person: Person) -> None:
+    stranger = Person(hub.url("gateway"))
+    stranger.sign_in(hub.other_workspace())
+    page = stranger.open("/console/sessions")
+    assert page.text.count("this one") == 1
+    data = {"token": token_of(stranger)}
+    address = f"/console/sessions/{digest_of(session_id(member))}/end"
+    answer = stranger.client.post(address, data=data, headers={"origin": stranger.base})
+    assert answer.status_code == 404
+    assert member.open("/console").status == 200
+
+
+# Forms
+
+FORGED: list[tuple[str, dict[str, str], dict[str, str | None]]] = [
+    ("another site", {"origin": "https://attacker.example"}, {}),
+    ("a file", {"origin": "null"}, {}),
+    ("no origin", {}, {}),
+    ("a host that begins alike", {"origin": "http://127.0.0.1.attacker.example"}, {}),
+    ("another port", {"origin": "http://127.0.0.1:1"}, {}),
+    ("no token", {"origin": "own"}, {"token": None}),
+    ("a token of somebody else", {"origin": "own"}, {"token": "0" * 64}),
+]
+
+
+@pytest.mark.parametrize(("headers", "fields"), [row[1:] for row in FORGED], ids=[row[0] for row in FORGED])
+def test_a_form_of_others_changes_nothing(
+    hub: Hub, member: Person, headers: dict[str, str], fields: dict[str, str | None]
+) -> None:
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
+    data = {"token": token_of(member), **fields}
+    sent = {name: member.base if value == "own" else value for name, value in headers.items()}
+    answer = member.client.post(
+        f"/console/webhooks/{webhook}/do/pause",
+        data={name: value for name, value in data.items() if value is not None},
+        headers=sent,
+    )
+    assert answer.status_code == 403
+    assert hub.call("GET", f"/api/outgoing-webhooks/{webhook}")["paused"] is False
+    assert member.open("/console").status == 200
+
+
+def test_a_link_changes_nothing(hub: Hub, member: Person) -> None:
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
+    page = member.open(f"/console/webhooks/{webhook}/do/delete?token={token_of(member)}")
+    assert page.status == 200
+    assert "cannot be undone" in page.text
+    assert hub.call("GET", f"/api/outgoing-webhooks/{webhook}")["id"] == webhook
+    for method in ("PUT", "DELETE", "PATCH"):
+        assert member.client.request(method, f"/console/webhooks/{webhook}").status_code in (404, 405)
+
+
+def test_a_viewer_who_sends_an_operators_form_is_refused(hub: Hub, person: Person) -> None:
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
+    made = hub.call("POST", "/api/api-keys", {"name": "viewer", "scopes": ["webhooks:read"]})
+    person.sign_in(made["key"])
+    for action in ("pause", "delete", "rotate"):
+        answer = person.client.post(
+            f"/console/webhooks/{webhook}/do/{action}",
+            data={"token": token_of(person), "overlap_hours": "1"},
+            headers={"origin": person.base},
+        )
+        assert answer.status_code == 403
+    assert hub.call("GET", f"/api/outgoing-webhooks/{webhook}")["paused"] is False
+
+
+def test_objects_of_another_workspace_are_not_found(hub: Hub, person: Person) -> None:
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
+    person.sign_in(hub.other_workspace())
+    assert person.open(f"/console/webhooks/{webhook}").status == 404
+    assert person.open(f"/console/webhooks/{webhook}/json").status == 404
+    assert person.open("/console/webhooks/wh_none").status == 404
+
+
+def test_a_form_that_is_too_large_is_refused(member: Person) -> None:
+    answer = member.client.post(
+        "/console/webhooks/do/create", data={"name": "x" * 70_000}, headers={"origin": member.base}
+    )
+    assert answer.status_code == 400
+
+
+# Signing in
+
+
+@pytest.mark.parametrize("key", ["", "ilk_wrong", "ils_forged", "Bearer x", "ilk_\u202e", "x" * 5000])
+def test_a_wrong_key_is_refused(hub: Hub, key: str) -> None:
+    person = Person(hub.url("gateway"), address="192.0.2.1")
+    page = person.sign_in(key)
+    assert page.status == 401
+    assert COOKIE not in person.client.cookies
+    assert key == "" or key not in page.response.text
+
+
+def test_a_key_of_some_accounts_cannot_sign_in(hub: Hub, person: Person) -> None:
+    limits = {"name": "limited", "scopes": ["accounts:call"], "accounts": {"user": "u1"}}
+    key = hub.call("POST", "/api/api-keys", limits)["key"]
+    assert person.sign_in(key).status == 403
+
+
+def test_ten_wrong_keys_a_minute_are_enough(hub: Hub) -> None:
+    base = hub.url("console")
+    guesser = Person(base, address="192.0.2.77")
+    answers = [guesser.sign_in(f"ilk_{number}").status for number in range(12)]
+    assert answers == [401] * 10 + [429] * 2
+    assert guesser.sign_in(hub.admin_key).status == 429
+    assert Person(base, address="192.0.2.78").sign_in(hub.admin_key).status == 200
+
+
+@pytest.mark.parametrize(
+    "target", ["//attacker.example", "https://attacker.example", "/\\attacker.example", "/api/x", "/consolex"]
+)
+def test_signing_in_leads_nowhere_else(hub: Hub, person: Person, key: str, target: str) -> None:
+    page = person.client.get("/console/sign-in", params={"next": target})
+    assert 'name="next" value="/console"' in page.text
+    answer = httpx.post(
+        f"{person.base}/console/sign-in",
+        data={"key": key, "next": target},
+        headers={"origin": person.base},
+    )
+    assert answer.headers["location"] == "/console"
+
+
+def test_every_answer_has_the_policy(hub: Hub, member: Person) -> None:
+    assert POLICY == THE_POLICY
+    paths = ["/console", "/console/sign-in", "/console/nothing", "/console/webhooks", "/console/webhooks.csv"]
+    paths += ["/console/static/console.css", "/console/static/nothing", "/console/webhooks/none"]
+    for path in paths:
+        answer = member.client.get(path)
+        assert answer.headers["content-security-policy"] == THE_POLICY, path
+        assert answer.headers["x-frame-options"] == "DENY"
+        if "static" not in path:
+            assert answer.headers["cache-control"] == "no-store"
+    refused = member.client.post("/console/webhooks/do/create", headers={"origin": "https://x.example"})
+    assert refused.headers["content-security-policy"] == THE_POLICY
