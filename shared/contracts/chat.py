@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from shared.contracts.chat_limits import MAX_TEXT_CHARACTERS
 from shared.contracts.messages import Embed, Payload, TimeText
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Name = Annotated[str, StringConstraints(max_length=256)]
-MAX_TEXT_CHARACTERS: Final = 40_000
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARACTERS)]
 MAX_ATTACHMENTS = 50
 

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from shared.manifests.channel_models import ChannelSpec, RateScope
 from shared.manifests.channel_types import CallResponse, ChannelFailure, Operation, Step
-from shared.manifests.history_models import HistorySpec
 from shared.wire.retry_after import parse_retry_after
+
+if TYPE_CHECKING:  # a reader process of an import starts without pydantic
+    from shared.manifests.channel_models import ChannelSpec, RateScope
+    from shared.manifests.history_models import HistorySpec
 
 T = TypeVar("T")
 MAX_PAUSE_S: Final = 3600.0
 
 
-def spec_failure(spec: ChannelSpec, code: str, *, fallback: str = "") -> ChannelFailure:
+def spec_failure(spec: "ChannelSpec", code: str, *, fallback: str = "") -> ChannelFailure:
     """Return the failure of a code. A code that the manifest does not list is final for the message.
 
     `fallback` is the provider's own text, which is shown for such a code.
@@ -26,7 +28,7 @@ def spec_failure(spec: ChannelSpec, code: str, *, fallback: str = "") -> Channel
     return ChannelFailure(known.kind, code, known.text, scope=known.scope)
 
 
-def history_failure(spec: HistorySpec, code: str) -> ChannelFailure:
+def history_failure(spec: "HistorySpec", code: str) -> ChannelFailure:
     """Return the failure of a code when history is read. A code that is not listed ends the conversation."""
     known = spec.errors.get(code)
     if known is None:
@@ -37,7 +39,7 @@ def history_failure(spec: HistorySpec, code: str) -> ChannelFailure:
     return ChannelFailure(known.kind, code, known.text, scope=known.scope)
 
 
-def status_failure(response: CallResponse, *, scope: RateScope) -> ChannelFailure | None:
+def status_failure(response: CallResponse, *, scope: "RateScope") -> ChannelFailure | None:
     """Return the failure of status 429 or 5xx; None for another status. `scope` is what a 429 pauses."""
     if response.status == 429:
         pause = retry_after(response.headers)

@@ -251,3 +251,12 @@ def test_a_reader_that_sends_a_file_can_be_killed_at_once(tmp_path: Path) -> Non
             assert (await reader.contents()).provider == "slack"
 
     asyncio.run(ask())
+
+
+def test_it_starts_without_what_only_services_need() -> None:
+    script = (
+        "import sys; from services.importer.reading import child; child.archive_readers(); "
+        "print({'pydantic', 'yaml', 'asyncio'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

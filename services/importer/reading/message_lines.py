@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shared.contracts.chat import MAX_TEXT_CHARACTERS
+from shared.contracts.chat_limits import MAX_TEXT_CHARACTERS
 from shared.manifests.channel_types import MessageWritten, Person
 from shared.manifests.history_types import HistoryMessage, HistoryRecord, Skipped
 from shared.richtext.build import clean_line, only_text

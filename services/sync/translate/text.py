@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from services.sync.model.mapping import CHAT, Leg, Options
 from services.sync.store.mapping_index import MappingIndex
 from shared.connections.channel_accounts import AccountRef
-from shared.contracts.chat import MAX_TEXT_CHARACTERS, ChatAuthor
+from shared.contracts.chat import ChatAuthor
+from shared.contracts.chat_limits import MAX_TEXT_CHARACTERS
 from shared.richtext.markdown_render import render_markdown
 from shared.richtext.mentions import resolve_mentions
 from shared.richtext.tree import ChannelMention, Document, UserMention

@@ -4,12 +4,14 @@ https://discord.com/developers/docs/reference
 """
 
 from collections.abc import Generator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shared.manifests.channel_failures import history_failure, status_failure
 from shared.manifests.channel_types import Call, CallResponse, ChannelFailure, Step
-from shared.manifests.history_models import HistorySpec
 from shared.manifests.history_types import ObservedRate
+
+if TYPE_CHECKING:  # a reader process of an import starts without pydantic
+    from shared.manifests.history_models import HistorySpec
 
 _NAMES: Final[Mapping[int, str]] = {
     10003: "unknown_channel",
@@ -33,7 +35,7 @@ def read_step(method: str, path: str, **query: str) -> Step:
     return Step(Call("GET", path, query=given), method=method)
 
 
-def call(spec: HistorySpec, step: Step) -> Generator[Step, CallResponse, CallResponse]:
+def call(spec: "HistorySpec", step: Step) -> Generator[Step, CallResponse, CallResponse]:
     """Have a step done, and return its response. Raises `ChannelFailure`."""
     response = yield step
     # A shared limit is the channel's, another one the account's: the rest of the account may go on.
@@ -45,21 +47,21 @@ def call(spec: HistorySpec, step: Step) -> Generator[Step, CallResponse, CallRes
     return response
 
 
-def json_list(spec: HistorySpec, response: CallResponse) -> list[Any]:
+def json_list(spec: "HistorySpec", response: CallResponse) -> list[Any]:
     """Return the list of a response. Raises `ChannelFailure`."""
     if not isinstance(response.json, list):
         raise unreadable(spec)
     return response.json
 
 
-def json_object(spec: HistorySpec, response: CallResponse) -> Mapping[str, Any]:
+def json_object(spec: "HistorySpec", response: CallResponse) -> Mapping[str, Any]:
     """Return the object of a response. Raises `ChannelFailure`."""
     if not isinstance(response.json, dict):
         raise unreadable(spec)
     return response.json
 
 
-def unreadable(spec: HistorySpec) -> ChannelFailure:
+def unreadable(spec: "HistorySpec") -> ChannelFailure:
     """Return the failure for a response that is none of Discord."""
     return history_failure(spec, "unreadable_response")
 

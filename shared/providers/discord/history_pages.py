@@ -7,7 +7,7 @@ reaction: a page ends when it has made `_MAX_REACTION_CALLS` of them, and the ne
 
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import orjson
@@ -15,7 +15,6 @@ import orjson
 from shared.contracts.errors import Malformed
 from shared.manifests.channel_failures import history_failure
 from shared.manifests.channel_types import Account, CallResponse, ChannelFailure, Operation, Page, Step
-from shared.manifests.history_models import HistorySpec
 from shared.manifests.history_types import (
     EARLIEST,
     Broken,
@@ -42,6 +41,9 @@ from shared.providers.discord.messages import (
     time_of,
 )
 from shared.providers.discord.server_listing import FORUMS, PUBLIC_THREADS, WITH_THREADS
+
+if TYPE_CHECKING:  # a reader process of an import starts without pydantic
+    from shared.manifests.history_models import HistorySpec
 
 _MESSAGES: Final = 100
 _USERS: Final = 100
@@ -96,7 +98,7 @@ class PageReader:
     KIND = "a Discord server"
     NEWEST_FIRST = False
 
-    def __init__(self, spec: HistorySpec) -> None:
+    def __init__(self, spec: "HistorySpec") -> None:
         self._spec = spec
         parse("> - *a*")  # loads the parser of blocks
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from shared.contracts.errors import Malformed
 from shared.manifests.channel_types import ChannelFailure, Operation, Page, Step
-from shared.manifests.history_models import HistorySpec
 from shared.manifests.history_types import Contents, HistoryConversation, HistoryPerson
 from shared.providers.discord.api_calls import call, json_list, json_object, read_step
 from shared.providers.discord.messages import objects, person_of, snowflake, snowflake_time, text_of
@@ -21,6 +20,9 @@ from shared.providers.discord.permissions import (
     everybody,
     member,
 )
+
+if TYPE_CHECKING:  # a reader process of an import starts without pydantic
+    from shared.manifests.history_models import HistorySpec
 
 PUBLIC_THREADS: Final = frozenset({10, 11})
 FORUMS: Final = frozenset({15, 16})
@@ -59,7 +61,7 @@ def members_page(items: Sequence[Any]) -> Page:
     return Page(people, people[-1].person.id if is_full else None)
 
 
-def channels_page(spec: HistorySpec, contents: Contents, guild: Mapping[str, Any]) -> Operation[Page]:
+def channels_page(spec: "HistorySpec", contents: Contents, guild: Mapping[str, Any]) -> Operation[Page]:
     """Return the channels of a server and its active private threads.
 
     The cursor names the channels of which archived private threads have to be asked for.
@@ -87,7 +89,7 @@ def channels_page(spec: HistorySpec, contents: Contents, guild: Mapping[str, Any
     return Page(found, orjson.dumps([pending, ""]).decode() if pending else None)
 
 
-def archived_page(spec: HistorySpec, cursor: str) -> Operation[Page]:
+def archived_page(spec: "HistorySpec", cursor: str) -> Operation[Page]:
     """Return a page of archived private threads: all, or those that the bot was added to."""
     pending, before = orjson.loads(cursor)
     (first, *others), rest = pending, [pending[1:], ""]

@@ -11,7 +11,7 @@ for threads that have got replies since.
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -24,7 +24,6 @@ from shared.manifests.channel_types import (
     Page,
     Step,
 )
-from shared.manifests.history_models import HistorySpec
 from shared.manifests.history_types import (
     LATEST,
     Contents,
@@ -47,6 +46,9 @@ from shared.providers.slack.operations import get_step
 from shared.providers.slack.responses import error_code
 from shared.providers.slack.rich_text import is_id, objects, text_of
 from shared.richtext.build import clean_line
+
+if TYPE_CHECKING:  # a reader process of an import starts without pydantic
+    from shared.manifests.history_models import HistorySpec
 
 _PAGE: Final = 200
 _PEOPLE_PAGE: Final = "1000"
@@ -106,7 +108,7 @@ class PageReader:
     KIND = "a Slack workspace"
     NEWEST_FIRST = True
 
-    def __init__(self, spec: HistorySpec) -> None:
+    def __init__(self, spec: "HistorySpec") -> None:
         self._spec = spec
         reaction_emoji("smile")  # reads the table of emoji
 
