@@ -10,7 +10,7 @@ import orjson
 
 from shared.contracts.errors import Malformed
 from shared.contracts.routes import CONSOLE, service_for_path
-from shared.runtime.http_client import ApiClient, Unreachable
+from shared.runtime.http_client import ApiClient, HeaderPairs, Unreachable
 from shared.runtime.secrets import Vault
 from shared.runtime.web.access import ApiKey
 from shared.runtime.web.api_keys import Scope
@@ -72,15 +72,21 @@ class HubApi:
         made. A repeat with the same `once` gets the first response.
         """
         content = b"" if body is None else orjson.dumps(body)
-        answer = await self._send(member, method, path, params or {}, content, once)
-        try:
-            return orjson.loads(answer) if answer else None
-        except ValueError:
-            raise Refusal(502, "Bad Gateway", "the service answered with something else than JSON") from None
+        _, answer = await self._send(member, method, path, params or {}, content, once)
+        return _json(answer)
+
+    async def call_with_cookies(
+        self, member: Member, method: str, path: str, *, body: Any, once: str = ""
+    ) -> tuple[Any, list[str]]:
+        """Return the response's JSON, and the cookies for the member's browser. Raises `Refusal`."""
+        headers, answer = await self._send(member, method, path, {}, orjson.dumps(body), once)
+        cookies = [value.decode("latin-1") for name, value in headers if name.lower() == b"set-cookie"]
+        return _json(answer), cookies
 
     async def text(self, member: Member, path: str, params: Mapping[str, str]) -> bytes:
         """Return the body of the response to a GET request, whatever its type. Raises `Refusal`."""
-        return await self._send(member, "GET", path, params, b"", "")
+        _, answer = await self._send(member, "GET", path, params, b"", "")
+        return answer
 
     async def readiness(self) -> dict[str, bool]:
         """Return which services are ready to work."""
@@ -98,7 +104,7 @@ class HubApi:
 
     async def _send(
         self, member: Member, method: str, path: str, params: Mapping[str, str], content: bytes, once: str
-    ) -> bytes:
+    ) -> tuple[HeaderPairs, bytes]:
         scopes = cast("list[Scope]", sorted(member.key.scopes))
         acting = Actor(member.key.id, member.key.name)
         token = service_key(self._vault, CONSOLE, member.key.workspace, scopes, acting)
@@ -113,7 +119,7 @@ class HubApi:
         url = self._peers.get(service, self._gateway) + path + (f"?{urlencode(params)}" if params else "")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                status, _, answer = await self._client.call(method, url, headers, content)
+                status, received, answer = await self._client.call(method, url, headers, content)
         except (Unreachable, TimeoutError):
             detail = f"The service {service} does not answer. This part is back when it does: try again."
             raise Refusal(503, "Not available", detail) from None
@@ -121,7 +127,14 @@ class HubApi:
             raise Refusal(error.status, "Bad Request", str(error)) from None
         if status >= 400:
             raise _refusal(status, answer)
-        return answer
+        return received, answer
+
+
+def _json(answer: bytes) -> Any:
+    try:
+        return orjson.loads(answer) if answer else None
+    except ValueError:
+        raise Refusal(502, "Bad Gateway", "the service answered with something else than JSON") from None
 
 
 def _refusal(status: int, answer: bytes) -> Refusal:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from shared.manifests.registry import registry
 from tests.support.recorded_secrets import record_secret
@@ -206,6 +206,9 @@ def remove_page_secrets(method: str, path: str, headers: list[tuple[str, str]], 
     for name, value in headers:
         if name.lower() == "set-cookie":
             record_secret("a session of the console", value.partition("=")[2].partition(";")[0])
+    for state in re.findall(rb"[?&;]state=([^&\"]+)", body):  # of a link to a provider
+        record_secret("a state", unquote(state.decode()))
+        body = body.replace(state, b"")
     for kind, label in _ONCE_ON_PAGES.items():
         for found in re.findall(rf"<dt>{label}</dt><dd><code>([^<]+)</code>".encode(), body):
             record_secret(kind, html.unescape(found.decode()))

@@ -25,6 +25,8 @@ _TARGET_STATES: Final = (
 def _account_advice(item: Json) -> str:
     match item["status"]:
         case "pending":
+            if item["choices"]:
+                return "The account has several of what is connected: choose one."
             return "Nobody has agreed at the provider yet: connect it again."
         case "reauth_required":
             return f"Its access has ended: {item['reason'] or 'the provider refuses it'}. Connect it again."
@@ -72,7 +74,7 @@ INTEGRATIONS: Final = Kind(
         column("Expires", "expires_at", "time"),
         column("Last used", "last_used_at", "time"),
     ),
-    "No account is connected. Choose a provider in the catalogue, and connect one.",
+    "No account is connected. Choose a provider in the catalogue, and connect one there.",
     "Connections",
     filters=(
         Filter("status", "status", _ACCOUNT_STATES),
@@ -81,6 +83,18 @@ INTEGRATIONS: Final = Kind(
         Filter("tag", "tag"),
     ),
     actions=(
+        Action(
+            "choose",
+            "Choose",
+            "/api/integrations/{id}/choose",
+            "integrations:write",
+            "The account is connected.",
+            fits=lambda item: bool(item["choices"]),
+            fields=(
+                Field("choice", "Choice", hint="The id of one of the choices of the account.", required=True),
+            ),
+            effect="The account has several of what is connected: choose one.",
+        ),
         Action(
             "check",
             "Check",

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from services.console.hub_api import HubApi, Refusal
-from services.console.pages.kinds import Action, Field, Json, Kind, read
+from services.console.pages.kinds import Action, Json, Kind, read
 from services.console.pages.rendering import visible
+from services.console.web.action_forms import ActionForms
 from services.console.web.forms import BadForm, Form, first, utc_time, values_of
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
@@ -31,9 +32,10 @@ FormPage = Callable[[Request, Visit, Form], Awaitable[Response]]
 class ObjectPages:
     """Pages that are made of the data in `pages`: each knows its API, and no rules of it."""
 
-    def __init__(self, hub: HubApi, frame: Frame) -> None:
+    def __init__(self, hub: HubApi, frame: Frame, forms: ActionForms) -> None:
         self._hub = hub
         self._frame = frame
+        self._forms = forms
 
     def pages(self, kind: Kind) -> Iterator[tuple[str, Page]]:
         """Yield the pages of a kind, with what their addresses have behind that of the kind."""
@@ -184,20 +186,16 @@ class ObjectPages:
         form: Form | None = None,
         refusal: Refusal | None = None,
     ) -> Response:
-        sent = form or {}
-        return self._frame.page(
-            "form.html",
+        object_id = request.path_params.get("id", "")
+        return self._forms.page(
             visit,
-            _status(refusal),
-            title=action.title,
+            request,
+            action,
             here=kind.path,
-            kind=kind,
-            action=action,
-            id=request.path_params.get("id", ""),
             back=_back(kind, request),
-            filled={field.name: _values_shown(field, sent, request) for field in action.fields},
+            about=f"{kind.one} {object_id}" if object_id else "",
+            form=form,
             refusal=refusal,
-            once=secrets.token_urlsafe(16),
         )
 
     async def _act(self, kind: Kind, action: Action, request: Request, visit: Visit, form: Form) -> Response:
@@ -304,13 +302,3 @@ def _cell(value: Any) -> str:
     """Return the text of a cell, which no spreadsheet takes for a formula."""
     text = visible(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _values_shown(field: Field, form: Form, request: Request) -> list[str]:
-    """Return the values of a field: as entered, or from the address, or the default; secrets never again."""
-    if field.kind == "secret":
-        return []
-    if field.name in form:
-        return form[field.name]
-    given = request.query_params.get(field.name, "")[:500]
-    return [given or field.default]

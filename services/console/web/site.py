@@ -14,6 +14,8 @@ from services.console.hub_api import HubApi
 from services.console.pages.registry import KINDS
 from services.console.sessions.records import Sessions
 from services.console.sessions.sign_in import SignIn
+from services.console.web.action_forms import ActionForms
+from services.console.web.connect import ConnectPages
 from services.console.web.find import Find
 from services.console.web.forms import BadForm, Form, first, read_form
 from services.console.web.frame import Frame
@@ -54,7 +56,9 @@ class Site:
 
     def app(self) -> Starlette:
         """Return the ASGI app."""
-        objects = ObjectPages(self._hub, self._frame)
+        forms = ActionForms(self._frame)
+        objects = ObjectPages(self._hub, self._frame, forms)
+        connect = ConnectPages(self._hub, self._frame, forms)
         sessions = SessionPages(self._sessions, self._sign_in, self._frame)
         routes = [
             Route("/console/static/{name:path}", self._files.serve),
@@ -63,6 +67,12 @@ class Site:
             Route("/console/sign-in", self._guarded(self._sign_in_form), methods=["POST"]),
             Route("/console/sign-out", self._form(self._sign_out), methods=["POST"]),
             Route("/console/find", self._page(Find(self._hub, self._frame).show)),
+            Route("/console/catalogue", self._page(connect.catalogue), methods=["GET"]),
+            Route("/console/catalogue/{provider}", self._page(connect.provider), methods=["GET"]),
+            Route("/console/catalogue/{provider}/{kind}", self._page(connect.ask), methods=["GET"]),
+            Route("/console/catalogue/{provider}/{kind}", self._form(connect.connect), methods=["POST"]),
+            Route("/console/connected", self._page(connect.connected), methods=["GET"]),
+            Route("/console/integrations/{id}/reconnect", self._form(connect.reconnect), methods=["POST"]),
             Route("/console/sessions", self._page(sessions.show)),
             Route("/console/sessions/{id}/end", self._form(sessions.end), methods=["POST"]),
         ]

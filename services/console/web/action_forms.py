@@ -1,0 +1,61 @@
+"""The page of an action's form: its fields, filled with what was sent before, or stands in the address."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.console.hub_api import Refusal
+from services.console.pages.kinds import Action, Field
+from services.console.web.forms import Form
+from services.console.web.frame import Frame
+from services.console.web.visits import Visit
+
+_MAX_GIVEN: Final = 500
+
+
+class ActionForms:
+    """Renders forms. After a refusal they have what was sent, but for secrets."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+
+    def page(
+        self,
+        visit: Visit,
+        request: Request,
+        action: Action,
+        *,
+        here: str,
+        back: str,
+        about: str = "",
+        form: Form | None = None,
+        refusal: Refusal | None = None,
+        steps: Sequence[str] = (),
+    ) -> Response:
+        """Return the page. `about` names the object, `steps` are what to do elsewhere first."""
+        return self._frame.page(
+            "form.html",
+            visit,
+            200 if refusal is None else refusal.status,
+            title=action.title,
+            here=here,
+            action=action,
+            about=about,
+            back=back,
+            filled={field.name: _values_shown(field, form or {}, request) for field in action.fields},
+            refusal=refusal,
+            once=secrets.token_urlsafe(16),
+            steps=steps,
+        )
+
+
+def _values_shown(field: Field, form: Form, request: Request) -> list[str]:
+    """Return the values of a field: those of the form, else of the address, else the default."""
+    if field.kind == "secret":
+        return []
+    if field.name in form:
+        return form[field.name]
+    return [request.query_params.get(field.name, "")[:_MAX_GIVEN] or field.default]
