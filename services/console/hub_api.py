@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, cast
 from urllib.parse import urlencode
 
@@ -72,20 +73,21 @@ class HubApi:
         made. A repeat with the same `once` gets the first response.
         """
         content = b"" if body is None else orjson.dumps(body)
-        _, answer = await self._send(member, method, path, params or {}, content, once)
+        _, answer = await self.send(member, method, path, content, _json_headers(content, once), params or {})
         return _json(answer)
 
     async def call_with_cookies(
         self, member: Member, method: str, path: str, *, body: Any, once: str = ""
     ) -> tuple[Any, list[str]]:
         """Return the response's JSON, and the cookies for the member's browser. Raises `Refusal`."""
-        headers, answer = await self._send(member, method, path, {}, orjson.dumps(body), once)
+        content = orjson.dumps(body)
+        headers, answer = await self.send(member, method, path, content, _json_headers(content, once))
         cookies = [value.decode("latin-1") for name, value in headers if name.lower() == b"set-cookie"]
         return _json(answer), cookies
 
     async def text(self, member: Member, path: str, params: Mapping[str, str]) -> bytes:
         """Return the body of the response to a GET request, whatever its type. Raises `Refusal`."""
-        _, answer = await self._send(member, "GET", path, params, b"", "")
+        _, answer = await self.send(member, "GET", path, b"", {}, params)
         return answer
 
     async def readiness(self) -> dict[str, bool]:
@@ -102,24 +104,28 @@ class HubApi:
             return False
         return status == 200
 
-    async def _send(
-        self, member: Member, method: str, path: str, params: Mapping[str, str], content: bytes, once: str
+    async def send(
+        self,
+        member: Member,
+        method: str,
+        path: str,
+        content: bytes,
+        headers: Mapping[str, str],
+        params: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[HeaderPairs, bytes]:
+        """Send a call with these headers; return headers and body of the response. Raises `Refusal`."""
         scopes = cast("list[Scope]", sorted(member.key.scopes))
         acting = Actor(member.key.id, member.key.name)
         token = service_key(self._vault, CONSOLE, member.key.workspace, scopes, acting)
-        headers = [(b"authorization", f"Bearer {token}".encode())]
+        sent = [(b"authorization", f"Bearer {token}".encode())]
+        sent += [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         if member.address:
-            headers.append((b"x-forwarded-for", member.address.encode("latin-1", "replace")))
-        if content:
-            headers.append((b"content-type", b"application/json"))
-        if once:
-            headers.append((b"idempotency-key", once.encode("latin-1", "replace")[:200]))
+            sent.append((b"x-forwarded-for", member.address.encode("latin-1", "replace")))
         service = service_for_path(path)
         url = self._peers.get(service, self._gateway) + path + (f"?{urlencode(params)}" if params else "")
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                status, received, answer = await self._client.call(method, url, headers, content)
+                status, received, answer = await self._client.call(method, url, sent, content)
         except (Unreachable, TimeoutError):
             detail = f"The service {service} does not answer. This part is back when it does: try again."
             raise Refusal(503, "Not available", detail) from None
@@ -128,6 +134,11 @@ class HubApi:
         if status >= 400:
             raise _refusal(status, answer)
         return received, answer
+
+
+def _json_headers(content: bytes, once: str) -> dict[str, str]:
+    headers = {"content-type": "application/json"} if content else {}
+    return headers | ({"idempotency-key": once[:200]} if once else {})
 
 
 def _json(answer: bytes) -> Any:

@@ -51,8 +51,14 @@ def filled(hub: Hub) -> list[str]:
     paths += [f"/endpoints/{endpoint['id']}", f"/endpoints/{endpoint['id']}/events"]
     paths += [f"/endpoints/{endpoint['id']}/events/{execution}", f"/webhooks/{webhook}"]
     paths += [f"/deliveries/{delivery}", f"/webhooks/{webhook}/do/recover", f"/webhooks/{webhook}/do/delete"]
-    paths += ["/event-types/message.created", "/catalogue", "/catalogue/github", "/catalogue/github/oauth2"]
-    paths += ["/catalogue/github/oauth-app", "/catalogue/telegram"]
+    paths += [
+        "/imports/new",
+        "/event-types/message.created",
+        "/catalogue",
+        "/catalogue/github",
+        "/catalogue/github/oauth2",
+    ]
+    paths += ["/catalogue/github/oauth2", "/catalogue/github/oauth-app", "/catalogue/telegram"]
     return paths
 
 

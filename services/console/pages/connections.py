@@ -11,6 +11,7 @@ from services.console.pages.kinds import (
     Json,
     Kind,
     Link,
+    Part,
     Values,
     column,
     status_in,
@@ -137,6 +138,8 @@ INTEGRATIONS: Final = Kind(
         Link("Webhooks of its app", "/console/endpoints/{id}/events"),
         Link("Audit", "/console/audit?resource={id}"),
     ),
+    list_links=(Link("Connect an account", "/console/catalogue"),),
+    parts=(Part("Provider subscriptions", "/api/integrations/{id}/watches"),),
     busy=frozenset({"pending"}),
     advice=_account_advice,
 )

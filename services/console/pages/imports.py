@@ -5,11 +5,13 @@ from typing import Final
 
 from services.console.pages.kinds import (
     Action,
+    Download,
     Field,
     Filter,
     Json,
     Kind,
     Link,
+    Part,
     column,
     status_in,
 )
@@ -18,10 +20,11 @@ from services.console.pages.kinds import (
 def _import_advice(item: Json) -> str:
     if item["error"]:
         return str(item["error"])
+    if item["status"] == "ready":
+        advice = "Its contents are read. Try it without publishing anything (dry run), then start it."
+        return f"{advice} It waits: {item['waiting_for']}" if item["waiting_for"] else advice
     if item["waiting_for"]:
         return f"It waits: {item['waiting_for']}"
-    if item["status"] == "ready":
-        return "Its contents are read. Try it without publishing anything (dry run), then start it."
     return ""
 
 
@@ -116,8 +119,13 @@ IMPORTS: Final = Kind(
         Link("Channels", "/console/imports/{id}/channels"),
         Link("People", "/console/imports/{id}/people"),
         Link("Files", "/console/imports/{id}/files"),
-        Link("Report", "/console/imports/{id}/report"),
         Link("Audit", "/console/audit?resource={id}"),
+    ),
+    list_links=(Link("Import a file", "/console/imports/new"),),
+    parts=(Part("Plan", "/api/imports/{id}/plan"),),
+    downloads=(
+        Download("Report (page)", "/api/imports/{id}/report", "report.html", {"format": "html"}),
+        Download("Report (CSV)", "/api/imports/{id}/report", "report.csv", {"format": "csv"}),
     ),
     busy=frozenset({"reading", "running", "verifying", "undoing"}),
     advice=_import_advice,

@@ -11,6 +11,7 @@ from services.console.pages.kinds import (
     Json,
     Kind,
     Link,
+    Part,
     column,
 )
 
@@ -171,6 +172,7 @@ EXECUTIONS: Final = Kind(
             effect="The events are published once more: messages and deliveries are made of them again.",
         ),
     ),
+    parts=(Part("Payload", "/api/inbound-endpoints/{parent}/events/{id}/payload"),),
     advice=_execution_advice,
 )
 KINDS: Final[Sequence[Kind]] = (ENDPOINTS, EXECUTIONS)

@@ -96,6 +96,24 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """More of an object, from another call, shown below it. `api` has `{id}` and `{parent}` of the object."""
+
+    title: str
+    api: str
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A document about an object that is not shown here: `file` is the end of its name."""
+
+    title: str
+    api: str
+    file: str
+    params: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of object: its list, its details, and what a member can do with them.
 
@@ -120,6 +138,9 @@ class Kind:
     actions: Sequence[Action] = ()
     list_actions: Sequence[Action] = ()
     links: Sequence[Link] = ()
+    list_links: Sequence[Link] = ()
+    parts: Sequence[Part] = ()
+    downloads: Sequence[Download] = ()
     busy: frozenset[str] = frozenset()
     """Statuses in which an object changes by itself, so that its page is shown again and again."""
     advice: Callable[[Json], str] = lambda _: ""

@@ -1,5 +1,6 @@
 """The pages of all kinds of objects: lists, details, downloads, and the forms of actions."""
 
+import asyncio
 import csv
 import io
 import secrets
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from services.console.hub_api import HubApi, Refusal
-from services.console.pages.kinds import Action, Json, Kind, read
+from services.console.pages.kinds import Action, Download, Json, Kind, Part, read
 from services.console.pages.rendering import visible
 from services.console.web.action_forms import ActionForms
 from services.console.web.forms import BadForm, Form, first, utc_time, values_of
@@ -45,6 +46,8 @@ class ObjectPages:
             yield f"/do/{action.name}", self._bound_action(self._ask, kind, action)
         for action in kind.actions:
             yield f"/{{id}}/do/{action.name}", self._bound_action(self._ask, kind, action)
+        for download in kind.downloads:
+            yield f"/{{id}}/{download.file}", self._bound_download(kind, download)
         if kind.has_details:
             yield "/{id}/json", self._bound(self._download, kind)
             yield "/{id}", self._bound(self._detail, kind)
@@ -146,6 +149,7 @@ class ObjectPages:
             id=request.path_params["id"],
             name=_name(kind, item),
             advice=kind.advice(item),
+            parts=await self._read_parts(kind, request, visit),
             links=[(link.title, _filled(link.href, item)) for link in kind.links],
             actions=[
                 action
@@ -161,15 +165,37 @@ class ObjectPages:
         path = _filled(kind.api, request.path_params) + f"/{quote(request.path_params['id'], safe='')}"
         return await self._hub.call(visit.member, "GET", path)
 
+    async def _read_parts(self, kind: Kind, request: Request, visit: Visit) -> list[tuple[str, Any]]:
+        """Return the parts of an object, read side by side; a refusal in place of one that is not there."""
+
+        async def read_part(part: Part) -> tuple[str, Any]:
+            try:
+                return part.title, await self._hub.call(
+                    visit.member, "GET", _filled(part.api, request.path_params)
+                )
+            except Refusal as refusal:
+                return part.title, refusal
+
+        return list(await asyncio.gather(*map(read_part, kind.parts)))
+
+    def _bound_download(self, kind: Kind, download: Download) -> Page:
+        async def page(request: Request, visit: Visit) -> Response:
+            try:
+                path = _filled(download.api, request.path_params)
+                content = await self._hub.text(visit.member, path, download.params)
+            except Refusal as refusal:
+                return self._frame.refused(visit, refusal, _back(kind, request))
+            return _attachment(content, f"{request.path_params['id']}-{download.file}")
+
+        return page
+
     async def _download(self, kind: Kind, request: Request, visit: Visit) -> Response:
         """Return an object as JSON, complete: pages cut long values."""
         try:
             item = await self._read_item(kind, request, visit)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, _address(kind, request))
-        name = "".join(letter for letter in request.path_params["id"] if letter.isalnum() or letter in "_-.")
-        headers = {"Content-Disposition": f'attachment; filename="{name[:80]}.json"'}
-        return Response(orjson.dumps(item), headers=headers, media_type="application/json")
+        return _attachment(orjson.dumps(item), f"{request.path_params['id']}.json")
 
     # Actions
 
@@ -266,6 +292,13 @@ def _filled(pattern: str, values: Json) -> str:
         name, _, rest = part.partition("}")
         filled.append(quote(str(read(name)(values) or ""), safe="") + rest)
     return "".join(filled)
+
+
+def _attachment(content: bytes, name: str) -> Response:
+    """Return a document that browsers store and never show: it is from strangers."""
+    safe = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "_-."))
+    headers = {"Content-Disposition": f'attachment; filename="{safe[-100:]}"'}
+    return Response(content, headers=headers, media_type="application/octet-stream")
 
 
 def _address(kind: Kind, request: Request) -> str:

@@ -19,6 +19,7 @@ from services.console.web.connect import ConnectPages
 from services.console.web.find import Find
 from services.console.web.forms import BadForm, Form, first, read_form
 from services.console.web.frame import Frame
+from services.console.web.imports import ImportPages
 from services.console.web.objects import ObjectPages
 from services.console.web.overview import Overview
 from services.console.web.session_pages import SessionPages
@@ -58,6 +59,7 @@ class Site:
         """Return the ASGI app."""
         forms = ActionForms(self._frame)
         objects = ObjectPages(self._hub, self._frame, forms)
+        imports = ImportPages(self._hub, self._frame)
         connect = ConnectPages(self._hub, self._frame, forms)
         sessions = SessionPages(self._sessions, self._sign_in, self._frame)
         routes = [
@@ -67,6 +69,10 @@ class Site:
             Route("/console/sign-in", self._guarded(self._sign_in_form), methods=["POST"]),
             Route("/console/sign-out", self._form(self._sign_out), methods=["POST"]),
             Route("/console/find", self._page(Find(self._hub, self._frame).show)),
+            Route("/console/imports/new", self._page(imports.show), methods=["GET"]),
+            Route("/console/imports/new", self._form(imports.start), methods=["POST"]),
+            Route("/console/uploads", self._script(imports.upload), methods=["POST"]),
+            Route("/console/uploads/{id}", self._script(imports.upload), methods=["HEAD", "PATCH"]),
             Route("/console/catalogue", self._page(connect.catalogue), methods=["GET"]),
             Route("/console/catalogue/{provider}", self._page(connect.provider), methods=["GET"]),
             Route("/console/catalogue/{provider}/{kind}", self._page(connect.ask), methods=["GET"]),
@@ -160,6 +166,20 @@ class Site:
                 text = "The form has expired, and nothing was changed. Open the page, and do it again."
                 return self._frame.problem(visit, 403, "Refused", text)
             return await page(request, visit, form)
+
+        return self._guarded(checked)
+
+    def _script(self, page: Page) -> Handler:
+        """Return what a script of the console does: it sends the session's token in a header."""
+
+        async def checked(request: Request) -> Response:
+            visit = await self._visits.of(request)
+            if visit is None:
+                return Response("the session has ended: sign in again", 401, media_type="text/plain")
+            is_own = request.method == "HEAD" or self._visits.is_own_origin(request)
+            if not is_own or request.headers.get("x-form-token") != visit.token:
+                return Response("this was not sent by a page of the console", 403, media_type="text/plain")
+            return await page(request, visit)
 
         return self._guarded(checked)
 
