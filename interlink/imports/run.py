@@ -125,6 +125,9 @@ async def undo(api: HubApi, import_id: str, view: View, *, keep_answered: bool, 
     if shared:
         fate = "they stay" if keep_shared else "they are removed, too, unless you add --keep-shared"
         view.line(f"{shared} of its messages were found by other imports, too: {fate}")
+    if found["channels"] or found["people"]:
+        new = f"new channels ({found['channels']}) and people ({found['people']})"
+        view.line(f"its {new} are removed, too, unless they are needed otherwise")
     if not view.confirm(f"Remove the {added} messages that this import added?"):
         view.line("nothing was removed")
         return dict(before)
@@ -140,6 +143,9 @@ async def undo(api: HubApi, import_id: str, view: View, *, keep_answered: bool, 
         view.line(f"{left} messages were left to other imports")
     if done["added"]:
         view.line(f"{done['added']} messages were kept")
+    for kind, result in (done["undo"] or {}).items():
+        others = "".join(f", {item['number']} kept ({item['reason']})" for item in result["retained"])
+        view.line(f"{kind}: {result['removed']} removed{others}")
     return done
 
 

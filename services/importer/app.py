@@ -21,6 +21,7 @@ from services.importer.jobs.files_step import FileLimits, FilesStep
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.late_confirmations import LateConfirmations
 from services.importer.jobs.ledger import Ledger
+from services.importer.jobs.new_contents import NewContents
 from services.importer.jobs.read_step import ReadStep
 from services.importer.jobs.run_context import Stores
 from services.importer.jobs.run_step import Outlets, RunStep
@@ -114,6 +115,7 @@ async def build(runtime: Runtime) -> Service:
     reports, users = Reports(runtime.mongo), ChatUsers(runtime.mongo)
     directory = ChatDirectory(runtime.mongo)
     ledger = Ledger(stores.units, stores.confirmations)
+    new_contents = NewContents(imports, stores.contents, directory)
     file_limits = FileLimits(
         settings.import_max_file_bytes, settings.import_file_bytes_per_workspace, settings.import_file_days
     )
@@ -130,14 +132,14 @@ async def build(runtime: Runtime) -> Service:
         RunStep(imports, readers, read, stores, directory, outlets, files.addresses, file_limits),
         FilesStep(imports, readers, files, file_limits),
         VerifyStep(imports, stores, reports),
-        UndoStep(imports, outlets, stores, ledger, files.cleanup),
+        UndoStep(imports, outlets, stores, ledger, new_contents, files.cleanup),
     )
     estimate = Estimate(rate, memory)
     management = runtime.management_app(
         "Interlink importer",
         [
             UploadsApi(uploads, folder, runtime.hub.public_base),
-            ImportsApi(imports, stores.contents, stores.issues, ledger, estimate),
+            ImportsApi(imports, stores.contents, stores.issues, ledger, new_contents, estimate),
             ReportsApi(imports, stores.contents, reports, files.records, estimate),
             ImportFilesApi(imports, files.records),
             AccountImportsApi(imports, accounts, estimate),

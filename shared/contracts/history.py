@@ -21,6 +21,8 @@ HISTORY_STORED: Final = "history.stored"
 """The type of the event on `chat.events` with which the chat confirms a batch."""
 MAX_BATCH: Final = 200
 MAX_BATCH_BYTES: Final = 512 * 1024
+MAX_ADDED_BY: Final = 50
+"""Imports that a batch of `history.withdrawn` names at most."""
 
 
 class _Batch(Payload):
@@ -112,16 +114,21 @@ class HistoryMessages(_Batch):
 
 
 class HistoryWithdrawn(_Batch):
-    """The data of `history.withdrawn`: messages of one channel that an undo removes.
+    """The data of `history.withdrawn`, which an undo publishes: messages of one channel, channels or people.
 
-    The chat removes those that it has from the import `added_by`, and no others. With `keep_answered`, it
-    keeps those that have got replies since the import.
+    The chat removes what it first stored by one of the imports `added_by`, and nothing else. With
+    `keep_answered`, it keeps messages that have got replies since the import. Of channels and people, which
+    come after all messages, it removes those that nobody needs any more: channels without a message, and
+    people who have written no message. It names the others as rejected, with the reason.
     """
 
-    channel_id: Id
-    message_ids: Annotated[tuple[Id, ...], Field(max_length=MAX_BATCH)]
+    channel_id: Id | None = None
+    message_ids: Annotated[tuple[Id, ...], Field(max_length=MAX_BATCH)] = ()
+    channel_ids: Annotated[tuple[Id, ...], Field(max_length=MAX_BATCH)] = ()
+    person_ids: Annotated[tuple[Id, ...], Field(max_length=MAX_BATCH)] = ()
+    """The `id` of guests in `history.users`, never of a person who is a user of the chat."""
     keep_answered: bool = False
-    added_by: Id | None = None
+    added_by: Annotated[tuple[Id, ...], Field(min_length=1, max_length=MAX_ADDED_BY)]
 
 
 class RejectedMessage(Payload):
@@ -136,8 +143,8 @@ class HistoryStored(Payload):
 
     `duplicates` has the ids of messages that it had already, live or from another import. It left them as
     they are, and an undo of this import does not remove them. A message that it has from the same import is
-    no duplicate. A batch of `history.withdrawn` is confirmed in the same way; `rejected` are the messages
-    that it did not delete.
+    no duplicate. A batch of `history.withdrawn` is confirmed in the same way; `rejected` is what it did not
+    remove. What it does not have, or no longer has, is not rejected.
     """
 
     import_id: Id

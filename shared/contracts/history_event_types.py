@@ -58,14 +58,14 @@ PUBLISHED_HISTORY: Final = (
     ),
     EventType(
         HISTORY_WITHDRAWN,
-        "Messages of one channel to take away again, because an import is undone.",
+        "Messages of one channel, channels or people to take away again, because an import is undone.",
         HistoryWithdrawn,
         {
             **_BATCH,
             "channel_id": "chn_1",
             "message_ids": ["msg_1"],
             "keep_answered": False,
-            "added_by": "imp_1",
+            "added_by": ["imp_1"],
         },
     ),
 )

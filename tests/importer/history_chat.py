@@ -26,7 +26,8 @@ T = TypeVar("T")
 class HistoryChat:
     """The chat's side of an import, in a thread of its own, for one workspace.
 
-    `messages` are by id, each with the import that added it. One whose text contains `unacceptable` is
+    `messages` are by id, each with the import that added it; `owners` are the imports that first stored a
+    channel or a guest, by its id. One whose text contains `unacceptable` is
     rejected. `confirms` can be switched off; what it has not confirmed then, `confirm_late` does. What it
     cannot read stands in `errors`. It stores so many batches more as `permits` says, and holds the next one
     until there is a permit. `other_imports` are the imports of other workspaces.
@@ -40,6 +41,7 @@ class HistoryChat:
         self.messages: dict[str, Data] = {}
         self.users: dict[str, Data] = {}
         self.channels: dict[str, Data] = {}
+        self.owners: dict[str, str] = {}
         self.batches: list[Data] = []
         self.errors: list[str] = []
         self.other_imports: set[str] = set()
@@ -143,26 +145,58 @@ class HistoryChat:
         duplicates: list[str] = []
         rejected: list[Data] = []
         if event_type == "history.users":
-            self.users |= {user["id"]: user for user in data["users"]}
+            for user in data["users"]:
+                if "user_id" not in user:  # otherwise the chat has the person
+                    self.users[user["id"]] = user
+                    self.owners.setdefault(user["id"], data["import_id"])
         elif event_type == "history.channels":
-            self.channels |= {channel["channel_id"]: channel for channel in data["channels"]}
+            for channel in data["channels"]:
+                self.channels[channel["channel_id"]] = channel
+                if not channel["existing"]:
+                    self.owners.setdefault(channel["channel_id"], data["import_id"])
         elif event_type == "history.messages":
             for message in data["messages"]:
                 self._store(message, data, duplicates, rejected)
         else:
-            answered = self._answered(data["import_id"]) if data["keep_answered"] else set()
-            for message_id in data["message_ids"]:
-                known = self.messages.get(message_id)
-                if known is None or known["import_id"] != data["added_by"]:
-                    continue
-                if message_id in answered:
-                    rejected.append({"message_id": message_id, "reason": "answered"})
-                else:
-                    del self.messages[message_id]
+            self._withdraw(data, rejected)
         if self.confirms:
             await self._confirm(data, duplicates, rejected)
         else:
             self._unconfirmed.append((data, duplicates, rejected))
+
+    def _withdraw(self, data: Data, rejected: list[Data]) -> None:
+        answered = self._answered(data["import_id"]) if data["keep_answered"] else set()
+        for message_id in data.get("message_ids", ()):
+            known = self.messages.get(message_id)
+            if known is None or known["import_id"] not in data["added_by"]:
+                continue
+            if message_id in answered:
+                rejected.append({"message_id": message_id, "reason": "answered"})
+            else:
+                del self.messages[message_id]
+        filled = {message["channel_id"] for message in self.messages.values()}
+        self._remove(self.channels, filled, data.get("channel_ids", ()), data["added_by"], rejected)
+        authors = {message["author"]["id"] for message in self.messages.values() if "author" in message}
+        self._remove(self.users, authors, data.get("person_ids", ()), data["added_by"], rejected)
+
+    def _remove(
+        self,
+        known: dict[str, Data],
+        used: set[str],
+        ids: list[str],
+        added_by: list[str],
+        rejected: list[Data],
+    ) -> None:
+        """Remove channels or people that an import has brought and nobody uses."""
+        for item in ids:
+            if item not in known:
+                continue
+            if self.owners.get(item) not in added_by:
+                rejected.append({"message_id": item, "reason": "not of this import"})
+            elif item in used:
+                rejected.append({"message_id": item, "reason": "in use"})
+            else:
+                del known[item], self.owners[item]
 
     def _answered(self, import_id: str) -> set[str]:
         """The messages with answers that did not come by this import."""

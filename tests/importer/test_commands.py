@@ -79,13 +79,20 @@ def test_an_export_is_imported_shown_repeated_and_undone(
     left = run(hub, tmp_path, "undo", first, "--keep-shared", "--yes")
     assert left.stdout.splitlines() == [
         "5 of its messages were found by other imports, too: they stay",
+        "its new channels (2) and people (2) are removed, too, unless they are needed otherwise",
         "0 messages were removed",
         "5 messages were left to other imports",
+        "channels: 0 removed, 2 kept (in use)",
+        "people: 0 removed, 2 kept (in use)",
     ]
     assert len(chat.texts()) == 5
     undone = run(hub, tmp_path, "undo", import_id(again), "--yes")
-    assert undone.stdout == "5 messages were removed\n"
-    assert chat.texts() == []
+    assert undone.stdout.splitlines()[1:] == [
+        "5 messages were removed",
+        "channels: 2 removed",
+        "people: 2 removed",
+    ]
+    assert (chat.messages, chat.channels, chat.users) == ({}, {}, {})
 
 
 def test_a_dry_run_shows_messages_and_the_import_starts_later(

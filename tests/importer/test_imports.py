@@ -127,8 +127,12 @@ def test_an_export_is_described_tried_imported_and_undone(hub: Hub, chat: Histor
 
     hub.call("POST", f"{path}/undo", {"messages": 4}, expect=409)
     hub.call("POST", f"{path}/undo", {"messages": 5})
-    assert reached(hub, found["id"], "undone")["added"] == 0
-    assert chat.messages == {}
+    undone = reached(hub, found["id"], "undone")
+    assert undone["added"] == 0
+    # Of the two people, one is a user of the chat.
+    removed = {"channels": {"removed": 2, "retained": []}, "people": {"removed": 1, "retained": []}}
+    assert undone["undo"] == removed
+    assert (chat.messages, chat.channels, chat.users) == ({}, {}, {})
 
 
 def test_a_repeated_import_adds_what_is_new_and_its_undo_takes_only_that(hub: Hub, chat: HistoryChat) -> None:
@@ -145,7 +149,7 @@ def test_a_repeated_import_adds_what_is_new_and_its_undo_takes_only_that(hub: Hu
     reached(hub, longer["id"], "undone")
     assert len(chat.texts()) == 5
     path = f"/api/imports/{first['id']}/undo"
-    assert hub.call("GET", path) == {"messages": 5, "shared": 5}
+    assert hub.call("GET", path) == {"messages": 5, "shared": 5, "channels": 2, "people": 2}
     hub.call("POST", path, {"messages": 5})
     assert reached(hub, first["id"], "undone")["withdrawn"] == 5
     assert chat.texts() == []

@@ -233,9 +233,7 @@ def test_kills_and_restarts_change_nothing(rig: Rig, note: Callable[[str], None]
     assert done["added"] == _DAYS * (_MESSAGES - 2)
     undisturbed = state_of(rig.chat), result_of(hub, found["id"])
     undone(hub, done)
-    assert rig.chat.messages == {}
-    rig.chat.users.clear()
-    rig.chat.channels.clear()
+    assert (rig.chat.messages, rig.chat.channels, rig.chat.users) == ({}, {}, {})
 
     found = ready(hub, content)
     rig.chat.permits = 0

@@ -145,10 +145,42 @@ def test_a_changed_message_and_an_undo_of_another_import() -> None:
     assert [message["text"] for message in history.shown("c")] == ["later", "changed here"]
     assert stored.duplicates == ["msg_2"]
     withdrawn = {"channel_id": "c", "message_ids": ["msg_1", "msg_2"], "keep_answered": False}
-    imports.apply("history.withdrawn", {**withdrawn, "import_id": "imp_2", "added_by": "imp_2"})
+    imports.apply("history.withdrawn", {**withdrawn, "import_id": "imp_2", "added_by": ["imp_2"]})
     assert len(history.messages) == 2
-    imports.apply("history.withdrawn", {**withdrawn, "import_id": "imp_3", "added_by": "imp_1"})
+    imports.apply("history.withdrawn", {**withdrawn, "import_id": "imp_3", "added_by": ["imp_1"]})
     assert len(history.messages) == 0
+
+
+def test_an_undo_leaves_no_trace_but_what_is_in_use() -> None:
+    imports = Imports(History())
+
+    def bring(import_id: str, message_id: str) -> None:
+        people = [{"id": "U1", "name": "Ada"}, {"id": "U2", "name": "Grace", "user_id": "usr_2"}]
+        channels = [{"channel_id": name, "name": name, "existing": name == "own"} for name in ("new", "own")]
+        message = {"message_id": message_id, "text": "", "author": {"id": "U1"}, "created_at": ""}
+        imports.apply("history.users", {"import_id": import_id, "users": people})
+        imports.apply("history.channels", {"import_id": import_id, "channels": channels})
+        batch = {"import_id": import_id, "channel_id": "new", "messages": [message]}
+        imports.apply("history.messages", batch)
+
+    def withdraw(added_by: list[str], **ids: object) -> dict[str, str]:
+        batch = {"import_id": added_by[0], "keep_answered": False, "added_by": added_by, **ids}
+        return imports.apply("history.withdrawn", batch).rejected
+
+    contents = {"channel_ids": ["new", "own"], "person_ids": ["U1"]}
+    bring("imp_1", "msg_1")
+    bring("imp_2", "msg_2")
+    withdraw(["imp_2"], channel_id="new", message_ids=["msg_2"])
+    other = "it is from another import"
+    assert withdraw(["imp_2"], **contents) == {"new": other, "U1": other}
+    used = {"new": "it has messages", "U1": "they have written messages"}
+    assert withdraw(["imp_1"], **contents) == used
+    assert imports.shown("new")["name"] == "new"
+    withdraw(["imp_1"], channel_id="new", message_ids=["msg_1"])
+    for _ in range(2):
+        assert withdraw(["imp_3", "imp_1"], **contents) == {}
+    bring("imp_4", "msg_4")
+    assert withdraw(["imp_1"], **contents) == {"new": other, "U1": other}
 
 
 def write(address: str, message: dict[str, str]) -> None:

@@ -9,8 +9,10 @@ from services.importer.files.cleanup import FileCleanup
 from services.importer.files.folder import FileFolder
 from services.importer.files.records import ImportFiles
 from services.importer.jobs.ledger import Ledger
+from services.importer.jobs.new_contents import NewContents
 from services.importer.jobs.run_context import Stores
 from services.importer.jobs.undo_step import UndoStep
+from services.importer.store.chat_directory import ChatDirectory
 from services.importer.store.contents import Contents
 from services.importer.store.issues import Issues
 from services.importer.store.marks import Marks
@@ -33,7 +35,9 @@ def undo_of(found: Import) -> UndoStep:
     )
     outlets: Any = SimpleNamespace(outlet=lambda *_: found.outlet)
     ledger = Ledger(place.units, place.confirmations)
-    return UndoStep(place.imports, outlets, stores, ledger, FileCleanup(files, FileFolder(place.folder)))
+    contents = NewContents(place.imports, stores.contents, ChatDirectory(place.mongo))
+    cleanup = FileCleanup(files, FileFolder(place.folder))
+    return UndoStep(place.imports, outlets, stores, ledger, contents, cleanup)
 
 
 def test_an_undo_withdraws_what_is_stored_meanwhile(store: Store, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Store what imports bring: people, channels and messages of other chats, with their original times."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,17 +33,18 @@ class Imports:
         """Apply an event of `chat.history`. Applying one again changes nothing."""
         stored = Stored()
         if event_type == "history.users":
-            _remember(self._people, {user["id"]: user for user in batch["users"]}, MAX_PEOPLE)
+            # A person with a user id is in the chat already: others are guests.
+            guests = {user["id"]: user for user in batch["users"] if not user.get("user_id")}
+            _remember(self._people, guests, batch["import_id"], MAX_PEOPLE)
         elif event_type == "history.channels":
             new = {item["channel_id"]: item for item in batch["channels"] if not item["existing"]}
-            _remember(self.channels, new, MAX_CHANNELS)
+            _remember(self.channels, new, batch["import_id"], MAX_CHANNELS)
             stored.channels.update(new)
         elif event_type == "history.messages":
             stored.channels.add(batch["channel_id"])
             for message in batch["messages"]:
                 self._store(message, batch, stored)
         elif event_type == "history.withdrawn":
-            stored.channels.add(batch["channel_id"])
             self._withdraw(batch, stored)
         return stored
 
@@ -87,22 +88,32 @@ class Imports:
         self._history.store({**texts, **own, "embeds": [], "states": {}, "deleted": False})
 
     def _withdraw(self, batch: Data, stored: Stored) -> None:
-        """Remove messages that an import added; those that others have answered may stay."""
-        messages = self._history.messages
-        added_by = batch.get("added_by") or batch["import_id"]
+        """Remove messages that imports added, and then the channels and people that nobody uses any more.
+
+        Messages that others have answered may stay.
+        """
+        messages, added_by = self._history.messages, batch["added_by"]
         answered = self._answered(added_by) if batch["keep_answered"] else set()
-        for message_id in batch["message_ids"]:
+        for message_id in batch.get("message_ids", []):
             known = messages.get(message_id)
-            if known is None or known.get("import_id") != added_by:
+            if known is None or known.get("import_id") not in added_by:
                 continue
             if message_id in answered:
                 stored.rejected[message_id] = "somebody has answered it"
             else:
                 del messages[message_id]
+        if channel_id := batch.get("channel_id"):
+            stored.channels.add(channel_id)
+        channel_ids, person_ids = batch.get("channel_ids", []), batch.get("person_ids", [])
+        filled = {message["channel_id"] for message in messages.values()} if channel_ids else set()
+        _forget(self.channels, channel_ids, added_by, filled, "it has messages", stored)
+        stored.channels.update(channel_ids)
+        authors = {message["author"].get("id") for message in messages.values()} if person_ids else set()
+        _forget(self._people, person_ids, added_by, authors, "they have written messages", stored)
 
-    def _answered(self, import_id: str) -> set[str]:
-        """Return the ids of messages that have answers which did not come with this import."""
-        others = [item for item in self._history.messages.values() if item.get("import_id") != import_id]
+    def _answered(self, added_by: Collection[str]) -> set[str]:
+        """Return the ids of messages that have answers which did not come with these imports."""
+        others = [item for item in self._history.messages.values() if item.get("import_id") not in added_by]
         return {str(item[name]) for item in others for name in ("thread_id", "reply_to_id") if item.get(name)}
 
     def _named(self, author: Data) -> dict[str, Any]:
@@ -116,7 +127,29 @@ class Imports:
         }
 
 
-def _remember(known: OrderedDict[str, Data], new: Mapping[str, Data], limit: int) -> None:
-    known.update(new)
+def _remember(known: OrderedDict[str, Data], new: Mapping[str, Data], import_id: str, limit: int) -> None:
+    """Store channels or people with the import that brought them first."""
+    for key, item in new.items():
+        known[key] = {**item, "import_id": known.get(key, {}).get("import_id", import_id)}
     while len(known) > limit:
         known.popitem(last=False)
+
+
+def _forget(
+    known: OrderedDict[str, Data],
+    ids: Iterable[str],
+    added_by: Collection[str],
+    used: Collection[str],
+    reason: str,
+    stored: Stored,
+) -> None:
+    """Remove channels or people that these imports brought and that nobody uses; say why others stay."""
+    for key in ids:
+        if key not in known:
+            continue
+        if known[key]["import_id"] not in added_by:
+            stored.rejected[key] = "it is from another import"
+        elif key in used:
+            stored.rejected[key] = reason
+        else:
+            del known[key]

@@ -1,6 +1,6 @@
 """The request and response models of imports."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Final, Self, get_args
@@ -166,6 +166,38 @@ class DryRunOut(BaseModel):
         )
 
 
+class RetainedOut(BaseModel):
+    """How many channels or people an undo has not removed, and why: in the chat's words, mostly."""
+
+    reason: str
+    number: int
+
+
+class RemovedOut(BaseModel):
+    """How many channels or people an undo has removed, and why others stay."""
+
+    removed: int
+    retained: list[RetainedOut]
+
+    @classmethod
+    def of(cls, removed: int, retained: Sequence[tuple[str, int]]) -> Self:
+        """Return the model of numbers by reason."""
+        return cls(
+            removed=removed,
+            retained=[RetainedOut(reason=reason, number=number) for reason, number in retained],
+        )
+
+
+class UndoResultOut(BaseModel):
+    """What became of the channels and people that the import had brought.
+
+    If the chat confirms nothing, they count as removed.
+    """
+
+    channels: RemovedOut
+    people: RemovedOut
+
+
 class MappedChannelOut(BaseModel):
     """A channel of the chat, and the mapping that joins the conversation with it."""
 
@@ -183,7 +215,8 @@ class ImportOut(BaseModel):
     are texts that lost this kind of formatting, and `kafka` has records and bytes. `items_processed` are
     messages; `items_total` is known after a dry run. `confirmed` is false if the chat confirms nothing: then
     messages count as imported when they are published. `added` is how many messages an undo would take away;
-    `withdrawn` are those that one has taken away, and `left` those that it has left to other imports.
+    `withdrawn` are those that one has taken away, and `left` those that it has left to other imports. `undo`
+    says, after an undo, what became of channels and people.
     `estimate` says `estimated_s` in words. `starts_at` is when a repeated import is due.
     """
 
@@ -209,6 +242,7 @@ class ImportOut(BaseModel):
     added: int
     withdrawn: int
     left: int
+    undo: UndoResultOut | None
     issues: int
     created_at: str
     started_at: str | None
@@ -247,6 +281,7 @@ class ImportOut(BaseModel):
             added=job.added,
             withdrawn=job.withdrawn,
             left=job.left,
+            undo=_undo_result(job),
             issues=job.issues,
             created_at=rfc3339(job.created_at),
             started_at=rfc3339(job.started_at) if job.started_at else None,
@@ -262,10 +297,14 @@ class UndoOut(BaseModel):
     """The effect of an undo now: it withdraws `messages` messages, the number to confirm.
 
     `shared` are those of them that other imports have found in the chat, too: `keep_shared` keeps them.
+    `channels` and `people` are the channels and guests that it has brought. The chat removes those that are
+    not used otherwise.
     """
 
     messages: int
     shared: int
+    channels: int
+    people: int
 
 
 class ImportChannelOut(BaseModel):
@@ -364,6 +403,15 @@ class ImportIssueOut(BaseModel):
     def of(cls, record: IssueRecord) -> Self:
         """Return the model of a record."""
         return cls(place=record.place, reason=record.reason, record=record.record)
+
+
+def _undo_result(job: ImportJob) -> UndoResultOut | None:
+    if job.stage != "undone":
+        return None
+    return UndoResultOut(
+        channels=RemovedOut.of(job.removed_channels, job.retained_channels),
+        people=RemovedOut.of(job.removed_people, job.retained_people),
+    )
 
 
 def _waiting_for(job: ImportJob) -> str | None:

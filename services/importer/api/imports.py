@@ -22,6 +22,7 @@ from services.importer.api.import_schemas import (
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.ledger import Ledger
+from services.importer.jobs.new_contents import NewContents
 from services.importer.jobs.plan import Plan
 from services.importer.store.contents import Contents
 from services.importer.store.issues import Issues
@@ -42,12 +43,19 @@ class ImportsApi:
     """The routes of imports."""
 
     def __init__(
-        self, imports: Imports, contents: Contents, issues: Issues, ledger: Ledger, estimate: Estimate
+        self,
+        imports: Imports,
+        contents: Contents,
+        issues: Issues,
+        ledger: Ledger,
+        new_contents: NewContents,
+        estimate: Estimate,
     ) -> None:
         self._imports = imports
         self._contents = contents
         self._issues = issues
         self._ledger = ledger
+        self._new_contents = new_contents
         self._estimate = estimate
         self._streams = WorkspaceLimits(_MAX_STREAMS)
         self._previews = WorkspaceLimits(1)
@@ -121,7 +129,9 @@ class ImportsApi:
             raise OverLimit(f"{_MAX_PREVIEWS} undos are being counted: wait for one of them")
         async with self._previews.hold(key.workspace):  # one at a time: it reads the whole ledger
             shared = await self._ledger.count_shared(key.workspace, job.id)
-            return UndoOut(messages=await self._ledger.count(job.id), shared=shared)
+            channels, people = await self._new_contents.count(job)
+            messages = await self._ledger.count(job.id)
+            return UndoOut(messages=messages, shared=shared, channels=channels, people=people)
 
     async def undo(self, import_id: str, body: ImportUndo, key: Writer) -> ImportOut:
         """Take away what an import added, and nothing else."""

@@ -134,6 +134,19 @@ class ImportJob(Job):
     """Batches that the chat confirmed when the import did not wait for them."""
     remaining: int | None = stored_null()
     """Messages that are still its own after an undo, because they were answered."""
+    removed_channels: int = 0
+    removed_people: int = 0
+    """Channels, and guests, that an undo has taken away."""
+    retained_channels: tuple[tuple[str, int], ...] = ()
+    retained_people: tuple[tuple[str, int], ...] = ()
+    """Reasons for which an undo has not taken others away, each with their number."""
+    has_leftovers: bool = False
+    """True if an undo has not taken all channels and guests away."""
+
+    @property
+    def has_published(self) -> bool:
+        """Whether it was started, and not only as a dry run."""
+        return self.started_at is not None and not self.is_dry_run
 
     @property
     def added(self) -> int:

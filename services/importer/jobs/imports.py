@@ -223,6 +223,7 @@ class Imports:
             "stage": "undoing",
             "is_paused": False,
             "is_dry_run": False,
+            "started_at": job.started_at if job.has_published else None,
             "keep_answered": keep_answered,
             "keep_shared": keep_shared,
             "cursor": None,
@@ -288,6 +289,25 @@ class Imports:
         increments = ImportJob.stored_fields(numbers)
         with translate_errors():
             await self._collection.update_one({"_id": import_id}, {"$inc": increments})
+
+    async def with_leftovers(self, workspace: str, limit: int) -> list[str]:
+        """Return the ids of undone imports that have left channels or people in the chat, newest first."""
+        query = {"workspace": workspace, "stage": "undone", "has_leftovers": True}
+        with translate_errors():
+            found = self._collection.find(query, {"_id": 1}).sort("created_at", -1).limit(limit)
+            return [document["_id"] for document in await found.to_list(limit)]
+
+    async def unfinished(self, workspace: str, *, other_than: str) -> list[str]:
+        """Return the ids of the other imports that have published something, and are not over."""
+        query = {
+            "workspace": workspace,
+            "status": "running",
+            "stage": "running",
+            "dry_run": False,
+            "_id": {"$ne": other_than},
+        }
+        with translate_errors():
+            return [document["_id"] async for document in self._collection.find(query, {"_id": 1})]
 
     async def expiring(self, limit: int) -> list[str]:
         """Return ids of imports that are about to be deleted, because they ended long ago."""

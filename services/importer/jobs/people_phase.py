@@ -15,6 +15,7 @@ from shared.contracts.history import HISTORY_USERS
 
 _BATCH: Final = 200
 _MAX_ADDRESS: Final = 2_048
+_MAX_ID: Final = 256
 
 
 @dataclass(slots=True)
@@ -83,10 +84,15 @@ async def _publish(
     totals["failed"] += len(rejected)
 
 
+def published_id(person_id: str) -> str:
+    """Return the id of a person as `history.users` has it."""
+    return person_id[:_MAX_ID] or "unknown"
+
+
 def user_item(person: PersonRecord, user_id: str | None) -> dict[str, Any]:
     """Return a person as `history.users` has it."""
     found: dict[str, Any] = {
-        "id": person.person_id[:256] or "unknown",
+        "id": published_id(person.person_id),
         "name": person.name,
         "active": person.active,
     }

@@ -1,4 +1,4 @@
-"""The undo of an import: it takes away the messages of its ledger, and nothing else.
+"""The undo of an import: it takes away the messages of its ledger, then channels and people of nobody else.
 
 What other imports have found, too, is left to one of them if a person wants so. Otherwise these imports get a
 warning: their reports say that these messages are in the chat.
@@ -14,9 +14,11 @@ from typing import Final
 import orjson
 
 from services.importer.files.cleanup import FileCleanup
+from services.importer.jobs.contents_withdrawal import ContentsWithdrawal
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.ledger import Ledger, added
+from services.importer.jobs.new_contents import NewContents
 from services.importer.jobs.progress import Progress, Stopped
 from services.importer.jobs.run_context import Stores
 from services.importer.jobs.run_step import Outlets
@@ -43,31 +45,41 @@ class UndoStep:
     """Withdraws what imports have added."""
 
     def __init__(
-        self, imports: Imports, outlets: Outlets, stores: Stores, ledger: Ledger, cleanup: FileCleanup
+        self,
+        imports: Imports,
+        outlets: Outlets,
+        stores: Stores,
+        ledger: Ledger,
+        contents: NewContents,
+        cleanup: FileCleanup,
     ) -> None:
         self._imports = imports
         self._outlets = outlets
         self._stores = stores
         self._ledger = ledger
+        self._contents = contents
         self._cleanup = cleanup
 
     async def run(self, job: ImportJob) -> StepResult:
         """Withdraw the messages of one part after another. A repeated step goes on behind the last one."""
         progress = Progress(self._imports, job)
         outlet = self._outlets.outlet(job, progress)
-        run = _Undo(job, self._imports, self._stores, progress, outlet)
+        batches = BatchFactory(job.id, job.next_number)
+        run = _Undo(job, self._imports, self._stores, progress, outlet, batches)
+        contents = ContentsWithdrawal(job, self._imports, self._contents, outlet, batches)
         try:
             await run.withdraw()
             await self._add_in_flight(job, progress)
             # Also what the process that had the import has stored meanwhile.
             await run.withdraw()
+            removed = await contents.withdraw()
         except BrokerFull as error:
             raise JobFailed(str(error)) from None
         except Stopped:
             return StepResult()
         await self._cleanup.delete_marked()
         remaining = await self._stores.units.count_added(job.id)
-        changes = {"stage": "undone", "remaining": remaining, "confirms": outlet.confirms}
+        changes = {"stage": "undone", "remaining": remaining, "confirms": outlet.confirms, **removed}
         return StepResult(finished=True, changes=changes)
 
     async def _add_in_flight(self, job: ImportJob, progress: Progress) -> None:
@@ -76,7 +88,7 @@ class UndoStep:
         The chat gets a withdrawal behind these batches, so it does not matter what it has stored of them.
         """
         confirmations = self._stores.confirmations
-        while unsettled := await confirmations.unsettled(job.id):
+        while unsettled := await self._unsettled(job):
             now = utcnow()
             are_sent = all(batch.confirmed or now - batch.announced_at >= _IN_FLIGHT for batch in unsettled)
             if are_sent and now - job.queued_at >= _STOPPED:
@@ -86,6 +98,11 @@ class UndoStep:
         batches = await self._ledger.in_flight(job.id)
         await self._stores.units.store([_unit(job, batch) for batch in batches if added(batch)])
         await confirmations.remove([batch.id for batch in unsettled])
+
+    async def _unsettled(self, job: ImportJob) -> list[BatchRecord]:
+        """Return the batches that were under way, without those of this undo: they are published again."""
+        found = await self._stores.confirmations.unsettled(job.id)
+        return [batch for batch in found if batch.ids or batch.announced_at < job.queued_at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +120,20 @@ class _Undo:
     """One undo of one import, by one process."""
 
     def __init__(
-        self, job: ImportJob, imports: Imports, stores: Stores, progress: Progress, outlet: Outlet
+        self,
+        job: ImportJob,
+        imports: Imports,
+        stores: Stores,
+        progress: Progress,
+        outlet: Outlet,
+        batches: BatchFactory,
     ) -> None:
         self._job = job
         self._imports = imports
         self._stores = stores
         self._progress = progress
         self._outlet = outlet
-        self._batches = BatchFactory(job.id, job.next_number)
+        self._batches = batches
         self._cursor = job.cursor or ""
         self._pending: deque[_Withdrawal] = deque()
         self._has_others: dict[str, bool] = {}
@@ -148,7 +171,7 @@ class _Undo:
                 add_digest("", packed_ids),
                 channel_id=record.channel_id,
                 keep_answered=self._job.keep_answered,
-                added_by=record.adder,
+                added_by=[record.adder],
             )
         )
         await self._outlet.put(made)

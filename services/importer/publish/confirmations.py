@@ -90,14 +90,15 @@ class Confirmations:
         return [BatchRecord.from_document(document) for document in documents]
 
     async def unsettled(self, import_id: str) -> list[BatchRecord]:
-        """Return the batches of an import with new messages that were not removed or released yet.
+        """Return the batches of an import that were not removed or released yet.
 
-        These are not many more than may be unconfirmed at a time.
+        Of those with messages, these are the ones with new messages. These are not many more than may be
+        unconfirmed at a time.
         """
         query = {"import_id": import_id, "released": {"$ne": True}}
         with translate_errors():
             documents = await self._collection.find(query).to_list(None)
-        return [BatchRecord.from_document(document) for document in documents if document.get("ids")]
+        return [BatchRecord.from_document(document) for document in documents if _adds(document)]
 
     async def remove(self, batch_ids: Collection[str]) -> None:
         """Remove batches whose outcome is stored elsewhere."""
@@ -159,6 +160,11 @@ class Confirmations:
         """Delete the batches of a workspace."""
         with translate_errors():
             await self._collection.delete_many({"workspace": workspace})
+
+
+def _adds(document: Mapping[str, Any]) -> bool:
+    """Return whether a batch adds something: people and channels have no channel."""
+    return bool(document.get("ids")) or not document.get("channel_id")
 
 
 def _parse(consumed: ConsumedEvent) -> HistoryStored:

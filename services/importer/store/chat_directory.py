@@ -61,6 +61,18 @@ class ChatDirectory:
                         found.setdefault(name.casefold(), leg["conversation"])
         return found
 
+    async def joined_channels(self, workspace: str) -> set[str]:
+        """Return the ids of the chat's channels that mappings join with conversations."""
+        query = {"workspace": workspace, "deleted_at": None}
+        with translate_errors():
+            documents = self._mappings.find(query, {"legs": 1}).limit(_MAX_MAPPINGS)
+            return {
+                leg["conversation"]
+                async for document in documents
+                for leg in document["legs"]
+                if leg["provider"] == _CHAT
+            }
+
     async def links(self, workspace: str, provider: str, account: str) -> dict[str, str | None]:
         """Return the users with whom persons of an account are linked, by person; None for a guest."""
         found: dict[str, str | None] = {}

@@ -19,6 +19,8 @@ _BY_POSITION: Final = (Index((("import_id", 1), ("position", 1))), Index((("work
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {CHANNELS: _BY_POSITION, PEOPLE: _BY_POSITION}
 _BATCH: Final = 500
 _MAX_CREATED: Final = 20_000
+GUEST: Final = "guest"
+"""How a person is matched who is no user of the chat."""
 
 
 class ContentRecord(Record):
@@ -76,7 +78,7 @@ class PersonRecord(ContentRecord):
     avatar_url: str | None = None
     bot: bool
     active: bool
-    matched_by: str = "guest"
+    matched_by: str = GUEST
     user_id: str | None = None
     proposed_user_id: str | None = None
 
@@ -114,6 +116,20 @@ class Contents:
         """Yield the people in the order of the export."""
         async for document in _each(self._people, import_id, None):
             yield PersonRecord.from_document(document)
+
+    async def new_channels(self, import_id: str) -> AsyncIterator[str]:
+        """Yield the ids of the channels that the last run has published as new."""
+        fields = {"position": 1, "channel_id": 1, "existing": 1, "left_out": 1}
+        async for document in _each(self._channels, import_id, fields):
+            if document["channel_id"] and not document["existing"] and document.get("left_out") is None:
+                yield document["channel_id"]
+
+    async def guests(self, import_id: str) -> AsyncIterator[str]:
+        """Yield the ids of the people who are no users of the chat, and are not left out."""
+        fields = {"position": 1, "person_id": 1, "matched_by": 1}
+        async for document in _each(self._people, import_id, fields):
+            if document["matched_by"] == GUEST:
+                yield document["person_id"]
 
     async def count_people(self, import_id: str) -> dict[str, int]:
         """Return how many people were matched in each way."""
