@@ -12,6 +12,7 @@ from services.console.pages.registry import KINDS
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
+from tests.support.npm import Unavailable, installed
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
@@ -91,6 +92,34 @@ async def capture(tab: Tab, name: str) -> None:
     if folder := os.environ.get("INTERLINK_SCREENSHOTS"):
         shot = await tab.call("Page.captureScreenshot")
         (Path(folder) / f"{name.replace('/', '-')}.png").write_bytes(base64.b64decode(shot["data"]))
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script of axe-core."""
+    try:
+        folder = installed(Path(__file__).parents[1] / "support" / "axe")
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
+
+
+async def test_axe_finds_nothing_to_object_to(hub: Hub, tab: Tab, axe: str) -> None:
+    base, found = hub.url("gateway"), []
+    paths = filled(hub)
+    for width, theme in ((1280, "light"), (390, "dark")):
+        await resize(tab, width)
+        await tab.evaluate(f"localStorage.setItem('theme', '{theme}')")
+        for path in paths:
+            await tab.goto(f"{base}/console{path}")
+            await tab.evaluate(axe)
+            violations = await tab.evaluate(_VIOLATIONS)
+            found += [(path, theme, width, *violation) for violation in violations]
+    assert found == [], "\n".join(map(str, found))
+
+
+_VIOLATIONS = """axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']}).then(
+    ({violations}) => violations.map(({id, nodes}) => [id, nodes.slice(0, 3).map((node) => node.html)]))"""
 
 
 async def test_the_overview_is_live_and_says_when_it_is_old(hub: Hub, tab: Tab) -> None:
