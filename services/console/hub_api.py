@@ -1,6 +1,7 @@
 """Calls of the services' management APIs with service keys: a member can do what their own key allows."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -73,7 +74,9 @@ class HubApi:
         made. A repeat with the same `once` gets the first response.
         """
         content = b"" if body is None else orjson.dumps(body)
-        _, answer = await self.send(member, method, path, content, _json_headers(content, once), params or {})
+        _, answer = await self.send(
+            member, method, path, content, _json_headers(path, content, once), params or {}
+        )
         return _json(answer)
 
     async def call_with_cookies(
@@ -81,7 +84,7 @@ class HubApi:
     ) -> tuple[Any, list[str]]:
         """Return the response's JSON, and the cookies for the member's browser. Raises `Refusal`."""
         content = orjson.dumps(body)
-        headers, answer = await self.send(member, method, path, content, _json_headers(content, once))
+        headers, answer = await self.send(member, method, path, content, _json_headers(path, content, once))
         cookies = [value.decode("latin-1") for name, value in headers if name.lower() == b"set-cookie"]
         return _json(answer), cookies
 
@@ -136,9 +139,13 @@ class HubApi:
         return received, answer
 
 
-def _json_headers(content: bytes, once: str) -> dict[str, str]:
+def _json_headers(path: str, content: bytes, once: str) -> dict[str, str]:
+    """Return the headers of a call with JSON. A form that is changed and sent again is another call."""
     headers = {"content-type": "application/json"} if content else {}
-    return headers | ({"idempotency-key": once[:200]} if once else {})
+    if not once:
+        return headers
+    parts = once.encode("utf-8", "replace"), path.encode(), content
+    return headers | {"idempotency-key": hashlib.sha256(b"\0".join(parts)).hexdigest()}
 
 
 def _json(answer: bytes) -> Any:

@@ -144,7 +144,11 @@ SECRETS_IN_REQUESTS = (
         "POST", "/api/integrations/{}/fields", "a secret that was entered", "fields.*", _is_secret_field
     ),
 )
-_ONCE_ON_PAGES = {"a secret on a page": "(?:New s|S)ecret", "an API key": "API key"}
+_ONCE_ON_PAGES = {
+    "a secret on a page": "(?:New s|S)ecret",
+    "an API key": "API key",
+    "the address of an incoming webhook": "Address with token",
+}
 """The labels of what the console shows once, by what it is."""
 _IN_QUERY = {"code": "a code", "state": "a state", "oauth_verifier": "a verifier"}
 """Parameters of the callback that are secret."""
@@ -211,7 +215,7 @@ def remove_page_secrets(method: str, path: str, headers: list[tuple[str, str]], 
         body = body.replace(state, b"")
     for kind, label in _ONCE_ON_PAGES.items():
         for found in re.findall(rf"<dt>{label}</dt><dd><code>([^<]+)</code>".encode(), body):
-            record_secret(kind, html.unescape(found.decode()))
+            record_secret(kind, html.unescape(found.decode()).rpartition("/")[2])
             body = body.replace(found, b"")
     return body
 

@@ -308,6 +308,72 @@ CONFLICTS: Final = Kind(
     "A conflict appears when both sides edit a message, and the mapping leaves the decision to a person.",
     "Conversations",
     filters=(Filter("state", "state", ("open", "applied", "dropped")), Filter("mapping_id", "mapping id")),
+    name="text",
     has_details=False,
+    actions=(
+        Action(
+            "resolve",
+            "Resolve",
+            "/api/conflicts/{id}/resolve",
+            "sync:write",
+            "The edit that was chosen counts in both conversations.",
+            fits=lambda item: item.get("state", "open") == "open",
+            fields=(
+                Field("use", "Use", "select", "This edit, or the other one.", options=("this", "other")),
+            ),
+            effect="Both conversations get the same text; the other edit is lost.",
+        ),
+    ),
 )
-KINDS: Final[Sequence[Kind]] = (INTEGRATIONS, MAPPINGS, MESSAGES, CONFLICTS)
+PEOPLE: Final = Kind(
+    "people",
+    "People",
+    "person",
+    "users",
+    "/api/people-links",
+    "sync:read",
+    (
+        column("Provider", "provider"),
+        column("Account", "account", "code"),
+        column("Person there", "person_id", "code"),
+        column("User of the chat", "user_id", "code"),
+        column("E-mail", "email"),
+        column("How", "how"),
+        column("Changed", "changed_at", "time"),
+    ),
+    "A link says which user of the chat a person of another chat is, so that mentions arrive. Create one.",
+    "Conversations",
+    filters=(Filter("provider", "provider"), Filter("person_id", "person"), Filter("user_id", "user")),
+    name="person_id",
+    has_details=False,
+    list_actions=(
+        Action(
+            "link",
+            "Link a person",
+            "/api/people-links",
+            "sync:write",
+            "The link is stored.",
+            method="PUT",
+            fields=(
+                Field("provider", "Provider", hint="slack or telegram", required=True),
+                Field("account", "Account", hint="The id of the team or server; left empty: the only one."),
+                Field("person_id", "Person there", hint="Their id at the provider.", required=True),
+                Field("user_id", "User of the chat", hint="Left empty: a guest."),
+                Field("how", "How", "select", options=("manual", "guest")),
+            ),
+        ),
+    ),
+    actions=(
+        Action(
+            "delete",
+            "Delete",
+            "/api/people-links/{id}",
+            "sync:write",
+            "The link is deleted.",
+            method="DELETE",
+            effect="Messages of this person have their name only, and mentions do not reach the user.",
+            is_destructive=True,
+        ),
+    ),
+)
+KINDS: Final[Sequence[Kind]] = (INTEGRATIONS, MAPPINGS, MESSAGES, CONFLICTS, PEOPLE)

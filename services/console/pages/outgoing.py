@@ -262,6 +262,13 @@ DELIVERIES: Final = Kind(
     busy=frozenset({"pending", "delivering", "retrying"}),
     advice=_delivery_advice,
 )
+_SELECTION: Final = (
+    Field("webhook_id", "Webhook id"),
+    Field("event_type", "Event type"),
+    Field("error", "Error", hint="As in the list, such as timeout."),
+    Field("since", "Since (UTC)", "time"),
+    _UNTIL,
+)
 DEAD_LETTERS: Final = Kind(
     "dead-letters",
     "Dead letters",
@@ -294,14 +301,19 @@ DEAD_LETTERS: Final = Kind(
             "/api/dead-letters/replay",
             "webhooks:write",
             "A job sends them again.",
-            fields=(
-                Field("webhook_id", "Webhook id"),
-                Field("event_type", "Event type"),
-                Field("error", "Error", hint="As in the list, such as timeout."),
-                Field("since", "Since (UTC)", "time"),
-                _UNTIL,
-            ),
+            fields=_SELECTION,
             effect="All dead letters that fit are sent again, under the same ids.",
+            opens="/console/jobs/{job.id}",
+        ),
+        Action(
+            "discard",
+            "Discard many",
+            "/api/dead-letters/discard",
+            "webhooks:write",
+            "A job discards them.",
+            fields=_SELECTION,
+            effect="All dead letters that fit are discarded: their receivers do not get these events.",
+            is_destructive=True,
             opens="/console/jobs/{job.id}",
         ),
     ),

@@ -22,6 +22,7 @@ _BY_PREFIX: Final[Mapping[str, str]] = {
     "syn_": "messages",
     "imp_": "imports",
     "job_": "jobs",
+    "pol_": "polling-triggers",
 }
 GROUPS: Final = ("Traffic", "Connections", "Conversations", "Settings")
 

@@ -41,7 +41,7 @@ class Sessions:
 
     def __init__(self, mongo: Mongo, *, idle: timedelta, max_age: timedelta) -> None:
         self._collection = mongo.collection(COLLECTION)
-        self._idle = idle
+        self.idle = idle
         self._max_age = max_age
 
     async def create(
@@ -61,7 +61,7 @@ class Sessions:
             created_at=now,
             seen_at=now,
             ends_at=now + self._max_age,
-            expires_at=now + min(self._idle, self._max_age),
+            expires_at=now + min(self.idle, self._max_age),
         )
         with translate_errors():
             await self._collection.insert_one(record.document())
@@ -77,7 +77,7 @@ class Sessions:
         if record.expires_at <= now:
             return None
         if now - record.seen_at > _SEEN_EVERY:
-            fields = {"seen_at": now, "expires_at": min(now + self._idle, record.ends_at)}
+            fields = {"seen_at": now, "expires_at": min(now + self.idle, record.ends_at)}
             with translate_errors():
                 await self._collection.update_one({"_id": record.id}, {"$set": fields})
         return record

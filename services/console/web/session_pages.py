@@ -35,6 +35,7 @@ class SessionPages:
             here="sessions",
             sessions=records,
             own=visit.record_id,
+            idle_hours=int(self._sessions.idle.total_seconds() // 3600),
             done="The session has ended." if request.query_params.get("done") else "",
         )
 
