@@ -5,6 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from services.importer.files.cleanup import FileCleanup
 from services.importer.files.folder import FileFolder
 from services.importer.files.records import ImportFiles
@@ -12,6 +14,7 @@ from services.importer.jobs.ledger import Ledger
 from services.importer.jobs.new_contents import NewContents
 from services.importer.jobs.run_context import Stores
 from services.importer.jobs.undo_step import UndoStep
+from services.importer.publish import outlet as outlet_module
 from services.importer.store.chat_directory import ChatDirectory
 from services.importer.store.contents import Contents
 from services.importer.store.issues import Issues
@@ -62,5 +65,29 @@ def test_an_undo_withdraws_what_is_stored_meanwhile(store: Store, tmp_path: Path
         assert found.topic.withdrawn == {*early[1:], *late[1:]}
         assert await found.ledger() == []
         assert await ledger.count(job.id) == 0
+
+    run_with(store, test)
+
+
+def test_what_a_silent_chat_does_not_remove_is_in_the_ledger_when_it_says_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlet_module, "SILENCE_S", 0.2)
+
+    async def test(mongo: Mongo) -> None:
+        found = await started(mongo, tmp_path, confirms=None, stage="undoing", keep_answered=True)
+        imports, job = found.place.imports, found.job
+        ids = message_ids(3)
+        await found.stored("00000000:00000000", ids)
+        result = await undo_of(found).run(job)
+        await imports.jobs.save(job, result)
+        assert (await found.ledger(), (await imports.find(job.workspace, job.id)).added) == ([], 0)
+        assert await found.place.confirmations.unsettled(job.id) == []
+
+        [batch_id] = found.topic.batches
+        for _ in range(2):  # nobody's message is not in the ledger, and a repetition changes nothing
+            await found.confirm(batch_id, rejected=[ids[1], *message_ids(1)])
+            undone = await imports.find(job.workspace, job.id)
+            assert (await found.ledger(), undone.added, undone.withdrawn) == ([ids[1]], 1, 2)
 
     run_with(store, test)

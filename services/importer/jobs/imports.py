@@ -290,6 +290,18 @@ class Imports:
         with translate_errors():
             await self._collection.update_one({"_id": import_id}, {"$inc": increments})
 
+    async def give_back(self, import_id: str, messages: int, remaining: int) -> None:
+        """Note that the chat has confirmed an undo late, and has not removed so many messages.
+
+        `remaining` is how many the ledger has now.
+        """
+        increments = ImportJob.stored_fields({"withdrawn": -messages, "late_batches": 1})
+        with translate_errors():
+            await self._collection.update_one({"_id": import_id}, {"$inc": increments})
+            if messages:
+                undone = {"_id": import_id, "remaining": {"$gte": 0}}
+                await self._collection.update_one(undone, {"$set": {"remaining": remaining}})
+
     async def with_leftovers(self, workspace: str, limit: int) -> list[str]:
         """Return the ids of undone imports that have left channels or people in the chat, newest first."""
         query = {"workspace": workspace, "stage": "undone", "has_leftovers": True}

@@ -88,7 +88,7 @@ class UndoStep:
         The chat gets a withdrawal behind these batches, so it does not matter what it has stored of them.
         """
         confirmations = self._stores.confirmations
-        while unsettled := await self._unsettled(job):
+        while unsettled := await confirmations.unsettled(job.id):
             now = utcnow()
             are_sent = all(batch.confirmed or now - batch.announced_at >= _IN_FLIGHT for batch in unsettled)
             if are_sent and now - job.queued_at >= _STOPPED:
@@ -98,11 +98,6 @@ class UndoStep:
         batches = await self._ledger.in_flight(job.id)
         await self._stores.units.store([_unit(job, batch) for batch in batches if added(batch)])
         await confirmations.remove([batch.id for batch in unsettled])
-
-    async def _unsettled(self, job: ImportJob) -> list[BatchRecord]:
-        """Return the batches that were under way, without those of this undo: they are published again."""
-        found = await self._stores.confirmations.unsettled(job.id)
-        return [batch for batch in found if batch.ids or batch.announced_at < job.queued_at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +161,15 @@ class _Undo:
             self._batches.make(
                 HISTORY_WITHDRAWN,
                 "message_ids",
-                [Item(orjson.dumps(message_id)) for message_id in ids],
+                [
+                    Item(orjson.dumps(message_id), packed_id)
+                    for message_id, packed_id in zip(ids, packed_ids, strict=True)
+                ],
                 record.id,
                 add_digest("", packed_ids),
                 channel_id=record.channel_id,
+                source=record.source,
+                part=record.id,
                 keep_answered=self._job.keep_answered,
                 added_by=[record.adder],
             )
@@ -237,7 +237,7 @@ class _Undo:
         for other, claimed in done.claims:
             if number := len(claimed & removed):
                 await self._imports.add(other, lost=number)
-        await self._stores.confirmations.remove(done.batches)
+        await self._outlet.forget(done.batches)
 
 
 def _unit(job: ImportJob, batch: BatchRecord) -> UnitRecord:

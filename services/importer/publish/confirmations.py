@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from services.importer.publish.history_batches import Batch
 from shared.contracts.errors import Malformed
-from shared.contracts.history import HISTORY_STORED, HistoryStored
+from shared.contracts.history import HISTORY_STORED, HISTORY_WITHDRAWN, HistoryStored
 from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.mongo import Index, Mongo, UpdateOne, translate_errors, utcnow
 from shared.runtime.records import Record
@@ -38,7 +38,8 @@ class BatchRecord(Record):
     part: str = ""
     """The id of the `UnitRecord` that will have them."""
     ids: bytes = b""
-    """The messages that are new with it, in 16 bytes each."""
+    """The messages that are new with it, or that it withdraws, in 16 bytes each."""
+    is_withdrawal: bool = False
     announced_at: datetime
     confirmed: bool = False
     is_released: bool = Field(default=False, alias="released")
@@ -71,6 +72,7 @@ class Confirmations:
                         conversation=batch.conversation,
                         part=batch.part,
                         ids=batch.ids,
+                        is_withdrawal=batch.event_type == HISTORY_WITHDRAWN,
                         announced_at=now,
                         expires_at=now + _TTL,
                     ).document()
@@ -90,10 +92,9 @@ class Confirmations:
         return [BatchRecord.from_document(document) for document in documents]
 
     async def unsettled(self, import_id: str) -> list[BatchRecord]:
-        """Return the batches of an import that were not removed or released yet.
+        """Return the batches of an import that add something, and were not removed or released yet.
 
-        Of those with messages, these are the ones with new messages. These are not many more than may be
-        unconfirmed at a time.
+        These are not many more than may be unconfirmed at a time.
         """
         query = {"import_id": import_id, "released": {"$ne": True}}
         with translate_errors():
@@ -108,13 +109,18 @@ class Confirmations:
                 await self._collection.delete_many({"_id": {"$in": ids[at : at + _IDS_PER_QUERY]}})
 
     async def release(self, batch_ids: Collection[str]) -> None:
-        """Forget the messages of batches which the ledger has, but not the batches: see `late`."""
+        """Forget the messages of batches which the ledger has, but not the batches: see `late`.
+
+        The ledger no longer has withdrawn messages, so their batches still do.
+        """
         ids = list(batch_ids)
-        update = {"$set": BatchRecord.stored_fields({"is_released": True, "ids": b""})}
+        released, without_ids = {"$set": {"released": True}}, {"$set": {"released": True, "ids": b""}}
         with translate_errors():
             for at in range(0, len(ids), _IDS_PER_QUERY):
                 query = {"_id": {"$in": ids[at : at + _IDS_PER_QUERY]}}
-                await self._collection.update_many(query, update)
+                withdrawals = {**query, "is_withdrawal": True}
+                await self._collection.update_many(withdrawals, released)
+                await self._collection.update_many({**query, "is_withdrawal": {"$ne": True}}, without_ids)
 
     async def late(self, batch_ids: Sequence[str]) -> list[BatchRecord]:
         """Return those of these batches that were confirmed and released, in whatever order."""
@@ -163,7 +169,9 @@ class Confirmations:
 
 
 def _adds(document: Mapping[str, Any]) -> bool:
-    """Return whether a batch adds something: people and channels have no channel."""
+    """Return whether a batch adds something: new messages, or people and channels, which have no channel."""
+    if document.get("is_withdrawal"):
+        return False
     return bool(document.get("ids")) or not document.get("channel_id")
 
 

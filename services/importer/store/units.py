@@ -304,6 +304,31 @@ class Units:
                     return len(pairs) - len(left)
         raise DatabaseUnavailable("a part of an import is changed all the time: try again")
 
+    async def give_back(self, record_id: str, ids: Sequence[bytes], source: str) -> int:
+        """Add withdrawn messages of a part to the ledger again, and return how many were missing.
+
+        The marks of their contents are unknown by then. `source` is what the part had before.
+        """
+        for _ in range(_MAX_ATTEMPTS):
+            with translate_errors():
+                document = await self._collection.find_one({"_id": record_id})
+            if document is None:
+                return 0
+            record = UnitRecord.from_document(document)
+            known = set(_split(record.ids))
+            missing = [packed_id for packed_id in ids if packed_id not in known]
+            changes = {
+                "ids": record.ids + b"".join(missing),
+                "marks": record.marks + bytes(MARK_BYTES * len(missing)),
+                "added": len(known) + len(missing),
+                "source": source,
+            }
+            with translate_errors():
+                query = {"_id": record_id, "ids": record.ids}
+                if (await self._collection.update_one(query, {"$set": changes})).matched_count:
+                    return len(missing)
+        raise DatabaseUnavailable("a part of an import is changed all the time: try again")
+
     async def leave_to(self, heir: str, record: UnitRecord, ids: Iterable[bytes]) -> None:
         """Give messages of a part to the ledger of another import. Doing it again changes nothing."""
         left = set(ids)
