@@ -18,6 +18,7 @@ CALLBACK_PATH: Final = "/api/auth/oauth/callback"
 """Path of the OAuth redirect URI, after the hub's public URL."""
 
 TriggerSource = Literal["webhook", "polling", "through"]
+ImportSource = Literal["file", "account"]
 _WEBHOOKS_PATH: Final = "/api/webhooks/"
 _PATH_PATTERN: Final = re.compile(r'<path d="([^"]*)"')
 _WORD_PATTERN: Final = re.compile(r"\w+")
@@ -98,6 +99,12 @@ def _events_by_trigger(manifest: Manifest) -> dict[str, list[str]]:
         for trigger in event.triggers:
             events.setdefault(trigger, []).append(name)
     return events
+
+
+def import_sources(manifest: Manifest, folder: Traversable) -> list[ImportSource]:
+    """Return from where the history of a provider can be imported; `folder` is that of the provider."""
+    sources: list[ImportSource] = ["file"] if folder.joinpath("history.py").is_file() else []
+    return [*sources, "account"] if manifest.history else sources
 
 
 def credentials(manifest: Manifest) -> list[Credential]:

@@ -183,6 +183,11 @@ def _manual_option(kind: ManualCredential) -> ConnectOption:
     )
 
 
+def allowed_values(setting: Setting) -> tuple[str, ...]:
+    """Return the values that a setting may have, if its pattern only lists words; else none."""
+    return tuple(setting.pattern.split("|")) if _WORD_LIST.fullmatch(setting.pattern) else ()
+
+
 def _connect_fields(settings: Mapping[str, Setting]) -> tuple[ConnectField, ...]:
     return tuple(
         ConnectField(
@@ -192,7 +197,7 @@ def _connect_fields(settings: Mapping[str, Setting]) -> tuple[ConnectField, ...]
             required=setting.required,
             secret=setting.secret,
             pattern=_NAMED_GROUP.sub("(?:", setting.pattern),
-            options=tuple(setting.pattern.split("|")) if _WORD_LIST.fullmatch(setting.pattern) else (),
+            options=allowed_values(setting),
             default=setting.default,
             generated=setting.generated,
             example="" if setting.secret else setting.example,

@@ -101,10 +101,13 @@ class Answer:
 class Person:
     """A browser without script. Redirects are followed."""
 
-    def __init__(self, base: str, *, address: str = "") -> None:
+    def __init__(self, base: str, *, address: str = "", client: httpx.Client | None = None) -> None:
+        """`client` is a browser that finds more than the hub."""
         self.base = base
-        headers = {"x-forwarded-for": address} if address else {}
-        self.client = httpx.Client(base_url=base, follow_redirects=True, timeout=30, headers=headers)
+        self.client = client or httpx.Client(timeout=30)
+        self.client.base_url, self.client.follow_redirects = httpx.URL(base), True
+        if address:
+            self.client.headers["x-forwarded-for"] = address
 
     def open(self, path: str) -> Answer:
         return Answer(self.client.get(path))

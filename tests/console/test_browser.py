@@ -60,6 +60,8 @@ def filled(hub: Hub) -> list[str]:
         "/catalogue/github/oauth2",
     ]
     paths += ["/catalogue/github/oauth2", "/catalogue/github/oauth-app", "/catalogue/telegram"]
+    paths += ["/connected?error=access_denied&provider=github", "/endpoints/new"]
+    paths += ["/endpoints/new/slack", f"/endpoints/{endpoint['id']}/setup"]
     return paths
 
 

@@ -58,13 +58,13 @@ def test_every_list_is_shown_and_every_link_and_form_page_of_it_works(admin: Per
 
 
 def test_an_endpoint_is_created_tested_rotated_and_deleted(hub: Hub, admin: Person) -> None:
-    form = admin.open("/console/endpoints/do/create")
-    wrong = admin.send(form, "/do/create", provider="githup", name="repository")
-    assert wrong.status in (404, 422)
-    assert "githup" in wrong.response.text, "what was entered is still there"
-    made = admin.send(wrong, "/do/create", provider="github")
+    form = admin.open("/console/endpoints/new/github")
+    wrong = admin.send(form, "/new/github", **{"own-name": "repository", "own-secret": "short"})
+    assert wrong.status == 422
+    assert "repository" in wrong.response.text, "what was entered is still there"
+    made = admin.send(wrong, "/new/github")
     assert made.status == 200
-    assert "Setup" in made.text
+    assert "Set up" in made.text
     secret = field_of(made, "Secret")
     detail = admin.open(made.link("/console/endpoints/ep_"))
     assert "repository" in detail.text

@@ -12,6 +12,7 @@ import pytest
 
 import shared.providers
 from interlink.provider.sign import SignOptions, curl, sign
+from services.importer.reading.readers import archive_readers
 from shared.manifests.fixtures import default_settings
 from shared.manifests.registry import registry
 from tests.support.eventually import eventually
@@ -55,7 +56,7 @@ def items(client: httpx.Client) -> dict[str, dict[str, Any]]:
     """The whole catalogue, by id."""
     answer = client.get("/api/catalog")
     assert answer.status_code == 200, answer.text
-    assert answer.json().keys() == {"items"}
+    assert answer.json().keys() == {"items", "categories"}
     results: dict[str, dict[str, Any]] = {item["id"]: item for item in answer.json()["items"]}
     assert len(results) == len(answer.json()["items"])
     return results
@@ -134,6 +135,31 @@ def test_github(hub: Hub, items: dict[str, dict[str, Any]]) -> None:
     assert [entry["secret"] for entry in github["credentials"]] == [True, False, True, True]
     url = f"{hub.url('gateway')}/api/webhooks/github/{{endpoint_id}}"
     assert f"Payload URL: {url}" in github["setup_steps"]
+
+
+def test_entries_say_what_is_mapped_and_imported(items: dict[str, dict[str, Any]]) -> None:
+    assert {name for name, item in items.items() if item["sync"]} == {"slack", "telegram"}
+    readers = {type(reader).__module__.split(".")[2] for reader in archive_readers()}
+    assert {name for name, item in items.items() if "file" in item["imports"]} == readers & items.keys()
+    assert {name for name, item in items.items() if "account" in item["imports"]} == {"discord", "slack"}
+
+
+def test_the_categories_are_those_of_all_providers(
+    client: httpx.Client, items: dict[str, dict[str, Any]]
+) -> None:
+    answer = client.get("/api/catalog", params={"category": "crm", "q": "hubspot"}).json()
+    assert [item["id"] for item in answer["items"]] == ["hubspot"]
+    assert answer["categories"] == sorted({item["category"] for item in items.values()})
+
+
+def test_settings_of_endpoints_say_which_values_they_may_have(items: dict[str, dict[str, Any]]) -> None:
+    [scheme] = items["standard-webhooks"]["webhooks"]["settings"]
+    assert scheme["default"] in scheme["options"] or scheme["options"] == []
+    [environment, *_] = items["plaid"]["webhooks"]["settings"]
+    assert environment["options"] == ["production", "sandbox"]
+    assert {name for name, item in items.items() if (item["webhooks"] or {}).get("configurable")} == {
+        "generic"
+    }
 
 
 # How accounts are connected
@@ -246,7 +272,7 @@ def test_search(client: httpx.Client, query: str, there: set[str]) -> None:
 
 @pytest.mark.parametrize("query", ["q=no-such-thing", "q=.*", "q=%25", "category=logic&q=github"])
 def test_nothing_found_is_an_empty_list(client: httpx.Client, query: str) -> None:
-    assert client.get(f"/api/catalog?{query}").json() == {"items": []}
+    assert client.get(f"/api/catalog?{query}").json()["items"] == []
 
 
 def test_a_category_that_is_none(client: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from services.console.pages.authorization_failures import reason_in_words
 from services.console.pages.kinds import (
     Action,
     Column,
@@ -18,27 +19,35 @@ from services.console.pages.kinds import (
 )
 
 _ACCOUNT_STATES: Final = ("pending", "connected", "reauth_required", "error", "disabled", "disconnected")
+_OAUTH: Final = ("oauth2", "oauth1")
 _TARGET_STATES: Final = (
     *("waiting", "sending", "sent", "failed", "unknown", "skipped", "discarded", "deleted"),
 )
 
 
 def _account_advice(item: Json) -> str:
+    reason = reason_in_words(item["reason"] or "")
     match item["status"]:
         case "pending":
             if item["choices"]:
-                return "The account has several of what is connected: choose one."
+                return "One step is left: choose what it is connected for."
             return "Nobody has agreed at the provider yet: connect it again."
         case "reauth_required":
-            return f"Its access has ended: {item['reason'] or 'the provider refuses it'}. Connect it again."
+            how = "Connect it again" if item["kind"] in _OAUTH else "Enter new credentials"
+            return f"Its access has ended: {reason or 'the provider refuses it'}. {how}."
         case "error":
-            return (
-                f"The provider does not answer as it should: {item['reason']}. It is tried again; check it."
-            )
+            return f"The provider does not answer as it should: {reason}. It is tried again; check it."
         case "disabled":
             return "It is disabled: enable it to use it again."
+        case "disconnected":
+            return "It is disconnected, and its tokens are deleted. Connect it again to use it."
     if item["missing_scopes"]:
         return f"It lacks scopes: {', '.join(item['missing_scopes'])}. Connect it again to add them."
+    if item["health"] == "at_risk":
+        if item["last_error"]:
+            error = item["last_error"]
+            return f"The last call of the provider failed: {error['detail'] or error['code']}. Check it."
+        return f"Its access ends on {str(item['reconnect_by'])[:10]}. Connect it again before."
     return ""
 
 
@@ -77,6 +86,7 @@ INTEGRATIONS: Final = Kind(
     ),
     "No account is connected. Choose a provider in the catalogue, and connect one there.",
     "Connections",
+    list_links=(Link("Connect an account", "/console/catalogue"),),
     filters=(
         Filter("status", "status", _ACCOUNT_STATES),
         Filter("provider", "provider"),
@@ -84,18 +94,6 @@ INTEGRATIONS: Final = Kind(
         Filter("tag", "tag"),
     ),
     actions=(
-        Action(
-            "choose",
-            "Choose",
-            "/api/integrations/{id}/choose",
-            "integrations:write",
-            "The account is connected.",
-            fits=lambda item: bool(item["choices"]),
-            fields=(
-                Field("choice", "Choice", hint="The id of one of the choices of the account.", required=True),
-            ),
-            effect="The account has several of what is connected: choose one.",
-        ),
         Action(
             "check",
             "Check",
@@ -138,9 +136,9 @@ INTEGRATIONS: Final = Kind(
         Link("Webhooks of its app", "/console/endpoints/{id}/events"),
         Link("Audit", "/console/audit?resource={id}"),
     ),
-    list_links=(Link("Connect an account", "/console/catalogue"),),
     parts=(Part("Provider subscriptions", "/api/integrations/{id}/watches"),),
-    busy=frozenset({"pending"}),
+    template="account.html",
+    notes={"connect": "The account is connected."},
     advice=_account_advice,
 )
 MAPPINGS: Final = Kind(

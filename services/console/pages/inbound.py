@@ -16,6 +16,11 @@ from services.console.pages.kinds import (
 )
 
 _VERDICTS: Final = {
+    "verified": "The signature is right.",
+    "unsigned": "Accepted without a signature, because the endpoint allows it.",
+    "claims": "The token is signed, but for somebody else or too old: compare the endpoint's settings.",
+    "no_secret": "The endpoint has no secret yet: follow the setup steps.",
+    "too_costly": "The body is too large to be checked with every secret: end rotations of the secret.",
     "wrong_secret": "Signed with another secret: compare the one at the provider with this endpoint's.",
     "old_secret": "Signed with a secret that has ended: enter the new one at the provider.",
     "body_changed": "The body was changed on its way: a proxy in front of the hub rewrites it.",
@@ -27,7 +32,8 @@ _VERDICTS: Final = {
 }
 
 
-def _endpoint_advice(item: Json) -> str:
+def endpoint_advice(item: Json) -> str:
+    """Return what an endpoint needs to receive webhooks; empty if it needs nothing."""
     if item["awaits"] == "secret":
         return "It has no secret yet: follow the setup steps."
     if item["awaits"] == "handshake":
@@ -35,8 +41,15 @@ def _endpoint_advice(item: Json) -> str:
     return f"It is disabled: {item['disabled_reason']}." if item["disabled_reason"] else ""
 
 
+def verdict_in_words(item: Json) -> str:
+    """Return the verdict on a request in words, and why it was refused if that is something else."""
+    words = _VERDICTS.get(str(item["verdict"]), "")
+    detail = "" if words and item["outcome"] == "signature" else str(item["detail"])
+    return f"{words} {detail}".strip()
+
+
 def _execution_advice(item: Json) -> str:
-    return _VERDICTS.get(str(item["verdict"]), "") or str(item["detail"])
+    return verdict_in_words(item) if item["detail"] else ""
 
 
 ENDPOINTS: Final = Kind(
@@ -57,35 +70,7 @@ ENDPOINTS: Final = Kind(
     ),
     "An endpoint is an address that a provider calls. Create one, and follow its setup steps.",
     "Traffic",
-    list_actions=(
-        Action(
-            "create",
-            "Create an endpoint",
-            "/api/inbound-endpoints",
-            "integrations:write",
-            "The endpoint is there. The secret is shown only now: enter it at the provider.",
-            fields=(
-                Field(
-                    "provider",
-                    "Provider",
-                    hint="Its id in the catalogue: github, stripe, generic …",
-                    required=True,
-                ),
-                Field("name", "Name", required=True),
-                Field(
-                    "secret", "Secret", "secret", "Only if the provider gives you one. Else the hub makes it."
-                ),
-                Field(
-                    "channel_id",
-                    "Channel",
-                    hint="Id of the chat's channel that gets its messages; none without.",
-                ),
-            ),
-            effect="The hub gives you an address and the steps to enter it at the provider.",
-            shown={"url": "Address", "secret": "Secret", "setup_steps": "Setup"},
-            opens="/console/endpoints/{id}",
-        ),
-    ),
+    list_links=(Link("Create an endpoint", "/console/endpoints/new"),),
     actions=(
         Action(
             "test",
@@ -137,10 +122,11 @@ ENDPOINTS: Final = Kind(
         ),
     ),
     links=(
+        Link("Setup and test", "/console/endpoints/{id}/setup"),
         Link("Executions", "/console/endpoints/{id}/events"),
         Link("Audit", "/console/audit?resource={id}"),
     ),
-    advice=_endpoint_advice,
+    advice=endpoint_advice,
 )
 EXECUTIONS: Final = Kind(
     "endpoints/{parent}/events",
@@ -153,7 +139,7 @@ EXECUTIONS: Final = Kind(
         column("Time", "at", "time"),
         column("Execution", "id", "link"),
         column("Outcome", "outcome", "status"),
-        column("Verdict", "verdict"),
+        Column("Verdict", verdict_in_words),
         column("Status", "status", "number"),
         Column("Events", lambda item: ", ".join(item["types"])),
         column("Bytes", "bytes", "number"),

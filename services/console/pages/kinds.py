@@ -8,7 +8,7 @@ from shared.runtime.web.api_keys import Scope
 
 Json = Mapping[str, Any]
 ColumnKind = Literal["text", "link", "time", "status", "number", "code"]
-FieldKind = Literal["text", "secret", "lines", "select", "checks", "number", "time", "flag"]
+FieldKind = Literal["text", "secret", "lines", "select", "checks", "number", "time", "flag", "json"]
 Group = Literal["Traffic", "Connections", "Conversations", "Settings"]
 
 
@@ -141,6 +141,10 @@ class Kind:
     list_links: Sequence[Link] = ()
     parts: Sequence[Part] = ()
     downloads: Sequence[Download] = ()
+    template: str = "detail.html"
+    """The page of an object: that of all kinds, or one that extends it."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What happened, by the name in the address of an object, beside its actions."""
     busy: frozenset[str] = frozenset()
     """Statuses in which an object changes by itself, so that its page is shown again and again."""
     advice: Callable[[Json], str] = lambda _: ""

@@ -26,7 +26,7 @@ _GOOD: Final = frozenset(
 _BAD: Final = frozenset(
     (
         *("failed", "failing", "dead_letter", "error", "reauth_required", "rejected", "not ready", "refused"),
-        *("bad_signature", "invalid_signature"),
+        *("bad_signature", "invalid_signature", "signature"),
     )
 )
 _BUSY: Final = frozenset(

@@ -34,8 +34,12 @@ class ActionForms:
         form: Form | None = None,
         refusal: Refusal | None = None,
         steps: Sequence[str] = (),
+        copied: tuple[str, str] | None = None,
     ) -> Response:
-        """Return the page. `about` names the object, `steps` are what to do elsewhere first."""
+        """Return the page. `about` names the object, `steps` are what to do elsewhere first.
+
+        `copied` is the name of a value to enter there, and the value.
+        """
         return self._frame.page(
             "form.html",
             visit,
@@ -49,6 +53,7 @@ class ActionForms:
             refusal=refusal,
             once=secrets.token_urlsafe(16),
             steps=steps,
+            copied=copied,
         )
 
 

@@ -1,242 +1,250 @@
-"""Connect accounts: the catalogue, the forms of each provider's connect options, and OAuth apps."""
+"""Connect accounts: the forms of connect options, the way to the provider and back, and OAuth apps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from services.console.hub_api import HubApi, Refusal
+from services.console.pages.authorization_failures import next_step
 from services.console.pages.kinds import Action, Field
 from services.console.web.action_forms import ActionForms
+from services.console.web.catalogue import APP, OAUTH, PATH, app_of, entry_of, provider_path
 from services.console.web.forms import BadForm, Form, first, values_of
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
 
 _SEE_OTHER: Final = 303
-_OAUTH: Final = ("oauth2", "oauth1")
-_APP: Final = "oauth-app"
-"""In an address, in place of the kind of a connect option: the registration of the provider's app."""
 _RETURN: Final = "/console/connected"
-_NAME: Final = Field("name", "Name", hint="Your own name for this account; left empty, that of the provider.")
-_FAILURES: Final[Mapping[str, str]] = {
-    "access_denied": "The person at the provider refused. Connect it again, and agree there.",
-    "other_account": "Another account than before was signed in at the provider. Sign out there first.",
-    "account_in_use": "This account is connected by another user. They have to disconnect it first.",
-    "app_changed": "The app was changed meanwhile. Connect it again.",
-    "platform_error": "The provider does not answer as it should. Try again later.",
-}
-_OTHER_FAILURE: Final = (
-    "The provider answered with this error. Connect it again; its guide explains its errors."
+# The names of our own fields have a dash, which no name of a provider's field has.
+_NAME: Final = Field(
+    "own-name", "Name", hint="Your own name for this account; left empty, that of the provider."
+)
+_VERIFIED: Final = Field(
+    "own-verified",
+    "The provider cannot be asked: these values are right",
+    "flag",
+    "Left empty, the provider is asked whether it accepts them.",
+)
+_SCOPE: Final = Field(
+    "own-scope",
+    "For",
+    "select",
+    "Accounts of this workspace, or of all workspaces: that takes a key of the operator's workspace.",
+    ("workspace", "installation"),
 )
 
 Json = Mapping[str, Any]
 
 
 class ConnectPages:
-    """Pages that the catalogue describes: providers, the fields of their connect options, and their apps."""
+    """Forms that the catalogue describes: the fields of connect options, and of the apps they need."""
 
     def __init__(self, hub: HubApi, frame: Frame, forms: ActionForms) -> None:
         self._hub = hub
         self._frame = frame
         self._forms = forms
 
-    async def catalogue(self, request: Request, visit: Visit) -> Response:
-        """Return all providers, or those that a search and a category leave."""
-        params = {name: request.query_params.get(name, "")[:200] for name in ("q", "category")}
-        items: list[Any] = []
-        refusal = None
-        try:
-            given = {name: value for name, value in params.items() if value}
-            items = (await self._hub.call(visit.member, "GET", "/api/catalog", params=given))["items"]
-        except Refusal as error:
-            refusal = error
-        return self._frame.page(
-            "catalogue.html",
-            visit,
-            title="Catalogue",
-            here="catalogue",
-            items=items,
-            refusal=refusal,
-            categories=sorted({item["category"] for item in items} | {params["category"]} - {""}),
-            params=params,
-        )
-
-    async def provider(self, request: Request, visit: Visit) -> Response:
-        """Return what a provider can do, and the ways to connect an account of it."""
-        try:
-            entry = await self._entry(request, visit)
-        except Refusal as refusal:
-            return self._frame.refused(visit, refusal, "/console/catalogue")
-        return self._frame.page(
-            "provider.html",
-            visit,
-            title=entry["name"],
-            here="catalogue",
-            entry=entry,
-            base=f"/console/catalogue/{entry['id']}",
-            oauth=_OAUTH,
-            app=_APP,
-        )
-
     async def ask(self, request: Request, visit: Visit) -> Response:
         """Return the form of a connect option, or of the provider's app."""
         try:
-            entry = await self._entry(request, visit)
-            option = _option(entry, request.path_params["kind"])
+            entry, option, app = await self._option(request, visit)
         except Refusal as refusal:
-            return self._frame.refused(visit, refusal, "/console/catalogue")
-        return self._page(entry, option, request, visit)
+            return self._frame.refused(visit, refusal, PATH)
+        return self._page(entry, option, app, request, visit)
 
     async def connect(self, request: Request, visit: Visit, form: Form) -> Response:
         """Connect an account, or start its authorization: a link leads to the provider, never a form."""
-        back = f"/console/catalogue/{quote(request.path_params['provider'], safe='')}"
+        kind = request.path_params["kind"]
+        back = provider_path(request.path_params["provider"])
         try:
-            entry = await self._entry(request, visit)
-            option = _option(entry, request.path_params["kind"])
+            entry, option, app = await self._option(request, visit)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, back)
         try:
-            kind = request.path_params["kind"]
-            values = values_of(form, _fields(option, kind))
+            values = values_of(form, _fields(option, kind, app))
             body = _body(entry["id"], option, kind, values)
-            method, path = ("PUT", option["app"]["path"]) if kind == _APP else ("POST", option["path"])
+            method, path = ("PUT", option["app"]["path"]) if kind == APP else ("POST", option["path"])
             answer, cookies = await self._hub.call_with_cookies(
                 visit.member, method, path, body=body, once=first(form, "once")
             )
         except BadForm as error:
-            return self._page(entry, option, request, visit, form, Refusal(422, "Check the form", str(error)))
+            problem = Refusal(422, "Check the form", str(error))
+            return self._page(entry, option, app, request, visit, form, problem)
         except Refusal as refusal:
-            return self._page(entry, option, request, visit, form, refusal)
-        if kind == _APP:
+            return self._page(entry, option, app, request, visit, form, refusal)
+        if kind == APP:
             return RedirectResponse(back, _SEE_OTHER)
-        if kind not in _OAUTH:
-            return RedirectResponse(f"/console/integrations/{answer['id']}?done=connect", _SEE_OTHER)
-        return self._leave(visit, entry["name"], answer, cookies)
+        if kind not in OAUTH:
+            return RedirectResponse(account_path(answer["id"]) + "?done=connect", _SEE_OTHER)
+        return leave(self._frame, visit, entry["name"], answer, cookies)
 
-    async def reconnect(self, request: Request, visit: Visit, form: Form) -> Response:
-        """Start the authorization of an account that is there; manual credentials are entered again."""
-        integration = request.path_params["id"]
-        back = f"/console/integrations/{quote(integration, safe='')}"
+    async def verify(self, request: Request, visit: Visit, form: Form) -> Response:
+        """Ask the provider again whether it accepts the app."""
+        provider = request.path_params["provider"]
         try:
-            item = await self._hub.call(
-                visit.member, "GET", f"/api/integrations/{quote(integration, safe='')}"
-            )
-            if item["kind"] not in _OAUTH:
-                return RedirectResponse(f"/console/catalogue/{item['provider']}/{item['kind']}", _SEE_OTHER)
-            answer, cookies = await self._hub.call_with_cookies(
-                visit.member,
-                "POST",
-                f"/api/integrations/{quote(integration, safe='')}/reconnect",
-                body={"return_to": _RETURN},
-                once=first(form, "once"),
-            )
+            path = f"/api/platform-credentials/{quote(provider, safe='')}/verify"
+            params = {"scope": "installation" if first(form, "scope") == "installation" else "workspace"}
+            await self._hub.call(visit.member, "POST", path, params=params)
         except Refusal as refusal:
-            return self._frame.refused(visit, refusal, back)
-        return self._leave(visit, item["provider"], answer, cookies)
+            return self._frame.refused(visit, refusal, provider_path(provider))
+        return RedirectResponse(provider_path(provider), _SEE_OTHER)
 
     async def connected(self, request: Request, visit: Visit) -> Response:
-        """Go on to the account that was connected, or say why it was not."""
-        integration = request.query_params.get("integration_id", "")[:100]
-        if error := request.query_params.get("error", "")[:100]:
-            text = f"{_FAILURES.get(error, _OTHER_FAILURE)} ({error})"
-            return self._frame.problem(visit, 200, "Not connected", text, "/console/integrations")
+        """Go on to the account that was connected, or say why it was not, with the next step."""
+        query = request.query_params
+        integration, provider = query.get("integration_id", "")[:100], query.get("provider", "")[:40]
+        if error := query.get("error", "")[:100]:
+            again = query.get("account", "")[:100]
+            title, back = "Connect it again", provider_path(provider) if provider else PATH
+            if again:
+                title, back = "Open the account", account_path(again)
+            return self._frame.page(
+                "not_connected.html",
+                visit,
+                title="Not connected",
+                here="catalogue",
+                text=next_step(error),
+                code=error,
+                links=[(title, back), ("All accounts", "/console/integrations")],
+            )
         if not integration:
             return RedirectResponse("/console/integrations", _SEE_OTHER)
-        return RedirectResponse(f"/console/integrations/{quote(integration, safe='')}", _SEE_OTHER)
+        done = "?done=connect" if query.get("status") == "connected" else ""
+        return RedirectResponse(account_path(integration) + done, _SEE_OTHER)
 
-    def _leave(self, visit: Visit, name: str, answer: Json, cookies: Sequence[str]) -> Response:
-        """Return the page with the link to the provider, and the cookies that bind it to this browser."""
-        response = self._frame.page(
-            "leave.html",
-            visit,
-            title=f"Connect {name}",
-            here="catalogue",
-            name=name,
-            address=answer["authorization_url"],
-            integration=answer["integration_id"],
-        )
-        for cookie in cookies:
-            response.headers.append("set-cookie", cookie)
-        return response
-
-    async def _entry(self, request: Request, visit: Visit) -> Json:
-        """Return the catalogue's entry of a provider. Raises `Refusal`, with 404 if there is none."""
-        wanted = request.path_params["provider"]
-        found = await self._hub.call(visit.member, "GET", "/api/catalog", params={"q": wanted[:200]})
-        entry: Json | None = next((item for item in found["items"] if item["id"] == wanted), None)
-        if entry is None:
-            raise Refusal(404, "Not found", "The catalogue has no such provider.")
-        return entry
+    async def _option(self, request: Request, visit: Visit) -> tuple[Json, Json, Json | None]:
+        """Return the entry, the connect option of the address, and its app. Raises `Refusal`."""
+        entry = await entry_of(self._hub, visit, request.path_params["provider"])
+        option = option_of(entry, request.path_params["kind"])
+        app = await app_of(self._hub, visit, option) if request.path_params["kind"] == APP else None
+        return entry, option, app
 
     def _page(
         self,
         entry: Json,
         option: Json,
+        app: Json | None,
         request: Request,
         visit: Visit,
         form: Form | None = None,
         refusal: Refusal | None = None,
     ) -> Response:
         kind = request.path_params["kind"]
-        if kind == _APP:
+        copied, steps = None, []
+        if kind == APP:
             effect = f"Accounts of {entry['name']} are connected with an app that you register there, once."
             steps, title = option["app"]["setup_steps"], f"Register the app of {entry['name']}"
+            copied = ("Redirect address", option["app"]["redirect_uri"])
         else:
-            effect, steps, title = option["about"], [], f"Connect {entry['name']}"
-        action = Action(
-            kind, title, "", "integrations:write", "", fields=_fields(option, kind), effect=effect
-        )
+            effect, title = option["about"], f"Connect {entry['name']}"
+            if option["choice"]:
+                effect += f" Afterwards, you choose {option['choice']}."
+        fields = _fields(option, kind, app)
+        action = Action(kind, title, "", "integrations:write", "", fields=fields, effect=effect)
         return self._forms.page(
             visit,
             request,
             action,
             here="catalogue",
-            back=f"/console/catalogue/{entry['id']}",
+            back=provider_path(entry["id"]),
             form=form,
             refusal=refusal,
             steps=steps,
+            copied=copied,
         )
 
 
-def _option(entry: Json, kind: str) -> Json:
+def leave(frame: Frame, visit: Visit, name: str, answer: Json, cookies: Sequence[str]) -> Response:
+    """Return the page with the link to the provider, and the cookies that bind it to this browser."""
+    response = frame.page(
+        "leave.html",
+        visit,
+        title=f"Connect {name}",
+        here="catalogue",
+        name=name,
+        address=answer["authorization_url"],
+        integration=answer["integration_id"],
+    )
+    for cookie in cookies:
+        response.headers.append("set-cookie", cookie)
+    return response
+
+
+def account_path(integration: str) -> str:
+    """Return the address of an account's page."""
+    return f"/console/integrations/{quote(integration, safe='')}"
+
+
+def return_address(provider: str, account: str = "") -> str:
+    """Return where the provider sends the person back to; `account` is the one to connect again."""
+    return f"{_RETURN}?{urlencode({'provider': provider} | ({'account': account} if account else {}))}"
+
+
+def option_of(entry: Json, kind: str) -> Json:
     """Return a connect option of an entry. Raises `Refusal` if it has none of this kind."""
-    wanted = _OAUTH if kind == _APP else (kind,)
+    wanted = OAUTH if kind == APP else (kind,)
     option: Json | None = next((item for item in entry["connect"] if item["kind"] in wanted), None)
     if option is None:
         raise Refusal(404, "Not found", f"{entry['name']} cannot be connected like this.")
     return option
 
 
-def _fields(option: Json, kind: str) -> list[Field]:
-    """Return the fields of a form: of the app, of an authorization, or of manual credentials."""
-    if kind == _APP:
-        return [_field(item) for item in (*option["app"]["fields"], *option["app"]["settings"])]
-    fields = [_field(item) for item in (*option["params"], *option["fields"])]
-    if option["purposes"]:
-        purpose = Field(
-            "purpose", "Use", "select", "What the account may be used for.", tuple(option["purposes"])
-        )
-        fields.append(purpose)
-    return [*fields, _NAME]
+def purpose_field(option: Json) -> list[Field]:
+    """Return the field with the purposes of an option; none if it has none."""
+    if not option["purposes"]:
+        return []
+    scopes = "; ".join(f"{name}: {', '.join(names)}" for name, names in option["purposes"].items())
+    hint = f"What the account is for: it asks for these scopes. {scopes}"
+    return [Field("own-purpose", "Use", "checks", hint, tuple(option["purposes"]), "basic")]
 
 
-def _field(item: Json) -> Field:
+def provider_field(item: Json, value: str = "", *, is_set: bool = False) -> Field:
+    """Return a field that the catalogue describes; with a `value` of before, or one that is set already."""
     kind: Any = "secret" if item["secret"] else "select" if item["options"] else "text"
     hint = item["about"] + (f" For example {item['example']}." if item["example"] else "")
-    needed = item["required"] and not item["default"] and not item["generated"]
-    return Field(item["id"], item["name"], kind, hint, tuple(item["options"]), item["default"], needed)
+    if is_set:
+        hint += " Left empty, it stays as it is."
+    needed = item["required"] and not (item["default"] or item.get("generated") or is_set)
+    options = tuple(item["options"])
+    if options and not needed and not (value or item["default"]):
+        options = ("", *options)
+    return Field(item["id"], item["name"], kind, hint, options, value or item["default"], needed)
+
+
+def _fields(option: Json, kind: str, app: Json | None) -> list[Field]:
+    """Return the fields of a form: of the app, of an authorization, or of manual credentials."""
+    if kind == APP:
+        known = {"client_id": app["client_id"], **app["settings"]} if app else {}
+        stored = {*known, *app["secrets"]} if app else set()
+        items = (*option["app"]["fields"], *option["app"]["settings"])
+        fields = [
+            provider_field(item, known.get(item["id"]) or "", is_set=item["id"] in stored) for item in items
+        ]
+        return [*fields, _SCOPE, _VERIFIED]
+    of_presets = {name for preset in option["presets"] for name in preset["values"]}
+    fields = [provider_field(item) for item in option["params"]]
+    for item in option["fields"]:  # a preset may bring its value
+        fields.append(provider_field({**item, "required": item["required"] and item["id"] not in of_presets}))
+    if option["presets"]:
+        names = ", ".join(f"{preset['id']} ({preset['name']})" for preset in option["presets"])
+        hint = f"Of a well-known service, host and port are known: {names}. Else fill them in below."
+        choices = ("", *(preset["id"] for preset in option["presets"]))
+        fields.insert(0, Field("own-preset", "Service", "select", hint, choices))
+    return [*fields, *purpose_field(option), _NAME]
 
 
 def _body(provider: str, option: Json, kind: str, values: Mapping[str, Any]) -> Json:
     """Return the body of the call."""
-    if kind == _APP:
+    own = {name.removeprefix("own-"): value for name, value in values.items() if name.startswith("own-")}
+    rest = {name: value for name, value in values.items() if not name.startswith("own-")}
+    if kind == APP:
         names = {item["id"] for item in option["app"]["fields"]}
-        settings = {name: value for name, value in values.items() if name not in names}
-        return {**{name: values[name] for name in names & values.keys()}, "settings": settings}
-    own = {name: values[name] for name in ("name", "purpose") if values.get(name)}
-    rest = {name: value for name, value in values.items() if name not in ("name", "purpose")}
-    if kind in _OAUTH:
-        return {"provider": provider, "params": rest, "return_to": _RETURN, **own}
+        settings = {name: value for name, value in rest.items() if name not in names}
+        own = {name: value for name, value in own.items() if value}
+        return {**{name: rest[name] for name in names & rest.keys()}, "settings": settings, **own}
+    if kind in OAUTH:
+        return {"provider": provider, "params": rest, "return_to": return_address(provider), **own}
     return {"provider": provider, "kind": kind, "fields": rest, **own}

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+import orjson
 from starlette.requests import Request
 
 from services.console.pages.kinds import Field
@@ -66,6 +67,11 @@ def _value_of(field: Field, texts: Sequence[str]) -> Any:
                 raise BadForm(f"{field.title}: a whole number is needed") from None
         case "time":
             return utc_time(text, field.title)
+        case "json":
+            try:
+                return orjson.loads(text)
+            except ValueError:
+                raise BadForm(f"{field.title}: this is not JSON") from None
     return text
 
 

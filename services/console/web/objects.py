@@ -139,7 +139,7 @@ class ObjectPages:
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, _address(kind, request))
         return self._frame.page(
-            "detail.html",
+            kind.template,
             visit,
             title=f"{visible(_name(kind, item), 80)} · {kind.title}",
             here=kind.path,
@@ -323,7 +323,8 @@ def _done(kind: Kind, request: Request) -> str:
     """Return what the action did whose name is in the address."""
     name = request.query_params.get("done")
     actions = (*kind.actions, *kind.list_actions)
-    return next((action.done for action in actions if action.name == name), "Done." if name else "")
+    done = {**kind.notes, **{action.name: action.done for action in actions}}
+    return done.get(name, "Done.") if name else ""
 
 
 def _status(refusal: Refusal | None) -> int:

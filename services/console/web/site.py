@@ -14,8 +14,11 @@ from services.console.hub_api import HubApi
 from services.console.pages.registry import KINDS
 from services.console.sessions.records import Sessions
 from services.console.sessions.sign_in import SignIn
+from services.console.web.accounts import AccountPages
 from services.console.web.action_forms import ActionForms
+from services.console.web.catalogue import CataloguePages
 from services.console.web.connect import ConnectPages
+from services.console.web.endpoint_setup import EndpointSetup
 from services.console.web.find import Find
 from services.console.web.forms import BadForm, Form, first, read_form
 from services.console.web.frame import Frame
@@ -60,7 +63,6 @@ class Site:
         forms = ActionForms(self._frame)
         objects = ObjectPages(self._hub, self._frame, forms)
         imports = ImportPages(self._hub, self._frame)
-        connect = ConnectPages(self._hub, self._frame, forms)
         sessions = SessionPages(self._sessions, self._sign_in, self._frame)
         routes = [
             Route("/console/static/{name:path}", self._files.serve),
@@ -73,12 +75,7 @@ class Site:
             Route("/console/imports/new", self._form(imports.start), methods=["POST"]),
             Route("/console/uploads", self._script(imports.upload), methods=["POST"]),
             Route("/console/uploads/{id}", self._script(imports.upload), methods=["HEAD", "PATCH"]),
-            Route("/console/catalogue", self._page(connect.catalogue), methods=["GET"]),
-            Route("/console/catalogue/{provider}", self._page(connect.provider), methods=["GET"]),
-            Route("/console/catalogue/{provider}/{kind}", self._page(connect.ask), methods=["GET"]),
-            Route("/console/catalogue/{provider}/{kind}", self._form(connect.connect), methods=["POST"]),
-            Route("/console/connected", self._page(connect.connected), methods=["GET"]),
-            Route("/console/integrations/{id}/reconnect", self._form(connect.reconnect), methods=["POST"]),
+            *self._catalogue_routes(forms),
             Route("/console/sessions", self._page(sessions.show)),
             Route("/console/sessions/{id}/end", self._form(sessions.end), methods=["POST"]),
         ]
@@ -93,6 +90,36 @@ class Site:
             middleware=[Middleware(SecurityHeaders)],
             exception_handlers={404: self._not_found, 405: self._not_found, Exception: self._failed},
         )
+
+    def _catalogue_routes(self, forms: ActionForms) -> list[Route]:
+        """Return the routes of the catalogue, and of what is connected and set up from there."""
+        catalogue = CataloguePages(self._hub, self._frame)
+        connect = ConnectPages(self._hub, self._frame, forms)
+        accounts = AccountPages(self._hub, self._frame, forms)
+        setup = EndpointSetup(self._hub, self._frame, forms)
+        pages: dict[str, Page] = {
+            "catalogue": catalogue.show,
+            "catalogue/{provider}": catalogue.provider,
+            "catalogue/{provider}/{kind}": connect.ask,
+            "connected": connect.connected,
+            "integrations/{id}/reconnect": accounts.ask,
+            "endpoints/new": setup.choose,
+            "endpoints/new/{provider}": setup.ask,
+            "endpoints/{id}/setup": setup.show,
+        }
+        forms_of: dict[str, FormPage] = {
+            "catalogue/{provider}/verify-app": connect.verify,
+            "catalogue/{provider}/{kind}": connect.connect,
+            "integrations/{id}/reconnect": accounts.reconnect,
+            "integrations/{id}/choose": accounts.choose,
+            "endpoints/new/{provider}": setup.create,
+            "endpoints/{id}/setup/secret": setup.enter_secret,
+            "endpoints/{id}/setup/test": setup.test,
+        }
+        return [
+            *(Route(f"/console/{path}", self._page(page), methods=["GET"]) for path, page in pages.items()),
+            *(Route(f"/console/{path}", self._form(do), methods=["POST"]) for path, do in forms_of.items()),
+        ]
 
     # Sign in
 

@@ -22,8 +22,16 @@ from services.gateway.api.catalogue_schemas import (
 )
 from services.gateway.api.fields import invalid_field
 from shared.connections.apps import Apps
-from shared.manifests.catalogue import credentials, icon, initials, placeholder_url, setup_steps, triggers
-from shared.manifests.connect_options import connect_options
+from shared.manifests.catalogue import (
+    credentials,
+    icon,
+    import_sources,
+    initials,
+    placeholder_url,
+    setup_steps,
+    triggers,
+)
+from shared.manifests.connect_options import allowed_values, connect_options
 from shared.manifests.models import Category
 from shared.manifests.polling import PollSpec
 from shared.manifests.registry import Provider, Registry
@@ -97,7 +105,8 @@ class CatalogueApi:
                 self._entry_for(key.workspace, item.entry)
                 for item in self._catalogue.entries
                 if category in ("", item.entry.category) and all(word in item.text for word in words)
-            ]
+            ],
+            categories=sorted({item.entry.category for item in self._catalogue.entries}),
         )
 
     def _entry_for(self, workspace: str, entry: CatalogueEntryOut) -> CatalogueEntryOut:
@@ -158,6 +167,8 @@ def _entry_out(provider: Provider, registry: Registry, base: str) -> CatalogueEn
             )
             for credential in credentials(manifest)
         ],
+        sync=manifest.channel is not None,
+        imports=import_sources(manifest, registry.folder(provider.id)),
         setup_steps=setup_steps(manifest, placeholder_url(base, manifest)),
         tier=manifest.tier,
     )
@@ -214,7 +225,10 @@ def _webhooks_out(provider: Provider, base: str) -> ProviderWebhooksOut | None:
                 required=setting.required,
                 generated=setting.generated,
                 default=setting.default,
+                options=list(allowed_values(setting)),
+                example="" if setting.secret else setting.example,
             )
             for name, setting in (webhook.settings if webhook else {}).items()
         ],
+        configurable=webhook is not None and webhook.configurable,
     )

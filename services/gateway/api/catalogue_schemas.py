@@ -71,7 +71,7 @@ class WebhookSecretOut(BaseModel):
 
 
 class WebhookSettingOut(BaseModel):
-    """A setting of an endpoint."""
+    """A setting of an endpoint. `options`: the allowed values, if only these are allowed."""
 
     id: str
     name: str
@@ -81,10 +81,15 @@ class WebhookSettingOut(BaseModel):
     required: bool
     generated: bool
     default: str
+    options: list[str]
+    example: str
 
 
 class ProviderWebhooksOut(BaseModel):
-    """Webhooks of the provider itself (`supported`), or those that other providers send (`through`)."""
+    """Webhooks of the provider itself (`supported`), or those that other providers send (`through`).
+
+    `configurable`: an endpoint may describe its sender, in its field `source`.
+    """
 
     supported: bool
     through: list[str]
@@ -92,6 +97,7 @@ class ProviderWebhooksOut(BaseModel):
     event_types: list[str]
     secret: WebhookSecretOut | None
     settings: list[WebhookSettingOut]
+    configurable: bool
 
 
 class CredentialFieldOut(BaseModel):
@@ -108,8 +114,10 @@ class CredentialFieldOut(BaseModel):
 class CatalogueEntryOut(BaseModel):
     """A provider: an integration, a sender of webhooks, or a service whose accounts can be connected.
 
-    `connect` has the connect options. `auth_type` is null if the provider is no integration. `credentials`
-    has the endpoint's secret and the values to enter for all connect options, in one list.
+    `connect` has the connect options. `sync`: its conversations can be mapped. `imports` says from where its
+    history can be imported: an export as a file, a connected account, or neither. `auth_type` is null if the
+    provider is no integration. `credentials` has the endpoint's secret and the values to enter for all
+    connect options, in one list.
     """
 
     id: str
@@ -125,12 +133,15 @@ class CatalogueEntryOut(BaseModel):
     triggers: list[TriggerOut]
     webhooks: ProviderWebhooksOut | None
     connect: list[ConnectOption]
+    sync: bool
+    imports: list[catalogue.ImportSource]
     credentials: list[CredentialFieldOut]
     setup_steps: list[str]
     tier: str
 
 
 class CatalogueOut(BaseModel):
-    """The catalogue, sorted by name."""
+    """The catalogue, sorted by name. `categories` are those of all providers, whatever was searched for."""
 
     items: list[CatalogueEntryOut]
+    categories: list[str]

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_urlsafe
@@ -77,8 +77,15 @@ CALLBACK: Final = "/api/auth/oauth/callback"
 class OAuthHub:
     """The hub's oauth service, the platforms, and the people who go there."""
 
-    def __init__(self, folder: Path, bus: Bus, store: Store, more: Mapping[str, Handler]) -> None:
-        """`more` are further hosts."""
+    def __init__(
+        self,
+        folder: Path,
+        bus: Bus,
+        store: Store,
+        more: Mapping[str, Handler],
+        services: Sequence[str] = ("oauth",),
+    ) -> None:
+        """`more` are further hosts; the first of `services` is the one that people come to."""
         port = free_port()
         self._back = f"http://127.0.0.1:{port}{CALLBACK}"
         self._clients = {name: (f"app-of-{name}", token_urlsafe(24)) for name in FAKES}
@@ -94,9 +101,12 @@ class OAuthHub:
             "INTERLINK_UPKEEP_EVERY_S": "0.5",
             "INTERLINK_RETURN_ORIGINS": "https://chat.example.com",
         }
-        self.hub = Hub(folder / "hub", bus, store, services=("oauth",), env=env)
-        self.hub.ports["oauth"] = port
-        self._page = self._client()
+        entrance = "gateway" in services
+        if entrance:
+            env["INTERLINK_GATEWAY_URL"] = env["INTERLINK_PUBLIC_URL"]
+        self.hub = Hub(folder / "hub", bus, store, services=services, env=env, entrance=entrance)
+        self.hub.ports[services[0]] = port
+        self._page = self.browser()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -105,8 +115,11 @@ class OAuthHub:
             stack.enter_context(self._page)
             stack.callback(self.hub.stop)
             self.hub.init(self.hub.workspace)
-            self.hub.start_service("oauth", module=("tests.support.provider_hosts", "oauth"))
-            self.hub.wait_ready("oauth")
+            for service in self.hub.services:
+                module = ("tests.support.provider_hosts", "oauth") if service == "oauth" else ()
+                self.hub.start_service(service, module=module)
+            for service in self.hub.services:
+                self.hub.wait_ready(service)
             for name in FAKES:
                 self.register(name)
             self._open = stack.pop_all()
@@ -174,14 +187,15 @@ class OAuthHub:
 
     def person(self, key: str | None = None) -> Person:
         """Somebody with a browser of his own, who finds the platforms."""
-        return Person(self.hub, "ada", key=key, client=self._client())
+        return Person(self.hub, "ada", key=key, client=self.browser())
 
     def access(self, integration: str, other: str = "") -> Access:
         """What another service gets to call the platform with."""
         with patch.dict(os.environ, self.hub.env):
             return asyncio.run(_access(integration, other))
 
-    def _client(self) -> httpx.Client:
+    def browser(self) -> httpx.Client:
+        """A browser that finds the platforms."""
         through = httpx.HTTPTransport(proxy=self.platforms.proxy, verify=self._trust)
         return httpx.Client(timeout=20, verify=self._trust, trust_env=False, mounts={"https://": through})
 
