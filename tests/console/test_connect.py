@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from secrets import token_hex
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -126,7 +128,7 @@ def test_an_account_is_connected_in_two_clicks_for_what_it_is_used(stage: OAuthH
     assert shown["name"] in admin.open("/console/catalogue/github").text
 
 
-def catalogue(stage: OAuthHub, provider: str) -> dict[str, object]:
+def catalogue(stage: OAuthHub, provider: str) -> dict[str, Any]:
     items = stage.hub.call("GET", "/api/catalog", params={"q": provider})["items"]
     return dict(next(item for item in items if item["id"] == provider))
 
@@ -145,7 +147,7 @@ def test_a_resource_is_chosen_by_its_name(stage: OAuthHub, admin: Person) -> Non
     assert stage.shown(urlsplit(chosen.path).path.rpartition("/")[2])["account"]["choice"] == second.name
 
 
-def test_a_person_who_refuses_is_told_how_to_go_on(stage: OAuthHub, admin: Person) -> None:
+def test_a_page_shows_how_to_go_on_after_a_refusal(stage: OAuthHub, admin: Person) -> None:
     fake = somebody(stage, "github")
     fake.asks = True
     leave = admin.send(admin.open("/console/catalogue/github"), "/github/oauth2")
@@ -295,10 +297,10 @@ def test_an_endpoint_is_set_up_step_by_step(hub: Hub, admin: Person) -> None:
     assert "answered with status 2" in setup.text
     base = urlsplit(setup.path).path
 
-    def words() -> str:
-        return admin.open(base).text
+    def shows(words: str) -> bool:
+        return words in admin.open(base).text
 
-    eventually(lambda: "The signature is right." in words())
+    eventually(lambda: shows("The signature is right."))
     endpoint = hub.call("GET", f"/api/inbound-endpoints/{base.split('/')[3]}")
     body = json.dumps({"zen": "Keep it simple", "n": 1}, separators=(",", ":")).encode()
     secret = hub.call("POST", f"/api/inbound-endpoints/{endpoint['id']}/rotate-secret", {"overlap_hours": 0})[
@@ -310,11 +312,11 @@ def test_an_endpoint_is_set_up_step_by_step(hub: Hub, admin: Person) -> None:
     ):
         headers = signed(key, "ping", body)
         assert httpx.post(endpoint["url"], content=content, headers=headers).status_code == 401
-        eventually(lambda verdict=verdict: verdict in words())
-    assert secret not in words()
+        eventually(partial(shows, verdict))
+    assert not shows(secret)
 
 
-def test_a_secret_that_the_provider_shows_later_is_entered_afterwards(hub: Hub, admin: Person) -> None:
+def test_a_secret_that_the_provider_shows_later_is_stored_afterwards(hub: Hub, admin: Person) -> None:
     form = admin.open("/console/endpoints/new/stripe")
     assert "enter it in the next step" in form.text
     created = admin.send(form, "/new/stripe", **{"own-name": "payments"})
