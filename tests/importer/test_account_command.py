@@ -40,7 +40,7 @@ def test_an_account_is_imported_and_again_each_day(account: SlackAccount) -> Non
     assert len(listed) == 2  # the one of tomorrow waits
     assert run(account, "cancel", listed[0].split()[0]).exit_code == 0
     undone = run(account, "undo", listed[1].split()[0], "--yes")
-    assert undone.stdout == "2 messages were removed\n"
+    assert undone.stdout.splitlines()[1:3] == ["2 messages were removed", "channels: 1 removed"]
 
 
 def test_an_unknown_account_and_a_daily_file_are_refused(account: SlackAccount) -> None:
