@@ -1,6 +1,7 @@
 """The console's addresses: who may see each page, and the checks of every form."""
 
 from collections.abc import Awaitable, Callable
+from hmac import compare_digest
 from typing import Final
 
 from starlette.applications import Starlette
@@ -189,7 +190,7 @@ class Site:
             if visit is None:
                 return self._ask(401, "/console", "the session has ended: sign in, and do it again")
             form = await read_form(request)
-            if first(form, "token") != visit.token:
+            if not compare_digest(first(form, "token").encode(), visit.token.encode()):
                 text = "The form has expired, and nothing was changed. Open the page, and do it again."
                 return self._frame.problem(visit, 403, "Refused", text)
             return await page(request, visit, form)
