@@ -67,6 +67,8 @@ class _Page(HTMLParser):
             self._select = self._area = ""
 
     def handle_data(self, data: str) -> None:
+        if self._form and self._area:
+            self._form.fields[self._area] += data
         if not self._skip:
             self._texts.append(data)
 

@@ -7,17 +7,54 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp import web
 
 from services.console.pages.registry import KINDS
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable, installed
+from tests.support.subscriber import Subscriber
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
 WIDTHS = (1280, 390)
 THEMES = ("light", "dark")
+
+FAINT = """(() => {
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const known = new Map();
+  const rgba = (colour) => {
+    if (!known.has(colour)) {
+      canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+      const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data;
+      known.set(colour, [r, g, b, a / 255]);
+    }
+    return known.get(colour);
+  };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const ground = (element) => {
+    const own = rgba(getComputedStyle(element).backgroundColor);
+    if (own[3] === 1) return own;
+    return over(own, element.parentElement ? ground(element.parentElement) : rgba("Canvas"));
+  };
+  const light = (colour) => {
+    const [r, g, b] = colour.map((part) => part / 255)
+      .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = new Set(), walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const element = walk.currentNode.parentElement;
+    if (!walk.currentNode.textContent.trim() || !element.checkVisibility()) continue;
+    const below = ground(element), text = over(rgba(getComputedStyle(element).color), below);
+    const [dark, bright] = [light(below), light(text)].sort((a, b) => a - b);
+    const contrast = (bright + 0.05) / (dark + 0.05);
+    if (contrast < 4.5) found.add(`${element.tagName}.${element.className} ${contrast.toFixed(2)}`);
+  }
+  return [...found];
+})()"""
+"""Texts that are too faint on their ground: below a contrast of 4.5:1 (WCAG 2.2, 1.4.3)."""
 
 
 @pytest.fixture
@@ -51,7 +88,12 @@ def filled(hub: Hub) -> list[str]:
             paths += [f"/{kind.path}/do/{action.name}" for action in kind.list_actions]
     paths += [f"/endpoints/{endpoint['id']}", f"/endpoints/{endpoint['id']}/events"]
     paths += [f"/endpoints/{endpoint['id']}/events/{execution}", f"/webhooks/{webhook}"]
-    paths += [f"/deliveries/{delivery}", f"/webhooks/{webhook}/do/recover", f"/webhooks/{webhook}/do/delete"]
+    paths += [
+        f"/webhooks/{webhook}/do/edit",
+        f"/deliveries/{delivery}",
+        f"/webhooks/{webhook}/do/recover",
+        f"/webhooks/{webhook}/do/delete",
+    ]
     paths += [
         "/imports/new",
         "/event-types/message.created",
@@ -67,6 +109,7 @@ def filled(hub: Hub) -> list[str]:
 
 async def test_every_page_is_right_in_both_themes_wide_and_narrow(hub: Hub, tab: Tab) -> None:
     base, paths = hub.url("gateway"), filled(hub)
+    faint: set[str] = set()
     for width in WIDTHS:
         await resize(tab, width)
         for theme in THEMES:
@@ -77,7 +120,9 @@ async def test_every_page_is_right_in_both_themes_wide_and_narrow(hub: Hub, tab:
                 overflow = await tab.evaluate("document.documentElement.scrollWidth - innerWidth")
                 assert overflow <= 0, f"{path} is {overflow} px wider than {width}"
                 assert await tab.evaluate("document.querySelectorAll('h1').length") == 1, path
+                faint |= {f"{theme} {path}: {text}" for text in await tab.evaluate(FAINT)}
                 await capture(tab, f"{path.strip('/').split('?')[0] or 'overview'}-{width}-{theme}")
+    assert faint == set()
     hosts = await tab.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert {urlsplit(host).netloc for host in hosts} <= {urlsplit(base).netloc}
     assert [text for text in tab.complaints if "/console/nothing" not in text] == []
@@ -151,3 +196,22 @@ async def test_the_menu_opens_on_a_narrow_page_and_the_theme_is_changed(hub: Hub
     assert await tab.evaluate("document.documentElement.dataset.bsTheme") != before
     assert await tab.evaluate("Object.keys(localStorage).join()") == "theme"
     assert tab.complaints == []
+
+
+async def test_a_failed_delivery_is_retried_and_its_page_follows(hub: Hub, tab: Tab) -> None:
+    answers = [web.Response(status=403, text="who are you?")]
+    with Subscriber(lambda _: answers[0] if answers else None) as receiver:
+        webhook = hub.outgoing_webhook(receiver.url, name="followed")["id"]
+        delivery = hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")["delivery_id"]
+        eventually(
+            lambda: hub.call("GET", f"/api/dead-letters?webhook_id={webhook}")["items"],
+        )
+        await tab.goto(f"{hub.url('gateway')}/console/deliveries/{delivery}")
+        assert "The receiver forbids the request" in await tab.text()
+        assert "who are you?" in await tab.text()
+        assert await tab.evaluate("document.querySelector('time').title.endsWith(' UTC)')")
+        answers.clear()
+        await tab.press("form[action$='/do/retry'] button")
+        await tab.until("document.querySelector('#live .status-green') !== null", 15)
+        assert await tab.evaluate("document.querySelectorAll('.timeline > li').length") == 2
+        assert tab.complaints == []

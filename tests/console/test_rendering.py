@@ -1,13 +1,18 @@
 """How values are shown: cut, visible, and as numbers and times for people."""
 
 import json
+from typing import Any, get_args
 
 import pytest
 
+from services.console.pages.charts import hourly_bars
+from services.console.pages.failures import advice_of, is_repaired_by_settings, next_step
+from services.console.pages.fields import arranged, href_of, with_unit
 from services.console.pages.rendering import MAX_SHOWN, address_of, label, pretty, time_element, visible
 from services.console.web.forms import BadForm, utc_time
 from services.console.web.objects import _cell, _filled
 from services.console.web.visits import local_path
+from shared.runtime.egress.errors import EgressFailure
 
 
 def test_what_cannot_be_seen_is_named() -> None:
@@ -49,9 +54,69 @@ def test_only_http_addresses_are_links() -> None:
         assert address_of(value) == ""
 
 
-def test_labels_have_units() -> None:
-    assert label("duration_ms") == "Duration (ms)"
-    assert label("oldest_due_s") == "Oldest due (s)"
+def test_labels_are_words() -> None:
+    assert label("duration_ms") == "Duration"
+    assert label("oldest_due_s") == "Oldest due"
+
+
+def test_numbers_have_the_unit_of_their_field() -> None:
+    assert with_unit("duration_ms", 12.34) == "12.3 ms"
+    assert with_unit("timeout_s", 30.0) == "30 s"
+    assert with_unit("size", 3 * 1024 * 1024) == "3.0 MiB"
+    assert with_unit("attempt_count", 12345) == "12,345"
+
+
+def test_ids_of_other_objects_are_links_and_other_texts_are_not() -> None:
+    assert href_of("webhook_id", "wh_0123456789abcdef") == "/console/webhooks/wh_0123456789abcdef"
+    assert href_of("trace_id", "a/b?c") == "/console/find?id=a%2Fb%3Fc"
+    for value in ("wh_<script>", "javascript:alert(1)", "wh_../../x", "", None, 5):
+        assert href_of("name", value) == ""
+
+
+def test_a_page_shows_what_is_not_empty_and_the_rest_on_demand() -> None:
+    item = {
+        "id": "1",
+        "note": "",
+        "count": 0,
+        "health": {"since": None},
+        "tags": [],
+        "error": "dns",
+        "on": False,
+    }
+    shown, others = arranged(item, (), frozenset({"id"}))
+    assert [name for name, _ in shown] == ["error", "count", "on"]
+    assert [name for name, _ in others] == ["note", "health", "tags"]
+    shown, others = arranged(item, ("on", "absent", "note"), frozenset({"id"}))
+    assert [name for name, _ in shown] == ["on"]
+    assert [name for name, _ in others] == ["note", "count", "health", "tags", "error"]
+
+
+@pytest.mark.parametrize("error", [*get_args(EgressFailure), "redirect", "circuit_open"])
+def test_every_error_class_has_a_next_step(error: str) -> None:
+    assert next_step(error, None) not in ("", next_step("another", None))
+
+
+def test_a_status_has_the_next_step_of_its_own() -> None:
+    steps = {next_step("status", status) for status in (400, 401, 403, 404, 410, 418, 429, 500, 503)}
+    assert len(steps) == 9
+    assert next_step(None, 200) == ""
+
+
+@pytest.mark.parametrize("status", ["delivered", "cancelled", "discarded"])
+def test_what_does_not_fail_needs_no_step(status: str) -> None:
+    delivery: dict[str, Any] = {"status": status, "waiting_reason": None, "error": "dns", "attempts": []}
+    assert (advice_of(delivery), is_repaired_by_settings(delivery)) == ("", False)
+
+
+def test_bars_have_the_heights_of_their_counts() -> None:
+    hours = [
+        {"hour": "2026-01-01T10:00:00Z", "attempts": 4, "delivered": 4, "failed_attempts": 0},
+        {"hour": "2026-01-01T12:00:00Z", "attempts": 8, "delivered": 2, "failed_attempts": 6},
+    ]
+    first, last = hourly_bars(hours)
+    assert (first["x"], first["good"], first["bad"]) == (210, 20, 0)
+    assert (last["x"], last["good"], last["bad"]) == (230, 10, 30)
+    assert hourly_bars([]) == []
 
 
 def test_paths_are_filled_with_encoded_ids() -> None:

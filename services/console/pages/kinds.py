@@ -93,6 +93,9 @@ class Link:
 
     title: str
     href: str
+    fits: Callable[[Json], bool] = always
+    scope: Scope | None = None
+    """What a member needs to use it, beyond what shows the object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,10 @@ class Kind:
     """Statuses in which an object changes by itself, so that its page is shown again and again."""
     advice: Callable[[Json], str] = lambda _: ""
     """Returns the next step for an object that has failed; empty if it needs none."""
+    repairs: Sequence[Link] = ()
+    """Where that step is made."""
+    first: Sequence[str] = ()
+    """The fields that its page shows at once; without them, all that are not empty."""
 
 
 def read(name: str) -> Callable[[Json], Any]:

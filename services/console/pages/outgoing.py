@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from services.console.pages.failures import advice_of, is_repaired_by_settings
 from services.console.pages.kinds import (
     OVERLAP,
     TIME_FILTERS,
@@ -13,6 +14,7 @@ from services.console.pages.kinds import (
     Json,
     Kind,
     Link,
+    Part,
     Values,
     column,
     read,
@@ -40,14 +42,6 @@ def _webhook_advice(item: Json) -> str:
     return ""
 
 
-def _delivery_advice(item: Json) -> str:
-    if item["status"] == "dead_letter":
-        return "Every attempt failed. Repair the receiver, then retry: the delivery keeps its id."
-    if item.get("waiting_reason"):
-        return f"It waits: {str(item['waiting_reason']).replace('_', ' ')}."
-    return ""
-
-
 def _range(values: Values, _: Json) -> Json:
     return {name: value for name, value in values.items() if value}
 
@@ -58,6 +52,31 @@ def _one(_: Values, item: Json) -> Json:
 
 _SINCE: Final = Field("since", "Since (UTC)", "time", required=True)
 _UNTIL: Final = Field("until", "Until (UTC)", "time", "Left empty: until now.")
+_REASONS: Final = (
+    *("timeout", "connection", "tls", "dns", "status", "redirect", "circuit_open", "address_refused"),
+    *("protocol", "closed_mid_response", "bad_url", "transform_failed", "condition_too_expensive", "proxy"),
+)
+"""The error classes of attempts."""
+_SELECTION: Final = (
+    Field("webhook_id", "Webhook id"),
+    Field("event_type", "Event type"),
+    Field("error", "Reason", "select", options=("", *_REASONS)),
+    Field("since", "Since (UTC)", "time"),
+    _UNTIL,
+)
+_REPAIRS: Final = (
+    Link(
+        "Change the webhook",
+        "/console/webhooks/{webhook_id}/do/edit",
+        is_repaired_by_settings,
+        "webhooks:write",
+    ),
+    Link(
+        "Open the webhook",
+        "/console/webhooks/{webhook_id}",
+        lambda item: item.get("waiting_reason") in ("paused", "disabled", "unreadable"),
+    ),
+)
 WEBHOOKS: Final = Kind(
     "webhooks",
     "Outgoing webhooks",
@@ -83,30 +102,21 @@ WEBHOOKS: Final = Kind(
             "/api/outgoing-webhooks",
             "webhooks:write",
             "The webhook is there. The secret is shown only now: the receiver verifies signatures with it.",
-            fields=(
-                Field("name", "Name", required=True),
-                Field("url", "Address", hint="The https address of the receiver.", required=True),
-                Field(
-                    "events",
-                    "Events",
-                    "lines",
-                    "One pattern a line: message.created, github.*, *",
-                    required=True,
-                ),
-                Field(
-                    "profile",
-                    "Signature",
-                    "select",
-                    options=("standard", "standard_v1a", "nchat", "chatwoot", "chatwoot_body", "none"),
-                ),
-                Field("ordering", "Order", "select", options=("none", "strict")),
-                Field("description", "Description"),
-            ),
+            effect="Its form is one of its own: see `web.webhook_forms`.",
             shown={"secret": "Secret", "warnings": "Warnings"},
             opens="/console/webhooks/{id}",
         ),
     ),
     actions=(
+        Action(
+            "edit",
+            "Edit",
+            "/api/outgoing-webhooks/{id}",
+            "webhooks:write",
+            "It is changed. What waits is sent with the new settings.",
+            method="PATCH",
+            effect="Its form is one of its own: see `web.webhook_forms`.",
+        ),
         Action(
             "test",
             "Send a test",
@@ -199,6 +209,22 @@ WEBHOOKS: Final = Kind(
         Link("Audit", "/console/audit?resource={id}"),
     ),
     advice=_webhook_advice,
+    repairs=(
+        Link(
+            "Its dead letters",
+            "/console/dead-letters?webhook_id={id}",
+            lambda item: _webhook_advice(item) != "",
+        ),
+    ),
+    first=(
+        *("disabled_reason", "paused", "url", "events", "health", "unreadable", "warnings", "description"),
+        *("filter", "transform", "integration_id", "profile", "public_keys", "format", "ordering"),
+        *("rate_limit", "created_at", "updated_at"),
+    ),
+    parts=(
+        Part("The last 24 hours", "/api/outgoing-webhooks/{id}/stats"),
+        Part("Its deliveries", "/api/queue/stats?webhook_id={id}"),
+    ),
 )
 DELIVERIES: Final = Kind(
     "deliveries",
@@ -260,14 +286,12 @@ DELIVERIES: Final = Kind(
         Link("All deliveries of the event", "/console/deliveries?event_id={event_id}"),
     ),
     busy=frozenset({"pending", "delivering", "retrying"}),
-    advice=_delivery_advice,
-)
-_SELECTION: Final = (
-    Field("webhook_id", "Webhook id"),
-    Field("event_type", "Event type"),
-    Field("error", "Error", hint="As in the list, such as timeout."),
-    Field("since", "Since (UTC)", "time"),
-    _UNTIL,
+    advice=advice_of,
+    repairs=_REPAIRS,
+    first=(
+        *("status", "error", "waiting_reason", "next_attempt_at", "event_type", "webhook_id", "event_id"),
+        *("attempt_count", "created_at", "finished_at", "replay_of", "erased_at", "trace_id"),
+    ),
 )
 DEAD_LETTERS: Final = Kind(
     "dead-letters",
@@ -288,7 +312,7 @@ DEAD_LETTERS: Final = Kind(
     "No dead letters: every delivery was made, or is still tried.",
     "Traffic",
     filters=(
-        Filter("error", "error"),
+        Filter("error", "reason", _REASONS),
         Filter("event_type", "event type"),
         Filter("webhook_id", "webhook id"),
         *TIME_FILTERS,
@@ -312,7 +336,7 @@ DEAD_LETTERS: Final = Kind(
             "webhooks:write",
             "A job discards them.",
             fields=_SELECTION,
-            effect="All dead letters that fit are discarded: their receivers do not get these events.",
+            effect="All that fit are discarded: receivers do not get them. They stay in the log.",
             is_destructive=True,
             opens="/console/jobs/{job.id}",
         ),
@@ -339,7 +363,12 @@ DEAD_LETTERS: Final = Kind(
         ),
     ),
     links=(Link("Delivery", "/console/deliveries/{id}"), Link("Webhook", "/console/webhooks/{webhook_id}")),
-    advice=lambda item: f"Every attempt failed: {item['detail']} Repair the receiver, then send it again.",
+    advice=advice_of,
+    repairs=_REPAIRS,
+    first=(
+        *("error", "status_code", "detail", "event_type", "webhook_id", "event_id", "attempt_count"),
+        *("created_at", "finished_at", "expires_at"),
+    ),
 )
 JOBS: Final = Kind(
     "jobs",
@@ -372,5 +401,10 @@ JOBS: Final = Kind(
         ),
     ),
     busy=frozenset({"running"}),
+    advice=lambda item: str(item["error"] or item["waiting_for"] or ""),
+    first=(
+        *("kind", "status", "done", "skipped", "total", "waiting_for", "error", "webhook_id", "replay_no"),
+        *("created_at", "finished_at"),
+    ),
 )
 KINDS: Final[Sequence[Kind]] = (WEBHOOKS, DELIVERIES, DEAD_LETTERS, JOBS)

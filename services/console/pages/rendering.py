@@ -10,6 +10,10 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from services.console.pages.charts import hourly_bars
+from services.console.pages.failures import next_step
+from services.console.pages.fields import href_of, is_empty, with_unit
+
 MAX_SHOWN: Final = 64 * 1024
 """Characters of one value that a page shows; the rest is in the download of the object."""
 _INVISIBLE: Final = re.compile(
@@ -94,11 +98,10 @@ def pretty(value: Any) -> str:
 def label(name: str) -> str:
     """Return the name of a field for people."""
     text = visible(name, 100).replace("_", " ")
-    for before, after in ((" ms", " (ms)"), (" s", " (s)")):
-        if text.endswith(before):
-            text = text.removesuffix(before) + after
+    for unit in (" ms", " s", " at", " hours", " days", " bytes"):
+        text = text.removesuffix(unit)
     text = text[:1].upper() + text[1:]
-    return {"Id": "Id", "Url": "Address"}.get(text, text)
+    return {"Url": "Address"}.get(text, text)
 
 
 def address_of(value: Any) -> str:
@@ -127,6 +130,13 @@ class Renderer:
             "pretty": pretty,
             "label": label,
             "address": address_of,
+            "href": href_of,
+            "unit": with_unit,
+            "next_step": next_step,
+            "hourly_bars": hourly_bars,
+        }
+        self._environment.tests |= {
+            "empty": is_empty,
         }
 
     def render(self, template: str, **values: Any) -> str:

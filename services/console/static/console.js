@@ -1,10 +1,22 @@
 // What the console adds to its pages: times in the reader's zone, copying, the theme, and live parts that keep
 // what a reader has opened. Every page works without it.
 
+const words = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
+
+function relative(moment) {
+  const seconds = (moment - Date.now()) / 1000;
+  if (Math.abs(seconds) > 30 * 86400) return moment.toLocaleDateString();
+  const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= size) ?? ["second", 1];
+  return words.format(Math.trunc(seconds / size), unit);
+}
+
 function improve(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const moment = new Date(time.dateTime);
-    if (!Number.isNaN(moment.getTime())) time.textContent = moment.toLocaleString();
+    if (Number.isNaN(moment.getTime())) continue;
+    time.title = `${moment.toLocaleString()} (${moment.toISOString().slice(0, 19).replace("T", " ")} UTC)`;
+    time.textContent = relative(moment);
   }
   for (const button of root.querySelectorAll("button.copy")) button.hidden = !navigator.clipboard;
 }
@@ -41,3 +53,4 @@ document.addEventListener("htmx:afterSettle", () => { improve(document); stale(f
 document.addEventListener("htmx:sendError", () => stale(true));
 document.addEventListener("htmx:responseError", () => stale(true));
 improve(document);
+setInterval(() => { if (!document.hidden) improve(document); }, 30_000);

@@ -4,7 +4,7 @@ import asyncio
 import csv
 import io
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from services.console.hub_api import HubApi, Refusal
-from services.console.pages.kinds import Action, Download, Json, Kind, Part, read
+from services.console.pages.fields import arranged
+from services.console.pages.kinds import Action, Download, Json, Kind, Link, Part, read
 from services.console.pages.rendering import visible
 from services.console.web.action_forms import ActionForms
 from services.console.web.forms import BadForm, Form, first, utc_time, values_of
@@ -26,6 +27,8 @@ _MAX_PARAMETER: Final = 2000
 _SEE_OTHER: Final = 303
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """Beginnings of cells that spreadsheets would compute."""
+_OWN_PLACE: Final = frozenset({"id", "attempts", "targets"})
+"""Fields of objects that their pages show in sections of their own."""
 Page = Callable[[Request, Visit], Awaitable[Response]]
 FormPage = Callable[[Request, Visit, Form], Awaitable[Response]]
 
@@ -138,6 +141,7 @@ class ObjectPages:
             item = await self._read_item(kind, request, visit)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, _address(kind, request))
+        fields, others = arranged(item, kind.first, _OWN_PLACE)
         return self._frame.page(
             kind.template,
             visit,
@@ -150,7 +154,10 @@ class ObjectPages:
             name=_name(kind, item),
             advice=kind.advice(item),
             parts=await self._read_parts(kind, request, visit),
-            links=[(link.title, _filled(link.href, item)) for link in kind.links],
+            repairs=_links(kind.repairs, item, visit),
+            links=_links(kind.links, item, visit),
+            fields=fields,
+            others=others,
             actions=[
                 action
                 for action in kind.actions
@@ -299,6 +306,16 @@ def _attachment(content: bytes, name: str) -> Response:
     safe = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "_-."))
     headers = {"Content-Disposition": f'attachment; filename="{safe[-100:]}"'}
     return Response(content, headers=headers, media_type="application/octet-stream")
+
+
+def _links(links: Sequence[Link], item: Json, visit: Visit) -> list[tuple[str, str]]:
+    """Return the titles and addresses of the links that make sense for an object and a member."""
+    key = visit.member.key
+    return [
+        (link.title, _filled(link.href, item))
+        for link in links
+        if link.fits(item) and (link.scope is None or key.allows(link.scope))
+    ]
 
 
 def _address(kind: Kind, request: Request) -> str:

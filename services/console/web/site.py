@@ -29,6 +29,7 @@ from services.console.web.overview import Overview
 from services.console.web.session_pages import SessionPages
 from services.console.web.static_files import StaticFiles
 from services.console.web.visits import SecurityHeaders, Visit, Visits, address_of, local_path
+from services.console.web.webhook_forms import WebhookForms
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Rejected
 from shared.runtime.logs import Log
 
@@ -80,6 +81,10 @@ class Site:
             Route("/console/sessions", self._page(sessions.show)),
             Route("/console/sessions/{id}/end", self._form(sessions.end), methods=["POST"]),
         ]
+        webhooks = WebhookForms(self._hub, self._frame)
+        for path in ("/console/webhooks/do/create", "/console/webhooks/{id}/do/edit"):
+            routes.append(Route(path, self._page(webhooks.show), methods=["GET"]))
+            routes.append(Route(path, self._form(webhooks.submit), methods=["POST"]))
         # Lists that belong to an object come first: the address of an object would take theirs.
         for kind in sorted(KINDS, key=lambda kind: -kind.path.count("/")):
             for suffix, page in objects.pages(kind):

@@ -1,0 +1,37 @@
+"""Bars of the hours of a day: coordinates for the SVG that the server makes, without style or script."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+HOURS: Final = 24
+HEIGHT: Final = 40
+_STEP: Final = 10
+
+
+def hourly_bars(hours: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a bar for each of the last 24 hours up to the newest one: position, heights and a title.
+
+    `good` is the height of what was delivered, `bad` that of what failed, on top of it.
+    """
+    if not hours:
+        return []
+    by_hour = {datetime.fromisoformat(hour["hour"]): hour for hour in hours}
+    last, most = max(by_hour), max(hour["attempts"] for hour in hours) or 1
+    bars: list[Mapping[str, Any]] = []
+    for number in range(HOURS):
+        at = last - timedelta(hours=HOURS - 1 - number)
+        hour = by_hour.get(at)
+        if hour is None:
+            continue
+        good = round(HEIGHT * hour["delivered"] / most, 1)
+        bad = round(HEIGHT * hour["failed_attempts"] / most, 1)
+        bars.append(
+            {
+                "x": number * _STEP,
+                "good": good,
+                "bad": bad,
+                "title": f"{at:%Y-%m-%d %H:%M} UTC: {hour['delivered']:,} of {hour['attempts']:,} succeeded",
+            }
+        )
+    return bars

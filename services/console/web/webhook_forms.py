@@ -1,0 +1,246 @@
+"""The form of an outgoing webhook: its events are picked, and its filter and projection are tried first."""
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, get_args
+from urllib.parse import quote
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from services.console.hub_api import HubApi, Refusal
+from services.console.pages.kinds import Action, Field
+from services.console.pages.outgoing import WEBHOOKS
+from services.console.web.forms import BadForm, Form, first, values_of
+from services.console.web.frame import Frame
+from services.console.web.visits import Visit
+from shared.webhooks.formats import BodyFormat
+from shared.webhooks.signatures import SigningProfile
+
+_SEE_OTHER: Final = 303
+_API: Final = "/api/outgoing-webhooks"
+_PAGES: Final = 10
+_SAMPLES: Final = "10"
+_FIELDS: Final = (
+    Field("name", "Name", required=True),
+    Field("url", "Address", hint="The https address of the receiver.", required=True),
+    Field("description", "Description"),
+)
+_FILTER: Final = (
+    Field("channels", "Only these channels", "lines", "One id a line."),
+    Field("users", "Only from these people", "lines", "One id or name a line."),
+    Field("content", "Only texts that match", hint="An RE2 pattern, searched in the message's text."),
+    Field("condition", "Only if this holds", hint="JMESPath, such as data.amount > `100`."),
+    Field("exclude_bots", "Leave out what bots do", "flag"),
+    Field("exclude_own", "Leave out what came through the webhook's own account", "flag"),
+)
+_TRANSFORM: Final = Field(
+    "transform", "Projection", "lines", "JMESPath that makes the body, such as {text: data.text}. Empty: all."
+)
+_FORMAT: Final = Field("format", "Body", "select", options=get_args(BodyFormat))
+_ORDERING: Final = Field(
+    "ordering",
+    "Order",
+    "select",
+    "Strict: one at a time; a failing one holds up the others.",
+    ("none", "strict"),
+)
+_PROFILE: Final = Field("profile", "Signature", "select", options=get_args(SigningProfile))
+_PATTERNS: Final = Field(
+    "events", "Other patterns", "lines", "One a line: a type, github.*, a trigger's id, *"
+)
+
+Json = Mapping[str, Any]
+
+
+class WebhookForms:
+    """Creates and changes outgoing webhooks. A preview shows what would be sent, and stores nothing."""
+
+    def __init__(self, hub: HubApi, frame: Frame) -> None:
+        self._hub = hub
+        self._frame = frame
+
+    async def show(self, request: Request, visit: Visit) -> Response:
+        """Return the form, empty or with the settings of a webhook."""
+        try:
+            item = await self._item(request, visit)
+        except Refusal as refusal:
+            return self._frame.refused(visit, refusal, "/console/webhooks")
+        return await self._page(visit, item, _form_of(item) if item else {})
+
+    async def submit(self, request: Request, visit: Visit, form: Form) -> Response:
+        """Show the preview, or save: a new webhook's secret is shown once."""
+        item = None
+        try:
+            item = await self._item(request, visit)
+            body = _body(form, item)
+            if first(form, "do") == "preview":
+                return await self._page(visit, item, form, preview=await self._preview(visit, form, body))
+            if item is None:
+                answer = await self._hub.call(visit.member, "POST", _API, body=body, once=first(form, "once"))
+            else:
+                path = f"{_API}/{quote(item['id'], safe='')}"
+                await self._hub.call(visit.member, "PATCH", path, body=body, once=first(form, "once"))
+                return RedirectResponse(
+                    f"/console/webhooks/{quote(item['id'], safe='')}?done=edit", _SEE_OTHER
+                )
+        except BadForm as error:
+            refusal = Refusal(422, "Check the form", str(error))
+            return await self._page(visit, item, form, refusal=refusal)
+        except Refusal as refused:
+            return await self._page(visit, item, form, refusal=refused)
+        shown = [(title, answer.get(name)) for name, title in _action(None).shown.items()]
+        return self._frame.page(
+            "done.html",
+            visit,
+            title=_action(None).title,
+            here=WEBHOOKS.path,
+            kind=WEBHOOKS,
+            action=_action(None),
+            shown=[(title, value) for title, value in shown if value],
+            opens=f"/console/webhooks/{quote(answer['id'], safe='')}",
+        )
+
+    async def _item(self, request: Request, visit: Visit) -> Json | None:
+        """Return the webhook that is changed; None for a new one. Raises `Refusal`."""
+        webhook = request.path_params.get("id")
+        if webhook is None:
+            return None
+        found: Json = await self._hub.call(visit.member, "GET", f"{_API}/{quote(webhook, safe='')}")
+        return found
+
+    async def _page(
+        self,
+        visit: Visit,
+        item: Json | None,
+        form: Form,
+        *,
+        refusal: Refusal | None = None,
+        preview: Json | None = None,
+    ) -> Response:
+        types, samples = await asyncio.gather(self._types(visit), self._samples(visit))
+        own = f"/{quote(item['id'], safe='')}" if item else ""
+        listed = {"*", *(f"{group}.*" for group, _ in types)}
+        listed |= {member["name"] for _, members in types for member in members}
+        chosen = _patterns(form)
+        return self._frame.page(
+            "webhook_form.html",
+            visit,
+            200 if refusal is None or refusal.is_outage else refusal.status,
+            title=_action(item).title,
+            here=WEBHOOKS.path,
+            back=f"/console/webhooks{own}",
+            item=item,
+            action=_action(item),
+            fields=_FIELDS,
+            sending=(_FORMAT, _ORDERING, *(() if item else (_PROFILE,))),
+            filters=_FILTER,
+            transform=_TRANSFORM,
+            patterns=_PATTERNS,
+            types=types,
+            picked=listed & set(chosen),
+            filled={**form, "events": ["\n".join(name for name in chosen if name not in listed)]},
+            samples=samples,
+            refusal=refusal,
+            preview=preview,
+            once=secrets.token_urlsafe(16),
+        )
+
+    async def _types(self, visit: Visit) -> Sequence[tuple[str, Sequence[Json]]]:
+        """Return the event types by what their names begin with; none if the gateway does not answer."""
+        found: list[Json] = []
+        params = {"limit": "200"}
+        try:
+            for _ in range(_PAGES):
+                page = await self._hub.call(visit.member, "GET", "/api/event-types", params=params)
+                found += page["items"]
+                if not page["next_cursor"]:
+                    break
+                params["cursor"] = page["next_cursor"]
+        except Refusal:
+            return []
+        groups: dict[str, list[Json]] = {}
+        for item in found:
+            groups.setdefault(item["name"].partition(".")[0], []).append(item)
+        # The hub's own and the workspace's types come before those of providers.
+        return sorted(groups.items(), key=lambda group: (group[1][0]["source"] == "provider", group[0]))
+
+    async def _samples(self, visit: Visit) -> Sequence[Json]:
+        """Return deliveries whose events a preview can use; the newest of each event type."""
+        try:
+            found = await self._hub.call(visit.member, "GET", "/api/deliveries", params={"limit": _SAMPLES})
+        except Refusal:
+            return []
+        return list({item["event_type"]: item for item in reversed(found["items"])}.values())
+
+    async def _preview(self, visit: Visit, form: Form, body: Json) -> Json:
+        """Return what would be sent for an event. Raises `Refusal`, `BadForm`."""
+        event = await self._event(visit, first(form, "sample"), body["events"])
+        settings = {name: body[name] for name in ("events", "format", "transform", "filter")}
+        found: Json = await self._hub.call(
+            visit.member, "POST", f"{_API}/preview", body={**settings, **event}
+        )
+        return {**found, "type": event["type"]}
+
+    async def _event(self, visit: Visit, sample: str, patterns: Sequence[str]) -> Json:
+        if sample:
+            delivery = await self._hub.call(visit.member, "GET", f"/api/deliveries/{quote(sample, safe='')}")
+            try:
+                envelope = orjson.loads(delivery["body"] or "")
+                return {"type": delivery["event_type"], "data": envelope["data"]}
+            except (ValueError, KeyError, TypeError):
+                raise BadForm(
+                    "Preview with: that event was sent in another form; choose another one"
+                ) from None
+        name = next((pattern for pattern in patterns if "*" not in pattern), "message.created")
+        try:
+            found = await self._hub.call(visit.member, "GET", f"/api/event-types/{quote(name, safe='')}")
+        except Refusal as refusal:
+            if refusal.is_outage:
+                raise
+            return {"type": name, "data": {}}
+        return {"type": name, "data": found["example"] or {}}
+
+
+def _action(item: Json | None) -> Action:
+    """Return the action of the form, with its title and what it says when it is done."""
+    actions = WEBHOOKS.list_actions if item is None else WEBHOOKS.actions
+    return next(action for action in actions if action.name == ("create" if item is None else "edit"))
+
+
+def _form_of(item: Json) -> dict[str, list[str]]:
+    """Return the settings of a webhook as the values of the form's fields."""
+    values = {name: [str(item[name])] for name in ("name", "url", "description", "format", "ordering")}
+    values["transform"] = [item["transform"] or ""]
+    values["events"] = ["\n".join(item["events"])]
+    for field in _FILTER:
+        value = (item["filter"] or {}).get(field.name)
+        text = "\n".join(value) if isinstance(value, list) else "yes" if value is True else value or ""
+        values[field.name] = [text]
+    return values
+
+
+def _body(form: Form, item: Json | None) -> dict[str, Any]:
+    """Return the body of the call. Other criteria of the filter stay. Raises `BadForm`."""
+    body = values_of(form, (*_FIELDS, _FORMAT, _ORDERING, *(() if item else (_PROFILE,))))
+    body["events"] = _patterns(form)
+    if not body["events"]:
+        raise BadForm("Events: pick one at least")
+    criteria = {name: value for name, value in values_of(form, _FILTER).items() if value}
+    own = {field.name for field in _FILTER}
+    kept = {name: value for name, value in ((item or {}).get("filter") or {}).items() if name not in own}
+    event_filter = {**kept, **criteria}
+    body["filter"] = (
+        event_filter if any(value not in (None, [], False) for value in event_filter.values()) else None
+    )
+    body["transform"] = first(form, "transform").strip() or None
+    body.setdefault("format", "envelope")
+    return {"description": "", **body}
+
+
+def _patterns(form: Form) -> list[str]:
+    """Return the patterns that are picked, and those that are entered."""
+    entered = [line.strip() for line in first(form, "events").splitlines() if line.strip()]
+    return list(dict.fromkeys([*form.get("pick", []), *entered]))

@@ -1,0 +1,116 @@
+"""The pages of outgoing webhooks, deliveries and dead letters over a real hub, without script."""
+
+from collections.abc import Iterator
+from secrets import token_hex
+
+import pytest
+from aiohttp import web
+
+from tests.console.person import Answer, Person
+from tests.support.eventually import eventually
+from tests.support.hub import Hub
+from tests.support.subscriber import Subscriber
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Subscriber]:
+    with Subscriber(lambda _: web.Response(status=401, text="unknown")) as subscriber:
+        yield subscriber
+
+
+def send(person: Person, page: Answer, **values: str | list[str]) -> Answer:
+    """Send the form of a webhook, with boxes that are ticked and the button that is pressed."""
+    fields = page.form(page.path.partition("?")[0]).fields
+    here = page.path.partition("?")[0]
+    answer = person.client.post(here, data={**fields, **values}, headers={"origin": person.base})
+    return Answer(answer)
+
+
+def test_a_webhook_is_made_with_picked_events_and_tried_before(hub: Hub, admin: Person) -> None:
+    form = admin.open("/console/webhooks/do/create")
+    assert "message.created" in form.text
+    assert "/console/event-types/message.created" in form.links
+    values: dict[str, str | list[str]] = {
+        "name": token_hex(4),
+        "url": f"http://127.0.0.1:9/{token_hex(4)}",
+        "pick": ["message.created", "user.*"],
+        "condition": "data.absent",
+        "transform": "{kind: type}",
+    }
+    tried = send(admin, form, **values, do="preview")
+    assert tried.status == 200
+    assert "It is not sent" in tried.text
+    tried = send(admin, tried, **values | {"condition": ""}, do="preview")
+    assert '"kind": "message.created"' in tried.text
+    assert hub.call("GET", f"/api/outgoing-webhooks?name={values['name']}")["items"] == []
+    broken = send(admin, tried, **values | {"transform": "{{"}, do="save")
+    assert (broken.status, "transform" in broken.text) == (422, True)
+    made = send(admin, broken, **values, do="save")
+    assert "whsec_" in made.text
+    stored = hub.call("GET", f"/api/outgoing-webhooks?name={values['name']}")["items"][0]
+    assert sorted(stored["events"]) == ["message.created", "user.*"]
+    assert stored["filter"]["condition"] == "data.absent"
+    assert stored["transform"] == "{kind: type}"
+
+
+def test_changing_a_webhook_keeps_what_the_form_does_not_have(hub: Hub, admin: Person) -> None:
+    settings = {"mentions": ["ada"], "content": "urgent", "exclude_bots": True}
+    webhook = hub.outgoing_webhook(
+        "http://127.0.0.1:9/edited",
+        name="before",
+        events=["message.created", "a.b"],
+        filter=settings,
+        timeout_s=7,
+    )["id"]
+    form = admin.open(f"/console/webhooks/{webhook}/do/edit")
+    boxes = [
+        attributes for tag, attributes in form.elements if tag == "input" and attributes.get("name") == "pick"
+    ]
+    assert [box["value"] for box in boxes if "checked" in box] == ["message.created"]
+    assert form.form("/do/edit").fields["content"] == "urgent"
+    changed = send(admin, form, name="after", pick=["message.created"], content="")
+    assert changed.path == f"/console/webhooks/{webhook}?done=edit"
+    stored = hub.call("GET", f"/api/outgoing-webhooks/{webhook}")
+    assert (stored["name"], stored["timeout_s"]) == ("after", 7)
+    assert sorted(stored["events"]) == ["a.b", "message.created"]
+    assert stored["filter"]["mentions"] == ["ada"]
+    assert stored["filter"]["content"] is None
+    assert stored["filter"]["exclude_bots"] is True
+    nothing = send(admin, admin.open(f"/console/webhooks/{webhook}/do/edit"), events="", pick=[])
+    assert (nothing.status, "pick one at least" in nothing.text) == (422, True)
+
+
+def test_a_failure_says_what_to_do_and_leads_there(hub: Hub, admin: Person, receiver: Subscriber) -> None:
+    webhook = hub.outgoing_webhook(receiver.url, name="repaired")["id"]
+    delivery = hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")["delivery_id"]
+    eventually(lambda: "Every attempt failed" in admin.open(f"/console/deliveries/{delivery}").text)
+    page = admin.open(f"/console/deliveries/{delivery}")
+    assert "The receiver does not recognize the hub" in page.text
+    assert f"/console/webhooks/{webhook}/do/edit" in page.links
+    assert f"/console/webhooks/{webhook}" in page.links
+    assert any(link.startswith("/console/find?id=evt_") for link in page.links)
+    assert "unknown" in page.text
+    assert "Waiting reason none" in page.text.partition("All fields")[2]
+    assert "Waiting reason" not in page.text.partition("All fields")[0]
+    receiver.answer = None
+    retried = admin.send(page, "/do/retry")
+    assert "It is sent again now" in retried.text
+    eventually(lambda: "Every attempt failed" not in admin.open(f"/console/deliveries/{delivery}").text)
+
+    def counted() -> bool:
+        shown = admin.open(f"/console/webhooks/{webhook}").text
+        return "half within" in shown and "By the hour" in shown
+
+    assert eventually(counted)
+
+
+def test_dead_letters_are_discarded_by_reason(hub: Hub, admin: Person, receiver: Subscriber) -> None:
+    receiver.answer = lambda _: web.Response(status=404)
+    webhook = hub.outgoing_webhook(receiver.url + "/discarded", name="discarded")["id"]
+    hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")
+    letters = f"/console/dead-letters?webhook_id={webhook}&error=status"
+    eventually(lambda: "/console/dead-letters/dlv_" in admin.open(letters).response.text)
+    form = admin.open("/console/dead-letters/do/discard")
+    job = admin.send(form, "/do/discard", webhook_id=webhook, error="status")
+    assert "/console/jobs/job_" in job.path
+    eventually(lambda: "Nothing fits these filters" in admin.open(letters).text)
