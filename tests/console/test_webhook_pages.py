@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from secrets import token_hex
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -54,7 +55,8 @@ def test_a_webhook_is_made_with_picked_events_and_tried_before(hub: Hub, admin: 
 
 
 def test_changing_a_webhook_keeps_what_the_form_does_not_have(hub: Hub, admin: Person) -> None:
-    settings = {"mentions": ["ada"], "content": "urgent", "exclude_bots": True}
+    settings: dict[str, Any] = {"mentions": ["ada"], "content": "urgent", "condition": "data.a == '\u200b'"}
+    settings["exclude_bots"] = True
     webhook = hub.outgoing_webhook(
         "http://127.0.0.1:9/edited",
         name="before",
@@ -76,6 +78,7 @@ def test_changing_a_webhook_keeps_what_the_form_does_not_have(hub: Hub, admin: P
     assert stored["filter"]["mentions"] == ["ada"]
     assert stored["filter"]["content"] is None
     assert stored["filter"]["exclude_bots"] is True
+    assert stored["filter"]["condition"] == settings["condition"], "what hides is visible, and stays"
     nothing = send(admin, admin.open(f"/console/webhooks/{webhook}/do/edit"), events="", pick=[])
     assert (nothing.status, "pick one at least" in nothing.text) == (422, True)
 

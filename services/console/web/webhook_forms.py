@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.kinds import Action, Field
 from services.console.pages.outgoing import WEBHOOKS
+from services.console.pages.rendering import visible
 from services.console.web.forms import BadForm, Form, first, values_of
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
@@ -211,33 +212,39 @@ def _action(item: Json | None) -> Action:
 
 
 def _form_of(item: Json) -> dict[str, list[str]]:
-    """Return the settings of a webhook as the values of the form's fields."""
-    values = {name: [str(item[name])] for name in ("name", "url", "description", "format", "ordering")}
-    values["transform"] = [item["transform"] or ""]
-    values["events"] = ["\n".join(item["events"])]
+    """Return the settings of a webhook as the values of the form's fields, with what hides made visible."""
+    names = ("name", "url", "description", "format", "ordering", "transform")
+    values = {name: [visible(item[name])] for name in names}
+    values["events"] = ["\n".join(map(visible, item["events"]))]
     for field in _FILTER:
         value = (item["filter"] or {}).get(field.name)
         text = "\n".join(value) if isinstance(value, list) else "yes" if value is True else value or ""
-        values[field.name] = [text]
+        values[field.name] = [visible(text)]
     return values
 
 
 def _body(form: Form, item: Json | None) -> dict[str, Any]:
-    """Return the body of the call. Other criteria of the filter stay. Raises `BadForm`."""
+    """Return the body of the call. What was not changed stays exactly as it is. Raises `BadForm`."""
     body = values_of(form, (*_FIELDS, _FORMAT, _ORDERING, *(() if item else (_PROFILE,))))
-    body["events"] = _patterns(form)
+    body = {"description": "", "format": "envelope", **body, "events": _patterns(form)}
+    body["transform"] = _text(form, "transform") or None
     if not body["events"]:
         raise BadForm("Events: pick one at least")
-    criteria = {name: value for name, value in values_of(form, _FILTER).items() if value}
-    own = {field.name for field in _FILTER}
-    kept = {name: value for name, value in ((item or {}).get("filter") or {}).items() if name not in own}
-    event_filter = {**kept, **criteria}
-    body["filter"] = (
-        event_filter if any(value not in (None, [], False) for value in event_filter.values()) else None
-    )
-    body["transform"] = first(form, "transform").strip() or None
-    body.setdefault("format", "envelope")
-    return {"description": "", **body}
+    old = (item or {}).get("filter") or {}
+    criteria = {field.name: None for field in _FILTER} | values_of(form, _FILTER)
+    if item is not None:
+        shown = _form_of(item)
+        same = {name for name in shown if _text(form, name) == _text(shown, name)}
+        body |= {name: item[name] for name in same & {"name", "url", "description", "transform"}}
+        criteria |= {name: old.get(name) for name in same & criteria.keys()}
+    event_filter = {
+        name: value for name, value in {**old, **criteria}.items() if value not in (None, [], False)
+    }
+    return {**body, "filter": event_filter or None}
+
+
+def _text(form: Form, name: str) -> str:
+    return first(form, name).replace("\r\n", "\n").strip()
 
 
 def _patterns(form: Form) -> list[str]:
