@@ -17,15 +17,15 @@ def hourly_bars(hours: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if not hours:
         return []
     by_hour = {datetime.fromisoformat(hour["hour"]): hour for hour in hours}
-    last, most = max(by_hour), max(hour["attempts"] for hour in hours) or 1
+    last, largest = max(by_hour), max(hour["attempts"] for hour in hours) or 1
     bars: list[Mapping[str, Any]] = []
     for number in range(HOURS):
         at = last - timedelta(hours=HOURS - 1 - number)
         hour = by_hour.get(at)
         if hour is None:
             continue
-        good = round(HEIGHT * hour["delivered"] / most, 1)
-        bad = round(HEIGHT * hour["failed_attempts"] / most, 1)
+        good = round(HEIGHT * hour["delivered"] / largest, 1)
+        bad = round(HEIGHT * hour["failed_attempts"] / largest, 1)
         bars.append(
             {
                 "x": number * _STEP,

@@ -248,6 +248,6 @@ def _text(form: Form, name: str) -> str:
 
 
 def _patterns(form: Form) -> list[str]:
-    """Return the patterns that are picked, and those that are entered."""
-    entered = [line.strip() for line in first(form, "events").splitlines() if line.strip()]
-    return list(dict.fromkeys([*form.get("pick", []), *entered]))
+    """Return the patterns that are picked, and those that are typed."""
+    typed = [line.strip() for line in first(form, "events").splitlines() if line.strip()]
+    return list(dict.fromkeys([*form.get("pick", []), *typed]))
