@@ -32,7 +32,7 @@ $(DEV_STAMP): requirements-dev.lock $(RUN_STAMP)
 test: export PYTHONDONTWRITEBYTECODE =
 test: setup lint
 	@mkdir -p .cache; $(BIN)/mypy >.cache/mypy.log 2>&1 & mypy=$$!; \
-	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	if [ $$tests = 1 ]; then $(BIN)/python .ci/again.py; tests=$$?; fi; \
 	wait $$mypy; mypy=$$?; cat .cache/mypy.log; exit $$((tests || mypy))
 

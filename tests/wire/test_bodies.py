@@ -246,7 +246,7 @@ def test_half_of_a_surrogate_pair_is_replaced(text: str, expected: str) -> None:
     assert parse_json(replace_lone_surrogates(f'"{text}"'.encode())) == expected
 
 
-@given(st.text(alphabet=st.characters(), max_size=50))
+@given(st.text(max_size=50))
 def test_other_json_stays_as_it_is(text: str) -> None:
     body = json.dumps(text).encode()
     assert replace_lone_surrogates(body) == body
