@@ -29,7 +29,6 @@ _PARTS: Final[Mapping[str, tuple[Scope, str, Mapping[str, str]]]] = {
 _SHOWN: Final = 10
 _FRESH_S: Final = 2.5
 """A part is read at most this often for all viewers of a workspace together."""
-_MAX_STORED: Final = 1000
 _SERVICES: Final = ("", "services")
 
 
@@ -69,8 +68,8 @@ class Overview:
         now = monotonic()
         at, task = self._stored.get(name, (0.0, None))
         if task is None or now - at > _FRESH_S:
-            if len(self._stored) > _MAX_STORED:
-                self._stored.clear()
+            # Parts may have megabytes: none is held for a workspace that nobody looks at.
+            self._stored = {part: one for part, one in self._stored.items() if now - one[0] <= _FRESH_S}
             task = asyncio.create_task(read())
             self._stored[name] = now, task
         return await asyncio.shield(task)
