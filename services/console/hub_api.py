@@ -19,16 +19,22 @@ from shared.runtime.web.api_keys import Scope
 from shared.runtime.web.service_keys import Actor, service_key
 
 _TIMEOUT_S: Final = 4.0
-"""Calls of a page run side by side, so that it answers within 5 s whatever the services do."""
+"""For all calls of one request together, so that it is answered within 5 s whatever the services do."""
 _MAX_ERRORS: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Member:
-    """Who calls: the API key that they signed in with, and their address."""
+    """The member who makes a request: the API key of their session, and their address."""
 
     key: ApiKey
     address: str
+    _deadline: float = 0.0
+
+    def deadline(self) -> float:
+        """Return until when (time of the event loop) the calls of this request may take, from the first."""
+        self._deadline = self._deadline or asyncio.get_running_loop().time() + _TIMEOUT_S
+        return self._deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,7 @@ class HubApi:
         service = service_for_path(path)
         url = self._peers.get(service, self._gateway) + path + (f"?{urlencode(params)}" if params else "")
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
+            async with asyncio.timeout_at(member.deadline()):
                 status, received, answer = await self._client.call(method, url, sent, content)
         except (Unreachable, TimeoutError):
             detail = f"The service {service} does not answer. This part is back when it does: try again."
