@@ -76,8 +76,8 @@ class HubApi:
     ) -> Any:
         """Return the response's JSON; None if it has no body. Raises `Refusal`.
 
-        The call has the scopes of the member's key, and names the member as the one on whose behalf it is
-        made. A repeat with the same `once` gets the first response.
+        The call has the scopes of the member's key, and names the member as its actor. A repeat with
+        the same `once` gets the first response.
         """
         content = b"" if body is None else orjson.dumps(body)
         _, answer = await self.send(

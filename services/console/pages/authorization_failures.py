@@ -1,4 +1,4 @@
-"""What to do when an account was not connected, and why an account does not work, by the services' codes."""
+"""Explain the services' codes of failed authorizations and accounts, each with the next step."""
 
 from collections.abc import Mapping
 from typing import Final

@@ -339,7 +339,7 @@ PEOPLE: Final = Kind(
         column("How", "how"),
         column("Changed", "changed_at", "time"),
     ),
-    "A link says which user of the chat a person of another chat is, so that mentions arrive. Create one.",
+    "A link joins a person of another chat with a user of the chat, so that mentions arrive. Create one.",
     "Conversations",
     filters=(Filter("provider", "provider"), Filter("person_id", "person"), Filter("user_id", "user")),
     name="person_id",

@@ -1,4 +1,4 @@
-"""What a failed attempt means, and the next step: sentences for the error classes and status codes."""
+"""Explain error classes and status codes of failed attempts, each with the next step."""
 
 from collections.abc import Mapping
 from typing import Any, Final

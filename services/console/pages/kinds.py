@@ -1,4 +1,4 @@
-"""What a page of objects is made of: lists, filters, columns, and actions with their forms. Pure data."""
+"""Describe the pages of objects as data: lists, filters, columns, and actions with their forms."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +95,7 @@ class Link:
     href: str
     fits: Callable[[Json], bool] = always
     scope: Scope | None = None
-    """What a member needs to use it, beyond what shows the object."""
+    """The scope that the link needs; None if that of the object is enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +147,13 @@ class Kind:
     template: str = "detail.html"
     """The page of an object: that of all kinds, or one that extends it."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What happened, by the name in the address of an object, beside its actions."""
+    """Messages by the value of `done` in an object's address, in addition to those of its actions."""
     busy: frozenset[str] = frozenset()
     """Statuses in which an object changes by itself, so that its page is shown again and again."""
     advice: Callable[[Json], str] = lambda _: ""
     """Returns the next step for an object that has failed; empty if it needs none."""
     repairs: Sequence[Link] = ()
-    """Where that step is made."""
+    """Links to the forms in which the next step is done."""
     first: Sequence[str] = ()
     """The fields that its page shows at once; without them, all that are not empty."""
 

@@ -65,7 +65,7 @@ def _name_of(character: str) -> str:
 
 
 def time_element(value: Any) -> Markup:
-    """Return a time as an element, whose text the page's script shows in the reader's zone."""
+    """Return a time as a `<time>` element in UTC. The page's script converts it to the reader's zone."""
     if not isinstance(value, str) or not value:
         return Markup("")
     try:

@@ -1,4 +1,4 @@
-"""What is done with a connected account beside its actions: connect it again, and choose its resource."""
+"""Connect an account again, and choose its resource."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -292,7 +292,7 @@ class ObjectPages:
 
 
 def _filled(pattern: str, values: Json) -> str:
-    """Return a path whose `{name}` are the values, encoded; `{job.id}` is a field of an object."""
+    """Return a path with each `{name}` replaced by its encoded value; `{job.id}` reads a nested field."""
     parts = pattern.split("{")
     filled = [parts[0]]
     for part in parts[1:]:
@@ -337,7 +337,7 @@ def _name(kind: Kind, item: Json) -> str:
 
 
 def _done(kind: Kind, request: Request) -> str:
-    """Return what the action did whose name is in the address."""
+    """Return the message for `done` in the address; empty without it."""
     name = request.query_params.get("done")
     actions = (*kind.actions, *kind.list_actions)
     done = {**kind.notes, **{action.name: action.done for action in actions}}

@@ -54,6 +54,6 @@ class SessionPages:
 
 
 def _limit_of(visit: Visit) -> str | None:
-    """Return the key whose sessions the visitor sees; None for all."""
+    """Return the id of the only key with visible sessions; None if all keys are visible."""
     key = visit.member.key
     return None if key.allows("admin") else key.id

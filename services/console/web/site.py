@@ -217,7 +217,7 @@ class Site:
         return self._guarded(checked)
 
     def _guarded(self, handler: Handler) -> Handler:
-        """Return a handler whose failures are pages."""
+        """Return a handler that responds to errors with a page."""
 
         async def guarded(request: Request) -> Response:
             try:

@@ -169,7 +169,7 @@ class WebhookForms:
         return sorted(groups.items(), key=lambda group: (group[1][0]["source"] == "provider", group[0]))
 
     async def _samples(self, visit: Visit) -> Sequence[Json]:
-        """Return deliveries whose events a preview can use; the newest of each event type."""
+        """Return the newest delivery of each event type, as sample events for a preview."""
         try:
             found = await self._hub.call(visit.member, "GET", "/api/deliveries", params={"limit": _SAMPLES})
         except Refusal:

@@ -167,14 +167,14 @@ class DryRunOut(BaseModel):
 
 
 class RetainedOut(BaseModel):
-    """How many channels or people an undo has not removed, and why: in the chat's words, mostly."""
+    """A number of channels or people that an undo has not removed, with the reason, mostly the chat's."""
 
     reason: str
     number: int
 
 
 class RemovedOut(BaseModel):
-    """How many channels or people an undo has removed, and why others stay."""
+    """The number of channels or people that an undo has removed, and the reasons for which others stay."""
 
     removed: int
     retained: list[RetainedOut]
@@ -189,7 +189,7 @@ class RemovedOut(BaseModel):
 
 
 class UndoResultOut(BaseModel):
-    """What became of the channels and people that the import had brought.
+    """The result of an undo for the channels and people that the import had created.
 
     If the chat confirms nothing, they count as removed.
     """
