@@ -37,7 +37,7 @@ class Member:
         return self._deadline
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Refusal(Exception):
     """A service refused a call, or did not answer in time (status 503)."""
 
@@ -49,6 +49,11 @@ class Refusal(Exception):
     def is_outage(self) -> bool:
         """True if the service is away, so that the same call can succeed later."""
         return self.status >= 500
+
+    @property
+    def page_status(self) -> int:
+        """The status of a page with a part that was refused: while a service is away, the page is there."""
+        return 200 if self.is_outage else self.status
 
 
 class HubApi:

@@ -19,7 +19,7 @@ from services.console.web.connect import (
     purpose_field,
     return_address,
 )
-from services.console.web.forms import BadForm, Form, first, values_of
+from services.console.web.forms import Form, first, values_of
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
 
@@ -76,9 +76,6 @@ class AccountPages:
             answer, cookies = await self._hub.call_with_cookies(
                 visit.member, "POST", f"{path}/reconnect", body=body, once=first(form, "once")
             )
-        except BadForm as error:
-            problem = Refusal(422, "Check the form", str(error))
-            return self._page(item, entry, option, request, visit, form, problem)
         except Refusal as refusal:
             return self._page(item, entry, option, request, visit, form, refusal)
         return leave(self._frame, visit, entry["name"], answer, cookies)

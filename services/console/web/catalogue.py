@@ -97,7 +97,7 @@ async def catalogue_page(
     return frame.page(
         "catalogue.html",
         visit,
-        200 if refusal is None or refusal.is_outage else refusal.status,
+        refusal.page_status if refusal else 200,
         title=title,
         here=here,
         base=base,

@@ -12,7 +12,7 @@ from services.console.pages.authorization_failures import next_step
 from services.console.pages.kinds import Action, Field
 from services.console.web.action_forms import ActionForms
 from services.console.web.catalogue import APP, OAUTH, PATH, app_of, entry_of, provider_path
-from services.console.web.forms import BadForm, Form, first, values_of
+from services.console.web.forms import Form, first, values_of
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
 
@@ -70,9 +70,6 @@ class ConnectPages:
             answer, cookies = await self._hub.call_with_cookies(
                 visit.member, method, path, body=body, once=first(form, "once")
             )
-        except BadForm as error:
-            problem = Refusal(422, "Check the form", str(error))
-            return self._page(entry, option, app, request, visit, form, problem)
         except Refusal as refusal:
             return self._page(entry, option, app, request, visit, form, refusal)
         if kind == APP:

@@ -15,7 +15,7 @@ from services.console.pages.kinds import Action, Field
 from services.console.web.action_forms import ActionForms
 from services.console.web.catalogue import catalogue_page, entry_of, has_webhooks
 from services.console.web.connect import provider_field
-from services.console.web.forms import BadForm, Form, first, values_of
+from services.console.web.forms import Form, first, values_of
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
 
@@ -67,8 +67,6 @@ class EndpointSetup:
             created = await self._hub.call(
                 visit.member, "POST", "/api/inbound-endpoints", body=body, once=first(form, "once")
             )
-        except BadForm as error:
-            return self._page(entry, request, visit, form, Refusal(422, "Check the form", str(error)))
         except Refusal as refusal:
             return self._page(entry, request, visit, form, refusal)
         return self._setup_page(visit, created, [], is_new=True)
@@ -148,7 +146,7 @@ class EndpointSetup:
         return self._frame.page(
             "endpoint_setup.html",
             visit,
-            200 if refusal is None or refusal.is_outage else refusal.status,
+            refusal.page_status if refusal else 200,
             title=f"Set up {item['name']}",
             here="endpoints",
             item=item,

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 import orjson
 from starlette.requests import Request
 
+from services.console.hub_api import Refusal
 from services.console.pages.kinds import Field
 
 MAX_FORM_BYTES: Final = 64 * 1024
@@ -17,8 +18,11 @@ Form = Mapping[str, list[str]]
 """The values of a form by field."""
 
 
-class BadForm(Exception):
-    """A field has something that cannot be its value. The message says which, and what it needs."""
+class BadForm(Refusal):
+    """A refusal of a field's value. The detail names the field, and what it needs."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(422, "Check the form", detail)
 
 
 async def read_form(request: Request) -> Form:

@@ -49,7 +49,7 @@ class ImportPages:
         return self._frame.page(
             "upload.html",
             visit,
-            200 if refusal is None or refusal.is_outage else refusal.status,
+            refusal.page_status if refusal else 200,
             title="Import a file",
             here="imports",
             uploads=uploads,

@@ -17,7 +17,7 @@ from services.console.pages.fields import arranged
 from services.console.pages.kinds import Action, Download, Json, Kind, Link, Part, read
 from services.console.pages.rendering import visible
 from services.console.web.action_forms import ActionForms
-from services.console.web.forms import BadForm, Form, first, utc_time, values_of
+from services.console.web.forms import Form, first, utc_time, values_of
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
 
@@ -46,9 +46,9 @@ class ObjectPages:
         yield "", self._bound(self._list, kind)
         yield ".csv", self._bound(self._csv, kind)
         for action in kind.list_actions:
-            yield f"/do/{action.name}", self._bound_action(self._ask, kind, action)
+            yield f"/do/{action.name}", self._bound_action(kind, action)
         for action in kind.actions:
-            yield f"/{{id}}/do/{action.name}", self._bound_action(self._ask, kind, action)
+            yield f"/{{id}}/do/{action.name}", self._bound_action(kind, action)
         for download in kind.downloads:
             yield f"/{{id}}/{download.file}", self._bound_download(kind, download)
         if kind.has_details:
@@ -71,14 +71,14 @@ class ObjectPages:
         try:
             found = await self._read_list(kind, request, visit, values, cursor, _ROWS)
             items, more = found["items"], found.get("next_cursor")
-        except (Refusal, BadForm) as error:
-            refusal = error if isinstance(error, Refusal) else Refusal(400, "Check the filters", str(error))
+        except Refusal as error:
+            refusal = error
         filters = {name: value for name, value in values.items() if value}
         here = _address(kind, request)
         return self._frame.page(
             "list.html",
             visit,
-            _status(refusal),
+            refusal.page_status if refusal else 200,
             title=kind.title,
             here=kind.path,
             kind=kind,
@@ -105,7 +105,7 @@ class ObjectPages:
         cursor: str,
         limit: str,
     ) -> Any:
-        """Return a page of a list. Raises `Refusal`, and `BadForm` for a time that is none."""
+        """Return a page of a list. Raises `Refusal`."""
         params = {"limit": limit}
         for item in kind.filters:
             if text := values[item.name]:
@@ -121,8 +121,6 @@ class ObjectPages:
         cursor = request.query_params.get("cursor", "")[:_MAX_PARAMETER]
         try:
             found = await self._read_list(kind, request, visit, values, cursor, _MAX_CSV_ROWS)
-        except BadForm as error:
-            return self._frame.problem(visit, 400, "Check the filters", str(error), _address(kind, request))
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, _address(kind, request))
         text = io.StringIO()
@@ -206,10 +204,6 @@ class ObjectPages:
 
     # Actions
 
-    async def _ask(self, kind: Kind, action: Action, request: Request, visit: Visit) -> Response:
-        """Return the page that asks before an action, with its fields."""
-        return self._form_page(kind, action, request, visit)
-
     def _form_page(
         self,
         kind: Kind,
@@ -219,6 +213,7 @@ class ObjectPages:
         form: Form | None = None,
         refusal: Refusal | None = None,
     ) -> Response:
+        """Return the page that asks before an action, with its fields."""
         object_id = request.path_params.get("id", "")
         return self._forms.page(
             visit,
@@ -240,10 +235,6 @@ class ObjectPages:
             path = _filled(action.call, item)
             answer = await self._hub.call(
                 visit.member, action.method, path, body=body, once=first(form, "once")
-            )
-        except BadForm as error:
-            return self._form_page(
-                kind, action, request, visit, form, Refusal(422, "Check the form", str(error))
             )
         except Refusal as refusal:
             return self._form_page(kind, action, request, visit, form, refusal)
@@ -273,14 +264,9 @@ class ObjectPages:
 
         return bound
 
-    def _bound_action(
-        self,
-        page: Callable[[Kind, Action, Request, Visit], Awaitable[Response]],
-        kind: Kind,
-        action: Action,
-    ) -> Page:
+    def _bound_action(self, kind: Kind, action: Action) -> Page:
         async def bound(request: Request, visit: Visit) -> Response:
-            return await page(kind, action, request, visit)
+            return self._form_page(kind, action, request, visit)
 
         return bound
 
@@ -342,11 +328,6 @@ def _done(kind: Kind, request: Request) -> str:
     actions = (*kind.actions, *kind.list_actions)
     done = {**kind.notes, **{action.name: action.done for action in actions}}
     return done.get(name, "Done.") if name else ""
-
-
-def _status(refusal: Refusal | None) -> int:
-    """Return the status of a page. If a part of it is not available, the page still is."""
-    return 200 if refusal is None or refusal.is_outage else refusal.status
 
 
 def _cell(value: Any) -> str:

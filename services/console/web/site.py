@@ -223,7 +223,7 @@ class Site:
             try:
                 return await handler(request)
             except BadForm as error:
-                return self._frame.problem(None, 400, "The form cannot be read", str(error))
+                return self._frame.problem(None, 400, "The form cannot be read", error.detail)
             except DatabaseUnavailable:
                 text = "The database does not answer, so nobody can be recognized. Try again in a moment."
                 return self._frame.problem(None, 503, "Not available", text)

@@ -87,11 +87,8 @@ class WebhookForms:
                 return RedirectResponse(
                     f"/console/webhooks/{quote(item['id'], safe='')}?done=edit", _SEE_OTHER
                 )
-        except BadForm as error:
-            refusal = Refusal(422, "Check the form", str(error))
+        except Refusal as refusal:
             return await self._page(visit, item, form, refusal=refusal)
-        except Refusal as refused:
-            return await self._page(visit, item, form, refusal=refused)
         shown = [(title, answer.get(name)) for name, title in _action(None).shown.items()]
         return self._frame.page(
             "done.html",
@@ -129,7 +126,7 @@ class WebhookForms:
         return self._frame.page(
             "webhook_form.html",
             visit,
-            200 if refusal is None or refusal.is_outage else refusal.status,
+            refusal.page_status if refusal else 200,
             title=_action(item).title,
             here=WEBHOOKS.path,
             back=f"/console/webhooks{own}",
