@@ -5,7 +5,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.kinds import Action, Field
@@ -19,11 +19,10 @@ from services.console.web.connect import (
     purpose_field,
     return_address,
 )
-from services.console.web.forms import Form, first, values_of
-from services.console.web.frame import Frame
+from services.console.web.forms import Form, first, split_own, values_of
+from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 
-_SEE_OTHER: Final = 303
 _ANY_ACCOUNT: Final = Field(
     "own-any_account", "It may be another account than before", "flag", "Left empty, another one is refused."
 )
@@ -63,14 +62,14 @@ class AccountPages:
             return self._frame.refused(visit, refusal, account_path(integration))
         try:
             values = values_of(form, _fields(item, option))
-            own = {name[4:]: value for name, value in values.items() if name.startswith("own-") and value}
-            rest = {name: value for name, value in values.items() if not name.startswith("own-")}
+            own, rest = split_own(values)
+            own = {name: value for name, value in own.items() if value}
             if item["kind"] not in OAUTH:
                 body = {"fields": rest, **own}
                 await self._hub.call(
                     visit.member, "POST", f"{path}/fields", body=body, once=first(form, "once")
                 )
-                return RedirectResponse(account_path(integration) + "?done=connect", _SEE_OTHER)
+                return see_other(account_path(integration) + "?done=connect")
             body = {"return_to": return_address(item["provider"], integration), **own}
             body |= {"params": rest} if rest else {}
             answer, cookies = await self._hub.call_with_cookies(
@@ -89,7 +88,7 @@ class AccountPages:
             item = await self._hub.call(visit.member, "POST", path, body=body, once=first(form, "once"))
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, account_path(integration))
-        return RedirectResponse(account_path(item["id"]) + "?done=connect", _SEE_OTHER)
+        return see_other(account_path(item["id"]) + "?done=connect")
 
     async def _account(self, request: Request, visit: Visit) -> tuple[Json, Json, Json]:
         """Return the account, its provider's entry, and the connect option. Raises `Refusal`."""

@@ -5,20 +5,18 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.authorization_failures import next_step
 from services.console.pages.kinds import Action, Field
 from services.console.web.action_forms import ActionForms
 from services.console.web.catalogue import APP, OAUTH, PATH, app_of, entry_of, provider_path
-from services.console.web.forms import Form, first, values_of
-from services.console.web.frame import Frame
+from services.console.web.forms import Form, first, split_own, values_of
+from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 
-_SEE_OTHER: Final = 303
 _RETURN: Final = "/console/connected"
-# The names of our own fields have a dash, which no name of a provider's field has.
 _NAME: Final = Field(
     "own-name", "Name", hint="Your own name for this account; left empty, that of the provider."
 )
@@ -73,9 +71,9 @@ class ConnectPages:
         except Refusal as refusal:
             return self._page(entry, option, app, request, visit, form, refusal)
         if kind == APP:
-            return RedirectResponse(back, _SEE_OTHER)
+            return see_other(back)
         if kind not in OAUTH:
-            return RedirectResponse(account_path(answer["id"]) + "?done=connect", _SEE_OTHER)
+            return see_other(account_path(answer["id"]) + "?done=connect")
         return leave(self._frame, visit, entry["name"], answer, cookies)
 
     async def verify(self, request: Request, visit: Visit, form: Form) -> Response:
@@ -87,7 +85,7 @@ class ConnectPages:
             await self._hub.call(visit.member, "POST", path, params=params)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, provider_path(provider))
-        return RedirectResponse(provider_path(provider), _SEE_OTHER)
+        return see_other(provider_path(provider))
 
     async def connected(self, request: Request, visit: Visit) -> Response:
         """Go on to the account that was connected, or say why it was not, with the next step."""
@@ -108,9 +106,9 @@ class ConnectPages:
                 links=[(title, back), ("All accounts", "/console/integrations")],
             )
         if not integration:
-            return RedirectResponse("/console/integrations", _SEE_OTHER)
+            return see_other("/console/integrations")
         done = "?done=connect" if query.get("status") == "connected" else ""
-        return RedirectResponse(account_path(integration) + done, _SEE_OTHER)
+        return see_other(account_path(integration) + done)
 
     async def _option(self, request: Request, visit: Visit) -> tuple[Json, Json, Json | None]:
         """Return the entry, the connect option of the address, and its app. Raises `Refusal`."""
@@ -235,8 +233,7 @@ def _fields(option: Json, kind: str, app: Json | None) -> list[Field]:
 
 def _body(provider: str, option: Json, kind: str, values: Mapping[str, Any]) -> Json:
     """Return the body of the call."""
-    own = {name.removeprefix("own-"): value for name, value in values.items() if name.startswith("own-")}
-    rest = {name: value for name, value in values.items() if not name.startswith("own-")}
+    own, rest = split_own(values)
     if kind == APP:
         names = {item["id"] for item in option["app"]["fields"]}
         settings = {name: value for name, value in rest.items() if name not in names}

@@ -7,7 +7,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.inbound import endpoint_advice, verdict_in_words
@@ -15,12 +15,11 @@ from services.console.pages.kinds import Action, Field
 from services.console.web.action_forms import ActionForms
 from services.console.web.catalogue import catalogue_page, entry_of, has_webhooks
 from services.console.web.connect import provider_field
-from services.console.web.forms import Form, first, values_of
-from services.console.web.frame import Frame
+from services.console.web.forms import Form, first, split_own, values_of
+from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 
 NEW: Final = "/console/endpoints/new"
-_SEE_OTHER: Final = 303
 _EXECUTIONS: Final = "10"
 
 Json = Mapping[str, Any]
@@ -100,7 +99,7 @@ class EndpointSetup:
                 return self._frame.refused(visit, refusal, "/console/endpoints")
             return self._setup_page(visit, item, found, refusal=refusal)
         tested = f"?tested={answer['status']}" if what == "test" else ""
-        return RedirectResponse(f"/console/endpoints/{endpoint}/setup{tested}", _SEE_OTHER)
+        return see_other(f"/console/endpoints/{endpoint}/setup{tested}")
 
     async def _read(self, request: Request, visit: Visit) -> tuple[Json, list[Json]]:
         """Return the endpoint and its newest executions. Raises `Refusal`."""
@@ -190,7 +189,6 @@ def _fields(entry: Json) -> list[Field]:
 
 
 def _body(entry: Json, values: Mapping[str, Any]) -> Json:
-    own = {name.removeprefix("own-"): value for name, value in values.items() if name.startswith("own-")}
-    settings = {name: value for name, value in values.items() if not name.startswith("own-")}
+    own, settings = split_own(values)
     unsigned = {"require_signature": False} if "unsigned_reason" in own else {}
     return {"provider": entry["id"], "settings": settings, **unsigned, **own}

@@ -6,15 +6,14 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.registry import page_of
-from services.console.web.frame import Frame
+from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 from shared.runtime.web.api_keys import Scope
 
-_SEE_OTHER: Final = 303
 _MAX_ID: Final = 200
 _SEARCHES: Final[tuple[tuple[str, Scope, str, str, str], ...]] = (
     ("Deliveries of this event", "webhooks:read", "/api/deliveries", "event_id", "deliveries"),
@@ -37,7 +36,7 @@ class Find:
         """Go to the object of an id, or return the page with what is known of it."""
         wanted = request.query_params.get("id", "").strip()[:_MAX_ID]
         if page := page_of(wanted):
-            return RedirectResponse(f"/console/{page}/{quote(wanted, safe='')}", _SEE_OTHER)
+            return see_other(f"/console/{page}/{quote(wanted, safe='')}")
         found: list[Mapping[str, Any]] = []
         if wanted:
             searches = [search for search in _SEARCHES if visit.member.key.allows(search[1])]

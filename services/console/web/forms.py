@@ -13,6 +13,8 @@ from services.console.pages.kinds import Field
 
 MAX_FORM_BYTES: Final = 64 * 1024
 _MAX_FIELDS: Final = 200
+OWN: Final = "own-"
+"""Prefix of the hub's own fields in a form with a provider's. No name of a provider's field has a dash."""
 
 Form = Mapping[str, list[str]]
 """The values of a form by field."""
@@ -55,6 +57,12 @@ def values_of(form: Form, fields: Sequence[Field]) -> dict[str, Any]:
         elif field.required:
             raise BadForm(f"{field.title}: fill it in")
     return values
+
+
+def split_own(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the values of the hub's own fields, without `OWN`, and those of the provider's fields."""
+    own = {name.removeprefix(OWN): value for name, value in values.items() if name.startswith(OWN)}
+    return own, {name: value for name, value in values.items() if not name.startswith(OWN)}
 
 
 def _value_of(field: Field, texts: Sequence[str]) -> Any:

@@ -2,13 +2,18 @@
 
 from typing import Any
 
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from services.console.hub_api import Refusal
 from services.console.pages.registry import GROUPS, KINDS
 from services.console.pages.rendering import Renderer
 from services.console.web.static_files import StaticFiles
 from services.console.web.visits import Visit
+
+
+def see_other(address: str) -> Response:
+    """Return a redirect to a page. After a form it is a GET, which a reload repeats without harm."""
+    return RedirectResponse(address, 303)
 
 
 class Frame:

@@ -4,14 +4,13 @@ from typing import Final
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.web.forms import Form, first
-from services.console.web.frame import Frame
+from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 
-_SEE_OTHER: Final = 303
 PART_BYTES: Final = 1024 * 1024
 """Of an upload in one request: every proxy in front of the console lets it pass."""
 _PASSED_ON: Final = ("upload-length", "upload-metadata", "upload-offset", "tus-resumable", "content-type")
@@ -38,7 +37,7 @@ class ImportPages:
             )
         except Refusal as refusal:
             return await self._page(visit, refusal)
-        return RedirectResponse(f"/console/imports/{quote(made['id'], safe='')}", _SEE_OTHER)
+        return see_other(f"/console/imports/{quote(made['id'], safe='')}")
 
     async def _page(self, visit: Visit, refusal: Refusal | None = None) -> Response:
         uploads = []

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.fields import arranged
@@ -18,13 +18,12 @@ from services.console.pages.kinds import Action, Download, Json, Kind, Link, Par
 from services.console.pages.rendering import visible
 from services.console.web.action_forms import ActionForms
 from services.console.web.forms import Form, first, utc_time, values_of
-from services.console.web.frame import Frame
+from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 
 _ROWS: Final = "50"
 _MAX_CSV_ROWS: Final = "500"
 _MAX_PARAMETER: Final = 2000
-_SEE_OTHER: Final = 303
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """Beginnings of cells that spreadsheets would compute."""
 _OWN_PLACE: Final = frozenset({"id", "attempts", "targets"})
@@ -244,7 +243,7 @@ class ObjectPages:
         shown = [(title, value) for title, value in shown if value not in (None, [], "")]
         if not shown:
             separator = "&" if "?" in opens else "?"
-            return RedirectResponse(f"{opens}{separator}done={action.name}", _SEE_OTHER)
+            return see_other(f"{opens}{separator}done={action.name}")
         return self._frame.page(
             "done.html",
             visit,

@@ -3,16 +3,15 @@
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from services.console.sessions.records import Sessions
 from services.console.sessions.sign_in import SignIn
 from services.console.web.forms import Form
-from services.console.web.frame import Frame
+from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 
 _MAX_SESSIONS: Final = 200
-_SEE_OTHER: Final = 303
 
 
 class SessionPages:
@@ -50,7 +49,7 @@ class SessionPages:
                 "There is no such session: it has ended already.",
                 "/console/sessions",
             )
-        return RedirectResponse("/console/sessions?done=end", _SEE_OTHER)
+        return see_other("/console/sessions?done=end")
 
 
 def _limit_of(visit: Visit) -> str | None:

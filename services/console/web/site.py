@@ -2,13 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
-from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from services.console.hub_api import HubApi
@@ -22,7 +21,7 @@ from services.console.web.connect import ConnectPages
 from services.console.web.endpoint_setup import EndpointSetup
 from services.console.web.find import Find
 from services.console.web.forms import BadForm, Form, first, read_form
-from services.console.web.frame import Frame
+from services.console.web.frame import Frame, see_other
 from services.console.web.imports import ImportPages
 from services.console.web.objects import ObjectPages
 from services.console.web.overview import Overview
@@ -33,7 +32,6 @@ from services.console.web.webhook_forms import WebhookForms
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Rejected
 from shared.runtime.logs import Log
 
-SEE_OTHER: Final = 303
 Handler = Callable[[Request], Awaitable[Response]]
 Page = Callable[[Request, Visit], Awaitable[Response]]
 FormPage = Callable[[Request, Visit, Form], Awaitable[Response]]
@@ -132,7 +130,7 @@ class Site:
     async def _sign_in_page(self, request: Request) -> Response:
         next_path = local_path(request.query_params.get("next", ""))
         if await self._visits.of(request):
-            return RedirectResponse(next_path, SEE_OTHER)
+            return see_other(next_path)
         return self._ask(200, next_path)
 
     def _ask(self, status: int, next_path: str, problem: str = "") -> Response:
@@ -159,14 +157,14 @@ class Site:
         if before := await self._visits.of(request):  # the browser forgets it, so nobody else may have it
             await self._sessions.end(before.member.key.workspace, before.record_id)
         self._log.info("console.signed_in", key_id=key.id, client=address_of(request))
-        response = RedirectResponse(next_path, SEE_OTHER)
+        response = see_other(next_path)
         self._visits.set_cookie(response, session_id)
         return response
 
     async def _sign_out(self, _request: Request, visit: Visit, _form: Form) -> Response:
         """End the session."""
         await self._sessions.end(visit.member.key.workspace, visit.record_id)
-        response = RedirectResponse("/console/sign-in", SEE_OTHER)
+        response = see_other("/console/sign-in")
         self._visits.delete_cookie(response)
         return response
 

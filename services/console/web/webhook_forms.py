@@ -8,19 +8,18 @@ from urllib.parse import quote
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.kinds import Action, Field
 from services.console.pages.outgoing import WEBHOOKS
 from services.console.pages.rendering import visible
 from services.console.web.forms import BadForm, Form, first, values_of
-from services.console.web.frame import Frame
+from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 from shared.webhooks.formats import BodyFormat
 from shared.webhooks.signatures import SigningProfile
 
-_SEE_OTHER: Final = 303
 _API: Final = "/api/outgoing-webhooks"
 _PAGES: Final = 10
 _SAMPLES: Final = "10"
@@ -84,9 +83,7 @@ class WebhookForms:
             else:
                 path = f"{_API}/{quote(item['id'], safe='')}"
                 await self._hub.call(visit.member, "PATCH", path, body=body, once=first(form, "once"))
-                return RedirectResponse(
-                    f"/console/webhooks/{quote(item['id'], safe='')}?done=edit", _SEE_OTHER
-                )
+                return see_other(f"/console/webhooks/{quote(item['id'], safe='')}?done=edit")
         except Refusal as refusal:
             return await self._page(visit, item, form, refusal=refusal)
         shown = [(title, answer.get(name)) for name, title in _action(None).shown.items()]
