@@ -19,8 +19,9 @@ LIVE_TOPICS: Final[tuple[Topic, ...]] = (
 )
 """Whatever somebody waits for passes one of these topics. `chat.events` is not among them: imports are
 confirmed there."""
-_LOOK_INTERVAL_S: Final = 1.0
-QUIET_S: Final = 5.0
+_LOOK_INTERVAL_S: Final = 0.25
+"""So long, an import at full speed delays the first live messages."""
+QUIET_S: Final = 30.0
 """After so many seconds without a live message, imports are as fast as they can be."""
 
 
@@ -40,7 +41,7 @@ class LiveTraffic:
         self._looking = asyncio.Lock()
 
     async def is_live(self) -> bool:
-        """Return whether live messages are being published. Asks the broker once a second at most."""
+        """Return whether live messages are being published. Asks the broker four times a second at most."""
         async with self._looking:
             now = monotonic()
             if now >= self._looked_at + _LOOK_INTERVAL_S:
