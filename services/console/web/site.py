@@ -1,7 +1,6 @@
 """The console's addresses: who may see each page, and the checks of every form."""
 
 from collections.abc import Awaitable, Callable
-from hmac import compare_digest
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -193,7 +192,7 @@ class Site:
             if visit is None:
                 return self._ask(401, "/console", "the session has ended: sign in, and do it again")
             form = await read_form(request)
-            if not compare_digest(first(form, "token").encode(), visit.token.encode()):
+            if not visit.has_token(first(form, "token")):
                 text = "The form has expired, and nothing was changed. Open the page, and do it again."
                 return self._frame.problem(visit, 403, "Refused", text)
             return await page(request, visit, form)
@@ -208,7 +207,7 @@ class Site:
             if visit is None:
                 return Response("the session has ended: sign in again", 401, media_type="text/plain")
             is_own = request.method == "HEAD" or self._visits.is_own_origin(request)
-            if not is_own or request.headers.get("x-form-token") != visit.token:
+            if not is_own or not visit.has_token(request.headers.get("x-form-token", "")):
                 return Response("this was not sent by a page of the console", 403, media_type="text/plain")
             return await page(request, visit)
 

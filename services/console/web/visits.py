@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -39,6 +40,10 @@ class Visit:
     def token(self) -> str:
         """The token of every form."""
         return form_token(self.session_id)
+
+    def has_token(self, presented: str) -> bool:
+        """Return whether this is the token of the session's forms."""
+        return compare_digest(presented.encode(), self.token.encode())
 
 
 Page = Callable[[Request, Visit], Awaitable[Response]]
