@@ -230,9 +230,9 @@ def _inline(node: Inline, around: frozenset[type]) -> tuple[Inline, ...]:
         case CustomEmoji(name, id_):
             return (CustomEmoji(clean_line(name), clean_line(id_)),)
         case UserMention(id_, label) | ChannelMention(id_, label) | GroupMention(id_, label):
-            if Link in around or not id_:
+            if Link in around or not (clean_id := clean_line(id_)):
                 return text_nodes(_visible(node))
-            return (type(node)(clean_line(id_), clean_line(label)),)
+            return (type(node)(clean_id, clean_line(label)),)
         case EveryoneMention() if Link in around:
             return text_nodes(_visible(node))
     return (node,)

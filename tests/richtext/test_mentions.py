@@ -1,9 +1,14 @@
 """Mentions of a document: found, replaced, and made text."""
 
+from typing import Any
+
+import pytest
+
+from shared.richtext.build import canonical
 from shared.richtext.markdown import parse_markdown, render_markdown
 from shared.richtext.mentions import Mentioned, map_mentions, mentioned, without_mass_mentions
 from shared.richtext.plain import parse_plain, render_plain
-from shared.richtext.tree import Loss, Text, UserMention
+from shared.richtext.tree import ChannelMention, Document, GroupMention, Loss, Paragraph, Text, UserMention
 
 MARKDOWN = (
     "**[@Ann](mention://user/U1)** and [@Ann](mention://user/U1)\n\n"
@@ -58,3 +63,12 @@ def test_plain_text_shows_what_it_cannot_format() -> None:
         Loss("quote", "lines with >"),
         Loss("code_block", "plain text"),
     )
+
+
+@pytest.mark.parametrize("kind", [UserMention, ChannelMention, GroupMention])
+def test_a_mention_whose_id_is_empty_when_it_is_clean_is_text(kind: Any) -> None:
+    """A tree that is canonical stays as it is."""
+    found = canonical(Document((Paragraph((kind("\x00", "Ada"),)),)))
+    assert isinstance(found.blocks[0], Paragraph)
+    assert isinstance(found.blocks[0].children[0], Text)
+    assert canonical(Document(found.blocks)) == found
