@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
+from services.delivery.api.customers import CustomerDeliveries
 from services.delivery.api.deliveries import DeliveriesApi
 from services.delivery.api.erasures import ErasuresApi
 from services.delivery.api.queue import QueueApi
@@ -88,7 +89,11 @@ async def build(runtime: Runtime) -> Service:
     settings = settings.model_copy(update={"most_in_flight": max_in_flight})
     providers = registry().providers
     client = create_egress_client(settings, max_connections=settings.most_in_flight)
-    repository = WebhookRepository(runtime.mongo, per_workspace=settings.webhooks_per_workspace)
+    repository = WebhookRepository(
+        runtime.mongo,
+        per_workspace=settings.webhooks_per_workspace,
+        per_customer=settings.webhooks_per_customer,
+    )
     encryption = WebhookEncryption(runtime.vault)
     queues = DeliveryQueues(runtime.mongo, runtime.configuration, runtime.log)
     webhooks = OutgoingWebhooks(repository, queues, encryption, runtime.configuration, runtime.log)
@@ -96,6 +101,7 @@ async def build(runtime: Runtime) -> Service:
     deliveries = Deliveries(runtime.mongo, settings, statistics, runtime.log, instance=runtime.instance)
     due_deliveries = DueDeliveries(runtime.mongo, holder=deliveries.holder)
     delivery_search = DeliverySearch(runtime.mongo, statistics)
+    customers = CustomerDeliveries(delivery_search, repository)
     changes = DeliveryChanges(runtime.mongo, settings)
     endpoint_health = EndpointHealthRecords(runtime.mongo)
     erasures = Erasures(runtime.mongo, runtime.configuration, changes, runtime.log)
@@ -204,10 +210,10 @@ async def build(runtime: Runtime) -> Service:
                 settings,
             ),
             QueueApi(queues),
-            DeliveriesApi(delivery_search, reasons),
-            StatisticsApi(delivery_search, statistics, webhooks, settings),
+            DeliveriesApi(delivery_search, customers, reasons),
+            StatisticsApi(delivery_search, statistics, webhooks, customers, settings),
             ErasuresApi(erasures),
-            RecoveryApi(jobs, recovery, delivery_search, reasons),
+            RecoveryApi(jobs, recovery, delivery_search, customers, reasons),
             UnmatchedApi(unmatched),
         ],
         unaudited=["/api/outgoing-webhooks/preview"],  # it changes nothing

@@ -16,6 +16,9 @@ class DeliverySettings(EgressSettings):
     webhooks_per_workspace: int = Field(
         default=500, ge=1, le=100_000, description="Outgoing webhooks that a workspace may have."
     )
+    webhooks_per_customer: int = Field(
+        default=20, ge=1, le=1_000, description="Outgoing webhooks that a customer of a workspace may have."
+    )
     most_in_flight: int = Field(
         default=1_000,
         ge=1,

@@ -25,6 +25,16 @@ def matches(patterns: Iterable[str], *names: str) -> bool:
     return any(_covers(pattern, name) for pattern in patterns for name in names)
 
 
+def includes(allowed: Iterable[str], pattern: str) -> bool:
+    """Return whether one of the patterns `allowed` matches everything that `pattern` matches."""
+    if pattern == "*":
+        return "*" in allowed
+    if pattern.endswith(".*"):
+        prefix = pattern[:-1]
+        return any(item == pattern or _covers(item, prefix) for item in allowed)
+    return matches(allowed, pattern)
+
+
 def _covers(pattern: str, name: str) -> bool:
     if name == SIGNAL:
         return False

@@ -28,6 +28,8 @@ SCOPES = (
     "imports:write",
     "sync:read",
     "sync:write",
+    "portal:write",
+    "connect:write",
     "admin",
 )
 

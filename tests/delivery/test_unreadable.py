@@ -277,7 +277,7 @@ async def test_a_key_that_comes_to_a_process_opens_documents_that_did_not_change
     log = structlog.get_logger()
     configuration, encryption = Configuration(mongo, log), WebhookEncryption(Vault(keys))
     webhooks_in_memory = OutgoingWebhooks(
-        WebhookRepository(mongo, per_workspace=1),
+        WebhookRepository(mongo, per_workspace=1, per_customer=1),
         DeliveryQueues(mongo, configuration, log),
         encryption,
         configuration,

@@ -2,7 +2,7 @@
 
 import base64
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
@@ -10,7 +10,8 @@ import pytest
 from shared.contracts.errors import Unauthenticated
 from shared.runtime.mongo import utcnow
 from shared.runtime.secrets import LocalKeyProvider, Vault
-from shared.runtime.web.service_keys import Actor, open_service_key, service_key
+from shared.runtime.web.api_keys import Scope
+from shared.runtime.web.service_keys import Actor, Customer, open_service_key, service_key
 
 VAULT = Vault(LocalKeyProvider([b"k" * 32]))
 ACTOR = Actor("key_1", "Ada's key", "ada")
@@ -72,3 +73,14 @@ def test_a_key_expires() -> None:
     expired = key_of(["oauth", "ws_1", [], (utcnow() - timedelta(seconds=1)).isoformat()])
     with pytest.raises(Unauthenticated):
         open_service_key(VAULT, expired)
+
+
+def test_a_key_of_a_customer_has_no_scope_in_any_release() -> None:
+    customer = Customer("acme", ("message.created",))
+    key = service_key(VAULT, "console", "ws_1", [], ACTOR, customer=customer)
+    opened = open_service_key(VAULT, key)
+    assert (opened.scopes, opened.acting, opened.customer) == (frozenset(), ACTOR, customer)
+    text = VAULT.open(sealed_parts(key), workspace="", record="service key", field="key")  # type: ignore[arg-type]
+    assert not set(orjson.loads(text)[2]) & set(get_args(Scope))
+    with pytest.raises(ValueError, match="no scopes"):
+        service_key(VAULT, "console", "ws_1", ["admin"], None, customer=customer)

@@ -4,13 +4,13 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
+from services.delivery.api.customers import CustomerDeliveries
 from services.delivery.api.delivery_schemas import DeliveryOut
-from services.delivery.api.fields import FilterQuery, Reader, UtcTime
+from services.delivery.api.fields import CustomerReader, FilterQuery, UtcTime
 from services.delivery.engine.waiting_reasons import WaitingReasons
 from services.delivery.log.key_search import DeliveryQuery
 from services.delivery.log.search import DeliverySearch
 from services.delivery.model.delivery_status import DeliveryStatus
-from shared.contracts.errors import NotFound
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.routes import Routes
 
@@ -18,8 +18,11 @@ from shared.runtime.web.routes import Routes
 class DeliveriesApi:
     """The routes and what they need."""
 
-    def __init__(self, deliveries: DeliverySearch, reasons: WaitingReasons) -> None:
+    def __init__(
+        self, deliveries: DeliverySearch, customers: CustomerDeliveries, reasons: WaitingReasons
+    ) -> None:
         self._deliveries = deliveries
+        self._customers = customers
         self._reasons = reasons
 
     def mount(self, app: FastAPI) -> None:
@@ -30,7 +33,7 @@ class DeliveriesApi:
 
     async def list_deliveries(
         self,
-        key: Reader,
+        key: CustomerReader,
         webhook_id: FilterQuery = None,
         event_type: FilterQuery = None,
         status: Annotated[
@@ -51,6 +54,7 @@ class DeliveriesApi:
         With `event_type` or `error`, a page may have fewer items than `limit`, or none, before the last one:
         go on until `next_cursor` is null.
         """
+        await self._customers.check_webhook(key, webhook_id)
         query = DeliveryQuery(
             key.workspace,
             webhook_id=webhook_id,
@@ -68,10 +72,8 @@ class DeliveriesApi:
             next_cursor=results.next_cursor,
         )
 
-    async def read_delivery(self, delivery_id: str, key: Reader) -> DeliveryOut:
+    async def read_delivery(self, delivery_id: str, key: CustomerReader) -> DeliveryOut:
         """Return one delivery with every attempt."""
-        delivery = await self._deliveries.find(key.workspace, delivery_id)
-        if delivery is None:
-            raise NotFound("no such delivery")
+        delivery = await self._customers.find(key, delivery_id)
         waiting = await self._reasons.of([delivery], key.workspace)
         return DeliveryOut.of(delivery, waiting.get(delivery_id))

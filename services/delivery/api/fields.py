@@ -10,11 +10,28 @@ from shared.contracts.envelope import rfc3339
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.problems import to_utc
 
+CustomerReader = Annotated[ApiKey, Depends(requires("webhooks:read", customers=True))]
+CustomerWriter = Annotated[ApiKey, Depends(requires("webhooks:write", customers=True))]
+"""Keys of customers too. The route gives them only what is of the customer: see `customer_of`."""
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
+CustomerId = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Your own id of the customer whose webhook it is.",
+    ),
+]
 UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
 FilterQuery = Annotated[str | None, Query(max_length=200)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def customer_of(key: ApiKey) -> str | None:
+    """Return the id of the customer to whose objects a key is limited; None if it is not."""
+    return key.customer.id if key.customer else None
 
 
 def optional_rfc3339(at: datetime | None) -> str | None:

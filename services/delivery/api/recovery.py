@@ -5,8 +5,16 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.responses import Response
 
+from services.delivery.api.customers import CustomerDeliveries
 from services.delivery.api.delivery_schemas import attempts_out, body_out
-from services.delivery.api.fields import FilterQuery, Reader, UtcTime, Writer, optional_rfc3339
+from services.delivery.api.fields import (
+    CustomerWriter,
+    FilterQuery,
+    Reader,
+    UtcTime,
+    Writer,
+    optional_rfc3339,
+)
 from services.delivery.api.recovery_schemas import (
     DeadLetterOut,
     DeadLetterResultOut,
@@ -43,8 +51,10 @@ class RecoveryApi:
         jobs: RecoveryJobs,
         recovery: Recovery,
         deliveries: DeliverySearch,
+        customers: CustomerDeliveries,
         reasons: WaitingReasons,
     ) -> None:
+        self._customers = customers
         self._jobs = jobs
         self._recovery = recovery
         self._deliveries = deliveries
@@ -68,21 +78,23 @@ class RecoveryApi:
 
     # One delivery
 
-    async def retry(self, delivery_id: str, key: Writer) -> DeliveryChangedOut:
+    async def retry(self, delivery_id: str, key: CustomerWriter) -> DeliveryChangedOut:
         """Send the delivery again now, under the same id. A finished one starts another retry cycle.
 
         A waiting one is due now, and continues its retry cycle. It goes past the endpoint's hold and open
         circuit, and its result decides about them.
         """
+        await self._customers.find(key, delivery_id)
         return await self._apply_action("recover", delivery_id, key, (*ENDED, *WAITING))
 
-    async def resend(self, delivery_id: str, key: Writer) -> ResendOut:
+    async def resend(self, delivery_id: str, key: CustomerWriter) -> ResendOut:
         """Send a finished delivery again as a new one: the recorded body, under a new id.
 
         This is for deliveries that got lost after the subscriber's 2xx: a subscriber that knows the id would
         drop a repetition as a duplicate. Failed deliveries can be resent too; a retry sends them under their
         own id. It goes past the endpoint's hold and open circuit, and its result decides about them.
         """
+        await self._customers.find(key, delivery_id)
         request = await self._recovery.resend(delivery_id, workspace=key.workspace)
         return ResendOut(
             id=request.delivery_id,
@@ -91,9 +103,9 @@ class RecoveryApi:
             replay_no=request.replay_no,
         )
 
-    async def cancel(self, delivery_id: str, key: Writer) -> DeliveryChangedOut:
+    async def cancel(self, delivery_id: str, key: CustomerWriter) -> DeliveryChangedOut:
         """Cancel a waiting delivery. A cancelled one stays cancelled."""
-        delivery = await self._find(delivery_id, key)
+        delivery = await self._customers.find(key, delivery_id)
         if delivery.status == "cancelled":
             return await self._delivery_changed_out(delivery)
         return await self._apply_action("cancel", delivery_id, key, WAITING)
@@ -222,7 +234,7 @@ class RecoveryApi:
             raise NotFound(NOT_FOUND)
         if refusal is not None:
             raise Conflict(refusal)
-        return await self._delivery_changed_out(await self._find(delivery_id, key))
+        return await self._delivery_changed_out(await self._customers.find(key, delivery_id))
 
     async def _delivery_changed_out(self, delivery: Delivery) -> DeliveryChangedOut:
         waiting = (await self._reasons.of([delivery], delivery.workspace)).get(delivery.id, WaitingState())
@@ -232,9 +244,3 @@ class RecoveryApi:
             next_attempt_at=optional_rfc3339(waiting.at),
             waiting_reason=waiting.reason,
         )
-
-    async def _find(self, delivery_id: str, key: ApiKey) -> Delivery:
-        delivery = await self._deliveries.find(key.workspace, delivery_id)
-        if delivery is None:
-            raise NotFound(NOT_FOUND)
-        return delivery

@@ -6,8 +6,9 @@ from typing import Annotated, Final
 
 from fastapi import FastAPI, Query
 
+from services.delivery.api.customers import CustomerDeliveries
 from services.delivery.api.delivery_schemas import HourStatsOut, QueueStatsOut, WebhookStatsOut
-from services.delivery.api.fields import Reader, UtcTime
+from services.delivery.api.fields import CustomerReader, Reader, UtcTime
 from services.delivery.log.search import DeliverySearch
 from services.delivery.log.statistics import Statistics, sum_hours
 from services.delivery.settings import DeliverySettings
@@ -33,8 +34,10 @@ class StatisticsApi:
         deliveries: DeliverySearch,
         statistics: Statistics,
         webhooks: OutgoingWebhooks,
+        customers: CustomerDeliveries,
         settings: DeliverySettings,
     ) -> None:
+        self._customers = customers
         self._deliveries = deliveries
         self._statistics = statistics
         self._webhooks = webhooks
@@ -69,7 +72,7 @@ class StatisticsApi:
     async def webhook_stats(
         self,
         webhook_id: str,
-        key: Reader,
+        key: CustomerReader,
         since: Annotated[
             UtcTime | None, Query(description="The default is a day ago; at most 90 days ago.")
         ] = None,
@@ -78,6 +81,7 @@ class StatisticsApi:
         """Return an outgoing webhook's attempts for each UTC hour with attempts, from that of `since` on."""
         if not await self._belongs_to(webhook_id, key.workspace):
             raise NotFound("no such outgoing webhook")
+        await self._customers.check_webhook(key, webhook_id)
         begin = since or utcnow() - _DAY
         hours = await self._statistics.webhook_hours(webhook_id, begin, until)
         return WebhookStatsOut(

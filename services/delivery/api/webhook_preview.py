@@ -6,7 +6,7 @@ import orjson
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.delivery.api.fields import Writer
+from services.delivery.api.fields import CustomerWriter
 from services.delivery.api.webhook_fields import Events, IntegrationId
 from services.delivery.engine.fanout import event_fields_of
 from shared.contracts.envelope import Event, now
@@ -54,7 +54,7 @@ class PreviewApi:
         routes = Routes(app, "/api")
         routes.add("/outgoing-webhooks/preview", self.preview, methods=["POST"])
 
-    async def preview(self, body: PreviewCreate, key: Writer) -> PreviewOut:
+    async def preview(self, body: PreviewCreate, key: CustomerWriter) -> PreviewOut:
         """Return what a webhook with these settings would send for an event; nothing is sent or stored."""
         event = Event(
             id="evt_preview",

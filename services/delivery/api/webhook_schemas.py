@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from services.delivery.api.fields import Name, optional_rfc3339
+from services.delivery.api.fields import CustomerId, Name, optional_rfc3339
 from services.delivery.api.webhook_fields import (
     Description,
     DisableAfter,
@@ -141,6 +141,7 @@ class WebhookCreate(_StrictModel):
     transform: Transform | None = None
     filter: FilterSettings | None = None
     integration_id: IntegrationId | None = None
+    customer: CustomerId | None = None
     headers: Headers = {}
     auth: AuthSettings = NoAuth(type="none")
     retry: RetrySettings = RetrySettings()
@@ -220,7 +221,7 @@ class WebhookOut(BaseModel):
 
     `headers` are names: the values are secret. `public_keys` are for verifying `standard_v1a`, newest first.
     While `unreadable` has a part, nothing is sent and every event waits. `warnings` name entries of `events`
-    that the catalogue does not know.
+    that the catalogue does not know. `customer` sees and changes the webhook in a portal.
     """
 
     id: str
@@ -238,6 +239,7 @@ class WebhookOut(BaseModel):
     transform: str | None
     filter: FilterSettings | None
     integration_id: str | None
+    customer: str | None
     headers: list[str]
     auth: WebhookAuthOut
     retry: RetrySettings
@@ -288,6 +290,7 @@ class WebhookOut(BaseModel):
             transform=record.transform,
             filter=None if record.filter is None else FilterSettings.model_validate(record.filter),
             integration_id=record.integration_id,
+            customer=record.customer,
             headers=list(record.header_names or ()),
             auth=_auth_out(record.auth_summary),
             retry=RetrySettings.model_validate(

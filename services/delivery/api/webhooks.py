@@ -9,7 +9,8 @@ from fastapi import FastAPI, Query
 from pydantic import Field
 from starlette.responses import Response
 
-from services.delivery.api.fields import Reader, Writer
+from services.delivery.api.customers import check_patterns
+from services.delivery.api.fields import CustomerReader, CustomerWriter, customer_of
 from services.delivery.api.webhook_fields import MAX_METADATA_VALUE, METADATA_NAME
 from services.delivery.api.webhook_schemas import (
     CLEARABLE,
@@ -66,6 +67,7 @@ MetadataFilter = Annotated[
         description="Only those with this item of `metadata`: `name:value`. Repeat it for several.",
     ),
 ]
+CustomerFilter = Annotated[str | None, Query(max_length=200, description="Only those of this customer.")]
 Force = Annotated[
     bool,
     Query(description="Accept a URL that another webhook of the workspace has, and unknown event names."),
@@ -113,17 +115,24 @@ class WebhooksApi:
         add(f"{item}/pause", self.pause, methods=["POST"])
         add(f"{item}/resume", self.resume, methods=["POST"])
 
-    async def create(self, body: WebhookCreate, key: Writer, *, force: Force = False) -> WebhookOut:
-        """Subscribe a URL to events. Only this response shows the secret."""
+    async def create(self, body: WebhookCreate, key: CustomerWriter, *, force: Force = False) -> WebhookOut:
+        """Subscribe a URL to events. Only this response shows the secret.
+
+        The URL of a webhook with a `customer` may be that of another one.
+        """
+        check_patterns(key, body.events)
+        body = body.model_copy(update={"customer": customer_of(key) or body.customer})
         self._check_url(body.url)
         warnings = self._check_event_names(body.events, force=force)
-        if not force:
+        # What other customers have must not show.
+        claims_url = not force and body.customer is None
+        if claims_url:
             await self._repository.check_url_is_free(key.workspace, body.url)
         # Generated secrets are valid; given ones must fit the profile.
         if body.secret is not None:
             _check_secret(body.profile, body.secret)
         secret = body.secret or new_secret(body.profile)
-        record = self._new_record(body, key.workspace, secret, claims_url=not force)
+        record = self._new_record(body, key.workspace, secret, claims_url=claims_url)
         self._validate(record)
         await self._webhooks.create(record)
         webhook = self._out(record, EndpointHealthRecord(id=record.id), secret)
@@ -152,10 +161,11 @@ class WebhooksApi:
 
     async def list_webhooks(
         self,
-        key: Reader,
+        key: CustomerReader,
         name: NameFilter = "",
         url: UrlFilter = "",
         metadata: MetadataFilter = None,
+        customer: CustomerFilter = None,
         limit: Limit = 50,
         cursor: Cursor = None,
     ) -> Page[WebhookOut]:
@@ -165,22 +175,25 @@ class WebhooksApi:
         last one: use `next_cursor`.
         """
         criteria = WebhookCriteria(name, url, dict(item.split(":", 1) for item in metadata or ()))
-        records = await self._repository.list_page(key.workspace, criteria, limit=limit, cursor=cursor)
+        records = await self._repository.list_page(
+            key.workspace, criteria, customer=customer_of(key) or customer, limit=limit, cursor=cursor
+        )
         health = await self._endpoint_health.by_webhook([record.id for record in records.items])
         return Page[WebhookOut](
             items=[self._out(record, health[record.id]) for record in records.items],
             next_cursor=records.next_cursor,
         )
 
-    async def read(self, webhook_id: str, key: Reader) -> WebhookOut:
+    async def read(self, webhook_id: str, key: CustomerReader) -> WebhookOut:
         """Return one outgoing webhook."""
-        return await self._out_with_health(await self._repository.find(webhook_id, workspace=key.workspace))
+        return await self._out_with_health(await self._find(webhook_id, key))
 
     async def change(
-        self, webhook_id: str, body: WebhookUpdate, key: Writer, *, force: Force = False
+        self, webhook_id: str, body: WebhookUpdate, key: CustomerWriter, *, force: Force = False
     ) -> WebhookOut:
         """Change the given fields. Waiting deliveries keep their bodies, and go out with the new settings."""
-        record = await self._repository.find(webhook_id, workspace=key.workspace)
+        record = await self._find(webhook_id, key)
+        check_patterns(key, body.events or (), record.events)
         changes = {
             name: value
             for name, value in _record_fields(body.model_dump(exclude_unset=True)).items()
@@ -194,7 +207,7 @@ class WebhooksApi:
             self._check_url(body.url)
             # A webhook that shares its URL by `force` keeps doing so while its URL stays.
             keeps_shared_url = body.url == record.url and not record.claims_url
-            changes["claims_url"] = not (force or keeps_shared_url)
+            changes["claims_url"] = not (force or keeps_shared_url or record.customer is not None)
             if changes["claims_url"] and body.url != record.url:
                 await self._repository.check_url_is_free(key.workspace, body.url)
         if "enabled" in changes:
@@ -206,20 +219,20 @@ class WebhooksApi:
         webhook = await self._out_with_health(await self._webhooks.update(webhook_id, changes, reset=reset))
         return webhook.model_copy(update={"warnings": warnings})
 
-    async def delete(self, webhook_id: str, key: Writer) -> Response:
+    async def delete(self, webhook_id: str, key: CustomerWriter) -> Response:
         """Delete a webhook. Its waiting deliveries are cancelled; its log stays until it expires."""
-        await self._repository.check_exists(webhook_id, workspace=key.workspace)
+        await self._check_exists(webhook_id, key)
         await self._webhooks.delete(webhook_id)
         await self._deliveries.cancel_all(webhook_id)
         await self._endpoint_health.delete(webhook_id)
         return Response(status_code=204)
 
-    async def test(self, webhook_id: str, key: Writer) -> WebhookTestOut:
+    async def test(self, webhook_id: str, key: CustomerWriter) -> WebhookTestOut:
         """Send a `webhook.test` event the way other events go, whatever event types the webhook has.
 
         It goes past the endpoint's hold and open circuit, and its result decides about them.
         """
-        record = await self._repository.find(webhook_id, workspace=key.workspace)
+        record = await self._find(webhook_id, key)
         webhook = compile_readable(record, self._encryption)
         # Only this webhook gets the event: it is a delivery request, not an event on `chat.events`.
         event = Event(
@@ -241,14 +254,16 @@ class WebhooksApi:
         )
         return WebhookTestOut(delivery_id=delivery_id)
 
-    async def rotate_secret(self, webhook_id: str, body: WebhookSecretRotate, key: Writer) -> WebhookOut:
+    async def rotate_secret(
+        self, webhook_id: str, body: WebhookSecretRotate, key: CustomerWriter
+    ) -> WebhookOut:
         """Set a new secret, given or generated; the old one stays valid for `overlap_hours`.
 
         `standard` and `standard_v1a` send one signature for each valid secret. The other profiles sign
         with the old secret until it expires, and with the new one in a second header, `...-Signature-Next`.
         At most five secrets are valid at a time.
         """
-        record = await self._repository.find(webhook_id, workspace=key.workspace)
+        record = await self._find(webhook_id, key)
         secret = body.secret or new_secret(record.profile)
         if not secret:
             raise Conflict("this webhook does not sign: there is no secret to rotate")
@@ -263,30 +278,36 @@ class WebhooksApi:
         changed = await self._webhooks.update(webhook_id, {"secrets": rotated})
         return await self._out_with_health(changed, secret)
 
-    async def enable(self, webhook_id: str, key: Writer) -> WebhookOut:
+    async def enable(self, webhook_id: str, key: CustomerWriter) -> WebhookOut:
         """Enable the webhook, end a hold and close the circuit; waiting deliveries are sent.
 
         Events from while it was disabled are not sent.
         """
         return await self._switch(webhook_id, key, enabled_changes(enabled=True), reset=True)
 
-    async def disable(self, webhook_id: str, key: Writer) -> WebhookOut:
+    async def disable(self, webhook_id: str, key: CustomerWriter) -> WebhookOut:
         """Disable the webhook: it gets no new events, and its deliveries wait until it is enabled."""
         return await self._switch(webhook_id, key, enabled_changes(enabled=False))
 
-    async def pause(self, webhook_id: str, key: Writer) -> WebhookOut:
+    async def pause(self, webhook_id: str, key: CustomerWriter) -> WebhookOut:
         """Pause the webhook: events are stored, and nothing is sent until it is resumed."""
         return await self._switch(webhook_id, key, {"paused": True})
 
-    async def resume(self, webhook_id: str, key: Writer) -> WebhookOut:
+    async def resume(self, webhook_id: str, key: CustomerWriter) -> WebhookOut:
         """Resume the webhook, end a hold and close the circuit; waiting deliveries are sent."""
         return await self._switch(webhook_id, key, {"paused": False}, reset=True)
 
     async def _switch(
         self, webhook_id: str, key: ApiKey, changes: Mapping[str, Any], *, reset: bool = False
     ) -> WebhookOut:
-        await self._repository.check_exists(webhook_id, workspace=key.workspace)
+        await self._check_exists(webhook_id, key)
         return await self._out_with_health(await self._webhooks.update(webhook_id, changes, reset=reset))
+
+    async def _find(self, webhook_id: str, key: ApiKey) -> WebhookRecord:
+        return await self._repository.find(webhook_id, workspace=key.workspace, customer=customer_of(key))
+
+    async def _check_exists(self, webhook_id: str, key: ApiKey) -> None:
+        await self._repository.check_exists(webhook_id, workspace=key.workspace, customer=customer_of(key))
 
     # Checks and responses
 

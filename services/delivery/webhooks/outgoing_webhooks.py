@@ -159,10 +159,12 @@ class OutgoingWebhooks:
     async def create(self, record: WebhookRecord) -> None:
         """Store a new webhook.
 
-        Raises `Conflict` if the workspace has the maximum, or another webhook claims the URL;
+        Raises `Conflict` if workspace or customer have the maximum, or another webhook claims the URL;
         `DatabaseUnavailable`.
         """
-        async with self._repository.reserve(record.workspace, undo=lambda: self.delete(record.id)):
+        async with self._repository.reserve(
+            record.workspace, record.customer, undo=lambda: self.delete(record.id)
+        ):
             await self._repository.insert(record)
         await self._snapshot.announce(record.id)
 

@@ -1,7 +1,7 @@
 """Outgoing webhooks as they are stored: their record, their indexes, and every read and write of them."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -107,6 +107,8 @@ class WebhookRecord(SendConditions):
     description: str = ""
     metadata: Mapping[str, str] | None = None
     """Texts of the workspace, by name. The hub only shows them and searches by them."""
+    customer: str | None = None
+    """The workspace's id of its customer whose webhook it is; None if it is the workspace's own."""
     disabled_reason: str | None = stored_null()
     enabled_at: datetime | None = None
     """Failures from before do not count towards disabling the webhook again."""
@@ -179,11 +181,17 @@ class WebhookRepository:
     `OutgoingWebhooks`, which announces them.
     """
 
-    def __init__(self, mongo: Mongo, *, per_workspace: int) -> None:
-        """`per_workspace` is the maximum number of webhooks of one workspace."""
+    def __init__(self, mongo: Mongo, *, per_workspace: int, per_customer: int) -> None:
+        """Set the maximum number of webhooks of one workspace, and of one of its customers."""
         self._collection = mongo.collection(COLLECTION)
         self._quota = Quota(
             self._collection, per_workspace, "outgoing webhooks", "INTERLINK_WEBHOOKS_PER_WORKSPACE"
+        )
+        self._customer_quota = Quota(
+            self._collection,
+            per_customer,
+            "outgoing webhooks of this customer",
+            "INTERLINK_WEBHOOKS_PER_CUSTOMER",
         )
 
     def snapshot(
@@ -205,27 +213,31 @@ class WebhookRepository:
 
     # Reads
 
-    async def find(self, webhook_id: str, *, workspace: str) -> WebhookRecord:
-        """Return a webhook of a workspace. Raises `NotFound`."""
+    async def find(self, webhook_id: str, *, workspace: str, customer: str | None = None) -> WebhookRecord:
+        """Return a webhook of a workspace, with `customer` only one of this customer. Raises `NotFound`."""
         with translate_errors():
-            document = await self._collection.find_one(
-                {"_id": webhook_id, "workspace": workspace, "deleted_at": None}
-            )
+            document = await self._collection.find_one({"_id": webhook_id, **_owned_by(workspace, customer)})
         if document is None:
             raise _not_found()
         return WebhookRecord.from_document(document)
 
     async def list_page(
-        self, workspace: str, criteria: WebhookCriteria, *, limit: int, cursor: str | None
+        self,
+        workspace: str,
+        criteria: WebhookCriteria,
+        *,
+        customer: str | None = None,
+        limit: int,
+        cursor: str | None,
     ) -> Page[WebhookRecord]:
-        """Return a page of a workspace's webhooks that meet all criteria, newest first.
+        """Return a page of a workspace's, or a customer's, webhooks that meet all criteria, newest first.
 
         With criteria, a page may have fewer than `limit` items: see `paging.page`. Raises `Malformed` if the
         cursor is invalid.
         """
         return await page(
             self._collection,
-            {"workspace": workspace, "deleted_at": None},
+            _owned_by(workspace, customer),
             WebhookRecord.from_document,
             limit=limit,
             cursor=cursor,
@@ -256,18 +268,18 @@ class WebhookRepository:
             )
         return {document["_id"]: document["enabled"] for document in documents}
 
-    async def is_enabled(self, webhook_id: str, *, workspace: str | None = None) -> bool | None:
-        """Return whether a webhook is enabled; None if there is none, or not in this workspace."""
-        owner = {} if workspace is None else {"workspace": workspace}
+    async def is_enabled(
+        self, webhook_id: str, *, workspace: str | None = None, customer: str | None = None
+    ) -> bool | None:
+        """Return whether a webhook is enabled; None if there is none, or not of these owners."""
+        owner = {"deleted_at": None} if workspace is None else _owned_by(workspace, customer)
         with translate_errors():
-            document = await self._collection.find_one(
-                {"_id": webhook_id, **owner, "deleted_at": None}, {"enabled": 1}
-            )
+            document = await self._collection.find_one({"_id": webhook_id, **owner}, {"enabled": 1})
         return None if document is None else bool(document["enabled"])
 
-    async def check_exists(self, webhook_id: str, *, workspace: str) -> None:
-        """Raise `NotFound` if the workspace has no such webhook, readable or not."""
-        if await self.is_enabled(webhook_id, workspace=workspace) is None:
+    async def check_exists(self, webhook_id: str, *, workspace: str, customer: str | None = None) -> None:
+        """Raise `NotFound` if workspace, or customer, have no such webhook, readable or not."""
+        if await self.is_enabled(webhook_id, workspace=workspace, customer=customer) is None:
             raise _not_found()
 
     async def exists(self, webhook_id: str) -> bool:
@@ -291,9 +303,17 @@ class WebhookRepository:
 
     # Writes
 
-    def reserve(self, workspace: str, undo: Callable[[], Any]) -> AbstractAsyncContextManager[None]:
-        """Insert one webhook inside this context. Raises `Conflict` if the workspace has the maximum."""
-        return self._quota.reserve({"workspace": workspace, "deleted_at": None}, undo)
+    @asynccontextmanager
+    async def reserve(
+        self, workspace: str, customer: str | None, undo: Callable[[], Awaitable[object]]
+    ) -> AsyncIterator[None]:
+        """Insert one webhook inside this context. Raises `Conflict` at the maximum of either."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._quota.reserve(_owned_by(workspace, None), undo))
+            if customer is not None:
+                own = _owned_by(workspace, customer)
+                await stack.enter_async_context(self._customer_quota.reserve(own, undo))
+            yield
 
     async def insert(self, record: WebhookRecord) -> None:
         """Insert a webhook. Raises `Conflict` if another one of its workspace claims its URL."""
@@ -362,6 +382,15 @@ class WebhookRepository:
                 return_document=True,
             )
         return None if document is None else int(document["replays"])
+
+
+def _owned_by(workspace: str, customer: str | None) -> Document:
+    """Return the query of the webhooks of a workspace, or of one of its customers."""
+    return {
+        "workspace": workspace,
+        "deleted_at": None,
+        **({} if customer is None else {"customer": customer}),
+    }
 
 
 def _existing(webhook_ids: Collection[str]) -> Document:

@@ -30,7 +30,13 @@ from shared.runtime.web.api_keys import (
     digest,
 )
 from shared.runtime.web.query_parameters import reject_unknown_parameters
-from shared.runtime.web.service_keys import INVALID_KEY, SERVICE_KEY_PREFIX, Actor, open_service_key
+from shared.runtime.web.service_keys import (
+    INVALID_KEY,
+    SERVICE_KEY_PREFIX,
+    Actor,
+    Customer,
+    open_service_key,
+)
 
 _LAST_USED_FLUSH_INTERVAL_S: Final = 30.0
 _CALLER: Final = "interlink.caller"
@@ -54,6 +60,8 @@ class ApiKey:
     acting: Actor | None = None
     accounts: AccountLimits | None = None
     """Limits on the connected accounts that it may use; None for all of the workspace."""
+    customer: Customer | None = None
+    """The only customer whose objects it may use, without any scope; None if it is not a customer's."""
 
     def allows(self, scope: Scope) -> bool:
         """Return whether the key has a scope.
@@ -114,6 +122,7 @@ class Keyring:
                 opened.expires_at,
                 service=opened.service,
                 acting=opened.acting,
+                customer=opened.customer,
             )
         key = self._valid(digest(presented.strip()), is_use=True)
         if key is None:
@@ -189,8 +198,10 @@ _BEARER: Final = HTTPBearer(scheme_name="ApiKey", description="An API key of a w
 """For the OpenAPI document only: the keyring reads the header itself."""
 
 
-def requires(scope: Scope) -> Callable[..., Awaitable[ApiKey]]:
+def requires(scope: Scope, *, customers: bool = False) -> Callable[..., Awaitable[ApiKey]]:
     """Return a FastAPI dependency that checks the caller's key and the call's query parameters.
+
+    With `customers`, it accepts keys of customers too, which have no scopes: the route limits what they get.
 
     The dependency returns the key. It raises `Unauthenticated` without a valid key, `Forbidden` if the key
     lacks the scope, and `Invalid` for query parameters that the route does not have. The app has its
@@ -199,7 +210,9 @@ def requires(scope: Scope) -> Callable[..., Awaitable[ApiKey]]:
 
     async def check(request: Request, _: Annotated[object, Security(_BEARER, scopes=[scope])]) -> ApiKey:
         keyring: Keyring = request.app.state.keyring
-        key = await authorize(request.scope, keyring, scope)
+        key = await caller_of(request.scope, keyring) if customers else None
+        if key is None or key.customer is None:
+            key = await authorize(request.scope, keyring, scope)
         reject_unknown_parameters(request)
         return key
 

@@ -33,6 +33,8 @@ Scope = Literal[
     "imports:write",
     "sync:read",
     "sync:write",
+    "portal:write",
+    "connect:write",
     "admin",
 ]
 

@@ -2,6 +2,9 @@
 
 They are not stored. Each is sealed with the installation's encryption key, for one workspace, is valid for a
 minute, and says for whom the service acts.
+
+A key can be limited to a customer of the workspace. It has no scopes: only routes that know of customers
+accept it (`access.requires`), and a release that does not know of them accepts it nowhere.
 """
 
 import base64
@@ -26,6 +29,8 @@ _TTL: Final = timedelta(seconds=90)
 _RECORD: Final = "service key"
 _ACTING: Final = "acting:"
 """Begins the scope that names the acting member. It allows nothing: no route needs it."""
+_CUSTOMER: Final = "customer:"
+"""Begins the scope that names the customer. It allows nothing either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,15 @@ class Actor:
     key_id: str
     key_name: str = ""
     user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """A customer of a workspace, to whose objects a call is limited."""
+
+    id: str
+    events: tuple[str, ...]
+    """The patterns of event types that the customer may subscribe to."""
 
 
 CURRENT_ACTOR: Final[ContextVar[Actor | None]] = ContextVar("CURRENT_ACTOR", default=None)
@@ -53,21 +67,33 @@ class ServiceKey:
     scopes: frozenset[str]
     expires_at: datetime
     acting: Actor | None
+    customer: Customer | None = None
 
 
 def service_key(
-    vault: Vault, service: str, workspace: str, scopes: Iterable[Scope], acting: Actor | None
+    vault: Vault,
+    service: str,
+    workspace: str,
+    scopes: Iterable[Scope],
+    acting: Actor | None,
+    *,
+    customer: Customer | None = None,
 ) -> str:
     """Return a key with which `service` can call another service for a workspace, within the next minute.
 
-    `acting` is the member on whose behalf it calls; None if it calls for itself.
+    `acting` is the member on whose behalf it calls; None if it calls for itself. A key that is limited to a
+    `customer` has no scopes; raises `ValueError` if it is given some.
     """
+    if customer and (scopes := list(scopes)):
+        raise ValueError("a key of a customer has no scopes")
     expires_at = (utcnow() + _TTL).isoformat()
     sealed_scopes: list[str] = sorted(scopes)
     if acting:
         # Among the scopes, because an earlier release opens a list of exactly four items, and ignores a
         # scope that it does not know.
         sealed_scopes.append(_ACTING + orjson.dumps([acting.key_id, acting.key_name, acting.user]).decode())
+    if customer:
+        sealed_scopes.append(_CUSTOMER + orjson.dumps([customer.id, customer.events]).decode())
     text = orjson.dumps([service, workspace, sealed_scopes, expires_at]).decode()
     sealed = vault.seal(text, workspace="", record=_RECORD, field="key")
     parts = {
@@ -90,12 +116,23 @@ def open_service_key(vault: Vault, key: str) -> ServiceKey:
         text = vault.open(complete, workspace="", record=_RECORD, field="key")
         service, workspace, sealed_scopes, expires_at_text = orjson.loads(text)
         expires_at = datetime.fromisoformat(expires_at_text)
-        scopes = frozenset(scope for scope in sealed_scopes if not scope.startswith(_ACTING))
-        acting = [
-            Actor(*orjson.loads(scope[len(_ACTING) :])) for scope in sealed_scopes if scope not in scopes
-        ]
+        scopes = frozenset(item for item in sealed_scopes if not item.startswith((_ACTING, _CUSTOMER)))
+        acting = [Actor(*value) for value in _values(sealed_scopes, _ACTING)]
+        customers = [Customer(name, tuple(events)) for name, events in _values(sealed_scopes, _CUSTOMER)]
     except (InterlinkError, ValueError, TypeError, KeyError, AttributeError):
         raise Unauthenticated(INVALID_KEY) from None
     if expires_at <= utcnow():
         raise Unauthenticated(INVALID_KEY)
-    return ServiceKey(service, WorkspaceId(workspace), scopes, expires_at, acting[0] if acting else None)
+    return ServiceKey(
+        service,
+        WorkspaceId(workspace),
+        scopes,
+        expires_at,
+        acting[0] if acting else None,
+        customers[0] if customers else None,
+    )
+
+
+def _values(sealed_scopes: Iterable[str], prefix: str) -> list[Any]:
+    """Return the JSON values behind a prefix. Raises `ValueError`."""
+    return [orjson.loads(item[len(prefix) :]) for item in sealed_scopes if item.startswith(prefix)]
