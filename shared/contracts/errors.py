@@ -103,6 +103,13 @@ class Conflict(Rejected):
     reason = "conflict"
 
 
+class Outdated(Rejected):
+    """The call is based on an earlier version of the object than the one that is stored."""
+
+    status = 412
+    reason = "outdated"
+
+
 class Invalid(Rejected):
     """The body is well formed, but some of its fields are not acceptable."""
 

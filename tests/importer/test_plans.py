@@ -451,3 +451,56 @@ def test_batches_are_within_their_bounds_and_in_the_order_of_time(hub: Hub, chat
             assert item.get("thread_id") is None or item["thread_id"] in seen
             seen.add(item["message_id"])
     undone(hub, done)
+
+
+def test_a_plan_is_changed_bit_by_bit_and_by_one_of_two(hub: Hub, chat: HistoryChat) -> None:
+    found = ready(hub, export({"general/2024-01-01": [written(1, AT, "one")]}, "T00000290", **LISTS))
+    path = f"/api/imports/{found['id']}"
+    plan = {"C00000001": {"into": "leave_out"}, "C00000003": {"into": "existing", "channel_id": "ch-1"}}
+    with hub.client("importer") as client:
+
+        def changed(version: int | None, **fields: Any) -> Any:
+            headers = {} if version is None else {"If-Match": f'"{version}"'}
+            return client.patch(f"{path}/plan", json=fields, headers=headers)
+
+        assert changed(1, channels=plan, bots=False).json()["plan_version"] == 2
+        outdated = changed(1, bots=True)
+        assert (outdated.status_code, "version 2" in outdated.json()["detail"]) == (412, True)
+        one = {"C00000001": None, "C00000002": {"into": "new", "name": "older"}}
+        assert changed(2, channels=one, bots=None, since="2024-01-01T00:00:00Z").status_code == 200
+        stored = hub.call("GET", f"{path}/plan")
+        assert sorted(stored["channels"]) == ["C00000002", "C00000003"]
+        assert (stored["bots"], stored["since"]) == (True, "2024-01-01T00:00:00Z")
+        refused = changed(None, until="2023-01-01T00:00:00Z")
+        assert (refused.status_code, "later time" in refused.text) == (422, True)
+        assert changed(None, channels=None).json()["plan_version"] == 4
+        assert hub.call("GET", f"{path}/plan")["channels"] == {}
+        assert client.patch(f"{path}/plan", json={}, headers={"If-Match": "x"}).status_code == 400
+
+
+def test_channels_and_people_are_searched_and_the_report_has_pages(hub: Hub, chat: HistoryChat) -> None:
+    channels = [{"id": f"C{number:08}", "name": f"room-{number}"} for number in range(600)]
+    days = {f"room-{number}/2024-01-01": [written(1, AT, "text")] for number in (0, 599)}
+    found = ready(hub, export(days, "T00000291", users=PEOPLE, channels=channels))
+    path = f"/api/imports/{found['id']}"
+
+    def listed(address: str, key: str = "name") -> list[Any]:
+        items, cursor = [], ""
+        while True:
+            answer = hub.call("GET", f"{path}/{address}{cursor and '&cursor='}{cursor}")
+            items += [item[key] for item in answer["items"]]
+            if (cursor := answer["next_cursor"] or "") == "":
+                return items
+
+    assert listed("channels?query=ROOM-59&limit=4") == ["room-59", *(f"room-{n}" for n in range(590, 600))]
+    assert listed("channels?query=C00000007") == ["room-7"]
+    assert listed("channels?kind=direct") == []
+    assert listed("people?query=a&matched_by=guest&limit=2") == ["Ada", "Grace", "Barbara"]
+    hub.call("POST", f"{path}/start", {"dry_run": True})
+    eventually(lambda: reached(hub, found["id"], "ready")["dry_run"])
+    assert listed("report/channels?limit=70") == [item["name"] for item in channels]
+    assert listed("report/days?limit=1") == ["room-0", "room-599"]
+    summary = hub.call("GET", f"{path}/report?rows=false")
+    assert summary.keys() == {"import", "people", "files", "not_determined"}
+    with hub.client("importer") as client:
+        assert client.get(f"{path}/report/days?cursor=1").status_code == 400

@@ -236,6 +236,7 @@ class ImportOut(BaseModel):
     errors: list[str]
     warnings: list[str]
     contents: ContentsOut | None
+    plan_version: int
     counts: dict[str, Any]
     dry_run: DryRunOut | None
     confirmed: bool | None
@@ -275,6 +276,7 @@ class ImportOut(BaseModel):
             errors=_errors(job),
             warnings=_warnings(job),
             contents=ContentsOut.of(job.summary) if job.summary else None,
+            plan_version=job.plan_version,
             counts=job.counts,
             dry_run=DryRunOut.of(job.trial, estimate) if has_run and job.trial else None,
             confirmed=job.confirms,

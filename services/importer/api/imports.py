@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
+from pydantic import ValidationError
 from starlette.responses import StreamingResponse
 
 from services.importer.api.fields import Reader, Writer
@@ -22,15 +23,22 @@ from services.importer.api.import_schemas import (
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.ledger import Ledger
+from services.importer.jobs.matching import MatchedBy
 from services.importer.jobs.new_contents import NewContents
-from services.importer.jobs.plan import Plan
-from services.importer.store.contents import Contents
+from services.importer.jobs.plan import Plan, PlanUpdate
+from services.importer.store.contents import ContentCriteria, Contents
 from services.importer.store.issues import Issues
-from shared.contracts.errors import OverLimit
+from shared.contracts.errors import Invalid, OverLimit
+from shared.manifests.history_types import ConversationKind
 from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.problems import field_errors
 from shared.runtime.web.routes import Routes
+from shared.runtime.web.versions import IfMatch, check_version, expected_version
 
+_Search = Annotated[
+    str, Query(alias="query", max_length=200, description="Only those with this text in their name or id.")
+]
 _EVENT_INTERVAL_S: Final = 1.0
 _MAX_STREAM_S: Final = 300.0
 _MAX_STREAMS: Final = 10
@@ -67,7 +75,8 @@ class ImportsApi:
         add("", self.list_all, methods=["GET"])
         add("/{import_id}", self.read, methods=["GET"])
         add("/{import_id}/plan", self.read_plan, methods=["GET"])
-        add("/{import_id}/plan", self.change_plan, methods=["PUT"])
+        add("/{import_id}/plan", self.replace_plan, methods=["PUT"])
+        add("/{import_id}/plan", self.change_plan, methods=["PATCH"])
         add("/{import_id}/start", self.start, methods=["POST"])
         add("/{import_id}/pause", self.pause, methods=["POST"])
         add("/{import_id}/resume", self.resume, methods=["POST"])
@@ -96,15 +105,42 @@ class ImportsApi:
         """Return the plan. It can be changed, and used for another import."""
         return await self._imports.read_plan(key.workspace, import_id)
 
-    async def change_plan(self, import_id: str, body: Plan, key: Writer) -> ImportOut:
+    async def replace_plan(
+        self, import_id: str, body: Plan, key: Writer, if_match: IfMatch = None
+    ) -> ImportOut:
         """Set what is imported, while the import is ready. With other `answers`, it is read again.
 
         What the plan names and the export does not have is a warning, so that a plan can serve for several
-        exports.
+        exports. The version for `If-Match` is `plan_version` of the import.
         """
-        job = await self._imports.find(key.workspace, import_id)
-        plan, warnings = await self._checked(job, body)
-        return self._out(await self._imports.set_plan(key.workspace, import_id, plan, warnings))
+        before = await self._imports.read_planned(key.workspace, import_id)
+        return await self._set_plan(import_id, key.workspace, body, before, expected_version(if_match))
+
+    async def change_plan(
+        self, import_id: str, body: PlanUpdate, key: Writer, if_match: IfMatch = None
+    ) -> ImportOut:
+        """Change fields of the plan, and single channels, people and answers; otherwise like `PUT`."""
+        before = await self._imports.read_planned(key.workspace, import_id)
+        try:
+            plan = body.applied_to(before[0])
+        except ValidationError as error:
+            raise Invalid(
+                "these changes do not fit the plan", errors=field_errors(error.errors(include_input=False))
+            ) from None
+        return await self._set_plan(import_id, key.workspace, plan, before, expected_version(if_match))
+
+    async def _set_plan(
+        self,
+        import_id: str,
+        workspace: str,
+        plan: Plan,
+        before: tuple[Plan, int],
+        expected: int | None,
+    ) -> ImportOut:
+        check_version(expected, before[1])
+        job = await self._imports.find(workspace, import_id)
+        plan, warnings = await self._checked(job, plan)
+        return self._out(await self._imports.set_plan(workspace, import_id, plan, warnings, before=before))
 
     async def start(self, import_id: str, body: ImportStart, key: Writer) -> ImportOut:
         """Start an import that is ready, or a dry run of it."""
@@ -148,19 +184,37 @@ class ImportsApi:
         return self._out(undone)
 
     async def list_channels(
-        self, import_id: str, key: Reader, limit: Limit = 50, cursor: Cursor = None
+        self,
+        import_id: str,
+        key: Reader,
+        text: _Search = "",
+        kind: Annotated[ConversationKind | None, Query(description="Only those of this kind.")] = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
     ) -> Page[ImportChannelOut]:
-        """List the conversations of the export, in its order."""
+        """List the conversations of the export, in its order.
+
+        With `query` or `kind`, a page may have fewer items than `limit`, or none; the list ends where
+        `next_cursor` is null.
+        """
         await self._imports.find(key.workspace, import_id)
-        found = await self._contents.channels(import_id, limit=limit, cursor=cursor)
+        criteria = ContentCriteria(text, "kind", kind)
+        found = await self._contents.channels(import_id, criteria, limit=limit, cursor=cursor)
         return Page(items=[ImportChannelOut.of(item) for item in found.items], next_cursor=found.next_cursor)
 
     async def list_people(
-        self, import_id: str, key: Reader, limit: Limit = 50, cursor: Cursor = None
+        self,
+        import_id: str,
+        key: Reader,
+        text: _Search = "",
+        matched_by: Annotated[MatchedBy | None, Query(description="Only those matched so.")] = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
     ) -> Page[ImportPersonOut]:
-        """List the people of the export, in its order."""
+        """List the people of the export, in its order. Filters are as those of its conversations."""
         await self._imports.find(key.workspace, import_id)
-        found = await self._contents.people(import_id, limit=limit, cursor=cursor)
+        criteria = ContentCriteria(text, "matched_by", matched_by)
+        found = await self._contents.people(import_id, criteria, limit=limit, cursor=cursor)
         return Page(items=[ImportPersonOut.of(item) for item in found.items], next_cursor=found.next_cursor)
 
     async def list_issues(

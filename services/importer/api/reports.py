@@ -13,14 +13,15 @@ from services.importer.api.csv_rows import csv_lines
 from services.importer.api.fields import Reader
 from services.importer.api.files import ImportFileOut
 from services.importer.api.import_schemas import Estimate, ImportOut
+from services.importer.api.report_schemas import ReportChannelOut, ReportDayOut
 from services.importer.files.records import ImportFiles
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.source import AccountSource
 from services.importer.jobs.verify_step import COUNTS
 from services.importer.store.contents import Contents
-from services.importer.store.reports import Reports
-from shared.runtime.web.paging import Cursor
+from services.importer.store.reports import Kind, Reports
+from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.routes import Routes
 
 _PAGE_DOCUMENTS: Final = 20
@@ -68,6 +69,8 @@ class ReportsApi:
         """Add the route to the app."""
         add = Routes(app, "/api/imports").add
         add("/{import_id}/report", self.report, methods=["GET"], response_class=Response)
+        add("/{import_id}/report/channels", self.list_channels, methods=["GET"])
+        add("/{import_id}/report/days", self.list_days, methods=["GET"])
 
     async def report(
         self,
@@ -77,6 +80,7 @@ class ReportsApi:
             Literal["json", "csv", "html"],
             Query(alias="format", description="`csv` has all days, `html` is a page for people."),
         ] = "json",
+        rows: Annotated[bool, Query(description="Of JSON: false leaves channels and days out.")] = True,
         cursor: Cursor = None,
     ) -> Response:
         """Return the report of the last run, which may be a dry run.
@@ -91,18 +95,20 @@ class ReportsApi:
             name = f'attachment; filename="{job.id}.csv"'
             headers = {"Content-Disposition": name}
             return StreamingResponse(self._csv(job), media_type="text/csv; charset=utf-8", headers=headers)
-        channels, _ = await self._reports.page(job.run_id, "channels", documents=_MAX_CHANNELS)
         people = await self._contents.count_people(job.id)
+        if form == "json" and not rows:
+            return Response(orjson.dumps(self._summary(job, people)), media_type="application/json")
+        channels, _ = await self._reports.page(job.run_id, "channels", documents=_MAX_CHANNELS)
         if form == "html":
-            rows = [orjson.loads(row) for row in channels]
+            shown = [orjson.loads(row) for row in channels]
             days, has_more = await self._reports.page(job.run_id, "days", documents=_PAGE_DOCUMENTS)
             files = await self._files.page(job.id, state=None, limit=_MAX_FILES, cursor=None)
             page = _TEMPLATE.render(
                 job=ImportOut.of(job, self._estimate),
                 columns=COUNTS,
-                channels=rows[:_MAX_SHOWN],
-                has_more_channels=len(rows) > _MAX_SHOWN,
-                total=_total(rows),
+                channels=shown[:_MAX_SHOWN],
+                has_more_channels=len(shown) > _MAX_SHOWN,
+                total=_total(shown),
                 days=[orjson.loads(row) for row in days],
                 has_more_days=has_more is not None,
                 files=[ImportFileOut.of(item) for item in files.items],
@@ -116,15 +122,42 @@ class ReportsApi:
             job.run_id, "days", documents=_PAGE_DOCUMENTS, cursor=cursor
         )
         body = {
-            "import": ImportOut.of(job, self._estimate).model_dump(mode="json"),
-            "people": people,
+            **self._summary(job, people),
             "channels": list(map(orjson.Fragment, channels)),
             "days": list(map(orjson.Fragment, days)),
             "next_cursor": next_cursor,
+        }
+        return Response(orjson.dumps(body), media_type="application/json")
+
+    def _summary(self, job: ImportJob, people: Mapping[str, int]) -> dict[str, Any]:
+        """Return the report without its rows."""
+        return {
+            "import": ImportOut.of(job, self._estimate).model_dump(mode="json"),
+            "people": people,
             "files": _files_of(job),
             "not_determined": _not_determined(job),
         }
-        return Response(orjson.dumps(body), media_type="application/json")
+
+    async def list_channels(
+        self, import_id: str, key: Reader, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[ReportChannelOut]:
+        """List the report's rows of channels: what was found in each, and what became of it."""
+        rows, following = await self._rows(key.workspace, import_id, "channels", limit, cursor)
+        items = [ReportChannelOut.model_validate_json(row) for row in rows]
+        return Page(items=items, next_cursor=following)
+
+    async def list_days(
+        self, import_id: str, key: Reader, limit: Limit = 50, cursor: Cursor = None
+    ) -> Page[ReportDayOut]:
+        """List the report's rows of channels and days."""
+        rows, following = await self._rows(key.workspace, import_id, "days", limit, cursor)
+        return Page(items=[ReportDayOut.model_validate_json(row) for row in rows], next_cursor=following)
+
+    async def _rows(
+        self, workspace: str, import_id: str, kind: Kind, limit: int, cursor: str | None
+    ) -> tuple[list[bytes], str | None]:
+        job = await self._imports.find(workspace, import_id)
+        return await self._reports.rows(job.run_id, kind, limit=limit, cursor=cursor)
 
     async def _csv(self, job: ImportJob) -> AsyncIterator[str]:
         yield csv_lines([_COLUMNS])

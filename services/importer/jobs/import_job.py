@@ -88,6 +88,7 @@ class ImportJob(Job):
     started_at: Any = stored_null()
     summary: Summary | None = stored_null()
     plan: dict[str, Any] = Field(default_factory=dict)
+    plan_version: int = 1
     plan_warnings: tuple[str, ...] = ()
     """Doubts about the plan, such as ids that the export does not have."""
     run_warnings: tuple[str, ...] = ()

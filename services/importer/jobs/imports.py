@@ -127,13 +127,17 @@ class Imports:
 
     async def read_plan(self, workspace: str, import_id: str) -> Plan:
         """Return the plan of an import."""
+        return (await self.read_planned(workspace, import_id))[0]
+
+    async def read_planned(self, workspace: str, import_id: str) -> tuple[Plan, int]:
+        """Return the plan of an import, and its version."""
         with translate_errors():
             document = await self._collection.find_one(
-                {"_id": import_id, "workspace": workspace}, {"plan": 1}
+                {"_id": import_id, "workspace": workspace}, {"plan": 1, "plan_version": 1}
             )
         if document is None:
             raise NotFound("no such import")
-        return Plan.model_validate(document["plan"])
+        return Plan.model_validate(document["plan"]), document.get("plan_version", 1)
 
     async def page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[ImportJob]:
         """Return a page of a workspace's imports, newest first. Raises `Malformed`."""
@@ -142,24 +146,39 @@ class Imports:
     # What people do
 
     async def set_plan(
-        self, workspace: str, import_id: str, plan: Plan, warnings: Sequence[str]
+        self,
+        workspace: str,
+        import_id: str,
+        plan: Plan,
+        warnings: Sequence[str],
+        *,
+        before: tuple[Plan, int],
     ) -> ImportJob:
         """Change the plan of an import that is ready; with other answers, it is read again.
 
-        Raises `Conflict`.
+        `before` is the plan with its version, as it was read. Raises `Conflict`, also if that has changed.
         """
-        stored = _stored(plan)
-        changes = {"plan": stored, "plan_warnings": tuple(warnings), "trial": None}
-        when = "planned while it is ready"
-        if (await self.read_plan(workspace, import_id)).answers != plan.answers:
-            reading = {**changes, "stage": "reading", "queued_at": utcnow()}
-            return await self._resume(workspace, import_id, "ready", reading, when)
-        with translate_errors():
-            result = await self._collection.update_one(
-                {"_id": import_id, "workspace": workspace, **_READY},
-                {"$set": ImportJob.stored_fields(changes)},
-            )
-        return await self._changed(workspace, import_id, bool(result.matched_count), when)
+        read, version = before
+        changes = {
+            "plan": _stored(plan),
+            "plan_version": version + 1,
+            "plan_warnings": tuple(warnings),
+            "trial": None,
+        }
+        same = {"plan_version": version if version > 1 else {1, None}}
+        if read.answers != plan.answers:
+            changes |= {"stage": "reading", "queued_at": utcnow()}
+            condition = {"status": "running", "stage": "ready", **same}
+            done = await self.jobs.resume(workspace, import_id, condition, changes)
+        else:
+            query = {"_id": import_id, "workspace": workspace, **_READY, **ImportJob.stored_query(same)}
+            with translate_errors():
+                result = await self._collection.update_one(query, {"$set": ImportJob.stored_fields(changes)})
+            done = bool(result.matched_count)
+        job = await self.find(workspace, import_id)
+        if not done and job.state == "ready":
+            raise Conflict("the plan changed while it was updated: try again")
+        return await self._changed(workspace, import_id, done, "planned while it is ready")
 
     async def start(self, workspace: str, import_id: str, *, dry_run: bool) -> ImportJob:
         """Start an import that is ready, or try it without publishing anything.

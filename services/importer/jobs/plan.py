@@ -11,6 +11,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from shared.contracts.ids import derive
 
 MAX_EXCEPTIONS: Final = 20_000
+_BY_ID: Final = ("channels", "people", "answers")
+"""Fields whose entries are changed one by one."""
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -162,6 +164,49 @@ class Plan(BaseModel):
     def span(self) -> tuple[float, float]:
         """Return the Unix times from which and before which messages are imported."""
         return _unix(self.since, float("-inf")), _unix(self.until, float("inf"))
+
+
+class PlanUpdate(BaseModel):
+    """Changes of a plan: an absent field stays as it is, and null sets its default.
+
+    Of `channels`, `people` and `answers`, only entries that are named change; null takes one out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: Annotated[dict[Id, ChannelPlan | None] | None, Field(max_length=MAX_EXCEPTIONS)] = None
+    people: Annotated[dict[Id, PersonPlan | None] | None, Field(max_length=MAX_EXCEPTIONS)] = None
+    answers: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)] | None] | None,
+        Field(max_length=50),
+    ] = None
+    other_channels: Literal["mapped", "new", "leave_out"] | None = None
+    match_people: bool | None = None
+    direct_messages: bool | None = None
+    archived_channels: bool | None = None
+    bots: bool | None = None
+    system_messages: bool | None = None
+    threads: bool | None = None
+    reactions: bool | None = None
+    pins: bool | None = None
+    files: FilesPlan | None = None
+    edits: bool | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    time_zone: Annotated[str, Field(max_length=64), AfterValidator(_known_zone)] | None = None
+
+    def applied_to(self, plan: Plan) -> Plan:
+        """Return the plan with these changes. Raises `pydantic.ValidationError` if they do not fit it."""
+        fields = plan.model_dump(mode="json", by_alias=True)
+        for name, value in self.model_dump(mode="json", by_alias=True, exclude_unset=True).items():
+            if value is None:
+                del fields[name]
+            elif name in _BY_ID:
+                merged = fields[name] | value
+                fields[name] = {key: entry for key, entry in merged.items() if entry is not None}
+            else:
+                fields[name] = value
+        return Plan.model_validate(fields)
 
 
 def _unix(moment: datetime | None, default: float) -> float:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from pydantic import Field
 from shared.contracts.errors import Malformed
 from shared.manifests.history_types import ConversationKind
 from shared.runtime.mongo import Collection as DriverCollection
-from shared.runtime.mongo import Index, Mongo, ReplaceOne, UpdateOne, translate_errors
+from shared.runtime.mongo import Document, Index, Mongo, ReplaceOne, UpdateOne, translate_errors
 from shared.runtime.records import Record
 from shared.runtime.web.paging import Page
 
@@ -18,6 +19,10 @@ PEOPLE: Final = "import_people"
 _BY_POSITION: Final = (Index((("import_id", 1), ("position", 1))), Index((("workspace", 1),)))
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {CHANNELS: _BY_POSITION, PEOPLE: _BY_POSITION}
 _BATCH: Final = 500
+_MAX_BATCHES: Final = 20
+"""Batches that a search reads for one page."""
+_MAX_IDS_PER_QUERY: Final = 50
+_SEARCHED: Final = {"position": 1, "name": 1, "conversation": 1, "person_id": 1, "kind": 1, "matched_by": 1}
 _MAX_CREATED: Final = 20_000
 GUEST: Final = "guest"
 """How a person is matched who is no user of the chat."""
@@ -84,6 +89,28 @@ class PersonRecord(ContentRecord):
 
 
 R = TypeVar("R", bound=ContentRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class ContentCriteria:
+    """Selects conversations or people: by a text in name or id, and by the value of a field."""
+
+    text: str = ""
+    field: str = ""
+    value: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True if it selects everything."""
+        return not self.text and self.value is None
+
+    def matches(self, document: Document) -> bool:
+        """Return whether a stored conversation or person meets all criteria."""
+        if self.value is not None and document.get(self.field) != self.value:
+            return False
+        wanted = self.text.casefold()
+        ids = document.get("conversation"), document.get("person_id")
+        return wanted in document["name"].casefold() or self.text in ids
 
 
 class Contents:
@@ -154,13 +181,20 @@ class Contents:
             unknown.append(list(left))
         return unknown[0], unknown[1]
 
-    async def channels(self, import_id: str, *, limit: int, cursor: str | None) -> Page[ChannelRecord]:
-        """Return a page of the conversations, in the order of the export. Raises `Malformed`."""
-        return await _page(self._channels, ChannelRecord, import_id, limit, cursor)
+    async def channels(
+        self, import_id: str, criteria: ContentCriteria, *, limit: int, cursor: str | None
+    ) -> Page[ChannelRecord]:
+        """Return a page of the conversations that meet all criteria, in the order of the export.
 
-    async def people(self, import_id: str, *, limit: int, cursor: str | None) -> Page[PersonRecord]:
-        """Return a page of the people, in the order of the export. Raises `Malformed`."""
-        return await _page(self._people, PersonRecord, import_id, limit, cursor)
+        With criteria, it may have fewer than `limit` items, and a next page. Raises `Malformed`.
+        """
+        return await _page(self._channels, ChannelRecord, import_id, criteria, limit, cursor)
+
+    async def people(
+        self, import_id: str, criteria: ContentCriteria, *, limit: int, cursor: str | None
+    ) -> Page[PersonRecord]:
+        """Return a page of the people who meet all criteria, like `channels`."""
+        return await _page(self._people, PersonRecord, import_id, criteria, limit, cursor)
 
     async def created_channels(self, workspace: str, *, other_than: str) -> dict[str, str]:
         """Return the channels that other imports of a workspace have made, by name in lower case."""
@@ -236,14 +270,52 @@ async def _each(
 
 
 async def _page(
-    collection: DriverCollection, model: type[R], import_id: str, limit: int, cursor: str | None
+    collection: DriverCollection,
+    model: type[R],
+    import_id: str,
+    criteria: ContentCriteria,
+    limit: int,
+    cursor: str | None,
 ) -> Page[R]:
     if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
         raise Malformed("cursor: send next_cursor of the previous page")
     start = int(cursor or 0)
-    query = {"import_id": import_id, "position": {"$gte": start, "$lte": start + limit}}
-    with translate_errors():
-        documents = await collection.find(query).sort("position", 1).limit(limit + 1).to_list(limit + 1)
-    records = [model.from_document(document) for document in documents]
-    following = str(records[limit].position) if len(records) > limit else None
-    return Page(items=records[:limit], next_cursor=following)
+    if criteria.is_empty:
+        query = {"import_id": import_id, "position": {"$gte": start, "$lte": start + limit}}
+        with translate_errors():
+            documents = await collection.find(query).sort("position", 1).limit(limit + 1).to_list(limit + 1)
+        more = documents[limit]["position"] if len(documents) > limit else None
+    else:
+        ids, more = await _search(collection, import_id, criteria, start, limit)
+        documents = await _documents(collection, ids)
+    records = [model.from_document(document) for document in documents[:limit]]
+    return Page(items=records, next_cursor=None if more is None else str(more))
+
+
+async def _search(
+    collection: DriverCollection, import_id: str, criteria: ContentCriteria, start: int, limit: int
+) -> tuple[list[str], int | None]:
+    """Return ids of documents that meet criteria, and the position to go on at; None at the end."""
+    found: list[str] = []
+    for _ in range(_MAX_BATCHES):
+        query = {"import_id": import_id, "position": {"$gte": start, "$lt": start + _BATCH}}
+        with translate_errors():
+            documents = await collection.find(query, _SEARCHED).sort("position", 1).to_list(_BATCH)
+        for document in documents:
+            if criteria.matches(document):
+                found.append(document["_id"])
+                if len(found) == limit:
+                    return found, document["position"] + 1
+        start += _BATCH
+        if len(documents) < _BATCH:
+            return found, None
+    return found, start
+
+
+async def _documents(collection: DriverCollection, ids: Sequence[str]) -> list[Document]:
+    found: list[Document] = []
+    for at in range(0, len(ids), _MAX_IDS_PER_QUERY):
+        query = {"_id": {"$in": list(ids[at : at + _MAX_IDS_PER_QUERY])}}
+        with translate_errors():
+            found += await collection.find(query).to_list(_MAX_IDS_PER_QUERY)
+    return sorted(found, key=lambda document: document["position"])

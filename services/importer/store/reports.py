@@ -1,5 +1,6 @@
 """The rows of reports, encoded as they are shown: so a report of many channels is one query."""
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Literal
 
@@ -66,6 +67,26 @@ class Reports:
             )
         rows = [row for document in found[:documents] for row in document["rows"].split(b"\n")]
         return rows, str(found[documents]["number"]) if len(found) > documents else None
+
+    async def rows(
+        self, run_id: str, kind: Kind, *, limit: int, cursor: str | None
+    ) -> tuple[list[bytes], str | None]:
+        """Return `limit` rows, and the cursor of the next ones. Raises `Malformed`."""
+        found = re.fullmatch(r"(\d{1,9})-(\d{1,3})", cursor or "0-0", re.ASCII)
+        if found is None:
+            raise Malformed("cursor: send next_cursor of the previous page")
+        number, offset = int(found[1]), int(found[2])
+        rows: list[bytes] = []
+        while True:
+            stored, following = await self.page(run_id, kind, documents=1, cursor=str(number))
+            taken = stored[offset : offset + limit - len(rows)]
+            rows += taken
+            offset += len(taken)
+            if offset < len(stored):
+                return rows, f"{number}-{offset}"
+            if following is None or len(rows) == limit:
+                return rows, None if following is None else f"{following}-0"
+            number, offset = int(following), 0
 
     async def each(self, run_id: str, kind: Kind) -> AsyncIterator[bytes]:
         """Yield all rows of a kind."""

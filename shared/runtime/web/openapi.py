@@ -33,6 +33,7 @@ _COMMON_ERRORS: Final = {
 }
 _ITEM_ERRORS: Final = {404: "There is no item with this id in this workspace."}
 _PAGE_ERRORS: Final = {400: "The cursor is not `next_cursor` of a page."}
+_VERSION_ERRORS: Final = {412: "The item has another version than `If-Match` names: somebody has changed it."}
 _MUTATION_ERRORS: Final = {
     400: "The body or the `Idempotency-Key` is malformed.",
     408: "The body took too long.",
@@ -129,8 +130,9 @@ def _error_responses(path: str, method: str, call: Mapping[str, Any]) -> dict[st
         descriptions |= _ITEM_ERRORS
     if method in _MUTATING:
         descriptions |= _MUTATION_ERRORS
-    if any(parameter["name"] == "cursor" for parameter in call.get("parameters", ())):
-        descriptions |= _PAGE_ERRORS
+    names = {parameter["name"] for parameter in call.get("parameters", ())}
+    descriptions |= _PAGE_ERRORS if "cursor" in names else {}
+    descriptions |= _VERSION_ERRORS if "If-Match" in names else {}
     return {
         str(status): problems.openapi_response(description, retry_after=status == 503)
         for status, description in descriptions.items()

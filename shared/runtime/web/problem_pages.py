@@ -56,7 +56,9 @@ PROBLEM_TEXTS: Final[dict[int, ProblemText]] = {
         "The owner of an endpoint can enable it. A file is still where its message was written.",
     ),
     412: ProblemText(
-        "The upload is made by another version of tus than the hub has.",
+        "The object has another version than `If-Match` names: somebody has changed it. Or an upload is made "
+        "by another version of tus than the hub has.",
+        "Read the object again, compare, and send the change with its `version`. For an upload, "
         "`Tus-Version` names the version of the hub.",
     ),
     413: ProblemText(

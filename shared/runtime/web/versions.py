@@ -1,0 +1,44 @@
+"""Changes that are based on a version: `If-Match` keeps one person from overwriting what another has changed.
+
+An object that people edit shows its `version`, a number that each change of its settings raises. A call that
+changes it may name the version that it is based on. The repository writes only while that one is stored, so
+that of two processes one is refused.
+"""
+
+import re
+from typing import Annotated, Final
+
+from fastapi import Header
+
+from shared.contracts.errors import Malformed, Outdated
+
+_TAG: Final = re.compile(r'"?(0|[1-9][0-9]{0,8})"?')
+
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        max_length=32,
+        description='The `version` that the change is based on, such as `"3"`. 412 if another one is stored '
+        "by now. Without the header, the change is made in any case.",
+    ),
+]
+
+
+def expected_version(if_match: str | None) -> int | None:
+    """Return the version in the header; None without the header, or for `*`. Raises `Malformed`."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    found = _TAG.fullmatch(if_match.strip())
+    if found is None:
+        raise Malformed('If-Match: send the `version` of the object in quotes, such as "3"')
+    return int(found[1])
+
+
+def check_version(expected: int | None, stored: int) -> None:
+    """Raise `Outdated` if the caller expects another version than the stored one."""
+    if expected is not None and expected != stored:
+        raise Outdated(
+            f"somebody has changed it meanwhile: it has version {stored}, and this change is based on "
+            f"{expected}. Read it again, and decide anew"
+        )
