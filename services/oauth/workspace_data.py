@@ -8,6 +8,7 @@ from services.oauth.polling.records import PollingTriggerRepository
 from shared.connections.apps import Apps
 from shared.connections.integrations import IntegrationRepository
 from shared.contracts.errors import Conflict, NotFound, RetryLater
+from shared.runtime.web.paging import Paging
 
 _PAGE: Final = 100
 
@@ -35,7 +36,7 @@ class OAuthData:
         Polling triggers are removed first: they use the integrations. Raises `RetryLater` if an integration
         is changing all the time.
         """
-        while triggers := (await self._polling_triggers.list_page(workspace, limit=_PAGE, cursor=None)).items:
+        while triggers := (await self._polling_triggers.list_page(workspace, Paging(_PAGE))).items:
             for trigger in triggers:
                 await self._polling_triggers.remove(trigger)
         await self._confirmer.revoke_all(workspace)
@@ -45,11 +46,10 @@ class OAuthData:
             found = await self._integrations.page_of(
                 workspace,
                 lambda integration: integration.id,
+                Paging(_PAGE, cursor),
                 status=None,
                 provider=None,
                 user=None,
-                limit=_PAGE,
-                cursor=cursor,
             )
             for integration_id in found.items:
                 try:

@@ -29,7 +29,7 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Mongo, translate_errors, utcnow
 from shared.runtime.outbox import Outbox
 from shared.runtime.secrets import Sealed, Vault
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 __all__ = [
     "COLLECTION",
@@ -112,15 +112,14 @@ class IntegrationRepository:
         self,
         workspace: str,
         show: Callable[[Integration], T],
+        paging: Paging,
         *,
         status: IntegrationStatus | None,
         provider: str | None,
         user: str | None,
         terms: Sequence[str] = (),
-        limit: int,
-        cursor: str | None,
     ) -> Page[T]:
-        """Return a page of a workspace's integrations, newest first; `show` makes an item of each.
+        """Return a page of a workspace's integrations; `show` makes an item of each.
 
         Status, provider, user and terms (all of them) select some. `show` gets neither credential nor pending
         events. With terms, a page may have fewer than `limit` items: see `paging.page`. Raises `Malformed` if
@@ -146,8 +145,7 @@ class IntegrationRepository:
             self._collection,
             query,
             lambda document: show(Integration.from_document(document)),
-            limit=limit,
-            cursor=cursor,
+            paging,
             fields=_LIST_PROJECTION,
             matches=matches,
         )

@@ -21,7 +21,7 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Index, translate_errors, utcnow
 from shared.runtime.records import Record, stored_null
 from shared.runtime.retry import Backoff
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 JobStatus = Literal["running", "done", "cancelled", "failed"]
 
@@ -224,7 +224,7 @@ class Jobs(Generic[J]):
             raise NotFound("no such job")
         return self._type.from_document(document)
 
-    async def page(self, workspace: str, *, limit: int, cursor: str | None, **equal: str | None) -> Page[J]:
+    async def page(self, workspace: str, paging: Paging, **equal: str | None) -> Page[J]:
         """Return a page of a workspace's jobs, newest first and as `read` returns them.
 
         `equal` has values that fields must have; None matches everything. Raises `Malformed`.
@@ -234,8 +234,7 @@ class Jobs(Generic[J]):
             self._collection,
             {"workspace": workspace, **query},
             self._type.from_document,
-            limit=limit,
-            cursor=cursor,
+            paging,
             fields=self._shown,
         )
 

@@ -18,7 +18,7 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.records import Record
 from shared.runtime.retry import Backoff
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "workspaces"
 DELETIONS: Final = "workspace_deletions"
@@ -123,14 +123,13 @@ class Workspaces:
             raise NotFound("no such workspace")
         return WorkspaceRecord.from_document(document)
 
-    async def page(self, show: Callable[[WorkspaceRecord], T], *, limit: int, cursor: str | None) -> Page[T]:
+    async def page(self, show: Callable[[WorkspaceRecord], T], paging: Paging) -> Page[T]:
         """Return one page of the workspaces, newest first; see `paging.page`."""
         return await page(
             self._workspaces,
             {"is_listed": True},
             lambda document: show(WorkspaceRecord.from_document(document)),
-            limit=limit,
-            cursor=cursor,
+            paging,
         )
 
     async def rename(self, workspace: str, name: str) -> WorkspaceRecord:

@@ -17,6 +17,7 @@ from services.importer.publish.broker_memory import BrokerMemory
 from shared.contracts.errors import Conflict, OverLimit, RetryLater
 from shared.runtime.jobs import JobFailed, StepResult
 from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.web.paging import Paging
 from tests.importer.import_places import RUNNING, ImportPlace, run_with
 from tests.support.backends import Store
 
@@ -47,7 +48,7 @@ def test_the_twenty_first_waiting_import_is_refused_with_the_fix(store: Store, t
         other = await places[0].uploaded("other")
         created = await places[0].imports.create("other", other.id)
         assert await places[0].imports.may_run(created)
-        [newest] = (await places[1].imports.page("w", limit=1, cursor=None)).items
+        [newest] = (await places[1].imports.page("w", Paging(1))).items
         await places[1].imports.cancel("w", newest.id)
         await places[1].imports.create("w", upload.id)  # a place is free
 
@@ -175,7 +176,7 @@ def test_a_daily_import_goes_on_tomorrow_whatever_has_ended_this_one(store: Stor
             with pytest.raises(type(error)):
                 await steps.run(job)
             others = [
-                item for item in (await place.imports.page(workspace, limit=9, cursor=None)).items
+                item for item in (await place.imports.page(workspace, Paging(9))).items
                 if item.id != job.id
             ]  # fmt: skip
             assert len(others) == repeats, (error, fields)

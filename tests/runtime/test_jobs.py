@@ -16,6 +16,7 @@ from shared.contracts.errors import Conflict, NotFound, RetryLater
 from shared.runtime.jobs import JOB_INDEXES, Job, JobFailed, Jobs, JobWorker, StepResult
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Collection, utcnow
+from shared.runtime.web.paging import Paging
 from tests.support.backends import Store
 
 JOBS = "jobs"
@@ -102,7 +103,7 @@ async def test_a_job_goes_on_step_by_step_to_its_end(store: Store) -> None:
         assert stored["error"] is None
         with pytest.raises(NotFound):
             await jobs.read("another", job.id)
-        assert [item.id for item in (await jobs.page("w", limit=5, cursor=None)).items] == [job.id]
+        assert [item.id for item in (await jobs.page("w", Paging(5))).items] == [job.id]
 
 
 async def _run_and_die(uri: str) -> None:
@@ -247,7 +248,7 @@ async def test_large_fields_are_shown_to_steps_only(store: Store) -> None:
         job = await jobs.start(new_job())
         async with working(jobs, step):
             assert (await ended(jobs, job)).origin == ""
-        listed = await jobs.page("w", limit=1, cursor=None)
+        listed = await jobs.page("w", Paging(1))
         assert (listed.items[0].id, listed.items[0].origin) == (job.id, "")
         assert seen == ["slack"]
 

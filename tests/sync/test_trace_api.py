@@ -102,6 +102,9 @@ def test_a_list_selects_by_mapping_state_and_time(hub: Hub, database: Any) -> No
     assert listed(hub, f"{of_mapping}&state=unknown") == []
     since = quote(rfc3339(now + timedelta(seconds=4)))
     assert set(listed(hub, f"{of_mapping}&since={since}&limit=1")) == {ids[8], ids[9]}
+    assert listed(hub, f"{of_mapping}&order=oldest&limit=3") == listed(hub, of_mapping)[::-1]
+    early = listed(hub, f"{of_mapping}&order=oldest&until={since}&limit=3")
+    assert (set(early), early) == (set(ids[:8]), listed(hub, f"{of_mapping}&until={since}")[::-1])
     every = listed(hub, "limit=4")
     assert every[0] == of_other
     assert set(ids) < set(every)
@@ -128,6 +131,6 @@ def test_what_is_not_found_or_malformed(hub: Hub, database: Any) -> None:
     for missing in ("map_foreign", "map_nothing"):
         hub.call("GET", f"{PATH}?mapping_id={missing}", expect=404)
     assert foreign.id not in listed(hub, "limit=500")
-    for query in ("state=open", "since=yesterday", "limit=0"):
+    for query in ("state=open", "since=yesterday", "limit=0", "order=name"):
         hub.call("GET", f"{PATH}?{query}", expect=422)
     hub.call("GET", f"{PATH}?cursor=x", expect=400)

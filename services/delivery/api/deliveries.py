@@ -11,7 +11,7 @@ from services.delivery.engine.waiting_reasons import WaitingReasons
 from services.delivery.log.key_search import DeliveryQuery
 from services.delivery.log.search import DeliverySearch
 from services.delivery.model.delivery_status import DeliveryStatus
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Cursor, Limit, Order, Page
 from shared.runtime.web.routes import Routes
 
 
@@ -48,8 +48,9 @@ class DeliveriesApi:
         until: UtcTime | None = None,
         limit: Limit = 50,
         cursor: Cursor = None,
+        order: Order = "newest",
     ) -> Page[DeliveryOut]:
-        """List the delivery log, newest first.
+        """List the delivery log.
 
         With `event_type` or `error`, a page may have fewer items than `limit`, or none, before the last one:
         go on until `next_cursor` is null.
@@ -65,7 +66,9 @@ class DeliveriesApi:
             since=since,
             until=until,
         )
-        results = await self._deliveries.page(query, limit=limit, cursor=cursor)
+        results = await self._deliveries.page(
+            query, limit=limit, cursor=cursor, oldest_first=order == "oldest"
+        )
         waiting = await self._reasons.of(results.items, key.workspace)
         return Page[DeliveryOut](
             items=[DeliveryOut.of(delivery, waiting.get(delivery.id)) for delivery in results.items],

@@ -37,7 +37,7 @@ from services.delivery.log.search import DeliverySearch
 from services.delivery.model.delivery_status import ENDED, WAITING
 from shared.contracts.errors import Conflict, NotFound
 from shared.runtime.web.access import ApiKey
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Cursor, Limit, Order, Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 _DEAD_LETTER: Final = "dead_letter"
@@ -127,10 +127,10 @@ class RecoveryApi:
         )
 
     async def list_jobs(
-        self, key: Reader, webhook_id: FilterQuery = None, limit: Limit = 50, cursor: Cursor = None
+        self, key: Reader, paging: PagingQuery, webhook_id: FilterQuery = None
     ) -> Page[JobOut]:
         """List the workspace's jobs of the last 30 days, newest first."""
-        jobs = await self._jobs.page(key.workspace, webhook_id, limit=limit, cursor=cursor)
+        jobs = await self._jobs.page(key.workspace, webhook_id, paging)
         return Page[JobOut](items=[JobOut.of(job) for job in jobs.items], next_cursor=jobs.next_cursor)
 
     async def read_job(self, job_id: str, key: Reader) -> JobOut:
@@ -153,6 +153,7 @@ class RecoveryApi:
         error: FilterQuery = None,
         limit: Limit = 50,
         cursor: Cursor = None,
+        order: Order = "newest",
     ) -> Page[DeadLetterOut]:
         """List dead letters, newest first; `error` is the error class of the last attempt.
 
@@ -168,7 +169,9 @@ class RecoveryApi:
             since=since,
             until=until,
         )
-        results = await self._deliveries.page(query, limit=limit, cursor=cursor, last_attempt=True)
+        results = await self._deliveries.page(
+            query, limit=limit, cursor=cursor, oldest_first=order == "oldest", last_attempt=True
+        )
         return Page[DeadLetterOut](
             items=[DeadLetterOut.of(delivery) for delivery in results.items], next_cursor=results.next_cursor
         )

@@ -47,7 +47,7 @@ from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.mongo import utcnow
 from shared.runtime.secret_rotations import PUBLISH_TIMEOUT_S, rotation_record
 from shared.runtime.web.access import ApiKey
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 from shared.webhooks.formats import render_body
 from shared.webhooks.signatures import SigningProfile, new_secret, public_key, signing_key
@@ -162,12 +162,11 @@ class WebhooksApi:
     async def list_webhooks(
         self,
         key: CustomerReader,
+        paging: PagingQuery,
         name: NameFilter = "",
         url: UrlFilter = "",
         metadata: MetadataFilter = None,
         customer: CustomerFilter = None,
-        limit: Limit = 50,
-        cursor: Cursor = None,
     ) -> Page[WebhookOut]:
         """List the workspace's outgoing webhooks, newest first, or those that `name` and others select.
 
@@ -176,7 +175,7 @@ class WebhooksApi:
         """
         criteria = WebhookCriteria(name, url, dict(item.split(":", 1) for item in metadata or ()))
         records = await self._repository.list_page(
-            key.workspace, criteria, customer=customer_of(key) or customer, limit=limit, cursor=cursor
+            key.workspace, criteria, paging, customer=customer_of(key) or customer
         )
         health = await self._endpoint_health.by_webhook([record.id for record in records.items])
         return Page[WebhookOut](

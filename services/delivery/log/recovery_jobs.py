@@ -16,7 +16,7 @@ from shared.runtime.jobs import JOB_INDEXES, Job, Jobs
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Index, Mongo, utcnow
 from shared.runtime.records import stored_null
-from shared.runtime.web.paging import Page
+from shared.runtime.web.paging import Page, Paging
 
 JOBS: Final = "delivery_jobs"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {JOBS: JOB_INDEXES}
@@ -128,11 +128,9 @@ class RecoveryJobs:
         """Return a job. Raises `NotFound`."""
         return await self.jobs.read(workspace, job_id)
 
-    async def page(
-        self, workspace: str, webhook_id: str | None, *, limit: int, cursor: str | None
-    ) -> Page[RecoveryJob]:
+    async def page(self, workspace: str, webhook_id: str | None, paging: Paging) -> Page[RecoveryJob]:
         """Return a page of a workspace's jobs, newest first. Raises `Malformed`."""
-        return await self.jobs.page(workspace, limit=limit, cursor=cursor, webhook_id=webhook_id)
+        return await self.jobs.page(workspace, paging, webhook_id=webhook_id)
 
     async def _check_webhook(self, kind: JobKind, workspace: str, webhook_id: str) -> int | None:
         """Check that the webhook can be sent to; return the number of a replay, None for other jobs.

@@ -67,9 +67,15 @@ class DeliverySearch:
         return None if document is None else Delivery.from_document(document)
 
     async def page(
-        self, query: DeliveryQuery, *, limit: int, cursor: str | None, last_attempt: bool = False
+        self,
+        query: DeliveryQuery,
+        *,
+        limit: int,
+        cursor: str | None,
+        oldest_first: bool = False,
+        last_attempt: bool = False,
     ) -> Page[Delivery]:
-        """Return one page of the log, newest first, without bodies and attempts.
+        """Return one page of the log, in its order, without bodies and attempts.
 
         With `last_attempt`, each delivery has its last attempt. Raises `Malformed` if the cursor is invalid.
         """
@@ -81,6 +87,7 @@ class DeliverySearch:
             Delivery.from_document,
             limit=limit,
             cursor=cursor,
+            oldest_first=oldest_first,
             fields=fields,
             log_gaps=self._gaps,
             counts=self._statistics.entry_counts(query.workspace, query.webhook_id, undelivered=undelivered),
@@ -210,11 +217,12 @@ async def page(
     *,
     limit: int,
     cursor: str | None,
+    oldest_first: bool = False,
     fields: Mapping[str, Any] | None = None,
     log_gaps: LogGaps | None = None,
     counts: EntryCounts | None = None,
 ) -> Page[T]:
-    """Return one page of the log, newest first; `convert` makes its items.
+    """Return one page of the log, in its order; `convert` makes its items.
 
     A page of an event type or an error may have fewer items than `limit`, or none, and a next one. Raises
     `Malformed` if the cursor is invalid, `DatabaseUnavailable`.
@@ -225,6 +233,7 @@ async def page(
         query,
         limit=limit + 1,
         after=after,
+        oldest_first=oldest_first,
         max_examined=MAX_EXAMINED if limit >= _LARGE_PAGE else MAX_PAGE_EXAMINED,
         log_gaps=log_gaps,
         counts=counts,

@@ -22,7 +22,7 @@ from shared.runtime.record_secrets import StoredSecret
 from shared.runtime.records import Record, StoredPart, stored_null
 from shared.runtime.secrets import Sealed
 from shared.runtime.snapshot import Snapshot
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 from shared.webhooks.formats import BodyFormat
 from shared.webhooks.signatures import SigningProfile
 
@@ -225,10 +225,9 @@ class WebhookRepository:
         self,
         workspace: str,
         criteria: WebhookCriteria,
+        paging: Paging,
         *,
         customer: str | None = None,
-        limit: int,
-        cursor: str | None,
     ) -> Page[WebhookRecord]:
         """Return a page of a workspace's, or a customer's, webhooks that meet all criteria, newest first.
 
@@ -239,8 +238,7 @@ class WebhookRepository:
             self._collection,
             _owned_by(workspace, customer),
             WebhookRecord.from_document,
-            limit=limit,
-            cursor=cursor,
+            paging,
             matches=None if criteria == WebhookCriteria() else criteria.matches,
         )
 

@@ -21,7 +21,7 @@ from shared.runtime.web.api_keys import (
     Scope,
     generate_key,
 )
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.problems import to_utc
 from shared.runtime.web.routes import Routes
 
@@ -130,9 +130,9 @@ class ApiKeysApi:
         await self._keyring.snapshot.announce(record.id)
         return ApiKeyOut.of(record).model_copy(update={"key": secret})
 
-    async def list_keys(self, key: Admin, limit: Limit = 50, cursor: Cursor = None) -> Page[ApiKeyOut]:
+    async def list_keys(self, key: Admin, paging: PagingQuery) -> Page[ApiKeyOut]:
         """List the workspace's keys, newest first, without the keys themselves."""
-        return await self._keys.page(key.workspace, ApiKeyOut.of, limit=limit, cursor=cursor)
+        return await self._keys.page(key.workspace, ApiKeyOut.of, paging)
 
     async def revoke_key(self, key_id: str, key: Admin) -> Response:
         """Revoke a key. From now on no service accepts it."""

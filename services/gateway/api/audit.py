@@ -3,17 +3,15 @@
 from typing import Annotated, Self
 
 from fastapi import Depends, FastAPI, Query
-from pydantic import AfterValidator, AwareDatetime, BaseModel
+from pydantic import BaseModel
 
 from shared.contracts.envelope import rfc3339
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.audit_entries import AuditEntries, AuditEntry, search_terms
-from shared.runtime.web.paging import Cursor, Limit, Page
-from shared.runtime.web.problems import to_utc
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
-UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
 
 
 class AuditActorOut(BaseModel):
@@ -91,10 +89,7 @@ class AuditApi:
     async def list_entries(
         self,
         key: Admin,
-        limit: Limit = 50,
-        cursor: Cursor = None,
-        since: Annotated[UtcTime | None, Query(description="The earliest time.")] = None,
-        until: Annotated[UtcTime | None, Query(description="The first time that is too late.")] = None,
+        paging: PagingQuery,
         actor: Annotated[
             str | None, Query(max_length=200, description="An API key's id, a user, or a service.")
         ] = None,
@@ -109,9 +104,6 @@ class AuditApi:
         return await self._entries.page(
             key.workspace,
             AuditEntryOut.of,
+            paging,
             terms=search_terms(actors=[actor], resources=[resource], service=service),
-            since=since,
-            until=until,
-            limit=limit,
-            cursor=cursor,
         )

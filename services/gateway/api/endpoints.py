@@ -40,7 +40,7 @@ from shared.manifests.registry import Registry
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 _NULLABLE: Final = frozenset({"channel_id", "body_limit", "dedupe_window_s", "public_url", "source"})
@@ -149,9 +149,9 @@ class EndpointsApi:
         await self._endpoints.insert(record)
         return self._endpoint_out(record)
 
-    async def list_all(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[EndpointOut]:
+    async def list_all(self, key: Reader, paging: PagingQuery) -> Page[EndpointOut]:
         """List the workspace's endpoints, newest first."""
-        records = await self._repository.list_page(key.workspace, limit=limit, cursor=cursor)
+        records = await self._repository.list_page(key.workspace, paging)
         return Page(
             items=[self._endpoint_out(record) for record in records.items], next_cursor=records.next_cursor
         )

@@ -19,7 +19,7 @@ from shared.runtime.kafka.producer import Producer, RecordPosition, event_record
 from shared.runtime.kafka.reader import read_record
 from shared.runtime.settings import KafkaSettings
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 from shared.wire.tracing import child_traceparent
 
@@ -57,15 +57,13 @@ class ExecutionsApi:
         add("/{execution_id}/payload", self.payload, methods=["GET"])
         add("/{execution_id}/replay", self.replay, methods=["POST"], status_code=202)
 
-    async def list_all(
-        self, endpoint_id: str, key: Reader, limit: Limit = 50, cursor: Cursor = None
-    ) -> Page[ExecutionOut]:
+    async def list_all(self, endpoint_id: str, key: Reader, paging: PagingQuery) -> Page[ExecutionOut]:
         """List the requests to an endpoint, newest first. A new one appears after about half a second.
 
         With the id of an integration, list the requests to the app webhook that had events of its account.
         """
         await self._check(endpoint_id, key)
-        records = await self._executions.list_page(endpoint_id, limit=limit, cursor=cursor)
+        records = await self._executions.list_page(endpoint_id, paging)
         return Page(
             items=[ExecutionOut.of(record) for record in records.items], next_cursor=records.next_cursor
         )

@@ -18,7 +18,7 @@ from shared.contracts.ids import new_endpoint_id
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 from shared.webhooks.incoming import INCOMING_PROVIDER
 
@@ -151,11 +151,9 @@ class IncomingWebhooksApi:
         await self._endpoints.insert(record)
         return IncomingWebhookOut.of(record, token=token, url=self._url(token))
 
-    async def list_incoming(
-        self, key: Reader, limit: Limit = 50, cursor: Cursor = None
-    ) -> Page[IncomingWebhookOut]:
+    async def list_incoming(self, key: Reader, paging: PagingQuery) -> Page[IncomingWebhookOut]:
         """List the workspace's incoming webhooks, newest first."""
-        records = await self._repository.list_incoming_page(key.workspace, limit=limit, cursor=cursor)
+        records = await self._repository.list_incoming_page(key.workspace, paging)
         return Page(
             items=[IncomingWebhookOut.of(record) for record in records.items],
             next_cursor=records.next_cursor,

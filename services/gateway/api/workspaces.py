@@ -13,7 +13,7 @@ from shared.contracts.errors import Conflict, Forbidden
 from shared.contracts.ids import WorkspaceId
 from shared.runtime.web.access import ApiKey, Keyring, requires
 from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, generate_key
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 from shared.runtime.workspaces import WorkspaceRecord, Workspaces, WorkspaceStatus
 
@@ -127,12 +127,10 @@ class WorkspacesApi:
         _, secret = await self._new_key(record.id, _FIRST_KEY)
         return WorkspaceOut.of(record).model_copy(update={"key": secret})
 
-    async def list_workspaces(
-        self, key: Admin, limit: Limit = 50, cursor: Cursor = None
-    ) -> Page[WorkspaceOut]:
+    async def list_workspaces(self, key: Admin, paging: PagingQuery) -> Page[WorkspaceOut]:
         """List the workspaces, newest first."""
         self._check_operator(key)
-        return await self._workspaces.page(WorkspaceOut.of, limit=limit, cursor=cursor)
+        return await self._workspaces.page(WorkspaceOut.of, paging)
 
     async def read_workspace(self, workspace_id: str, key: Admin) -> WorkspaceOut:
         """Return one workspace."""

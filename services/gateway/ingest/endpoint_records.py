@@ -33,7 +33,7 @@ from shared.runtime.record_secrets import StoredSecret
 from shared.runtime.records import Record, stored_null
 from shared.runtime.secrets import Sealed
 from shared.runtime.snapshot import Snapshot
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 from shared.webhooks.incoming import INCOMING_PROVIDER
 
 T = TypeVar("T")
@@ -223,26 +223,22 @@ class EndpointRepository:
         """Raise `NotFound` if the workspace has no such endpoint of either kind."""
         await self._find(endpoint_id, workspace)
 
-    async def list_page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[ProviderEndpoint]:
+    async def list_page(self, workspace: str, paging: Paging) -> Page[ProviderEndpoint]:
         """Return a page of a workspace's endpoints, newest first. Raises `Malformed` for a wrong cursor."""
         return await page(
             self._collection,
             _of_workspace(workspace, ProviderEndpoint),
             ProviderEndpoint.from_document,
-            limit=limit,
-            cursor=cursor,
+            paging,
         )
 
-    async def list_incoming_page(
-        self, workspace: str, *, limit: int, cursor: str | None
-    ) -> Page[IncomingWebhook]:
+    async def list_incoming_page(self, workspace: str, paging: Paging) -> Page[IncomingWebhook]:
         """Return a page of a workspace's incoming webhooks, newest first. Raises as `list_page`."""
         return await page(
             self._collection,
             _of_workspace(workspace, IncomingWebhook),
             IncomingWebhook.from_document,
-            limit=limit,
-            cursor=cursor,
+            paging,
         )
 
     async def newest(self, workspace: str, limit: int) -> list[ProviderEndpoint]:

@@ -11,7 +11,7 @@ from shared.contracts.ids import ExecutionId
 from shared.runtime.kafka.producer import RecordPosition
 from shared.runtime.mongo import Document, Index, Mongo, translate_errors
 from shared.runtime.records import Record
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "webhook_executions"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -73,10 +73,10 @@ class ExecutionRepository:
         with translate_errors():
             await self._collection.insert_many([record.document() for record in records], ordered=False)
 
-    async def list_page(self, endpoint_id: str, *, limit: int, cursor: str | None) -> Page[ExecutionRecord]:
+    async def list_page(self, endpoint_id: str, paging: Paging) -> Page[ExecutionRecord]:
         """Return a page of an endpoint's executions, newest first. Raises `Malformed` for a wrong cursor."""
         query = {"endpoint_id": endpoint_id}
-        return await page(self._collection, query, ExecutionRecord.from_document, limit=limit, cursor=cursor)
+        return await page(self._collection, query, ExecutionRecord.from_document, paging)
 
     async def find(self, endpoint_id: str, execution_id: str) -> ExecutionRecord:
         """Return one execution of an endpoint. Raises `NotFound`."""

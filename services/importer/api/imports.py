@@ -31,7 +31,7 @@ from services.importer.store.issues import Issues
 from shared.contracts.errors import Invalid, OverLimit
 from shared.manifests.history_types import ConversationKind
 from shared.runtime.limits import WorkspaceLimits
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Cursor, Limit, Page, PagingQuery
 from shared.runtime.web.problems import field_errors
 from shared.runtime.web.routes import Routes
 from shared.runtime.web.versions import IfMatch, check_version, expected_version
@@ -92,9 +92,9 @@ class ImportsApi:
         """Create the import of an upload. It is `ready` for its plan when its contents are read."""
         return self._out(await self._imports.create(key.workspace, body.upload_id))
 
-    async def list_all(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[ImportOut]:
+    async def list_all(self, key: Reader, paging: PagingQuery) -> Page[ImportOut]:
         """List the workspace's imports, newest first."""
-        found = await self._imports.page(key.workspace, limit=limit, cursor=cursor)
+        found = await self._imports.page(key.workspace, paging)
         return Page(items=[self._out(job) for job in found.items], next_cursor=found.next_cursor)
 
     async def read(self, import_id: str, key: Reader) -> ImportOut:

@@ -13,7 +13,7 @@ from services.importer.uploads.records import Upload, Uploads
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Malformed, TooLarge
 from shared.contracts.routes import UPLOADS_PATH
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 _TUS: Final = {"Tus-Resumable": tus.VERSION}
@@ -86,9 +86,9 @@ class UploadsApi:
         headers = {**_headers(upload, 0), "Location": f"{self._public_base}{UPLOADS_PATH}/{upload.id}"}
         return Response(status_code=201, headers=headers)
 
-    async def list_all(self, key: Reader, limit: Limit = 50, cursor: Cursor = None) -> Page[UploadOut]:
+    async def list_all(self, key: Reader, paging: PagingQuery) -> Page[UploadOut]:
         """List the workspace's uploads, newest first."""
-        found = await self._uploads.page(key.workspace, limit=limit, cursor=cursor)
+        found = await self._uploads.page(key.workspace, paging)
         return Page(items=[self._out(upload) for upload in found.items], next_cursor=found.next_cursor)
 
     async def read(self, upload_id: str, key: Reader) -> UploadOut:

@@ -15,7 +15,7 @@ from shared.contracts.errors import Conflict, NotFound, OverLimit
 from shared.contracts.ids import derive
 from shared.runtime.jobs import Jobs
 from shared.runtime.mongo import Mongo, translate_errors, utcnow
-from shared.runtime.web.paging import Page
+from shared.runtime.web.paging import Page, Paging
 
 _WAITING: Final = 20
 """Imports of a workspace that may wait for their turn, or for a person."""
@@ -139,9 +139,9 @@ class Imports:
             raise NotFound("no such import")
         return Plan.model_validate(document["plan"]), document.get("plan_version", 1)
 
-    async def page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[ImportJob]:
+    async def page(self, workspace: str, paging: Paging) -> Page[ImportJob]:
         """Return a page of a workspace's imports, newest first. Raises `Malformed`."""
-        return await self.jobs.page(workspace, limit=limit, cursor=cursor)
+        return await self.jobs.page(workspace, paging)
 
     # What people do
 

@@ -11,7 +11,7 @@ from services.importer.uploads.folder import UploadFolder
 from shared.contracts.errors import Conflict, NotFound
 from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
 from shared.runtime.records import Record
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "uploads"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -84,11 +84,9 @@ class Uploads:
             raise NotFound("no such upload: it was deleted, or has expired")
         return Upload.from_document(document)
 
-    async def page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[Upload]:
+    async def page(self, workspace: str, paging: Paging) -> Page[Upload]:
         """Return a page of a workspace's uploads, newest first. Raises `Malformed`."""
-        return await page(
-            self._collection, {"workspace": workspace}, Upload.from_document, limit=limit, cursor=cursor
-        )
+        return await page(self._collection, {"workspace": workspace}, Upload.from_document, paging)
 
     async def delete(self, upload_id: str, workspace: str) -> None:
         """Delete an upload and its file. Raises `NotFound`."""

@@ -37,7 +37,7 @@ from shared.manifests.connector import Connector
 from shared.manifests.provider_response import ProviderRejected
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 from shared.wire.provider_http import ProviderRequest
 from shared.wire.redaction import redact
@@ -127,6 +127,7 @@ class IntegrationsApi:
     async def list_all(
         self,
         key: Reader,
+        paging: PagingQuery,
         status: IntegrationStatus | None = None,
         provider: Annotated[str | None, Query(max_length=40)] = None,
         user: Annotated[
@@ -140,8 +141,6 @@ class IntegrationsApi:
             list[Annotated[str, Field(max_length=541, pattern=r"^[A-Za-z0-9_-]{1,40}:")]] | None,
             Query(max_length=5, description="`name:value`: integrations with this value in their metadata."),
         ] = None,
-        limit: Limit = 50,
-        cursor: Cursor = None,
     ) -> Page[IntegrationOut]:
         """List the integrations of the workspace, newest first.
 
@@ -153,12 +152,11 @@ class IntegrationsApi:
         return await self._integrations.page_of(
             key.workspace,
             self._out,
+            paging,
             status=status,
             provider=provider,
             user=user,
             terms=[*terms, *search_terms(tag or (), {})],
-            limit=limit,
-            cursor=cursor,
         )
 
     async def read(self, integration_id: str, key: Reader) -> IntegrationOut:

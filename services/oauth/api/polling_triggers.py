@@ -24,7 +24,7 @@ from shared.manifests.field_validation import validate_fields
 from shared.manifests.scopes import missing_scopes
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
@@ -78,11 +78,9 @@ class PollingTriggersApi:
         await self._triggers.insert(trigger)
         return polling_trigger_out(trigger)
 
-    async def list_all(
-        self, key: Reader, limit: Limit = 50, cursor: Cursor = None
-    ) -> Page[PollingTriggerOut]:
+    async def list_all(self, key: Reader, paging: PagingQuery) -> Page[PollingTriggerOut]:
         """List the workspace's polling triggers, newest first."""
-        found = await self._triggers.list_page(key.workspace, limit=limit, cursor=cursor)
+        found = await self._triggers.list_page(key.workspace, paging)
         return Page(items=[polling_trigger_out(item) for item in found.items], next_cursor=found.next_cursor)
 
     async def read(self, polling_trigger_id: str, key: Reader) -> PollingTriggerOut:

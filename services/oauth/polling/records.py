@@ -21,7 +21,7 @@ from shared.runtime.due_work import OPEN, DueRecord, DueWork, claimed_query
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.quotas import Quota
 from shared.runtime.records import stored_null
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "polling_triggers"
 LOCKS: Final = "polling_locks"
@@ -104,14 +104,13 @@ class PollingTriggerRepository:
             document = await self._collection.find_one({"_id": trigger_id, **_of_workspace(workspace)})
         return _existing(document)
 
-    async def list_page(self, workspace: str, *, limit: int, cursor: str | None) -> Page[PollingTrigger]:
+    async def list_page(self, workspace: str, paging: Paging) -> Page[PollingTrigger]:
         """Return a page of a workspace's polling triggers, newest first. Raises `Malformed`."""
         return await page(
             self._collection,
             _of_workspace(workspace),
             PollingTrigger.from_document,
-            limit=limit,
-            cursor=cursor,
+            paging,
         )
 
     async def insert(self, trigger: PollingTrigger) -> None:

@@ -10,7 +10,7 @@ from services.sync.conflict_resolution import Choice, ConflictResolution
 from services.sync.model.conflict import Conflict, ConflictState
 from services.sync.store.conflicts import Conflicts
 from shared.contracts.envelope import rfc3339
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 
@@ -57,19 +57,16 @@ class ConflictsApi:
     async def list_all(
         self,
         key: Reader,
+        paging: PagingQuery,
         mapping_id: Annotated[str | None, Query(max_length=100)] = None,
         state: ConflictState | None = None,
-        limit: Limit = 50,
-        cursor: Cursor = None,
     ) -> Page[ConflictOut]:
         """List the workspace's conflicts, newest first.
 
         With filters, a page may have fewer items than `limit`, or none; the list ends where `next_cursor` is
         null.
         """
-        found = await self._conflicts.list_page(
-            key.workspace, mapping_id=mapping_id, state=state, limit=limit, cursor=cursor
-        )
+        found = await self._conflicts.list_page(key.workspace, paging, mapping_id=mapping_id, state=state)
         return Page(items=[_out(item) for item in found.items], next_cursor=found.next_cursor)
 
     async def resolve(self, conflict_id: str, body: ConflictResolve, key: Writer) -> ConflictOut:

@@ -31,7 +31,7 @@ from shared.connections.channel_accounts import ChannelAccounts
 from shared.contracts.errors import OverLimit
 from shared.contracts.ids import new_mapping_id
 from shared.runtime.mongo import utcnow
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 
@@ -94,6 +94,7 @@ class MappingsApi:
     async def list_all(
         self,
         key: Reader,
+        paging: PagingQuery,
         status: MappingStatus | None = None,
         provider: Annotated[
             str | None, Query(max_length=100, description="Only mappings with a leg of this provider.")
@@ -101,8 +102,6 @@ class MappingsApi:
         conversation: Annotated[
             str | None, Query(max_length=256, description="Only mappings with a leg of this conversation.")
         ] = None,
-        limit: Limit = 50,
-        cursor: Cursor = None,
     ) -> Page[MappingOut]:
         """List the workspace's mappings, newest first.
 
@@ -110,7 +109,7 @@ class MappingsApi:
         `limit`, or none; the list ends where `next_cursor` is null.
         """
         criteria = MappingCriteria(status, provider, conversation)
-        found = await self._mappings.list_page(key.workspace, criteria, limit=limit, cursor=cursor)
+        found = await self._mappings.list_page(key.workspace, criteria, paging)
         return Page(items=await self._all_out(found.items), next_cursor=found.next_cursor)
 
     async def preview(self, body: MappingCreate, key: Writer) -> MappingPreviewOut:

@@ -13,7 +13,7 @@ from services.sync.store.people_links import PersonLinkRepository
 from shared.connections.integration_record import Integration
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import FieldError, Invalid
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 _UNVERIFIED = "the provider shows no verified address of this person: link the person with how: manual"
@@ -94,12 +94,11 @@ class PeopleLinksApi:
     async def list_all(
         self,
         key: Reader,
+        paging: PagingQuery,
         provider: Annotated[str | None, Query(max_length=100)] = None,
         account: Annotated[str | None, Query(max_length=256)] = None,
         person_id: Annotated[str | None, Query(max_length=256)] = None,
         user_id: Annotated[str | None, Query(max_length=256)] = None,
-        limit: Limit = 50,
-        cursor: Cursor = None,
     ) -> Page[PersonLinkOut]:
         """List the workspace's links, newest first.
 
@@ -108,7 +107,7 @@ class PeopleLinksApi:
         """
         named = {"provider": provider, "account": account, "person_id": person_id, "user_id": user_id}
         criteria = {name: value for name, value in named.items() if value is not None}
-        found = await self._links.list_page(key.workspace, criteria, limit=limit, cursor=cursor)
+        found = await self._links.list_page(key.workspace, criteria, paging)
         return Page(items=[_out(item) for item in found.items], next_cursor=found.next_cursor)
 
     async def delete(self, person_link_id: str, key: Writer) -> Response:

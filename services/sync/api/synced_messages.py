@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.sync.api.fields import Reader, UtcTime, Writer
+from services.sync.api.fields import Reader, Writer
 from services.sync.api.synced_message_schemas import (
     SyncedMessageOut,
     TracedMessageOut,
@@ -16,7 +16,7 @@ from services.sync.message_control import MessageControl
 from services.sync.model.synced_message import TargetState
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import MessageCriteria, SyncedMessages
-from shared.runtime.web.paging import Cursor, Limit, Page
+from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 
@@ -53,23 +53,21 @@ class SyncedMessagesApi:
     async def list_all(
         self,
         key: Reader,
+        paging: PagingQuery,
         mapping_id: Annotated[str | None, Query(max_length=100)] = None,
         state: Annotated[
             TargetState | None, Query(description="Only messages that have this state at a target.")
         ] = None,
-        since: Annotated[UtcTime | None, Query(description="Only messages received from then on.")] = None,
-        limit: Limit = 50,
-        cursor: Cursor = None,
     ) -> Page[SyncedMessageOut]:
-        """List the workspace's messages, newest first; one message shows its trace too.
+        """List the workspace's messages by the time of their receipt; one message shows its trace too.
 
         With `state`, a page may have fewer items than `limit`, or none; the list ends where `next_cursor` is
         null.
         """
         if mapping_id is not None:
             await self._mappings.find(mapping_id, key.workspace)
-        criteria = MessageCriteria(mapping_id, state, since)
-        found = await self._messages.list_page(key.workspace, criteria, limit=limit, cursor=cursor)
+        criteria = MessageCriteria(mapping_id, state)
+        found = await self._messages.list_page(key.workspace, criteria, paging)
         return Page(items=[message_out(item) for item in found.items], next_cursor=found.next_cursor)
 
     async def read(self, synced_message_id: str, key: Reader) -> TracedMessageOut:

@@ -6,7 +6,7 @@ from typing import Final
 from services.sync.model.conflict import COLLECTION, Conflict, ConflictState
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import Document, Duplicate, Index, InsertOne, Mongo, translate_errors, utcnow
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
@@ -52,11 +52,10 @@ class Conflicts:
     async def list_page(
         self,
         workspace: str,
+        paging: Paging,
         *,
         mapping_id: str | None,
         state: ConflictState | None,
-        limit: int,
-        cursor: str | None,
     ) -> Page[Conflict]:
         """Return a page of a workspace's conflicts, newest first.
 
@@ -71,8 +70,7 @@ class Conflicts:
             self._collection,
             {"workspace": workspace},
             Conflict.from_document,
-            limit=limit,
-            cursor=cursor,
+            paging,
             matches=None if mapping_id is None and state is None else matches,
             examined=_EXAMINED,
         )

@@ -23,7 +23,7 @@ from shared.runtime.logs import Log
 from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, translate_errors, utcnow
 from shared.runtime.outbox import OUTBOX_INDEX, Outbox, PendingEvent
 from shared.runtime.quotas import Quota
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "sync_mappings"
 INDEXES: Final[Fields[str, tuple[Index, ...]]] = {
@@ -103,9 +103,7 @@ class MappingRepository:
             )
         return _existing(document)
 
-    async def list_page(
-        self, workspace: str, criteria: MappingCriteria, *, limit: int, cursor: str | None
-    ) -> Page[Mapping]:
+    async def list_page(self, workspace: str, criteria: MappingCriteria, paging: Paging) -> Page[Mapping]:
         """Return a page of a workspace's mappings that meet all criteria, newest first.
 
         With criteria, a page may have fewer than `limit` items: see `paging.page`. Raises `Malformed` if the
@@ -115,8 +113,7 @@ class MappingRepository:
             self._collection,
             _of_workspace(workspace),
             Mapping.from_document,
-            limit=limit,
-            cursor=cursor,
+            paging,
             matches=None if criteria == MappingCriteria() else criteria.matches,
         )
 

@@ -1,7 +1,7 @@
 """Synchronized messages and the links of their ids, as they are stored."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from shared.runtime.mongo import (
     translate_errors,
     utcnow,
 )
-from shared.runtime.web.paging import Page, decode_cursor, page
+from shared.runtime.web.paging import Page, Paging, decode_cursor, page
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     MESSAGES: (
@@ -59,7 +59,6 @@ class MessageCriteria:
 
     mapping_id: str | None = None
     state: TargetState | None = None
-    since: datetime | None = None
 
     def matches(self, document: Document) -> bool:
         """Return whether a target of a stored message has the state."""
@@ -125,41 +124,45 @@ class SyncedMessages:
         return SyncedMessage.from_document(document)
 
     async def list_page(
-        self, workspace: str, criteria: MessageCriteria, *, limit: int, cursor: str | None
+        self, workspace: str, criteria: MessageCriteria, paging: Paging
     ) -> Page[SyncedMessage]:
-        """Return a page of a workspace's messages that meet all criteria, newest first.
+        """Return a page of a workspace's messages that meet all criteria.
 
-        With a state, a page may have fewer than `limit` items: see `paging.page`. The caller checks that the
-        mapping is the workspace's. Raises `Malformed` if the cursor is invalid.
+        With a state, a page may have fewer items than its limit: see `paging.page`. The caller checks that
+        the mapping is the workspace's. Raises `Malformed` if the cursor is invalid.
         """
         query: Document = {"has_come": True}
         if criteria.mapping_id is None:
             query["workspace"] = workspace
         else:
             query["mapping_id"] = criteria.mapping_id
+        at = decode_cursor(paging.cursor)[0] if paging.cursor else None
         now = utcnow()
-        newest = decode_cursor(cursor)[0] if cursor else now
-        oldest = max(criteria.since or now - RETENTION, now - RETENTION)
+        since = max(paging.since or now - RETENTION, now - RETENTION)
+        until = min(paging.until, now + RETENTION) if paging.until else None
         span = _FIRST_SPAN
         while True:
             # The embedded database reads everything that matches before it applies a limit, so a page is
-            # looked for in the latest time first. With `$gte`, it leaves out what is equal.
-            low = newest - span if newest - oldest > span else oldest
-            query["received_at"] = {"$gt": low - _MILLISECOND}
-            if cursor:
-                query["received_at"]["$lt"] = newest + _MILLISECOND
+            # looked for in a short time first: behind the cursor, else at the end where the list begins.
+            low, high = since, until
+            if paging.order == "newest":
+                high = min(filter(None, (until, at and at + _MILLISECOND)), default=None)
+                low = max(since, (high or now) - span)
+            else:
+                low = max(since, at) if at else since
+                high = low + span if low + span < (until or now) else until
             found = await page(
                 self._messages,
                 query,
                 SyncedMessage.from_document,
-                limit=limit,
-                cursor=cursor,
+                replace(paging, since=low, until=high),
                 time_field="received_at",
                 fields=_NOT_LISTED,
                 matches=None if criteria.state is None else criteria.matches,
                 examined=_EXAMINED,
             )
-            if found.next_cursor is not None or low == oldest:
+            has_all = low <= since if paging.order == "newest" else high == until
+            if found.next_cursor is not None or has_all:
                 return found
             span *= _SPAN_GROWTH
 

@@ -9,7 +9,7 @@ from shared.connections.channel_accounts import AccountRef
 from shared.contracts.errors import NotFound
 from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
 from shared.runtime.quotas import Quota
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "people_links"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -59,7 +59,7 @@ class PersonLinkRepository:
         return found
 
     async def list_page(
-        self, workspace: str, criteria: Mapping[str, str], *, limit: int, cursor: str | None
+        self, workspace: str, criteria: Mapping[str, str], paging: Paging
     ) -> Page[PersonLink]:
         """Return a page of a workspace's links whose fields have the values of `criteria`, newest first.
 
@@ -74,8 +74,7 @@ class PersonLinkRepository:
             self._collection,
             {"workspace": workspace},
             PersonLink.from_document,
-            limit=limit,
-            cursor=cursor,
+            paging,
             matches=matches if criteria else None,
         )
 

@@ -19,7 +19,7 @@ from shared.runtime.mongo import TOMBSTONE_TTL_S, Duplicate, Index, Mongo, Updat
 from shared.runtime.quotas import Quota
 from shared.runtime.records import Record, StoredPart, stored_null
 from shared.runtime.snapshot import Snapshot
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 Scope = Literal[
     "events:write",
@@ -159,16 +159,13 @@ class ApiKeys:
         with translate_errors():
             await self._collection.insert_one(record.document())
 
-    async def page(
-        self, workspace: str, show: Callable[[ApiKeyRecord], T], *, limit: int, cursor: str | None
-    ) -> Page[T]:
+    async def page(self, workspace: str, show: Callable[[ApiKeyRecord], T], paging: Paging) -> Page[T]:
         """Return one page of the workspace's keys that are not revoked, newest first; see `paging.page`."""
         return await page(
             self._collection,
             {"workspace": workspace, "deleted_at": None},
             lambda document: show(ApiKeyRecord.from_document(document)),
-            limit=limit,
-            cursor=cursor,
+            paging,
         )
 
     async def revoke(self, workspace: str, key_id: str) -> bool:

@@ -14,7 +14,7 @@ from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.ids import AuditEntryId, WorkspaceId
 from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
 from shared.runtime.records import Record, StoredPart, stored_null
-from shared.runtime.web.paging import Page, page
+from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "audit_entries"
 INDEXES: Final = {
@@ -125,28 +125,19 @@ class AuditEntries:
         self,
         workspace: str,
         show: Callable[[AuditEntry], T],
+        paging: Paging,
         *,
         terms: Sequence[str],
-        since: datetime | None,
-        until: datetime | None,
-        limit: int,
-        cursor: str | None,
     ) -> Page[T]:
-        """Return one page of the workspace's entries that have all terms, newest first; see `paging.page`.
-
-        `since` is the earliest time, `until` the first one that is too late.
-        """
+        """Return one page of the workspace's entries that have all terms; see `paging.page`."""
         query: dict[str, Any] = {"workspace": workspace}
         if terms:
             query["terms"] = {"$all": list(terms)}
-        if period := {name: at for name, at in (("$gte", since), ("$lt", until)) if at}:
-            query["created_at"] = period
         return await page(
             self._collection,
             query,
             lambda document: show(AuditEntry.from_document(document)),
-            limit=limit,
-            cursor=cursor,
+            paging,
         )
 
     async def delete_all(self, workspace: str) -> None:

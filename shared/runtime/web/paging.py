@@ -1,25 +1,34 @@
-"""Lists in pages, newest first: `{"items": [...], "next_cursor": "..."|null}`."""
+"""Lists in pages, in the order of time: `{"items": [...], "next_cursor": "..."|null}`."""
 
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Generic, TypeVar
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import orjson
-from fastapi import Query
-from pydantic import BaseModel
+from fastapi import Depends, Query
+from pydantic import AfterValidator, AwareDatetime, BaseModel
 
 from shared.contracts.errors import Malformed
 from shared.runtime.mongo import Collection, Document, translate_errors
+from shared.runtime.web.problems import to_utc
 
 T = TypeVar("T")
 
 _BATCH: Final = 500
 _MAX_BATCHES: Final = 4
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 Limit = Annotated[int, Query(ge=1, le=500, description="The maximum number of items.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the previous page.")]
+Order = Annotated[
+    Literal["newest", "oldest"], Query(description="Which come first. A cursor is valid for its order only.")
+]
+_Time = Annotated[AwareDatetime, AfterValidator(to_utc)]
+Since = Annotated[_Time | None, Query(description="The earliest time.")]
+Until = Annotated[_Time | None, Query(description="The first time that is too late.")]
 
 
 class Page(BaseModel, Generic[T]):
@@ -29,29 +38,54 @@ class Page(BaseModel, Generic[T]):
     next_cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page of a list is asked for. `since` is inclusive, `until` exclusive."""
+
+    limit: int = 50
+    cursor: str | None = None
+    order: Literal["newest", "oldest"] = "newest"
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def _paging(
+    limit: Limit = 50,
+    cursor: Cursor = None,
+    order: Order = "newest",
+    since: Since = None,
+    until: Until = None,
+) -> Paging:
+    return Paging(limit, cursor, order, since, until)
+
+
+PagingQuery = Annotated[Paging, Depends(_paging)]
+"""The parameters of a list in an API."""
+
+
 async def page(
     collection: Collection,
     query: Mapping[str, Any],
     show: Callable[[Document], T],
+    paging: Paging,
     *,
-    limit: int,
-    cursor: str | None,
     fields: Mapping[str, int] | None = None,
     matches: Callable[[Document], bool] | None = None,
     examined: int = _BATCH,
     time_field: str = "created_at",
 ) -> Page[T]:
-    """Return one page of the documents that match a query, newest first by `time_field` and `_id`.
+    """Return one page of the documents that match a query, in the order of `time_field` and `_id`.
 
     `show` makes an item of a document; `fields` is the projection of MongoDB. `matches` selects documents
     that the query cannot select by an index (ADR 0061). At most four times `examined` are examined for a page
-    then, so it may have fewer items than `limit`, or none, and a next page all the same. Raises `Malformed`
+    then, so it may have fewer items than the limit, or none, and a next page all the same. Raises `Malformed`
     if the cursor is invalid, and `DatabaseUnavailable`.
     """
-    position = decode_cursor(cursor) if cursor else None
+    position = decode_cursor(paging.cursor) if paging.cursor else None
+    limit = paging.limit
     batch, items = limit if matches is None else examined, list[T]()
     for _ in range(1 if matches is None else _MAX_BATCHES):
-        documents = await _read(collection, query, position, batch, fields, time_field)
+        documents = await _read(collection, query, position, batch, fields, time_field, paging)
         for index, document in enumerate(documents[:batch], start=1):
             if matches is None or matches(document):
                 items.append(show(document))
@@ -72,16 +106,27 @@ async def _read(
     limit: int,
     fields: Mapping[str, int] | None,
     time_field: str,
+    paging: Paging,
 ) -> list[Document]:
     """Return up to `limit` documents behind a position, and one more if there is one."""
+    is_newest_first = paging.order == "newest"
     page_query: dict[str, Any] = dict(query)
+    window: dict[str, datetime] = {}
+    if paging.since:  # with $gte, the embedded database leaves out the bound itself
+        window["$gt"] = paging.since - _MILLISECOND
+    if paging.until:
+        window["$lt"] = paging.until
+    if window:
+        page_query[time_field] = window
     if position:
         at, last_id = position
-        page_query["$or"] = [{time_field: {"$lt": at}}, {time_field: at, "_id": {"$lt": last_id}}]
+        behind = "$lt" if is_newest_first else "$gt"
+        page_query["$or"] = [{time_field: {behind: at}}, {time_field: at, "_id": {behind: last_id}}]
+    direction = -1 if is_newest_first else 1
     with translate_errors():
         return (
             await collection.find(page_query, fields)
-            .sort([(time_field, -1), ("_id", -1)])
+            .sort([(time_field, direction), ("_id", direction)])
             .limit(limit + 1)
             .to_list(limit + 1)
         )

@@ -1,0 +1,57 @@
+"""Lists in pages: in both orders, in a range of time, and with a condition that no index has."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bench.log import mongo_at
+from shared.contracts.errors import Malformed
+from shared.runtime.mongo import Collection
+from shared.runtime.web.paging import Paging, page
+from tests.support.backends import Store
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DOCUMENTS = [
+    {"_id": f"id_{number:02}", "workspace": "w", "created_at": START + timedelta(seconds=number // 2)}
+    for number in range(20)
+]
+"""Two of each second, so that cursors have to tell them apart."""
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+@pytest.mark.parametrize("has_condition", [False, True])
+def test_every_document_of_a_range_is_on_one_page(store: Store, order: str, has_condition: bool) -> None:
+    paging = Paging(
+        3,
+        order="newest" if order == "newest" else "oldest",
+        since=START + timedelta(seconds=2),
+        until=START + timedelta(seconds=8),
+    )
+
+    async def walk() -> list[str]:
+        mongo = mongo_at(store.uri())
+        collection: Collection = mongo.collection("listed")
+        await collection.insert_many(DOCUMENTS)
+        found: list[str] = []
+        cursor: str | None = None
+        while True:
+            part = await page(
+                collection,
+                {"workspace": "w"},
+                lambda document: str(document["_id"]),
+                Paging(paging.limit, cursor, paging.order, paging.since, paging.until),
+                matches=(lambda document: document["_id"] > "id_07") if has_condition else None,
+                examined=2,
+            )
+            found += part.items
+            cursor = part.next_cursor
+            if cursor is None:
+                break
+        with pytest.raises(Malformed):
+            await page(collection, {}, str, Paging(cursor="forged"))
+        mongo.close()
+        return found
+
+    expected = [f"id_{number:02}" for number in range(8 if has_condition else 4, 16)]
+    assert asyncio.run(walk()) == (expected if order == "oldest" else expected[::-1])
