@@ -50,6 +50,14 @@ def start_undo(hub: Hub, import_id: str, **more: bool) -> None:
     hub.call("POST", path, {"messages": hub.call("GET", path)["messages"], **more})
 
 
+def page_of(hub: Hub, import_id: str) -> str:
+    """Return the report for people."""
+    with hub.client("importer") as client:
+        response = client.get(f"/api/imports/{import_id}/report", params={"format": "html"})
+    assert response.status_code == 200
+    return response.text
+
+
 def is_empty(chat: HistoryChat) -> bool:
     return not (chat.messages or chat.channels or chat.users)
 
@@ -82,6 +90,8 @@ def test_the_last_undo_takes_away_what_an_earlier_one_had_to_leave(hub: Hub, cha
     in_use = {"removed": 1, "retained": [{"reason": "in use", "number": 1}]}
     assert result == {"channels": in_use, "people": in_use}
     assert chat.texts() == ["a longer export"]
+    report = page_of(hub, first["id"])
+    assert "<li>Channels: 1 removed, 1 kept (in use)</li>" in report
     undone(hub, second["id"])
     assert is_empty(chat)
 
