@@ -18,6 +18,7 @@ from services.gateway.api.event_types import EventTypesApi
 from services.gateway.api.executions import ExecutionsApi
 from services.gateway.api.incoming_webhooks import IncomingWebhooksApi
 from services.gateway.api.integration_webhooks import IntegrationWebhooksApi
+from services.gateway.api.members import MembersApi
 from services.gateway.api.polled_events import PATH as POLLED_EVENTS_PATH
 from services.gateway.api.polled_events import PolledEventsApi
 from services.gateway.api.proxy import ServiceProxy
@@ -50,6 +51,7 @@ from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 from shared.runtime.web.api_keys import ApiKeys
 from shared.runtime.web.body_limit import BodyLimit
+from shared.runtime.web.members import Members
 from shared.runtime.workspaces import Workspaces
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -117,7 +119,10 @@ async def build(runtime: Runtime) -> Service:
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
     keys = ApiKeys(runtime.mongo)
-    data = GatewayData(keys, endpoints, inbound, executions, routes, types, runtime.audit_entries)
+    workspaces = Workspaces(runtime.mongo)
+    data = GatewayData(
+        keys, runtime.keyring, endpoints, inbound, executions, routes, types, runtime.audit_entries
+    )
     management = runtime.management_app(
         "Interlink gateway",
         [
@@ -130,8 +135,15 @@ async def build(runtime: Runtime) -> Service:
                 known.connectors,
                 per_workspace=settings.api_keys_per_workspace,
             ),
+            MembersApi(
+                Members(runtime.mongo),
+                keys,
+                workspaces,
+                runtime.keyring,
+                per_workspace=settings.members_per_workspace,
+            ),
             WorkspacesApi(
-                Workspaces(runtime.mongo),
+                workspaces,
                 keys,
                 runtime.keyring,
                 operator=runtime.hub.operator_workspace,

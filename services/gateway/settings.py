@@ -54,6 +54,12 @@ class GatewaySettings(EgressSettings):
             "The maximum number of API keys of one workspace. Expired keys count until they are deleted."
         ),
     )
+    members_per_workspace: int = Field(
+        default=1000,
+        ge=1,
+        le=100_000,
+        description="The maximum number of members of one workspace, with those who were removed.",
+    )
     peers: dict[str, HttpUrl] = Field(
         default_factory=dict,
         description=(

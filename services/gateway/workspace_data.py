@@ -1,10 +1,11 @@
-"""The gateway's part of a deletion: keys, endpoints, executions, event types and audit log of a workspace."""
+"""The gateway's part of a deletion: keys, members, endpoints, executions, event types, audit log."""
 
 from services.gateway.api.event_type_registry import EventTypes
 from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.execution_records import ExecutionRepository
 from shared.connections.account_routes import AccountRoutes
+from shared.runtime.web.access import Keyring
 from shared.runtime.web.api_keys import ApiKeys
 from shared.runtime.web.audit_entries import AuditEntries
 
@@ -15,6 +16,7 @@ class GatewayData:
     def __init__(
         self,
         keys: ApiKeys,
+        keyring: Keyring,
         repository: EndpointRepository,
         endpoints: InboundEndpoints,
         executions: ExecutionRepository,
@@ -23,6 +25,7 @@ class GatewayData:
         audit_entries: AuditEntries,
     ) -> None:
         self._keys = keys
+        self._keyring = keyring
         self._repository = repository
         self._endpoints = endpoints
         self._executions = executions
@@ -34,6 +37,7 @@ class GatewayData:
         """Delete everything. Safe to repeat. Raises `DatabaseUnavailable`."""
         # Who has no key any more cannot add anything.
         await self._keys.revoke_all(workspace)
+        await self._keyring.remove_members(workspace)
         await self._endpoints.delete_all(workspace)
         for endpoint_id in await self._repository.ids(workspace):
             await self._executions.delete_all(endpoint_id)

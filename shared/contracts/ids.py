@@ -17,6 +17,7 @@ MessageId = NewType("MessageId", str)
 ChannelId = NewType("ChannelId", str)
 ExecutionId = NewType("ExecutionId", str)
 ApiKeyId = NewType("ApiKeyId", str)
+MemberId = NewType("MemberId", str)
 AuditEntryId = NewType("AuditEntryId", str)
 IntegrationId = NewType("IntegrationId", str)
 ProviderSubscriptionId = NewType("ProviderSubscriptionId", str)
@@ -64,6 +65,15 @@ def new_execution_id() -> ExecutionId:
 
 def new_api_key_id() -> ApiKeyId:
     return ApiKeyId(f"key_{secrets.token_hex(8)}")
+
+
+def new_member_id() -> MemberId:
+    return MemberId(f"mem_{secrets.token_hex(16)}")
+
+
+def member_id_for(workspace: str, issuer: str, subject: str) -> MemberId:
+    """Derive the id of the member of a workspace whom an identity provider knows as `subject`."""
+    return MemberId(f"mem_{derive(workspace, issuer, subject)}")
 
 
 def new_audit_entry_id() -> AuditEntryId:

@@ -1,5 +1,6 @@
 """Every route x scope x workspace, from the services' own OpenAPI: a route without a row here fails."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
@@ -19,8 +20,10 @@ CLIENT = httpx.Client(timeout=30)
 SCOPES = (
     "events:write",
     "webhooks:read",
+    "webhooks:operate",
     "webhooks:write",
     "integrations:read",
+    "integrations:operate",
     "integrations:write",
     "accounts:call",
     "tokens:read",
@@ -47,7 +50,7 @@ NEEDS: dict[ROW, str] = {
     ("GET", "/api/inbound-endpoints/{endpoint_id}/events"): "integrations:read",
     ("GET", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}"): "integrations:read",
     ("GET", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/payload"): "integrations:read",
-    ("POST", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/replay"): "integrations:write",
+    ("POST", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/replay"): "integrations:operate",
     ("GET", "/api/endpoint-templates"): "integrations:read",
     ("POST", "/api/endpoint-templates/{template_id}"): "integrations:write",
     ("GET", "/api/catalog"): "integrations:read",
@@ -67,35 +70,41 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/api-keys"): "admin",
     ("GET", "/api/api-keys"): "admin",
     ("DELETE", "/api/api-keys/{key_id}"): "admin",
+    ("POST", "/api/members"): "admin",
+    ("GET", "/api/members"): "admin",
+    ("GET", "/api/members/{member_id}"): "admin",
+    ("PATCH", "/api/members/{member_id}"): "admin",
+    ("DELETE", "/api/members/{member_id}"): "admin",
+    ("POST", "/api/members/{member_id}/restore"): "admin",
     ("POST", "/api/outgoing-webhooks"): "webhooks:write",
     ("GET", "/api/outgoing-webhooks"): "webhooks:read",
     ("GET", "/api/outgoing-webhooks/{webhook_id}"): "webhooks:read",
     ("PATCH", "/api/outgoing-webhooks/{webhook_id}"): "webhooks:write",
     ("DELETE", "/api/outgoing-webhooks/{webhook_id}"): "webhooks:write",
-    ("POST", "/api/outgoing-webhooks/{webhook_id}/test"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/test"): "webhooks:operate",
     ("POST", "/api/outgoing-webhooks/{webhook_id}/rotate-secret"): "webhooks:write",
     ("POST", "/api/outgoing-webhooks/{webhook_id}/enable"): "webhooks:write",
     ("POST", "/api/outgoing-webhooks/{webhook_id}/disable"): "webhooks:write",
     ("GET", "/api/deliveries"): "webhooks:read",
     ("GET", "/api/deliveries/{delivery_id}"): "webhooks:read",
-    ("POST", "/api/deliveries/{delivery_id}/resend"): "webhooks:write",
-    ("POST", "/api/deliveries/{delivery_id}/retry"): "webhooks:write",
-    ("POST", "/api/deliveries/{delivery_id}/cancel"): "webhooks:write",
-    ("POST", "/api/outgoing-webhooks/{webhook_id}/recover"): "webhooks:write",
-    ("POST", "/api/outgoing-webhooks/{webhook_id}/replay"): "webhooks:write",
+    ("POST", "/api/deliveries/{delivery_id}/resend"): "webhooks:operate",
+    ("POST", "/api/deliveries/{delivery_id}/retry"): "webhooks:operate",
+    ("POST", "/api/deliveries/{delivery_id}/cancel"): "webhooks:operate",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/recover"): "webhooks:operate",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/replay"): "webhooks:operate",
     ("GET", "/api/delivery-jobs"): "webhooks:read",
     ("GET", "/api/delivery-jobs/{job_id}"): "webhooks:read",
-    ("POST", "/api/delivery-jobs/{job_id}/cancel"): "webhooks:write",
+    ("POST", "/api/delivery-jobs/{job_id}/cancel"): "webhooks:operate",
     ("GET", "/api/dead-letters"): "webhooks:read",
     ("GET", "/api/dead-letters/{dead_letter_id}"): "webhooks:read",
-    ("POST", "/api/dead-letters/replay"): "webhooks:write",
-    ("POST", "/api/dead-letters/discard"): "webhooks:write",
+    ("POST", "/api/dead-letters/replay"): "webhooks:operate",
+    ("POST", "/api/dead-letters/discard"): "webhooks:operate",
     ("GET", "/api/queue/stats"): "webhooks:read",
-    ("POST", "/api/queue/pause"): "webhooks:write",
-    ("POST", "/api/queue/resume"): "webhooks:write",
+    ("POST", "/api/queue/pause"): "webhooks:operate",
+    ("POST", "/api/queue/resume"): "webhooks:operate",
     ("POST", "/api/outgoing-webhooks/preview"): "webhooks:write",
-    ("POST", "/api/outgoing-webhooks/{webhook_id}/pause"): "webhooks:write",
-    ("POST", "/api/outgoing-webhooks/{webhook_id}/resume"): "webhooks:write",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/pause"): "webhooks:operate",
+    ("POST", "/api/outgoing-webhooks/{webhook_id}/resume"): "webhooks:operate",
     ("GET", "/api/outgoing-webhooks/{webhook_id}/stats"): "webhooks:read",
     ("POST", "/api/deliveries/erase"): "webhooks:write",
     ("GET", "/api/events/unmatched"): "webhooks:read",
@@ -172,6 +181,7 @@ NEEDS: dict[ROW, str] = {
     ("GET", "/api/imports/{import_id}"): "imports:read",
     ("GET", "/api/imports/{import_id}/plan"): "imports:read",
     ("PUT", "/api/imports/{import_id}/plan"): "imports:write",
+    ("PATCH", "/api/imports/{import_id}/plan"): "imports:write",
     ("POST", "/api/imports/{import_id}/start"): "imports:write",
     ("POST", "/api/imports/{import_id}/pause"): "imports:write",
     ("POST", "/api/imports/{import_id}/resume"): "imports:write",
@@ -254,10 +264,10 @@ SINCE = {"since": "2020-01-01T00:00:00Z"}
 
 
 def allows(held: str, needed: str) -> bool:
-    """Return whether a scope includes another: `admin` all but `tokens:read`, `x:write` includes `x:read`."""
+    """Return whether a scope includes another: `admin` all but `tokens:read`, `x:write` also `x:read`."""
     if needed == "tokens:read":
         return held == needed
-    return held in (needed, "admin") or held == needed.replace(":read", ":write")
+    return held in (needed, "admin") or held == re.sub(":(read|operate)", ":write", needed)
 
 
 def two_channels() -> dict[str, Any]:
@@ -275,6 +285,7 @@ def body_for(row: ROW) -> Any:
         ("POST", "/api/events"): {"specversion": "1.0", "id": "1", "type": "note.written", "source": "/t"},
         ("POST", "/api/event-types"): {"name": f"own.t{token_hex(8)}", "about": "x"},
         ("POST", "/api/api-keys"): {"name": "x", "scopes": ["events:write"]},
+        ("POST", "/api/members"): {"name": "x", "role": "viewer"},
         ("POST", "/api/outgoing-webhooks"): {
             "name": "x",
             "url": f"http://127.0.0.1:9/{token_hex(8)}",
@@ -339,6 +350,7 @@ class Items:
     webhook: str
     delivery: str
     key: str
+    member: str = "mem_x"
     event_type: str = "own.x"
     dead_letter: str = "dlv_x"
     job: str = "job_x"
@@ -354,6 +366,7 @@ class Items:
             .replace("{webhook_id}", self.webhook)
             .replace("{delivery_id}", self.delivery)
             .replace("{key_id}", self.key)
+            .replace("{member_id}", self.member)
             .replace("{name}", self.event_type)
             .replace("{dead_letter_id}", self.dead_letter)
             .replace("{job_id}", self.job)
@@ -403,6 +416,7 @@ def create_items(hub: Hub, key: str | None = None) -> Items:
         webhook=webhook,
         delivery=delivery,
         key=hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["events:write"]}, key=key)["id"],
+        member=hub.call("POST", "/api/members", {"name": "x", "role": "viewer"}, key=key)["id"],
         event_type=hub.call("POST", "/api/event-types", body_for(("POST", "/api/event-types")), key=key)[
             "name"
         ],

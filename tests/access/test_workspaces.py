@@ -144,6 +144,7 @@ def test_the_same_call_makes_one_workspace(hub: Hub) -> None:
 
 LEFT = {
     "api_keys",
+    "members",
     "idempotency_keys",
     "inbound_endpoints",
     "event_types",

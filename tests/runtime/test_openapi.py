@@ -47,6 +47,7 @@ NAMES = set(
     rotate_outgoing_webhook_secret test_inbound_endpoint test_outgoing_webhook verify_platform_credential
     rotate_incoming_webhook_token create_workspace list_workspaces read_workspace change_workspace
     delete_workspace create_workspace_api_key
+    create_member list_members read_member change_member remove_member restore_member
     create_mapping list_mappings preview_mappings read_mapping change_mapping delete_mapping pause_mapping
     resume_mapping test_mapping list_sync_conversations list_sync_people put_people_links list_people_links
     delete_people_link list_synced_messages read_synced_message retry_synced_message discard_synced_message

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import FastAPI, Query
 
 from services.delivery.api.customers import CustomerDeliveries
-from services.delivery.api.delivery_schemas import DeliveryOut
-from services.delivery.api.fields import CustomerReader, FilterQuery, UtcTime
+from services.delivery.api.delivery_schemas import DeliveryOut, masked
+from services.delivery.api.fields import CustomerReader, FilterQuery, UtcTime, sees_payloads
 from services.delivery.engine.waiting_reasons import WaitingReasons
 from services.delivery.log.key_search import DeliveryQuery
 from services.delivery.log.search import DeliverySearch
@@ -79,4 +79,5 @@ class DeliveriesApi:
         """Return one delivery with every attempt."""
         delivery = await self._customers.find(key, delivery_id)
         waiting = await self._reasons.of([delivery], key.workspace)
-        return DeliveryOut.of(delivery, waiting.get(delivery_id))
+        shown = DeliveryOut.of(delivery, waiting.get(delivery_id))
+        return shown if sees_payloads(key) else masked(shown)

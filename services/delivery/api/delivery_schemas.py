@@ -1,6 +1,6 @@
 """The response models of the delivery log's API, of statistics and of erasures."""
 
-from typing import Annotated, Self
+from typing import Annotated, Final, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,9 +11,27 @@ from services.delivery.log.statistics import HourCounts
 from services.delivery.model.delivery_status import DeliveryStatus, WaitingReason
 from shared.contracts.envelope import rfc3339
 
+T = TypeVar("T", bound="PayloadOut")
+MASK: Final = "***"
+_PLAIN_HEADERS: Final = frozenset(
+    (
+        *(
+            "accept",
+            "connection",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "date",
+            "retry-after",
+        ),
+        *("server", "traceparent", "transfer-encoding", "user-agent", "webhook-id", "webhook-timestamp"),
+    )
+)
+"""Headers that callers without the scope `payloads:read` see too. Any other may have a secret."""
+
 
 class AttemptOut(BaseModel):
-    """One logged attempt; `response_body` is null after an erasure."""
+    """One logged attempt; `response_body` is null after an erasure, and if it is masked."""
 
     number: int
     started_at: str
@@ -36,15 +54,34 @@ class AttemptOut(BaseModel):
         }
         return cls(**dict(attempt) | changed)
 
+    def masked(self) -> "AttemptOut":
+        """Return the attempt without the response body, and without the values of most headers."""
+        return self.model_copy(
+            update={
+                "request_headers": _masked_headers(self.request_headers),
+                "response_headers": _masked_headers(self.response_headers),
+                "response_body": None,
+            }
+        )
 
-class DeliveryOut(BaseModel):
+
+class PayloadOut(BaseModel):
+    """What an object has of an event: fields of `DeliveryOut` and `DeadLetterOut`."""
+
+    attempts: list[AttemptOut] | None = None
+    body: str | None = None
+    masked: bool = False
+
+
+class DeliveryOut(PayloadOut):
     """One delivery; `attempts` and `body` only when it is read on its own.
 
     `error` is the error class of the last attempt, or `circuit_open` if it waited too long behind an open
     circuit. An erased delivery has `erased_at` and no `body`. A waiting delivery is not attempted before
     `next_attempt_at`, because of `waiting_reason` (null: its schedule). `next_attempt_at` is null if a person
     has to act first (`paused`, `disabled`, `unreadable`). `occurred_at` is when the hub received the event;
-    the body has the provider's own time.
+    the body has the provider's own time. If it is `masked`, because the caller lacks the scope
+    `payloads:read`, there are no bodies, and most headers have no values.
     """
 
     id: str
@@ -63,8 +100,6 @@ class DeliveryOut(BaseModel):
     replay_of: str | None
     replay_no: int | None
     erased_at: str | None
-    attempts: list[AttemptOut] | None = None
-    body: str | None = None
 
     @classmethod
     def of(cls, delivery: Delivery, waiting: WaitingState | None) -> Self:
@@ -99,6 +134,16 @@ def attempts_out(delivery: Delivery) -> list[AttemptOut] | None:
 def body_out(delivery: Delivery) -> str | None:
     """Return a delivery's body as text; None if it was erased or not read."""
     return None if delivery.body is None else delivery.body.decode("utf-8", "replace")
+
+
+def masked(shown: T) -> T:
+    """Return a delivery or dead letter for a caller who may not see payloads."""
+    attempts = None if shown.attempts is None else [attempt.masked() for attempt in shown.attempts]
+    return shown.model_copy(update={"attempts": attempts, "body": None, "masked": True})
+
+
+def _masked_headers(headers: dict[str, str]) -> dict[str, str]:
+    return {name: value if name.lower() in _PLAIN_HEADERS else MASK for name, value in headers.items()}
 
 
 class QueueStatsOut(BaseModel):

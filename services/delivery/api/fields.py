@@ -11,9 +11,11 @@ from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.problems import to_utc
 
 CustomerReader = Annotated[ApiKey, Depends(requires("webhooks:read", customers=True))]
+CustomerOperator = Annotated[ApiKey, Depends(requires("webhooks:operate", customers=True))]
 CustomerWriter = Annotated[ApiKey, Depends(requires("webhooks:write", customers=True))]
 """Keys of customers too. The route gives them only what is of the customer: see `customer_of`."""
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
+Operator = Annotated[ApiKey, Depends(requires("webhooks:operate"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
 CustomerId = Annotated[
     str,
@@ -32,6 +34,11 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 def customer_of(key: ApiKey) -> str | None:
     """Return the id of the customer to whose objects a key is limited; None if it is not."""
     return key.customer.id if key.customer else None
+
+
+def sees_payloads(key: ApiKey) -> bool:
+    """Return whether a caller may see payloads; a customer sees those of their own deliveries."""
+    return key.customer is not None or key.allows("payloads:read")
 
 
 def optional_rfc3339(at: datetime | None) -> str | None:

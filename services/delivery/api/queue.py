@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from services.delivery.api.fields import Writer
+from services.delivery.api.fields import Operator
 from services.delivery.webhooks.queues import DeliveryQueues
 from shared.runtime.web.access import ApiKey
 from shared.runtime.web.routes import Routes
@@ -27,11 +27,11 @@ class QueueApi:
         routes.add("/queue/pause", self.pause_queue, methods=["POST"])
         routes.add("/queue/resume", self.resume_queue, methods=["POST"])
 
-    async def pause_queue(self, key: Writer) -> QueueStateOut:
+    async def pause_queue(self, key: Operator) -> QueueStateOut:
         """Pause every delivery of the workspace."""
         return await self._set_queue(key, paused=True)
 
-    async def resume_queue(self, key: Writer) -> QueueStateOut:
+    async def resume_queue(self, key: Operator) -> QueueStateOut:
         """Resume the workspace's deliveries, and send those that waited."""
         return await self._set_queue(key, paused=False)
 

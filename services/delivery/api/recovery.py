@@ -6,14 +6,15 @@ from fastapi import FastAPI
 from starlette.responses import Response
 
 from services.delivery.api.customers import CustomerDeliveries
-from services.delivery.api.delivery_schemas import attempts_out, body_out
+from services.delivery.api.delivery_schemas import attempts_out, body_out, masked
 from services.delivery.api.fields import (
-    CustomerWriter,
+    CustomerOperator,
     FilterQuery,
+    Operator,
     Reader,
     UtcTime,
-    Writer,
     optional_rfc3339,
+    sees_payloads,
 )
 from services.delivery.api.recovery_schemas import (
     DeadLetterOut,
@@ -78,7 +79,7 @@ class RecoveryApi:
 
     # One delivery
 
-    async def retry(self, delivery_id: str, key: CustomerWriter) -> DeliveryChangedOut:
+    async def retry(self, delivery_id: str, key: CustomerOperator) -> DeliveryChangedOut:
         """Send the delivery again now, under the same id. A finished one starts another retry cycle.
 
         A waiting one is due now, and continues its retry cycle. It goes past the endpoint's hold and open
@@ -87,7 +88,7 @@ class RecoveryApi:
         await self._customers.find(key, delivery_id)
         return await self._apply_action("recover", delivery_id, key, (*ENDED, *WAITING))
 
-    async def resend(self, delivery_id: str, key: CustomerWriter) -> ResendOut:
+    async def resend(self, delivery_id: str, key: CustomerOperator) -> ResendOut:
         """Send a finished delivery again as a new one: the recorded body, under a new id.
 
         This is for deliveries that got lost after the subscriber's 2xx: a subscriber that knows the id would
@@ -103,7 +104,7 @@ class RecoveryApi:
             replay_no=request.replay_no,
         )
 
-    async def cancel(self, delivery_id: str, key: CustomerWriter) -> DeliveryChangedOut:
+    async def cancel(self, delivery_id: str, key: CustomerOperator) -> DeliveryChangedOut:
         """Cancel a waiting delivery. A cancelled one stays cancelled."""
         delivery = await self._customers.find(key, delivery_id)
         if delivery.status == "cancelled":
@@ -112,14 +113,14 @@ class RecoveryApi:
 
     # Many deliveries of a webhook
 
-    async def recover(self, webhook_id: str, body: RecoverCreate, key: Writer) -> JobStartedOut:
+    async def recover(self, webhook_id: str, body: RecoverCreate, key: Operator) -> JobStartedOut:
         """Send the failed deliveries of a time window again, under the same ids."""
         scope = JobScope(since=body.since, until=body.until, statuses=list(body.statuses))
         return JobStartedOut(
             job=JobOut.of(await self._jobs.begin("recover", key.workspace, webhook_id, scope))
         )
 
-    async def replay(self, webhook_id: str, body: ReplayCreate, key: Writer) -> JobStartedOut:
+    async def replay(self, webhook_id: str, body: ReplayCreate, key: Operator) -> JobStartedOut:
         """Send the finished deliveries of a time window again, under new ids, in the original order."""
         scope = JobScope(since=body.since, until=body.until, statuses=list(body.statuses), events=body.events)
         return JobStartedOut(
@@ -137,7 +138,7 @@ class RecoveryApi:
         """Return a job with its progress."""
         return JobOut.of(await self._jobs.read(key.workspace, job_id))
 
-    async def cancel_job(self, job_id: str, key: Writer) -> JobOut:
+    async def cancel_job(self, job_id: str, key: Operator) -> JobOut:
         """End a job after the step in progress; what it did is kept. A finished job stays as it is."""
         return JobOut.of(await self._jobs.cancel(key.workspace, job_id))
 
@@ -184,16 +185,16 @@ class RecoveryApi:
         dead_letter = DeadLetterOut.of(delivery)
         dead_letter.attempts = attempts_out(delivery)
         dead_letter.body = body_out(delivery)
-        return dead_letter
+        return dead_letter if sees_payloads(key) else masked(dead_letter)
 
     async def replay_dead_letters(
-        self, body: DeadLetterSelection, key: Writer, response: Response
+        self, body: DeadLetterSelection, key: Operator, response: Response
     ) -> DeadLetterResultsOut:
         """Send dead letters again, under their ids, in another retry cycle: at once, or as a job."""
         return await self._dead_letters("recover", body, key, response)
 
     async def discard_dead_letters(
-        self, body: DeadLetterSelection, key: Writer, response: Response
+        self, body: DeadLetterSelection, key: Operator, response: Response
     ) -> DeadLetterResultsOut:
         """Discard dead letters: at once, or as a job. They stay in the log until they expire."""
         return await self._dead_letters("discard", body, key, response)

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from services.delivery.api.delivery_schemas import AttemptOut
+from services.delivery.api.delivery_schemas import PayloadOut
 from services.delivery.api.fields import Name, UtcTime, optional_rfc3339
 from services.delivery.log.deliveries import Delivery
 from services.delivery.log.recovery_jobs import RecoveryJob
@@ -165,8 +165,11 @@ class DeadLetterResultsOut(BaseModel):
     job: JobOut | None = None
 
 
-class DeadLetterOut(BaseModel):
-    """A dead letter with its last attempt. `attempts` and `body` only when it is read on its own."""
+class DeadLetterOut(PayloadOut):
+    """A dead letter with its last attempt. `attempts` and `body` only when it is read on its own.
+
+    `masked` as in `DeliveryOut`.
+    """
 
     id: str
     webhook_id: str
@@ -180,8 +183,6 @@ class DeadLetterOut(BaseModel):
     created_at: str
     finished_at: str | None
     expires_at: str | None
-    attempts: list[AttemptOut] | None = None
-    body: str | None = None
 
     @classmethod
     def of(cls, delivery: Delivery) -> Self:

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from services.delivery.api.customers import check_patterns
-from services.delivery.api.fields import CustomerReader, CustomerWriter, customer_of
+from services.delivery.api.fields import CustomerOperator, CustomerReader, CustomerWriter, customer_of
 from services.delivery.api.webhook_fields import MAX_METADATA_VALUE, METADATA_NAME
 from services.delivery.api.webhook_schemas import (
     CLEARABLE,
@@ -226,7 +226,7 @@ class WebhooksApi:
         await self._endpoint_health.delete(webhook_id)
         return Response(status_code=204)
 
-    async def test(self, webhook_id: str, key: CustomerWriter) -> WebhookTestOut:
+    async def test(self, webhook_id: str, key: CustomerOperator) -> WebhookTestOut:
         """Send a `webhook.test` event the way other events go, whatever event types the webhook has.
 
         It goes past the endpoint's hold and open circuit, and its result decides about them.
@@ -288,11 +288,11 @@ class WebhooksApi:
         """Disable the webhook: it gets no new events, and its deliveries wait until it is enabled."""
         return await self._switch(webhook_id, key, enabled_changes(enabled=False))
 
-    async def pause(self, webhook_id: str, key: CustomerWriter) -> WebhookOut:
+    async def pause(self, webhook_id: str, key: CustomerOperator) -> WebhookOut:
         """Pause the webhook: events are stored, and nothing is sent until it is resumed."""
         return await self._switch(webhook_id, key, {"paused": True})
 
-    async def resume(self, webhook_id: str, key: CustomerWriter) -> WebhookOut:
+    async def resume(self, webhook_id: str, key: CustomerOperator) -> WebhookOut:
         """Resume the webhook, end a hold and close the circuit; waiting deliveries are sent."""
         return await self._switch(webhook_id, key, {"paused": False}, reset=True)
 

@@ -18,7 +18,7 @@ from shared.runtime.web.api_keys import (
     ApiKeyRecord,
     ApiKeys,
     CallMethod,
-    Scope,
+    KeyScope,
     generate_key,
 )
 from shared.runtime.web.paging import Page, PagingQuery
@@ -50,7 +50,7 @@ class ApiKeyCreate(StrictModel):
     """`POST /api/api-keys`. `accounts` limits the scopes `accounts:call` and `tokens:read`."""
 
     name: Name
-    scopes: Annotated[list[Scope], Field(min_length=1)]
+    scopes: Annotated[list[KeyScope], Field(min_length=1)]
     accounts: AccountLimitsIn | None = None
     expires_at: Annotated[AwareDatetime, AfterValidator(to_utc)] | None = None
 

@@ -19,13 +19,16 @@ class AuditActorOut(BaseModel):
 
     `key_id` and `key_name` are the API key. If a service made the call, `service` is its name, and the key is
     that of the call which led to it; `service:<name>` if the service acted by itself. `user` is the user of
-    the chat whom the call names.
+    the chat whom the call names. For a member, `key_id` and `key_name` are those of the member, with the
+    `role`; `session` is the session of the console.
     """
 
     key_id: str
     key_name: str
     user: str | None
     service: str | None
+    role: str | None = None
+    session: str | None = None
 
 
 class AuditEntryOut(BaseModel):
@@ -61,7 +64,12 @@ class AuditEntryOut(BaseModel):
             at=rfc3339(entry.at),
             service=entry.service,
             actor=AuditActorOut(
-                key_id=actor.key_id, key_name=actor.key_name, user=actor.user, service=actor.service
+                key_id=actor.key_id,
+                key_name=actor.key_name,
+                user=actor.user,
+                service=actor.service,
+                role=actor.role,
+                session=actor.session,
             ),
             method=entry.method,
             route=entry.route,
@@ -91,7 +99,11 @@ class AuditApi:
         key: Admin,
         paging: PagingQuery,
         actor: Annotated[
-            str | None, Query(max_length=200, description="An API key's id, a user, or a service.")
+            str | None,
+            Query(
+                max_length=200,
+                description="The id of an API key, a member or a session, a user, or a service.",
+            ),
         ] = None,
         resource: Annotated[
             str | None, Query(max_length=200, description="An id in the path, or of what was created.")

@@ -12,7 +12,7 @@ from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.execution_records import ExecutionRecord, ExecutionRepository
 from shared.connections.account_routes import AccountRoutes
 from shared.contracts.envelope import Event, now, parse_event
-from shared.contracts.errors import Conflict
+from shared.contracts.errors import Conflict, Forbidden
 from shared.contracts.ids import derive
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime.kafka.producer import Producer, RecordPosition, event_record
@@ -29,7 +29,7 @@ _MAX_READ_EVENTS: Final = 20
 """Events of one execution that are read from Kafka."""
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
-Writer = Annotated[ApiKey, Depends(requires("integrations:write"))]
+Operator = Annotated[ApiKey, Depends(requires("integrations:operate"))]
 
 
 class ExecutionsApi:
@@ -73,7 +73,12 @@ class ExecutionsApi:
         return ExecutionOut.of(await self._find(endpoint_id, execution_id, key))
 
     async def payload(self, endpoint_id: str, execution_id: str, key: Reader) -> PayloadsOut:
-        """Return the events' data as it is on Kafka; of a rejected request, the start of its body."""
+        """Return the events' data as it is on Kafka; of a rejected request, the start of its body.
+
+        Raises `Forbidden` if the caller lacks the scope `payloads:read`.
+        """
+        if not key.allows("payloads:read"):
+            raise Forbidden("payloads are masked for this role")
         record = await self._find(endpoint_id, execution_id, key)
         if record.body is not None:
             truncated = record.size > len(record.body)
@@ -83,7 +88,7 @@ class ExecutionsApi:
         items = [PayloadOut.of(event.id, event.type, event.content_type, event.data) for event in events]
         return PayloadsOut(items=items)
 
-    async def replay(self, endpoint_id: str, execution_id: str, key: Writer) -> AcceptedEventsOut:
+    async def replay(self, endpoint_id: str, execution_id: str, key: Operator) -> AcceptedEventsOut:
         """Publish the events again, under new ids. Subscribers and channels receive them once more."""
         record = await self._find(endpoint_id, execution_id, key)
         events = await self._read_events(record)

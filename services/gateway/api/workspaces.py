@@ -143,7 +143,7 @@ class WorkspacesApi:
         return WorkspaceOut.of(await self._workspaces.rename(workspace_id, body.name))
 
     async def delete_workspace(self, workspace_id: str, key: Admin) -> JSONResponse:
-        """Delete a workspace with its data. Its API keys are invalid when this responds.
+        """Delete a workspace with its data. Its API keys and members are refused when this responds.
 
         The data is deleted afterwards; `GET` answers with 404 when it is gone. What is on Kafka stays until
         its retention ends. The id cannot be used again for 30 days.
@@ -155,6 +155,7 @@ class WorkspacesApi:
             )
         record = await self._workspaces.delete(workspace_id)
         await self._keys.revoke_all(workspace_id)
+        await self._keyring.remove_members(workspace_id)
         return JSONResponse(WorkspaceOut.of(record).model_dump(), status_code=202)
 
     async def create_workspace_key(

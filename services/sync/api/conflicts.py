@@ -10,12 +10,16 @@ from services.sync.conflict_resolution import Choice, ConflictResolution
 from services.sync.model.conflict import Conflict, ConflictState
 from services.sync.store.conflicts import Conflicts
 from shared.contracts.envelope import rfc3339
+from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 
 
 class ConflictOut(BaseModel):
-    """An edit at `leg` of a message that was edited at `other_leg` before. `text` is in Markdown."""
+    """An edit at `leg` of a message that was edited at `other_leg` before.
+
+    `text` is in Markdown; empty for a caller without the scope `payloads:read`.
+    """
 
     id: str
     mapping_id: str
@@ -67,21 +71,21 @@ class ConflictsApi:
         null.
         """
         found = await self._conflicts.list_page(key.workspace, paging, mapping_id=mapping_id, state=state)
-        return Page(items=[_out(item) for item in found.items], next_cursor=found.next_cursor)
+        return Page(items=[_out(item, key) for item in found.items], next_cursor=found.next_cursor)
 
     async def resolve(self, conflict_id: str, body: ConflictResolve, key: Writer) -> ConflictOut:
         """Resolve a conflict; the same call again changes nothing. 409 if it was resolved otherwise."""
-        return _out(await self._resolution.resolve(conflict_id, key.workspace, body.use))
+        return _out(await self._resolution.resolve(conflict_id, key.workspace, body.use), key)
 
 
-def _out(conflict: Conflict) -> ConflictOut:
+def _out(conflict: Conflict, key: ApiKey) -> ConflictOut:
     return ConflictOut(
         id=conflict.id,
         mapping_id=conflict.mapping_id,
         synced_message_id=conflict.synced_id,
         leg=conflict.leg,
         other_leg=conflict.other_leg,
-        text=conflict.text,
+        text=conflict.text if key.allows("payloads:read") else "",
         author_id=conflict.author_id,
         author_name=conflict.author_name,
         state=conflict.state,

@@ -1,7 +1,7 @@
 """Access to the management APIs: who calls, and what the caller may do.
 
-Every service checks keys in the same way, from a snapshot of the collection `api_keys`. Services call one
-another with service keys (`service_keys`).
+Every service checks keys in the same way, from snapshots of the collections `api_keys` and `members`.
+Services call one another with service keys (`service_keys`).
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from fastapi.security import HTTPBearer
 from starlette.types import Scope as AsgiScope
 
 from shared.contracts.errors import Forbidden, InterlinkError, Unauthenticated
-from shared.contracts.ids import ApiKeyId, WorkspaceId
+from shared.contracts.ids import WorkspaceId
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Mongo, utcnow
@@ -29,6 +29,7 @@ from shared.runtime.web.api_keys import (
     Scope,
     digest,
 )
+from shared.runtime.web.members import ROLE_SCOPES, MemberRecord, Members
 from shared.runtime.web.query_parameters import reject_unknown_parameters
 from shared.runtime.web.service_keys import (
     INVALID_KEY,
@@ -48,14 +49,15 @@ class ApiKey:
     """The caller of a management API: a workspace's key and its scopes.
 
     The key of a service has an id of the form `service:<name>` and, if the service acts for somebody, the
-    `acting` member.
+    `acting` member. That of a member has the member's id, and a `role`.
     """
 
-    id: ApiKeyId
+    id: str
     workspace: WorkspaceId
     scopes: frozenset[str]
     expires_at: datetime | None
     name: str = ""
+    role: str = ""
     service: str = ""
     acting: Actor | None = None
     accounts: AccountLimits | None = None
@@ -66,7 +68,8 @@ class ApiKey:
     def allows(self, scope: Scope) -> bool:
         """Return whether the key has a scope.
 
-        `admin` includes all scopes but those of `EXPLICIT_SCOPES`, `x:write` includes `x:read`.
+        `admin` includes all scopes but those of `EXPLICIT_SCOPES`, `x:write` includes `x:read` and
+        `x:operate`.
         """
         if scope in self.scopes:
             return True
@@ -74,30 +77,37 @@ class ApiKey:
             return False
         if "admin" in self.scopes:
             return True
-        return scope.endswith(":read") and scope.replace(":read", ":write") in self.scopes
+        subject, _, action = scope.partition(":")
+        return action in ("read", "operate") and f"{subject}:write" in self.scopes
 
 
 class Keyring:
-    """All API keys in memory, and the times of their last use."""
+    """All API keys and members in memory, and the times of their last use."""
 
     def __init__(self, mongo: Mongo, configuration: Configuration, vault: Vault, log: Log) -> None:
         self._keys = ApiKeys(mongo)
+        self._members = Members(mongo)
         self._configuration = configuration
         self._vault = vault
         self._log = log
         self._by_digest: dict[str, ApiKey] = {}
-        self._used: dict[ApiKeyId, datetime] = {}
+        self._used: dict[str, datetime] = {}
         self._task: asyncio.Task[None] | None = None
         self.snapshot: Snapshot[tuple[str, ApiKey]] = self._keys.snapshot(
             configuration, log, _digest_and_key, self._index
         )
+        self.members: Snapshot[tuple[str, ApiKey]] = self._members.snapshot(
+            configuration, log, _digest_and_member, self._index
+        )
 
     async def start(self) -> None:
         await self.snapshot.start()
+        await self.members.start()
         self._task = asyncio.create_task(self._flush_loop())
 
     async def stop(self) -> None:
         await self.snapshot.stop()
+        await self.members.stop()
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -116,7 +126,7 @@ class Keyring:
         if presented.startswith(SERVICE_KEY_PREFIX):
             opened = open_service_key(self._vault, presented.strip())
             return ApiKey(
-                ApiKeyId(f"service:{opened.service}"),
+                f"service:{opened.service}",
                 opened.workspace,
                 opened.scopes,
                 opened.expires_at,
@@ -137,8 +147,20 @@ class Keyring:
         await self._configuration.ensure_current()
         return self._valid(key_digest, is_use=is_use)
 
+    async def find_member(self, member_id: str, *, is_use: bool = True) -> ApiKey | None:
+        """Return what a member may do; None if they were removed. Otherwise as `find`."""
+        await self._configuration.ensure_current()
+        _, member = self.members.items.get(member_id, ("", None))
+        return self._checked(member, is_use=is_use)
+
+    async def remove_members(self, workspace: str) -> None:
+        """Remove every member of a workspace, also those who were removed before, for good."""
+        await self.members.delete_all({"workspace": workspace}, {"digest": None})
+
     def _valid(self, key_digest: str, *, is_use: bool) -> ApiKey | None:
-        key = self._by_digest.get(key_digest)
+        return self._checked(self._by_digest.get(key_digest), is_use=is_use)
+
+    def _checked(self, key: ApiKey | None, *, is_use: bool) -> ApiKey | None:
         if key is None or (key.expires_at and key.expires_at <= utcnow()):
             return None
         if is_use:
@@ -148,7 +170,7 @@ class Keyring:
     def _index(self, before: tuple[str, ApiKey] | None, after: tuple[str, ApiKey] | None) -> None:
         if before:
             self._by_digest.pop(before[0], None)
-        if after:
+        if after and after[0]:
             self._by_digest[after[0]] = after[1]
 
     async def _flush_loop(self) -> None:
@@ -161,17 +183,35 @@ class Keyring:
         used, self._used = self._used, {}
         if not used:
             return
+        members = {key: at for key, at in used.items() if key in self.members.items}
+        keys = {key: at for key, at in used.items() if key not in members}
         try:
-            await self._keys.store_last_use(used)
+            if keys:
+                await self._keys.store_last_use(keys)
+            if members:
+                await self._members.store_last_use(members)
         except InterlinkError as error:
             self._log.warning("api_key.last_used_not_stored", error=str(error))
 
 
 def _digest_and_key(record: ApiKeyRecord) -> tuple[str, ApiKey]:
-    scopes = frozenset(record.scopes)
+    scopes = frozenset((*record.scopes, "payloads:read"))
     return record.digest, ApiKey(
         record.id, record.workspace, scopes, record.expires_at, record.name, accounts=record.accounts
     )
+
+
+def _digest_and_member(record: MemberRecord) -> tuple[str, ApiKey]:
+    """Return the digest of a member's key, '' without one, and what the member may do."""
+    member = ApiKey(
+        record.id,
+        record.workspace,
+        frozenset(ROLE_SCOPES[record.role]),
+        record.removed_at,  # so a removed member is like an expired key
+        record.name,
+        record.role,
+    )
+    return record.digest or "", member
 
 
 async def caller_of(scope: AsgiScope, keyring: Keyring) -> ApiKey:

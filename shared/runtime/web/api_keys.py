@@ -21,11 +21,13 @@ from shared.runtime.records import Record, StoredPart, stored_null
 from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.paging import Page, Paging, page
 
-Scope = Literal[
+KeyScope = Literal[
     "events:write",
     "webhooks:read",
+    "webhooks:operate",
     "webhooks:write",
     "integrations:read",
+    "integrations:operate",
     "integrations:write",
     "accounts:call",
     "tokens:read",
@@ -37,6 +39,10 @@ Scope = Literal[
     "connect:write",
     "admin",
 ]
+"""Scopes that an API key can be created with. `x:operate`, a part of `x:write`, sends again and pauses."""
+Scope = Literal[KeyScope, "payloads:read"]
+"""All scopes. `payloads:read` uncovers payloads, bodies and headers in what other scopes read: every API key
+has it, and only roles of members leave it out."""
 
 EXPLICIT_SCOPES: Final = frozenset({"tokens:read"})
 """Scopes that no other scope includes, not even `admin`."""
@@ -61,6 +67,11 @@ S = TypeVar("S")
 def digest(key: str) -> str:
     """Return the SHA-256 hash that a key is stored under, in hex. 256 random bits need no slow hash."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def shown_prefix(key: str) -> str:
+    """Return the first characters of a key, by which people recognize it."""
+    return key[: len(KEY_PREFIX) + 6]
 
 
 def generate_key() -> str:
@@ -102,7 +113,7 @@ class ApiKeyRecord(Record):
         key: str,
         workspace: str,
         name: str,
-        scopes: Iterable[Scope],
+        scopes: Iterable[KeyScope],
         expires_at: datetime | None = None,
         *,
         accounts: AccountLimits | None = None,
@@ -113,7 +124,7 @@ class ApiKeyRecord(Record):
         return cls(
             id=ApiKeyId(id or new_api_key_id()),
             digest=digest(key),
-            prefix=key[: len(KEY_PREFIX) + 6],
+            prefix=shown_prefix(key),
             workspace=WorkspaceId(workspace),
             name=name,
             scopes=tuple(sorted(set(scopes))),
@@ -187,7 +198,7 @@ class ApiKeys:
         if ids:
             await announce_changes(self._mongo, COLLECTION, *ids)
 
-    async def store_last_use(self, used: Mapping[ApiKeyId, datetime]) -> None:
+    async def store_last_use(self, used: Mapping[str, datetime]) -> None:
         """Store when keys were last used, unless a later use is stored. Raises `DatabaseUnavailable`."""
         writes = [UpdateOne({"_id": key}, {"$max": {"last_used_at": at}}) for key, at in used.items()]
         with translate_errors():

@@ -94,7 +94,7 @@ class Audit:
             detail = f"nothing was changed, because the audit log cannot be written: {error}"
             return await problem_response(503, detail, headers={"Retry-After": "1"})(scope, receive, send)
         actor = entry.actor
-        token = CURRENT_ACTOR.set(Actor(actor.key_id, actor.key_name, actor.user or ""))
+        token = CURRENT_ACTOR.set(_acting(actor))
         try:
             await self._run(entry, scope, receive, send, route)
         finally:
@@ -133,7 +133,7 @@ class Audit:
             other_fields=len(fields) - len(known),
             terms=tuple(
                 search_terms(
-                    actors=[actor.key_id, actor.user, actor.service],
+                    actors=[actor.key_id, actor.user, actor.service, actor.session],
                     resources=resources,
                     service=self._service,
                 )
@@ -211,13 +211,20 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _actor(key: ApiKey, user: Any) -> AuditActor:
     """Return who makes a call: for a service key, the member for whom the service acts, and the service."""
     named = _bounded(user) if isinstance(user, str) and len(user) <= _MAX_ID_LENGTH else ""
-    acting = key.acting or Actor(key.id, key.name)
+    acting = key.acting or Actor(key.id, key.name, role=key.role)
     return AuditActor(
         key_id=acting.key_id,
         key_name=acting.key_name,
         user=named or acting.user or None,
         service=key.service or None,
+        role=acting.role or None,
+        session=acting.session or None,
     )
+
+
+def _acting(actor: AuditActor) -> Actor:
+    """Return the actor of the calls that a call leads to."""
+    return Actor(actor.key_id, actor.key_name, actor.user or "", actor.role or "", actor.session or "")
 
 
 def _parse_object(body: bytes) -> Mapping[str, Any]:

@@ -40,12 +40,14 @@ T = TypeVar("T")
 
 
 class AuditActor(StoredPart):
-    """Caller of a call. `service` is set if a service made it, for this API key or for itself."""
+    """Caller of a call. `service` is set if a service made it, for this API key or member, or for itself."""
 
     key_id: str
     key_name: str
     user: str | None = stored_null()
     service: str | None = stored_null()
+    role: str | None = None
+    session: str | None = None
 
 
 class AuditEntry(Record):

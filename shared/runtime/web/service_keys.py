@@ -31,15 +31,22 @@ _ACTING: Final = "acting:"
 """Begins the scope that names the acting member. It allows nothing: no route needs it."""
 _CUSTOMER: Final = "customer:"
 """Begins the scope that names the customer. It allows nothing either."""
+_ROLE: Final = "role:"
+"""Begins the scope with the role and the session of the acting member. Earlier releases ignore it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Actor of a call: an API key and, where the call names one, a user of the chat."""
+    """Actor of a call: an API key or a member and, where the call names one, a user of the chat.
+
+    `role` is that of a member, `session` the id of the session of the console.
+    """
 
     key_id: str
     key_name: str = ""
     user: str = ""
+    role: str = ""
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,7 @@ def service_key(
         # Among the scopes, because an earlier release opens a list of exactly four items, and ignores a
         # scope that it does not know.
         sealed_scopes.append(_ACTING + orjson.dumps([acting.key_id, acting.key_name, acting.user]).decode())
+        sealed_scopes.append(_ROLE + orjson.dumps([acting.role, acting.session]).decode())
     if customer:
         sealed_scopes.append(_CUSTOMER + orjson.dumps([customer.id, customer.events]).decode())
     text = orjson.dumps([service, workspace, sealed_scopes, expires_at]).decode()
@@ -116,8 +124,12 @@ def open_service_key(vault: Vault, key: str) -> ServiceKey:
         text = vault.open(complete, workspace="", record=_RECORD, field="key")
         service, workspace, sealed_scopes, expires_at_text = orjson.loads(text)
         expires_at = datetime.fromisoformat(expires_at_text)
-        scopes = frozenset(item for item in sealed_scopes if not item.startswith((_ACTING, _CUSTOMER)))
-        acting = [Actor(*value) for value in _values(sealed_scopes, _ACTING)]
+        scopes = frozenset(item for item in sealed_scopes if not item.startswith((_ACTING, _ROLE, _CUSTOMER)))
+        [[role, session]] = _values(sealed_scopes, _ROLE) or [["", ""]]
+        acting = [
+            Actor(key_id, key_name, user, role, session)
+            for key_id, key_name, user in _values(sealed_scopes, _ACTING)
+        ]
         customers = [Customer(name, tuple(events)) for name, events in _values(sealed_scopes, _CUSTOMER)]
     except (InterlinkError, ValueError, TypeError, KeyError, AttributeError):
         raise Unauthenticated(INVALID_KEY) from None

@@ -5,10 +5,11 @@ from typing import Final
 
 from shared.runtime import workspaces
 from shared.runtime.mongo import Index
-from shared.runtime.web import api_keys, audit_entries, idempotency_keys
+from shared.runtime.web import api_keys, audit_entries, idempotency_keys, members
 
 SHARED_INDEXES: Final[Sequence[Mapping[str, Sequence[Index]]]] = (
     api_keys.INDEXES,
+    members.INDEXES,
     idempotency_keys.INDEXES,
     audit_entries.INDEXES,
     workspaces.INDEXES,

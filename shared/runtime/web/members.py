@@ -1,0 +1,194 @@
+"""The collection `members`: people who use a workspace, each with a role, which is a set of scopes.
+
+A member has a key of their own, or is known to the identity provider of the installation. Every service reads
+the collection, because a member's key is accepted as an API key is. The gateway writes it.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import Field
+
+from shared.contracts.errors import NotFound
+from shared.contracts.ids import MemberId, WorkspaceId
+from shared.runtime.configuration import Configuration
+from shared.runtime.logs import Log
+from shared.runtime.mongo import (
+    TOMBSTONE_TTL_S,
+    Document,
+    Index,
+    Mongo,
+    UpdateOne,
+    translate_errors,
+    utcnow,
+)
+from shared.runtime.quotas import Quota
+from shared.runtime.records import Record, stored_null
+from shared.runtime.snapshot import Snapshot
+from shared.runtime.web.api_keys import Scope
+from shared.runtime.web.paging import Page, Paging, page
+
+Role = Literal["viewer", "operator", "admin"]
+
+_VIEWER: Final[frozenset[Scope]] = frozenset(
+    ("webhooks:read", "integrations:read", "sync:read", "imports:read")
+)
+_OPERATOR: Final[frozenset[Scope]] = _VIEWER | {
+    "payloads:read",
+    "webhooks:operate",
+    "integrations:operate",
+    "sync:write",
+    "imports:write",
+}
+ROLE_SCOPES: Final[Mapping[Role, frozenset[Scope]]] = {
+    "viewer": _VIEWER,
+    "operator": _OPERATOR,
+    "admin": frozenset({"admin"}),
+}
+"""A viewer reads everything but payloads. An operator also sees these, sends again, pauses, and manages
+mappings and imports. An admin does everything."""
+
+COLLECTION: Final = "members"
+INDEXES: Final = {
+    COLLECTION: (
+        Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
+        Index((("changed_at", 1),)),
+        Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
+    )
+}
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class MemberRecord(Record):
+    """A member of a workspace, with either the digest of a key or an identity.
+
+    The identity is what `issuer` calls `subject`; its role is the identity provider's to decide, and is
+    stored as of the last sign-in. Such a member, when removed, stays with `removed_at`, so that the identity
+    provider cannot bring them back; any other is deleted.
+    """
+
+    id: MemberId = Field(alias="_id")
+    workspace: WorkspaceId
+    name: str
+    role: Role
+    email: str = ""
+    """As the identity provider reports it: for people to read, and for nothing else."""
+    digest: str | None = stored_null()
+    prefix: str = ""
+    issuer: str = ""
+    subject: str = ""
+    created_at: datetime
+    changed_at: datetime
+    last_used_at: datetime | None = stored_null()
+    removed_at: datetime | None = stored_null()
+    deleted_at: datetime | None = None
+
+    @property
+    def has_identity(self) -> bool:
+        """Return whether the member signs in at the identity provider, and has no key."""
+        return bool(self.issuer)
+
+
+class Members:
+    """The repository of members. Every method raises `DatabaseUnavailable`.
+
+    Writers announce the change (`Snapshot.announce`), so that it counts in every process.
+    """
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._collection = mongo.collection(COLLECTION)
+
+    def snapshot(
+        self,
+        configuration: Configuration,
+        log: Log,
+        read: Callable[[MemberRecord], S],
+        on_change: Callable[[S | None, S | None], None],
+    ) -> Snapshot[S]:
+        """Return a snapshot of all members, with what `read` returns for each."""
+        return Snapshot(
+            configuration,
+            self._collection,
+            lambda document: read(MemberRecord.from_document(document)),
+            log,
+            on_change=on_change,
+        )
+
+    def reserve(
+        self, workspace: str, maximum: int, undo: Callable[[], Any]
+    ) -> AbstractAsyncContextManager[None]:
+        """Return the context in which one member is inserted; see `Quota.reserve`.
+
+        Removed members count: an identity provider must not fill the database with them.
+        """
+        quota = Quota(self._collection, maximum, "members", "INTERLINK_MEMBERS_PER_WORKSPACE")
+        return quota.reserve({"workspace": workspace, "deleted_at": None}, undo)
+
+    async def insert(self, record: MemberRecord) -> None:
+        """Insert a member. Raises `Duplicate` if there is one with this id."""
+        with translate_errors():
+            await self._collection.insert_one(record.document())
+
+    async def find(self, workspace: str, member_id: str) -> MemberRecord:
+        """Return a member, also a removed one. Raises `NotFound`."""
+        return _found(await self._find_one(workspace, member_id))
+
+    async def find_or_none(self, workspace: str, member_id: str) -> MemberRecord | None:
+        """Return a member, also a removed one; None if there is none with this id."""
+        document = await self._find_one(workspace, member_id)
+        return MemberRecord.from_document(document) if document else None
+
+    async def page(self, workspace: str, show: Callable[[MemberRecord], T], paging: Paging) -> Page[T]:
+        """Return one page of a workspace's members, newest first; see `paging.page`."""
+        return await page(
+            self._collection,
+            {"workspace": workspace, "deleted_at": None},
+            lambda document: show(MemberRecord.from_document(document)),
+            paging,
+        )
+
+    async def change(self, workspace: str, member_id: str, **fields: Any) -> MemberRecord:
+        """Set fields of a member, and return it as it is then. Raises `NotFound`."""
+        changed = MemberRecord.stored_fields({**fields, "changed_at": utcnow()})
+        with translate_errors():
+            document = await self._collection.find_one_and_update(
+                {"_id": member_id, "workspace": workspace, "deleted_at": None},
+                {"$set": changed},
+                return_document=True,
+            )
+        return _found(document)
+
+    async def undelete(self, workspace: str, member_id: str) -> None:
+        """Take a removal back that turned out to be one too many."""
+        with translate_errors():
+            await self._collection.update_one(
+                {"_id": member_id, "workspace": workspace},
+                {"$set": {"removed_at": None, "changed_at": utcnow()}, "$unset": {"deleted_at": ""}},
+            )
+
+    async def has_admin(self, workspace: str) -> bool:
+        """Return whether the workspace has a member with the role admin who can sign in."""
+        query = {"workspace": workspace, "role": "admin", "deleted_at": None, "removed_at": None}
+        with translate_errors():
+            return await self._collection.find_one(query, {"_id": 1}) is not None
+
+    async def store_last_use(self, used: Mapping[str, datetime]) -> None:
+        """Store when members were last seen, unless a later use is stored."""
+        writes = [UpdateOne({"_id": key}, {"$max": {"last_used_at": at}}) for key, at in used.items()]
+        with translate_errors():
+            await self._collection.bulk_write(writes, ordered=False)
+
+    async def _find_one(self, workspace: str, member_id: str) -> Document | None:
+        query = {"_id": member_id, "workspace": workspace, "deleted_at": None}
+        with translate_errors():
+            return await self._collection.find_one(query)
+
+
+def _found(document: Document | None) -> MemberRecord:
+    if document is None:
+        raise NotFound("no such member")
+    return MemberRecord.from_document(document)
