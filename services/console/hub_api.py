@@ -78,16 +78,19 @@ class HubApi:
         params: Mapping[str, str] | None = None,
         body: Any = None,
         once: str = "",
+        version: int | None = None,
     ) -> Any:
         """Return the response's JSON; None if it has no body. Raises `Refusal`.
 
         The call has the scopes of the member's key, and names the member as its actor. A repeat with
-        the same `once` gets the first response.
+        the same `once` gets the first response. With a `version`, the status is 412 if the object has another
+        one.
         """
         content = b"" if body is None else orjson.dumps(body)
-        _, answer = await self.send(
-            member, method, path, content, _json_headers(path, content, once), params or {}
-        )
+        headers = _json_headers(path, content, once)
+        if version is not None:
+            headers["if-match"] = f'"{version}"'
+        _, answer = await self.send(member, method, path, content, headers, params or {})
         return _json(answer)
 
     async def call_with_cookies(

@@ -47,6 +47,8 @@ class _Page(HTMLParser):
                 self._form.named.add(name)
                 if found.get("type") != "checkbox" or "checked" in found:
                     self._form.fields[name] = found.get("value") or ""
+            case "button" if self._form and name:
+                self._form.named.add(name)
             case "select" | "textarea" if self._form:
                 self._form.named.add(name)
                 self._form.fields[name] = ""
@@ -91,9 +93,10 @@ class Answer:
         self.elements = page.elements
 
     def form(self, action: str) -> Form:
-        """The form whose address ends so."""
+        """The form, not a search, whose address ends so."""
         here = self.path.partition("?")[0]
-        return next(form for form in self.forms if (form.action or here).endswith(action))
+        posted = [form for form in self.forms if form.method == "post"]
+        return next(form for form in posted if (form.action or here).endswith(action))
 
     def link(self, part: str) -> str:
         """The first link that has this in its address."""

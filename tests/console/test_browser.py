@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import web
 
+import interlink.examples
 from services.console.pages.registry import KINDS
+from tests.importer.archives import zipped
+from tests.importer.test_imports import reached, uploaded
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
@@ -104,7 +107,21 @@ def filled(hub: Hub) -> list[str]:
     paths += ["/catalogue/github/oauth2", "/catalogue/github/oauth-app", "/catalogue/telegram"]
     paths += ["/connected?error=access_denied&provider=github", "/endpoints/new"]
     paths += ["/endpoints/new/slack", f"/endpoints/{endpoint['id']}/setup"]
-    return paths
+    return [*paths, *import_paths(hub)]
+
+
+def import_paths(hub: Hub) -> list[str]:
+    """Try an import of the sample export; return the pages of its steps."""
+    folder = Path(interlink.examples.__file__).parent / "slack-export"
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.json")}
+    made = hub.call(
+        "POST", "/api/imports", {"upload_id": uploaded(hub, zipped(files).getvalue())}, expect=201
+    )
+    reached(hub, made["id"], "ready")
+    hub.call("POST", f"/api/imports/{made['id']}/start", {"dry_run": True})
+    eventually(lambda: reached(hub, made["id"], "ready")["dry_run"])
+    own = f"/imports/{made['id']}"
+    return [own, *(f"{own}/{part}" for part in ("people", "channels", "options", "report", "do/undo"))]
 
 
 async def test_every_page_is_right_in_both_themes_wide_and_narrow(hub: Hub, tab: Tab) -> None:

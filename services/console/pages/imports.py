@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
+from services.console.pages.import_words import issue_step, reason_in_words
 from services.console.pages.kinds import (
     Action,
+    Column,
     Download,
-    Field,
     Filter,
     Json,
     Kind,
@@ -25,6 +26,8 @@ def _import_advice(item: Json) -> str:
         return f"{advice} It waits: {item['waiting_for']}" if item["waiting_for"] else advice
     if item["waiting_for"]:
         return f"It waits: {item['waiting_for']}"
+    if item["issues"]:
+        return f"{item['issues']:,} records were not imported: see the issues."
     return ""
 
 
@@ -97,24 +100,17 @@ IMPORTS: Final = Kind(
             "/api/imports/{id}/undo",
             "imports:write",
             "Its messages are taken away.",
-            fits=lambda item: item["status"] in ("completed", "failed", "cancelled") and item["added"] > 0,
-            fields=(
-                Field(
-                    "messages",
-                    "Messages to take away",
-                    "number",
-                    "How many it added, to confirm.",
-                    required=True,
-                ),
-                Field("keep_answered", "Keep those that were answered", "flag"),
-                Field("keep_shared", "Keep those that other imports found, too", "flag"),
+            fits=lambda item: (
+                item["status"] in ("completed", "failed", "cancelled", "paused")
+                and item["started_at"] is not None
             ),
-            effect="Every message that this import added is taken away from the chat. This cannot be undone; "
-            "the import can be repeated.",
+            effect="Its form is one of its own: see `web.import_undo`.",
             is_destructive=True,
         ),
     ),
     links=(
+        Link("Report", "/console/imports/{id}/report"),
+        Link("Days", "/console/imports/{id}/days"),
         Link("Issues", "/console/imports/{id}/issues"),
         Link("Channels", "/console/imports/{id}/channels"),
         Link("People", "/console/imports/{id}/people"),
@@ -122,7 +118,13 @@ IMPORTS: Final = Kind(
         Link("Audit", "/console/audit?resource={id}"),
     ),
     list_links=(Link("Import a file", "/console/imports/new"),),
-    parts=(Part("Plan", "/api/imports/{id}/plan"),),
+    parts=(
+        Part("Plan", "/api/imports/{id}/plan"),
+        Part("Report", "/api/imports/{id}/report", {"rows": "false"}),
+    ),
+    template="import.html",
+    first=("status", "repeat", "starts_at", "integration_id", "created_at", "started_at", "completed_at"),
+    notes={"answers": "It is read again with these answers.", "options": "The options are stored."},
     downloads=(
         Download("Report (page)", "/api/imports/{id}/report", "report.html", {"format": "html"}),
         Download("Report (CSV)", "/api/imports/{id}/report", "report.csv", {"format": "csv"}),
@@ -138,7 +140,12 @@ IMPORT_PARTS: Final = (
         "alert-triangle",
         "/api/imports/{parent}/issues",
         "imports:read",
-        (column("Place", "place", "code"), column("Reason", "reason"), column("Record", "record", "code")),
+        (
+            column("Place", "place", "code"),
+            column("Reason", "reason"),
+            Column("What to do", lambda item: issue_step(item["reason"])),
+            column("Record", "record", "code"),
+        ),
         "No issues: everything that was read could be imported.",
         has_details=False,
     ),
@@ -197,4 +204,42 @@ IMPORT_PARTS: Final = (
         has_details=False,
     ),
 )
-KINDS: Final[Sequence[Kind]] = (IMPORTS, *IMPORT_PARTS)
+_ROW: Final = (
+    column("Found", "found", "number"),
+    column("Imported", "imported", "number"),
+    column("There already", "duplicate", "number"),
+    column("Left out", "skipped", "number"),
+    column("Failed", "failed", "number"),
+    column("First", "first", "time"),
+    column("Last", "last", "time"),
+)
+REPORTS: Final = (
+    Kind(
+        "imports/{parent}/report",
+        "Report by channel",
+        "channel",
+        "list",
+        "/api/imports/{parent}/report/channels",
+        "imports:read",
+        (
+            column("Channel", "name"),
+            Column("Why not", lambda item: reason_in_words(item["left_out"] or "")),
+            column("Days", "days", "number"),
+            *_ROW,
+        ),
+        "No report yet: it is written at the end of a dry run and of the import.",
+        has_details=False,
+    ),
+    Kind(
+        "imports/{parent}/days",
+        "Report by day",
+        "day",
+        "list",
+        "/api/imports/{parent}/report/days",
+        "imports:read",
+        (column("Channel", "name"), column("Day", "day"), *_ROW),
+        "No report yet: it is written at the end of a dry run and of the import.",
+        has_details=False,
+    ),
+)
+KINDS: Final[Sequence[Kind]] = (IMPORTS, *IMPORT_PARTS, *REPORTS)

@@ -42,6 +42,8 @@ class Field:
     options: Sequence[str] = ()
     default: str = ""
     required: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Texts of options; an option without one is its own text."""
 
 
 Values = Mapping[str, Any]
@@ -104,6 +106,7 @@ class Part:
 
     title: str
     api: str
+    params: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

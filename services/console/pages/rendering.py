@@ -10,6 +10,7 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from services.console.pages import import_words
 from services.console.pages.charts import hourly_bars
 from services.console.pages.failures import next_step
 from services.console.pages.fields import href_of, is_empty, with_unit
@@ -134,6 +135,10 @@ class Renderer:
             "unit": with_unit,
             "next_step": next_step,
             "hourly_bars": hourly_bars,
+            "count_sentences": import_words.count_sentences,
+            "trial_sentences": import_words.trial_sentences,
+            "plan_sentences": import_words.plan_sentences,
+            "undo_sentences": import_words.undo_sentences,
         }
         self._environment.tests |= {
             "empty": is_empty,

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from services.console.hub_api import Refusal
 from services.console.pages.kinds import Action, Field
+from services.console.web.edits import Edit
 from services.console.web.forms import Form
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
@@ -35,10 +36,13 @@ class ActionForms:
         refusal: Refusal | None = None,
         steps: Sequence[str] = (),
         copied: tuple[str, str] | None = None,
+        edit: Edit | None = None,
+        wizard: str = "",
     ) -> Response:
         """Return the page. `about` names the object, `steps` are what to do elsewhere first.
 
-        `copied` is the name of a value to enter there, and the value.
+        `copied` is the name of a value to enter there, and the value. `edit` is the version that is changed,
+        and `wizard` the import of which the form is a step.
         """
         return self._frame.page(
             "form.html",
@@ -54,6 +58,9 @@ class ActionForms:
             once=secrets.token_urlsafe(16),
             steps=steps,
             copied=copied,
+            edit=edit,
+            import_path=wizard,
+            step="/options",
         )
 
 

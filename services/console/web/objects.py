@@ -175,7 +175,7 @@ class ObjectPages:
         async def read_part(part: Part) -> tuple[str, Any]:
             try:
                 return part.title, await self._hub.call(
-                    visit.member, "GET", _filled(part.api, request.path_params)
+                    visit.member, "GET", _filled(part.api, request.path_params), params=part.params
                 )
             except Refusal as refusal:
                 return part.title, refusal

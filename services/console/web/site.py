@@ -21,6 +21,8 @@ from services.console.web.endpoint_setup import EndpointSetup
 from services.console.web.find import Find
 from services.console.web.forms import BadForm, Form, first, read_form
 from services.console.web.frame import Frame, see_other
+from services.console.web.import_forms import ImportForms
+from services.console.web.import_plan import ImportPlanPages
 from services.console.web.imports import ImportPages
 from services.console.web.objects import ObjectPages
 from services.console.web.overview import Overview
@@ -74,6 +76,7 @@ class Site:
             Route("/console/imports/new", self._form(imports.start), methods=["POST"]),
             Route("/console/uploads", self._script(imports.upload), methods=["POST"]),
             Route("/console/uploads/{id}", self._script(imports.upload), methods=["HEAD", "PATCH"]),
+            *self._import_routes(forms),
             *self._catalogue_routes(forms),
             Route("/console/sessions", self._page(sessions.show)),
             Route("/console/sessions/{id}/end", self._form(sessions.end), methods=["POST"]),
@@ -93,6 +96,23 @@ class Site:
             middleware=[Middleware(SecurityHeaders)],
             exception_handlers={404: self._not_found, 405: self._not_found, Exception: self._failed},
         )
+
+    def _import_routes(self, forms: ActionForms) -> list[Route]:
+        """Return the routes of the steps of an import."""
+        plan = ImportPlanPages(self._hub, self._frame)
+        steps = ImportForms(self._hub, self._frame, forms)
+        found = []
+        for path, page, form in (
+            ("account", steps.ask_account, steps.start_account),
+            ("{id}/channels", plan.channels, plan.change_channels),
+            ("{id}/people", plan.people, plan.change_people),
+            ("{id}/options", steps.options, steps.set_options),
+            ("{id}/do/undo", steps.ask_undo, steps.undo),
+        ):
+            found.append(Route(f"/console/imports/{path}", self._page(page), methods=["GET"]))
+            found.append(Route(f"/console/imports/{path}", self._form(form), methods=["POST"]))
+        answers = Route("/console/imports/{id}/answers", self._form(steps.answer), methods=["POST"])
+        return [*found, answers]
 
     def _catalogue_routes(self, forms: ActionForms) -> list[Route]:
         """Return the routes of the catalogue, and of what is connected and set up from there."""
