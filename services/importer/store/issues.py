@@ -51,13 +51,15 @@ class Issues:
         """
         if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < _MAX_CURSOR):
             raise Malformed("cursor: send next_cursor of the previous page")
-        start, found = int(cursor or 0), list[Document]()
-        # Without an end, the embedded database reads and sorts all that follow. Positions hardly have gaps.
+        start, width, found = int(cursor or 0), limit + 1, list[Document]()
+        # Without an end, the embedded database reads and sorts all that follow. Positions hardly have gaps:
+        # behind one, ever wider ranges are read.
         while len(found) <= limit and start < min(listed, MAX_ISSUES):
-            query = {"import_id": import_id, "position": {"$gte": start, "$lte": start + limit}}
+            query = {"import_id": import_id, "position": {"$gte": start, "$lt": start + width}}
             with translate_errors():
-                found += await self._collection.find(query).sort("position", 1).to_list(None)
-            start += limit + 1
+                in_range = self._collection.find(query).sort("position", 1).limit(limit + 1)
+                found += await in_range.to_list(None)
+            start, width = start + width, width * 2
         records = [IssueRecord.from_document(document) for document in found[: limit + 1]]
         next_cursor = str(records[limit].position) if len(records) > limit else None
         return Page(items=records[:limit], next_cursor=next_cursor)
