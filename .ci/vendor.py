@@ -16,14 +16,14 @@ FOLDER = Path("services/console/static/vendor")
 LOCK = FOLDER / "lock.json"
 PACKAGES: dict[str, tuple[str, dict[str, str]]] = {
     "@tabler/core": ("1.6.1", {"dist/css/tabler.min.css": "tabler.min.css"}),
-    "htmx.org": ("2.0.11", {"dist/htmx.min.js": "htmx.min.js"}),
-    "idiomorph": ("0.8.0", {"dist/idiomorph-ext.min.js": "idiomorph-ext.min.js"}),
+    "idiomorph": ("0.8.0", {"dist/idiomorph.min.js": "idiomorph.min.js"}),
     "@tabler/icons": ("3.52.0", {}),
 }
 ICONS = (
     *("home", "plug", "inbox", "send", "list", "alert-triangle", "link", "message", "upload", "tag", "key"),
     *("history", "logout", "search", "refresh", "sun-moon", "chevron-right", "users", "menu-2", "copy"),
-    *("activity", "device-desktop", "git-merge", "stack-2", "plus", "download"),
+    *("activity", "device-desktop", "git-merge", "stack-2", "plus", "download", "player-pause", "chart-bar"),
+    *("help",),
 )
 
 

@@ -8,6 +8,8 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.console.hub_api import HubApi
+from services.console.live.event_feed import EventFeed
+from services.console.live.streams import Streams
 from services.console.sessions import failures as failure_store
 from services.console.sessions import records as session_store
 from services.console.sessions.failures import Failures
@@ -36,11 +38,15 @@ async def build(runtime: Runtime) -> Service:
     peers = {name: str(url) for name, url in settings.peers.items()}
     hub = HubApi(runtime.vault, str(settings.gateway_url), peers)
     sign_in = SignIn(Failures(runtime.mongo), runtime.keyring, sessions)
-    site = Site(hub, sessions, sign_in, StaticFiles(_STATIC), runtime.hub.public_base, runtime.log)
+    feed = EventFeed(runtime.kafka, runtime.log, instance=runtime.instance)
+    streams = Streams(sign_in)
+    files = StaticFiles(_STATIC)
+    site = Site(hub, sessions, sign_in, files, runtime.hub.public_base, runtime.log, feed, streams)
     return Service(
         app=_dispatch(site.app(), runtime.management_app("Interlink console", [])),
-        parts=[hub, runtime.workspace_cleanup(sessions.delete_all)],
+        parts=[hub, feed, runtime.workspace_cleanup(sessions.delete_all)],
         indexes=INDEXES,
+        on_drain=streams.drain,
     )
 
 

@@ -182,6 +182,7 @@ async def build(runtime: Runtime) -> Service:
             runtime.workspace_cleanup(data.delete),
         ],
         indexes=INDEXES,
+        on_drain=proxy.drain,
     )
 
 

@@ -23,7 +23,8 @@ HeaderPairs = Sequence[tuple[bytes, bytes]]
 """Headers as pairs of name and value, in order and with repeats."""
 
 _MAX_RESPONSE_BYTES: Final = 32 * 1024 * 1024
-_MAX_STREAMS: Final = 1000
+_MAX_STREAMS: Final = 2_000
+"""Half of them are for streams of events, which hold a connection for minutes."""
 NOT_FORWARDABLE: Final = "the path or a header has characters that cannot be forwarded"
 
 

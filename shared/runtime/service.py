@@ -227,6 +227,8 @@ class Service:
     consumers: Sequence[Consumer] = ()
     indexes: Mapping[str, Sequence[Index]] = field(default_factory=dict)
     """The indexes of the service's own collections."""
+    on_drain: Callable[[], None] | None = None
+    """Called when the drain begins: it ends the responses that would go on for long."""
 
 
 Build = Callable[[Runtime], Awaitable[Service]]
@@ -307,7 +309,7 @@ async def serve(name: str, build: Build, *, worker: Worker | None = None) -> Non
             gc.collect()
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)
-            with _drain_on_signal(app, server, worker):
+            with _drain_on_signal(app, server, worker, service.on_drain):
                 if worker:
                     worker.started[worker.number] = 1
                 context.log.info("service.started", host=context.hub.host, port=context.hub.port)
@@ -326,7 +328,9 @@ async def _own_exposition() -> bytes:
 
 
 @contextlib.contextmanager
-def _drain_on_signal(app: ServiceApp, server: Server, worker: Worker | None) -> Iterator[None]:
+def _drain_on_signal(
+    app: ServiceApp, server: Server, worker: Worker | None, on_drain: Callable[[], None] | None
+) -> Iterator[None]:
     """Start the drain on SIGTERM or SIGINT, or when the parent of a worker has ended.
 
     After the context, both signals are ignored.
@@ -336,6 +340,8 @@ def _drain_on_signal(app: ServiceApp, server: Server, worker: Worker | None) -> 
     def drain() -> None:
         app.draining = True
         server.stop()
+        if on_drain:
+            on_drain()
         if worker:
             loop.remove_reader(worker.parent)  # it stays readable
 

@@ -232,3 +232,40 @@ async def test_a_failed_delivery_is_retried_and_its_page_follows(hub: Hub, tab: 
         await tab.until("document.querySelector('#live .status-green') !== null", 15)
         assert await tab.evaluate("document.querySelectorAll('.timeline > li').length") == 2
         assert tab.complaints == []
+
+
+async def test_what_happens_is_seen_without_a_reload_unless_it_is_paused(hub: Hub, tab: Tab) -> None:
+    endpoint = hub.github_endpoint(name="watched")
+    row = f"document.querySelectorAll('#rows a[href*=\"{endpoint['id']}\"]').length"
+
+    def receive() -> None:
+        hub.call("POST", f"/api/inbound-endpoints/{endpoint['id']}/test", {})
+
+    await tab.evaluate("document.body.dataset.loaded = 'once'")
+    receive()
+    await tab.until(f"{row} === 1")
+    await tab.evaluate("document.querySelector('#rows a').focus()")
+    await tab.press("button.pause")
+    receive()
+    await tab.until("document.querySelector('.held').innerText === 'Paused: 1 new events.'")
+    assert await tab.evaluate(row) == 1
+    await tab.press("button.pause")
+    await tab.until(f"{row} === 2")
+    # A dead letter is made: the figures change while a link of them has the focus.
+    await tab.evaluate("document.querySelector('#rows a').focus()")
+    dead = "[...document.querySelectorAll('#figures [id^=dead-]')].map((item) => item.id).join()"
+    before = await tab.evaluate(dead)
+    with Subscriber(lambda _: web.Response(status=403)) as receiver:
+        webhook = hub.outgoing_webhook(receiver.url, name="dead")["id"]
+        hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")
+        await tab.until(f"{dead} !== {before!r}")
+    assert await tab.evaluate("document.activeElement.closest('#rows') !== null")
+    assert await tab.evaluate("document.body.dataset.loaded") == "once"
+    hub.kill("console")
+    await tab.until("document.querySelector('.stale').innerText.includes('does not answer')", 20)
+    receive()
+    hub.start_service("console")
+    hub.wait_ready("console")
+    await tab.until(f"{row} === 3", 20)
+    assert await tab.evaluate("document.querySelector('.stale').hidden")
+    assert await tab.evaluate("document.body.dataset.loaded") == "once"

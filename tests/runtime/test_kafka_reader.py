@@ -1,7 +1,8 @@
 """Reading a topic, at a broker that reports its end wrongly and at one that reports it right."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from secrets import token_hex
 
 import pytest
@@ -9,7 +10,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from shared.contracts.topics import Topic
+from shared.runtime.kafka import tail as tail_module
 from shared.runtime.kafka.reader import RecordCounter, StoredRecord, read_record, read_topic
+from shared.runtime.kafka.tail import TailBatch, tail
+from shared.runtime.logs import configure
 from shared.runtime.settings import KafkaSettings
 from tests.support.backends import Bus
 
@@ -90,3 +94,38 @@ def test_a_count_grows_with_each_batch_and_is_unknown_without_a_broker(broker: B
         return [*found, await nowhere.count()]
 
     assert asyncio.run(counts()) == [1, 1, 2, None]
+
+
+def test_a_tail_has_the_last_records_then_new_ones_and_says_what_it_left_out(
+    broker: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_module, "_MAX_RECORDS", 1)
+    monkeypatch.setattr(tail_module, "_MAX_BEHIND", 3)
+    name = f"tail-{token_hex(4)}"
+
+    async def follow() -> tuple[int, list[bool]]:
+        await _write_batches(broker, name, [1] * 10)
+        batches = tail(
+            _settings(broker), [_topic(name)], configure("test", "error"), name=token_hex(4), past=8
+        )
+        async with asyncio.timeout(20), aclosing(batches):
+            found = [batch async for batch in _first_with_records(batches, 1)]
+            assert found[0].is_incomplete, "seven more are behind the first of the last eight"
+            writer = AIOKafkaProducer(bootstrap_servers=broker.env["KAFKA_BOOTSTRAP_SERVERS"])
+            async with writer:
+                for _ in range(2):
+                    await writer.send_and_wait(name, b"", partition=0)
+            found += [batch async for batch in _first_with_records(batches, 2)]
+        return sum(len(batch.records) for batch in found), [batch.is_incomplete for batch in found]
+
+    assert asyncio.run(follow()) == (3, [True, False, False])
+
+
+async def _first_with_records(
+    batches: AsyncGenerator[TailBatch, None], count: int
+) -> AsyncIterator[TailBatch]:
+    while count:
+        batch = await anext(batches)
+        if batch.records:
+            count -= 1
+            yield batch

@@ -36,7 +36,7 @@ _WHERE: Final = """
 (() => {
   const element = document.querySelector(%s);
   if (!element || element.disabled || document.readyState === 'loading') return null;
-  element.scrollIntoView({block: 'center', inline: 'center'});
+  element.scrollIntoView({block: 'center', inline: 'center', behavior: 'instant'});
   const box = element.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
   const hit = document.elementFromPoint(x, y);
   return hit && (hit === element || element.contains(hit)) ? [x, y] : null;

@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -81,6 +81,15 @@ class Sessions:
             with translate_errors():
                 await self._collection.update_one({"_id": record.id}, {"$set": fields})
         return record
+
+    async def find_all(self, record_ids: Sequence[str]) -> list[SessionRecord]:
+        """Return those of some sessions that have not ended. It is no use of them."""
+        with translate_errors():
+            found = self._collection.find({"_id": {"$in": list(record_ids)}})
+            documents = await found.to_list(len(record_ids))
+        now = utcnow()
+        records = [SessionRecord.from_document(document) for document in documents]
+        return [record for record in records if record.expires_at > now]
 
     async def list_all(self, workspace: str, limit: int, *, key_id: str | None = None) -> list[SessionRecord]:
         """Return the newest sessions of a workspace that have not ended; with `key_id` only of this key."""

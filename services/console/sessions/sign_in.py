@@ -1,5 +1,6 @@
 """Sign in with an API key: the checks, and the limit of wrong keys."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from services.console.sessions.failures import Failures
@@ -58,6 +59,15 @@ class SignIn:
             await self._sessions.end(session.workspace, session.id)
             return None
         return session, key
+
+    async def find_all(self, record_ids: Sequence[str]) -> dict[str, ApiKey]:
+        """Return the keys of some sessions as they are now, without those that have ended."""
+        found: dict[str, ApiKey] = {}
+        for session in await self._sessions.find_all(record_ids):
+            key = await self._keyring.find(session.key_digest, is_use=False)
+            if key is not None:
+                found[session.id] = key
+        return found
 
     async def is_valid(self, session: SessionRecord) -> bool:
         """Return whether the key of a session is valid."""

@@ -1,5 +1,5 @@
-// What the console adds to its pages: times in the reader's zone, copying, the theme, and live parts that keep
-// what a reader has opened. Every page works without it.
+// What the console adds to its pages: times in the reader's zone, copying and the theme. Every page works
+// without it.
 
 const words = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
@@ -38,19 +38,6 @@ if (theme) {
   });
 }
 
-function stale(isStale) {
-  for (const note of document.querySelectorAll(".stale")) note.hidden = !isStale;
-}
-
-if (globalThis.Idiomorph) {
-  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) =>
-    !(name === "open" && node.tagName === "DETAILS");
-}
-document.addEventListener("htmx:beforeRequest", (event) => {
-  if (document.hidden) event.preventDefault(); // nobody looks
-});
-document.addEventListener("htmx:afterSettle", () => { improve(document); stale(false); });
-document.addEventListener("htmx:sendError", () => stale(true));
-document.addEventListener("htmx:responseError", () => stale(true));
+document.addEventListener("changed", () => improve(document)); // by `live.js`
 improve(document);
 setInterval(() => { if (!document.hidden) improve(document); }, 30_000);

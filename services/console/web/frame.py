@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from services.console.hub_api import Refusal
@@ -41,6 +42,10 @@ class Frame:
             token=visit.token if visit else "",
         )
         return HTMLResponse(body, status)
+
+    def fragment(self, template: str, **values: Any) -> Markup:
+        """Return a part of a page."""
+        return Markup(self._renderer.render(template, **values))  # noqa: S704 -- it is escaped
 
     def problem(self, visit: Visit | None, status: int, title: str, text: str, back: str = "") -> Response:
         """Return a page that says what went wrong and what to do; `back` is where to go on."""

@@ -1,15 +1,20 @@
-"""The first page: is everything healthy, what waits, what fails, and what needs somebody."""
+"""The first page: is everything healthy, what waits, what fails, what passes, and what needs somebody."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any, Final
+from urllib.parse import urlencode
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.console.hub_api import HubApi, Refusal
+from services.console.hub_api import HubApi, Member, Refusal
+from services.console.live.event_feed import EventFeed
+from services.console.live.events import EventFilter
+from services.console.live.shared_reads import SharedReads
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
 from shared.runtime.web.api_keys import Scope
@@ -24,35 +29,69 @@ _PARTS: Final[Mapping[str, tuple[Scope, str, Mapping[str, str]]]] = {
     "webhooks": ("webhooks:read", "/api/outgoing-webhooks", {"limit": "500"}),
     "mappings": ("sync:read", "/api/mappings", {"status": "error", "limit": "10"}),
     "imports": ("imports:read", "/api/imports", {"limit": "5"}),
+    "jobs": ("webhooks:read", "/api/delivery-jobs", {"limit": "5"}),
 }
 """The parts of the page: the scope that a member needs, and the call."""
 _SHOWN: Final = 10
-_FRESH_S: Final = 2.5
-"""A part is read at most this often for all viewers of a workspace together."""
-_SERVICES: Final = ("", "services")
+_ROWS: Final = 50
+_FRESH_S: Final = 1.9
+"""A part is read at most this often for all viewers of a workspace together; streams look every 2 s."""
+_MAX_FILTER: Final = 100
+
+
+def filter_of(request: Request) -> EventFilter:
+    """Return which events a viewer wants, by the query parameters."""
+    given = request.query_params
+    values = (given.get(name, "").strip()[:_MAX_FILTER] for name in ("provider", "type", "endpoint"))
+    return EventFilter(*values)
 
 
 class Overview:
     """Reads all parts side by side. One that is not available says so; the others are shown."""
 
-    def __init__(self, hub: HubApi, frame: Frame) -> None:
+    def __init__(self, hub: HubApi, frame: Frame, feed: EventFeed) -> None:
         self._hub = hub
         self._frame = frame
-        self._stored: dict[tuple[str, str], tuple[float, asyncio.Task[Any]]] = {}
+        self._feed = feed
+        self._reads = SharedReads(_FRESH_S)
+        self._rendered: dict[tuple[str, ...], tuple[float, Sequence[Any], Markup]] = {}
+        """Figures by workspace and parts: when, of what, and how they look."""
 
-    async def show(self, _request: Request, visit: Visit) -> Response:
+    async def show(self, request: Request, visit: Visit) -> Response:
         """Return the page."""
-        key = visit.member.key
-        names = [name for name, (scope, _, _) in _PARTS.items() if key.allows(scope)]
-        services, *found = await asyncio.gather(
-            self._shared(_SERVICES, self._hub.readiness),
-            *(self._shared((key.workspace, name), partial(self._read, name, visit)) for name in names),
-        )
-        parts = dict(zip(names, found, strict=True))
+        wanted, key = filter_of(request), visit.member.key
+        values = {"provider": wanted.provider, "type": wanted.type, "endpoint": wanted.endpoint}
+        query = urlencode({name: value for name, value in values.items() if value})
+        ring = self._feed.ring(key.workspace)
+        figures = await self.figures(visit)
         return self._frame.page(
             "overview.html",
             visit,
             title="Overview",
+            figures=figures,
+            wanted=wanted,
+            events=ring.newest(wanted, key, _ROWS).events,
+            available=self._feed.is_available,
+            stream=f"/console/live?{query}" if query else "/console/live",
+            sees_events=key.allows("integrations:read") or key.allows("webhooks:read"),
+            live=True,
+        )
+
+    async def figures(self, visit: Visit) -> Markup:
+        """Return the figures as HTML. What was not read again since the last viewer is not rendered again."""
+        key = visit.member.key
+        names = [name for name, (scope, _, _) in _PARTS.items() if key.allows(scope)]
+        found = await asyncio.gather(
+            self._reads.get("services", self._hub.readiness),
+            *(self._reads.get((key.workspace, name), partial(self._read, name, visit)) for name in names),
+        )
+        rendered = self._rendered.get((key.workspace, *names))
+        if rendered and all(map(_is, rendered[1], found)):
+            return rendered[2]
+        services, *values = found
+        parts = dict(zip(names, values, strict=True))
+        html = self._frame.fragment(
+            "overview_figures.html",
             services=services,
             parts=parts,
             failing={
@@ -60,27 +99,25 @@ class Overview:
                 "endpoints": _failing(parts.get("endpoints"), lambda item: item["status"] == "error"),
                 "webhooks": _failing(parts.get("webhooks"), _webhook_fails),
             },
-            live=True,
+            running=_failing(parts.get("jobs"), lambda item: item["status"] == "running"),
         )
-
-    async def _shared(self, name: tuple[str, str], read: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Return what was read for another viewer just now, or is being read; else read it."""
         now = monotonic()
-        at, task = self._stored.get(name, (0.0, None))
-        if task is None or now - at > _FRESH_S:
-            # Parts may have megabytes: none is held for a workspace that nobody looks at.
-            self._stored = {part: one for part, one in self._stored.items() if now - one[0] <= _FRESH_S}
-            task = asyncio.create_task(read())
-            self._stored[name] = now, task
-        return await asyncio.shield(task)
+        self._rendered = {name: one for name, one in self._rendered.items() if now - one[0] <= 2 * _FRESH_S}
+        self._rendered[key.workspace, *names] = now, found, html
+        return html
 
     async def _read(self, name: str, visit: Visit) -> Any:
         """Return what a part shows, or the refusal."""
         _, path, params = _PARTS[name]
+        member = Member(visit.member.key, visit.member.address)  # with the whole time of a request
         try:
-            return await self._hub.call(visit.member, "GET", path, params=params)
+            return await self._hub.call(member, "GET", path, params=params)
         except Refusal as refusal:
             return refusal
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
 
 
 def _failing(found: Any, fails: Any) -> list[Any] | None:

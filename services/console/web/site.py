@@ -10,6 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.console.hub_api import HubApi
+from services.console.live.event_feed import EventFeed
+from services.console.live.streams import Streams
 from services.console.pages.registry import KINDS
 from services.console.sessions.records import Sessions
 from services.console.sessions.sign_in import SignIn
@@ -24,6 +26,7 @@ from services.console.web.frame import Frame, see_other
 from services.console.web.import_forms import ImportForms
 from services.console.web.import_plan import ImportPlanPages
 from services.console.web.imports import ImportPages
+from services.console.web.live import Live
 from services.console.web.objects import ObjectPages
 from services.console.web.overview import Overview
 from services.console.web.session_pages import SessionPages
@@ -49,8 +52,12 @@ class Site:
         files: StaticFiles,
         public_base: str,
         log: Log,
+        feed: EventFeed,
+        streams: Streams,
     ) -> None:
         """`public_base` is the hub's public address: forms come from there."""
+        self._feed = feed
+        self._streams = streams
         self._hub = hub
         self._sessions = sessions
         self._sign_in = sign_in
@@ -64,10 +71,13 @@ class Site:
         forms = ActionForms(self._frame)
         objects = ObjectPages(self._hub, self._frame, forms)
         imports = ImportPages(self._hub, self._frame)
+        overview = Overview(self._hub, self._frame, self._feed)
+        live = Live(overview, self._feed, self._streams, self._frame)
         sessions = SessionPages(self._sessions, self._sign_in, self._frame)
         routes = [
             Route("/console/static/{name:path}", self._files.serve),
-            Route("/console", self._page(Overview(self._hub, self._frame).show)),
+            Route("/console", self._page(overview.show)),
+            Route("/console/live", self._page(live.show)),
             Route("/console/sign-in", self._guarded(self._sign_in_page), methods=["GET"]),
             Route("/console/sign-in", self._guarded(self._sign_in_form), methods=["POST"]),
             Route("/console/sign-out", self._form(self._sign_out), methods=["POST"]),

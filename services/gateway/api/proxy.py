@@ -1,7 +1,7 @@
 """Proxy to the other services: one address for all management APIs without a reverse proxy."""
 
 import asyncio
-from collections.abc import KeysView, Mapping
+from collections.abc import Coroutine, KeysView, Mapping
 from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
@@ -64,6 +64,7 @@ class ServiceProxy:
         """`peers` are base URLs by service name."""
         self._peers = {name: url.rstrip("/") for name, url in peers.items()}
         self._client = ApiClient(timeout_s=60)
+        self._draining = asyncio.Event()
 
     @property
     def peers(self) -> KeysView[str]:
@@ -72,6 +73,10 @@ class ServiceProxy:
 
     async def stop(self) -> None:
         await self._client.close()
+
+    def drain(self) -> None:
+        """End the streams of events, which have no end of their own. Their clients connect again."""
+        self._draining.set()
 
     def handles(self, path: str) -> bool:
         """Return whether a path belongs to one of the services."""
@@ -150,7 +155,9 @@ class ServiceProxy:
 
                 if scope["method"] != "HEAD":
                     max_bytes = MAX_FILE_BYTES if is_large(scope["path"]) else MAX_STREAMED_BYTES
-                    await response.relay(write, max_bytes)
+                    relay = response.relay(write, max_bytes)
+                    is_stream = response.header("content-type").startswith("text/event-stream")
+                    await (self._until_drain(relay) if is_stream else relay)
                 await body.discard()
                 await send({"type": "http.response.body", "body": b""})
 
@@ -170,6 +177,18 @@ class ServiceProxy:
             return
         if not is_started:
             await send_early(send, response, body)
+
+    async def _until_drain(self, relay: Coroutine[Any, Any, None]) -> None:
+        """Run a relay; stop it when this process stops. Raises what it raises."""
+        task, draining = asyncio.create_task(relay), asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait({task, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            draining.cancel()
+            await asyncio.gather(task, draining, return_exceptions=True)
 
     def _url(self, scope: Scope) -> str:
         query = scope["query_string"].decode("ascii", "replace")

@@ -1,0 +1,99 @@
+"""The open streams of this process: their bounds, whether their sessions are still valid, and their end."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from services.console.live.shared_reads import SharedReads
+from services.console.sessions.sign_in import SignIn
+from shared.contracts.errors import OverLimit
+from shared.runtime.web.access import ApiKey
+
+MAX_STREAMS: Final = 1_000
+_MAX_OF_WORKSPACE: Final = 250
+_MAX_OF_MEMBER: Final = 50
+MAX_OF_SESSION: Final = 4
+"""Only visible tabs have a stream, and a browser allows six connections to a host without HTTP/2."""
+_LIMITS: Final = (
+    (MAX_STREAMS, "this console has"),
+    (_MAX_OF_WORKSPACE, "your workspace has"),
+    (_MAX_OF_MEMBER, "you have"),
+    (MAX_OF_SESSION, "this session has"),
+)
+_CHECKED_S: Final = 1.9
+_ADVICE: Final = "the page works without: it reads itself again every few seconds"
+
+
+class Streams:
+    """Counts streams by process, workspace, member and session."""
+
+    def __init__(self, sign_in: SignIn) -> None:
+        self._sign_in = sign_in
+        self._open: Counter[tuple[str, str]] = Counter()
+        self._sessions: Counter[str] = Counter()
+        """Open streams by the record of their session."""
+        self._checks = SharedReads(_CHECKED_S)
+        self._draining = asyncio.Event()
+
+    def open(self, session: str, key: ApiKey) -> "OpenStream":
+        """Return a new stream of a session. Raises `OverLimit` if there is no room for it."""
+        names = (("process", ""), ("workspace", key.workspace), ("member", key.id), ("session", session))
+        for name, (limit, who) in zip(names, _LIMITS, strict=True):
+            if self._open[name] >= limit:
+                raise OverLimit(f"{who} {limit} live streams already: {_ADVICE}")
+        self._open.update(names)
+        self._sessions[session] += 1
+        return OpenStream(lambda: self._close(session, names))
+
+    def _close(self, session: str, names: Iterable[tuple[str, str]]) -> None:
+        self._open.subtract(names)
+        self._sessions.subtract((session,))
+        self._open += Counter()  # drops what is zero
+        self._sessions += Counter()
+
+    async def key_of(self, session: str) -> ApiKey | None:
+        """Return the key of an open stream's session as it is now; None if the session has ended.
+
+        All sessions are read together, once in two seconds. Raises `DatabaseUnavailable`.
+        """
+        keys = await self._checks.get("", self._read_keys)
+        if session in keys:
+            found: ApiKey | None = keys[session]
+            return found
+        # It was opened after they were read.
+        return (await self._sign_in.find_all([session])).get(session)
+
+    async def _read_keys(self) -> dict[str, ApiKey | None]:
+        sessions = list(self._sessions)
+        return dict.fromkeys(sessions) | await self._sign_in.find_all(sessions)
+
+    @property
+    def is_draining(self) -> bool:
+        """True if every stream has to end: the process stops."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """End all streams: their browsers connect elsewhere."""
+        self._draining.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait, but not for longer than this process serves."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._draining.wait()
+        except TimeoutError:
+            return
+
+
+class OpenStream:
+    """A stream that is counted until it is closed."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self._close: Callable[[], None] | None = close
+
+    def close(self) -> None:
+        """Count it no more; once."""
+        close, self._close = self._close, None
+        if close:
+            close()
