@@ -87,7 +87,7 @@ def event(number: int, **fields: str) -> LiveEvent:
     return LiveEvent(at="2026-01-01T00:00:00Z", scope="webhooks:read", **values)
 
 
-def test_a_viewer_is_told_how_much_was_left_out() -> None:
+def test_a_viewer_learns_how_much_was_left_out() -> None:
     ring, all_of_it = EventRing(), EventFilter()
     position = ring.newest(all_of_it, KEY, 10).position
     for number in range(30):
