@@ -7,9 +7,11 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.console import saved_views as view_store
 from services.console.hub_api import HubApi
 from services.console.live.event_feed import EventFeed
 from services.console.live.streams import Streams
+from services.console.saved_views import SavedViews
 from services.console.sessions import failures as failure_store
 from services.console.sessions import records as session_store
 from services.console.sessions.failures import Failures
@@ -23,7 +25,11 @@ from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
 
-INDEXES: Final[Mapping[str, Sequence[Index]]] = {**session_store.INDEXES, **failure_store.INDEXES}
+INDEXES: Final[Mapping[str, Sequence[Index]]] = {
+    **session_store.INDEXES,
+    **failure_store.INDEXES,
+    **view_store.INDEXES,
+}
 _STATIC: Final = Path(__file__).parent / "static"
 
 
@@ -38,13 +44,14 @@ async def build(runtime: Runtime) -> Service:
     peers = {name: str(url) for name, url in settings.peers.items()}
     hub = HubApi(runtime.vault, str(settings.gateway_url), peers)
     sign_in = SignIn(Failures(runtime.mongo), runtime.keyring, sessions)
+    views = SavedViews(runtime.mongo)
     feed = EventFeed(runtime.kafka, runtime.log, instance=runtime.instance)
     streams = Streams(sign_in)
     files = StaticFiles(_STATIC)
-    site = Site(hub, sessions, sign_in, files, runtime.hub.public_base, runtime.log, feed, streams)
+    site = Site(hub, sessions, sign_in, views, files, runtime.hub.public_base, runtime.log, feed, streams)
     return Service(
         app=_dispatch(site.app(), runtime.management_app("Interlink console", [])),
-        parts=[hub, feed, runtime.workspace_cleanup(sessions.delete_all)],
+        parts=[hub, feed, runtime.workspace_cleanup(sessions.delete_all, views.delete_all)],
         indexes=INDEXES,
         on_drain=streams.drain,
     )

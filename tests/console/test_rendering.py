@@ -6,11 +6,12 @@ from typing import Any, get_args
 import pytest
 
 from services.console.pages.charts import hourly_bars
+from services.console.pages.csv_file import cell
 from services.console.pages.failures import advice_of, is_repaired_by_settings, next_step
 from services.console.pages.fields import arranged, href_of, with_unit
 from services.console.pages.rendering import MAX_SHOWN, address_of, label, pretty, time_element, visible
 from services.console.web.forms import BadForm, utc_time
-from services.console.web.objects import _cell, _filled
+from services.console.web.paths import filled
 from services.console.web.visits import local_path
 from shared.runtime.egress.errors import EgressFailure
 
@@ -121,12 +122,15 @@ def test_bars_have_the_heights_of_their_counts() -> None:
 
 def test_paths_are_filled_with_encoded_ids() -> None:
     values = {"id": "../../x?y#z", "job": {"id": "j/1"}}
-    assert _filled("/api/a/{id}/b/{job.id}", values) == "/api/a/..%2F..%2Fx%3Fy%23z/b/j%2F1"
+    assert filled("/api/a/{id}/b/{job.id}", values) == "/api/a/..%2F..%2Fx%3Fy%23z/b/j%2F1"
 
 
 def test_cells_are_no_formulas() -> None:
-    assert _cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
-    assert _cell("fine") == "fine"
+    assert cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
+    assert cell("fine") == "fine"
+    for begin in ("+1", "-1+1", "@SUM(A1)", "\t=1", " =1", "\n=1", "\uff1d1"):
+        assert cell(begin) == f"'{begin}"
+    assert (cell(-5), cell(None), cell(True)) == ("-5", "", "yes")
 
 
 def test_times_of_forms_are_utc() -> None:

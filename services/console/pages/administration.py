@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, get_args
 
-from services.console.pages.kinds import TIME_FILTERS, Action, Column, Field, Filter, Json, Kind, column
+from services.console.pages.kinds import Action, Column, Field, Filter, Json, Kind, column
 from shared.runtime.web.api_keys import Scope
 
 
@@ -24,6 +24,7 @@ EVENT_TYPES: Final = Kind(
     "No event types.",
     "Settings",
     key="name",
+    orders=(),
 )
 API_KEYS: Final = Kind(
     "api-keys",
@@ -93,7 +94,6 @@ AUDIT: Final = Kind(
         Filter("actor", "key id"),
         Filter("resource", "object id"),
         Filter("service", "service"),
-        *TIME_FILTERS,
     ),
     has_details=False,
 )

@@ -257,7 +257,6 @@ MESSAGES: Final = Kind(
     filters=(
         Filter("state", "state of a target", _TARGET_STATES),
         Filter("mapping_id", "mapping id"),
-        Filter("since", "since (UTC)", is_time=True),
     ),
     name="excerpt",
     actions=(

@@ -148,6 +148,7 @@ IMPORT_PARTS: Final = (
         ),
         "No issues: everything that was read could be imported.",
         has_details=False,
+        orders=(),
     ),
     Kind(
         "imports/{parent}/channels",
@@ -168,6 +169,7 @@ IMPORT_PARTS: Final = (
         ),
         "No channels were read yet.",
         has_details=False,
+        orders=(),
     ),
     Kind(
         "imports/{parent}/people",
@@ -184,6 +186,7 @@ IMPORT_PARTS: Final = (
         ),
         "No people were read yet.",
         has_details=False,
+        orders=(),
     ),
     Kind(
         "imports/{parent}/files",
@@ -202,6 +205,7 @@ IMPORT_PARTS: Final = (
         "No files yet: files are stored when the import runs.",
         filters=(Filter("state", "state", ("waiting", "stored", "address", "skipped", "failed")),),
         has_details=False,
+        orders=(),
     ),
 )
 _ROW: Final = (

@@ -20,6 +20,11 @@ class Column:
     value: Callable[[Json], Any]
     kind: ColumnKind = "text"
 
+    @property
+    def name(self) -> str:
+        """The name of the column in addresses."""
+        return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
@@ -159,6 +164,16 @@ class Kind:
     """Links to the forms in which the next step is done."""
     first: Sequence[str] = ()
     """The fields that its page shows at once; without them, all that are not empty."""
+    orders: Sequence[str] = ("newest", "oldest")
+    """The orders of its list, by the API's parameter `order`; the first one is that without it.
+
+    With orders, the list is one in time: it has `since` and `until`.
+    """
+
+    @property
+    def all_filters(self) -> Sequence[Filter]:
+        """The filters of its list, with the range of time."""
+        return (*self.filters, *TIME_FILTERS) if self.orders else self.filters
 
 
 def read(name: str) -> Callable[[Json], Any]:

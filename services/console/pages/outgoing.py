@@ -6,7 +6,6 @@ from typing import Final
 from services.console.pages.failures import advice_of, is_repaired_by_settings
 from services.console.pages.kinds import (
     OVERLAP,
-    TIME_FILTERS,
     Action,
     Column,
     Field,
@@ -249,7 +248,6 @@ DELIVERIES: Final = Kind(
         Filter("event_type", "event type"),
         Filter("webhook_id", "webhook id"),
         Filter("event_id", "event id"),
-        *TIME_FILTERS,
     ),
     name="event_type",
     actions=(
@@ -315,7 +313,6 @@ DEAD_LETTERS: Final = Kind(
         Filter("error", "reason", _REASONS),
         Filter("event_type", "event type"),
         Filter("webhook_id", "webhook id"),
-        *TIME_FILTERS,
     ),
     name="event_type",
     list_actions=(

@@ -39,5 +39,27 @@ if (theme) {
 }
 
 document.addEventListener("changed", () => improve(document)); // by `live.js`
+
+// The columns that a reader chose for a list are in its address, and come back with links to it.
+function columnsOf(list) {
+  try { return localStorage.getItem(`columns ${list}`) ?? ""; } catch { return ""; }
+}
+const picked = document.querySelector("details.pick");
+if (picked) {
+  picked.closest("form").addEventListener("submit", () => {
+    const boxes = [...picked.querySelectorAll("input")], chosen = boxes.filter((box) => box.checked);
+    const query = chosen.length < boxes.length ? chosen.map((box) => `columns=${box.value}`).join("&") : "";
+    try {
+      if (query) localStorage.setItem(`columns ${location.pathname}`, query);
+      else localStorage.removeItem(`columns ${location.pathname}`);
+    } catch { /* they are in the address */ }
+    if (!query) for (const box of boxes) box.disabled = true; // all: the address needs none
+  });
+}
+for (const link of document.querySelectorAll("#menu a")) {
+  const columns = columnsOf(link.pathname);
+  if (columns) link.search = columns;
+}
+
 improve(document);
 setInterval(() => { if (!document.hidden) improve(document); }, 30_000);

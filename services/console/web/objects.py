@@ -1,12 +1,10 @@
-"""The pages of all kinds of objects: lists, details, downloads, and the forms of actions."""
+"""The pages of all kinds of objects: details, downloads, and the forms of actions."""
 
 import asyncio
-import csv
-import io
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import orjson
 from starlette.requests import Request
@@ -17,15 +15,11 @@ from services.console.pages.fields import arranged
 from services.console.pages.kinds import Action, Download, Json, Kind, Link, Part, read
 from services.console.pages.rendering import visible
 from services.console.web.action_forms import ActionForms
-from services.console.web.forms import Form, first, utc_time, values_of
+from services.console.web.forms import Form, first, values_of
 from services.console.web.frame import Frame, see_other
+from services.console.web.paths import done_message, filled, list_address
 from services.console.web.visits import Visit
 
-_ROWS: Final = "50"
-_MAX_CSV_ROWS: Final = "500"
-_MAX_PARAMETER: Final = 2000
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""Beginnings of cells that spreadsheets would compute."""
 _OWN_PLACE: Final = frozenset({"id", "attempts", "targets"})
 """Fields of objects that their pages show in sections of their own."""
 Page = Callable[[Request, Visit], Awaitable[Response]]
@@ -42,8 +36,6 @@ class ObjectPages:
 
     def pages(self, kind: Kind) -> Iterator[tuple[str, Page]]:
         """Yield the pages of a kind, with what their addresses have behind that of the kind."""
-        yield "", self._bound(self._list, kind)
-        yield ".csv", self._bound(self._csv, kind)
         for action in kind.list_actions:
             yield f"/do/{action.name}", self._bound_action(kind, action)
         for action in kind.actions:
@@ -61,83 +53,13 @@ class ObjectPages:
         for action in kind.actions:
             yield f"/{{id}}/do/{action.name}", self._bound_form(kind, action)
 
-    # Lists
-
-    async def _list(self, kind: Kind, request: Request, visit: Visit) -> Response:
-        values = {item.name: request.query_params.get(item.name, "")[:500] for item in kind.filters}
-        cursor = request.query_params.get("cursor", "")[:_MAX_PARAMETER]
-        items, more, refusal = [], None, None
-        try:
-            found = await self._read_list(kind, request, visit, values, cursor, _ROWS)
-            items, more = found["items"], found.get("next_cursor")
-        except Refusal as error:
-            refusal = error
-        filters = {name: value for name, value in values.items() if value}
-        here = _address(kind, request)
-        return self._frame.page(
-            "list.html",
-            visit,
-            refusal.page_status if refusal else 200,
-            title=kind.title,
-            here=kind.path,
-            kind=kind,
-            base=here,
-            items=items,
-            older=f"{here}?{urlencode(filters | {'cursor': more})}" if more else "",
-            newest=f"{here}?{urlencode(filters)}" if cursor else "",
-            csv=f"{here}.csv?{urlencode(filters | ({'cursor': cursor} if cursor else {}))}",
-            values=values,
-            filtered=bool(filters),
-            refusal=refusal,
-            actions=[action for action in kind.list_actions if visit.member.key.allows(action.scope)],
-            row_actions=kind.actions if not kind.has_details else (),
-            parent=request.path_params.get("parent"),
-            done=_done(kind, request),
-        )
-
-    async def _read_list(
-        self,
-        kind: Kind,
-        request: Request,
-        visit: Visit,
-        values: Mapping[str, str],
-        cursor: str,
-        limit: str,
-    ) -> Any:
-        """Return a page of a list. Raises `Refusal`."""
-        params = {"limit": limit}
-        for item in kind.filters:
-            if text := values[item.name]:
-                params[item.name] = utc_time(text, item.title) if item.is_time else text
-        if cursor:
-            params["cursor"] = cursor
-        path = _filled(kind.api, request.path_params)
-        return await self._hub.call(visit.member, "GET", path, params=params)
-
-    async def _csv(self, kind: Kind, request: Request, visit: Visit) -> Response:
-        """Return the rows of a list from a cursor on, as CSV."""
-        values = {item.name: request.query_params.get(item.name, "")[:500] for item in kind.filters}
-        cursor = request.query_params.get("cursor", "")[:_MAX_PARAMETER]
-        try:
-            found = await self._read_list(kind, request, visit, values, cursor, _MAX_CSV_ROWS)
-        except Refusal as refusal:
-            return self._frame.refused(visit, refusal, _address(kind, request))
-        text = io.StringIO()
-        rows = csv.writer(text)
-        rows.writerow([column.title for column in kind.columns])
-        for item in found["items"]:
-            rows.writerow([_cell(column.value(item)) for column in kind.columns])
-        name = kind.path.rpartition("/")[2]
-        headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-        return Response(text.getvalue(), headers=headers, media_type="text/csv")
-
     # Objects
 
     async def _detail(self, kind: Kind, request: Request, visit: Visit) -> Response:
         try:
             item = await self._read_item(kind, request, visit)
         except Refusal as refusal:
-            return self._frame.refused(visit, refusal, _address(kind, request))
+            return self._frame.refused(visit, refusal, list_address(kind, request))
         fields, others = arranged(item, kind.first, _OWN_PLACE)
         return self._frame.page(
             kind.template,
@@ -145,7 +67,7 @@ class ObjectPages:
             title=f"{visible(_name(kind, item), 80)} · {kind.title}",
             here=kind.path,
             kind=kind,
-            base=_address(kind, request),
+            base=list_address(kind, request),
             item=item,
             id=request.path_params["id"],
             name=_name(kind, item),
@@ -162,11 +84,11 @@ class ObjectPages:
             ],
             once=secrets.token_urlsafe(16),
             live=item.get("status") in kind.busy,
-            done=_done(kind, request),
+            done=done_message(kind, request),
         )
 
     async def _read_item(self, kind: Kind, request: Request, visit: Visit) -> Any:
-        path = _filled(kind.api, request.path_params) + f"/{quote(request.path_params['id'], safe='')}"
+        path = filled(kind.api, request.path_params) + f"/{quote(request.path_params['id'], safe='')}"
         return await self._hub.call(visit.member, "GET", path)
 
     async def _read_parts(self, kind: Kind, request: Request, visit: Visit) -> list[tuple[str, Any]]:
@@ -175,7 +97,7 @@ class ObjectPages:
         async def read_part(part: Part) -> tuple[str, Any]:
             try:
                 return part.title, await self._hub.call(
-                    visit.member, "GET", _filled(part.api, request.path_params), params=part.params
+                    visit.member, "GET", filled(part.api, request.path_params), params=part.params
                 )
             except Refusal as refusal:
                 return part.title, refusal
@@ -185,7 +107,7 @@ class ObjectPages:
     def _bound_download(self, kind: Kind, download: Download) -> Page:
         async def page(request: Request, visit: Visit) -> Response:
             try:
-                path = _filled(download.api, request.path_params)
+                path = filled(download.api, request.path_params)
                 content = await self._hub.text(visit.member, path, download.params)
             except Refusal as refusal:
                 return self._frame.refused(visit, refusal, _back(kind, request))
@@ -198,7 +120,7 @@ class ObjectPages:
         try:
             item = await self._read_item(kind, request, visit)
         except Refusal as refusal:
-            return self._frame.refused(visit, refusal, _address(kind, request))
+            return self._frame.refused(visit, refusal, list_address(kind, request))
         return _attachment(orjson.dumps(item), f"{request.path_params['id']}.json")
 
     # Actions
@@ -231,14 +153,14 @@ class ObjectPages:
         item = {name: str(value) for name, value in request.path_params.items()}
         try:
             body = action.body(values_of(form, fields), item) if action.method != "DELETE" else None
-            path = _filled(action.call, item)
+            path = filled(action.call, item)
             answer = await self._hub.call(
                 visit.member, action.method, path, body=body, once=first(form, "once")
             )
         except Refusal as refusal:
             return self._form_page(kind, action, request, visit, form, refusal)
         known = {**item, **(answer if isinstance(answer, dict) else {})}
-        opens = _filled(action.opens, known) if action.opens else _back(kind, request, action)
+        opens = filled(action.opens, known) if action.opens else _back(kind, request, action)
         shown = [(title, read(name)(known)) for name, title in action.shown.items()]
         shown = [(title, value) for title, value in shown if value not in (None, [], "")]
         if not shown:
@@ -276,16 +198,6 @@ class ObjectPages:
         return bound
 
 
-def _filled(pattern: str, values: Json) -> str:
-    """Return a path with each `{name}` replaced by its encoded value; `{job.id}` reads a nested field."""
-    parts = pattern.split("{")
-    filled = [parts[0]]
-    for part in parts[1:]:
-        name, _, rest = part.partition("}")
-        filled.append(quote(str(read(name)(values) or ""), safe="") + rest)
-    return "".join(filled)
-
-
 def _attachment(content: bytes, name: str) -> Response:
     """Return a document that browsers store and never show: it is from strangers."""
     safe = "".join(letter for letter in name if letter.isascii() and (letter.isalnum() or letter in "_-."))
@@ -297,15 +209,10 @@ def _links(links: Sequence[Link], item: Json, visit: Visit) -> list[tuple[str, s
     """Return the titles and addresses of the links that make sense for an object and a member."""
     key = visit.member.key
     return [
-        (link.title, _filled(link.href, item))
+        (link.title, filled(link.href, item))
         for link in links
         if link.fits(item) and (link.scope is None or key.allows(link.scope))
     ]
-
-
-def _address(kind: Kind, request: Request) -> str:
-    """Return the address of the list."""
-    return "/console/" + _filled(kind.path, request.path_params)
 
 
 def _back(kind: Kind, request: Request, action: Action | None = None) -> str:
@@ -313,23 +220,9 @@ def _back(kind: Kind, request: Request, action: Action | None = None) -> str:
     is_gone = action is not None and action.method == "DELETE"
     object_id = request.path_params.get("id")
     if object_id is None or not kind.has_details or is_gone:
-        return _address(kind, request)
-    return f"{_address(kind, request)}/{quote(object_id, safe='')}"
+        return list_address(kind, request)
+    return f"{list_address(kind, request)}/{quote(object_id, safe='')}"
 
 
 def _name(kind: Kind, item: Json) -> str:
     return str(item.get(kind.name) or item.get(kind.key) or kind.one)
-
-
-def _done(kind: Kind, request: Request) -> str:
-    """Return the message for `done` in the address; empty without it."""
-    name = request.query_params.get("done")
-    actions = (*kind.actions, *kind.list_actions)
-    done = {**kind.notes, **{action.name: action.done for action in actions}}
-    return done.get(name, "Done.") if name else ""
-
-
-def _cell(value: Any) -> str:
-    """Return the text of a cell, which no spreadsheet takes for a formula."""
-    text = visible(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -13,6 +13,7 @@ from services.console.hub_api import HubApi
 from services.console.live.event_feed import EventFeed
 from services.console.live.streams import Streams
 from services.console.pages.registry import KINDS
+from services.console.saved_views import SavedViews
 from services.console.sessions.records import Sessions
 from services.console.sessions.sign_in import SignIn
 from services.console.web.accounts import AccountPages
@@ -26,6 +27,7 @@ from services.console.web.frame import Frame, see_other
 from services.console.web.import_forms import ImportForms
 from services.console.web.import_plan import ImportPlanPages
 from services.console.web.imports import ImportPages
+from services.console.web.lists import ListPages
 from services.console.web.live import Live
 from services.console.web.objects import ObjectPages
 from services.console.web.overview import Overview
@@ -49,6 +51,7 @@ class Site:
         hub: HubApi,
         sessions: Sessions,
         sign_in: SignIn,
+        views: SavedViews,
         files: StaticFiles,
         public_base: str,
         log: Log,
@@ -61,6 +64,7 @@ class Site:
         self._hub = hub
         self._sessions = sessions
         self._sign_in = sign_in
+        self._views = views
         self._files = files
         self._log = log
         self._frame = Frame(files)
@@ -70,6 +74,7 @@ class Site:
         """Return the ASGI app."""
         forms = ActionForms(self._frame)
         objects = ObjectPages(self._hub, self._frame, forms)
+        lists = ListPages(self._hub, self._frame, self._views)
         imports = ImportPages(self._hub, self._frame)
         overview = Overview(self._hub, self._frame, self._feed)
         live = Live(overview, self._feed, self._streams, self._frame)
@@ -88,6 +93,8 @@ class Site:
             Route("/console/uploads/{id}", self._script(imports.upload), methods=["HEAD", "PATCH"]),
             *self._import_routes(forms),
             *self._catalogue_routes(forms),
+            Route("/console/views", self._form(lists.save_view), methods=["POST"]),
+            Route("/console/views/{slot:int}/delete", self._form(lists.delete_view), methods=["POST"]),
             Route("/console/sessions", self._page(sessions.show)),
             Route("/console/sessions/{id}/end", self._form(sessions.end), methods=["POST"]),
         ]
@@ -97,7 +104,7 @@ class Site:
             routes.append(Route(path, self._form(webhooks.submit), methods=["POST"]))
         # Lists that belong to an object come first: the address of an object would take theirs.
         for kind in sorted(KINDS, key=lambda kind: -kind.path.count("/")):
-            for suffix, page in objects.pages(kind):
+            for suffix, page in (*lists.pages(kind), *objects.pages(kind)):
                 routes.append(Route(f"/console/{kind.path}{suffix}", self._page(page), methods=["GET"]))
             for suffix, form in objects.forms(kind):
                 routes.append(Route(f"/console/{kind.path}{suffix}", self._form(form), methods=["POST"]))
