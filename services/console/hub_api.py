@@ -87,7 +87,7 @@ class HubApi:
         one.
         """
         content = b"" if body is None else orjson.dumps(body)
-        headers = _json_headers(path, content, once)
+        headers = _json_headers(path, content, f"{once} {version}" if once and version is not None else once)
         if version is not None:
             headers["if-match"] = f'"{version}"'
         _, answer = await self.send(member, method, path, content, headers, params or {})

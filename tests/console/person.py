@@ -29,6 +29,7 @@ class _Page(HTMLParser):
         self._texts: list[str] = []
         self._form: Form | None = None
         self._select = ""
+        self._is_first = False
         self._area = ""
         self._skip = 0
         self.feed(text)
@@ -53,10 +54,12 @@ class _Page(HTMLParser):
                 self._form.named.add(name)
                 self._form.fields[name] = ""
                 self._select = name if tag == "select" else ""
+                self._is_first = True
                 self._area = name if tag == "textarea" else ""
-            case "option" if self._form and self._select and ("selected" in found or "value" not in found):
-                if "selected" in found or not self._form.fields[self._select]:
+            case "option" if self._form and self._select:
+                if "selected" in found or self._is_first:
                     self._form.fields[self._select] = found.get("value") or ""
+                self._is_first = False
             case "script" | "style":
                 self._skip += 1
 

@@ -1,6 +1,6 @@
 """A strict Slack whose workspace is connected to a hub, with messages of any time in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,16 +95,22 @@ class SlackAccount:
 
 
 @contextmanager
-def slack_account(folder: Path, bus: Bus, store: Store) -> Iterator[SlackAccount]:
+def slack_account(
+    folder: Path,
+    bus: Bus,
+    store: Store,
+    *,
+    services: Sequence[str] = _SERVICES,
+    scopes: str = SCOPES,
+    public_url: str = "https://hub.example.com",
+) -> Iterator[SlackAccount]:
     """Run the hub with a workspace of Slack; afterwards Slack may have no complaint."""
-    env = {
-        "INTERLINK_UPLOAD_FOLDER": str(folder / "uploads"),
-        "INTERLINK_PUBLIC_URL": "https://hub.example.com",
-    }
-    hub = Hub(folder, bus, store, services=_SERVICES, env=env, workspace=f"w-{token_hex(4)}", entrance=True)
+    env = {"INTERLINK_UPLOAD_FOLDER": str(folder / "uploads")}
+    env |= {"INTERLINK_PUBLIC_URL": public_url} if public_url else {}
+    hub = Hub(folder, bus, store, services=services, env=env, workspace=f"w-{token_hex(4)}", entrance=True)
     slack = SlackApi()
     team = slack.workspace()
-    app = team.add_app("Interlink", SCOPES)
+    app = team.add_app("Interlink", scopes)
     with ExitStack() as stack:
         stack.callback(slack.close)
         hosts = stack.enter_context(ProviderHosts(slack.hosts))
@@ -112,7 +118,7 @@ def slack_account(folder: Path, bus: Bus, store: Store) -> Iterator[SlackAccount
         hub.init(hub.workspace)
         chat = stack.enter_context(HistoryChat(bus.env["KAFKA_BOOTSTRAP_SERVERS"], hub.workspace))
         account = SlackAccount(hub, hosts, slack, team, app, chat)
-        for service in _SERVICES:
+        for service in services:
             account.start(service)
         yield account
         assert slack.complaints == []

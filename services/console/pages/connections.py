@@ -169,31 +169,21 @@ MAPPINGS: Final = Kind(
             "/api/mappings",
             "sync:write",
             "The conversations follow each other now.",
-            fields=(
-                Field("name", "Name"),
-                Field("channel", "Channel of the chat", hint="Its id in the chat.", required=True),
-                Field("provider", "Other chat", "select", options=("slack", "telegram")),
-                Field("integration_id", "Account", hint="Id of the connected account (int_…)."),
-                Field(
-                    "conversation", "Conversation there", hint="Its id, such as C0123456789.", required=True
-                ),
-                Field("direction", "Messages", "select", options=("both", "in", "out")),
-            ),
-            body=lambda values, _: {
-                "name": values.get("name", ""),
-                "legs": [
-                    {"provider": "chat", "conversation": values.get("channel", "")},
-                    {
-                        name: values[name]
-                        for name in ("provider", "integration_id", "conversation", "direction")
-                        if name in values
-                    },
-                ],
-            },
+            effect="Its form is one of its own: see `web.mapping_forms`.",
             opens="/console/mappings/{id}",
         ),
     ),
+    list_links=(Link("Find a conversation", "/console/mappings/find", scope="sync:read"),),
     actions=(
+        Action(
+            "edit",
+            "Change",
+            "/api/mappings/{id}",
+            "sync:write",
+            "The mapping is changed.",
+            method="PATCH",
+            effect="Its form is one of its own: see `web.mapping_forms`.",
+        ),
         Action(
             "pause",
             "Pause",
@@ -236,6 +226,8 @@ MAPPINGS: Final = Kind(
         Link("Conflicts", "/console/conflicts?mapping_id={id}"),
         Link("Audit", "/console/audit?resource={id}"),
     ),
+    template="mapping.html",
+    first=("status", "created_at", "changed_at", "filters", "options"),
     advice=_failed,
 )
 MESSAGES: Final = Kind(

@@ -10,7 +10,7 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from services.console.pages import import_words
+from services.console.pages import import_words, mapping_words
 from services.console.pages.charts import hourly_bars
 from services.console.pages.failures import next_step
 from services.console.pages.fields import href_of, is_empty, with_unit
@@ -138,6 +138,7 @@ class Renderer:
             "count_sentences": import_words.count_sentences,
             "trial_sentences": import_words.trial_sentences,
             "plan_sentences": import_words.plan_sentences,
+            "legs_picture": mapping_words.legs_picture,
             "undo_sentences": import_words.undo_sentences,
         }
         self._environment.tests |= {

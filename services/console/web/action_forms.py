@@ -38,11 +38,14 @@ class ActionForms:
         copied: tuple[str, str] | None = None,
         edit: Edit | None = None,
         wizard: str = "",
+        said: Sequence[str] = (),
+        buttons: Sequence[tuple[str, str]] = (),
     ) -> Response:
         """Return the page. `about` names the object, `steps` are what to do elsewhere first.
 
         `copied` is the name of a value to enter there, and the value. `edit` is the version that is changed,
-        and `wizard` the import of which the form is a step.
+        and `wizard` the import of which the form is a step. `said` are sentences about what is filled in, and
+        `buttons` are more values of `do` with their titles.
         """
         return self._frame.page(
             "form.html",
@@ -59,6 +62,8 @@ class ActionForms:
             steps=steps,
             copied=copied,
             edit=edit,
+            said_of_it=said,
+            buttons=buttons,
             import_path=wizard,
             step="/options",
         )
@@ -70,4 +75,6 @@ def _values_shown(field: Field, form: Form, request: Request) -> list[str]:
         return []
     if field.name in form:
         return form[field.name]
+    if form and field.kind in ("flag", "checks"):  # a box that is not ticked is not sent
+        return []
     return [request.query_params.get(field.name, "")[:_MAX_GIVEN] or field.default]

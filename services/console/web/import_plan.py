@@ -153,7 +153,7 @@ class ImportPlanPages:
             "PATCH",
             _api(request, "plan"),
             body=change,
-            once=f"{first(form, 'once')} {version}",
+            once=first(form, "once"),
             version=version,
         )
 

@@ -29,6 +29,7 @@ from services.console.web.import_plan import ImportPlanPages
 from services.console.web.imports import ImportPages
 from services.console.web.lists import ListPages
 from services.console.web.live import Live
+from services.console.web.mapping_forms import MappingForms
 from services.console.web.objects import ObjectPages
 from services.console.web.overview import Overview
 from services.console.web.session_pages import SessionPages
@@ -98,6 +99,11 @@ class Site:
             Route("/console/sessions", self._page(sessions.show)),
             Route("/console/sessions/{id}/end", self._form(sessions.end), methods=["POST"]),
         ]
+        mappings = MappingForms(self._hub, self._frame, forms)
+        routes.append(Route("/console/mappings/find", self._page(mappings.find), methods=["GET"]))
+        for path in ("/console/mappings/do/create", "/console/mappings/{id}/do/edit"):
+            routes.append(Route(path, self._page(mappings.ask), methods=["GET"]))
+            routes.append(Route(path, self._form(mappings.submit), methods=["POST"]))
         webhooks = WebhookForms(self._hub, self._frame)
         for path in ("/console/webhooks/do/create", "/console/webhooks/{id}/do/edit"):
             routes.append(Route(path, self._page(webhooks.show), methods=["GET"]))

@@ -33,6 +33,7 @@ from shared.contracts.ids import new_mapping_id
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
+from shared.runtime.web.versions import IfMatch, check_version, expected_version
 
 
 class MappingsApi:
@@ -137,12 +138,15 @@ class MappingsApi:
         """Return one mapping."""
         return await self._out(await self._mappings.find(mapping_id, key.workspace))
 
-    async def change(self, mapping_id: str, body: MappingUpdate, key: Writer) -> MappingOut:
+    async def change(
+        self, mapping_id: str, body: MappingUpdate, key: Writer, if_match: IfMatch = None
+    ) -> MappingOut:
         """Change the given fields. New legs are looked up; legs that stay keep their ids.
 
         What waits for a leg that is no longer there is not sent.
         """
         mapping = await self._mappings.find(mapping_id, key.workspace)
+        check_version(expected_version(if_match), mapping.version)
         changes: dict[str, Any] = {}
         if body.name is not None:
             changes["name"] = body.name
