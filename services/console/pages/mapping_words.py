@@ -97,6 +97,6 @@ def preview_sentences(preview: Json) -> list[str]:
             elif part["note"]:
                 sentences.append(f"{name}: {part['note']}")
     for found in preview["not_following"]:
-        way = f"from {names[found['from_leg']]} to {names[found['to_leg']]}"
-        sentences.append(f"Not forwarded {way}: {found['what']}. {found['reason']}")
+        route = f"from {names[found['from_leg']]} to {names[found['to_leg']]}"
+        sentences.append(f"Not forwarded {route}: {found['what']}. {found['reason']}")
     return sentences

@@ -38,13 +38,13 @@ class ActionForms:
         copied: tuple[str, str] | None = None,
         edit: Edit | None = None,
         wizard: str = "",
-        said: Sequence[str] = (),
+        sentences: Sequence[str] = (),
         buttons: Sequence[tuple[str, str]] = (),
     ) -> Response:
         """Return the page. `about` names the object, `steps` are what to do elsewhere first.
 
         `copied` is the name of a value to enter there, and the value. `edit` is the version that is changed,
-        and `wizard` the import of which the form is a step. `said` are sentences about what is filled in, and
+        and `wizard` the import of which the form is a step. `sentences` are about what is filled in, and
         `buttons` are more values of `do` with their titles.
         """
         return self._frame.page(
@@ -62,7 +62,7 @@ class ActionForms:
             steps=steps,
             copied=copied,
             edit=edit,
-            said_of_it=said,
+            sentences=sentences,
             buttons=buttons,
             import_path=wizard,
             step="/options",

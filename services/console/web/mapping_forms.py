@@ -159,7 +159,7 @@ class MappingForms:
             form=form,
             refusal=refusal,
             edit=edit or (Edit(based_on(form or {}) or item["version"]) if item else None),
-            said=preview_sentences(preview) if preview else (),
+            sentences=preview_sentences(preview) if preview else (),
             buttons=_BUTTONS,
         )
 
