@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from interlink.doctor import own_settings
-from shared.runtime.settings import EgressSettings, HubSettings, KafkaSettings, MongoSettings
+from shared.runtime.settings import ChatSettings, EgressSettings, HubSettings, KafkaSettings, MongoSettings
 
 _INTRODUCTION: Final = """\
 # Settings
@@ -27,12 +27,14 @@ else it creates one. OAuth apps of providers have variables of their own: see
 def render_page(services: Sequence[str]) -> str:
     """Return the settings of these services as Markdown."""
     own = dict(own_settings(services))
+    shown = [name for name, kind in own.items() if issubclass(kind, ChatSettings)]
     calling = [name for name, kind in own.items() if issubclass(kind, EgressSettings)]
     groups: dict[str, type[BaseSettings]] = {
         "Kafka": KafkaSettings,
         "MongoDB": MongoSettings,
         "Every service": HubSettings,
         f"Services that call others: {', '.join(calling)}": EgressSettings,
+        f"Services with pages for users of the chat: {', '.join(shown)}": ChatSettings,
         **{f"Only {name}": kind for name, kind in own.items()},
     }
     return _INTRODUCTION + "".join(f"\n## {title}\n\n{_table(kind)}" for title, kind in groups.items())

@@ -8,6 +8,13 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.console import saved_views as view_store
+from services.console.embedding import records as embedded_store
+from services.console.embedding.api import EmbeddedSessionsApi
+from services.console.embedding.frame import EmbeddedFrame, Logo
+from services.console.embedding.records import EmbeddedSessions
+from services.console.embedding.site import PATHS, EmbeddedSite
+from services.console.embedding.texts import Catalogues
+from services.console.embedding.visits import EmbeddedVisits
 from services.console.hub_api import HubApi
 from services.console.live.event_feed import EventFeed
 from services.console.live.streams import Streams
@@ -29,6 +36,7 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **session_store.INDEXES,
     **failure_store.INDEXES,
     **view_store.INDEXES,
+    **embedded_store.INDEXES,
 }
 _STATIC: Final = Path(__file__).parent / "static"
 
@@ -49,19 +57,48 @@ async def build(runtime: Runtime) -> Service:
     streams = Streams(sign_in)
     files = StaticFiles(_STATIC)
     site = Site(hub, sessions, sign_in, views, files, runtime.hub.public_base, runtime.log, feed, streams)
+
+    # For chats that embed the hub
+    embedded_sessions = EmbeddedSessions(
+        runtime.mongo, per_workspace=settings.embedded_sessions_per_workspace
+    )
+    catalogues = Catalogues()
+    logo = Logo(settings.chat_logo) if settings.chat_logo else None
+    embedded = EmbeddedSite(
+        hub,
+        embedded_sessions,
+        EmbeddedVisits(embedded_sessions, runtime.keyring, runtime.hub.public_base),
+        EmbeddedFrame(files, catalogues, settings.chat_name, logo),
+        files,
+        logo,
+        runtime.log,
+    )
+    api = EmbeddedSessionsApi(
+        embedded_sessions,
+        hub,
+        catalogues,
+        public_base=runtime.hub.public_base,
+        return_origins=settings.origins,
+    )
+    management = runtime.management_app("Interlink console", [api])
     return Service(
-        app=_dispatch(site.app(), runtime.management_app("Interlink console", [])),
-        parts=[hub, feed, runtime.workspace_cleanup(sessions.delete_all, views.delete_all)],
+        app=_dispatch(site.app(), embedded.app(), management),
+        parts=[
+            hub,
+            feed,
+            runtime.workspace_cleanup(sessions.delete_all, views.delete_all, embedded_sessions.delete_all),
+        ],
         indexes=INDEXES,
         on_drain=streams.drain,
     )
 
 
-def _dispatch(site: ASGIApp, management: ASGIApp) -> ASGIApp:
-    """Return the app that gives pages to the site, and every other path to the management API."""
+def _dispatch(site: ASGIApp, embedded: ASGIApp, management: ASGIApp) -> ASGIApp:
+    """Return the app that gives pages to the sites, and every other path to the management API."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        is_page = scope["type"] == "http" and is_console(scope["path"])
-        await (site if is_page else management)(scope, receive, send)
+        path = scope["path"] if scope["type"] == "http" else ""
+        owner = embedded if path.startswith(PATHS) else site if is_console(path) else management
+        await owner(scope, receive, send)
 
     return app

@@ -131,9 +131,11 @@ class HubApi:
         params: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[HeaderPairs, bytes]:
         """Send a call with these headers; return headers and body of the response. Raises `Refusal`."""
-        scopes = cast("list[Scope]", sorted(member.key.scopes))
-        acting = Actor(member.key.id, member.key.name)
-        token = service_key(self._vault, CONSOLE, member.key.workspace, scopes, acting)
+        key = member.key
+        # The services limit a customer's key by itself; its scopes only say what pages offer.
+        scopes = [] if key.customer else cast("list[Scope]", sorted(key.scopes))
+        acting = key.acting or Actor(key.id, key.name)
+        token = service_key(self._vault, CONSOLE, key.workspace, scopes, acting, customer=key.customer)
         sent = [(b"authorization", f"Bearer {token}".encode())]
         sent += [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         if member.address:

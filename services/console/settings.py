@@ -1,10 +1,14 @@
 """The settings of the console."""
 
+from pathlib import Path
+
 from pydantic import Field, HttpUrl
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from shared.runtime.settings import ChatSettings
 
 
-class ConsoleSettings(BaseSettings):
+class ConsoleSettings(ChatSettings):
     """`INTERLINK_*` settings of the console."""
 
     model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
@@ -22,4 +26,14 @@ class ConsoleSettings(BaseSettings):
     )
     console_session_days: int = Field(
         default=7, ge=1, le=30, description="Days after which a session ends in any case."
+    )
+    chat_logo: Path | None = Field(
+        default=None,
+        description="A PNG, SVG or WebP file of at most 64 KiB: the logo on the pages that chats embed.",
+    )
+    embedded_sessions_per_workspace: int = Field(
+        default=1_000,
+        ge=1,
+        le=100_000,
+        description="Open portal and connect sessions that a workspace may have together.",
     )

@@ -15,6 +15,12 @@ A pattern covers its path and every path below it. A part in braces, such as `{i
 CONSOLE: Final = "console"
 CONSOLE_PATH: Final = "/console"
 """Pages for people: the address of the hub leads there."""
+PORTAL_SESSIONS_PATH: Final = "/api/portal-sessions"
+CONNECT_SESSIONS_PATH: Final = "/api/connect-sessions"
+PORTAL_PATH: Final = f"{CONSOLE_PATH}/portal"
+"""Pages of a customer's webhooks, within pages of a chat."""
+CONNECT_PATH: Final = f"{CONSOLE_PATH}/connect"
+"""Pages of the window in which a person connects an account for a chat."""
 SERVICE_PATHS: Final[Paths] = {
     "delivery": (
         "/api/outgoing-webhooks",
@@ -39,7 +45,7 @@ SERVICE_PATHS: Final[Paths] = {
         "/api/uploads",
         "/api/files/imported",
     ),
-    CONSOLE: (CONSOLE_PATH,),
+    CONSOLE: (CONSOLE_PATH, PORTAL_SESSIONS_PATH, CONNECT_SESSIONS_PATH),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials", "/api/polling-triggers"),
 }
 """The patterns of all services but the gateway, which serves every other path."""
@@ -52,6 +58,7 @@ IMPORTED_FILES_PATH: Final = "/api/files/imported"
 UPLOADS_PATH: Final = "/api/uploads"
 _ACCOUNT_CALL: Final = re.compile(r"/api/integrations/[^/]+/proxy/.*")
 _FILE: Final = re.compile(rf"({FILES_PATH}|{IMPORTED_FILES_PATH})/[^/]+")
+_CONNECT_RESULT: Final = re.compile(rf"{CONNECT_PATH}/con_[0-9a-zA-Z]+/done")
 _UPLOAD: Final = re.compile(rf"{UPLOADS_PATH}/[^/]+")
 _IMPORT_RESULT: Final = re.compile(r"/api/imports/[^/]+/(events|report|files)")
 """Server-sent events, and documents with rows for each day or file."""
@@ -86,6 +93,11 @@ def is_streamed(path: str) -> bool:
 def is_console(path: str) -> bool:
     """Return whether a path is that of the console's pages."""
     return path == CONSOLE_PATH or path.startswith(f"{CONSOLE_PATH}/")
+
+
+def is_connect_result(path: str) -> bool:
+    """Return whether a path is that of the page that reports a connected account to a chat."""
+    return _CONNECT_RESULT.fullmatch(path) is not None
 
 
 def is_large(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -9,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from shared.contracts.errors import Misconfigured
 from shared.wire.dns import parse_server
 from shared.wire.forwarded import TrustedProxies, parse_networks
+from shared.wire.origins import parse_origin
 
 S = TypeVar("S", bound=BaseSettings)
 _WEB_PORTS: Final = "80,443"
@@ -293,3 +295,50 @@ def load(settings_class: type[S]) -> S:
             for detail in error.errors(include_input=False)
         ]
         raise Misconfigured("; ".join(errors)) from None
+
+
+class ChatSettings(BaseSettings):
+    """`INTERLINK_*`: the chat that the hub belongs to, for the pages that its users see."""
+
+    model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
+
+    return_origins: str = Field(
+        default="",
+        description="Origins that a person may be sent back to, beside the hub's own, separated by commas.",
+    )
+    chat_name: str = Field(
+        default="",
+        max_length=60,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="The chat's name on the pages that people see when they connect an account.",
+    )
+    chat_url: str = Field(
+        default="",
+        max_length=2000,
+        description="The address of the link on these pages that leads back to the chat.",
+    )
+
+    @field_validator("return_origins")
+    @classmethod
+    def _origins(cls, text: str) -> str:
+        return ",".join(parse_origin(part) for part in text.split(",") if part.strip())
+
+    @field_validator("chat_url")
+    @classmethod
+    def _chat_url(cls, text: str) -> str:
+        if not text:
+            return text
+        parts = urlsplit(text)
+        if (
+            parts.scheme not in ("https", "http")
+            or not parts.hostname
+            or "@" in parts.netloc
+            or not text.isprintable()
+        ):
+            raise ValueError(f"{text} is not an address such as https://chat.example.com/settings")
+        return text
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The allowed origins: scheme, host and port, as browsers write them."""
+        return frozenset(filter(None, self.return_origins.split(",")))

@@ -37,6 +37,10 @@ SCOPES = (
 )
 
 NEEDS: dict[ROW, str] = {
+    ("POST", "/api/portal-sessions"): "portal:write",
+    ("DELETE", "/api/portal-sessions/{session_id}"): "portal:write",
+    ("POST", "/api/connect-sessions"): "connect:write",
+    ("DELETE", "/api/connect-sessions/{session_id}"): "connect:write",
     ("POST", "/api/inbound-endpoints"): "integrations:write",
     ("GET", "/api/inbound-endpoints"): "integrations:read",
     ("GET", "/api/inbound-endpoints/{endpoint_id}"): "integrations:read",

@@ -56,6 +56,8 @@ SECRETS_IN_RESPONSES = (
         "POST", "/api/incoming-webhooks/{}/rotate-token", "a token of an incoming webhook", "token"
     ),
     SecretInResponse("POST", "/api/incoming-webhooks/{}/rotate-token", "", "url"),
+    SecretInResponse("POST", "/api/portal-sessions", "a code of a session", "url", param="code"),
+    SecretInResponse("POST", "/api/connect-sessions", "a code of a session", "session"),
     SecretInResponse("POST", "/api/auth/oauth/connect", "a state", "authorization_url", param="state"),
     SecretInResponse("POST", "/api/auth/oauth/connect", "a ticket", "connect_url", param="ticket"),
     SecretInResponse("POST", "/api/auth/oauth/connect", "", header="set-cookie"),

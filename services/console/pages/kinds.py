@@ -152,6 +152,8 @@ class Kind:
     list_links: Sequence[Link] = ()
     parts: Sequence[Part] = ()
     downloads: Sequence[Download] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of the list's API, by the part of the page's address that has their value."""
     template: str = "detail.html"
     """The page of an object: that of all kinds, or one that extends it."""
     notes: Mapping[str, str] = field(default_factory=dict)

@@ -2,12 +2,13 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from services.console.pages import import_words, mapping_words
@@ -111,13 +112,24 @@ def address_of(value: Any) -> str:
     return value if is_link and not _INVISIBLE.search(value) else ""
 
 
+def _untranslated(text: str) -> str:
+    """Return a text of the hub's own as it is: the pages of members are in English."""
+    return text
+
+
 class Renderer:
     """Renders the templates with what every page has."""
 
-    def __init__(self, shared: Mapping[str, Any]) -> None:
-        """`shared` are names for all templates."""
+    def __init__(
+        self,
+        shared: Mapping[str, Any],
+        *,
+        folders: Sequence[str] = ("templates",),
+        filters: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+    ) -> None:
+        """Set names and filters for all templates. One is taken from the first of `folders` that has it."""
         self._environment = Environment(
-            loader=PackageLoader("services.console"),
+            loader=ChoiceLoader([PackageLoader("services.console", folder) for folder in folders]),
             autoescape=True,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -140,6 +152,8 @@ class Renderer:
             "plan_sentences": import_words.plan_sentences,
             "legs_picture": mapping_words.legs_picture,
             "undo_sentences": import_words.undo_sentences,
+            "t": _untranslated,
+            **filters,
         }
         self._environment.tests |= {
             "empty": is_empty,

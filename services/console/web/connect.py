@@ -219,16 +219,23 @@ def _fields(option: Json, kind: str, app: Json | None) -> list[Field]:
             provider_field(item, known.get(item["id"]) or "", is_set=item["id"] in stored) for item in items
         ]
         return [*fields, _SCOPE, _VERIFIED]
+    return [*account_fields(option), *purpose_field(option), _NAME]
+
+
+def account_fields(option: Json) -> list[Field]:
+    """Return the fields that an account of a connect option needs."""
     of_presets = {name for preset in option["presets"] for name in preset["values"]}
     fields = [provider_field(item) for item in option["params"]]
-    for item in option["fields"]:  # a preset may bring its value
-        fields.append(provider_field({**item, "required": item["required"] and item["id"] not in of_presets}))
+    fields += [  # a preset may bring its value
+        provider_field({**item, "required": item["required"] and item["id"] not in of_presets})
+        for item in option["fields"]
+    ]
     if option["presets"]:
         names = ", ".join(f"{preset['id']} ({preset['name']})" for preset in option["presets"])
         hint = f"Of a well-known service, host and port are known: {names}. Else fill them in below."
         choices = ("", *(preset["id"] for preset in option["presets"]))
         fields.insert(0, Field("own-preset", "Service", "select", hint, choices))
-    return [*fields, *purpose_field(option), _NAME]
+    return fields
 
 
 def _body(provider: str, option: Json, kind: str, values: Mapping[str, Any]) -> Json:

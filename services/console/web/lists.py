@@ -32,7 +32,8 @@ Page = Callable[[Request, Visit], Awaitable[Response]]
 class ListPages:
     """Lists of all kinds. Only the services select and sort: a page never sorts its rows."""
 
-    def __init__(self, hub: HubApi, frame: Frame, views: SavedViews) -> None:
+    def __init__(self, hub: HubApi, frame: Frame, views: SavedViews | None) -> None:
+        """Without `views`, there are none to save: the reader is no member."""
         self._hub = hub
         self._frame = frame
         self._views = views
@@ -52,7 +53,8 @@ class ListPages:
             refusal = error
         here = list_address(kind, request)
         path = here.removeprefix("/console/")
-        views = await self._views.list_all(visit.member.key.workspace, visit.member.key.id)
+        key = visit.member.key
+        views = await self._views.list_all(key.workspace, key.id) if self._views else []
         return self._frame.page(
             "list.html",
             visit,
@@ -67,6 +69,7 @@ class ListPages:
             start=address(here, selection.query()) if cursor else "",
             csv=address(f"{here}.csv", selection.query(cursor=cursor)),
             export=address(f"{here}/export", selection.query(cursor=cursor)) if more else "",
+            has_views=self._views is not None,
             views=[(view, address(here, view.query)) for view in views if view.path == path],
             path=path,
             refusal=refusal,
@@ -81,6 +84,7 @@ class ListPages:
     ) -> Any:
         """Return a page of a list. Raises `Refusal`."""
         params = selection.api_parameters() | {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
+        params |= {name: str(request.path_params[part]) for name, part in selection.kind.params.items()}
         path = filled(selection.kind.api, request.path_params)
         return await self._hub.call(visit.member, "GET", path, params=params)
 
@@ -148,12 +152,16 @@ class ListPages:
             raise BadForm(f"Name: it has 1 to {MAX_NAME} letters")
         query = Selection.of(kind, QueryParams(first(form, "query"))).query()
         key = visit.member.key
+        if self._views is None:
+            return self._frame.missing(visit)
         await self._views.add(key.workspace, key.id, name=name, path=path, query=query)
         return see_other(address("/console/" + quote(path), query))
 
     async def delete_view(self, request: Request, visit: Visit, _form: Form) -> Response:
         """Delete a view of the member."""
         key, slot = visit.member.key, request.path_params["slot"]
+        if self._views is None:
+            return self._frame.missing(visit)
         views = {view.slot: view for view in await self._views.list_all(key.workspace, key.id)}
         view: SavedView | None = views.get(slot)
         if view is None:

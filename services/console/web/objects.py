@@ -61,6 +61,7 @@ class ObjectPages:
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, list_address(kind, request))
         fields, others = arranged(item, kind.first, _OWN_PLACE)
+        named = {**item, **request.path_params}
         return self._frame.page(
             kind.template,
             visit,
@@ -73,8 +74,8 @@ class ObjectPages:
             name=_name(kind, item),
             advice=kind.advice(item),
             parts=await self._read_parts(kind, request, visit),
-            repairs=_links(kind.repairs, item, visit),
-            links=_links(kind.links, item, visit),
+            repairs=_links(kind.repairs, named, visit),
+            links=_links(kind.links, named, visit),
             fields=fields,
             others=others,
             actions=[

@@ -1,6 +1,6 @@
 """Requests of browsers: who they are from, whether a form is of the console, and headers of pages."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Final
@@ -14,12 +14,19 @@ from services.console.hub_api import Member
 from services.console.sessions.records import form_token
 from services.console.sessions.sign_in import SignIn
 
-POLICY: Final = (
+_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    "form-action 'self'; frame-ancestors {}; base-uri 'none'"
 )
+
+
+def policy(ancestors: Sequence[str] = ()) -> bytes:
+    """Return the Content-Security-Policy of a page that only pages of these origins may embed."""
+    return _POLICY.format(" ".join(ancestors) or "'none'").encode()
+
+
 _HEADERS: Final = (
-    (b"content-security-policy", POLICY.encode()),
+    (b"content-security-policy", policy()),
     (b"referrer-policy", b"same-origin"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -49,15 +56,34 @@ class Visit:
 Page = Callable[[Request, Visit], Awaitable[Response]]
 
 
+class OwnOrigin:
+    """Tells forms of the hub's pages from those of other sites."""
+
+    def __init__(self, public_base: str) -> None:
+        """`public_base` is the hub's public address."""
+        base = urlsplit(public_base)
+        self._origin = f"{base.scheme}://{base.netloc}"
+        self.is_https = base.scheme == "https"
+
+    def sent(self, request: Request) -> bool:
+        """Return whether a page of the hub sent a form: browsers always say where a form is from.
+
+        Without https, the hub may have several addresses, such as localhost: the one that was called counts.
+        """
+        origin = request.headers.get("origin", "")
+        if origin == self._origin:
+            return True
+        return not self.is_https and origin == f"http://{request.headers.get('host', '')}"
+
+
 class Visits:
     """Finds the sessions of requests, and sets the cookie of a new one."""
 
     def __init__(self, sign_in: SignIn, public_base: str) -> None:
         """`public_base` is the hub's public address. With https, cookies need it too."""
-        base = urlsplit(public_base)
         self._sign_in = sign_in
-        self._origin = f"{base.scheme}://{base.netloc}"
-        self._https = base.scheme == "https"
+        self._own_origin = OwnOrigin(public_base)
+        self._https = self._own_origin.is_https
         self._cookie = "__Host-interlink" if self._https else "interlink"
 
     async def of(self, request: Request) -> Visit | None:
@@ -70,14 +96,8 @@ class Visits:
         return Visit(session_id, session.id, Member(key, address_of(request)))
 
     def is_own_origin(self, request: Request) -> bool:
-        """Return whether a page of the hub sent a form: browsers always say where a form is from.
-
-        Without https, the hub may have several addresses, such as localhost: the one that was called counts.
-        """
-        origin = request.headers.get("origin", "")
-        if origin == self._origin:
-            return True
-        return not self._https and origin == f"http://{request.headers.get('host', '')}"
+        """Return whether a page of the hub sent a form."""
+        return self._own_origin.sent(request)
 
     def set_cookie(self, response: Response, session_id: str) -> None:
         """Give a session to the browser. Scripts cannot read it, and other sites' forms do not send it."""

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, get_args
 from urllib.parse import quote
 
@@ -10,14 +11,15 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.console.hub_api import HubApi, Refusal
-from services.console.pages.kinds import Action, Field
+from services.console.hub_api import HubApi, Member, Refusal
+from services.console.pages.kinds import Action, Field, Kind
 from services.console.pages.outgoing import WEBHOOKS
 from services.console.pages.rendering import visible
 from services.console.web.forms import BadForm, Form, first, values_of
 from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 from shared.webhooks.formats import BodyFormat
+from shared.webhooks.patterns import includes
 from shared.webhooks.signatures import SigningProfile
 
 _API: Final = "/api/outgoing-webhooks"
@@ -58,17 +60,18 @@ Json = Mapping[str, Any]
 class WebhookForms:
     """Creates and changes outgoing webhooks. A preview shows what would be sent, and stores nothing."""
 
-    def __init__(self, hub: HubApi, frame: Frame) -> None:
+    def __init__(self, hub: HubApi, frame: Frame, kind: Kind = WEBHOOKS) -> None:
         self._hub = hub
         self._frame = frame
+        self._kind = kind
 
     async def show(self, request: Request, visit: Visit) -> Response:
         """Return the form, empty or with the settings of a webhook."""
         try:
             item = await self._item(request, visit)
         except Refusal as refusal:
-            return self._frame.refused(visit, refusal, "/console/webhooks")
-        return await self._page(visit, item, _form_of(item) if item else {})
+            return self._frame.refused(visit, refusal, self._base(request))
+        return await self._page(request, visit, item, _form_of(item) if item else {})
 
     async def submit(self, request: Request, visit: Visit, form: Form) -> Response:
         """Show the preview, or save: a new webhook's secret is shown once."""
@@ -77,26 +80,32 @@ class WebhookForms:
             item = await self._item(request, visit)
             body = _body(form, item)
             if first(form, "do") == "preview":
-                return await self._page(visit, item, form, preview=await self._preview(visit, form, body))
+                preview = await self._preview(visit, form, body)
+                return await self._page(request, visit, item, form, preview=preview)
             if item is None:
                 answer = await self._hub.call(visit.member, "POST", _API, body=body, once=first(form, "once"))
             else:
                 path = f"{_API}/{quote(item['id'], safe='')}"
                 await self._hub.call(visit.member, "PATCH", path, body=body, once=first(form, "once"))
-                return see_other(f"/console/webhooks/{quote(item['id'], safe='')}?done=edit")
+                return see_other(f"{self._base(request)}/{quote(item['id'], safe='')}?done=edit")
         except Refusal as refusal:
-            return await self._page(visit, item, form, refusal=refusal)
+            return await self._page(request, visit, item, form, refusal=refusal)
         shown = [(title, answer.get(name)) for name, title in _action(None).shown.items()]
         return self._frame.page(
             "done.html",
             visit,
             title=_action(None).title,
-            here=WEBHOOKS.path,
-            kind=WEBHOOKS,
+            here=self._kind.path,
+            kind=self._kind,
             action=_action(None),
             shown=[(title, value) for title, value in shown if value],
-            opens=f"/console/webhooks/{quote(answer['id'], safe='')}",
+            opens=f"{self._base(request)}/{quote(answer['id'], safe='')}",
         )
+
+    def _base(self, request: Request) -> str:
+        """Return the address of the list."""
+        parts = {name: quote(str(value), safe="") for name, value in request.path_params.items()}
+        return f"/console/{self._kind.path.format_map(parts)}"
 
     async def _item(self, request: Request, visit: Visit) -> Json | None:
         """Return the webhook that is changed; None for a new one. Raises `Refusal`."""
@@ -108,6 +117,7 @@ class WebhookForms:
 
     async def _page(
         self,
+        request: Request,
         visit: Visit,
         item: Json | None,
         form: Form,
@@ -115,9 +125,9 @@ class WebhookForms:
         refusal: Refusal | None = None,
         preview: Json | None = None,
     ) -> Response:
-        types, samples = await asyncio.gather(self._types(visit), self._samples(visit))
+        types, samples = await asyncio.gather(self._types(visit), self._samples(visit, item))
         own = f"/{quote(item['id'], safe='')}" if item else ""
-        listed = {"*", *(f"{group}.*" for group, _ in types)}
+        listed = {name for name in ("*", *(f"{group}.*" for group, _ in types)) if _is_offered(name, visit)}
         listed |= {member["name"] for _, members in types for member in members}
         chosen = _patterns(form)
         return self._frame.page(
@@ -125,8 +135,8 @@ class WebhookForms:
             visit,
             refusal.page_status if refusal else 200,
             title=_action(item).title,
-            here=WEBHOOKS.path,
-            back=f"/console/webhooks{own}",
+            here=self._kind.path,
+            back=f"{self._base(request)}{own}",
             item=item,
             action=_action(item),
             fields=_FIELDS,
@@ -135,6 +145,8 @@ class WebhookForms:
             transform=_TRANSFORM,
             patterns=_PATTERNS,
             types=types,
+            listed=listed,
+            restricted=visit.member.key.customer is not None,
             picked=listed & set(chosen),
             filled={**form, "events": ["\n".join(name for name in chosen if name not in listed)]},
             samples=samples,
@@ -147,25 +159,35 @@ class WebhookForms:
         """Return the event types by what their names begin with; none if the gateway does not answer."""
         found: list[Json] = []
         params = {"limit": "200"}
+        reader = _reader(visit)
         try:
             for _ in range(_PAGES):
-                page = await self._hub.call(visit.member, "GET", "/api/event-types", params=params)
-                found += page["items"]
+                page = await self._hub.call(reader, "GET", "/api/event-types", params=params)
+                found += [item for item in page["items"] if _is_offered(item["name"], visit)]
                 if not page["next_cursor"]:
                     break
                 params["cursor"] = page["next_cursor"]
         except Refusal:
-            return []
+            found = []
+        found += _unlisted(found, visit)
         groups: dict[str, list[Json]] = {}
         for item in found:
             groups.setdefault(item["name"].partition(".")[0], []).append(item)
         # The hub's own and the workspace's types come before those of providers.
         return sorted(groups.items(), key=lambda group: (group[1][0]["source"] == "provider", group[0]))
 
-    async def _samples(self, visit: Visit) -> Sequence[Json]:
-        """Return the newest delivery of each event type, as sample events for a preview."""
+    async def _samples(self, visit: Visit, item: Json | None) -> Sequence[Json]:
+        """Return the newest delivery of each event type, as sample events for a preview.
+
+        A customer gets those of the webhook: deliveries of others are none of his.
+        """
+        params = {"limit": _SAMPLES}
+        if visit.member.key.customer is not None:
+            if item is None:
+                return []
+            params["webhook_id"] = item["id"]
         try:
-            found = await self._hub.call(visit.member, "GET", "/api/deliveries", params={"limit": _SAMPLES})
+            found = await self._hub.call(visit.member, "GET", "/api/deliveries", params=params)
         except Refusal:
             return []
         return list({item["event_type"]: item for item in reversed(found["items"])}.values())
@@ -190,13 +212,40 @@ class WebhookForms:
                     "Preview with: that event was sent in another form; choose another one"
                 ) from None
         name = next((pattern for pattern in patterns if "*" not in pattern), "message.created")
+        if not _is_offered(name, visit):
+            return {"type": name, "data": {}}
         try:
-            found = await self._hub.call(visit.member, "GET", f"/api/event-types/{quote(name, safe='')}")
+            found = await self._hub.call(_reader(visit), "GET", f"/api/event-types/{quote(name, safe='')}")
         except Refusal as refusal:
             if refusal.is_outage:
                 raise
             return {"type": name, "data": {}}
         return {"type": name, "data": found["example"] or {}}
+
+
+def _is_offered(pattern: str, visit: Visit) -> bool:
+    """Return whether the form offers a pattern: a customer may not subscribe to every event."""
+    customer = visit.member.key.customer
+    return customer is None or includes(customer.events, pattern)
+
+
+def _reader(visit: Visit) -> Member:
+    """Return who reads event types: for a customer the console itself, which offers only some of them."""
+    key = visit.member.key
+    if key.customer is None:
+        return visit.member
+    return replace(visit.member, key=replace(key, customer=None, scopes=frozenset({"webhooks:read"})))
+
+
+def _unlisted(found: Sequence[Json], visit: Visit) -> list[Json]:
+    """Return the types of a customer that nobody has described."""
+    names = {item["name"] for item in found}
+    events = visit.member.key.customer.events if visit.member.key.customer else ()
+    return [
+        {"name": name, "about": "", "source": "workspace"}
+        for name in events
+        if "*" not in name and name not in names
+    ]
 
 
 def _action(item: Json | None) -> Action:

@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from shared.contracts.errors import FieldError, Invalid
+from shared.contracts.routes import is_connect_result
 
 _OUTCOME_PARAMETERS: Final = frozenset({"confirmation_code", "error", "integration_id", "status"})
 
@@ -19,10 +20,13 @@ def may_get_code(return_to: str | None, *, base: str) -> bool:
     """Return whether a confirmation code may be brought to `return_to`, which `validate_return_to` returned.
 
     It may not come to the hub: a tenant could name an inbound endpoint of his own, which shows him every
-    request, and confirm the account of the person whom he sent the ticket.
+    request, and confirm the account of the person whom he sent the ticket. But for one page: it hands the
+    code to a page of an allowed origin, and only for an authorization that the same window has started.
     """
-    if return_to is None or _origin(return_to) == _origin(base):
+    if return_to is None:
         return False
+    if _origin(return_to) == _origin(base):
+        return is_connect_result(return_to.removeprefix(base))
     path = normpath("/" + unquote(unquote(urlsplit(return_to).path)).lstrip("/"))
     return _WEBHOOK_PATH.search(path) is None
 

@@ -91,6 +91,7 @@ class Keyring:
         self._vault = vault
         self._log = log
         self._by_digest: dict[str, ApiKey] = {}
+        self._by_id: dict[str, ApiKey] = {}
         self._used: dict[str, datetime] = {}
         self._task: asyncio.Task[None] | None = None
         self.snapshot: Snapshot[tuple[str, ApiKey]] = self._keys.snapshot(
@@ -157,6 +158,14 @@ class Keyring:
         """Remove every member of a workspace, also those who were removed before, for good."""
         await self.members.delete_all({"workspace": workspace}, {"digest": None})
 
+    async def is_valid(self, key_id: str) -> bool:
+        """Return whether there is a key, or a member, with this id that has not expired or been revoked.
+
+        Otherwise as `authenticate`. It is no use of the key.
+        """
+        await self._configuration.ensure_current()
+        return self._checked(self._by_id.get(key_id), is_use=False) is not None
+
     def _valid(self, key_digest: str, *, is_use: bool) -> ApiKey | None:
         return self._checked(self._by_digest.get(key_digest), is_use=is_use)
 
@@ -170,8 +179,11 @@ class Keyring:
     def _index(self, before: tuple[str, ApiKey] | None, after: tuple[str, ApiKey] | None) -> None:
         if before:
             self._by_digest.pop(before[0], None)
-        if after and after[0]:
-            self._by_digest[after[0]] = after[1]
+            self._by_id.pop(before[1].id, None)
+        if after:
+            self._by_id[after[1].id] = after[1]
+            if after[0]:
+                self._by_digest[after[0]] = after[1]
 
     async def _flush_loop(self) -> None:
         while True:

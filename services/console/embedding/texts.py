@@ -1,0 +1,55 @@
+"""The texts of embedded pages: a catalogue per language, from the English text to its translation.
+
+`texts/en.json` lists all texts. A copy of it with translated values, such as `texts/de.json`, is offered
+without any other change. What a catalogue lacks is shown in English.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+DEFAULT: Final = "en"
+_FOLDER: Final = Path(__file__).parent / "texts"
+_MAX_ACCEPTED: Final = 20
+
+
+class Catalogues:
+    """All catalogues, read once."""
+
+    def __init__(self, folder: Path = _FOLDER) -> None:
+        self._catalogues: dict[str, Mapping[str, str]] = {
+            path.stem: orjson.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))
+        }
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages that there are."""
+        return sorted(self._catalogues)
+
+    def texts(self, language: str) -> Mapping[str, str]:
+        """Return the translations of a language by the English text."""
+        return self._catalogues[language]
+
+    def choose(self, wanted: str | None, accepted: str) -> str:
+        """Return the language of a session, else the best of an `Accept-Language` header, else English."""
+        if wanted and wanted in self._catalogues:
+            return wanted
+        for language in _by_preference(accepted):
+            for known in (language, language.partition("-")[0]):
+                if known in self._catalogues:
+                    return known
+        return DEFAULT
+
+
+def _by_preference(accepted: str) -> list[str]:
+    """Return the languages of an `Accept-Language` header, the most wanted first."""
+    weights: dict[str, float] = {}
+    for item in accepted.split(",")[:_MAX_ACCEPTED]:
+        language, _, weight = item.strip().partition(";q=")
+        try:
+            weights.setdefault(language.strip().lower(), float(weight or 1))
+        except ValueError:
+            continue
+    return sorted((name for name, weight in weights.items() if weight > 0), key=lambda name: -weights[name])

@@ -1,0 +1,223 @@
+"""The window in which a person connects an account for a chat, and what it reports to the chat's page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.console.embedding.frame import EmbeddedFrame, base_of
+from services.console.embedding.records import ConnectPart, EmbeddedSession, EmbeddedSessions
+from services.console.hub_api import HubApi, Refusal
+from services.console.pages.authorization_failures import next_step
+from services.console.pages.kinds import Field
+from services.console.web.catalogue import OAUTH
+from services.console.web.connect import account_fields, option_of
+from services.console.web.forms import Form, first, split_own, values_of
+from services.console.web.frame import see_other
+from services.console.web.visits import Visit
+
+_EXPIRED: Final = "expired"
+_MAX_PARAMETER: Final = 200
+
+Json = Mapping[str, Any]
+
+
+class ConnectWindow:
+    """The pages of a connect session. They work only for the page that has opened the window."""
+
+    def __init__(self, hub: HubApi, sessions: EmbeddedSessions, frame: EmbeddedFrame) -> None:
+        self._hub = hub
+        self._sessions = sessions
+        self._frame = frame
+
+    async def show(self, request: Request, visit: Visit) -> Response:
+        """Return the providers to choose from."""
+        session = _session(request)
+        try:
+            entries = await self._entries(session, visit)
+        except Refusal as refusal:
+            return self._frame.refused(visit, refusal, base_of(session))
+        choices = [
+            (entry, option)
+            for entry in entries
+            for option in entry["connect"]
+            if not option["app"] or option["app_registered"]
+        ]
+        return self._frame.page(
+            "connect.html",
+            visit,
+            title="Connect an account",
+            choices=choices,
+            at_once={option["kind"] for _, option in choices if option["app"] and not account_fields(option)},
+            base=base_of(session),
+            user=_part(session).user,
+            opener=session.origins[0],
+            report=_report(session),
+        )
+
+    async def ask(self, request: Request, visit: Visit) -> Response:
+        """Return the form of a provider."""
+        try:
+            entry, option = await self._option(request, visit)
+        except Refusal as refusal:
+            return self._frame.refused(visit, refusal)
+        return self._form_page(request, visit, entry, option)
+
+    async def connect(self, request: Request, visit: Visit, form: Form) -> Response:
+        """Start an authorization, or connect the account of the values that were entered."""
+        session = _session(request)
+        part = _part(session)
+        try:
+            entry, option = await self._option(request, visit)
+        except Refusal as refusal:
+            return self._frame.refused(visit, refusal)
+        provider, kind = entry["id"], option["kind"]
+        try:
+            own, values = split_own(values_of(form, account_fields(option)))
+            if kind in OAUTH:
+                body = {
+                    "provider": provider,
+                    "params": values,
+                    "return_to": f"{base_of(session)}/done",
+                    "user": part.user,
+                    **({"scopes": part.scopes[provider]} if provider in part.scopes else {}),
+                }
+                answer = await self._hub.call(visit.member, "POST", "/api/auth/oauth/connect", body=body)
+                await self._sessions.add_started(session, answer["integration_id"])
+                address = urlsplit(answer["connect_url"])
+                return see_other(f"{address.path}?{address.query}")
+            body = {"provider": provider, "kind": kind, "fields": values, "user": part.user, **own}
+            answer = await self._hub.call(
+                visit.member, "POST", option["path"], body=body, once=first(form, "once")
+            )
+        except Refusal as refusal:
+            return self._form_page(request, visit, entry, option, form, refusal)
+        return self._finished(session, visit, status="connected", provider=provider, integration=answer["id"])
+
+    async def done(self, request: Request, visit: Visit) -> Response:
+        """Report the result of an authorization that was started here."""
+        session, query = _session(request), request.query_params
+        integration = query.get("integration_id", "")[:_MAX_PARAMETER]
+        if integration not in _part(session).started:
+            text = "This result is not of this window. Start again."
+            return self._frame.problem(visit, 403, "Refused", text)
+        if error := query.get("error", "")[:_MAX_PARAMETER]:
+            report = _report(session, status="failed", integration=integration, error=error)
+            return self._frame.page(
+                "connect_done.html",
+                visit,
+                title="Not connected",
+                text=next_step(error),
+                report=report,
+                base=base_of(session),
+            )
+        return self._finished(
+            session,
+            visit,
+            status=query.get("status", "")[:_MAX_PARAMETER],
+            integration=integration,
+            code=query.get("confirmation_code", "")[:_MAX_PARAMETER],
+        )
+
+    @staticmethod
+    def expired(session: EmbeddedSession) -> Json:
+        """Return what the window reports of a session that has expired."""
+        return _report(session, status="failed", error=_EXPIRED)
+
+    def _finished(self, session: EmbeddedSession, visit: Visit, **result: str) -> Response:
+        return self._frame.page(
+            "connect_done.html",
+            visit,
+            title="Connected",
+            text="You can close this window.",
+            report=_report(session, **result),
+            base="",
+        )
+
+    async def _entries(self, session: EmbeddedSession, visit: Visit) -> Sequence[Json]:
+        """Return the catalogue's entries of the session's providers. Raises `Refusal`."""
+        found = await self._hub.call(visit.member, "GET", "/api/catalog")
+        wanted = _part(session).providers
+        entries = {entry["id"]: entry for entry in found["items"]}
+        return [entries[name] for name in wanted if name in entries]
+
+    async def _option(self, request: Request, visit: Visit) -> tuple[Json, Json]:
+        """Return the entry and the connect option of the address.
+
+        Raises `Refusal` for a provider that is not of the session.
+        """
+        wanted = request.path_params["provider"]
+        entries = await self._entries(_session(request), visit)
+        entry = next((entry for entry in entries if entry["id"] == wanted), None)
+        if entry is None:
+            raise Refusal(404, "Not found", "This provider cannot be chosen here.")
+        return entry, option_of(entry, request.path_params["kind"])
+
+    def _form_page(
+        self,
+        request: Request,
+        visit: Visit,
+        entry: Json,
+        option: Json,
+        form: Form | None = None,
+        refusal: Refusal | None = None,
+    ) -> Response:
+        session, fields = _session(request), account_fields(option)
+        return self._frame.page(
+            "connect_form.html",
+            visit,
+            refusal.status if refusal else 200,
+            title=entry["name"],
+            entry=entry,
+            option=option,
+            fields=fields,
+            filled={field.name: _filled(field, form) for field in fields},
+            refusal=refusal,
+            base=base_of(session),
+            action=f"{base_of(session)}/{quote(entry['id'], safe='')}/{quote(option['kind'], safe='')}",
+            user=_part(session).user,
+            opener=session.origins[0],
+            report=_report(session),
+        )
+
+
+def _session(request: Request) -> EmbeddedSession:
+    session: EmbeddedSession = request.state.session
+    return session
+
+
+def _part(session: EmbeddedSession) -> ConnectPart:
+    if session.connect is None:
+        raise TypeError("this is no connect session")
+    return session.connect
+
+
+def _report(
+    session: EmbeddedSession,
+    *,
+    status: str = "",
+    provider: str = "",
+    integration: str = "",
+    code: str = "",
+    error: str = "",
+) -> Json:
+    """Return what the script of the page sends to the chat's page, and to which origin.
+
+    Without a `status` there is no result yet: the script only asks whether that page is there.
+    """
+    message = {
+        "status": status,
+        "provider": provider or None,
+        "integrationId": integration or None,
+        "confirmationCode": code or None,
+        "error": error or None,
+    }
+    return {"origin": session.origins[0], "session": session.id, "result": message if status else None}
+
+
+def _filled(field: Field, form: Form | None) -> str:
+    if field.kind == "secret":
+        return ""
+    return first(form, field.name) if form and field.name in form else field.default

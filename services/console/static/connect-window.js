@@ -1,0 +1,17 @@
+// A page of the window in which an account is connected. It shows its forms only if the page that has opened the
+// window is of the session's origin, and reports results to that origin only.
+const page = document.querySelector("#window");
+const { origin, session, result } = JSON.parse(page.dataset.report);
+
+function tell(type, content = {}) {
+  opener?.postMessage({ type: `interlink-connect:${type}`, session, ...content }, origin);
+}
+
+addEventListener("message", ({ data, source, origin: from }) => {
+  if (from !== origin || source !== opener || data?.type !== "interlink-connect:welcome") return;
+  if (data.session !== session) return;
+  const [asked, unasked] = ["#asked", "#unasked"].map((id) => page.querySelector(id));
+  if (asked) [asked.hidden, unasked.hidden] = [false, true];
+});
+if (result) tell("result", { result });
+else tell("hello");
