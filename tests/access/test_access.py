@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.contracts.routes import CONSOLE, SERVICE_PATHS, service_for_path
+from shared.contracts.routes import SERVICE_PATHS, service_for_path
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 
@@ -224,6 +224,9 @@ client of tus asks for the limits before it has a key.
 
 ROWS = sorted(NEEDS)
 EXPECTED_STATUS: dict[ROW, int] = {
+    ("DELETE", "/api/portal-sessions/{session_id}"): 404,
+    ("POST", "/api/connect-sessions"): 422,
+    ("DELETE", "/api/connect-sessions/{session_id}"): 404,
     ("POST", "/api/inbound-endpoints/{endpoint_id}/handed-over-secret"): 409,
     ("POST", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/replay"): 409,
     ("POST", "/api/auth/oauth/confirm"): 404,
@@ -284,6 +287,16 @@ def body_for(row: ROW) -> Any:
     """Return a body that the route accepts."""
     method, path = row
     bodies: dict[ROW, Any] = {
+        ("POST", "/api/portal-sessions"): {
+            "customer": "acme",
+            "events": ["message.created"],
+            "origins": ["https://chat.example.com"],
+        },
+        ("POST", "/api/connect-sessions"): {
+            "user": "ada",
+            "providers": ["github"],
+            "origin": "https://chat.example.com",
+        },
         ("POST", "/api/inbound-endpoints"): {"provider": "github", "name": "x"},
         ("POST", "/api/incoming-webhooks"): {"name": "x", "target_channel_id": "general"},
         ("POST", "/api/events"): {"specversion": "1.0", "id": "1", "type": "note.written", "source": "/t"},
@@ -446,7 +459,7 @@ def ask(hub: Hub, row: ROW, path: str, headers: dict[str, str]) -> httpx.Respons
     return CLIENT.request(row[0], base + path, json=body_for(row), headers=headers)
 
 
-WITH_API = ("gateway", *(name for name in SERVICE_PATHS if name != CONSOLE))
+WITH_API = ("gateway", *SERVICE_PATHS)
 """The services with a management API. Each has an OpenAPI document."""
 WHERE = {
     "gateway": "/api/inbound-endpoints",

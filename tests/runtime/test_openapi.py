@@ -9,10 +9,9 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from shared.contracts.routes import CONSOLE, service_for_path
+from shared.contracts.routes import service_for_path
 from tests.support.backends import Bus, Store
-from tests.support.hub import SERVICES as ALL_SERVICES
-from tests.support.hub import Hub
+from tests.support.hub import SERVICES, Hub
 from tests.support.second_process import second_process
 
 NAMES = set(
@@ -74,8 +73,6 @@ OF_STRANGERS = {
     "receive_incoming_slack",
     "receive_webhook",
 }
-SERVICES = tuple(name for name in ALL_SERVICES if name != CONSOLE)
-"""The services with an API of their own."""
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 MUTATING = {"post", "put", "patch", "delete"}
 Call = tuple[str, str, dict[str, Any]]
