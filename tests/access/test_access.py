@@ -11,8 +11,9 @@ import pytest
 
 from shared.contracts.routes import SERVICE_PATHS, service_for_path
 from tests.support.eventually import eventually
-from tests.support.hub import Hub
+from tests.support.hub import Hub, hub_with
 
+hub = hub_with(env={"INTERLINK_RETURN_ORIGINS": "https://chat.example.com"})
 ROW = tuple[str, str]
 CLIENT = httpx.Client(timeout=30)
 """One client for all calls: a new one would cost more than a call."""
@@ -197,6 +198,8 @@ NEEDS: dict[ROW, str] = {
     ("GET", "/api/imports/{import_id}/issues"): "imports:read",
     ("GET", "/api/imports/{import_id}/files"): "imports:read",
     ("GET", "/api/imports/{import_id}/report"): "imports:read",
+    ("GET", "/api/imports/{import_id}/report/days"): "imports:read",
+    ("GET", "/api/imports/{import_id}/report/channels"): "imports:read",
     ("GET", "/api/imports/{import_id}/events"): "imports:read",
 }
 OPERATOR: frozenset[ROW] = frozenset(
@@ -224,9 +227,6 @@ client of tus asks for the limits before it has a key.
 
 ROWS = sorted(NEEDS)
 EXPECTED_STATUS: dict[ROW, int] = {
-    ("DELETE", "/api/portal-sessions/{session_id}"): 404,
-    ("POST", "/api/connect-sessions"): 422,
-    ("DELETE", "/api/connect-sessions/{session_id}"): 404,
     ("POST", "/api/inbound-endpoints/{endpoint_id}/handed-over-secret"): 409,
     ("POST", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/replay"): 409,
     ("POST", "/api/auth/oauth/confirm"): 404,
@@ -398,6 +398,7 @@ class Items:
             .replace("{conflict_id}", "cfl_x")
             .replace("{upload_id}", "upl_x")
             .replace("{import_id}", "imp_x")
+            .replace("{session_id}", "ptl_x")
             .replace("{template_id}", "github-to-channel")
             .replace("{provider}", PROVIDER)
         )
