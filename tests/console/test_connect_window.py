@@ -101,7 +101,7 @@ def test_an_account_is_connected_in_the_window_and_confirmed_by_the_chat(stage: 
     guest.close()
 
 
-def test_a_token_is_entered_in_the_window(stage: OAuthHub) -> None:
+def test_manual_credentials_connect_an_account_in_the_window(stage: OAuthHub) -> None:
     made = connect(stage.hub, user="bob")
     guest = Guest(stage.hub.url("gateway"))
     page = guest.open(window_of(made))
