@@ -13,6 +13,7 @@ from rich.console import Console
 
 from bench.backlog import backlog
 from bench.bridge import bridge
+from bench.console_pages import console_pages
 from bench.fairness import fairness
 from bench.fanout import fanout
 from bench.gateway import gateway
@@ -47,6 +48,7 @@ STAGES: Final = (
     "backlog",
     "bridge",
     "history",
+    "console",
     "trace",
     "peers",
 )
@@ -83,6 +85,7 @@ def main() -> int:
             "backlog": lambda: backlog(bench),
             "bridge": lambda: bridge(bench),
             "history": lambda: history(bench),
+            "console": lambda: console_pages(bench),
             "trace": lambda: trace(bench),
             "peers": lambda: peers(
                 Path(folder) / "peers",

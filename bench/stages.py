@@ -61,6 +61,9 @@ class Plan:
     history_channels: int = 2_000
     history_live_s: float = 10.0
     history_rounds: int = 3
+    console_endpoints: int = 10_000
+    console_rows: int = 1_000_000
+    console_repeats: int = 40
     max_due: int = 100_000
 
     @property
@@ -85,6 +88,9 @@ class Plan:
             quiet_pause_s=2.0,
             quiet_events=5,
             dead_waiting=5_000,
+            console_endpoints=1_000,
+            console_rows=20_000,
+            console_repeats=5,
             beside_rounds=2,
             beside_s=3.0,
             fair_rounds=2,

@@ -37,7 +37,9 @@ class System(Hub):
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         env = {"INTERLINK_DRAIN_SECONDS": "2", **env}
-        super().__init__(folder, bus, store, services=services, env=env)
+        # The console shows all services, so it needs the addresses that the entrance has.
+        entrance = "console" in services
+        super().__init__(folder, bus, store, services=services, env=env, entrance=entrance)
         self.bootstrap = bus.env["KAFKA_BOOTSTRAP_SERVERS"]
         self.store_uri = self.env["MONGODB_URI"]
         self.store_pid = store_pid

@@ -26,6 +26,8 @@ _MAX_IMPORT_TIMES: Final = 12.0
 _MAX_IMPORT_MB: Final = 300.0
 _MAX_IMPORT_GROWTH: Final = 1.1
 _MAX_RESPONSE_MS: Final = 200.0
+_MAX_PAGE_MS: Final = 200.0
+_MAX_CONSOLE_MB: Final = 120.0
 
 
 def table(measured: dict[str, Any]) -> Table:
@@ -45,6 +47,7 @@ def table(measured: dict[str, Any]) -> Table:
         ("backlog", results.backlog),
         ("bridge", results.bridge),
         ("history", results.history),
+        ("console", results.console),
     ):
         if result := measured.get(stage):
             show(result)
@@ -211,6 +214,15 @@ class _ResultTable:
         )
         what = "webhook in to webhook out: p99 beside an import"
         self._row(what, _MAX_BESIDE_TIMES, "x", live["times"]["p99_ms"], beside)
+
+    def console(self, result: dict[str, Any]) -> None:
+        rows = f"{result['rows']:,} deliveries and messages"
+        for path, page in result["pages"].items():
+            beside = (
+                f"CPU {page['cpu_ms']:.0f} ms, database {page['database_ms']:.0f} ms, {page['bytes']:,} bytes"
+            )
+            self._row(f"{path}, p95; {rows}", _MAX_PAGE_MS, " ms", page["p95_ms"], beside)
+        self._row("console, memory", _MAX_CONSOLE_MB, " MB", result["memory_mb"], "after all pages")
 
     def _least(self, what: str, result: dict[str, Any]) -> None:
         beside = f"least {result['least_cpu_us']:.0f} us; {result['least_per_s']:,.0f}/s"

@@ -54,6 +54,18 @@ def test_a_webhook_is_made_with_picked_events_and_tried_before(hub: Hub, admin: 
     assert stored["transform"] == "{kind: type}"
 
 
+def test_the_types_of_a_provider_are_shown_on_demand(hub: Hub, admin: Person) -> None:
+    form = admin.open("/console/webhooks/do/create")
+    assert len(form.response.content) < 100_000, "there are more than two thousand types"
+    assert "github.push" not in form.text
+    shown = send(admin, form, name="kept", show="github", pick=["slack.message"])
+    assert "github.push" in shown.text
+    assert shown.form("/do/create").fields["name"] == "kept"
+    assert hub.call("GET", "/api/outgoing-webhooks?name=kept")["items"] == []
+    again = send(admin, shown, name="kept", show="stripe")
+    assert "github.push" in again.text, "what was opened stays open"
+
+
 def test_changing_a_webhook_keeps_what_the_form_does_not_have(hub: Hub, admin: Person) -> None:
     settings: dict[str, Any] = {"mentions": ["ada"], "content": "urgent", "condition": "data.a == '\u200b'"}
     settings["exclude_bots"] = True

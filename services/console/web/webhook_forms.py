@@ -24,6 +24,8 @@ from shared.webhooks.signatures import SigningProfile
 
 _API: Final = "/api/outgoing-webhooks"
 _PAGES: Final = 10
+_MAX_GROUP: Final = 50
+"""Event types of a group that the form has at once; those of a larger one on demand."""
 _SAMPLES: Final = "10"
 _FIELDS: Final = (
     Field("name", "Name", required=True),
@@ -78,6 +80,8 @@ class WebhookForms:
         item = None
         try:
             item = await self._item(request, visit)
+            if first(form, "show"):
+                return await self._page(request, visit, item, form)
             body = _body(form, item)
             if first(form, "do") == "preview":
                 preview = await self._preview(visit, form, body)
@@ -144,7 +148,8 @@ class WebhookForms:
             filters=_FILTER,
             transform=_TRANSFORM,
             patterns=_PATTERNS,
-            types=types,
+            types=[(group, members, _is_open(group, members, chosen, form)) for group, members in types],
+            shown=form.get("shown", []) + form.get("show", []),
             listed=listed,
             restricted=visit.member.key.customer is not None,
             picked=listed & set(chosen),
@@ -158,7 +163,7 @@ class WebhookForms:
     async def _types(self, visit: Visit) -> Sequence[tuple[str, Sequence[Json]]]:
         """Return the event types by what their names begin with; none if the gateway does not answer."""
         found: list[Json] = []
-        params = {"limit": "200"}
+        params = {"limit": "500"}
         reader = _reader(visit)
         try:
             for _ in range(_PAGES):
@@ -246,6 +251,15 @@ def _unlisted(found: Sequence[Json], visit: Visit) -> list[Json]:
         for name in events
         if "*" not in name and name not in names
     ]
+
+
+def _is_open(group: str, members: Sequence[Json], chosen: Sequence[str], form: Form) -> bool:
+    """Return whether the form has the event types of a group: there are more than two thousand in all."""
+    if group in form.get("show", []) or group in form.get("shown", []):
+        return True
+    if any(member["name"] in chosen for member in members):
+        return True
+    return len(members) <= _MAX_GROUP and members[0]["source"] != "provider"
 
 
 def _action(item: Json | None) -> Action:

@@ -47,8 +47,8 @@ _COMES_BEFORE: Final = frozenset({"id", "reactions", "source_reactions", "late_e
 """Fields of a record that stands for a message; they stay when the message comes."""
 _NOT_LISTED: Final = {"reactions": 0, "late_edit": 0}
 _MILLISECOND: Final = timedelta(milliseconds=1)
-_FIRST_SPAN: Final = timedelta(minutes=10)
-_SPAN_GROWTH: Final = 6
+_FIRST_SPAN: Final = timedelta(minutes=1)
+_SPAN_GROWTH: Final = 3
 _EXAMINED: Final = 100
 """Messages that a list with a state reads at once: one may have a long trace for each of its targets."""
 
