@@ -34,6 +34,9 @@ _JVM = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.a
 # Half of a short life would be spent on optimising the code.
 _SHORT_LIFE = ("-XX:TieredStopAtLevel=1",)
 
+# Of the classes of a JVM that formats storage: a broker reads them from there, which is a third of its start.
+_ARCHIVE = "classes.jsa"
+
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -142,9 +145,10 @@ class ApacheKafka:
         deadline = time.monotonic() + _START_SECONDS
         if not (data / "meta.properties").exists():
             shutil.copytree(_formatted(jars), data, dirs_exist_ok=True)
+        archive = f"-XX:SharedArchiveFile={jars / _ARCHIVE}"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                _command(self._jvm, jars, "kafka.Kafka", str(self._properties)),
+                _command((*self._jvm, archive), jars, "kafka.Kafka", str(self._properties)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -280,8 +284,9 @@ def _formatted(jars: Path) -> Path:
             data.mkdir()
             properties.write_text(_PROPERTIES.format(port=1, controller=2, data=data), encoding="utf-8")
             arguments = ("format", "-t", _CLUSTER_ID, "-c", str(properties))
+            archive = f"-XX:ArchiveClassesAtExit={jars / _ARCHIVE}"
             done = subprocess.run(
-                _command((*_JVM, *_SHORT_LIFE), jars, "kafka.tools.StorageTool", *arguments),
+                _command((*_JVM, *_SHORT_LIFE, archive), jars, "kafka.tools.StorageTool", *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
