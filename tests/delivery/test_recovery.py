@@ -5,7 +5,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -469,11 +469,17 @@ def test_killed_in_the_middle_of_a_recovery_each_has_one_new_round(hub: Hub) -> 
         assert {delivery["attempt_count"] for delivery in found} == {2}
 
 
+@cache
+def _client(uri: str) -> pymongo.MongoClient[dict[str, Any]]:
+    """One client for all looks: each would log in."""
+    return pymongo.MongoClient(uri)
+
+
 def _job_document(hub: Hub, job: Job) -> dict[str, Any]:
     """The job as it stands in the store, also while no service answers."""
-    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(hub.env["MONGODB_URI"])
-    with closing(client):
-        found = client.get_default_database()["delivery_jobs"].find_one({"_id": job["id"]})
+    found = (
+        _client(hub.env["MONGODB_URI"]).get_default_database()["delivery_jobs"].find_one({"_id": job["id"]})
+    )
     assert found
     return found
 

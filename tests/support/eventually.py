@@ -3,20 +3,25 @@
 import asyncio
 from collections.abc import Callable
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+_PAUSE_S: Final = 0.1
 
 
-def eventually(look: Callable[[], T], within_s: float = 60, every_s: float = 0.1) -> T:
+def eventually(look: Callable[[], T], within_s: float = 60, every_s: float | None = None) -> T:
     """Return what `look` returns once that is true. Fail with its last result after `within_s` seconds.
 
-    Give `within_s` only where the time is the promise.
+    Give `within_s` only where the time is the promise, and `every_s` only where the moment matters: else the
+    pause is a tenth of a second, or as long as `look` took, so that looking costs less than what is awaited.
     """
     deadline = monotonic() + within_s
+    started = monotonic()
     while not (seen := look()):
-        assert monotonic() < deadline, f"not within {within_s} s: {look.__doc__ or look.__name__}: {seen!r}"
-        sleep(every_s)
+        ended = monotonic()
+        assert ended < deadline, f"not within {within_s} s: {look.__doc__ or look.__name__}: {seen!r}"
+        sleep(max(_PAUSE_S, ended - started) if every_s is None else every_s)
+        started = monotonic()
     return seen
 
 
