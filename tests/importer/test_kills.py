@@ -39,11 +39,11 @@ _AHEAD: Final = 150
 """Batches that are read ahead at most: 64 unconfirmed, 16 to be published, and what fits into the pipe."""
 _DAYS: Final = 2 * (_AHEAD + 30 * (KILLS + 3))
 """Files of the export: both of a channel are a batch. Up to 30 batches get done for a kill."""
-_MESSAGES: Final = 20
-"""Of each day: with 4 kills, 14,400 in all."""
-_WORDS: Final = 200
+_MESSAGES: Final = 10
+"""Of each day: with 4 kills, 7,200 in all."""
+_WORDS: Final = 400
 """Of each message: the pipe takes few batches."""
-_UNDONE_DAYS: Final = 100
+_UNDONE_DAYS: Final = 200
 _LONG_DAYS: Final = 4 * _AHEAD
 """The reader is at work until it is killed for the second time."""
 _LIVE: Final = 20
