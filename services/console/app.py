@@ -18,16 +18,22 @@ from services.console.embedding.visits import EmbeddedVisits
 from services.console.hub_api import HubApi
 from services.console.live.event_feed import EventFeed
 from services.console.live.streams import Streams
+from services.console.openid.configuration import openid_configuration
+from services.console.openid.provider import IdentityProvider
+from services.console.openid.sign_in import OpenIdSignIn
 from services.console.saved_views import SavedViews
 from services.console.sessions import failures as failure_store
 from services.console.sessions import records as session_store
+from services.console.sessions import used_states
 from services.console.sessions.failures import Failures
 from services.console.sessions.records import Sessions
 from services.console.sessions.sign_in import SignIn
+from services.console.sessions.used_states import UsedStates
 from services.console.settings import ConsoleSettings
 from services.console.web.site import Site
 from services.console.web.static_files import StaticFiles
 from shared.contracts.routes import is_console
+from shared.runtime.egress.client import create_egress_client
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
@@ -37,7 +43,10 @@ INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **failure_store.INDEXES,
     **view_store.INDEXES,
     **embedded_store.INDEXES,
+    **used_states.INDEXES,
 }
+_MAX_IDENTITY_CALLS: Final = 20
+"""Connections to the identity provider at a time."""
 _STATIC: Final = Path(__file__).parent / "static"
 
 
@@ -51,12 +60,30 @@ async def build(runtime: Runtime) -> Service:
     )
     peers = {name: str(url) for name, url in settings.peers.items()}
     hub = HubApi(runtime.vault, str(settings.gateway_url), peers)
-    sign_in = SignIn(Failures(runtime.mongo), runtime.keyring, sessions)
+    failures = Failures(runtime.mongo)
+    configuration = openid_configuration(settings, runtime.hub.public_base)
+    issuer = configuration.issuer if configuration else ""
+    sign_in = SignIn(failures, runtime.keyring, sessions, issuer=issuer)
+    client = create_egress_client(settings, max_connections=_MAX_IDENTITY_CALLS)
+    openid = (
+        None
+        if configuration is None
+        else OpenIdSignIn(
+            IdentityProvider(configuration, client, runtime.log),
+            runtime.vault,
+            hub,
+            failures,
+            UsedStates(runtime.mongo),
+            sessions,
+        )
+    )
     views = SavedViews(runtime.mongo)
     feed = EventFeed(runtime.kafka, runtime.log, instance=runtime.instance)
     streams = Streams(sign_in)
     files = StaticFiles(_STATIC)
-    site = Site(hub, sessions, sign_in, views, files, runtime.hub.public_base, runtime.log, feed, streams)
+    site = Site(
+        hub, sessions, sign_in, views, openid, files, runtime.hub.public_base, runtime.log, feed, streams
+    )
 
     # For chats that embed the hub
     embedded_sessions = EmbeddedSessions(
@@ -85,6 +112,7 @@ async def build(runtime: Runtime) -> Service:
         app=_dispatch(site.app(), embedded.app(), management),
         parts=[
             hub,
+            client,
             feed,
             runtime.workspace_cleanup(sessions.delete_all, views.delete_all, embedded_sessions.delete_all),
         ],

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, cast
@@ -25,10 +25,11 @@ _MAX_ERRORS: Final = 5
 
 @dataclass(slots=True)
 class Member:
-    """The member who makes a request: the API key of their session, and their address."""
+    """The member who makes a request: the key of their session, their address, and the session's id."""
 
     key: ApiKey
     address: str
+    session: str = ""
     _deadline: float = 0.0
 
     def deadline(self) -> float:
@@ -134,16 +135,45 @@ class HubApi:
         key = member.key
         # The services limit a customer's key by itself; its scopes only say what pages offer.
         scopes = [] if key.customer else cast("list[Scope]", sorted(key.scopes))
-        acting = key.acting or Actor(key.id, key.name)
+        acting = key.acting or Actor(key.id, key.name, role=key.role, session=member.session)
         token = service_key(self._vault, CONSOLE, key.workspace, scopes, acting, customer=key.customer)
+        return await self._send(
+            token, member.address, member.deadline(), method, path, content, headers, params
+        )
+
+    async def call_for_itself(
+        self, workspace: str, scopes: Sequence[Scope], method: str, path: str, body: Any, address: str
+    ) -> Any:
+        """Return the JSON of a call that the console makes by itself. Raises `Refusal`.
+
+        `address` is that of the browser that caused it.
+        """
+        token = service_key(self._vault, CONSOLE, workspace, scopes, None)
+        content = orjson.dumps(body)
+        deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
+        headers = _json_headers(path, content, "")
+        _, answer = await self._send(token, address, deadline, method, path, content, headers, {})
+        return _json(answer)
+
+    async def _send(
+        self,
+        token: str,
+        address: str,
+        deadline: float,
+        method: str,
+        path: str,
+        content: bytes,
+        headers: Mapping[str, str],
+        params: Mapping[str, str],
+    ) -> tuple[HeaderPairs, bytes]:
         sent = [(b"authorization", f"Bearer {token}".encode())]
         sent += [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
-        if member.address:
-            sent.append((b"x-forwarded-for", member.address.encode("latin-1", "replace")))
+        if address:
+            sent.append((b"x-forwarded-for", address.encode("latin-1", "replace")))
         service = service_for_path(path)
         url = self._peers.get(service, self._gateway) + path + (f"?{urlencode(params)}" if params else "")
         try:
-            async with asyncio.timeout_at(member.deadline()):
+            async with asyncio.timeout_at(deadline):
                 status, received, answer = await self._client.call(method, url, sent, content)
         except (Unreachable, TimeoutError):
             detail = f"The service {service} does not answer. This part is back when it does: try again."

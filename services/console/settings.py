@@ -2,16 +2,23 @@
 
 from pathlib import Path
 
-from pydantic import Field, HttpUrl
-from pydantic_settings import SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr
 
-from shared.runtime.settings import ChatSettings
+from shared.runtime.settings import ChatSettings, EgressSettings
+from shared.runtime.web.members import Role
 
 
-class ConsoleSettings(ChatSettings):
+class RoleGrant(BaseModel):
+    """What a value of the claim for roles gives: a role in a workspace."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Role
+    workspace: str = Field(default="default", min_length=1, max_length=63)
+
+
+class ConsoleSettings(ChatSettings, EgressSettings):
     """`INTERLINK_*` settings of the console."""
-
-    model_config = SettingsConfigDict(env_prefix="INTERLINK_", frozen=True)
 
     gateway_url: HttpUrl = Field(
         default=HttpUrl("http://127.0.0.1:8080"),
@@ -36,4 +43,40 @@ class ConsoleSettings(ChatSettings):
         ge=1,
         le=100_000,
         description="Open portal and connect sessions that a workspace may have together.",
+    )
+    oidc_issuer: str = Field(
+        default="",
+        description=(
+            "The issuer of an OpenID Connect provider where members sign in, exactly as it names itself; "
+            "empty: members sign in with keys."
+        ),
+    )
+    oidc_client_id: str = Field(default="", description="The hub's client id at the identity provider.")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="The client secret; a public client has none."
+    )
+    oidc_client_secret_file: Path | None = Field(
+        default=None, description="A file that contains the client secret instead: a mounted secret."
+    )
+    oidc_name: str = Field(
+        default="OpenID Connect",
+        min_length=1,
+        max_length=60,
+        description="The identity provider's name on the page to sign in.",
+    )
+    oidc_scopes: str = Field(
+        default="openid profile email", description="The scopes to ask the identity provider for."
+    )
+    oidc_roles_claim: str = Field(
+        default="roles",
+        min_length=1,
+        max_length=200,
+        description="The claim of the ID token that decides about roles; dots lead into objects.",
+    )
+    oidc_roles: dict[str, RoleGrant] = Field(
+        default_factory=dict,
+        description=(
+            "What values of the claim give; the first that fits counts, and without one nobody gets in: "
+            '`{"hub-admins": {"role": "admin", "workspace": "default"}, "staff": {"role": "viewer"}}`.'
+        ),
     )

@@ -136,6 +136,20 @@ def test_an_ended_session_is_refused(
     assert answer.status_code == 401
 
 
+def test_a_removed_member_is_signed_out_and_a_role_counts_at_once(hub: Hub, person: Person) -> None:
+    made = hub.call("POST", "/api/members", {"name": "Ada", "role": "viewer"}, expect=201)
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
+    assert person.sign_in(made["key"]).status == 200
+    page = f"/console/webhooks/{webhook}"
+    assert not [form for form in person.open(page).forms if form.action.endswith("/do/pause")]
+    hub.call("PATCH", f"/api/members/{made['id']}", {"role": "operator"})
+    paused = person.send(person.open(page), "/do/pause")
+    assert (paused.status, hub.call("GET", f"/api/outgoing-webhooks/{webhook}")["paused"]) == (200, True)
+    assert "Ada (operator)" in person.open("/console/sessions").text
+    hub.call("DELETE", f"/api/members/{made['id']}", expect=204)
+    assert person.open(page).status == 401
+
+
 def test_a_session_that_others_chose_is_never_used(hub: Hub, person: Person, key: str) -> None:
     chosen = token_urlsafe(32)
     person.client.cookies.set(COOKIE, chosen)

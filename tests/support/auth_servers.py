@@ -202,7 +202,8 @@ class OidcProvider(AuthServer):
     `#sign-in`, then `#account`, `#client`, `#scopes`, `#allow` and `#deny`; an error is in `#error`.
 
     `issuer` is its address for others, when TLS is in front of it (`Forward` of `platforms.py`). Lifetimes
-    are in seconds. `scopes` are those that may be asked for beside `openid` and `offline_access`.
+    are in seconds. `scopes` are those that may be asked for beside `openid` and `offline_access`. With
+    `claims`, by login name, ID tokens have these and the user info.
     """
 
     authorize_path = "/auth"
@@ -219,6 +220,7 @@ class OidcProvider(AuthServer):
         refresh_token_s: int = _MONTH_S,
         code_s: int = 60,
         scopes: Sequence[str] = ("profile", "email", "read", "write"),
+        claims: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         record_secret("a client secret", *(client.secret for client in clients))
         registered = [
@@ -238,8 +240,13 @@ class OidcProvider(AuthServer):
             "refresh_token_s": refresh_token_s,
             "code_s": code_s,
             "scopes": list(scopes),
+            "claims": dict(claims or {}),
         }
         super().__init__("oidc.mjs", settings, issuer)
+
+    def rotate(self) -> None:
+        """Sign with a new key from now on, and publish only that."""
+        self._tell("POST", "rotate", {})
 
     def forget(self, account: str) -> int:
         """End every grant of an account, as its owner can in the settings; how many there were."""

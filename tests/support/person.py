@@ -70,9 +70,9 @@ class Person:
         """Go there, sign in and allow it (or not), until a page has no form: that page."""
         return self._walk(url, deny=deny, stop_at="")
 
-    def consent(self, url: str, *, deny: bool = False) -> str:
+    def consent(self, url: str, *, deny: bool = False, stop_at: str = _CALLBACK) -> str:
         """The same, but he does not come back: the address at the hub that the platform sends him to."""
-        answer = self._walk(url, deny=deny, stop_at=_CALLBACK)
+        answer = self._walk(url, deny=deny, stop_at=stop_at)
         return urljoin(str(answer.url), answer.headers["location"])
 
     def _walk(self, url: str, *, deny: bool, stop_at: str) -> httpx.Response:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Final, get_args
 
 from services.console.pages.kinds import Action, Column, Field, Filter, Json, Kind, column
-from shared.runtime.web.api_keys import Scope
+from shared.runtime.web.api_keys import KeyScope
 
 
 def _actor(item: Json) -> str:
     actor = item["actor"]
     name = actor["key_name"] or actor["key_id"]
+    name = f"{name} ({actor['role']})" if actor["role"] else name
     return f"{name} by {actor['service']}" if actor["service"] else str(name)
 
 
@@ -52,7 +53,7 @@ API_KEYS: Final = Kind(
             "The key is shown only now: store it where the program reads it.",
             fields=(
                 Field("name", "Name", hint="Who or what uses it.", required=True),
-                Field("scopes", "Scopes", "checks", options=get_args(Scope), required=True),
+                Field("scopes", "Scopes", "checks", options=get_args(KeyScope), required=True),
                 Field("expires_at", "Expires (UTC)", "time", "Left empty: never."),
             ),
             shown={"key": "API key"},

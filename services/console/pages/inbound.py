@@ -152,7 +152,7 @@ EXECUTIONS: Final = Kind(
             "replay",
             "Replay",
             "/api/inbound-endpoints/{parent}/events/{id}/replay",
-            "integrations:write",
+            "integrations:operate",
             "Its events are published again.",
             fits=lambda item: bool(item["event_ids"]),
             effect="The events are published once more: messages and deliveries are made of them again.",

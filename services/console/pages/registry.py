@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from services.console.pages import administration, connections, imports, inbound, outgoing
+from services.console.pages import administration, connections, imports, inbound, members, outgoing
 from services.console.pages.kinds import Kind
 
 KINDS: Final[Sequence[Kind]] = (
@@ -11,6 +11,7 @@ KINDS: Final[Sequence[Kind]] = (
     *outgoing.KINDS,
     *connections.KINDS,
     *imports.KINDS,
+    *members.KINDS,
     *administration.KINDS,
 )
 _BY_PREFIX: Final[Mapping[str, str]] = {
@@ -23,6 +24,7 @@ _BY_PREFIX: Final[Mapping[str, str]] = {
     "imp_": "imports",
     "job_": "jobs",
     "pol_": "polling-triggers",
+    "mem_": "members",
 }
 GROUPS: Final = ("Traffic", "Connections", "Conversations", "Settings")
 

@@ -1,10 +1,11 @@
-"""Wrong API keys by address, of the last minute: the limit holds for all processes together."""
+"""Wrong keys and sign-ins by address, of the last minute: the limit holds for all processes together."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Final
 
+from shared.contracts.errors import OverLimit
 from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
 from shared.runtime.records import Record
 
@@ -13,6 +14,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (Index((("address", 1), ("at", 1))), Index((("expires_at", 1),), ttl_s=0))
 }
 _WINDOW: Final = timedelta(minutes=1)
+_MAX_FAILURES: Final = 10
+_TOO_MANY: Final = "too many wrong attempts from this address: try again in a minute"
 
 
 class FailureRecord(Record):
@@ -34,6 +37,18 @@ class Failures:
         since = utcnow() - _WINDOW
         with translate_errors():
             return await self._collection.count_documents({"address": address, "at": {"$gt": since}})
+
+    async def begin(self, address: str) -> str:
+        """Store an attempt, and return its id, to remove it if it was right.
+
+        Raises `OverLimit` after ten wrong ones of an address in a minute.
+        """
+        if await self.count(address) >= _MAX_FAILURES:
+            raise OverLimit(_TOO_MANY)
+        attempt = await self.add(address)
+        if await self.count(address) > _MAX_FAILURES:
+            raise OverLimit(_TOO_MANY)
+        return attempt
 
     async def add(self, address: str) -> str:
         """Store an attempt, and return its id.

@@ -21,10 +21,15 @@ _MAX_AGENT: Final = 300
 
 
 class SessionRecord(Record):
-    """A session of a person who signed in with an API key. `_id` is the digest of the session's id."""
+    """A session of a person. `_id` is the digest of the session's id.
+
+    Whoever signed in with a key has its digest here, and whoever did at the identity provider its `issuer`;
+    `key_id` and `key_name` are of the key or the member.
+    """
 
     workspace: str
     key_digest: str
+    issuer: str = ""
     key_id: str
     key_name: str
     address: str
@@ -45,7 +50,15 @@ class Sessions:
         self._max_age = max_age
 
     async def create(
-        self, *, workspace: str, key_digest: str, key_id: str, key_name: str, address: str, agent: str
+        self,
+        *,
+        workspace: str,
+        key_digest: str,
+        key_id: str,
+        key_name: str,
+        address: str,
+        agent: str,
+        issuer: str = "",
     ) -> str:
         """Store a new session, and return its id: 256 random bits, which only the browser has."""
         session_id = secrets.token_urlsafe(32)
@@ -54,6 +67,7 @@ class Sessions:
             id=digest_of(session_id),
             workspace=workspace,
             key_digest=key_digest,
+            issuer=issuer,
             key_id=key_id,
             key_name=key_name,
             address=address,

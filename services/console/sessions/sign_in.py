@@ -1,25 +1,23 @@
-"""Sign in with an API key: the checks, and the limit of wrong keys."""
+"""Sign in with an API key or the key of a member, and find who a session is of."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from services.console.sessions.failures import Failures
 from services.console.sessions.records import SessionRecord, Sessions
-from shared.contracts.errors import Forbidden, OverLimit, Unauthenticated
+from shared.contracts.errors import Forbidden, Unauthenticated
 from shared.runtime.web.access import ApiKey, Keyring
 from shared.runtime.web.api_keys import KEY_PREFIX, digest
 
-_MAX_FAILURES: Final = 10
-_TOO_MANY: Final = "too many wrong keys from this address: try again in a minute"
-
 
 class SignIn:
-    """Creates sessions of API keys, and finds the key of a session."""
+    """Creates sessions of keys, and finds what the member of a session may do."""
 
-    def __init__(self, failures: Failures, keyring: Keyring, sessions: Sessions) -> None:
+    def __init__(self, failures: Failures, keyring: Keyring, sessions: Sessions, *, issuer: str = "") -> None:
+        """`issuer` is that of the identity provider, if there is one: sessions of another one have ended."""
         self._failures = failures
         self._keyring = keyring
         self._sessions = sessions
+        self._issuer = issuer
 
     async def sign_in(self, presented: str, *, address: str, agent: str) -> tuple[str, ApiKey]:
         """Return the id of a new session, and its key.
@@ -28,11 +26,7 @@ class SignIn:
         `Unauthenticated` for a wrong key, `Forbidden` for one that is limited to some accounts, and
         `DatabaseUnavailable`.
         """
-        if await self._failures.count(address) >= _MAX_FAILURES:
-            raise OverLimit(_TOO_MANY)
-        attempt = await self._failures.add(address)
-        if await self._failures.count(address) > _MAX_FAILURES:
-            raise OverLimit(_TOO_MANY)
+        attempt = await self._failures.begin(address)
         if not presented.startswith(KEY_PREFIX):
             raise Unauthenticated(f"an API key begins with {KEY_PREFIX}")
         key = await self._keyring.authenticate(f"Bearer {presented}")
@@ -50,11 +44,11 @@ class SignIn:
         return session_id, key
 
     async def find(self, session_id: str) -> tuple[SessionRecord, ApiKey] | None:
-        """Return a session and its key; None if the session has ended. A session ends with its key."""
+        """Return a session and its key; None if it has ended, as it does with its key or its member."""
         session = await self._sessions.find(session_id)
         if session is None:
             return None
-        key = await self._keyring.find(session.key_digest)
+        key = await self.key_of(session)
         if key is None:
             await self._sessions.end(session.workspace, session.id)
             return None
@@ -64,11 +58,15 @@ class SignIn:
         """Return the keys of some sessions as they are now, without those that have ended."""
         found: dict[str, ApiKey] = {}
         for session in await self._sessions.find_all(record_ids):
-            key = await self._keyring.find(session.key_digest, is_use=False)
+            key = await self.key_of(session, is_use=False)
             if key is not None:
                 found[session.id] = key
         return found
 
-    async def is_valid(self, session: SessionRecord) -> bool:
-        """Return whether the key of a session is valid."""
-        return await self._keyring.find(session.key_digest, is_use=False) is not None
+    async def key_of(self, session: SessionRecord, *, is_use: bool = True) -> ApiKey | None:
+        """Return the key of a session, or what its member may do; None if there is no such one any more."""
+        if session.key_digest:
+            return await self._keyring.find(session.key_digest, is_use=is_use)
+        if session.issuer != self._issuer:
+            return None
+        return await self._keyring.find_member(session.key_id, is_use=is_use)

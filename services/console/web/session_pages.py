@@ -15,7 +15,7 @@ _MAX_SESSIONS: Final = 200
 
 
 class SessionPages:
-    """A member sees the sessions of their own key; an admin all of the workspace."""
+    """A member sees their own sessions; an admin all of the workspace."""
 
     def __init__(self, sessions: Sessions, sign_in: SignIn, frame: Frame) -> None:
         self._sessions = sessions
@@ -26,13 +26,13 @@ class SessionPages:
         """Return the list."""
         key = visit.member.key
         found = await self._sessions.list_all(key.workspace, _MAX_SESSIONS, key_id=_limit_of(visit))
-        records = [record for record in found if await self._sign_in.is_valid(record)]
+        keys = [(record, await self._sign_in.key_of(record, is_use=False)) for record in found]
         return self._frame.page(
             "sessions.html",
             visit,
             title="Sessions",
             here="sessions",
-            sessions=records,
+            sessions=[(record, owner) for record, owner in keys if owner],
             own=visit.record_id,
             idle_hours=int(self._sessions.idle.total_seconds() // 3600),
             done="The session has ended." if request.query_params.get("done") else "",

@@ -12,6 +12,8 @@ from starlette.routing import Route
 from services.console.hub_api import HubApi
 from services.console.live.event_feed import EventFeed
 from services.console.live.streams import Streams
+from services.console.openid.configuration import CALLBACK_PATH
+from services.console.openid.sign_in import OpenIdSignIn
 from services.console.pages.registry import KINDS
 from services.console.saved_views import SavedViews
 from services.console.sessions.records import Sessions
@@ -31,6 +33,7 @@ from services.console.web.lists import ListPages
 from services.console.web.live import Live
 from services.console.web.mapping_forms import MappingForms
 from services.console.web.objects import ObjectPages
+from services.console.web.openid_pages import OpenIdPages
 from services.console.web.overview import Overview
 from services.console.web.session_pages import SessionPages
 from services.console.web.static_files import StaticFiles
@@ -53,6 +56,7 @@ class Site:
         sessions: Sessions,
         sign_in: SignIn,
         views: SavedViews,
+        openid: OpenIdSignIn | None,
         files: StaticFiles,
         public_base: str,
         log: Log,
@@ -66,6 +70,7 @@ class Site:
         self._sessions = sessions
         self._sign_in = sign_in
         self._views = views
+        self._openid = openid
         self._files = files
         self._log = log
         self._frame = Frame(files)
@@ -86,6 +91,7 @@ class Site:
             Route("/console/live", self._page(live.show)),
             Route("/console/sign-in", self._guarded(self._sign_in_page), methods=["GET"]),
             Route("/console/sign-in", self._guarded(self._sign_in_form), methods=["POST"]),
+            *self._openid_routes(),
             Route("/console/sign-out", self._form(self._sign_out), methods=["POST"]),
             Route("/console/find", self._page(Find(self._hub, self._frame).show)),
             Route("/console/imports/new", self._page(imports.show), methods=["GET"]),
@@ -137,6 +143,16 @@ class Site:
         answers = Route("/console/imports/{id}/answers", self._form(steps.answer), methods=["POST"])
         return [*found, answers]
 
+    def _openid_routes(self) -> list[Route]:
+        """Return the routes to the identity provider and back; none if the settings have none."""
+        if self._openid is None:
+            return []
+        pages = OpenIdPages(self._openid, self._sessions, self._visits, self._ask, self._log)
+        return [
+            Route("/console/sign-in/openid", self._guarded(pages.begin), methods=["GET"]),
+            Route(CALLBACK_PATH, self._guarded(pages.finish), methods=["GET"]),
+        ]
+
     def _catalogue_routes(self, forms: ActionForms) -> list[Route]:
         """Return the routes of the catalogue, and of what is connected and set up from there."""
         catalogue = CataloguePages(self._hub, self._frame)
@@ -176,9 +192,15 @@ class Site:
         return self._ask(200, next_path)
 
     def _ask(self, status: int, next_path: str, problem: str = "") -> Response:
-        """Return the page that asks for a key."""
+        """Return the page to sign in."""
         return self._frame.page(
-            "sign_in.html", None, status, title="Sign in", problem=problem, next=next_path
+            "sign_in.html",
+            None,
+            status,
+            title="Sign in",
+            problem=problem,
+            next=next_path,
+            openid=self._openid.configuration.name if self._openid else "",
         )
 
     async def _sign_in_form(self, request: Request) -> Response:

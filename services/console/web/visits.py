@@ -85,6 +85,7 @@ class Visits:
         self._own_origin = OwnOrigin(public_base)
         self._https = self._own_origin.is_https
         self._cookie = "__Host-interlink" if self._https else "interlink"
+        self._sign_in_cookie = f"{self._cookie}-sign-in"
 
     async def of(self, request: Request) -> Visit | None:
         """Return the visit of a request; None without a valid session. Raises `DatabaseUnavailable`."""
@@ -93,7 +94,7 @@ class Visits:
         if found is None:
             return None
         session, key = found
-        return Visit(session_id, session.id, Member(key, address_of(request)))
+        return Visit(session_id, session.id, Member(key, address_of(request), session.id))
 
     def is_own_origin(self, request: Request) -> bool:
         """Return whether a page of the hub sent a form."""
@@ -108,6 +109,28 @@ class Visits:
     def delete_cookie(self, response: Response) -> None:
         """Take the session away from the browser."""
         response.delete_cookie(self._cookie, path="/", secure=self._https, httponly=True, samesite="lax")
+
+    def sign_in_cookie(self, request: Request) -> str:
+        """Return what the browser got on its way to the identity provider; empty if it got nothing."""
+        return request.cookies.get(self._sign_in_cookie, "")
+
+    def set_sign_in_cookie(self, response: Response, value: str, max_age_s: int) -> None:
+        """Give the browser what it needs on its way back. It is lax, as it comes back from another site."""
+        response.set_cookie(
+            self._sign_in_cookie,
+            value,
+            max_age=max_age_s,
+            path="/",
+            secure=self._https,
+            httponly=True,
+            samesite="lax",
+        )
+
+    def delete_sign_in_cookie(self, response: Response) -> None:
+        """Take it away: it counts once."""
+        response.delete_cookie(
+            self._sign_in_cookie, path="/", secure=self._https, httponly=True, samesite="lax"
+        )
 
 
 def address_of(request: Request) -> str:

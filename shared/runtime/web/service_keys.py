@@ -7,7 +7,6 @@ A key can be limited to a customer of the workspace. It has no scopes: only rout
 accept it (`access.requires`), and a release that does not know of them accepts it nowhere.
 """
 
-import base64
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import orjson
 from shared.contracts.errors import InterlinkError, Unauthenticated
 from shared.contracts.ids import WorkspaceId
 from shared.runtime.mongo import utcnow
-from shared.runtime.secrets import Vault
+from shared.runtime.secrets import Vault, pack, unpack
 from shared.runtime.web.api_keys import Scope
 
 SERVICE_KEY_PREFIX: Final = "ils_"
@@ -104,24 +103,15 @@ def service_key(
         sealed_scopes.append(_CUSTOMER + orjson.dumps([customer.id, customer.events]).decode())
     text = orjson.dumps([service, workspace, sealed_scopes, expires_at]).decode()
     sealed = vault.seal(text, workspace="", record=_RECORD, field="key")
-    parts = {
-        name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
-        for name, value in sealed.items()
-    }
-    return SERVICE_KEY_PREFIX + base64.urlsafe_b64encode(orjson.dumps(parts)).decode()
+    return SERVICE_KEY_PREFIX + pack(sealed)
 
 
 def open_service_key(vault: Vault, key: str) -> ServiceKey:
     """Open a service key. Raises `Unauthenticated` if it is malformed, forged or expired."""
     try:
-        parts = orjson.loads(base64.urlsafe_b64decode(key.removeprefix(SERVICE_KEY_PREFIX)))
-        sealed: Any = {
-            name: base64.b64decode(value, validate=True) if name != "k" else value
-            for name, value in parts.items()
-        }
-        # All four parts are required: without `w` it would open as a value of version 0.3.0.
-        complete: Any = {"k": sealed["k"], "w": sealed["w"], "n": sealed["n"], "c": sealed["c"]}
-        text = vault.open(complete, workspace="", record=_RECORD, field="key")
+        text = vault.open(
+            unpack(key.removeprefix(SERVICE_KEY_PREFIX)), workspace="", record=_RECORD, field="key"
+        )
         service, workspace, sealed_scopes, expires_at_text = orjson.loads(text)
         expires_at = datetime.fromisoformat(expires_at_text)
         scopes = frozenset(item for item in sealed_scopes if not item.startswith((_ACTING, _ROLE, _CUSTOMER)))

@@ -1,6 +1,6 @@
 // oidc-provider as a strict authorization server: PKCE for everybody, refresh tokens rotate, and a page that
 // a browser can go through. SETTINGS is JSON: clients, issuer (null for this process' own address), scopes,
-// access_token_s, refresh_token_s, code_s.
+// access_token_s, refresh_token_s, code_s, claims (of the ID tokens, by login).
 
 import { generateKeyPairSync } from "node:crypto";
 
@@ -14,11 +14,19 @@ const grants = new Map(); // account to the ids of its grants
 
 await watched.serve((url, port) => {
   const issuer = settings.issuer ?? url;
-  const provider = new Provider(issuer, configuration(port));
-  provider.proxy = issuer.startsWith("https:");
-  observe(provider);
+  let provider, answer, number = 0;
+  // With new keys, as after a rotation: what it has given out is in memory that all its instances share.
+  const renew = () => {
+    number += 1;
+    provider = new Provider(issuer, configuration(port, number === 1 ? "test" : `test-${number}`));
+    provider.proxy = issuer.startsWith("https:");
+    observe(provider);
+    answer = provider.callback();
+    return { rotations: number - 1 };
+  };
+  renew();
   watched.commands.forget = ({ account }) => forget(provider, account);
-  const answer = provider.callback();
+  watched.commands.rotate = renew;
   return async (request, response) => {
     const [, first, , action] = request.url.split("/");
     if (first !== "interaction") return answer(request, response);
@@ -30,20 +38,22 @@ await watched.serve((url, port) => {
   };
 }, "/token");
 
-function configuration(port) {
+function configuration(port, kid) {
   const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
   const month = 30 * 24 * 3600;
+  const own = settings.claims ?? {};
   return {
     clients: settings.clients,
     scopes: ["openid", "offline_access", ...settings.scopes],
-    claims: { openid: ["sub"], profile: ["name"], email: ["email"] },
+    claims: { openid: ["sub", ...Object.values(own).flatMap(Object.keys)], profile: ["name"], email: ["email"] },
+    conformIdTokenClaims: Object.keys(own).length === 0,
     clientAuthMethods: ["client_secret_basic", "client_secret_post", "none"],
     pkce: { required: () => true },
     rotateRefreshToken: true,
     clockTolerance: 0,
     findAccount: (_ctx, id) => ({
       accountId: id,
-      claims: async () => ({ sub: id, name: `${id} Example`, email: `${id}@example.com` }),
+      claims: async () => ({ sub: id, name: `${id} Example`, email: `${id}@example.com`, ...own[id] }),
     }),
     // Each time an account is connected it is a grant of its own: ending one leaves the others.
     loadExistingGrant: (ctx) => {
@@ -61,7 +71,7 @@ function configuration(port) {
       keys: ["a key of a test"],
       names: { session: `_s${port}`, interaction: `_i${port}`, resume: `_r${port}` },
     },
-    jwks: { keys: [{ ...privateKey.export({ format: "jwk" }), use: "sig", alg: "RS256", kid: "test" }] },
+    jwks: { keys: [{ ...privateKey.export({ format: "jwk" }), use: "sig", alg: "RS256", kid }] },
     ttl: {
       AccessToken: settings.access_token_s,
       AuthorizationCode: settings.code_s,

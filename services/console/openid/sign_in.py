@@ -1,0 +1,174 @@
+"""Sign in at the identity provider: authorization code with PKCE, state and nonce.
+
+What the callback needs is sealed in a cookie of the browser that began, so strangers who begin without end
+make the hub store nothing, and a callback in another browser is refused. Each state counts once.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from hmac import compare_digest
+from typing import Any, Final
+
+import orjson
+
+from services.console.hub_api import HubApi, Refusal
+from services.console.openid.configuration import OpenIdConfiguration
+from services.console.openid.id_tokens import Identity, UnknownSigningKey, read_id_token
+from services.console.openid.provider import IdentityProvider, ProviderUnavailable
+from services.console.sessions.failures import Failures
+from services.console.sessions.records import Sessions, digest_of
+from services.console.sessions.used_states import UsedStates
+from shared.contracts.errors import Forbidden, InterlinkError, RetryLater, Unauthenticated
+from shared.runtime.secrets import Vault, pack, unpack
+from shared.wire.oauth import authorization_url, code_challenge, new_code_verifier, new_state
+
+MAX_AGE_S: Final = 600
+"""Time within which a person has to come back from the identity provider."""
+_TIMEOUT_S: Final = 4.5
+_RECORD, _FIELD = "sign-in", "cookie"
+_START_AGAIN: Final = "this sign-in was not started in this browser, or has expired: sign in again"
+
+
+class OpenIdSignIn:
+    """Sends people to the identity provider, and makes sessions of those who come back."""
+
+    def __init__(
+        self,
+        provider: IdentityProvider,
+        vault: Vault,
+        hub: HubApi,
+        failures: Failures,
+        used: UsedStates,
+        sessions: Sessions,
+    ) -> None:
+        self._provider = provider
+        self._vault = vault
+        self._hub = hub
+        self._failures = failures
+        self._used = used
+        self._sessions = sessions
+
+    @property
+    def configuration(self) -> OpenIdConfiguration:
+        """The identity provider's settings."""
+        return self._provider.configuration
+
+    async def begin(self, next_path: str) -> tuple[str, str]:
+        """Return the address at the identity provider, and the cookie to come back with.
+
+        `next_path` is the page to go on to. Raises `ProviderUnavailable`.
+        """
+        metadata = await self._in_time(self._provider.metadata())
+        state, nonce, verifier = new_state(), new_state(), new_code_verifier()
+        own = self.configuration
+        parameters = {
+            "client_id": own.client_id,
+            "redirect_uri": own.redirect_uri,
+            "scope": own.scopes,
+            "state": state,
+            "nonce": nonce,
+            "code_challenge": code_challenge(verifier),
+            "code_challenge_method": "S256",
+        }
+        started = [own.issuer, state, nonce, verifier, next_path, time.time() + MAX_AGE_S]
+        sealed = self._vault.seal(orjson.dumps(started).decode(), workspace="", record=_RECORD, field=_FIELD)
+        return authorization_url(metadata.authorization_endpoint, parameters), pack(sealed).rstrip("=")
+
+    async def finish(
+        self, answer: Mapping[str, str], cookie: str, *, address: str, agent: str
+    ) -> tuple[str, str]:
+        """Return the id of a new session, and the page to go on to; `answer` is the callback's query.
+
+        Raises `OverLimit` as signing in with a key does, `Unauthenticated` for an answer that is not valid,
+        `Forbidden` for somebody whose claim the settings do not name or who was removed,
+        `ProviderUnavailable`, and `DatabaseUnavailable`.
+        """
+        attempt = await self._failures.begin(address)
+        state, nonce, verifier, next_path = self._opened(cookie, answer.get("state", ""))
+        if not await self._used.use(digest_of(state), MAX_AGE_S):
+            raise Unauthenticated(_START_AGAIN)
+        if "error" in answer:
+            raise Unauthenticated(_refused(answer["error"]))
+        identity = await self._in_time(self._identity(answer, nonce, verifier))
+        grant = self.configuration.grant_of(identity.claims)
+        if grant is None:
+            raise Forbidden("the identity provider gives you no role here: ask for one where you sign in")
+        member = await self._member(identity, grant.workspace, grant.role, address)
+        await self._failures.remove(attempt)
+        session_id = await self._sessions.create(
+            workspace=grant.workspace,
+            key_digest="",
+            key_id=member["id"],
+            key_name=member["name"],
+            issuer=self.configuration.issuer,
+            address=address,
+            agent=agent,
+        )
+        return session_id, next_path
+
+    def _opened(self, cookie: str, state: str) -> tuple[str, str, str, str]:
+        """Return state, nonce, verifier and next page of the cookie. Raises `Unauthenticated`."""
+        try:
+            text = self._vault.open(unpack(cookie + "=="), workspace="", record=_RECORD, field=_FIELD)
+            issuer, started, nonce, verifier, next_path, ends_at = orjson.loads(text)
+        except (InterlinkError, ValueError, TypeError, KeyError):
+            raise Unauthenticated(_START_AGAIN) from None
+        is_own = issuer == self.configuration.issuer and compare_digest(started.encode(), state.encode())
+        if not is_own or ends_at <= time.time():
+            raise Unauthenticated(_START_AGAIN)
+        return started, nonce, verifier, next_path
+
+    async def _identity(self, answer: Mapping[str, str], nonce: str, verifier: str) -> Identity:
+        metadata = await self._provider.metadata()
+        named = answer.get("iss", "" if metadata.names_itself else self.configuration.issuer)
+        if named != self.configuration.issuer:
+            raise Unauthenticated("the answer is of another identity provider: sign in again")
+        tokens = await self._provider.exchange(answer.get("code", ""), verifier)
+        for refresh in (False, True):
+            keys = await self._provider.keys(refresh=refresh)
+            try:
+                return read_id_token(
+                    tokens.id_token,
+                    keys,
+                    self.configuration,
+                    nonce=nonce,
+                    access_token=tokens.access_token,
+                    now=time.time(),
+                )
+            except UnknownSigningKey:
+                if refresh:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _member(self, identity: Identity, workspace: str, role: str, address: str) -> Any:
+        """Return the member of an identity. Raises `Forbidden` or `RetryLater`."""
+        body = {
+            "issuer": self.configuration.issuer,
+            "subject": identity.subject,
+            "name": identity.name,
+            "email": identity.email,
+            "role": role,
+        }
+        try:
+            return await self._hub.call_for_itself(
+                workspace, ["admin"], "POST", "/api/members/sign-in", body, address
+            )
+        except Refusal as refusal:
+            if refusal.is_outage:
+                raise RetryLater(refusal.detail) from None
+            raise Forbidden(refusal.detail) from None
+
+    async def _in_time(self, call: Any) -> Any:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await call
+        except TimeoutError:
+            raise ProviderUnavailable("the identity provider takes too long: try again") from None
+
+
+def _refused(code: str) -> str:
+    """Return what an error of the identity provider means. Its text is not shown: anybody can send one."""
+    if code == "access_denied":
+        return "access was denied at the identity provider: sign in again, and allow it"
+    return "the identity provider refused to sign you in. Its own log says why"
