@@ -204,6 +204,22 @@ class Browser:
             yield tab
         await self._control.call("Target.disposeBrowserContext", browserContextId=context["browserContextId"])
 
+    @contextlib.asynccontextmanager
+    async def target(self, part: str, within_s: float = _WITHIN_S) -> AsyncIterator[Tab]:
+        """The window, or the frame of another site, whose address has this part, as soon as it is there."""
+        found: list[str] = []
+        async with asyncio.timeout(within_s):
+            while not found:
+                targets = (await self._control.call("Target.getTargets"))["targetInfos"]
+                found = [item["targetId"] for item in targets if part in item["url"]]
+                await asyncio.sleep(_LOOK_S)
+        at = f"ws://127.0.0.1:{self._port}/devtools/page/{found[0]}"
+        async with self._session.ws_connect(at, max_msg_size=0) as socket:
+            tab = Tab(socket)
+            for domain in ("Runtime", "Log", "Page"):
+                await tab.call(f"{domain}.enable")
+            yield tab
+
 
 @contextlib.asynccontextmanager
 async def browser(

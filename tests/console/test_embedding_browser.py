@@ -1,0 +1,168 @@
+"""A chat's page of another origin in a real browser embeds the portal, and connects accounts in a window."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.console.test_connect import BOT_TOKEN, somebody, telegram
+from tests.console.test_connect_window import CHAT, connect
+from tests.support.backends import Bus, Store
+from tests.support.browser import CHROMIUM, Browser, Tab, browser
+from tests.support.fakes.oauth_hub import OAuthHub
+from tests.support.provider_hosts import HostRequest, Reply
+from tests.support.recorded_secrets import record_secret
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+CONTENT = {"html": ""}
+"""The body of the chat's page, and of another site's."""
+_NAMES = ("opened", "focused", "connected", "failed", "closed")
+_SCRIPT = f"""
+window.events = [];
+for (const name of {json.dumps(_NAMES)}) addEventListener(`interlink-connect:${{name}}`, (event) => {{
+  window.events.push([name, event.detail]);
+}});
+"""
+
+
+def chat(request: HostRequest) -> Reply:
+    if request.path != "/":
+        return Reply.gone()
+    head = "<!doctype html><html lang=en><meta charset=utf-8><title>Chat</title>"
+    return Reply.html(f"{head}<h1>Chat</h1><script>{_SCRIPT}</script>{CONTENT['html']}")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[OAuthHub]:
+    record_secret("a bot's token", BOT_TOKEN)
+    hosts = {"api.telegram.org": telegram, "chat.example.com": chat, "other.example.com": chat}
+    services = ("gateway", "oauth", "console", "delivery")
+    with OAuthHub(tmp_path_factory.mktemp("stage"), bus, store, hosts, services) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def started(stage: OAuthHub) -> AsyncIterator[Browser]:
+    async with browser(proxy=stage.platforms.proxy) as started:
+        yield started
+
+
+async def events(tab: Tab, count: int) -> list[Any]:
+    await tab.until(f"window.events.length >= {count}", 20)
+    return list(await tab.evaluate("window.events"))
+
+
+def element(stage: OAuthHub, **fields: Any) -> dict[str, Any]:
+    """Put the element into the chat's page; return its session."""
+    made = connect(stage.hub, **fields)
+    address = f"{stage.hub.url('gateway')}/console/embed/interlink-connect.js"
+    script = f'<script type="module" src="{address}"></script>'
+    CONTENT["html"] = f'{script}<interlink-connect session="{made["session"]}"></interlink-connect>'
+    return made
+
+
+async def test_the_portal_works_within_a_page_of_an_allowed_origin_only(
+    stage: OAuthHub, started: Browser
+) -> None:
+    body = {"customer": "acme", "events": ["message.created"], "origins": [CHAT]}
+    made = stage.hub.call("POST", "/api/portal-sessions", body, expect=201)
+    CONTENT["html"] = f'<iframe src="{made["url"]}" width="1000" height="700" title="Webhooks"></iframe>'
+    async with started.user() as tab:
+        await tab.goto("https://other.example.com/")
+        await tab.until("document.querySelector('iframe') !== null")
+        async with asyncio.timeout(20):
+            while not any("frame-ancestors" in text for text in tab.complaints):
+                await tab.evaluate("1")  # which reads what the browser complains about
+        made = stage.hub.call("POST", "/api/portal-sessions", body, expect=201)
+        CONTENT["html"] = f'<iframe src="{made["url"]}" width="1000" height="700" title="Webhooks"></iframe>'
+        tab.complaints.clear()
+        await tab.goto(f"{CHAT}/")
+        async with started.target(f"/portal/{made['id']}/webhooks") as frame:
+            await frame.press("a[href$='/do/create']")
+            await frame.at("/do/create$")
+            await frame.evaluate("document.querySelector('#f-name').value = 'from the frame'")
+            await frame.evaluate("document.querySelector('#f-url').value = 'https://receiver.example/'")
+            await frame.evaluate("document.querySelector('input[value=\"message.created\"]').checked = true")
+            await frame.evaluate("document.querySelector('button[value=save]').click()")
+            await frame.until("document.body.innerText.includes('whsec_')")
+            found = stage.hub.call("GET", "/api/outgoing-webhooks?customer=acme")["items"]
+            assert [item["name"] for item in found] == ["from the frame"]
+        await tab.reload()  # the address is opened again
+        async with started.target(f"/portal/{made['id']}/webhooks") as frame:
+            await frame.until("document.body.innerText.includes('from the frame')")
+        assert tab.complaints == []
+
+
+async def test_manual_credentials_connect_an_account_and_a_second_click_finds_the_window(
+    stage: OAuthHub, started: Browser
+) -> None:
+    made = element(stage, providers=["telegram"])
+    async with started.user() as tab:
+        await tab.goto(f"{CHAT}/")
+        await tab.press("interlink-connect")
+        assert await events(tab, 1) == [["opened", {}]]
+        async with started.target(f"/connect/{made['id']}") as window:
+            await window.until("!document.querySelector('#asked').hidden")
+            await tab.press("interlink-connect")
+            assert (await events(tab, 2))[1] == ["focused", {}]
+            await window.evaluate("document.querySelector('#asked a').click()")
+            await window.until("document.querySelector('#asked input[type=password]') && !asked.hidden")
+            await window.evaluate(f"document.querySelector('input[type=password]').value = '{BOT_TOKEN}'")
+            with contextlib.suppress(AssertionError, TypeError):  # the window closes by itself
+                await window.evaluate("document.querySelector('#asked form').submit()")
+        [_, _, (name, detail)] = await events(tab, 3)
+        assert (name, detail["status"], detail["provider"]) == ("connected", "connected", "telegram")
+        assert stage.shown(detail["integrationId"])["user"] == "ada"
+        assert tab.complaints == []
+
+
+async def test_consent_comes_back_with_a_code_and_only_to_the_page_of_the_session(
+    stage: OAuthHub, started: Browser
+) -> None:
+    somebody(stage, "github")
+    made = element(stage, providers=["github"])
+    async with started.user() as tab:
+        # A page of another origin opens the same window: it gets nothing, and the forms stay hidden.
+        await tab.goto("https://other.example.com/")
+        await tab.evaluate(
+            "window.heard = []; addEventListener('message', (event) => heard.push(event.data))"
+        )
+        await tab.press("interlink-connect")
+        async with started.target(f"/connect/{made['id']}") as window:
+            await window.until("document.querySelector('#unasked') !== null")
+            assert await window.evaluate("document.querySelector('#asked').hidden")
+        assert await tab.evaluate("window.heard") == []
+        made = element(stage, providers=["github"])
+        await tab.goto(f"{CHAT}/")
+        await tab.press("interlink-connect")
+        async with started.target(f"/connect/{made['id']}") as window:
+            await window.until("!document.querySelector('#asked').hidden")
+            await window.evaluate("document.querySelector('#asked form').submit()")
+            await window.at("/api/auth/oauth/start")
+            with contextlib.suppress(AssertionError, TypeError):
+                await window.evaluate("document.querySelector('form').submit()")
+        [_, (name, detail)] = await events(tab, 2)
+        assert (name, detail["status"]) == ("connected", "confirmation_required")
+        body = {"confirmation_code": detail["confirmationCode"], "user": "ada"}
+        assert stage.hub.call("POST", "/api/auth/oauth/confirm", body)["status"] == "connected"
+
+
+async def test_what_goes_wrong_is_an_event(stage: OAuthHub, started: Browser) -> None:
+    made = element(stage)
+    async with started.user() as tab:
+        await tab.goto(f"{CHAT}/")
+        await tab.press("interlink-connect")
+        async with started.target(f"/connect/{made['id']}") as window:
+            with contextlib.suppress(AssertionError, TypeError):
+                await window.evaluate("window.close()")
+        assert [name for name, _ in await events(tab, 2)] == ["opened", "closed"]
+        await tab.evaluate("events.length = 0; window.open = () => null")
+        await tab.press("interlink-connect")
+        assert await events(tab, 1) == [["failed", {"error": "popup_blocked"}]]
+        await tab.evaluate("document.querySelector('interlink-connect').setAttribute('session', '')")
+        await tab.evaluate("events.length = 0")
+        await tab.press("interlink-connect")
+        assert await events(tab, 1) == [["failed", {"error": "no_session"}]]
