@@ -197,8 +197,8 @@ async def resize(tab: Tab, width: int) -> None:
 async def capture(tab: Tab, name: str) -> None:
     """Store a picture of the page in the folder that a variable names."""
     if folder := os.environ.get("INTERLINK_SCREENSHOTS"):
-        shot = await tab.call("Page.captureScreenshot")
-        (Path(folder) / f"{name.replace('/', '-')}.png").write_bytes(base64.b64decode(shot["data"]))
+        shot = await tab.call("Page.captureScreenshot", format="webp", quality=60)
+        (Path(folder) / f"{name.replace('/', '-')}.webp").write_bytes(base64.b64decode(shot["data"]))
 
 
 @pytest.fixture(scope="module")

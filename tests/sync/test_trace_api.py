@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from pymongo import MongoClient
 
-from services.sync.model.synced_message import TraceEntry
+from services.sync.model.synced_message import MESSAGES, TraceEntry
 from shared.contracts.envelope import rfc3339
 from shared.runtime.mongo import utcnow
 from tests.support.hub import Hub, hub_with
@@ -105,6 +105,9 @@ def test_a_list_selects_by_mapping_state_and_time(hub: Hub, database: Any) -> No
     assert listed(hub, f"{of_mapping}&order=oldest&limit=3") == listed(hub, of_mapping)[::-1]
     early = listed(hub, f"{of_mapping}&order=oldest&until={since}&limit=3")
     assert (set(early), early) == (set(ids[:8]), listed(hub, f"{of_mapping}&until={since}")[::-1])
+    shown = database[MESSAGES].find_one({"_id": ids[3]})["message_id"]
+    assert listed(hub, f"message_id={shown}") == listed(hub, f"message_id={shown}&{of_mapping}") == [ids[3]]
+    assert listed(hub, f"message_id={shown}&mapping_id={other}") == listed(hub, "message_id=msg_x") == []
     every = listed(hub, "limit=4")
     assert every[0] == of_other
     assert set(ids) < set(every)

@@ -249,6 +249,7 @@ MESSAGES: Final = Kind(
     filters=(
         Filter("state", "state of a target", _TARGET_STATES),
         Filter("mapping_id", "mapping id"),
+        Filter("message_id", "message id"),
     ),
     name="excerpt",
     actions=(

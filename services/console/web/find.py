@@ -18,6 +18,7 @@ _MAX_ID: Final = 200
 _SEARCHES: Final[tuple[tuple[str, Scope, str, str, str], ...]] = (
     ("Deliveries of this event", "webhooks:read", "/api/deliveries", "event_id", "deliveries"),
     ("Deliveries to this webhook", "webhooks:read", "/api/deliveries", "webhook_id", "deliveries"),
+    ("Messages with this id", "sync:read", "/api/synced-messages", "message_id", "messages"),
     ("Mappings with this conversation", "sync:read", "/api/mappings", "conversation", "mappings"),
     ("Changes of this object", "admin", "/api/audit", "resource", "audit"),
     ("Changes by this key", "admin", "/api/audit", "actor", "audit"),

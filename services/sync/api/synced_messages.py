@@ -55,17 +55,30 @@ class SyncedMessagesApi:
         key: Reader,
         paging: PagingQuery,
         mapping_id: Annotated[str | None, Query(max_length=100)] = None,
+        message_id: Annotated[
+            str | None,
+            Query(max_length=200, description="Only the message with this id (`msg_`), in every mapping."),
+        ] = None,
         state: Annotated[
             TargetState | None, Query(description="Only messages that have this state at a target.")
         ] = None,
     ) -> Page[SyncedMessageOut]:
         """List the workspace's messages by the time of their receipt; one message shows its trace too.
 
-        With `state`, a page may have fewer items than `limit`, or none; the list ends where `next_cursor` is
+        With `message_id`, the other filters but `mapping_id` do not count, and there is one page. With
+        `state`, a page may have fewer items than `limit`, or none; the list ends where `next_cursor` is
         null.
         """
         if mapping_id is not None:
             await self._mappings.find(mapping_id, key.workspace)
+        if message_id is not None:
+            mappings = (
+                [mapping_id]
+                if mapping_id
+                else [edges.id for edges in await self._mappings.edges(key.workspace)]
+            )
+            messages = await self._messages.copies(key.workspace, message_id, mappings)
+            return Page(items=[message_out(item) for item in messages], next_cursor=None)
         criteria = MessageCriteria(mapping_id, state)
         found = await self._messages.list_page(key.workspace, criteria, paging)
         return Page(items=[message_out(item) for item in found.items], next_cursor=found.next_cursor)

@@ -15,6 +15,7 @@ from services.sync.model.synced_message import (
     Target,
     TargetState,
     TraceEntry,
+    synced_id_for,
 )
 from shared.contracts.errors import Misconfigured, NotFound
 from shared.runtime.grouped import Grouped
@@ -105,6 +106,12 @@ class SyncedMessages:
                 documents = await self._messages.find({"_id": {"$in": batch}}).to_list(None)
             found |= {document["_id"]: SyncedMessage.from_document(document) for document in documents}
         return found
+
+    async def copies(self, workspace: str, message_id: str, mappings: Collection[str]) -> list[SyncedMessage]:
+        """Return a message of the hub as it is in those of these mappings that have it, newest first."""
+        found = await self.find_many([synced_id_for(mapping, message_id) for mapping in mappings])
+        messages = [item for item in found.values() if item.has_come and item.workspace == workspace]
+        return sorted(messages, key=lambda item: item.received_at, reverse=True)
 
     async def find_links(self, ids: Collection[str]) -> dict[str, MessageLink]:
         """Return those of these links that exist, by id."""
