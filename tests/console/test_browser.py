@@ -118,6 +118,8 @@ def filled(hub: Hub) -> list[str]:
         "/catalogue/github/oauth2",
     ]
     paths += ["/catalogue/github/oauth2", "/catalogue/github/oauth-app", "/catalogue/telegram"]
+    member = hub.call("POST", "/api/members", {"name": long[:90], "role": "viewer"}, expect=201)["id"]
+    paths += [f"/members/{member}", f"/members/{member}/do/remove"]
     paths += ["/connected?error=access_denied&provider=github", "/endpoints/new"]
     paths += ["/endpoints/new/slack", f"/endpoints/{endpoint['id']}/setup"]
     return [*paths, *import_paths(hub)]
