@@ -64,6 +64,12 @@ def decrypt_all(vault: Vault, document: Mapping[str, Any]) -> tuple[tuple[str, d
     )
 
 
+def old_secrets_until(secrets: Sequence[StoredSecret]) -> list[datetime]:
+    """Return until when each secret before the newest one is valid; those that have ended are left out."""
+    now = datetime.now(UTC)
+    return [ends for item in secrets if (ends := item["expires_at"]) is not None and ends > now]
+
+
 def unexpired_keys(keys: Sequence[tuple[bytes, datetime | None]]) -> list[bytes]:
     """Return the keys that have not expired, in their order: the newest first."""
     if len(keys) == 1 and keys[0][1] is None:  # the usual case, without asking for the time

@@ -95,6 +95,35 @@ def test_changing_a_webhook_keeps_what_the_form_does_not_have(hub: Hub, admin: P
     assert (nothing.status, "pick one at least" in nothing.text) == (422, True)
 
 
+def test_the_second_of_two_people_sees_what_the_first_has_stored(hub: Hub, admin: Person) -> None:
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/both", name="before", events=["a.b"])["id"]
+    form = admin.open(f"/console/webhooks/{webhook}/do/edit")
+    hub.call("PATCH", f"/api/outgoing-webhooks/{webhook}", {"name": "theirs", "events": ["c.d"]})
+    late = send(admin, form, name="mine", do="save")
+    assert late.status == 412
+    assert "Name mine theirs" in late.text
+    assert "Events a.b c.d" in late.text
+    assert hub.call("GET", f"/api/outgoing-webhooks/{webhook}")["name"] == "theirs"
+    assert "done=edit" in send(admin, late, do="save").path
+    stored = hub.call("GET", f"/api/outgoing-webhooks/{webhook}")
+    assert (stored["name"], stored["events"]) == ("mine", ["a.b"])
+
+
+def test_a_rotation_shows_until_when_the_old_secret_is_valid(hub: Hub, admin: Person) -> None:
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/rotated", name="rotated")["id"]
+    assert hub.call("GET", f"/api/outgoing-webhooks/{webhook}")["old_secrets_until"] == []
+    form = admin.open(f"/console/webhooks/{webhook}/do/rotate")
+    rotated = admin.send(form, "/do/rotate", overlap_hours="3")
+    assert "valid until" in rotated.text
+    [until] = hub.call("GET", f"/api/outgoing-webhooks/{webhook}")["old_secrets_until"]
+    shown = admin.open(f"/console/webhooks/{webhook}")
+    assert until in shown.response.text
+    endpoint = hub.github_endpoint(name="rotated")["id"]
+    hub.call("POST", f"/api/inbound-endpoints/{endpoint}/rotate-secret", {"overlap_hours": 1})
+    [until] = hub.call("GET", f"/api/inbound-endpoints/{endpoint}")["old_secrets_until"]
+    assert until in admin.open(f"/console/endpoints/{endpoint}").response.text
+
+
 def test_a_failure_says_what_to_do_and_leads_there(hub: Hub, admin: Person, receiver: Subscriber) -> None:
     webhook = hub.outgoing_webhook(receiver.url, name="repaired")["id"]
     delivery = hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")["delivery_id"]

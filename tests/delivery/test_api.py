@@ -129,6 +129,9 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         **request,
         **{name: made[name] for name in ("id", "secret", "created_at")},
         "updated_at": made["created_at"],
+        "customer": None,
+        "version": 0,
+        "old_secrets_until": [],
         "headers": ["X-Team"],
         "auth": {"type": "bearer", "username": None, "name": None},
         "disabled_reason": "by_hand",
@@ -160,6 +163,7 @@ def test_a_webhooks_life(client: httpx.Client) -> None:
         changed = client.patch(path, json=change)
         assert changed.status_code == 200, changed.text
         shown = {**shown, **change, "updated_at": changed.json()["updated_at"]}
+        shown["version"] += 1
         shown["disabled_reason"] = None if shown["enabled"] else "by_hand"
         assert changed.json() == shown
     for retry, shows in (

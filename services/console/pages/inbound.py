@@ -98,7 +98,7 @@ ENDPOINTS: Final = Kind(
             "The new secret is shown only now. Enter it at the provider; the old one is valid for a while.",
             fields=(OVERLAP, Field("secret", "Secret", "secret", "Only if the provider gives you one.")),
             effect="A new secret is made. The old one stays valid for some time, so nothing is refused.",
-            shown={"secret": "New secret"},
+            shown={"secret": "New secret", "old_secrets_until": "The old one is valid until"},
         ),
         Action(
             "disable",

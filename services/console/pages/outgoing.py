@@ -178,7 +178,7 @@ WEBHOOKS: Final = Kind(
             "The new secret is shown only now. Until the old one ends, requests are signed with both.",
             fields=(OVERLAP,),
             effect="A new secret is made. Both sign for some time, so the receiver can change over.",
-            shown={"secret": "New secret"},
+            shown={"secret": "New secret", "old_secrets_until": "The old one is valid until"},
         ),
         Action(
             "disable",
@@ -218,7 +218,7 @@ WEBHOOKS: Final = Kind(
     first=(
         *("disabled_reason", "paused", "url", "events", "health", "unreadable", "warnings", "description"),
         *("filter", "transform", "integration_id", "profile", "public_keys", "format", "ordering"),
-        *("rate_limit", "created_at", "updated_at"),
+        *("old_secrets_until", "rate_limit", "created_at", "updated_at"),
     ),
     parts=(
         Part("The last 24 hours", "/api/outgoing-webhooks/{id}/stats"),

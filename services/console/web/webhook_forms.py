@@ -15,6 +15,7 @@ from services.console.hub_api import HubApi, Member, Refusal
 from services.console.pages.kinds import Action, Field, Kind
 from services.console.pages.outgoing import WEBHOOKS
 from services.console.pages.rendering import visible
+from services.console.web.edits import CHANGED, Edit, based_on, compared, is_outdated
 from services.console.web.forms import BadForm, Form, first, values_of
 from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
@@ -90,10 +91,20 @@ class WebhookForms:
                 answer = await self._hub.call(visit.member, "POST", _API, body=body, once=first(form, "once"))
             else:
                 path = f"{_API}/{quote(item['id'], safe='')}"
-                await self._hub.call(visit.member, "PATCH", path, body=body, once=first(form, "once"))
+                await self._hub.call(
+                    visit.member, "PATCH", path, body=body, once=first(form, "once"), version=based_on(form)
+                )
                 return see_other(f"{self._base(request)}/{quote(item['id'], safe='')}?done=edit")
         except Refusal as refusal:
-            return await self._page(request, visit, item, form, refusal=refusal)
+            edit = None
+            if is_outdated(refusal):
+                try:
+                    item = await self._item(request, visit)
+                except Refusal as error:
+                    return self._frame.refused(visit, error, self._base(request))
+                if item is not None:
+                    edit, refusal = _compared(form, item), CHANGED
+            return await self._page(request, visit, item, form, refusal=refusal, edit=edit)
         shown = [(title, answer.get(name)) for name, title in _action(None).shown.items()]
         return self._frame.page(
             "done.html",
@@ -128,7 +139,10 @@ class WebhookForms:
         *,
         refusal: Refusal | None = None,
         preview: Json | None = None,
+        edit: Edit | None = None,
     ) -> Response:
+        if edit is None and item is not None:
+            edit = Edit(item["version"] if (version := based_on(form)) is None else version)
         types, samples = await asyncio.gather(self._types(visit), self._samples(visit, item))
         own = f"/{quote(item['id'], safe='')}" if item else ""
         listed = {name for name in ("*", *(f"{group}.*" for group, _ in types)) if _is_offered(name, visit)}
@@ -157,6 +171,7 @@ class WebhookForms:
             samples=samples,
             refusal=refusal,
             preview=preview,
+            edit=edit,
             once=secrets.token_urlsafe(16),
         )
 
@@ -298,6 +313,16 @@ def _body(form: Form, item: Json | None) -> dict[str, Any]:
         name: value for name, value in {**old, **criteria}.items() if value not in (None, [], False)
     }
     return {**body, "filter": event_filter or None}
+
+
+def _compared(form: Form, item: Json) -> Edit:
+    """Return what somebody else has stored meanwhile."""
+    stored = _form_of(item)
+    mine = {**form, "events": ["\n".join(sorted(_patterns(form)))]}
+    stored["events"] = ["\n".join(sorted(_patterns(stored)))]
+    events = replace(_PATTERNS, title="Events")
+    fields = (*_FIELDS, events, *_FILTER, _TRANSFORM, _FORMAT, _ORDERING)
+    return compared(fields, mine, stored, item["version"])
 
 
 def _text(form: Form, name: str) -> str:

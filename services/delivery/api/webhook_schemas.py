@@ -33,6 +33,7 @@ from services.delivery.model.retry_policy import ClientErrorPolicy
 from services.delivery.webhooks.repository import AuthSummary, RateLimitPart, WebhookRecord
 from shared.contracts.envelope import rfc3339
 from shared.runtime.mongo import utcnow
+from shared.runtime.record_secrets import old_secrets_until
 from shared.webhooks.filters import FilterSettings
 from shared.webhooks.formats import BodyFormat
 from shared.webhooks.signatures import SigningProfile
@@ -222,6 +223,7 @@ class WebhookOut(BaseModel):
     `headers` are names: the values are secret. `public_keys` are for verifying `standard_v1a`, newest first.
     While `unreadable` has a part, nothing is sent and every event waits. `warnings` name entries of `events`
     that the catalogue does not know. `customer` sees and changes the webhook in a portal.
+    `old_secrets_until` is until when each secret before the newest is valid. `version` is for `If-Match`.
     """
 
     id: str
@@ -253,6 +255,8 @@ class WebhookOut(BaseModel):
     unreadable: list[UnreadablePartOut]
     created_at: str
     updated_at: str
+    version: int
+    old_secrets_until: list[str]
     secret: str | None = None
     warnings: list[str] = []
 
@@ -311,6 +315,8 @@ class WebhookOut(BaseModel):
             unreadable=[UnreadablePartOut(part=part, reason=reason) for part, reason in unreadable.items()],
             created_at=rfc3339(record.created_at),
             updated_at=rfc3339(record.changed_at),
+            version=record.version,
+            old_secrets_until=list(map(rfc3339, old_secrets_until(record.secrets))),
             secret=secret or None,
             warnings=list(warnings),
         )

@@ -49,6 +49,7 @@ from shared.runtime.secret_rotations import PUBLISH_TIMEOUT_S, rotation_record
 from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
+from shared.runtime.web.versions import IfMatch, check_version, expected_version
 from shared.webhooks.formats import render_body
 from shared.webhooks.signatures import SigningProfile, new_secret, public_key, signing_key
 from shared.wire.tracing import child_traceparent
@@ -188,10 +189,18 @@ class WebhooksApi:
         return await self._out_with_health(await self._find(webhook_id, key))
 
     async def change(
-        self, webhook_id: str, body: WebhookUpdate, key: CustomerWriter, *, force: Force = False
+        self,
+        webhook_id: str,
+        body: WebhookUpdate,
+        key: CustomerWriter,
+        if_match: IfMatch = None,
+        *,
+        force: Force = False,
     ) -> WebhookOut:
         """Change the given fields. Waiting deliveries keep their bodies, and go out with the new settings."""
         record = await self._find(webhook_id, key)
+        version = expected_version(if_match)
+        check_version(version, record.version)
         check_patterns(key, body.events or (), record.events)
         changes = {
             name: value
@@ -215,7 +224,8 @@ class WebhooksApi:
         self._validate(record.changed(changes))
         # Changes that invalidate earlier responses end hold and open circuit.
         reset = bool(changes.get("enabled")) or bool(_RESETTING_FIELDS & changes.keys())
-        webhook = await self._out_with_health(await self._webhooks.update(webhook_id, changes, reset=reset))
+        changed = await self._webhooks.update(webhook_id, changes, reset=reset, version=version)
+        webhook = await self._out_with_health(changed)
         return webhook.model_copy(update={"warnings": warnings})
 
     async def delete(self, webhook_id: str, key: CustomerWriter) -> Response:

@@ -169,14 +169,20 @@ class OutgoingWebhooks:
         await self._snapshot.announce(record.id)
 
     async def update(
-        self, webhook_id: str, changes: Mapping[str, Any], *, reset: bool = False
+        self,
+        webhook_id: str,
+        changes: Mapping[str, Any],
+        *,
+        reset: bool = False,
+        version: int | None = None,
     ) -> WebhookRecord:
         """Change fields, given by their names in `WebhookRecord`, and return the new record.
 
-        With `reset`, the owning process ends the endpoint's hold and closes its circuit. Raises `NotFound`;
-        `Conflict` if another webhook of the workspace claims the URL; `DatabaseUnavailable`.
+        With `reset`, the owning process ends the endpoint's hold and closes its circuit. With `version`, only
+        that one is changed. Raises `NotFound`; `Outdated`; `Conflict` if another webhook of the workspace
+        claims the URL; `DatabaseUnavailable`.
         """
-        record = await self._repository.update(webhook_id, changes, reset=reset)
+        record = await self._repository.update(webhook_id, changes, reset=reset, version=version)
         await self._snapshot.announce(webhook_id)
         return record
 

@@ -23,6 +23,7 @@ from shared.runtime.records import Record, StoredPart, stored_null
 from shared.runtime.secrets import Sealed
 from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.paging import Page, Paging, page
+from shared.runtime.web.versions import version_query, why_unchanged
 from shared.webhooks.formats import BodyFormat
 from shared.webhooks.signatures import SigningProfile
 
@@ -135,8 +136,14 @@ class WebhookRecord(SendConditions):
     circuit_breaker: CircuitBreakerPart | None = None
     created_at: datetime
     changed_at: datetime
+    stored_version: int | None = Field(default=None, alias="version")
     deleted_at: datetime | None = None
     """A deleted webhook is stored for a while, without secrets, so that every process sees the deletion."""
+
+    @property
+    def version(self) -> int:
+        """The number of changes by people."""
+        return self.stored_version or 0
 
     def changed(self, changes: Mapping[str, Any]) -> "WebhookRecord":
         """Return the record with these fields changed, as it will be stored."""
@@ -322,29 +329,44 @@ class WebhookRepository:
             raise _url_taken() from None
 
     async def update(
-        self, webhook_id: str, changes: Mapping[str, Any], *, reset: bool = False
+        self,
+        webhook_id: str,
+        changes: Mapping[str, Any],
+        *,
+        reset: bool = False,
+        version: int | None = None,
     ) -> WebhookRecord:
         """Change fields, given by their names in `WebhookRecord`, and return the new record.
 
-        With `reset`, the owning process ends the endpoint's hold and closes its circuit. Raises `NotFound`,
-        and `Conflict` if another webhook of the workspace claims the URL.
+        With `reset`, the owning process ends the endpoint's hold and closes its circuit. With `version`, only
+        that one is changed. Raises `NotFound`, `Outdated`, and `Conflict` if another webhook of the workspace
+        claims the URL.
         """
-        return WebhookRecord.from_document(await self._update(webhook_id, changes, reset=reset))
+        document = await self._update(webhook_id, changes, reset=reset, version=version)
+        return WebhookRecord.from_document(document)
 
-    async def _update(self, webhook_id: str, changes: Mapping[str, Any], *, reset: bool = False) -> Document:
+    async def _update(
+        self,
+        webhook_id: str,
+        changes: Mapping[str, Any],
+        *,
+        reset: bool = False,
+        version: int | None = None,
+    ) -> Document:
         fields = WebhookRecord.stored_fields({**changes, "changed_at": utcnow()})
-        update: Document = {"$set": fields}
+        update: Document = {"$set": fields, "$inc": {"version": 1}}
         if reset:
-            update["$inc"] = {WebhookRecord.stored_name("stored_resets"): 1}
+            update["$inc"][WebhookRecord.stored_name("stored_resets")] = 1
+        query = {"_id": webhook_id, "deleted_at": None}
         try:
             with translate_errors():
                 document = await self._collection.find_one_and_update(
-                    {"_id": webhook_id, "deleted_at": None}, update, return_document=True
+                    {**query, **version_query(version)}, update, return_document=True
                 )
         except Duplicate:
             raise _url_taken() from None
         if document is None:
-            raise _not_found()
+            raise await why_unchanged(self._collection, query, version, _not_found())
         return document
 
     async def delete(self, webhook_id: str) -> None:

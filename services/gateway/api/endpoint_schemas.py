@@ -10,6 +10,7 @@ from services.gateway.api.fields import Channel, Name, Networks, RateLimit, Stri
 from services.gateway.ingest.endpoint_records import EndpointRecord, ProviderEndpoint
 from shared.contracts.envelope import rfc3339
 from shared.manifests.registry import Provider
+from shared.runtime.record_secrets import old_secrets_until
 
 EndpointStatus = Literal["active", "inactive", "error"]
 
@@ -119,6 +120,7 @@ class EndpointOut(BaseModel):
     `awaits` is what the endpoint needs before it can verify requests. A secret setting is null.
     `disabled_reason` says why the endpoint's `source` cannot be used and what to change; until then it
     accepts no requests. `polled`: its events come from a polling trigger, and `url` is empty.
+    `old_secrets_until` is until when each secret before the newest is valid. `version` is for `If-Match`.
     """
 
     id: str
@@ -147,6 +149,8 @@ class EndpointOut(BaseModel):
     error_count: int
     created_at: str
     updated_at: str
+    version: int
+    old_secrets_until: list[str]
     polled: bool = False
     secret: str | None = None
 
@@ -199,6 +203,8 @@ class EndpointOut(BaseModel):
             error_count=record.error_count or 0,
             created_at=rfc3339(record.created_at),
             updated_at=rfc3339(record.changed_at),
+            version=record.version,
+            old_secrets_until=list(map(rfc3339, old_secrets_until(record.secrets))),
             polled=bool(record.polled),
             secret=secret or None,
         )

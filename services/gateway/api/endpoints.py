@@ -42,6 +42,7 @@ from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
+from shared.runtime.web.versions import IfMatch, check_version, expected_version
 
 _NULLABLE: Final = frozenset({"channel_id", "body_limit", "dedupe_window_s", "public_url", "source"})
 _CHANGEABLE_IF_POLLED: Final = frozenset({"name", "channel_id", "events", "rate_limit", "enabled"})
@@ -160,14 +161,18 @@ class EndpointsApi:
         """Return one endpoint."""
         return self._endpoint_out(await self._repository.find(endpoint_id, key.workspace))
 
-    async def change(self, endpoint_id: str, body: EndpointUpdate, key: Writer) -> EndpointOut:
+    async def change(
+        self, endpoint_id: str, body: EndpointUpdate, key: Writer, if_match: IfMatch = None
+    ) -> EndpointOut:
         """Change the given fields. Of `settings`, only the given names are changed."""
         record = await self._repository.find(endpoint_id, key.workspace)
+        version = expected_version(if_match)
+        check_version(version, record.version)
         changes = sent_fields(body, nullable=_NULLABLE)
         if record.polled:
             if unusable := sorted(changes.keys() - _CHANGEABLE_IF_POLLED):
                 raise invalid_field(unusable[0], "this endpoint receives no requests: its events are polled")
-            return self._endpoint_out(await self._endpoints.change(record, **changes))
+            return self._endpoint_out(await self._endpoints.change(record, based_on=version, **changes))
         _, webhook = require_webhooks(self._registry.providers, record.provider)
         if "require_signature" in changes or "unsigned_reason" in changes:
             required = bool(changes.get("require_signature", record.require_signature))
@@ -191,7 +196,7 @@ class EndpointsApi:
             changes["settings"] = {**record.settings, **sealed}
         if "public_url" in changes:
             changes["public_url"] = public_origin(changes["public_url"])
-        return self._endpoint_out(await self._endpoints.change(record, **changes))
+        return self._endpoint_out(await self._endpoints.change(record, based_on=version, **changes))
 
     async def delete(self, endpoint_id: str, key: Writer) -> Response:
         """Delete an endpoint. Its address is unknown from now on."""

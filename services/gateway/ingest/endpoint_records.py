@@ -34,6 +34,7 @@ from shared.runtime.records import Record, stored_null
 from shared.runtime.secrets import Sealed
 from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.paging import Page, Paging, page
+from shared.runtime.web.versions import version_query, why_unchanged
 from shared.webhooks.incoming import INCOMING_PROVIDER
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ class EndpointRecord(Record):
     enabled: bool
     created_at: datetime
     changed_at: datetime
+    stored_version: int | None = Field(default=None, alias="version")
     deleted_at: datetime | None = None
     """A deleted endpoint is stored for a while, so that every process sees the deletion."""
     secrets: Annotated[Sequence[StoredSecret], _AS_STORED]
@@ -85,6 +87,11 @@ class EndpointRecord(Record):
     error_count: int | None = None
     error_streak: int | None = None
     last_triggered: datetime | None = None
+
+    @property
+    def version(self) -> int:
+        """The number of changes by people."""
+        return self.stored_version or 0
 
     @property
     def is_failing(self) -> bool:
@@ -282,22 +289,26 @@ class EndpointRepository:
         except Duplicate:
             raise _default_taken() from None
 
-    async def change(self, record: R, changes: Mapping[str, Any]) -> R:
+    async def change(self, record: R, changes: Mapping[str, Any], version: int | None = None) -> R:
         """Set fields, given by their names in Python, and return the changed record.
 
-        Raises `NotFound`, and `Conflict` if it is to be the default and another one is.
+        With `version`, only that one is changed. Raises `NotFound`, `Outdated`, and `Conflict` if it is to be
+        the default and another one is.
         """
         fields = type(record).stored_fields({**changes, "changed_at": utcnow()})
+        query = {"_id": record.id, "deleted_at": None}
         document: Document | None
         try:
             with translate_errors():
                 document = await self._collection.find_one_and_update(
-                    {"_id": record.id, "deleted_at": None}, {"$set": fields}, return_document=True
+                    {**query, **version_query(version)},
+                    {"$set": fields, "$inc": {"version": 1}},
+                    return_document=True,
                 )
         except Duplicate:
             raise _default_taken() from None
         if document is None:
-            raise _not_found()
+            raise await why_unchanged(self._collection, query, version, _not_found())
         return type(record).from_document(document)
 
     async def store_first_secret(self, endpoint_id: str, secret: StoredSecret) -> bool:

@@ -142,9 +142,12 @@ class InboundEndpoints:
             await self._repository.insert(record)
             await self._snapshot.announce(record.id)
 
-    async def change(self, record: R, **changes: Any) -> R:
-        """Set fields, given by their names in Python, and return the changed record. Raises `NotFound`."""
-        changed = await self._repository.change(record, changes)
+    async def change(self, record: R, *, based_on: int | None = None, **changes: Any) -> R:
+        """Set fields, given by their names in Python, and return the changed record.
+
+        With `based_on`, only that version is changed. Raises `NotFound`, `Outdated`.
+        """
+        changed = await self._repository.change(record, changes, based_on)
         await self._snapshot.announce(record.id)
         return changed
 

@@ -10,7 +10,8 @@ from typing import Annotated, Final
 
 from fastapi import Header
 
-from shared.contracts.errors import Malformed, Outdated
+from shared.contracts.errors import Malformed, Outdated, Rejected
+from shared.runtime.mongo import Collection, Document, translate_errors
 
 _TAG: Final = re.compile(r'"?(0|[1-9][0-9]{0,8})"?')
 
@@ -35,10 +36,32 @@ def expected_version(if_match: str | None) -> int | None:
     return int(found[1])
 
 
+def version_query(expected: int | None) -> Document:
+    """Return the condition of a write that is based on a version; 0 is that of a document without one."""
+    if expected is None:
+        return {}
+    return {"version": {"$in": [0, None]} if expected == 0 else expected}
+
+
+async def why_unchanged(
+    collection: Collection, query: Document, expected: int | None, not_found: Rejected
+) -> Rejected:
+    """Return why a write with `version_query` has found no document: `Outdated`, or that there is none."""
+    with translate_errors():
+        stored: Document | None = await collection.find_one(query, {"version": 1})
+    if stored is None or expected is None:
+        return not_found
+    return _outdated(expected, stored.get("version", 0))
+
+
 def check_version(expected: int | None, stored: int) -> None:
     """Raise `Outdated` if the caller expects another version than the stored one."""
     if expected is not None and expected != stored:
-        raise Outdated(
-            f"somebody has changed it meanwhile: it has version {stored}, and this change is based on "
-            f"{expected}. Read it again, and decide anew"
-        )
+        raise _outdated(expected, stored)
+
+
+def _outdated(expected: int, stored: int) -> Outdated:
+    return Outdated(
+        f"somebody has changed it meanwhile: it has version {stored}, and this change is based on "
+        f"{expected}. Read it again, and decide anew"
+    )
