@@ -62,6 +62,7 @@ class _Document:
     body: bytes = b""
     fetched_at: float = 0.0
     tried_at: float = float("-inf")
+    refreshed_at: float = float("-inf")
 
 
 class IdentityProvider:
@@ -81,7 +82,7 @@ class IdentityProvider:
         return parse_metadata(await self._read(self._metadata, url), self.configuration.issuer)
 
     async def keys(self, *, refresh: bool = False) -> bytes:
-        """Return its JWKS document; with `refresh` a newer one, if the last is older than 30 s."""
+        """Return its JWKS document; with `refresh` a newer one, unless that was tried in the last 30 s."""
         return await self._read(self._keys, (await self.metadata()).jwks_uri, refresh=refresh)
 
     async def exchange(self, code: str, verifier: str) -> Tokens:
@@ -125,9 +126,11 @@ class IdentityProvider:
         async with self._lock:
             now = monotonic()
             interval = _REFETCH_INTERVAL_S if document.body else _RETRY_INTERVAL_S
-            is_due = refresh or not document.body or now - document.fetched_at > _FRESH_S
-            if is_due and now - document.tried_at > interval:
+            is_old = not document.body or now - document.fetched_at > _FRESH_S
+            is_refresh = refresh and now - document.refreshed_at > _REFETCH_INTERVAL_S
+            if is_refresh or (is_old and now - document.tried_at > interval):
                 document.tried_at = now
+                document.refreshed_at = now if refresh else document.refreshed_at
                 await self._fetch(document, url)
         if not document.body or monotonic() - document.fetched_at > _STALE_S:
             raise ProviderUnavailable(_UNAVAILABLE)

@@ -90,14 +90,10 @@ class OpenIdSignIn:
             raise Unauthenticated(_START_AGAIN)
         if "error" in answer:
             raise Unauthenticated(_refused(answer["error"]))
-        identity = await self._in_time(self._identity(answer, nonce, verifier))
-        grant = self.configuration.grant_of(identity.claims)
-        if grant is None:
-            raise Forbidden("the identity provider gives you no role here: ask for one where you sign in")
-        member = await self._member(identity, grant.workspace, grant.role, address)
+        workspace, member = await self._in_time(self._admitted(answer, nonce, verifier, address))
         await self._failures.remove(attempt)
         session_id = await self._sessions.create(
-            workspace=grant.workspace,
+            workspace=workspace,
             key_digest="",
             key_id=member["id"],
             key_name=member["name"],
@@ -118,6 +114,16 @@ class OpenIdSignIn:
         if not is_own or ends_at <= time.time():
             raise Unauthenticated(_START_AGAIN)
         return started, nonce, verifier, next_path
+
+    async def _admitted(
+        self, answer: Mapping[str, str], nonce: str, verifier: str, address: str
+    ) -> tuple[str, Any]:
+        """Return the workspace and the member of whom the identity provider names. Raises `Forbidden`."""
+        identity = await self._identity(answer, nonce, verifier)
+        grant = self.configuration.grant_of(identity.claims)
+        if grant is None:
+            raise Forbidden("the identity provider gives you no role here: ask for one where you sign in")
+        return grant.workspace, await self._member(identity, grant.workspace, grant.role, address)
 
     async def _identity(self, answer: Mapping[str, str], nonce: str, verifier: str) -> Identity:
         metadata = await self._provider.metadata()
@@ -164,7 +170,9 @@ class OpenIdSignIn:
             async with asyncio.timeout(_TIMEOUT_S):
                 return await call
         except TimeoutError:
-            raise ProviderUnavailable("the identity provider takes too long: try again") from None
+            raise ProviderUnavailable(
+                "signing in takes too long, at the identity provider or here: try again"
+            ) from None
 
 
 def _refused(code: str) -> str:
