@@ -110,17 +110,31 @@ class HubApi:
 
     async def readiness(self) -> dict[str, bool]:
         """Return which services are ready to work."""
-        bases = {"gateway": self._gateway, **self._peers}
-        ready = await asyncio.gather(*(self._is_ready(base) for base in bases.values()))
-        return dict(zip(bases, ready, strict=True))
+        checks = await self.readiness_checks()
+        return {service: bool(found) and all(found.values()) for service, found in checks.items()}
 
-    async def _is_ready(self, base: str) -> bool:
+    async def readiness_checks(self) -> dict[str, Mapping[str, bool]]:
+        """Return the checks of each service; none of one that does not answer."""
+        bases = {"gateway": self._gateway, **self._peers}
+        checks = await asyncio.gather(*(self._checks(base) for base in bases.values()))
+        return dict(zip(bases, checks, strict=True))
+
+    async def _checks(self, base: str) -> Mapping[str, bool]:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                status, _, _ = await self._client.call("GET", f"{base}/readyz", [], b"")
+                _, _, answer = await self._client.call("GET", f"{base}/readyz", [], b"")
+            return {str(name): bool(ok) for name, ok in orjson.loads(answer)["checks"].items()}
+        except (Unreachable, TimeoutError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
+
+    async def status_of(self, path: str) -> int | None:
+        """Return the status of a GET request without a key, as browsers send it; None without an answer."""
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                status, _, _ = await self._client.call("GET", self._gateway + path, [], b"")
         except (Unreachable, TimeoutError):
-            return False
-        return status == 200
+            return None
+        return status
 
     async def send(
         self,

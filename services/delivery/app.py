@@ -63,6 +63,7 @@ from shared.contracts.topics import (
 from shared.manifests.event_names import EventNames
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.jobs import JobWorker
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
@@ -150,7 +151,8 @@ async def build(runtime: Runtime) -> Service:
         handler=first_attempts.handle,
         drain=direct.drain,
     )
-    fanout = Fanout(webhooks, runtime.producer, direct, backlog, shares, unmatched, providers)
+    counts = HourlyCounts(runtime.mongo, runtime.log)
+    fanout = Fanout(webhooks, runtime.producer, direct, backlog, shares, unmatched, providers, counts)
     events = runtime.consumer(
         group="fanout",
         topics=[CHAT_EVENTS, INTEGRATION_EVENTS, WEBHOOKS_RECEIVED, CHAT_INBOUND],
@@ -226,6 +228,7 @@ async def build(runtime: Runtime) -> Service:
             webhooks,
             erasures,
             statistics,
+            counts,
             unmatched,
             failure_monitor,
             results,

@@ -23,6 +23,7 @@ from services.gateway.api.polled_events import PATH as POLLED_EVENTS_PATH
 from services.gateway.api.polled_events import PolledEventsApi
 from services.gateway.api.proxy import ServiceProxy
 from services.gateway.api.publish_events import MAX_BODY_BYTES, PublishEventsApi
+from services.gateway.api.statistics import StatisticsApi
 from services.gateway.api.workspaces import WorkspacesApi
 from services.gateway.ingest import endpoint_records, execution_records
 from services.gateway.ingest.app_webhooks import PREFIX, AppWebhooks, alias_provider
@@ -46,6 +47,7 @@ from shared.connections.configured_apps import configured_apps
 from shared.contracts.routes import CONSOLE, CONSOLE_PATH, is_streamed
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
@@ -119,9 +121,10 @@ async def build(runtime: Runtime) -> Service:
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
 
     keys = ApiKeys(runtime.mongo)
+    counts = HourlyCounts(runtime.mongo, log)
     workspaces = Workspaces(runtime.mongo)
     data = GatewayData(
-        keys, runtime.keyring, endpoints, inbound, executions, routes, types, runtime.audit_entries
+        keys, runtime.keyring, endpoints, inbound, executions, routes, types, runtime.audit_entries, counts
     )
     management = runtime.management_app(
         "Interlink gateway",
@@ -150,6 +153,7 @@ async def build(runtime: Runtime) -> Service:
                 keys_per_workspace=settings.api_keys_per_workspace,
             ),
             AuditApi(runtime.audit_entries),
+            StatisticsApi(counts),
             DocumentsApi(proxy),
             EndpointsApi(
                 endpoints,

@@ -5,6 +5,7 @@ from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.execution_records import ExecutionRepository
 from shared.connections.account_routes import AccountRoutes
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.web.access import Keyring
 from shared.runtime.web.api_keys import ApiKeys
 from shared.runtime.web.audit_entries import AuditEntries
@@ -23,6 +24,7 @@ class GatewayData:
         routes: AccountRoutes,
         types: EventTypes,
         audit_entries: AuditEntries,
+        counts: HourlyCounts,
     ) -> None:
         self._keys = keys
         self._keyring = keyring
@@ -32,6 +34,7 @@ class GatewayData:
         self._routes = routes
         self._types = types
         self._audit_entries = audit_entries
+        self._counts = counts
 
     async def delete(self, workspace: str) -> None:
         """Delete everything. Safe to repeat. Raises `DatabaseUnavailable`."""
@@ -45,3 +48,4 @@ class GatewayData:
             await self._executions.delete_all(integration_id)
         await self._types.delete_all(workspace)
         await self._audit_entries.delete_all(workspace)
+        await self._counts.delete_all(workspace)

@@ -55,6 +55,7 @@ from shared.manifests.registry import registry
 from shared.runtime.egress.certificates import read_ca_file
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.egress.resolver import DnsResolver
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.http_client import ApiClient
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
@@ -141,6 +142,7 @@ async def build(runtime: Runtime) -> Service:
         runtime.mongo, per_workspace=settings.polling_triggers_per_workspace
     )
     poll_budget = PollBudget()
+    counts = HourlyCounts(runtime.mongo, runtime.log)
     poller = Poller(
         polling_triggers,
         polling_types,
@@ -149,6 +151,7 @@ async def build(runtime: Runtime) -> Service:
         PollRequests(tokens, connectors, client, poll_budget),
         endpoints,
         poll_budget,
+        counts,
         runtime.log,
         search_interval_s=settings.upkeep_every_s,
     )
@@ -265,7 +268,7 @@ async def build(runtime: Runtime) -> Service:
     )
     calls = Audit(
         AccountCalls(
-            CallForwarder(tokens, call_client, public_base=public_base),
+            CallForwarder(tokens, call_client, counts, public_base=public_base),
             integrations_repository,
             runtime.keyring,
             runtime.log,
@@ -284,6 +287,7 @@ async def build(runtime: Runtime) -> Service:
             endpoints,
             registered_apps,
             tokens,
+            counts,
             maintenance,
             renewal.worker,
             confirmer.worker,

@@ -71,6 +71,7 @@ from shared.contracts.topics import CHAT_EVENTS, CHAT_SIGNALS, SYNC_REQUESTED, W
 from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
 from shared.runtime.egress.client import create_egress_client
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.mongo import Index
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.service import Runtime, Service
@@ -171,7 +172,8 @@ async def build(runtime: Runtime) -> Service:
         ReactionSetter(scene_calls, messages),
     )
     notices = FailureNotices(providers, accounts, scene_calls, messages, runtime.producer, runtime.log)
-    carrier = Carrier(index, mappings, messages, work, scene_calls, notes, notices, runtime.log)
+    counts = HourlyCounts(runtime.mongo, runtime.log)
+    carrier = Carrier(index, mappings, messages, work, scene_calls, notes, notices, runtime.log, counts)
     queue = SyncQueue(runtime.mongo)
     lane_records = LaneRecords(runtime.mongo)
     lanes = Lanes(
@@ -217,6 +219,7 @@ async def build(runtime: Runtime) -> Service:
             endpoints,
             index,
             lanes,
+            counts,
             PeriodicTask(mappings.publish_pending, _OUTBOX_INTERVAL_S, runtime.log),
             runtime.workspace_cleanup(
                 SyncData(mappings, queue, lane_records, messages, conflicts, people_links).delete

@@ -169,3 +169,21 @@ def test_streams_do_not_delay_a_graceful_stop(hub: Hub, admin: Person, service: 
     hub.wait_ready(service)
     # Otherwise half of INTERLINK_DRAIN_SECONDS, 5 s.
     assert took < 4
+
+
+def test_statistics_count_events_by_type_and_help_checks_the_hub(hub: Hub, admin: Person) -> None:
+    kind = publish(hub)
+    eventually(lambda: kind in admin.open("/console/statistics").text)
+    counts = hub.call("GET", "/api/statistics")["events"]
+    assert {"name": kind, "count": 1} in counts["by_name"]
+    assert sum(hour["count"] for hour in counts["hours"]) == counts["total"]
+    foreign = hub.other_workspace()
+    eventually(lambda: hub.knows("gateway", foreign))
+    assert hub.call("GET", "/api/statistics", key=foreign)["events"]["total"] == 0
+    for span in ("week", "month", "nonsense"):
+        assert admin.open(f"/console/statistics?span={span}").status == 200
+    assert "events in" in admin.open("/console").text
+    found = admin.open("/console/help")
+    assert all(f"{name} ok It is ready." in found.text for name in hub.services if name != "console")
+    assert "/api/auth/oauth/callback: enter it at each provider's app" in found.text
+    assert "Callback ok It answers." in found.text

@@ -51,6 +51,10 @@ async def services() -> AsyncIterator[tuple[str, Counter[str]]]:
             "oldest_due_s": 4.0,
         },
         "/api/sync/queue/stats": {"waiting": 0, "failed": 0},
+        "/api/statistics": {
+            name: {"total": 0, "by_name": [], "hours": []} for name in ("events", "rate_limited")
+        },
+        "/api/queue/stats/hours": {"hours": [], "together": {"delivered": 0, "failed_attempts": 0}},
     }
 
     async def answer(request: web.Request) -> web.Response:

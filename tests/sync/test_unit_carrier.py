@@ -34,7 +34,7 @@ class Stage:
     async def carry(self, kind: Kind = "message") -> Outcome:
         times: dict[str, Any] = {"created_at": _NOW, "changed_at": _NOW, "failed_leg": _LEG.id}
         self.mapping = Mapping(id="map_1", workspace="ws", legs=(_LEG, _CHAT), status=self.status, **times)
-        parts: list[Any] = [*[self] * 7, structlog.get_logger()]
+        parts: list[Any] = [*[self] * 7, structlog.get_logger(), self]
         carrier = Carrier(*parts)
         received_at = rfc3339(utcnow())
         request = SyncRequested(

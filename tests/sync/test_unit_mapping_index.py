@@ -130,7 +130,7 @@ async def test_what_waits_is_not_carried_after_another_process_has_paused_its_ma
         async def find(self, _: str) -> None:
             return None
 
-    carrier = Carrier(process.index, *([cast("Any", Messages())] * 7))
+    carrier = Carrier(process.index, *([cast("Any", Messages())] * 8))
     change = Change(
         request=request(mapping),
         workspace="ws",

@@ -9,8 +9,8 @@ HEIGHT: Final = 40
 _STEP: Final = 10
 
 
-def hourly_bars(hours: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return a bar for each of the last 24 hours up to the newest one: position, heights and a title.
+def hourly_bars(hours: Sequence[Mapping[str, Any]], shown: int = HOURS) -> list[Mapping[str, Any]]:
+    """Return a bar for each of the last `shown` hours up to the newest one: position, heights and a title.
 
     `good` is the height of what was delivered, `bad` that of what failed, on top of it.
     """
@@ -19,8 +19,8 @@ def hourly_bars(hours: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     by_hour = {datetime.fromisoformat(hour["hour"]): hour for hour in hours}
     last, largest = max(by_hour), max(hour["attempts"] for hour in hours) or 1
     bars: list[Mapping[str, Any]] = []
-    for number in range(HOURS):
-        at = last - timedelta(hours=HOURS - 1 - number)
+    for number in range(shown):
+        at = last - timedelta(hours=shown - 1 - number)
         hour = by_hour.get(at)
         if hour is None:
             continue
@@ -35,3 +35,20 @@ def hourly_bars(hours: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
             }
         )
     return bars
+
+
+def count_bars(hours: Sequence[Mapping[str, Any]], shown: int = HOURS) -> list[Mapping[str, Any]]:
+    """Return a bar for each of the last `shown` hours with a count, up to the newest one."""
+    if not hours:
+        return []
+    by_hour = {datetime.fromisoformat(hour["hour"]): hour["count"] for hour in hours}
+    last, largest = max(by_hour), max(by_hour.values()) or 1
+    return [
+        {
+            "x": _STEP * (shown - 1 - round((last - at) / timedelta(hours=1))),
+            "height": round(HEIGHT * count / largest, 1),
+            "title": f"{at:%Y-%m-%d %H:%M} UTC: {count:,}",
+        }
+        for at, count in by_hour.items()
+        if last - at < timedelta(hours=shown)
+    ]

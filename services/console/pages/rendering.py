@@ -12,7 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from services.console.pages import import_words, mapping_words
-from services.console.pages.charts import hourly_bars
+from services.console.pages.charts import count_bars, hourly_bars
 from services.console.pages.failures import next_step
 from services.console.pages.fields import href_of, is_empty, with_unit
 
@@ -147,6 +147,7 @@ class Renderer:
             "unit": with_unit,
             "next_step": next_step,
             "hourly_bars": hourly_bars,
+            "count_bars": count_bars,
             "count_sentences": import_words.count_sentences,
             "trial_sentences": import_words.trial_sentences,
             "plan_sentences": import_words.plan_sentences,

@@ -21,6 +21,8 @@ from shared.runtime.web.api_keys import Scope
 
 _PARTS: Final[Mapping[str, tuple[Scope, str, Mapping[str, str]]]] = {
     "queue": ("webhooks:read", "/api/queue/stats", {}),
+    "counts": ("webhooks:read", "/api/statistics", {}),
+    "hours": ("webhooks:read", "/api/queue/stats/hours", {}),
     "sync": ("sync:read", "/api/sync/queue/stats", {}),
     "dead": ("webhooks:read", "/api/dead-letters", {"limit": "5"}),
     "ended": ("integrations:read", "/api/integrations", {"status": "reauth_required", "limit": "10"}),

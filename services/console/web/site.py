@@ -26,6 +26,7 @@ from services.console.web.endpoint_setup import EndpointSetup
 from services.console.web.find import Find
 from services.console.web.forms import BadForm, Form, first, read_form
 from services.console.web.frame import Frame, see_other
+from services.console.web.health import HealthPages
 from services.console.web.import_forms import ImportForms
 from services.console.web.import_plan import ImportPlanPages
 from services.console.web.imports import ImportPages
@@ -64,6 +65,7 @@ class Site:
         streams: Streams,
     ) -> None:
         """`public_base` is the hub's public address: forms come from there."""
+        self._public_base = public_base
         self._feed = feed
         self._streams = streams
         self._hub = hub
@@ -83,12 +85,15 @@ class Site:
         lists = ListPages(self._hub, self._frame, self._views)
         imports = ImportPages(self._hub, self._frame)
         overview = Overview(self._hub, self._frame, self._feed)
+        health = HealthPages(self._hub, self._frame, self._public_base)
         live = Live(overview, self._feed, self._streams, self._frame)
         sessions = SessionPages(self._sessions, self._sign_in, self._frame)
         routes = [
             Route("/console/static/{name:path}", self._files.serve),
             Route("/console", self._page(overview.show)),
             Route("/console/live", self._page(live.show)),
+            Route("/console/statistics", self._page(health.statistics)),
+            Route("/console/help", self._page(health.help)),
             Route("/console/sign-in", self._guarded(self._sign_in_page), methods=["GET"]),
             Route("/console/sign-in", self._guarded(self._sign_in_form), methods=["POST"]),
             *self._openid_routes(),

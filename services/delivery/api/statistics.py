@@ -1,7 +1,7 @@
 """The statistics API: the queue now, and an outgoing webhook's attempts by the hour."""
 
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Annotated, Final
 
 from fastapi import FastAPI, Query
@@ -10,7 +10,7 @@ from services.delivery.api.customers import CustomerDeliveries
 from services.delivery.api.delivery_schemas import HourStatsOut, QueueStatsOut, WebhookStatsOut
 from services.delivery.api.fields import CustomerReader, Reader, UtcTime
 from services.delivery.log.search import DeliverySearch
-from services.delivery.log.statistics import Statistics, sum_hours
+from services.delivery.log.statistics import HourCounts, Statistics, sum_hours
 from services.delivery.settings import DeliverySettings
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.errors import NotFound
@@ -47,6 +47,7 @@ class StatisticsApi:
         """Add every route to the app."""
         add = Routes(app, "/api").add
         add("/queue/stats", self.queue_stats, methods=["GET"])
+        add("/queue/stats/hours", self.queue_hours, methods=["GET"])
         add("/outgoing-webhooks/{webhook_id}/stats", self.webhook_stats, methods=["GET"])
 
     async def queue_stats(
@@ -69,6 +70,18 @@ class StatisticsApi:
         counts["completed"] = await self._completed(key.workspace, webhook_id)
         return QueueStatsOut(total=sum(counts.values()), oldest_due_s=overdue_s, **counts)
 
+    async def queue_hours(
+        self,
+        key: Reader,
+        since: Annotated[
+            UtcTime | None, Query(description="The default is a day ago; at most 90 days ago.")
+        ] = None,
+        until: UtcTime | None = None,
+    ) -> WebhookStatsOut:
+        """Return the attempts of all outgoing webhooks of the workspace for each UTC hour with attempts."""
+        begin = since or utcnow() - _DAY
+        return _stats(await self._statistics.workspace_hours(key.workspace, begin, until), begin)
+
     async def webhook_stats(
         self,
         webhook_id: str,
@@ -83,11 +96,7 @@ class StatisticsApi:
             raise NotFound("no such outgoing webhook")
         await self._customers.check_webhook(key, webhook_id)
         begin = since or utcnow() - _DAY
-        hours = await self._statistics.webhook_hours(webhook_id, begin, until)
-        return WebhookStatsOut(
-            hours=[HourStatsOut.of(hour) for hour in hours],
-            together=HourStatsOut.of(sum_hours(hours, hours[0].hour if hours else begin)),
-        )
+        return _stats(await self._statistics.webhook_hours(webhook_id, begin, until), begin)
 
     async def _overdue_s(self, workspace: str, webhook_id: str | None) -> float | None:
         """Return for how many seconds the longest overdue delivery has been due; None if none is due.
@@ -106,3 +115,10 @@ class StatisticsApi:
     async def _belongs_to(self, webhook_id: str, workspace: str) -> bool:
         webhook = await self._webhooks.find(webhook_id)
         return webhook is not None and webhook.workspace == workspace
+
+
+def _stats(hours: Sequence[HourCounts], begin: datetime) -> WebhookStatsOut:
+    return WebhookStatsOut(
+        hours=[HourStatsOut.of(hour) for hour in hours],
+        together=HourStatsOut.of(sum_hours(hours, hours[0].hour if hours else begin)),
+    )

@@ -28,6 +28,7 @@ from shared.contracts.ids import delivery_id_for
 from shared.contracts.topics import CHAT_INBOUND, DELIVERY_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.registry import Provider
 from shared.runtime.failpoints import failpoint
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.kafka.producer import Producer
 from shared.webhooks.event_fields import EventFields
@@ -113,6 +114,7 @@ class Fanout:
         shares: FairShares,
         unmatched: UnmatchedEventLog,
         providers: Mapping[str, Provider],
+        counts: HourlyCounts,
     ) -> None:
         self._webhooks = webhooks
         self._producer = producer
@@ -121,6 +123,7 @@ class Fanout:
         self._shares = shares
         self._unmatched = unmatched
         self._providers = providers
+        self._counts = counts
 
     async def handle(self, batch: Batch) -> None:
         """Publish the requests of a batch, in order, and defer events beyond a fair share.
@@ -150,6 +153,8 @@ class Fanout:
             failpoint("fanout.deferring")
         for received, error in plan.rejected:
             batch.take(received).fail(error)
+        for received in batch:  # now that nothing can fail any more, which would repeat the batch
+            self._counts.add(received.event.workspace, "events", canonical(received.event.type))
 
     async def _plan(self, batch: Sequence[ConsumedEvent]) -> _BatchPlan:
         """Decide on each event, one of each workspace in turn.

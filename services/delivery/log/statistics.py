@@ -243,6 +243,12 @@ class Statistics:
         """
         return await self._hours(webhook_id, since, until)
 
+    async def workspace_hours(
+        self, workspace: str, since: datetime, until: datetime | None = None
+    ) -> list[HourCounts]:
+        """Return the hours of all webhooks of a workspace, as `webhook_hours` those of one."""
+        return await self._hours(_workspace_owner(workspace), since, until)
+
     async def delivered(self, workspace: str, webhook_id: str | None, since: datetime) -> int:
         """Return how many deliveries succeeded from the hour of `since` on, of a workspace or one webhook.
 

@@ -23,6 +23,7 @@ from shared.runtime.egress.exchange import (
     sender,
 )
 from shared.runtime.egress.progress import TransferDeadlines
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.web.problems import SANDBOX_HEADERS
 from shared.runtime.web.request_body import RequestBody
 from shared.wire.bodies import inflate
@@ -40,6 +41,8 @@ _DEADLINES: Final = TransferDeadlines(total_s=300, interval_s=30, interval_bytes
 _STATUSES: Final = range(200, 600)
 """Final statuses of HTTP. Clients and the server of the hub know no others, and some providers send 999."""
 _BODILESS: Final = frozenset({204, 304})
+
+_TOO_MANY_REQUESTS: Final = 429
 
 
 class CallFailed(InterlinkError):
@@ -66,9 +69,12 @@ class AccountCall:
 class CallForwarder:
     """Sends calls with the tokens of accounts. The egress client has to be started before it is used."""
 
-    def __init__(self, tokens: TokenSource, client: EgressClient, *, public_base: str) -> None:
+    def __init__(
+        self, tokens: TokenSource, client: EgressClient, counts: HourlyCounts, *, public_base: str
+    ) -> None:
         self._tokens = tokens
         self._client = client
+        self._counts = counts
         self._public_base = public_base
 
     async def forward(
@@ -138,6 +144,8 @@ class CallForwarder:
         length = response.content_length
         if has_body and length is not None and length > MAX_STREAMED_BYTES:
             raise CallFailed(502, f"the provider's answer has more than {MAX_STREAMED_BYTES} bytes")
+        if response.status == _TOO_MANY_REQUESTS:
+            self._counts.add(access.workspace, "rate_limited", access.provider)
         hub = hub_addresses(self._public_base, call.host)
         headers = returned_headers(response.headers, url=url, hub=hub, access=access)
         headers += [(name.lower().encode(), value.encode()) for name, value in SANDBOX_HEADERS.items()]

@@ -45,6 +45,7 @@ from shared.manifests.provider_response import as_text, select_value
 from shared.manifests.scopes import missing_scopes
 from shared.runtime.due_work import DueWorker, LeaseLost
 from shared.runtime.failpoints import failpoint
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.logs import Log
 from shared.runtime.metrics import POLLS
 from shared.runtime.mongo import utcnow
@@ -74,6 +75,7 @@ class Poller:
         requests: PollRequests,
         endpoints: GatewayEndpoints,
         budget: PollBudget,
+        counts: HourlyCounts,
         log: Log,
         *,
         search_interval_s: float,
@@ -86,6 +88,7 @@ class Poller:
         self._requests = requests
         self._endpoints = endpoints
         self._budget = budget
+        self._counts = counts
         self._log = log
         self._outcomes = PollOutcomes(triggers, log)
         self.worker = DueWorker(
@@ -158,6 +161,7 @@ class Poller:
                 claimed, "slow", f"the poll took more than {_POLL_TIMEOUT_S:.0f} s", 0.0
             )
         except RateLimited as error:
+            self._counts.add(claimed.workspace, "rate_limited", kind.provider)
             await self._outcomes.fail(claimed, "rate_limited", str(error), error.retry_after)
             if account is not None:
                 # The limit may be that of the app: the workspace's other accounts of it wait as well.

@@ -22,6 +22,7 @@ from shared.contracts.errors import BrokerUnavailable, Conflict, DatabaseUnavail
 from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import ChannelFailure
 from shared.runtime import metrics
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
@@ -49,6 +50,7 @@ class Carrier:
         notes: Notes,
         notices: FailureNotices,
         log: Log,
+        counts: HourlyCounts,
     ) -> None:
         self._index = index
         self._mappings = mappings
@@ -58,6 +60,7 @@ class Carrier:
         self._notes = notes
         self._notices = notices
         self._log = log
+        self._counts = counts
         self._account_pauses: dict[tuple[str, str], tuple[float, str]] = {}
         """Accounts without a valid token, by workspace and account key: the pause's end (monotonic clock)
         and the reason."""
@@ -160,6 +163,7 @@ class Carrier:
             case "later":
                 if failure.code == "rate_limited":
                     metrics.SYNC_RATE_LIMITED.labels(leg.provider).inc()
+                    self._counts.add(change.workspace, "rate_limited", leg.provider)
                 if failure.retry_after is not None:
                     self._calls.block(change, leg, failure)
                 return await self._later(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from shared.runtime import workspaces
+from shared.runtime import hourly_counts, workspaces
 from shared.runtime.mongo import Index
 from shared.runtime.web import api_keys, audit_entries, idempotency_keys, members
 
@@ -12,5 +12,6 @@ SHARED_INDEXES: Final[Sequence[Mapping[str, Sequence[Index]]]] = (
     members.INDEXES,
     idempotency_keys.INDEXES,
     audit_entries.INDEXES,
+    hourly_counts.INDEXES,
     workspaces.INDEXES,
 )
