@@ -27,7 +27,10 @@ def test_the_lock_names_every_file_with_its_licence_and_hash() -> None:
 
 
 def test_what_is_our_own_is_small() -> None:
-    scripts = sum(path.stat().st_size for path in STATIC.glob("*.js"))
+    # The element for pages of chats has a bound of its own: no page of the console loads it.
+    sizes = {path.name: path.stat().st_size for path in STATIC.glob("*.js")}
+    assert sizes.pop("interlink-connect.js") <= 12 * 1024
+    scripts = sum(sizes.values())
     styles = sum(path.stat().st_size for path in STATIC.glob("*.css"))
     assert scripts <= 15 * 1024
     assert styles <= 10 * 1024
