@@ -82,6 +82,8 @@ def stage(project: Path, build: Path) -> int:
     for source in _COPIED:
         shutil.copy(project / source, build / "docs" / _REPOSITORY_PAGES[source])
     shutil.copytree(project / "docs/assets", build / "docs/assets")
+    for picture in project.glob("docs/console/*.webp"):
+        shutil.copy(picture, build / "docs/console")
     config = yaml.safe_load(project.joinpath("mkdocs.yml").read_text("utf-8"))
     config |= {"docs_dir": "docs", "site_dir": "site", "nav": expand_nav(config["nav"], pages)}
     _write(build / "mkdocs.yml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -122,7 +124,11 @@ def _rewrite(project: Path, source: str, sources: Mapping[str, str]) -> str:
 
 def _asset_or_generated(target: str) -> str | None:
     name = target.removeprefix("docs/")
-    return name if name in _GENERATED_LINKS or name.startswith(("assets/", "reference/rest-api/")) else None
+    return (
+        name
+        if name in _GENERATED_LINKS or name.startswith(("assets/", "console/", "reference/rest-api/"))
+        else None
+    )
 
 
 def _outside_code(text: str, replace: Replace) -> str:
