@@ -182,6 +182,7 @@ def fill(hub: Hub, tenant: Mapping[str, Any], subscriber: Subscriber) -> dict[st
     endpoint = made("/api/inbound-endpoints", {"provider": "github", "name": "x", "channel_id": "general"})
     made("/api/incoming-webhooks", {"name": "x", "target_channel_id": "general"})
     made("/api/event-types", {"name": "own.thing", "about": "x"})
+    made("/api/members", {"name": "Ada", "role": "admin"})
     legs = [{"provider": "chat", "conversation": name} for name in ("general", "lobby")]
     made("/api/mappings", {"name": "x", "legs": legs}, "sync")
     webhook = {"name": "x", "url": subscriber.url, "events": ["github.*", "order.*"]}
