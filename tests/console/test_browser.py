@@ -127,7 +127,7 @@ def filled(hub: Hub) -> list[str]:
 
 
 def import_paths(hub: Hub) -> list[str]:
-    """Try an import of the sample export; return the pages of its steps."""
+    """Try an import of the sample export, and map channels; return the pages of both."""
     folder = Path(interlink.examples.__file__).parent / "slack-export"
     files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.json")}
     made = hub.call(
@@ -136,8 +136,12 @@ def import_paths(hub: Hub) -> list[str]:
     reached(hub, made["id"], "ready")
     hub.call("POST", f"/api/imports/{made['id']}/start", {"dry_run": True})
     eventually(lambda: reached(hub, made["id"], "ready")["dry_run"])
+    legs = [{"provider": "chat", "conversation": f"{name}-{made['id']}"} for name in ("one", "two")]
+    mapping = hub.call("POST", "/api/mappings", {"name": "two channels", "legs": legs}, expect=201)["id"]
     own = f"/imports/{made['id']}"
-    return [own, *(f"{own}/{part}" for part in ("people", "channels", "options", "report", "do/undo"))]
+    found = [f"{own}/{part}" for part in ("people", "channels", "options", "report", "do/undo")]
+    found += ["/imports/account", "/mappings/find", f"/mappings/{mapping}", f"/mappings/{mapping}/do/edit"]
+    return [own, *found]
 
 
 @dataclass
