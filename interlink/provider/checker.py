@@ -21,7 +21,8 @@ from shared.manifests.catalogue import ICON
 from shared.manifests.fixtures import FIXTURES, Fixture, fixture_folders, read_fixture
 from shared.manifests.message_templates import uses_phrase
 from shared.manifests.models import AppWebhookSpec, CatalogueEntry, Manifest, WebhookSpec
-from shared.manifests.registry import MANIFEST, Provider, body_reader, read_manifest
+from shared.manifests.provider_code import body_reader
+from shared.manifests.registry import MANIFEST, Provider, read_manifest
 from shared.manifests.scheme_signers import scheme_signers
 from shared.wire.message_template import MessageTemplateError
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from shared.contracts.errors import Misconfigured
 from shared.manifests.models import Manifest
-from shared.manifests.registry import MANIFEST, load_page_reader
+from shared.manifests.provider_code import load_page_reader
+from shared.manifests.registry import MANIFEST
 
 _CLASS = "PageReader"
 

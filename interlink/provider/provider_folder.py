@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.manifests import registry
-from shared.manifests.registry import MANIFEST, Provider, body_reader, read_manifest
+from shared.manifests.provider_code import body_reader
+from shared.manifests.registry import MANIFEST, Provider, read_manifest
 from shared.manifests.webhook import BodyReader
 from shared.wire.message_template import MessageTemplateError
 

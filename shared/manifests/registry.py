@@ -1,10 +1,8 @@
 """The registry: the only place that loads providers, by the names of their folders."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache, cached_property
-from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
@@ -14,15 +12,21 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from shared.contracts.errors import Misconfigured
-from shared.manifests.channel_models import ChannelSpec
 from shared.manifests.connector import Connector
 from shared.manifests.history_models import HistorySpec
 from shared.manifests.models import Manifest
+from shared.manifests.provider_code import (
+    PACKAGE,
+    body_reader,
+    load_channel,
+    load_dialect,
+    load_signed_address,
+    member,
+)
 from shared.manifests.webhook import BodyReader, WebhookDefinition
 
 if TYPE_CHECKING:
     from shared.manifests.channel_types import Channel, ExternalFile, Operation
-    from shared.manifests.history_types import ReadsPages
     from shared.manifests.message_templates import EventTemplates
     from shared.richtext.dialect import Dialect
     from shared.richtext.tree import Document
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MANIFEST: Final = "manifest.yaml"
-_PACKAGE: Final = "shared.providers"
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The C loader if libyaml is there: it loads sixty manifests in a tenth of the time."""
 
@@ -129,7 +132,7 @@ class Provider:
         Raises `Misconfigured` if the provider's `files.py` cannot be loaded.
         """
         try:
-            function: RefreshedAddresses | None = _member(self.id, "files.py", "refreshed_addresses")
+            function: RefreshedAddresses | None = member(self.id, "files.py", "refreshed_addresses")
         except FileNotFoundError:
             return None
         return function
@@ -154,7 +157,7 @@ class Provider:
 
 def provider_folders() -> list[Traversable]:
     """Return the provider folders, sorted by name."""
-    root = files(_PACKAGE)
+    root = files(PACKAGE)
     folders = [entry for entry in root.iterdir() if entry.is_dir() and entry.joinpath(MANIFEST).is_file()]
     return sorted(folders, key=lambda entry: entry.name)
 
@@ -219,112 +222,6 @@ def _annotation_models(annotation: Any) -> set[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
     return {model for argument in get_args(annotation) for model in _annotation_models(argument)}
-
-
-@contextmanager
-def _importing(provider: str, file: str) -> Iterator[None]:
-    """Have a provider's own code imported and called: whatever it raises becomes `Misconfigured`."""
-    try:
-        yield
-    except SyntaxError as error:
-        raise Misconfigured(f"{provider}/{file}: line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        raise Misconfigured(f"{provider}/{file}: {type(error).__name__}: {error}") from error
-
-
-def _member(provider: str, file: str, name: str) -> Any:
-    """Return what a provider's own file defines by a name; None if it does not define it.
-
-    Raises `FileNotFoundError` without the file, and `Misconfigured` if it is not valid Python or fails on
-    import.
-    """
-    if not files(_PACKAGE).joinpath(provider, file).is_file():
-        raise FileNotFoundError
-    with _importing(provider, file):
-        return getattr(import_module(f"{_PACKAGE}.{provider}.{file.removesuffix('.py')}"), name, None)
-
-
-def body_reader(provider: str) -> BodyReader | None:
-    """Return the `read` function of a provider's own `body.py`; None without this file.
-
-    Raises `Misconfigured` if the file is not valid Python, fails on import, or has no `read`.
-    """
-    try:
-        reader: BodyReader | None = _member(provider, "body.py", "read")
-    except FileNotFoundError:
-        return None
-    if not callable(reader):
-        raise Misconfigured(f"{provider}/body.py: has no function read: add def read(body: bytes) -> Any")
-    return reader
-
-
-def load_channel(provider: str, spec: ChannelSpec) -> "Channel":
-    """Return the `Channel` of a provider's own `channel.py`, made with the manifest's section.
-
-    Raises `Misconfigured` without this file, and if it is not valid Python, fails on import or has no class.
-    """
-    channel: Channel = _made(provider, "channel.py", "Channel", spec, section="channel")
-    return channel
-
-
-def load_page_reader(provider: str, spec: HistorySpec) -> "ReadsPages":
-    """Return the `PageReader` of a provider's own `history.py`, made with the manifest's section.
-
-    Raises `Misconfigured` without this file, and if it is not valid Python, fails on import or has no class.
-    """
-    reader: ReadsPages = _made(provider, "history.py", "PageReader", spec, section="history")
-    return reader
-
-
-def _made(provider: str, file: str, name: str, spec: BaseModel, *, section: str) -> Any:
-    """Return an instance of a class of a provider's own file, made with a section of the manifest."""
-    try:
-        factory = _member(provider, file, name)
-    except FileNotFoundError:
-        raise Misconfigured(f"{provider}/{file}: missing: the manifest has a {section} section") from None
-    if not callable(factory):
-        raise Misconfigured(f"{provider}/{file}: has no class {name}: add it")
-    with _importing(provider, file):
-        return factory(spec)
-
-
-def load_signed_address(provider: str) -> "Callable[[ExternalFile], str | None] | None":
-    """Return the `signed_address` of a provider's own `files.py`; None without this file.
-
-    Raises `Misconfigured` if it is not valid Python, fails on import or has no such function.
-    """
-    try:
-        function: Callable[[ExternalFile], str | None] | None = _member(
-            provider, "files.py", "signed_address"
-        )
-    except FileNotFoundError:
-        return None
-    if not callable(function):
-        raise Misconfigured(f"{provider}/files.py: has no function signed_address: add it")
-    return function
-
-
-def load_dialect(provider: str) -> "Dialect | None":
-    """Return the dialect of a provider's own `dialect.py`; None without this file.
-
-    Raises `Misconfigured` if the file is not valid Python, fails on import, or has no `parse`.
-    """
-    try:
-        parse = _member(provider, "dialect.py", "parse")
-    except FileNotFoundError:
-        return None
-    from shared.richtext.dialect import Dialect  # noqa: PLC0415 -- saves memory
-
-    if not callable(parse):
-        raise Misconfigured(
-            f"{provider}/dialect.py: has no function parse: add def parse(text: str) -> Document"
-        )
-    return Dialect(
-        parse,
-        _member(provider, "dialect.py", "reference"),
-        _member(provider, "dialect.py", "parse_body"),
-        _member(provider, "dialect.py", "FILTER") or "",
-    )
 
 
 class _OnFirstUse(Mapping[str, T]):

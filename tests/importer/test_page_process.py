@@ -230,7 +230,7 @@ async def test_the_same_cursor_again_ends_the_conversation() -> None:
 
 
 async def test_a_response_that_needs_too_much_memory_ends_only_the_process() -> None:
-    bomb = b'{"ok":true,"messages":[' + b"[]," * 5_000_000 + b"[]]}"
+    bomb = b'{"ok":true,"messages":[' + b"[]," * 5_600_000 + b"[]]}"
     async with reader(lambda _: bomb) as process:
         await opened(process)
         with pytest.raises(Unreadable, match=r"memory|ended"):

@@ -581,7 +581,8 @@ def test_a_reader_that_is_wrong(
     root.mkdir()
     root.joinpath("__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("shared.manifests.registry._PACKAGE", package)
+    for module in ("registry", "provider_code"):
+        monkeypatch.setattr(f"shared.manifests.{module}.PACKAGE", package)
     folder = create(root, "acme", "Acme", "hmac")
     folder.joinpath("body.py").write_text(code)
     case = folder / "fixtures" / "item_created"

@@ -12,7 +12,8 @@ from interlink.provider.fixture_result import FIXTURE_TIME
 from shared.contracts.errors import Rejected
 from shared.manifests.fixtures import Fixture, read_fixtures
 from shared.manifests.models import WebhookSpec
-from shared.manifests.registry import MANIFEST, Provider, body_reader, provider_folders, read_manifest
+from shared.manifests.provider_code import body_reader
+from shared.manifests.registry import MANIFEST, Provider, provider_folders, read_manifest
 from shared.manifests.scheme_signers import SchemeSigner, scheme_signers
 from shared.manifests.schemes import (
     BasicScheme,

@@ -20,7 +20,7 @@ from services.importer.reading.protocol import encoded, framed, overview_data
 from shared.manifests.channel_types import Account, CallResponse, ChannelFailure, Operation, Person, Step
 from shared.manifests.history_models import HistorySpec
 from shared.manifests.history_types import Contents, HistoryConversation, ReadsPages, Unreadable
-from shared.manifests.registry import load_page_reader
+from shared.manifests.provider_code import load_page_reader
 
 T = TypeVar("T")
 _TOO_LARGE: Final = "it needs too much memory: import a shorter time"
