@@ -37,7 +37,8 @@ NAMES = set(
     read_files_imported read_inbound_endpoint
     read_inbound_endpoint_event read_inbound_endpoint_event_payload read_incoming_webhook read_integration
     read_integration_status read_integration_webhooks read_outgoing_webhook read_outgoing_webhook_stats
-    read_platform_credential read_queue_stats reconnect_integration recover_outgoing_webhook
+    read_platform_credential read_queue_stats read_queue_stats_hours read_statistics reconnect_integration
+    recover_outgoing_webhook
     reenter_integration_fields refresh_integration rename_integration replay_dead_letters
     replay_inbound_endpoint_event replay_outgoing_webhook resend_delivery resume_outgoing_webhook resume_queue
     list_polling_triggers create_polling_trigger read_polling_trigger change_polling_trigger

@@ -290,7 +290,7 @@ def test_what_a_change_does_not_name_stays_as_it_was_stored(upgraded: Upgraded) 
         )
         after = webhooks.find_one({"_id": webhook_id})
         assert after
-        changed = {"name": "Renamed", "header_names": ["X-B"]}
+        changed = {"name": "Renamed", "header_names": ["X-B"], "version": 1}
         assert after == before | changed | {name: after[name] for name in ("headers", "changed_at")}
         hub.call("POST", f"/api/outgoing-webhooks/{webhook_id}/pause")
         hub.call("POST", f"/api/outgoing-webhooks/{webhook_id}/resume")
