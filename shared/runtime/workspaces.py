@@ -33,7 +33,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("expires_at", 1),), ttl_s=0),
     ),
 }
-SERVICES_WITH_DATA: Final = ("gateway", "delivery", "sync", "oauth", "importer")
+SERVICES_WITH_DATA: Final = ("gateway", "delivery", "sync", "oauth", "importer", "console")
 """The services that store something of a workspace."""
 _PASS_DELAYS: Final = (timedelta(minutes=2),)
 """The pauses before further passes. Requests, deliveries and refreshes end sooner."""

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
+from shared.runtime.workspaces import SERVICES_WITH_DATA
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
@@ -38,7 +39,7 @@ OWN_LISTS = {
 }
 
 hub = hub_with(
-    services=("gateway", "delivery", "sync", "oauth", "importer"),
+    services=("gateway", "delivery", "sync", "oauth", "importer", "console"),
     env={
         "INTERLINK_OPERATOR_WORKSPACE": OPERATOR,
         "INTERLINK_RETURN_ORIGINS": RETURN_TO.removesuffix("/back"),
@@ -187,6 +188,8 @@ def fill(hub: Hub, tenant: Mapping[str, Any], subscriber: Subscriber) -> dict[st
     made("/api/mappings", {"name": "x", "legs": legs}, "sync")
     webhook = {"name": "x", "url": subscriber.url, "events": ["github.*", "order.*"]}
     made("/api/outgoing-webhooks", webhook, "delivery")
+    portal = {"customer": "x", "events": ["order.*"], "origins": ["https://chat.example.com"]}
+    made("/api/portal-sessions", portal, "console")
     app = {"client_id": "x", "client_secret": token_hex(16), "verified": True}
     urls = {name: f"http://127.0.0.1:9/{name}" for name in ("authorize_url", "token_url", "userinfo_url")}
     made("/api/platform-credentials/oidc", app | {"settings": urls}, "oauth", "PUT")
@@ -207,7 +210,9 @@ def deliver(hub: Hub, endpoint: Mapping[str, Any]) -> httpx.Response:
 def finish(hub: Hub, database: Any, workspace: str) -> None:
     """Wait for the first pass of every service, then do the last one at once, and wait for its end."""
     deletions = database["workspace_deletions"]
-    eventually(lambda: deletions.count_documents({"workspace": workspace, "passes": 1}) == len(OWN_LISTS))
+    eventually(
+        lambda: deletions.count_documents({"workspace": workspace, "passes": 1}) == len(SERVICES_WITH_DATA)
+    )
     deletions.update_many({"workspace": workspace, "open": True}, {"$set": {"due_at": datetime.now(UTC)}})
     eventually(lambda: call(hub, hub.admin_key, "GET", f"{PATH}/{workspace}").status_code == 404)
 
