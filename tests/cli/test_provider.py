@@ -42,6 +42,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place of its own for providers, in which the commands look."""
     place = tmp_path / "providers"
     place.mkdir()
+    registry_module.template_environment()  # it is made once for the process, from the real folders
     monkeypatch.setattr("interlink.provider.provider_folder.PROVIDERS_ROOT", place)
     monkeypatch.setattr(
         registry_module,
