@@ -59,7 +59,7 @@ class ShallowFile:
         outside = b"".join(parts[self._is_in_text :: 2])
         self._is_in_text ^= len(parts) % 2 == 0
         brackets = self._open + outside.translate(None, _NO_BRACKETS)
-        for _ in range(MAX_LEVELS):
+        for _ in range(MAX_LEVELS + 1):  # each closes a level, and the last one finds nothing
             closed = brackets.replace(b"[]", b"").replace(b"{}", b"")
             if len(closed) == len(brackets):
                 break

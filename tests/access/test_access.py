@@ -105,6 +105,8 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/dead-letters/replay"): "webhooks:operate",
     ("POST", "/api/dead-letters/discard"): "webhooks:operate",
     ("GET", "/api/queue/stats"): "webhooks:read",
+    ("GET", "/api/queue/stats/hours"): "webhooks:read",
+    ("GET", "/api/statistics"): "webhooks:read",
     ("POST", "/api/queue/pause"): "webhooks:operate",
     ("POST", "/api/queue/resume"): "webhooks:operate",
     ("POST", "/api/outgoing-webhooks/preview"): "webhooks:write",

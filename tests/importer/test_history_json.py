@@ -5,7 +5,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.manifests.history_json import MAX_LEVELS, ShallowFile
@@ -31,6 +31,7 @@ def test_what_is_shallow_is_read_as_it_is(value: Any, size: int, ascii_only: boo
     assert whole(data, size) == data
 
 
+@example(levels=MAX_LEVELS - 1, size=500, text="", is_object=False)
 @given(st.integers(1, 4 * MAX_LEVELS), st.integers(1, 500), st.text('ab"\\[]{}', max_size=9), st.booleans())
 def test_levels_are_counted_as_they_are(levels: int, size: int, text: str, is_object: bool) -> None:
     value = json.dumps(text)
