@@ -182,7 +182,7 @@ def test_statistics_count_events_by_type_and_help_checks_the_hub(hub: Hub, admin
     assert hub.call("GET", "/api/statistics", key=foreign)["events"]["total"] == 0
     for span in ("week", "month", "nonsense"):
         assert admin.open(f"/console/statistics?span={span}").status == 200
-    assert "events in" in admin.open("/console").text
+    assert "Events in: " in admin.open("/console").text
     found = admin.open("/console/help")
     assert all(f"{name} ok It is ready." in found.text for name in hub.services if name != "console")
     assert "/api/auth/oauth/callback: enter it at each provider's app" in found.text

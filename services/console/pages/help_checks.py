@@ -118,7 +118,7 @@ def check_deliveries(queue: Json, webhooks: Sequence[Json]) -> Iterator[Finding]
         yield Finding("Queue", False, text + "is behind.", "/console/deliveries?status=pending", "Show them")
     else:
         waiting = queue["pending"] + queue["delayed"]
-        yield Finding("Queue", True, f"{waiting:,} deliveries wait, and none is late.")
+        yield Finding("Queue", True, f"Deliveries that wait: {waiting:,}. None is late.")
     if queue["failed"]:
         text = f"{queue['failed']:,} deliveries were given up. Each says what to do; then send them again."
         yield Finding("Dead letters", False, text, "/console/dead-letters", "Show them")
