@@ -52,6 +52,10 @@ class ScriptFailed(AssertionError):
     """A script threw in the page, or the page was left before it could run."""
 
 
+_KEYS: Final = {"Tab": (9, ""), "Enter": (13, "\r"), "Space": (32, " ")}
+"""Keys by their code names: the key's number, and the text that it enters."""
+
+
 class Tab:
     """One page. `evaluate` runs JavaScript in it and returns its JSON value.
 
@@ -150,6 +154,24 @@ class Tab:
         await self.press(selector, within_s)
         await self.evaluate(f"document.querySelector({json.dumps(selector)}).select()")
         await self.call("Input.insertText", text=text)
+
+    async def key(self, name: str) -> None:
+        """Press and release a key: Tab, Enter or Space."""
+        code, text = _KEYS[name]
+        shared = {"key": text or name, "code": name, "windowsVirtualKeyCode": code}
+        kind = "keyDown" if text else "rawKeyDown"
+        await self.call("Input.dispatchKeyEvent", type=kind, **shared, **({"text": text} if text else {}))
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **shared)
+
+    async def tab_to(self, selector: str, within: int = 200) -> None:
+        """Press Tab until an element of the selector has the focus. Fails after so many elements."""
+        await self.see(selector)
+        has_focus = f"document.activeElement?.matches({json.dumps(selector)})"
+        for _ in range(within):
+            if await self.evaluate(has_focus):
+                return
+            await self.key("Tab")
+        raise AssertionError(f"Tab does not lead to {selector} at {await self.url()}")
 
     async def choose(self, selector: str, *files: Path) -> None:
         """Choose files in a field for files."""
