@@ -222,7 +222,10 @@ def test_a_workspace_is_deleted_with_its_data_and_no_other(hub: Hub, database: A
     with Subscriber() as subscriber:
         endpoint, other = (fill(hub, each, subscriber) for each in (tenant, neighbour))
         subscriber.wait_for(2)
-        logs = ("webhook_deliveries", "webhook_executions", "unmatched_events", "delivery_stats")
+        logs = (
+            *("webhook_deliveries", "webhook_executions", "unmatched_events", "delivery_stats"),
+            "hourly_counts",
+        )
         for each in (tenant, neighbour):
             for name in logs:
                 eventually(partial(is_left, database, each["id"], name))
