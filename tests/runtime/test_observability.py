@@ -57,7 +57,7 @@ def test_one_trace_id_from_webhook_to_delivery(hub: Hub) -> None:
     def lines(service: str) -> list[str]:
         return [line["event"] for line in hub.log_lines(service) if line.get("trace_id") == TRACE]
 
-    assert lines("gateway") == ["webhook.accepted"]
+    assert eventually(lambda: lines("gateway")) == ["webhook.accepted"]
     assert eventually(lambda: lines("delivery")) == ["delivery.attempted"]
     assert eventually(lambda: lines("sync")) == ["message.relayed"]
 
@@ -74,7 +74,7 @@ def test_a_trace_id_is_created_if_the_caller_sends_none(hub: Hub, sent: str | No
     trace = got.headers["traceparent"][3:35]
     assert re.fullmatch(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[01]", got.headers["traceparent"])
     assert trace != TRACE
-    [accepted] = [line for line in hub.log_lines("gateway") if line.get("event_id") == event_id]
+    [accepted] = eventually(lambda: [x for x in hub.log_lines("gateway") if x.get("event_id") == event_id])
     assert accepted["trace_id"] == trace
     for service in ("delivery", "sync"):
         eventually(lambda name=service: [x for x in hub.log_lines(name) if x.get("trace_id") == trace])  # type: ignore[misc]
