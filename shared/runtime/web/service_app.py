@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.runtime.web.problem_pages import problem_page
 from shared.runtime.web.problems import SANDBOX_HEADERS, problem_response
@@ -16,8 +16,6 @@ ReadinessChecks = Callable[[], Awaitable[Mapping[str, bool]]]
 """Returns the result of each check; a service is ready if all are True."""
 Exposition = Callable[[], Awaitable[bytes]]
 """Returns the response body of `/metrics`."""
-_CLOSED = "the handler is closed"
-"""The end of what uvloop says of a write to a closed connection."""
 
 
 class ServiceApp:
@@ -56,7 +54,6 @@ class ServiceApp:
                 return await _send_response(send, 200, body, b"text/plain; version=0.0.4; charset=utf-8")
             if page := problem_page(path):
                 return await page(scope, receive, send)
-            send = _to_open_connections(send)
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
@@ -75,23 +72,6 @@ class ServiceApp:
             peer, port = scope["client"]
             client = self._proxies.client(peer, forwarded)
             scope["client"] = (client, port if client == peer else 0)
-
-
-def _to_open_connections(send: Send) -> Send:
-    """Return a `send` that drops what is sent on a connection that was closed.
-
-    uvicorn does so for the newest request of a connection only. For one before it, sent without waiting for
-    responses, uvloop raises.
-    """
-
-    async def send_if_open(message: Message) -> None:
-        try:
-            await send(message)
-        except RuntimeError as error:
-            if _CLOSED not in str(error):
-                raise
-
-    return send_if_open
 
 
 async def _send_response(

@@ -1,5 +1,8 @@
 """The HTTP protocol of every service: uvicorn's, with limits on the head of a request.
 
+uvicorn notifies only the newest request of a connection that the connection is lost. A client that sends two
+requests without waiting, and leaves, would have the first one go on: so that one is notified here.
+
 A body is bounded where it is read. But the parser holds everything around the body (request line, headers,
 chunk sizes, trailers) in memory until it is complete. So that is bounded here, in size and in time.
 """
@@ -8,7 +11,8 @@ import asyncio
 import logging
 from typing import Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared.runtime.web.problems import MEDIA_TYPE, problem
 
@@ -32,12 +36,16 @@ logging.getLogger("uvicorn.error").addFilter(_is_logged)
 
 
 class BoundedHeadProtocol(HttpToolsProtocol):
-    """Refuses more than 64 KiB around a body, and closes a connection whose head takes more than 10 s."""
+    """Refuses more than 64 KiB around a body, and closes a connection whose head takes more than 10 s.
+
+    When the connection is lost, the request in progress gets `http.disconnect`, and its response is dropped.
+    """
 
     _body_bytes = 0
     _overhead_bytes = 0
     _head_since: float | None = None
     _timer: asyncio.TimerHandle | None = None
+    _in_progress: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         super().connection_made(transport)
@@ -48,6 +56,13 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         if self._timer:
             self._timer.cancel()
         super().connection_lost(exc)
+        if self._in_progress and not self._in_progress.response_complete:
+            self._in_progress.disconnected = True
+            self._in_progress.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._in_progress = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         self._overhead_bytes += len(data)
