@@ -120,6 +120,7 @@ def test_the_headers_and_the_cookie_of_a_portal(hub: Hub) -> None:
     [
         {"events": []},
         {"events": ["*; DROP"]},
+        {"events": [f"{number:0200}" for number in range(50)]},
         {"origins": ["https://*.example.com"]},
         {"origins": ["https://a.example; script-src *"]},
         {"origins": ["https://a.example/path"]},

@@ -1,4 +1,4 @@
-"""The API that creates sessions of embedded pages: portals of customers, and windows to connect accounts."""
+"""The API of sessions for embedded pages: portals of customers, and windows that connect accounts."""
 
 from datetime import timedelta
 from typing import Annotated, Final
@@ -22,6 +22,7 @@ from shared.webhooks.patterns import is_pattern
 from shared.wire.origins import MAX_ORIGIN, parse_origin
 
 _MAX_PROVIDERS: Final = 50
+_MAX_TEXTS: Final = 8_000
 
 PortalKey = Annotated[ApiKey, Depends(requires("portal:write"))]
 ConnectKey = Annotated[ApiKey, Depends(requires("connect:write"))]
@@ -31,6 +32,19 @@ def _pattern(text: str) -> str:
     if not is_pattern(text):
         raise ValueError("must be an event type (message.created), a prefix (message.*), a trigger's id or *")
     return canonical(text)
+
+
+def _check_size(texts: list[str]) -> list[str]:
+    """Raise `ValueError` for texts that are too long in all: they are stored, and sent in headers."""
+    if sum(map(len, texts)) > _MAX_TEXTS:
+        raise ValueError(f"must have at most {_MAX_TEXTS} characters in all")
+    return texts
+
+
+def _check_scopes(scopes: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Raise `ValueError` for scopes that are too long in all."""
+    _check_size([name for names in scopes.values() for name in names])
+    return scopes
 
 
 Origin = Annotated[
@@ -51,10 +65,17 @@ Provider = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
 ScopeName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21\x23-\x5b\x5d-\x7e]+$")]
 
 
-class PortalSessionCreate(BaseModel):
-    """`POST /api/portal-sessions`."""
+class _SessionCreate(BaseModel):
+    """The fields of both kinds of sessions."""
 
     model_config = ConfigDict(extra="forbid")
+
+    theme: Theme = Theme()
+    language: Language | None = None
+
+
+class PortalSessionCreate(_SessionCreate):
+    """`POST /api/portal-sessions`."""
 
     customer: Annotated[
         Text,
@@ -62,33 +83,34 @@ class PortalSessionCreate(BaseModel):
     ]
     events: Annotated[
         list[Annotated[str, AfterValidator(_pattern)]],
-        Field(min_length=1, max_length=100, description="Event types that the customer may subscribe to."),
+        Field(
+            min_length=1,
+            max_length=100,
+            description="Event types that the customer may subscribe to: at most 8,000 characters in all.",
+        ),
+        AfterValidator(_check_size),
     ]
     origins: Annotated[
         list[Origin],
         Field(min_length=1, max_length=10, description="The origins of the pages that may embed the portal."),
     ]
-    theme: Theme = Theme()
-    language: Language | None = None
     expires_in_s: Annotated[
         int, Field(ge=60, le=43_200, description="Seconds after which the session ends.")
     ] = 3600
 
 
 class PortalSessionOut(BaseModel):
-    """The address of the portal, for one browser, which has to open it within ten minutes."""
+    """A new portal session. One browser can open its `url`, within ten minutes."""
 
     id: str
     url: str
     expires_at: str
 
 
-class ConnectSessionCreate(BaseModel):
+class ConnectSessionCreate(_SessionCreate):
     """`POST /api/connect-sessions`."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    user: Annotated[Text, Field(description="The chat's id of the user whose accounts they will be.")]
+    user: Annotated[Text, Field(description="The chat's id of the user to connect the accounts for.")]
     providers: Annotated[
         list[Provider],
         Field(min_length=1, max_length=_MAX_PROVIDERS, description="The providers to choose from."),
@@ -97,22 +119,27 @@ class ConnectSessionCreate(BaseModel):
         dict[Provider, Annotated[list[ScopeName], Field(max_length=100)]],
         Field(
             max_length=_MAX_PROVIDERS,
-            description="The scopes to request, by provider. If left out, those of the manifest.",
+            description=(
+                "The scopes to request, by provider, with at most 8,000 characters in all. "
+                "If left out, those of the manifest."
+            ),
         ),
+        AfterValidator(_check_scopes),
     ] = {}
     origin: Annotated[
         Origin,
         Field(description="The origin of the page with the element: one of INTERLINK_RETURN_ORIGINS."),
     ]
-    theme: Theme = Theme()
-    language: Language | None = None
     expires_in_s: Annotated[
         int, Field(ge=60, le=3_600, description="Seconds after which the session ends.")
     ] = 1800
 
 
 class ConnectSessionOut(BaseModel):
-    """What `<interlink-connect session="...">` needs, for one browser, to open within ten minutes."""
+    """A new connect session. `session` is the attribute of `<interlink-connect>`.
+
+    One browser can open its window, within ten minutes.
+    """
 
     id: str
     session: str
@@ -120,7 +147,7 @@ class ConnectSessionOut(BaseModel):
 
 
 class EmbeddedSessionsApi:
-    """The routes and what they need."""
+    """The routes that create and end sessions."""
 
     def __init__(
         self,
@@ -150,8 +177,8 @@ class EmbeddedSessionsApi:
     ) -> PortalSessionOut:
         """Create a portal: a page with the outgoing webhooks of one customer, for an `<iframe>`.
 
-        Give `url` to the browser of the customer only. The first browser that opens it keeps the portal until
-        it expires, is deleted, or the API key is revoked.
+        Give `url` to the customer's browser only. The first browser that opens it can use the portal until it
+        expires, is deleted, or the API key is revoked.
         """
         session, code = await self._sessions.create(
             workspace=key.workspace,
@@ -178,8 +205,8 @@ class EmbeddedSessionsApi:
     ) -> ConnectSessionOut:
         """Create a session in which a user connects accounts, in a window of `<interlink-connect>`.
 
-        Accounts that are connected by OAuth have to be confirmed at `POST /api/auth/oauth/confirm` with the
-        code that the element reports.
+        Confirm an account that was connected by OAuth at `POST /api/auth/oauth/confirm`, with the code that
+        the element reports.
         """
         if body.origin not in self._return_origins:
             raise _invalid("origin", "the operator has not allowed it: see INTERLINK_RETURN_ORIGINS")
@@ -206,7 +233,7 @@ class EmbeddedSessionsApi:
         )
 
     async def end_connect(self, session_id: str, key: ConnectKey) -> Response:
-        """End a connect session at once. Accounts that were connected stay."""
+        """End a connect session at once. Connected accounts stay connected."""
         return await self._end(session_id, key, "con_")
 
     async def _end(self, session_id: str, key: ApiKey, prefix: str) -> Response:
@@ -219,7 +246,10 @@ class EmbeddedSessionsApi:
         return None if wanted is None else self._catalogues.choose(None, wanted)
 
     async def _check_providers(self, providers: list[str], key: ApiKey) -> None:
-        """Raise `Invalid` for a provider with no accounts, `DatabaseUnavailable` if nobody can say."""
+        """Check that accounts of all providers can be connected.
+
+        Raises `Invalid` for another provider, `DatabaseUnavailable` if the catalogue cannot be read.
+        """
         try:
             reader = acting_member(key.workspace, _key_id(key), scopes=("integrations:read",))
             found = await self._hub.call(reader, "GET", "/api/catalog")
@@ -232,7 +262,7 @@ class EmbeddedSessionsApi:
 
 
 def _key_id(key: ApiKey) -> str:
-    """Return the id of the API key behind a call: of the member, if the console makes it."""
+    """Return the id of the caller's API key, or of the member for whom the console calls."""
     return key.acting.key_id if key.acting else key.id
 
 
