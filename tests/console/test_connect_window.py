@@ -7,7 +7,10 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from pymongo import MongoClient
 
+from services.console.embedding.records import COLLECTION, MAX_ATTEMPTS
+from shared.runtime.mongo import utcnow
 from tests.console.guest import Guest
 from tests.console.person import Answer
 from tests.console.test_connect import BOT_TOKEN, somebody, telegram
@@ -59,6 +62,7 @@ def guest(hub: Hub) -> Iterator[Guest]:
         {"providers": ["nothing"]},
         {"providers": ["github"], "scopes": {"slack": ["chat:write"]}},
         {"scopes": {"github": ["a b"]}},
+        {"scopes": {"github": ["s" * 200] * 50}},
     ],
 )
 def test_sessions_that_are_not_created(hub: Hub, fields: dict[str, Any]) -> None:
@@ -115,6 +119,55 @@ def test_manual_credentials_connect_an_account_in_the_window(stage: OAuthHub) ->
     assert (result["status"], result["provider"]) == ("connected", "telegram")
     assert stage.shown(result["integrationId"])["user"] == "bob"
     guest.close()
+
+
+def test_a_denied_consent_is_reported_without_a_code(stage: OAuthHub) -> None:
+    fake = somebody(stage, "github")
+    fake.asks = True
+    guest = Guest(stage.hub.url("gateway"), stage.browser())
+    page = guest.open(window_of(connect(stage.hub, providers=["github"])))
+    ticket = guest.send(page, "/github/oauth2")
+    consent = Answer(guest.client.post(ticket.path, headers={"origin": guest.base}))
+    back = Answer(guest.client.get(f"https://github.com{consent.link('/deny')}"))
+    assert "Access was denied at the provider" in back.text
+    result = report_of(back)["result"]
+    assert (result["status"], result["error"]) == ("failed", "access_denied")
+    assert result["confirmationCode"] is None
+    assert result["integrationId"]
+    assert guest.open(back.link("/console/connect/")).form("/github/oauth2")
+    guest.close()
+
+
+def changed(hub: Hub, made: dict[str, Any], field: str, value: Any) -> None:
+    """Change a session in the database."""
+    with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"], tz_aware=True) as client:
+        stored = client.get_default_database()[COLLECTION]
+        assert stored.update_one({"_id": made["id"]}, {"$set": {field: value}}).modified_count == 1
+
+
+def test_an_expired_session_is_reported_and_connects_nothing(hub: Hub, guest: Guest) -> None:
+    made = connect(hub, providers=["github"])
+    page = guest.open(window_of(made))
+    changed(hub, made, "expires_at", utcnow())
+    for expired in (guest.open(page.path), guest.send(page, "/github/oauth2"), guest.open(window_of(made))):
+        assert expired.status == 410, expired.text
+        report = report_of(expired)
+        assert (report["origin"], report["result"]["status"]) == (CHAT, "failed")
+        assert (report["result"]["error"], report["result"]["integrationId"]) == ("expired", None)
+
+
+def test_attempts_are_counted_before_a_provider_is_asked(hub: Hub, guest: Guest) -> None:
+    made = connect(hub)
+    page = guest.open(window_of(made))
+    form = guest.open(page.link("/telegram/"))
+    changed(hub, made, "connect.attempts", MAX_ATTEMPTS - 1)
+    ticket = guest.send(page, "/github/oauth2")
+    assert "/api/auth/oauth/start" in ticket.path, ticket.text
+    integrations = hub.call("GET", "/api/integrations")["items"]
+    [field] = [name for name in form.form(form.path).named if name != "token" and "own" not in name]
+    for refused in (guest.send(page, "/github/oauth2"), guest.send(form, form.path, **{field: BOT_TOKEN})):
+        assert (refused.status, "too many attempts" in refused.text) == (429, True), refused.text
+    assert hub.call("GET", "/api/integrations")["items"] == integrations
 
 
 def test_what_the_window_refuses(hub: Hub, guest: Guest) -> None:

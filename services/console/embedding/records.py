@@ -1,4 +1,4 @@
-"""Sessions of embedded pages as they are stored: a portal of a customer, or a window to connect accounts.
+"""Stored sessions of embedded pages: portals of customers, and windows that connect accounts.
 
 The address of a session has a code, which is exchanged once for a cookie. Both are stored as digests.
 """
@@ -23,39 +23,40 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     )
 }
 CODE_TTL: Final = timedelta(minutes=10)
-"""Time within which the address has to be opened."""
-MAX_STARTED: Final = 20
-"""Authorizations that one session can start."""
-_RETENTION: Final = timedelta(days=1)
-"""Time for which pages say that the session has expired."""
+"""Time for which the code is valid."""
+MAX_ATTEMPTS: Final = 20
+"""Attempts to connect an account in one session."""
+_RETENTION: Final = timedelta(hours=1)
+"""Time for which pages respond that the session has expired. Expired sessions count in no quota."""
 _WINDOW: Final = timedelta(minutes=1)
 _MAX_PER_WINDOW: Final = 120
 
 
 class PortalPart(StoredPart):
-    """What a portal shows: the webhooks of a customer, for these patterns of event types."""
+    """The customer of a portal, and the patterns of event types that the customer may subscribe to."""
 
     customer: str
     events: tuple[str, ...]
 
 
 class ConnectPart(StoredPart):
-    """What can be connected in a window, and for whom."""
+    """The user of a connect session, and the providers that the user may choose from."""
 
     user: str
     providers: tuple[str, ...]
     scopes: Mapping[str, tuple[str, ...]]
     """The scopes that are requested, by provider; those of the manifest for the others."""
+    attempts: int = 0
     started: tuple[str, ...] = ()
     """Ids of the integrations with an authorization that was started here."""
 
 
 class EmbeddedSession(Record):
-    """A session. `_id` is not secret; the code and the cookie are."""
+    """A session. Its id is not secret; its code and its cookie are."""
 
     workspace: str
     key_id: str
-    """The API key that created it: the session ends with the key."""
+    """The API key that created the session, which ends with the key."""
     code_digest: str
     cookie_digest: str | None = None
     """None until the address was opened."""
@@ -152,13 +153,23 @@ class EmbeddedSessions:
             )
         return None if opened is None else cookie
 
-    async def add_started(self, session: EmbeddedSession, integration: str) -> None:
-        """Note an authorization that was started. Raises `OverLimit` after 20 of them."""
-        query: Document = {"_id": session.id, f"connect.started.{MAX_STARTED - 1}": {"$exists": False}}
+    async def count_attempt(self, session: EmbeddedSession) -> None:
+        """Count an attempt to connect an account, before it is made. Raises `OverLimit` after 20 of them.
+
+        Each attempt makes the hub call a provider or store a pending integration.
+        """
+        query: Document = {"_id": session.id, "connect.attempts": {"$not": {"$gte": MAX_ATTEMPTS}}}
         with translate_errors():
-            added = await self._collection.update_one(query, {"$push": {"connect.started": integration}})
-        if not added.modified_count:
-            raise OverLimit("this was tried too often here: open the window again in the chat")
+            counted = await self._collection.update_one(query, {"$inc": {"connect.attempts": 1}})
+        if not counted.modified_count:
+            raise OverLimit("too many attempts in this window: open it again from the chat")
+
+    async def add_started(self, session: EmbeddedSession, integration: str) -> None:
+        """Store that the session has started the authorization of an integration."""
+        with translate_errors():
+            await self._collection.update_one(
+                {"_id": session.id}, {"$push": {"connect.started": integration}}
+            )
 
     async def end(self, workspace: str, session_id: str) -> bool:
         """Delete a session. Return False if there is none."""

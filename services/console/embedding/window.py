@@ -1,4 +1,4 @@
-"""The window in which a person connects an account for a chat, and what it reports to the chat's page."""
+"""The pages of the window in which a user connects accounts, and their reports to the chat's page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -25,7 +25,7 @@ Json = Mapping[str, Any]
 
 
 class ConnectWindow:
-    """The pages of a connect session. They work only for the page that has opened the window."""
+    """The pages of a connect session. Their forms appear only if the chat's page opened the window."""
 
     def __init__(self, hub: HubApi, sessions: EmbeddedSessions, frame: EmbeddedFrame) -> None:
         self._hub = hub
@@ -33,7 +33,7 @@ class ConnectWindow:
         self._frame = frame
 
     async def show(self, request: Request, visit: Visit) -> Response:
-        """Return the providers to choose from."""
+        """Return the page with the providers to choose from."""
         session = _session(request)
         try:
             entries = await self._entries(session, visit)
@@ -58,7 +58,7 @@ class ConnectWindow:
         )
 
     async def ask(self, request: Request, visit: Visit) -> Response:
-        """Return the form of a provider."""
+        """Return the form of a connect option."""
         try:
             entry, option = await self._option(request, visit)
         except Refusal as refusal:
@@ -66,7 +66,10 @@ class ConnectWindow:
         return self._form_page(request, visit, entry, option)
 
     async def connect(self, request: Request, visit: Visit, form: Form) -> Response:
-        """Start an authorization, or connect the account of the values that were entered."""
+        """Start an authorization, or connect an account with the entered credentials.
+
+        Raises `OverLimit` after 20 attempts in the session.
+        """
         session = _session(request)
         part = _part(session)
         try:
@@ -74,6 +77,7 @@ class ConnectWindow:
         except Refusal as refusal:
             return self._frame.refused(visit, refusal)
         provider, kind = entry["id"], option["kind"]
+        await self._sessions.count_attempt(session)
         try:
             own, values = split_own(values_of(form, account_fields(option)))
             if kind in OAUTH:
@@ -97,11 +101,11 @@ class ConnectWindow:
         return self._finished(session, visit, status="connected", provider=provider, integration=answer["id"])
 
     async def done(self, request: Request, visit: Visit) -> Response:
-        """Report the result of an authorization that was started here."""
+        """Report the result of an authorization that this session started."""
         session, query = _session(request), request.query_params
         integration = query.get("integration_id", "")[:_MAX_PARAMETER]
         if integration not in _part(session).started:
-            text = "This result is not of this window. Start again."
+            text = "This window did not start this authorization. Start again."
             return self._frame.problem(visit, 403, "Refused", text)
         if error := query.get("error", "")[:_MAX_PARAMETER]:
             report = _report(session, status="failed", integration=integration, error=error)
@@ -123,7 +127,7 @@ class ConnectWindow:
 
     @staticmethod
     def expired(session: EmbeddedSession) -> Json:
-        """Return what the window reports of a session that has expired."""
+        """Return the report for a session that has expired."""
         return _report(session, status="failed", error=_EXPIRED)
 
     def _finished(self, session: EmbeddedSession, visit: Visit, **result: str) -> Response:
@@ -144,9 +148,9 @@ class ConnectWindow:
         return [entries[name] for name in wanted if name in entries]
 
     async def _option(self, request: Request, visit: Visit) -> tuple[Json, Json]:
-        """Return the entry and the connect option of the address.
+        """Return the catalogue's entry and the connect option that the address names.
 
-        Raises `Refusal` for a provider that is not of the session.
+        Raises `Refusal` if the session does not have the provider.
         """
         wanted = request.path_params["provider"]
         entries = await self._entries(_session(request), visit)
@@ -203,9 +207,9 @@ def _report(
     code: str = "",
     error: str = "",
 ) -> Json:
-    """Return what the script of the page sends to the chat's page, and to which origin.
+    """Return the message that the page's script sends, and the origin of the chat's page that may get it.
 
-    Without a `status` there is no result yet: the script only asks whether that page is there.
+    Without a `status` there is no result yet: the script only asks the chat's page to respond.
     """
     message = {
         "status": status,
