@@ -1,4 +1,4 @@
-"""The frame of embedded pages: the chat's name and logo, the theme, and the texts in a language."""
+"""Renders embedded pages with the chat's name and logo, the session's theme, and translated texts."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -24,29 +24,29 @@ _LOGO_TYPES: Final = {".png": "image/png", ".svg": "image/svg+xml", ".webp": "im
 
 
 class Logo:
-    """The chat's logo, from a file of the operator's."""
+    """The chat's logo, from a file that the operator configured."""
 
     def __init__(self, path: Path) -> None:
-        """Read it. Raises `Misconfigured`."""
+        """Read the file. Raises `Misconfigured` if it is unreadable, too large or of another type."""
         try:
             self.content = path.read_bytes()
         except OSError as error:
             raise Misconfigured(f"INTERLINK_CHAT_LOGO: {error.strerror or error}") from None
         self.media_type = _LOGO_TYPES.get(path.suffix.lower(), "")
         if not self.media_type or len(self.content) > _MAX_LOGO_BYTES:
-            raise Misconfigured("INTERLINK_CHAT_LOGO: a .png, .svg or .webp file of at most 64 KiB is needed")
+            raise Misconfigured("INTERLINK_CHAT_LOGO: name a .png, .svg or .webp file of at most 64 KiB")
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
-    """Who reads the page that is being rendered: in which session and language."""
+class _RenderContext:
+    """The session of the current request, and the language and texts of its pages."""
 
     session: EmbeddedSession | None
     language: str
     texts: Mapping[str, str]
 
 
-_READER: Final[ContextVar[_Reader]] = ContextVar("_READER")
+_CONTEXT: Final[ContextVar[_RenderContext]] = ContextVar("_CONTEXT")
 
 
 class EmbeddedFrame(Frame):
@@ -62,18 +62,18 @@ class EmbeddedFrame(Frame):
         self._chat_name = chat_name
         self._has_logo = logo is not None
 
-    def read_by(self, request: Request, session: EmbeddedSession | None) -> None:
-        """Set for whom the pages of this request are: call it before any other method."""
+    def set_context(self, request: Request, session: EmbeddedSession | None) -> None:
+        """Set session and language for the pages of this request. Call it before any other method."""
         accepted = request.headers.get("accept-language", "")
         language = self._catalogues.choose(session.language if session else None, accepted)
-        _READER.set(_Reader(session, language, self._catalogues.texts(language)))
+        _CONTEXT.set(_RenderContext(session, language, self._catalogues.texts(language)))
 
     def page(
         self, template: str, visit: Visit | None, status: int = 200, *, title: str, **values: Any
     ) -> Response:
-        """Return a page."""
-        reader = _READER.get()
-        session = reader.session
+        """Return a page of the current session, or of none."""
+        context = _CONTEXT.get()
+        session = context.session
         theme = session.theme if session else {}
         dark = is_dark(theme)
         body = self._renderer.render(
@@ -83,7 +83,7 @@ class EmbeddedFrame(Frame):
             token=visit.token if visit else "",
             home=home_of(session) if session and visit else "",
             is_window=bool(session and session.connect),
-            language=reader.language,
+            language=context.language,
             chat_name=self._chat_name,
             has_logo=self._has_logo,
             theme=f"{base_of(session)}/theme.css" if session and theme else "",
@@ -92,14 +92,14 @@ class EmbeddedFrame(Frame):
         return HTMLResponse(body, status)
 
     def problem(self, visit: Visit | None, status: int, title: str, text: str, back: str = "") -> Response:
-        """Return a page that says what went wrong and what to do; `back` is where to go on."""
-        session = _READER.get().session
+        """Return a page about a problem and its fix, with a link to `back` or to the session's first page."""
+        session = _CONTEXT.get().session
         back = back or (home_of(session) if visit and session else "")
         return self.page("problem.html", visit, status, title=title, text=_translated(text), back=back)
 
 
 def base_of(session: EmbeddedSession) -> str:
-    """Return the address below which the pages of a session are."""
+    """Return the address that all pages of a session begin with."""
     return f"{PORTAL_PATH if session.portal else CONNECT_PATH}/{session.id}"
 
 
@@ -109,4 +109,4 @@ def home_of(session: EmbeddedSession) -> str:
 
 
 def _translated(text: str) -> str:
-    return _READER.get().texts.get(text, text)
+    return _CONTEXT.get().texts.get(text, text)

@@ -1,4 +1,4 @@
-"""The kinds of objects of a portal: the console's, with the actions and fields that a customer needs."""
+"""The kinds of objects in a portal: those of the console, limited to actions and fields for customers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,9 +18,9 @@ def _actions(kind: Kind, names: Sequence[str], opens: Callable[[Action], str]) -
 
 def _advice(item: Json) -> str:
     if item["disabled_reason"]:
-        return "It was disabled. Repair the receiver, then enable it."
+        return "The webhook was disabled. Repair the receiver, then enable the webhook."
     if item["health"]["failing_since"]:
-        return "Its receiver fails: open the deliveries to see what it answers."
+        return "The receiver fails: open the deliveries to see its responses."
     return ""
 
 
@@ -64,4 +64,4 @@ PORTAL_DELIVERIES: Final = replace(
     repairs=(),
 )
 KINDS: Final = (PORTAL_DELIVERIES, PORTAL_WEBHOOKS)
-"""Lists that belong to an object come first: the address of an object would take theirs."""
+"""Lists of an object come first: the route of an object would match their addresses."""

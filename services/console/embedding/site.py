@@ -1,4 +1,4 @@
-"""The addresses of embedded pages: who may see each page, and the checks of every form."""
+"""The routes of embedded pages, with the checks of every page and form."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -35,17 +35,17 @@ FormPage = Callable[[Request, Visit, Form], Awaitable[Response]]
 
 _FILES_PATH: Final = f"{CONSOLE_PATH}/embed"
 PATHS: Final = (f"{PORTAL_PATH}/", f"{CONNECT_PATH}/", f"{_FILES_PATH}/")
-"""Beginnings of the addresses of embedded pages, and of the files of other sites' pages."""
+"""Prefixes of the paths of embedded pages, and of the files that pages of other sites load."""
 _SCRIPT: Final = "interlink-connect.js"
 _LOGO: Final = "logo"
-_CODES: Final = {PORTAL_PATH: "ptl_", CONNECT_PATH: "con_"}
+_ID_PREFIXES: Final = {PORTAL_PATH: "ptl_", CONNECT_PATH: "con_"}
 _NO_REFERRER: Final = {"Referrer-Policy": "no-referrer"}
 _PUBLIC: Final = {
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
     "Cache-Control": "public, max-age=300",
 }
-"""Headers of the script, which pages of every site load: it is the same for all, and has no secret."""
+"""Headers of the script, which pages of every site may load: it has no secret."""
 
 
 class EmbeddedSite:
@@ -84,13 +84,13 @@ class EmbeddedSite:
         )
 
     def _session_routes(self, path: str) -> list[Route]:
-        """Return the routes that every session has."""
+        """Return the routes that sessions of both kinds have."""
 
         async def open_session(request: Request) -> Response:
-            return await self._open(request, _CODES[path])
+            return await self._open(request, _ID_PREFIXES[path])
 
         async def theme(request: Request) -> Response:
-            session = await self._visits.session_of(request, _CODES[path])
+            session = await self._visits.session_of(request, _ID_PREFIXES[path])
             return Response(stylesheet(session.theme if session else {}), media_type="text/css")
 
         return [
@@ -125,7 +125,7 @@ class EmbeddedSite:
         ]
 
     def _both(self, path: str, kind: str, page: Page, form: FormPage) -> Sequence[Route]:
-        """Return the routes of a form: its page, and what it does."""
+        """Return the routes that show a form and submit it."""
         return (
             Route(path, self._page(page, kind), methods=["GET"]),
             Route(path, self._form(form, kind), methods=["POST"]),
@@ -134,12 +134,12 @@ class EmbeddedSite:
     # Sessions
 
     async def _open(self, request: Request, prefix: str) -> Response:
-        """Exchange the code of the address for the cookie, and go on to the session's first page.
+        """Exchange the code in the address for the cookie, and redirect to the session's first page.
 
-        The same browser may open the address again, as it does when the page around it is loaded again.
+        A browser that has the cookie is redirected again: it reloads the address with the page around it.
         """
         session = await self._visits.session_of(request, prefix)
-        self._frame.read_by(request, session)
+        self._frame.set_context(request, session)
         if session is None:
             response = self._gone()
         elif not session.is_open:
@@ -169,9 +169,9 @@ class EmbeddedSite:
         )
 
     async def _visit(self, request: Request, kind: str) -> Visit | Response:
-        """Return the visit of a request; a page that says why there is none."""
-        session = await self._visits.session_of(request, _CODES[kind])
-        self._frame.read_by(request, session)
+        """Return the visit of a request, or the page to respond with if the request has no valid session."""
+        session = await self._visits.session_of(request, _ID_PREFIXES[kind])
+        self._frame.set_context(request, session)
         if session is None:
             return self._gone()
         if not session.is_open:
@@ -196,7 +196,7 @@ class EmbeddedSite:
         return self._guarded(checked)
 
     def _form(self, page: FormPage, kind: str) -> Handler:
-        """Return what a form does: it needs an origin of the hub, and the session's token."""
+        """Return a handler that checks origin and token of a submitted form before `page` handles it."""
 
         async def checked(request: Request) -> Response:
             visit = await self._visit(request, kind)
@@ -214,7 +214,7 @@ class EmbeddedSite:
         """Return a handler that responds to errors with a page."""
 
         async def guarded(request: Request) -> Response:
-            self._frame.read_by(request, None)
+            self._frame.set_context(request, None)
             try:
                 return await handler(request)
             except BadForm as error:
@@ -241,10 +241,10 @@ class EmbeddedSite:
 
     async def _not_found(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 404
-        self._frame.read_by(request, None)
+        self._frame.set_context(request, None)
         return self._frame.problem(None, status, "Not found", "There is no such page.")
 
     async def _failed(self, request: Request, error: Exception) -> Response:
         self._log.error("console.embedded_page_failed", path=request.url.path, exc_info=error)
-        self._frame.read_by(request, None)
+        self._frame.set_context(request, None)
         return self._frame.problem(None, 500, "Failed", "This page cannot be shown now. Try again later.")

@@ -1,7 +1,7 @@
 """The texts of embedded pages: a catalogue per language, from the English text to its translation.
 
-`texts/en.json` lists all texts. A copy of it with translated values, such as `texts/de.json`, is offered
-without any other change. What a catalogue lacks is shown in English.
+`texts/en.json` lists all texts. To add a language, copy it to `texts/de.json`, for example, and translate the
+values. A text that a catalogue lacks is shown in English.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _MAX_ACCEPTED: Final = 20
 
 
 class Catalogues:
-    """All catalogues, read once."""
+    """The catalogues of all languages, read from their files once."""
 
     def __init__(self, folder: Path = _FOLDER) -> None:
         self._catalogues: dict[str, Mapping[str, str]] = {
@@ -25,7 +25,7 @@ class Catalogues:
 
     @property
     def languages(self) -> list[str]:
-        """The languages that there are."""
+        """The languages that have a catalogue."""
         return sorted(self._catalogues)
 
     def texts(self, language: str) -> Mapping[str, str]:
@@ -33,7 +33,10 @@ class Catalogues:
         return self._catalogues[language]
 
     def choose(self, wanted: str | None, accepted: str) -> str:
-        """Return the language of a session, else the best of an `Accept-Language` header, else English."""
+        """Return the best language that has a catalogue.
+
+        `wanted` is that of the session, `accepted` an `Accept-Language` header. English is the last resort.
+        """
         if wanted and wanted in self._catalogues:
             return wanted
         for language in _by_preference(accepted):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 _LENGTH: Final = r"^([0-9]|[1-9][0-9])(\.[0-9]{1,2})?(px|rem)$"
 _COLOUR: Final = r"^#[0-9a-fA-F]{6}$"
 _LIGHT: Final = 0.179
-"""The luminance from which black is better to read than white."""
+"""The luminance above which black text has more contrast than white."""
 _MIN_CONTRAST: Final = 4.5
 """WCAG 2.2, 1.4.3."""
 
@@ -18,7 +18,7 @@ Length = Annotated[str, Field(pattern=_LENGTH, description="A length in px or re
 
 
 class Theme(BaseModel):
-    """The variables, without `--interlink-`. What is left out is as in the console."""
+    """The variables, named without `--interlink-`. Absent ones have the console's values."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,8 +42,8 @@ class Theme(BaseModel):
 
 
 def stylesheet(variables: Mapping[str, str]) -> str:
-    """Return the stylesheet of a stored theme."""
-    theme = Theme.model_validate(variables)  # it is in the database: check it as if it were new
+    """Return the stylesheet of a stored theme. Raises `ValueError` if it is invalid."""
+    theme = Theme.model_validate(variables)  # once more, as the values become CSS
     rules = {f"--interlink-{name.replace('_', '-')}": value for name, value in theme.variables().items()}
     if theme.accent:
         on_accent = "#000000" if luminance(theme.accent) > _LIGHT else "#ffffff"
@@ -62,7 +62,7 @@ def stylesheet(variables: Mapping[str, str]) -> str:
 
 
 def is_dark(variables: Mapping[str, str]) -> bool | None:
-    """Return whether a theme is dark; None if the reader's system decides."""
+    """Return whether a theme is dark; None if it leaves that to the browser."""
     background = variables.get("background")
     return luminance(background) <= _LIGHT if background else None
 

@@ -1,4 +1,4 @@
-"""Requests of embedded pages: whose they are, their cookie, and the headers of every response."""
+"""Sessions, cookies and response headers of requests for embedded pages."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -32,9 +32,9 @@ def acting_member(
     address: str = "",
     customer: Customer | None = None,
 ) -> Member:
-    """Return a member for whom the console calls: with these scopes, or limited to a customer.
+    """Return the member that the console makes a session's calls for: with scopes, or limited to a customer.
 
-    In the audit log, it is `user` with the API key that created the session.
+    The audit log names `user`, and `key_id`, the API key that created the session.
     """
     key = ApiKey(
         key_id,
@@ -57,10 +57,11 @@ class EmbeddedVisits:
         self.own_origin = OwnOrigin(public_base)
 
     async def session_of(self, request: Request, prefix: str) -> EmbeddedSession | None:
-        """Return the session in the address of a request, also one that has expired; None if there is none.
+        """Return the session in the address of a request, also one that has expired.
 
-        `prefix` is that of the ids of its kind. From here on, the origins of the session may embed the
-        response. A session ends with the API key that created it. Raises `DatabaseUnavailable`.
+        Return None if there is none, or if the API key that created it has expired or was revoked. `prefix`
+        begins the ids of the wanted kind of sessions. Afterwards, the origins of a portal may embed the
+        response. Raises `DatabaseUnavailable`.
         """
         session_id = request.path_params["session"]
         session = await self._sessions.find(session_id) if session_id.startswith(prefix) else None
@@ -71,12 +72,12 @@ class EmbeddedVisits:
         return session
 
     def secret_of(self, request: Request, session: EmbeddedSession) -> str:
-        """Return the value of the session's cookie; empty if this browser is not the one of the session."""
+        """Return the value of the session's cookie; empty if the request does not have it."""
         secret = request.cookies.get(self._cookie(session), "")
         return secret if secret and digest_of(secret) == session.cookie_digest else ""
 
     def visit(self, request: Request, session: EmbeddedSession, secret: str) -> Visit:
-        """Return the visit of a request with the session's cookie."""
+        """Return the visit of a request with the session's cookie, whose value is `secret`."""
         customer, user, scopes = None, "", list[Scope]()
         if session.portal:
             user, scopes = session.portal.customer, ["webhooks:write"]
@@ -95,10 +96,10 @@ class EmbeddedVisits:
         return Visit(secret, session.id, member)
 
     def set_cookie(self, response: Response, session: EmbeddedSession, secret: str, path: str) -> None:
-        """Give the cookie of a session to the browser; it is sent to pages below `path` only.
+        """Set the cookie of a session. Browsers send it to pages below `path` only.
 
-        A portal's is for pages within pages of other sites. Browsers store it apart for each of these sites,
-        and only over https (or on localhost).
+        The cookie of a portal works in frames of other sites. Browsers store it for each of these sites
+        separately, and only over https (or on localhost).
         """
         parts = [
             f"{self._cookie(session)}={secret}",
@@ -118,9 +119,9 @@ class EmbeddedVisits:
 
 
 class EmbeddedHeaders:
-    """ASGI middleware: every response has the security headers, for the origins that may embed it.
+    """ASGI middleware: add the security headers to every response, with the origins that may embed it.
 
-    A response with a `Referrer-Policy` of its own keeps it.
+    A header that the response already has is not changed.
     """
 
     def __init__(self, app: ASGIApp) -> None:
