@@ -15,6 +15,7 @@ from tests.importer.history_chat import HistoryChat
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
+from tests.support.roles import role_key
 
 WORKSPACE: Final = "default"
 DAYS: Final[Mapping[str, Any]] = {
@@ -100,6 +101,8 @@ def test_an_export_is_described_tried_imported_and_undone(hub: Hub, chat: Histor
     assert tried["dry_run"]["counts"]["messages"] == {"found": 6, "selected": 5, "imported": 5, "failed": 1}
     sample = hub.call("GET", f"{path}/channels")["items"][0]["samples"][3]
     assert sample["text"] == "the **second** day"
+    masked = hub.call("GET", f"{path}/channels", key=role_key(hub, "viewer"))["items"]
+    assert [item["samples"] for item in masked] == [[], []]
     assert len(chat.batches) == before
 
     plan = {"people": {"U00000001": {"as": "user", "user_id": "usr_ada"}}}
@@ -118,6 +121,9 @@ def test_an_export_is_described_tried_imported_and_undone(hub: Hub, chat: Histor
 
     issues = hub.call("GET", f"{path}/issues")["items"]
     assert [issue["place"] for issue in issues] == ["general/2024-01-02.json:2"] or len(issues) == 1
+    assert issues[0]["record"]
+    masked = hub.call("GET", f"{path}/issues", key=role_key(hub, "viewer"))["items"]
+    assert masked == [issues[0] | {"record": ""}]
     report = hub.call("GET", f"{path}/report")
     days = {(row["name"], row["day"]): row for row in report["days"]}
     assert days["general", "2024-01-01"]["imported"] == 3

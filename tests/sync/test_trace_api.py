@@ -12,6 +12,7 @@ from services.sync.model.synced_message import MESSAGES, TraceEntry
 from shared.contracts.envelope import rfc3339
 from shared.runtime.mongo import utcnow
 from tests.support.hub import Hub, hub_with
+from tests.support.roles import role_key
 from tests.sync.stored_messages import PATH, chat_mapping, store_message, target_of
 
 Json = dict[str, Any]
@@ -78,6 +79,15 @@ def test_a_message_shows_where_it_was_written_and_what_became_of_it(hub: Hub, da
     for target in shown["targets"]:
         del target["trace"]
     assert item == shown, "a list shows the same but the traces"
+
+
+def test_a_viewer_sees_messages_without_their_text(hub: Hub, database: Any) -> None:
+    message = store_message(database, hub, chat_mapping(hub)["id"], target_of())
+    for path in (f"{PATH}/{message.id}", f"{PATH}?message_id={message.message_id}", PATH):
+        assert "hello" in str(hub.call("GET", path, key=role_key(hub, "operator")))
+        masked = str(hub.call("GET", path, key=role_key(hub, "viewer")))
+        assert message.id in masked
+        assert "hello" not in masked
 
 
 def test_a_list_selects_by_mapping_state_and_time(hub: Hub, database: Any) -> None:

@@ -17,6 +17,7 @@ from services.importer.store.contents import ChannelRecord, PersonRecord
 from services.importer.store.issues import IssueRecord
 from shared.contracts.envelope import rfc3339
 from shared.runtime.mongo import utcnow
+from shared.runtime.web.access import ApiKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +317,7 @@ class ImportChannelOut(BaseModel):
 
     `mapped` is the channel of the chat that sync joins it with. `channel_id` is where the last run put it,
     and `left_out` why it was not imported. `samples` are messages of the last dry run, as the chat would get
-    them.
+    them; there are none for a caller without the scope `payloads:read`.
     """
 
     conversation: str
@@ -335,8 +336,8 @@ class ImportChannelOut(BaseModel):
     samples: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, record: ChannelRecord) -> Self:
-        """Return the model of a record."""
+    def of(cls, record: ChannelRecord, key: ApiKey) -> Self:
+        """Return a conversation as the caller `key` sees it."""
         mapped = None
         if record.mapped_channel_id is not None:
             mapped = MappedChannelOut(
@@ -358,7 +359,7 @@ class ImportChannelOut(BaseModel):
             mapped=mapped,
             channel_id=record.channel_id or None,
             left_out=record.left_out,
-            samples=record.samples,
+            samples=record.samples if key.allows("payloads:read") else [],
         )
 
 
@@ -395,16 +396,20 @@ class ImportPersonOut(BaseModel):
 
 
 class ImportIssueOut(BaseModel):
-    """A record that could not be imported: its place in the export, the reason, and its beginning."""
+    """A record that could not be imported: its place in the export, the reason, and its beginning.
+
+    `record` is empty for a caller without the scope `payloads:read`.
+    """
 
     place: str
     reason: str
     record: str
 
     @classmethod
-    def of(cls, record: IssueRecord) -> Self:
-        """Return the model of a record."""
-        return cls(place=record.place, reason=record.reason, record=record.record)
+    def of(cls, issue: IssueRecord, key: ApiKey) -> Self:
+        """Return an issue as the caller `key` sees it."""
+        record = issue.record if key.allows("payloads:read") else ""
+        return cls(place=issue.place, reason=issue.reason, record=record)
 
 
 def _undo_result(job: ImportJob) -> UndoResultOut | None:

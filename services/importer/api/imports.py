@@ -200,7 +200,9 @@ class ImportsApi:
         await self._imports.find(key.workspace, import_id)
         criteria = ContentCriteria(text, "kind", kind)
         found = await self._contents.channels(import_id, criteria, limit=limit, cursor=cursor)
-        return Page(items=[ImportChannelOut.of(item) for item in found.items], next_cursor=found.next_cursor)
+        return Page(
+            items=[ImportChannelOut.of(item, key) for item in found.items], next_cursor=found.next_cursor
+        )
 
     async def list_people(
         self,
@@ -223,7 +225,9 @@ class ImportsApi:
         """List the records that could not be imported: the first 10,000."""
         job = await self._imports.find(key.workspace, import_id)
         found = await self._issues.page(job.run_id, listed=job.issues, limit=limit, cursor=cursor)
-        return Page(items=[ImportIssueOut.of(item) for item in found.items], next_cursor=found.next_cursor)
+        return Page(
+            items=[ImportIssueOut.of(item, key) for item in found.items], next_cursor=found.next_cursor
+        )
 
     async def stream_events(self, import_id: str, key: Reader) -> StreamingResponse:
         """Stream the import as server-sent events: its state now, and whenever it changes, for 5 minutes."""

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from services.sync.model.synced_message import Step, SyncedMessage, Target, TargetState, TraceEntry
 from shared.contracts.envelope import rfc3339
+from shared.runtime.web.access import ApiKey
 
 
 class SyncedAuthorOut(BaseModel):
@@ -76,29 +77,35 @@ class _MessageOut(BaseModel):
 
 
 class SyncedMessageOut(_MessageOut):
-    """A message of a mapping, with its state at each target."""
+    """A message of a mapping, with its state at each target.
+
+    `excerpt` is empty for a caller without the scope `payloads:read`.
+    """
 
     targets: list[SyncedTargetOut]
 
 
 class TracedMessageOut(_MessageOut):
-    """A message of a mapping, with its state and its trace at each target."""
+    """A message of a mapping, with its state and its trace at each target.
+
+    `excerpt` is empty for a caller without the scope `payloads:read`.
+    """
 
     targets: list[TracedTargetOut]
 
 
-def message_out(message: SyncedMessage) -> SyncedMessageOut:
-    """Return a message as a list shows it."""
+def message_out(message: SyncedMessage, key: ApiKey) -> SyncedMessageOut:
+    """Return a message as a list shows it to the caller `key`."""
     return SyncedMessageOut.model_construct(
-        **_common(message),
+        **_common(message, key),
         targets=[SyncedTargetOut.model_construct(**_target(target)) for target in message.targets.values()],
     )
 
 
-def traced_message_out(message: SyncedMessage) -> TracedMessageOut:
-    """Return a message with its traces."""
+def traced_message_out(message: SyncedMessage, key: ApiKey) -> TracedMessageOut:
+    """Return a message with its traces, as the caller `key` sees it."""
     return TracedMessageOut.model_construct(
-        **_common(message),
+        **_common(message, key),
         targets=[
             TracedTargetOut.model_construct(**_target(target), trace=_trace(message, target))
             for target in message.targets.values()
@@ -106,7 +113,7 @@ def traced_message_out(message: SyncedMessage) -> TracedMessageOut:
     )
 
 
-def _common(message: SyncedMessage) -> dict[str, Any]:
+def _common(message: SyncedMessage, key: ApiKey) -> dict[str, Any]:
     return {
         "id": message.id,
         "mapping_id": message.mapping_id,
@@ -120,7 +127,7 @@ def _common(message: SyncedMessage) -> dict[str, Any]:
             author=SyncedAuthorOut.model_construct(id=message.author_id, name=message.author_name),
             permalink=message.permalink,
         ),
-        "excerpt": message.excerpt,
+        "excerpt": message.excerpt if key.allows("payloads:read") else "",
         "parsed_as": message.parsed_as,
         "received_at": rfc3339(message.received_at),
         "edited": message.edited_leg is not None,

@@ -78,14 +78,14 @@ class SyncedMessagesApi:
                 else [edges.id for edges in await self._mappings.edges(key.workspace)]
             )
             messages = await self._messages.copies(key.workspace, message_id, mappings)
-            return Page(items=[message_out(item) for item in messages], next_cursor=None)
+            return Page(items=[message_out(item, key) for item in messages], next_cursor=None)
         criteria = MessageCriteria(mapping_id, state)
         found = await self._messages.list_page(key.workspace, criteria, paging)
-        return Page(items=[message_out(item) for item in found.items], next_cursor=found.next_cursor)
+        return Page(items=[message_out(item, key) for item in found.items], next_cursor=found.next_cursor)
 
     async def read(self, synced_message_id: str, key: Reader) -> TracedMessageOut:
         """Return one message with its trace at each target."""
-        return traced_message_out(await self._messages.of_workspace(synced_message_id, key.workspace))
+        return traced_message_out(await self._messages.of_workspace(synced_message_id, key.workspace), key)
 
     async def retry(
         self, synced_message_id: str, key: Writer, body: TargetChoice = _EVERY
@@ -94,10 +94,12 @@ class SyncedMessagesApi:
 
         409 if there is nothing to retry.
         """
-        return traced_message_out(await self._control.retry(synced_message_id, key.workspace, body.leg))
+        return traced_message_out(await self._control.retry(synced_message_id, key.workspace, body.leg), key)
 
     async def discard(
         self, synced_message_id: str, key: Writer, body: TargetChoice = _EVERY
     ) -> TracedMessageOut:
         """Give up what waits or has failed of a message. 409 if it is being sent, or nothing waits."""
-        return traced_message_out(await self._control.discard(synced_message_id, key.workspace, body.leg))
+        return traced_message_out(
+            await self._control.discard(synced_message_id, key.workspace, body.leg), key
+        )
