@@ -1,7 +1,7 @@
-"""The stream of events of all workspaces that somebody watches: the topics are read once for all of them."""
+"""Read the topics of events once for all viewers in this process, and sort the events by workspace."""
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import aclosing
 from time import monotonic
@@ -14,16 +14,18 @@ from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
 
 _WATCHED_S: Final = 30.0
-"""Time after the last look of a viewer for which a workspace's events are collected."""
+"""Time for which a workspace's events are collected after the last call of `ring`."""
 _RETRY_S: Final = 1.0
 _PAST: Final = 50
-"""Records of each partition that are read from before the start: whoever reconnects here misses little."""
-_RECENT: Final = 2_000
-"""Events of all workspaces together that are held for those whose first viewer comes later."""
+"""Records of each partition that are read from before its end, so that a browser that reconnects to this
+process misses few events."""
+_MAX_RECENT: Final = 4_000
+"""Recent events in memory, of all workspaces together. More than are read again after a reconnect: 50 of each
+of about 30 partitions."""
 
 
 class EventFeed:
-    """Collects events by workspace while somebody watches; without viewers, nothing is read."""
+    """Collects events by workspace while there are viewers; without viewers, it reads nothing."""
 
     def __init__(self, kafka: KafkaSettings, log: Log, *, instance: str) -> None:
         """`instance` names this process."""
@@ -32,10 +34,12 @@ class EventFeed:
         self._instance = instance
         self._rings: dict[str, EventRing] = {}
         self._looked_at: dict[str, float] = {}
-        self._recent: deque[tuple[str, LiveEvent]] = deque(maxlen=_RECENT)
-        self._seen: OrderedDict[tuple[str, str, str], None] = OrderedDict()
-        """Workspace, scope and id of recent events: records come again after a reconnect."""
-        self._wanted = asyncio.Event()
+        self._recent: OrderedDict[tuple[str, str, str], LiveEvent] = OrderedDict()
+        """Recent events of all workspaces, oldest first, by workspace, scope and event id.
+
+        They recognize records that are read again, and fill the ring of a workspace's first viewer.
+        """
+        self._has_viewers = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.is_available = True
         """False while the broker does not answer."""
@@ -49,62 +53,65 @@ class EventFeed:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def ring(self, workspace: str) -> EventRing:
-        """Return the events of a workspace, which are collected for another half minute."""
+        """Return the newest events of a workspace, and collect them for another 30 s."""
         self._looked_at[workspace] = monotonic()
-        self._wanted.set()
+        self._has_viewers.set()
         ring = self._rings.get(workspace)
         if ring is None:
             ring = self._rings[workspace] = EventRing()
-            for of, event in self._recent:
-                if of == workspace:
+            for (owner, _, _), event in self._recent.items():
+                if owner == workspace:
                     ring.add(event)
         return ring
 
     async def _run(self) -> None:
         while True:
-            await self._wanted.wait()
+            await self._has_viewers.wait()
             try:
                 await self._follow()
             except BrokerUnavailable as error:
                 self._log.warning("console.events_unavailable", error=str(error))
                 self.is_available = False
-            except Exception as error:  # noqa: BLE001 -- one wrong record must not end it for all
+            except Exception as error:  # noqa: BLE001 -- one bad record must not end it for all
                 self._log.error("console.events_failed", exc_info=error)
-            for ring in self._rings.values():
-                ring.gaps += 1
+            self._note_gap()
             await asyncio.sleep(_RETRY_S)
 
     async def _follow(self) -> None:
-        """Read until nobody watches. Raises `BrokerUnavailable`."""
+        """Read until there are no viewers. Raises `BrokerUnavailable`."""
         batches = tail(self._kafka, TOPICS, self._log, name=self._instance, past=_PAST)
         async with aclosing(batches):
             async for batch in batches:
                 self.is_available = True
                 self._take(batch.records)
                 if batch.is_incomplete:
-                    for ring in self._rings.values():
-                        ring.gaps += 1
+                    self._note_gap()
                 self._forget_unwatched()
                 if not self._rings:
-                    self._wanted.clear()
-                    self._recent.clear()  # it would be old when the next viewer comes
+                    self._has_viewers.clear()
+                    self._recent.clear()  # the next viewer's start reads the newest records again
                     return
 
     def _take(self, records: Iterable[TailedRecord]) -> None:
+        """Add the events of records that were not read before."""
         for record in records:
-            found = parse_record(record)
-            if found is None:
+            parsed = parse_record(record)
+            if parsed is None:
                 continue
-            workspace, event = found
+            workspace, event = parsed
             key = workspace, event.scope, event.id
-            if key in self._seen:
+            if key in self._recent:
                 continue
-            self._seen[key] = None
-            if len(self._seen) > 2 * _RECENT:
-                self._seen.popitem(last=False)
-            self._recent.append(found)
+            self._recent[key] = event
+            if len(self._recent) > _MAX_RECENT:
+                self._recent.popitem(last=False)
             if ring := self._rings.get(workspace):
                 ring.add(event)
+
+    def _note_gap(self) -> None:
+        """Record for every viewer that events may be missing."""
+        for ring in self._rings.values():
+            ring.gaps += 1
 
     def _forget_unwatched(self) -> None:
         since = monotonic() - _WATCHED_S

@@ -1,4 +1,4 @@
-"""Events as people watch them pass: their names and ids, never their data."""
+"""Live events of a workspace for viewers: names and ids, never payloads."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from shared.runtime.web.access import ApiKey
 from shared.runtime.web.api_keys import Scope
 
 TOPICS: Final[Sequence[Topic]] = (WEBHOOKS_RECEIVED, CHAT_EVENTS, INTEGRATION_EVENTS, CHAT_INBOUND)
-"""The topics that are watched."""
+"""The topics with the events that viewers see."""
 
 
 def _scope_of(topic: str) -> Scope:
@@ -23,18 +23,18 @@ def _scope_of(topic: str) -> Scope:
 
 _MAX_TEXT: Final = 200
 RING: Final = 200
-"""Events of a workspace that are held."""
+"""The number of a workspace's newest events in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveEvent:
-    """An event of a workspace, as its row shows it. Every text is from a stranger, and cut."""
+    """An event of a workspace as its row shows it. Every text is untrusted, and cut to 200 characters."""
 
     id: str
     type: str
     at: str
     provider: str
-    """The provider, or what else sent it."""
+    """The provider; for an event without one, its CloudEvents `source`."""
     endpoint_id: str
     """The endpoint that received it; empty for an event of another origin."""
     scope: Scope
@@ -42,14 +42,14 @@ class LiveEvent:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """What a viewer wants to see; an empty field takes all. `type` may be a part of the event's type."""
+    """Selects events by provider, part of the type, and endpoint id. An empty field selects all."""
 
     provider: str = ""
     type: str = ""
     endpoint: str = ""
 
-    def takes(self, event: LiveEvent) -> bool:
-        """Return whether an event is wanted."""
+    def matches(self, event: LiveEvent) -> bool:
+        """Return True if the filter selects an event."""
         return (
             self.provider.lower() in ("", event.provider.lower())
             and self.type.lower() in event.type.lower()
@@ -76,10 +76,11 @@ def parse_record(record: TailedRecord) -> tuple[str, LiveEvent] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
-    """What passed since a viewer last looked, oldest first, and how many more did that are not there.
+class EventPage:
+    """The newest matching events after a position, oldest first.
 
-    `position` is where to look from the next time. `is_incomplete`: some may have been missed unseen.
+    `position` is that of the next read. `left_out` counts older matching events that the limit left out.
+    `is_incomplete` is True if further events may have been lost.
     """
 
     position: int
@@ -89,37 +90,40 @@ class Passed:
 
 
 class EventRing:
-    """The newest events of one workspace. Positions count all that it has had."""
+    """The newest events of one workspace. A position is a number of events since the ring was created."""
 
     def __init__(self) -> None:
         self._events: deque[LiveEvent] = deque(maxlen=RING)
         self._end = 0
         self.gaps = 0
-        """How often some may have been missed."""
+        """The number of times at which events may have been lost."""
 
     def add(self, event: LiveEvent) -> None:
-        """Add an event; the oldest one gives way."""
+        """Add an event. A full ring drops its oldest one."""
         self._events.append(event)
         self._end += 1
 
-    def newest(self, wanted: EventFilter, key: ApiKey, limit: int) -> Passed:
-        """Return the newest events, with the position behind them."""
-        events = [event for event in self._events if wanted.takes(event) and key.allows(event.scope)]
-        return Passed(self._end, events[-limit:])
+    def newest(self, wanted: EventFilter, key: ApiKey, limit: int) -> EventPage:
+        """Return the newest `limit` matching events that the key may see."""
+        events = [event for event in self._events if wanted.matches(event) and key.allows(event.scope)]
+        return EventPage(self._end, events[-limit:])
 
-    def after(self, event_id: str, wanted: EventFilter, key: ApiKey, limit: int) -> Passed:
-        """Return what came after an event; if it is not here any more, the newest events as incomplete."""
+    def after(self, event_id: str, wanted: EventFilter, key: ApiKey, limit: int) -> EventPage:
+        """Return the events after one with this id; the newest ones, as incomplete, without it."""
         for index, event in enumerate(self._events):
             if event.id == event_id:
                 return self.since(self._end - len(self._events) + index + 1, wanted, key, limit)
         found = self.newest(wanted, key, limit)
-        return Passed(found.position, found.events, is_incomplete=True)
+        return EventPage(found.position, found.events, is_incomplete=True)
 
-    def since(self, position: int, wanted: EventFilter, key: ApiKey, limit: int) -> Passed:
-        """Return what came from a position on: the newest `limit` of it."""
+    def since(self, position: int, wanted: EventFilter, key: ApiKey, limit: int) -> EventPage:
+        """Return the newest `limit` matching events from a position on.
+
+        A position of an earlier ring, which was dropped while its viewer did not read, can be beyond the end.
+        """
         first = self._end - len(self._events)
-        passed = list(self._events)[max(0, position - first) :]
-        events = [event for event in passed if wanted.takes(event) and key.allows(event.scope)]
+        is_known = first <= position <= self._end
+        later = list(self._events)[position - first if is_known else 0 :]
+        events = [event for event in later if wanted.matches(event) and key.allows(event.scope)]
         shown = events[-limit:]
-        # What fell out of the ring before the viewer looked may have been wanted, or not.
-        return Passed(self._end, shown, left_out=len(events) - len(shown), is_incomplete=position < first)
+        return EventPage(self._end, shown, left_out=len(events) - len(shown), is_incomplete=not is_known)

@@ -1,4 +1,4 @@
-"""`/console/live`: what changes on the overview, as server-sent events."""
+"""`/console/live`: stream changes of the overview as server-sent events."""
 
 import secrets
 from collections.abc import AsyncGenerator
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from services.console.hub_api import Member
 from services.console.live.event_feed import EventFeed
-from services.console.live.events import EventFilter, Passed
+from services.console.live.events import EventFilter, EventPage
 from services.console.live.streams import Streams
 from services.console.web.event_stream import EventStream, message
 from services.console.web.frame import Frame
@@ -22,19 +22,19 @@ from shared.contracts.errors import DatabaseUnavailable, OverLimit
 _FIGURES_S: Final = 2.0
 _TICK_S: Final = 0.5
 _ALIVE_S: Final = 3.0
-"""The page calls its figures old when it has heard nothing for more than twice as long."""
+"""Time without a message after which one is sent. The page marks its figures as old after 8 s without one."""
 _RATE: Final = 10
-"""Events of one tick that a viewer is shown; the others are counted."""
+"""Events that a viewer is sent in one tick; further ones are only counted."""
 _FIRST: Final = 50
 _MAX_STREAM_S: Final = 600
 _SPREAD_S: Final = 120
-"""Streams that began together do not end together."""
+"""Random time that is added, so that streams that began together do not end together."""
 _MAX_STREAM_BYTES: Final = 8 * 1024 * 1024
-"""Less than a proxy passes on: then the browser connects again."""
+"""Less than the gateway's limit for a streamed response. The browser connects again."""
 
 
 class Live:
-    """Streams the figures and events of a workspace to one viewer each."""
+    """Stream the figures and events of a workspace to its viewers."""
 
     def __init__(self, overview: Overview, feed: EventFeed, streams: Streams, frame: Frame) -> None:
         self._overview = overview
@@ -43,7 +43,7 @@ class Live:
         self._frame = frame
 
     async def show(self, request: Request, visit: Visit) -> Response:
-        """Return a stream, or why there is no room for it."""
+        """Return a stream; or 429 with the limit that is reached."""
         try:
             stream = self._streams.open(visit.record_id, visit.member.key)
         except OverLimit as error:
@@ -54,25 +54,28 @@ class Live:
         return EventStream(messages, stream.close)
 
     async def _messages(self, visit: Visit, wanted: EventFilter, last: str) -> AsyncGenerator[bytes, None]:
-        """Yield the messages of a stream: all figures and the newest events first, then what changes."""
+        """Yield the messages of a stream: all figures and the newest events first, then changes."""
         workspace, session = visit.member.key.workspace, visit.record_id
         started = sent_at = monotonic()
         lifetime_s = _MAX_STREAM_S + secrets.randbelow(_SPREAD_S)
         figures, figures_at, sent = "", 0.0, 0
         position, gaps, available = None, self._feed.ring(workspace).gaps, True
         yield b"retry: 1000\n\n"
-        while not self._streams.is_draining:
+        while not self._streams.is_draining and sent <= _MAX_STREAM_BYTES:
             now, messages = monotonic(), []
+            if now - started > lifetime_s:
+                return
             if now >= figures_at:
-                figures_at = now + _FIGURES_S
                 try:
                     key = await self._streams.key_of(session)
-                except DatabaseUnavailable:  # nobody can be recognized: the page sees that nothing comes
+                except DatabaseUnavailable:
+                    # The key may be revoked, so nothing is sent: the page marks its figures as old.
                     await self._streams.wait(_TICK_S)
                     continue
                 if key is None:
                     yield message("ended")
                     return
+                figures_at = now + _FIGURES_S
                 visit = replace(visit, member=Member(key, visit.member.address))
                 html = await self._overview.figures(visit)
                 if html != figures:
@@ -80,26 +83,24 @@ class Live:
                     messages.append(message("figures", {"html": html}))
             ring, key = self._feed.ring(workspace), visit.member.key
             if position is None:
-                passed = ring.after(last, wanted, key, _FIRST) if last else ring.newest(wanted, key, _FIRST)
+                page = ring.after(last, wanted, key, _FIRST) if last else ring.newest(wanted, key, _FIRST)
             else:
-                passed = ring.since(position, wanted, key, _RATE)
-            missed = passed.is_incomplete or ring.gaps != gaps
-            position, gaps = passed.position, ring.gaps
-            if passed.events or passed.left_out or missed or available != self._feed.is_available:
+                page = ring.since(position, wanted, key, _RATE)
+            missed = page.is_incomplete or ring.gaps != gaps
+            position, gaps = page.position, ring.gaps
+            if page.events or page.left_out or missed or available != self._feed.is_available:
                 available = self._feed.is_available
-                messages.append(self._rows(passed, missed=missed, available=available))
+                messages.append(self._rows(page, missed=missed, available=available))
             if not messages and now - sent_at >= _ALIVE_S:
                 messages.append(message("alive"))
             if messages:
                 sent_at = now
                 sent += sum(map(len, messages))
                 yield b"".join(messages)
-            if sent > _MAX_STREAM_BYTES or now - started > lifetime_s:
-                return
             await self._streams.wait(_TICK_S)
 
-    def _rows(self, passed: Passed, *, missed: bool, available: bool) -> bytes:
+    def _rows(self, page: EventPage, *, missed: bool, available: bool) -> bytes:
         """Return the message with the rows of events, oldest first."""
-        rows = self._frame.fragment("event_rows.html", events=passed.events)
-        data = {"html": rows, "left_out": passed.left_out, "missed": missed, "available": available}
-        return message("events", data, passed.events[-1].id if passed.events else "")
+        rows = self._frame.fragment("event_rows.html", events=page.events)
+        data = {"html": rows, "left_out": page.left_out, "missed": missed, "available": available}
+        return message("events", data, page.events[-1].id if page.events else "")
