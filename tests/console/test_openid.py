@@ -29,6 +29,7 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "ada": {"roles": ["unknown", "boss"]},
     "vera": {"roles": ["staff"]},
     "vito": {"roles": ["staff"]},
+    "olaf": {"roles": ["staff"]},
     "both": {"roles": ["boss", "staff"]},
     "eve": {"roles": ["visitors"]},
     "nobody": {"roles": []},
@@ -155,6 +156,21 @@ def test_a_removed_member_is_out_at_once_in_both_consoles(
     page = again.client.get(returning(hub, again))
     assert page.status_code == 403
     assert "removed this member" in page.text
+
+
+def test_a_restored_member_signs_in_again_and_earlier_sessions_stay_ended(
+    hub: Hub, server: OidcProvider
+) -> None:
+    person = signed_in(hub, "olaf")
+    path = f"/api/members/{member(hub, 'olaf')['id']}"
+    hub.call("DELETE", path, expect=204)
+    hub.call("POST", f"{path}/restore")
+    assert person.open("/console").status == 401
+    person.close()
+    again = signed_in(hub, "olaf")
+    hub.call("POST", f"{path}/restore")  # of a member who was not removed: it ends nothing
+    assert again.open("/console").status == 200
+    again.close()
 
 
 def test_a_viewer_who_posts_an_operators_form_is_refused(hub: Hub, server: OidcProvider) -> None:

@@ -69,4 +69,7 @@ class SignIn:
             return await self._keyring.find(session.key_digest, is_use=is_use)
         if session.issuer != self._issuer:
             return None
-        return await self._keyring.find_member(session.key_id, is_use=is_use)
+        member = await self._keyring.find_member(session.key_id, is_use=is_use)
+        if member and member.sessions_from and session.created_at < member.sessions_from:
+            return None
+        return member

@@ -178,8 +178,11 @@ class MembersApi:
         return Response(status_code=204)
 
     async def restore_member(self, member_id: str, key: Admin) -> MemberOut:
-        """Let a removed member sign in at the identity provider again."""
-        record = await self._members.change(key.workspace, member_id, removed_at=None)
+        """Let a removed member sign in at the identity provider again. Earlier sessions stay ended."""
+        record = await self._members.find(key.workspace, member_id)
+        if record.removed_at:
+            fields = {"removed_at": None, "restored_at": utcnow()}
+            record = await self._members.change(key.workspace, member_id, **fields)
         await self._keyring.members.announce(member_id)
         return MemberOut.of(record)
 

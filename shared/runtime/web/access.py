@@ -62,6 +62,8 @@ class ApiKey:
     acting: Actor | None = None
     accounts: AccountLimits | None = None
     """Limits on the connected accounts that it may use; None for all of the workspace."""
+    sessions_from: datetime | None = None
+    """Sessions of the member from before this time have ended."""
     customer: Customer | None = None
     """The only customer whose objects it may use, without any scope; None if it is not a customer's."""
 
@@ -222,6 +224,7 @@ def _digest_and_member(record: MemberRecord) -> tuple[str, ApiKey]:
         record.removed_at,  # so a removed member is like an expired key
         record.name,
         record.role,
+        sessions_from=record.restored_at,
     )
     return record.digest or "", member
 

@@ -85,6 +85,8 @@ class MemberRecord(Record):
     changed_at: datetime
     last_used_at: datetime | None = stored_null()
     removed_at: datetime | None = stored_null()
+    restored_at: datetime | None = stored_null()
+    """The last restore. Sessions from before ended with the removal, and stay ended."""
     deleted_at: datetime | None = None
 
     @property
