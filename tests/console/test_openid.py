@@ -272,11 +272,24 @@ def test_a_session_that_others_chose_is_never_used(hub: Hub, server: OidcProvide
 
 
 def test_ten_wrong_callbacks_a_minute_are_enough(hub: Hub, server: OidcProvider) -> None:
-    before = server.stats().called.get("authorization_code", 0)
-    client = httpx.Client(headers={"x-forwarded-for": address()})
-    answers = [client.get(f"{hub.url('gateway')}{CALLBACK}?code=x&state=y").status_code for _ in range(11)]
+    person, answers = walker(hub, "ada"), []
+    for _ in range(11):
+        state = parse_qs(urlsplit(started(hub, person)).query)["state"][0]
+        url = f"{hub.url('gateway')}{CALLBACK}?code=x&state={state}&iss={server.url}"
+        answers.append(person.client.get(url).status_code)
     assert answers == [401] * 10 + [429]
+
+
+def test_callbacks_that_a_website_makes_a_browser_send_use_up_no_attempts(
+    hub: Hub, server: OidcProvider
+) -> None:
+    before = server.stats().called.get("authorization_code", 0)
+    person = walker(hub, "ada")
+    forged = f"{hub.url('gateway')}{CALLBACK}?code=x&state=y"
+    answers = [httpx.get(forged, headers=person.client.headers).status_code for _ in range(11)]
+    assert answers == [401] * 11
     assert server.stats().called.get("authorization_code", 0) == before, "the provider is not asked"
+    assert person.client.get(returning(hub, person)).status_code == 303
 
 
 # An identity provider that attacks

@@ -84,8 +84,9 @@ class OpenIdSignIn:
         `Forbidden` for somebody whose claim the settings do not name or who was removed,
         `ProviderUnavailable`, and `DatabaseUnavailable`.
         """
-        attempt = await self._failures.begin(address)
+        # Not an attempt: any website can make its visitors' browsers send this, but not with their cookie.
         state, nonce, verifier, next_path = self._opened(cookie, answer.get("state", ""))
+        attempt = await self._failures.begin(address)
         if not await self._used.use(digest_of(state), MAX_AGE_S):
             raise Unauthenticated(_START_AGAIN)
         if "error" in answer:
