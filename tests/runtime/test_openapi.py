@@ -243,7 +243,7 @@ def test_a_misspelt_filter_is_rejected_with_the_known_ones(hub: Hub) -> None:
     assert answer.status_code == 422
     [error] = answer.json()["errors"]
     assert error["field"] == "query.state"
-    assert re.search(r"there are .*\bstatus\b.*\blimit, cursor\b", error["message"])
+    assert re.search(r"there are .*\bstatus\b.*\bsince, until, limit, cursor, order$", error["message"])
 
 
 @pytest.mark.parametrize(
