@@ -20,7 +20,8 @@ def eventually(look: Callable[[], T], within_s: float = 60, every_s: float | Non
     while not (seen := look()):
         ended = monotonic()
         assert ended < deadline, f"not within {within_s} s: {look.__doc__ or look.__name__}: {seen!r}"
-        sleep(max(_PAUSE_S, ended - started) if every_s is None else every_s)
+        pause_s = max(_PAUSE_S, ended - started) if every_s is None else every_s
+        sleep(min(pause_s, deadline - ended))
         started = monotonic()
     return seen
 
