@@ -1,6 +1,7 @@
 """Lists in pages: in both orders, in a range of time, and with a condition that no index has."""
 
 import asyncio
+import base64
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from bench.log import mongo_at
 from shared.contracts.errors import Malformed
 from shared.runtime.mongo import Collection
-from shared.runtime.web.paging import Paging, page
+from shared.runtime.web.paging import Paging, decode_cursor, page
 from tests.support.backends import Store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,10 +49,30 @@ def test_every_document_of_a_range_is_on_one_page(store: Store, order: str, has_
             cursor = part.next_cursor
             if cursor is None:
                 break
-        with pytest.raises(Malformed):
-            await page(collection, {}, str, Paging(cursor="forged"))
         mongo.close()
         return found
 
     expected = [f"id_{number:02}" for number in range(8 if has_condition else 4, 16)]
     assert asyncio.run(walk()) == (expected if order == "oldest" else expected[::-1])
+
+
+def test_the_earliest_time_selects_everything(store: Store) -> None:
+    async def count() -> int:
+        mongo = mongo_at(store.uri())
+        collection: Collection = mongo.collection("earliest")
+        await collection.insert_many(DOCUMENTS)
+        found = await page(collection, {}, str, Paging(50, since=datetime.min.replace(tzinfo=UTC)))
+        mongo.close()
+        return len(found.items)
+
+    assert asyncio.run(count()) == len(DOCUMENTS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["forged", '["x","id"]', "[1]", "{}", "null", '[-1,"id"]', '[253402300799999,"id"]', '[1e300,"id"]'],
+)
+def test_a_forged_cursor_is_malformed(content: str) -> None:
+    for cursor in (content, base64.urlsafe_b64encode(content.encode()).decode()):
+        with pytest.raises(Malformed, match="next_cursor"):
+            decode_cursor(cursor)

@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import AwareDatetime, BaseModel
 
 from shared.contracts.envelope import rfc3339
-from shared.runtime.hourly_counts import CountKind, HourlyCounts
+from shared.runtime.hourly_counts import RETENTION_DAYS, CountKind, HourlyCounts
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.routes import Routes
@@ -73,8 +73,9 @@ class StatisticsApi:
         Counts appear after about five seconds, and may lack those of a killed process. In each hour, names
         beyond the first 200 count as `other`.
         """
-        end = until or utcnow()
-        begin = max(since or end - _DAY, end - _MAX_SPAN)
+        now = utcnow()
+        end = max(min(until or now, now), now - timedelta(days=RETENTION_DAYS))
+        begin = min(max(since or end - _DAY, end - _MAX_SPAN), end)
 
         async def counts(kind: CountKind) -> CountsOut:
             hours = await self._counts.read(key.workspace, kind, begin, end)

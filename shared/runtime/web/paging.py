@@ -20,6 +20,9 @@ T = TypeVar("T")
 _BATCH: Final = 500
 _MAX_BATCHES: Final = 4
 _MILLISECOND: Final = timedelta(milliseconds=1)
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""The times of cursors. Of each, some can be taken away or added."""
 
 Limit = Annotated[int, Query(ge=1, le=500, description="The maximum number of items.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the previous page.")]
@@ -113,7 +116,7 @@ async def _read(
     page_query: dict[str, Any] = dict(query)
     window: dict[str, datetime] = {}
     if paging.since:  # with $gte, the embedded database leaves out the bound itself
-        window["$gt"] = paging.since - _MILLISECOND
+        window["$gt"] = max(paging.since, _EARLIEST) - _MILLISECOND
     if paging.until:
         window["$lt"] = paging.until
     if window:
@@ -141,6 +144,13 @@ def decode_cursor(cursor: str) -> tuple[datetime, str]:
     """Return the creation time and the id in a cursor. Raises `Malformed` if it is invalid."""
     try:
         at, last_id = orjson.loads(base64.urlsafe_b64decode(cursor))
-        return datetime.fromtimestamp(at / 1000, UTC), str(last_id)
+        moment = datetime.fromtimestamp(at / 1000, UTC)
     except (ValueError, TypeError, binascii.Error, OverflowError, OSError):
-        raise Malformed("the cursor is invalid: pass next_cursor of the previous page unchanged") from None
+        raise _invalid_cursor() from None
+    if not _EARLIEST <= moment < _LATEST:
+        raise _invalid_cursor()
+    return moment, str(last_id)
+
+
+def _invalid_cursor() -> Malformed:
+    return Malformed("the cursor is invalid: pass next_cursor of the previous page unchanged")
