@@ -1,8 +1,8 @@
-"""Changes that are based on a version: `If-Match` keeps one person from overwriting what another has changed.
+"""Optimistic concurrency: with `If-Match`, nobody overwrites what another person has changed.
 
-An object that people edit shows its `version`, a number that each change of its settings raises. A call that
-changes it may name the version that it is based on. The repository writes only while that one is stored, so
-that of two processes one is refused.
+An object that people edit has a `version`, a number that each change of its settings raises. A call that
+changes it can name the version that it is based on. The repository writes only while that version is stored,
+so of two processes one is refused.
 """
 
 import re
@@ -13,15 +13,15 @@ from fastapi import Header
 from shared.contracts.errors import Malformed, Outdated, Rejected
 from shared.runtime.mongo import Collection, Document, translate_errors
 
-_TAG: Final = re.compile(r'"?(0|[1-9][0-9]{0,8})"?')
+_TAG: Final = re.compile(r'("?)(0|[1-9][0-9]{0,8})\1')
 
 IfMatch = Annotated[
     str | None,
     Header(
         alias="If-Match",
         max_length=32,
-        description='The `version` that the change is based on, such as `"3"`. 412 if another one is stored '
-        "by now. Without the header, the change is made in any case.",
+        description='The `version` that the change is based on, such as `"3"`. 412 if another one is stored. '
+        "Without the header, the change is made in any case.",
     ),
 ]
 
@@ -33,7 +33,7 @@ def expected_version(if_match: str | None) -> int | None:
     found = _TAG.fullmatch(if_match.strip())
     if found is None:
         raise Malformed('If-Match: send the `version` of the object in quotes, such as "3"')
-    return int(found[1])
+    return int(found[2])
 
 
 def version_query(expected: int | None) -> Document:
@@ -46,7 +46,7 @@ def version_query(expected: int | None) -> Document:
 async def why_unchanged(
     collection: Collection, query: Document, expected: int | None, not_found: Rejected
 ) -> Rejected:
-    """Return why a write with `version_query` has found no document: `Outdated`, or that there is none."""
+    """Return the error of a write with `version_query` that found no document: `Outdated` or `not_found`."""
     with translate_errors():
         stored: Document | None = await collection.find_one(query, {"version": 1})
     if stored is None or expected is None:
@@ -62,6 +62,6 @@ def check_version(expected: int | None, stored: int) -> None:
 
 def _outdated(expected: int, stored: int) -> Outdated:
     return Outdated(
-        f"somebody has changed it meanwhile: it has version {stored}, and this change is based on "
-        f"{expected}. Read it again, and decide anew"
+        f"it was changed since you read it: its version is {stored}, and this change is based on {expected}. "
+        "Read it again, then repeat your change"
     )
