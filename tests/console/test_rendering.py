@@ -1,6 +1,8 @@
 """How values are shown: cut, visible, and as numbers and times for people."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -9,11 +11,15 @@ from services.console.pages.charts import hourly_bars
 from services.console.pages.csv_file import cell
 from services.console.pages.failures import advice_of, is_repaired_by_settings, next_step
 from services.console.pages.fields import arranged, href_of, with_unit
+from services.console.pages.kinds import Kind
+from services.console.pages.registry import KINDS
 from services.console.pages.rendering import MAX_SHOWN, address_of, label, pretty, time_element, visible
 from services.console.web.forms import BadForm, utc_time
 from services.console.web.paths import filled
 from services.console.web.visits import local_path
 from shared.runtime.egress.errors import EgressFailure
+
+OPENAPI = Path(__file__).parents[1] / "upgrade" / "openapi.json"
 
 
 def test_what_cannot_be_seen_is_named() -> None:
@@ -143,3 +149,17 @@ def test_times_of_forms_are_utc() -> None:
 @pytest.mark.parametrize("path", ["https://x", "//x", "/\\x", "/console\\x", "/consolex", "", "/console/\n"])
 def test_only_paths_of_the_console_are_local(path: str) -> None:
     assert local_path(path) == "/console"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.path)
+def test_the_api_of_a_list_knows_its_filters_and_orders(kind: Kind) -> None:
+    paths = json.loads(OPENAPI.read_text("utf-8"))["paths"]
+    operations = {re.sub(r"\{[^}]+\}", "{}", path): operation for path, operation in paths.items()}
+    known = {
+        item["name"]: item for item in operations[re.sub(r"\{[^}]+\}", "{}", kind.api)]["get"]["parameters"]
+    }
+    used = {item.name for item in kind.all_filters} | set(kind.params) | {"limit", "cursor"}
+    assert used | ({"order"} if kind.orders else set()) <= known.keys()
+    if kind.orders:
+        schema = known["order"]["schema"]
+        assert (set(kind.orders), kind.orders[0]) == (set(schema["enum"]), schema["default"])

@@ -104,7 +104,7 @@ IMPORTS: Final = Kind(
                 item["status"] in ("completed", "failed", "cancelled", "paused")
                 and item["started_at"] is not None
             ),
-            effect="Its form is one of its own: see `web.import_undo`.",
+            effect="The page counts what it takes away.",
             is_destructive=True,
         ),
     ),
@@ -233,6 +233,7 @@ REPORTS: Final = (
         ),
         "No report yet: it is written at the end of a dry run and of the import.",
         has_details=False,
+        orders=(),
     ),
     Kind(
         "imports/{parent}/days",
@@ -244,6 +245,7 @@ REPORTS: Final = (
         (column("Channel", "name"), column("Day", "day"), *_ROW),
         "No report yet: it is written at the end of a dry run and of the import.",
         has_details=False,
+        orders=(),
     ),
 )
 KINDS: Final[Sequence[Kind]] = (IMPORTS, *IMPORT_PARTS, *REPORTS)
