@@ -128,14 +128,15 @@ def test_an_endpoints_life(hub: Hub, client: httpx.Client) -> None:
         changed = client.patch(path, json=change)
         assert changed.status_code == 200
         current = {**current, **change, "updated_at": changed.json()["updated_at"]}
-        current["version"] += 1
+        current["version"] += bool(change)
         assert changed.json() == current
         assert changed.json()["updated_at"] >= registered["updated_at"]
     outdated = client.patch(path, json={"name": "late"}, headers={"If-Match": '"1"'})
     assert (outdated.status_code, f"version {current['version']}" in outdated.text) == (412, True)
     based = {"If-Match": f'"{current["version"]}"'}
     assert client.patch(path, json={"name": "Both"}, headers=based).status_code == 200
-    assert client.patch(path, json={"enabled": False}).json()["status"] == "inactive"
+    disabled = client.patch(path, json={"enabled": False}).json()
+    assert (disabled["status"], disabled["version"]) == ("inactive", current["version"] + 1)
     assert client.get(path).json()["status"] == "inactive"
     assert client.patch(path, json={"name": None, "rate_limit": None}).json()["name"] == "Both"
 

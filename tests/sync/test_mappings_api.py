@@ -253,6 +253,22 @@ def test_a_change_keeps_what_it_does_not_name(world: World) -> None:
     assert changed["legs"][1]["conversation"] == three
 
 
+def test_a_change_based_on_other_settings_is_refused_and_a_pause_changes_none(world: World) -> None:
+    hub, (one, two) = world.hub, channels(2)
+    path = f"/api/mappings/{create(hub, chat(one), chat(two), name='first')['id']}"
+    version = hub.call("GET", path)["version"]
+    for action in ("pause", "resume"):
+        assert hub.call("POST", f"{path}/{action}")["version"] == version
+    with hub.client("sync") as client:
+        statuses = [
+            client.patch(path, json={"name": name}, headers={"If-Match": f'"{version}"'}).status_code
+            for name in ("second", "late")
+        ]
+    assert statuses == [200, 412]
+    shown = hub.call("GET", path)
+    assert (shown["name"], shown["version"]) == ("second", version + 1)
+
+
 def test_mappings_are_listed_by_status_provider_and_conversation(world: World) -> None:
     hub = world.hub
     key = hub.other_workspace()

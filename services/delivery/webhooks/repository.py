@@ -34,6 +34,9 @@ _CLAIMS_URL: Final = {"claims_url": True}
 _MAX_IDS_PER_QUERY: Final = 50
 """The embedded database takes quadratic time in the number of ids of a query."""
 
+_STATE: Final = frozenset({"enabled", "disabled_reason", "enabled_at", "paused", "secrets"})
+"""Fields of `WebhookRecord` that are no settings: their changes do not raise the version."""
+
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
@@ -142,7 +145,7 @@ class WebhookRecord(SendConditions):
 
     @property
     def version(self) -> int:
-        """The number of changes by people."""
+        """The number of changes of settings."""
         return self.stored_version or 0
 
     def changed(self, changes: Mapping[str, Any]) -> "WebhookRecord":
@@ -354,9 +357,10 @@ class WebhookRepository:
         version: int | None = None,
     ) -> Document:
         fields = WebhookRecord.stored_fields({**changes, "changed_at": utcnow()})
-        update: Document = {"$set": fields, "$inc": {"version": 1}}
+        increments = {"version": 1} if changes.keys() - _STATE else {}
         if reset:
-            update["$inc"][WebhookRecord.stored_name("stored_resets")] = 1
+            increments[WebhookRecord.stored_name("stored_resets")] = 1
+        update: Document = {"$set": fields} | ({"$inc": increments} if increments else {})
         query = {"_id": webhook_id, "deleted_at": None}
         try:
             with translate_errors():

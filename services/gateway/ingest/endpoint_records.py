@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 COLLECTION: Final = "inbound_endpoints"
 _DEFAULT: Final = {"is_default": True}
+_STATE: Final = frozenset({"enabled", "error_streak", "secrets", "handed_over"})
+"""Fields that are no settings: their changes do not raise the version."""
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
@@ -90,7 +92,7 @@ class EndpointRecord(Record):
 
     @property
     def version(self) -> int:
-        """The number of changes by people."""
+        """The number of changes of settings."""
         return self.stored_version or 0
 
     @property
@@ -296,13 +298,14 @@ class EndpointRepository:
         the default and another one is.
         """
         fields = type(record).stored_fields({**changes, "changed_at": utcnow()})
+        counted = {"$inc": {"version": 1}} if changes.keys() - _STATE else {}
         query = {"_id": record.id, "deleted_at": None}
         document: Document | None
         try:
             with translate_errors():
                 document = await self._collection.find_one_and_update(
                     {**query, **version_query(version)},
-                    {"$set": fields, "$inc": {"version": 1}},
+                    {"$set": fields, **counted},
                     return_document=True,
                 )
         except Duplicate:

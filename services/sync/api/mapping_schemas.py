@@ -246,7 +246,7 @@ def mapping_out(mapping: Mapping, problems: Fields[AccountRef, str]) -> MappingO
         status=mapping.status,
         reason=mapping.reason,
         fix=mapping.fix,
-        version=mapping.version,
+        version=mapping.settings_version,
         created_at=rfc3339(mapping.created_at),
         changed_at=rfc3339(mapping.changed_at),
     )

@@ -146,7 +146,7 @@ class MappingsApi:
         What waits for a leg that is no longer there is not sent.
         """
         mapping = await self._mappings.find(mapping_id, key.workspace)
-        check_version(expected_version(if_match), mapping.version)
+        check_version(expected_version(if_match), mapping.settings_version)
         changes: dict[str, Any] = {}
         if body.name is not None:
             changes["name"] = body.name

@@ -98,6 +98,9 @@ class Mapping(OutboxRecord):
     The next change that succeeds there ends the error.
     """
     version: int = 1
+    """The number of writes: each is based on the one before."""
+    settings_version: int = 1
+    """The number of changes of name, legs, filters and options: the `version` of the API."""
     created_at: datetime
     deleted_at: datetime | None = stored_null()
 

@@ -34,6 +34,7 @@ INDEXES: Final[Fields[str, tuple[Index, ...]]] = {
         Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
     )
 }
+_SETTINGS: Final = frozenset({"name", "legs", "filters", "options"})
 _MAX_ATTEMPTS: Final = 5
 _TESTS_PER_MINUTE: Final = 6
 _MAX_IDS_PER_QUERY: Final = 50
@@ -171,6 +172,8 @@ class MappingRepository:
         Return the mapping as it is now. Raises `Conflict` if it was changed since `mapping` was read, and
         `NotFound` if it was deleted.
         """
+        if changes.keys() & _SETTINGS:
+            changes["settings_version"] = mapping.settings_version + 1
         fields = Mapping.stored_fields(
             {**changes, "version": mapping.version + 1, "changed_at": _after(mapping.changed_at)}
         )

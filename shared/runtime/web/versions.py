@@ -62,6 +62,6 @@ def check_version(expected: int | None, stored: int) -> None:
 
 def _outdated(expected: int, stored: int) -> Outdated:
     return Outdated(
-        f"it was changed since you read it: its version is {stored}, and this change is based on {expected}. "
+        f"it was changed since you read it: it has version {stored}, and this change is based on {expected}. "
         "Read it again, then repeat your change"
     )
