@@ -1,4 +1,4 @@
-"""Saved views of lists: a name for filters, order and columns, of one member."""
+"""Store the saved views of members: named filters, order and columns of a list."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,7 +16,7 @@ MAX_NAME: Final = 80
 
 
 class SavedView(Record):
-    """A view of a list. `member` is who saved it: nobody else sees it."""
+    """A view of a list. Only its `member` sees it."""
 
     workspace: str
     member: str

@@ -26,7 +26,7 @@ PACKAGE: Final = "shared.providers"
 
 @contextmanager
 def _importing(provider: str, file: str) -> Iterator[None]:
-    """Have a provider's own code imported and called: whatever it raises becomes `Misconfigured`."""
+    """Import or call a provider's own code inside this context. All its errors become `Misconfigured`."""
     try:
         yield
     except SyntaxError as error:
@@ -36,7 +36,7 @@ def _importing(provider: str, file: str) -> Iterator[None]:
 
 
 def member(provider: str, file: str, name: str) -> Any:
-    """Return what a provider's own file defines by a name; None if it does not define it.
+    """Return the attribute with this name of a provider's own file; None if it has none.
 
     Raises `FileNotFoundError` without the file, and `Misconfigured` if it is not valid Python or fails on
     import.

@@ -1,4 +1,4 @@
-"""What a person can choose for each channel and person of an import, as rows of a form."""
+"""Describe the choices for each channel and person of an import, as rows of a form."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ Options = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A choice as the form has it: the option, and the id or name that it needs; both empty for none."""
+    """The option that is selected, and its id or name. Both are empty without a choice."""
 
     option: str = ""
     detail: str = ""
 
     @property
     def text(self) -> str:
-        """The choice as one value of a form."""
+        """Return the choice as one value of a form."""
         return f"{self.option} {self.detail}".strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """One kind of rows: channels, or people.
+    """The form of channels, or of people.
 
-    `field` is the plan's, and `key` the field of an item with its id. `options` are those of an item, `of`
-    reads the choice in an entry of the plan, and `entry` makes one. `bulk` are changes for all items.
+    `field` is the field of the plan, `key` the field of an item that has its id. `options` returns the
+    options of an item. `of` returns the choice of an entry of the plan, `entry` the entry of a choice.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Choices:
     filter: str
     filters: Options
     needs: str
-    """What the text field of a row is for."""
+    """The label of the text field of a row."""
     options: Callable[[Json], Options]
     of: Callable[[Json | None, Json], Choice]
     entry: Callable[[Choice, Json], Json | None]
@@ -48,7 +48,7 @@ class Choices:
     outcome: Callable[[Json], str]
     page_options: Options
     bulk: Mapping[str, tuple[str, Json]]
-    """Title and change of the plan, by the name of a button."""
+    """Changes of all items: title and change of the plan, by the name of the button."""
 
 
 def _channel_options(item: Json) -> Options:

@@ -1,4 +1,4 @@
-"""Say in words what an import found, what became of it, and what to do next."""
+"""Describe an import in sentences: its contents, its result and the next step."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -44,17 +44,17 @@ _ISSUE: Final = (
 
 
 def reason_in_words(reason: str) -> str:
-    """Return why something is left out; the code itself if it is not known."""
+    """Return the text of a reason code for leaving something out; the code itself if it is unknown."""
     return _REASONS.get(reason, reason.replace("_", " "))
 
 
 def match_in_words(matched_by: str) -> str:
-    """Return how a person was found in the chat."""
+    """Return the text of a code of `matched_by`."""
     return _MATCHES.get(matched_by, matched_by)
 
 
 def issue_step(reason: str) -> str:
-    """Return what to do about a record that could not be imported."""
+    """Return the next step for a record that could not be imported."""
     return next((step for part, step in _ISSUES if part in reason), _ISSUE)
 
 
@@ -66,12 +66,12 @@ def duration(seconds: float) -> str:
 
 
 def count_sentences(counts: Json) -> list[str]:
-    """Return a sentence for each kind of record: how many were found, and what became of them."""
+    """Return a sentence for each kind of record, with the numbers found, imported and skipped."""
     return [_sentence(kind, counts[kind]) for kind in _KINDS if isinstance(counts.get(kind), Mapping)]
 
 
 def trial_sentences(trial: Json) -> list[str]:
-    """Return what a dry run found out: the counts of the import, and what it takes."""
+    """Return sentences about a dry run: the counts, the estimated time, and the size in Kafka."""
     sentences = count_sentences(trial["counts"])
     size = f"{trial['kafka_records']:,} records, {trial['kafka_bytes'] / 1024:,.0f} KiB"
     if trial["estimated_s"]:
@@ -85,7 +85,7 @@ def trial_sentences(trial: Json) -> list[str]:
 
 
 def undo_sentences(item: Json) -> list[str]:
-    """Return what an undo has taken away, what stays, and why."""
+    """Return sentences about an undo: the numbers removed and retained, with reasons."""
     sentences = [f"{item['withdrawn']:,} messages were taken away."]
     if item["left"]:
         sentences.append(f"{item['left']:,} messages were left to other imports, which have found them too.")
@@ -102,7 +102,7 @@ def undo_sentences(item: Json) -> list[str]:
 
 
 def plan_sentences(plan: Json) -> list[str]:
-    """Return what a plan selects, in words."""
+    """Return sentences about a plan."""
     others = {
         "mapped": "into the channel that a mapping joins them with, or a new one",
         "new": "into new channels",

@@ -1,4 +1,4 @@
-"""The legs of a mapping as fields of a form, as a picture, and what a preview says of them, in words."""
+"""Describe a mapping: the form fields of its legs, their picture, and the sentences of a preview."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -67,7 +67,7 @@ def leg_fields(number: int, places: Mapping[str, str]) -> list[Field]:
 
 
 def legs_picture(item: Json) -> list[Json]:
-    """Return what a picture of a mapping shows of each leg: its place, direction and state."""
+    """Return title, arrow, words and state of each leg, for the picture of a mapping."""
     return [
         {
             **leg,
@@ -81,7 +81,7 @@ def legs_picture(item: Json) -> list[Json]:
 
 
 def preview_sentences(preview: Json) -> list[str]:
-    """Return what a mapping would do: what each conversation can, what does not follow, and what is wrong."""
+    """Return sentences about a preview: capabilities, limitations and problems of each conversation."""
     legs: Sequence[Json] = preview["legs"]
     names = [f"{leg['provider']} {leg['name'] or leg['conversation']}" for leg in legs]
     sentences = ["It can be stored." if preview["ok"] else "It cannot be stored as it is."]

@@ -1,4 +1,4 @@
-"""Two people edit the same object: the second one sees what differs, and chooses."""
+"""Compare the form of an object with the stored one, if another person has changed it meanwhile."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ _OUTDATED = 412
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The version of an object that a form is based on, and what was stored meanwhile.
+    """The version of an object that a form is based on, and the differences from the stored one.
 
-    `differences` are titles with the person's own value, and the stored one.
+    Each difference has the title of a field, the value in the form, and the stored value.
     """
 
     version: int
@@ -34,7 +34,7 @@ def is_outdated(refusal: Refusal) -> bool:
 
 
 def compared(fields: Sequence[Field], mine: Form, stored: Form, version: int) -> Edit:
-    """Return the stored version, and the fields whose values differ from those of the form."""
+    """Return an edit based on the stored version, with each field that differs between form and object."""
     pairs = [(field.title, _text(mine, field), _text(stored, field)) for field in fields]
     return Edit(version, [(title, own, other) for title, own, other in pairs if own != other])
 
@@ -52,5 +52,5 @@ def _text(form: Form, field: Field) -> str:
 CHANGED = Refusal(
     _OUTDATED,
     "Changed meanwhile",
-    "Somebody else has stored this since you opened it. Store yours over it, or take what is stored.",
+    "Another person has changed this since you opened it. Store your values over theirs, or open it again.",
 )

@@ -1,4 +1,4 @@
-"""The forms of an import: its account, its options and answers, and its undo."""
+"""Handle the forms of an import: its account, options, answers and undo."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from services.console.web.action_forms import ActionForms
 from services.console.web.edits import CHANGED, Edit, based_on, compared, is_outdated
 from services.console.web.forms import BadForm, Form, first, values_of
 from services.console.web.frame import Frame, see_other
-from services.console.web.import_plan import import_path
+from services.console.web.import_plan import import_api, import_path
 from services.console.web.visits import Visit
 
 _CHANNELS: Final = {
@@ -71,7 +71,7 @@ Json = Mapping[str, Any]
 
 
 class ImportForms:
-    """The forms beside those of channels and people."""
+    """The forms of an import, except those of channels and people."""
 
     def __init__(self, hub: HubApi, frame: Frame, forms: ActionForms) -> None:
         self._hub = hub
@@ -85,7 +85,7 @@ class ImportForms:
         return await self._account_page(request, visit)
 
     async def start_account(self, request: Request, visit: Visit, form: Form) -> Response:
-        """Begin the import of an account: its lists are read; nothing is published."""
+        """Create the import of an account, which reads its lists. Nothing is published."""
         try:
             accounts = await self._accounts(visit)
             values = values_of(form, [_account_field(accounts), _REPEAT])
@@ -130,7 +130,7 @@ class ImportForms:
     # Answers
 
     async def answer(self, request: Request, visit: Visit, form: Form) -> Response:
-        """Store the answers to what the export leaves open: it is read again with them."""
+        """Store the answers to questions about the export, which is then read again."""
         answers = {
             name.removeprefix(_ANSWER): values[0]
             for name, values in form.items()
@@ -140,7 +140,7 @@ class ImportForms:
             await self._hub.call(
                 visit.member,
                 "PATCH",
-                _api(request, "plan"),
+                import_api(request, "plan"),
                 body={"answers": answers},
                 once=first(form, "once"),
             )
@@ -159,13 +159,13 @@ class ImportForms:
         return self._options_page(request, visit, _form_of(plan), Edit(version))
 
     async def set_options(self, request: Request, visit: Visit, form: Form) -> Response:
-        """Store the options, unless somebody else has stored other ones meanwhile."""
+        """Store the options, unless another person has changed the plan meanwhile."""
         try:
             body = _options_body(form)
             await self._hub.call(
                 visit.member,
                 "PATCH",
-                _api(request, "plan"),
+                import_api(request, "plan"),
                 body=body,
                 once=first(form, "once"),
                 version=based_on(form),
@@ -195,24 +195,24 @@ class ImportForms:
         )
 
     async def _plan(self, request: Request, visit: Visit) -> tuple[Json, int]:
-        """Return the plan, and a version that is not newer. Raises `Refusal`."""
-        job = await self._hub.call(visit.member, "GET", _api(request))
-        plan = await self._hub.call(visit.member, "GET", _api(request, "plan"))
+        """Return the plan, and its version, which may be an older one. Raises `Refusal`."""
+        job = await self._hub.call(visit.member, "GET", import_api(request))
+        plan = await self._hub.call(visit.member, "GET", import_api(request, "plan"))
         return plan, job["plan_version"]
 
     # Undo
 
     async def ask_undo(self, request: Request, visit: Visit) -> Response:
-        """Return the form of the undo: what it takes away now, and what it keeps on demand."""
+        """Return the form of the undo, with the counts of what it would remove."""
         return await self._undo_page(request, visit)
 
     async def undo(self, request: Request, visit: Visit, form: Form) -> Response:
-        """Take away what the import added. The number of messages confirms it."""
+        """Start the undo. The form confirms it with the number of messages."""
         try:
             fields = _undo_fields(0)
             body = values_of(form, fields)
             await self._hub.call(
-                visit.member, "POST", _api(request, "undo"), body=body, once=first(form, "once")
+                visit.member, "POST", import_api(request, "undo"), body=body, once=first(form, "once")
             )
         except Refusal as refusal:
             return await self._undo_page(request, visit, form, refusal)
@@ -222,8 +222,8 @@ class ImportForms:
         self, request: Request, visit: Visit, form: Form | None = None, refusal: Refusal | None = None
     ) -> Response:
         try:
-            found = await self._hub.call(visit.member, "GET", _api(request, "undo"))
-            job = await self._hub.call(visit.member, "GET", _api(request))
+            found = await self._hub.call(visit.member, "GET", import_api(request, "undo"))
+            job = await self._hub.call(visit.member, "GET", import_api(request))
         except Refusal as error:
             return self._frame.refused(visit, error, import_path(request))
         action = Action(
@@ -240,11 +240,6 @@ class ImportForms:
             form=form,
             refusal=refusal,
         )
-
-
-def _api(request: Request, part: str = "") -> str:
-    path = f"/api/imports/{quote(request.path_params['id'], safe='')}"
-    return f"{path}/{part}" if part else path
 
 
 def _account_field(accounts: Sequence[Json]) -> Field:

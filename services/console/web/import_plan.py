@@ -1,4 +1,4 @@
-"""The steps of an import in which people choose for single channels and persons, some on each page."""
+"""Handle the steps of an import that set the plan of single channels and people, page by page."""
 
 import asyncio
 import secrets
@@ -25,7 +25,7 @@ Json = Mapping[str, Any]
 
 
 class ImportPlanPages:
-    """The forms of channels and people. Only what a person has changed is sent."""
+    """The forms of channels and people. A form sends only changed rows."""
 
     def __init__(self, hub: HubApi, frame: Frame) -> None:
         self._hub = hub
@@ -36,7 +36,7 @@ class ImportPlanPages:
         return await self._show(CHANNELS, request, visit)
 
     async def change_channels(self, request: Request, visit: Visit, form: Form) -> Response:
-        """Store what was chosen for the channels of a page."""
+        """Store the choices for the channels of a page."""
         return await self._change(CHANNELS, request, visit, form)
 
     async def people(self, request: Request, visit: Visit) -> Response:
@@ -44,7 +44,7 @@ class ImportPlanPages:
         return await self._show(PEOPLE, request, visit)
 
     async def change_people(self, request: Request, visit: Visit, form: Form) -> Response:
-        """Store what was chosen for the people of a page."""
+        """Store the choices for the people of a page."""
         return await self._change(PEOPLE, request, visit, form)
 
     async def _show(
@@ -56,7 +56,7 @@ class ImportPlanPages:
         mine: Mapping[str, Choice] | None = None,
         refusal: Refusal | None = None,
     ) -> Response:
-        """Return a page of rows. `mine` are choices that were not stored: others were stored meanwhile."""
+        """Return a page of rows. `mine` are choices of the form that were not stored, by item id."""
         path = import_path(request)
         params = _params(choices, request)
         try:
@@ -93,8 +93,8 @@ class ImportPlanPages:
                 await self._store(request, visit, form, choices.bulk[do][1], None)
             elif mine := await self._store_rows(choices, request, visit, form):
                 detail = (
-                    "Somebody else has chosen otherwise for some of these meanwhile. Nothing was stored: "
-                    "compare, choose, and store it again."
+                    "Another person has changed some of these rows meanwhile. Nothing was stored: compare "
+                    "them, and store yours again."
                 )
                 conflict = Refusal(409, "Changed meanwhile", detail)
                 return await self._show(choices, request, visit, mine=mine, refusal=conflict)
@@ -111,7 +111,7 @@ class ImportPlanPages:
     async def _next(self, choices: Choices, request: Request, visit: Visit) -> Response:
         """Go on to the next page of rows, or to the next step."""
         path, params = import_path(request), _params(choices, request)
-        found = await self._hub.call(visit.member, "GET", _api(request, choices.path), params=params)
+        found = await self._hub.call(visit.member, "GET", import_api(request, choices.path), params=params)
         if not found["next_cursor"]:
             return see_other(f"{path}/{'channels' if choices is PEOPLE else 'options'}")
         query = {**params, "cursor": found["next_cursor"]}
@@ -121,7 +121,7 @@ class ImportPlanPages:
     async def _store_rows(
         self, choices: Choices, request: Request, visit: Visit, form: Form
     ) -> Mapping[str, Choice]:
-        """Store the rows that were changed; return all that were sent if others have changed one of them."""
+        """Store the changed rows; if another person changed one of them, return all choices instead."""
         sent = _sent(form)
         for _ in range(_ATTEMPTS):
             job, plan, found = await self._read(choices, request, visit, _params(choices, request))
@@ -143,7 +143,7 @@ class ImportPlanPages:
                     raise
                 continue
             return {}
-        raise Refusal(409, "Changed meanwhile", "the plan changes all the time: try it again")
+        raise Refusal(409, "Changed meanwhile", "the plan changed while it was updated: try again")
 
     async def _store(
         self, request: Request, visit: Visit, form: Form, change: Json, version: int | None
@@ -151,7 +151,7 @@ class ImportPlanPages:
         await self._hub.call(
             visit.member,
             "PATCH",
-            _api(request, "plan"),
+            import_api(request, "plan"),
             body=change,
             once=first(form, "once"),
             version=version,
@@ -164,7 +164,10 @@ class ImportPlanPages:
         job, plan, found = await asyncio.gather(
             *(
                 self._hub.call(
-                    visit.member, "GET", _api(request, part), params=params if part == choices.path else {}
+                    visit.member,
+                    "GET",
+                    import_api(request, part),
+                    params=params if part == choices.path else {},
                 )
                 for part in ("", "plan", choices.path)
             )
@@ -173,7 +176,7 @@ class ImportPlanPages:
 
 
 _NO_ITEM: Final[Json] = {"proposed_user_id": None}
-"""In place of an item that is not on the page any more."""
+"""Stands for an item that is no longer on the page."""
 
 
 def import_path(request: Request) -> str:
@@ -181,13 +184,14 @@ def import_path(request: Request) -> str:
     return f"/console/imports/{quote(request.path_params['id'], safe='')}"
 
 
-def _api(request: Request, part: str) -> str:
+def import_api(request: Request, part: str = "") -> str:
+    """Return the path of the import in the API, or of a part of it."""
     path = f"/api/imports/{quote(request.path_params['id'], safe='')}"
     return f"{path}/{part}" if part else path
 
 
 def _params(choices: Choices, request: Request) -> dict[str, str]:
-    """Return the parameters of the list that stand in the address."""
+    """Return the parameters of the list's API that the address has."""
     names = ("query", choices.filter, "cursor")
     given = {name: request.query_params.get(name, "")[:_MAX_ADDRESS_PART] for name in names}
     return {"limit": str(_ROWS)} | {name: value for name, value in given.items() if value}

@@ -57,7 +57,7 @@ class ImportPages:
         )
 
     async def upload(self, request: Request, visit: Visit) -> Response:
-        """Pass on a request of tus: announce an upload, ask for its offset, or append a part."""
+        """Forward a tus request: create an upload, read its offset, or append a part."""
         upload_id = request.path_params.get("id")
         path = "/api/uploads" + (f"/{quote(upload_id, safe='')}" if upload_id else "")
         body = bytearray()

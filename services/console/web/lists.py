@@ -1,4 +1,4 @@
-"""The pages of lists: a page of rows, the rows as CSV, and the views that a member has saved."""
+"""Show lists: a page of rows, the rows as CSV, and the saved views of a member."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
@@ -33,13 +33,13 @@ class ListPages:
     """Lists of all kinds. Only the services select and sort: a page never sorts its rows."""
 
     def __init__(self, hub: HubApi, frame: Frame, views: SavedViews | None) -> None:
-        """Without `views`, there are none to save: the reader is no member."""
+        """Set `views` to None for readers that are no members: they cannot save views."""
         self._hub = hub
         self._frame = frame
         self._views = views
 
     def pages(self, kind: Kind) -> Iterator[tuple[str, Page]]:
-        """Yield the pages of a kind, with what their addresses have behind that of the list."""
+        """Yield the suffix of each page's address, and the page."""
         for suffix, page in (("", self._list), (".csv", self._csv), ("/export", self._export)):
             yield suffix, _bound(page, kind)
 
@@ -105,7 +105,7 @@ class ListPages:
         return Response(csv_of(selection.shown, items), headers=headers, media_type="text/csv")
 
     async def _export(self, kind: Kind, request: Request, visit: Visit) -> Response:
-        """Return the page where a long list is downloaded file by file."""
+        """Return the page from which a long list is downloaded in several files."""
         selection, cursor = _asked(kind, request)
         here = list_address(kind, request)
         try:
@@ -147,9 +147,9 @@ class ListPages:
         path, name = first(form, "path")[:_MAX_PATH], first(form, "name").strip()
         kind = kind_of(KINDS, path)
         if kind is None:
-            raise BadForm("there is no such list: open it, and save its view there")
+            raise BadForm("there is no such list: save a view on the page of a list")
         if not name or len(name) > MAX_NAME:
-            raise BadForm(f"Name: it has 1 to {MAX_NAME} letters")
+            raise BadForm(f"Name: enter 1 to {MAX_NAME} characters")
         query = Selection.of(kind, QueryParams(first(form, "query"))).query()
         key = visit.member.key
         if self._views is None:
@@ -171,7 +171,7 @@ class ListPages:
 
 
 def _asked(kind: Kind, request: Request) -> tuple[Selection, str]:
-    """Return what an address asks for: the selection, and the cursor of the page."""
+    """Return the selection and the cursor of an address."""
     parameters = request.query_params
     return Selection.of(kind, parameters), parameters.get("cursor", "")[:MAX_CURSOR]
 

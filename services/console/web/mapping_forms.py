@@ -1,4 +1,4 @@
-"""Map conversations: find them at their providers, preview what follows, create and change a mapping."""
+"""Find conversations at their providers; preview, create and change a mapping of them."""
 
 import asyncio
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class MappingForms:
         self._forms = forms
 
     async def find(self, request: Request, visit: Visit) -> Response:
-        """Return the conversations of an account that fit a text: each leads to the form."""
+        """Return the conversations of an account with a text in their names, each with a link to the form."""
         params = {name: request.query_params.get(name, "")[:_MAX_TEXT] for name in ("place", "query")}
         cursor = request.query_params.get("cursor", "")[:2000]
         places: Mapping[str, str] = {}
@@ -164,7 +164,7 @@ class MappingForms:
         )
 
     async def _item(self, request: Request, visit: Visit) -> Json | None:
-        """Return the mapping that is changed; None for a new one. Raises `Refusal`."""
+        """Return the mapping in the address; None for a new one. Raises `Refusal`."""
         mapping = request.path_params.get("id")
         if mapping is None:
             return None
@@ -198,7 +198,7 @@ def _form_address(place: str, conversation: str) -> str:
 
 
 def _fields(places: Mapping[str, str], *forms: Form) -> list[Field]:
-    """Return the fields of a mapping: those of its legs and of some more, and of its settings."""
+    """Return the fields of a mapping, with an empty leg more than the forms fill in."""
     filled = [0]
     for form in forms:
         filled += [number + 1 for number in range(MAX_LEGS) if first(form, f"conversation-{number}")]
@@ -227,7 +227,7 @@ def _form_of(item: Json) -> Form:
 
 
 def _body(form: Form, item: Json | None) -> Json:
-    """Return the body of the call. What was not changed stays exactly as it is. Raises `BadForm`."""
+    """Return the body of the call, with the stored values of unchanged fields. Raises `BadForm`."""
     legs: list[Json] = []
     for number in range(MAX_LEGS):
         place, conversation = first(form, f"place-{number}"), first(form, f"conversation-{number}").strip()

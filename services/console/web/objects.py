@@ -27,7 +27,7 @@ FormPage = Callable[[Request, Visit, Form], Awaitable[Response]]
 
 
 class ObjectPages:
-    """Pages that are made of the data in `pages`: each knows its API, and no rules of it."""
+    """The pages of objects, which the data in `pages` describes."""
 
     def __init__(self, hub: HubApi, frame: Frame, forms: ActionForms) -> None:
         self._hub = hub
@@ -35,7 +35,7 @@ class ObjectPages:
         self._forms = forms
 
     def pages(self, kind: Kind) -> Iterator[tuple[str, Page]]:
-        """Yield the pages of a kind, with what their addresses have behind that of the kind."""
+        """Yield the suffix of each page's address, and the page."""
         for action in kind.list_actions:
             yield f"/do/{action.name}", self._bound_action(kind, action)
         for action in kind.actions:
@@ -47,7 +47,7 @@ class ObjectPages:
             yield "/{id}", self._bound(self._detail, kind)
 
     def forms(self, kind: Kind) -> Iterator[tuple[str, FormPage]]:
-        """Yield what the forms of a kind do, with what their addresses have behind that of the kind."""
+        """Yield the suffix of each form's address, and its handler."""
         for action in kind.list_actions:
             yield f"/do/{action.name}", self._bound_form(kind, action)
         for action in kind.actions:
@@ -93,7 +93,7 @@ class ObjectPages:
         return await self._hub.call(visit.member, "GET", path)
 
     async def _read_parts(self, kind: Kind, request: Request, visit: Visit) -> list[tuple[str, Any]]:
-        """Return the parts of an object, read side by side; a refusal in place of one that is not there."""
+        """Read the parts of an object concurrently; return title and content, or a refusal, of each."""
 
         async def read_part(part: Part) -> tuple[str, Any]:
             try:
@@ -149,7 +149,7 @@ class ObjectPages:
         )
 
     async def _act(self, kind: Kind, action: Action, request: Request, visit: Visit, form: Form) -> Response:
-        """Make the call of an action; go back to where it was asked for, or show what its answer has."""
+        """Make the call of an action. Redirect to the page that asked, or show fields of the response."""
         fields = action.fields
         item = {name: str(value) for name, value in request.path_params.items()}
         try:
@@ -207,7 +207,7 @@ def _attachment(content: bytes, name: str) -> Response:
 
 
 def _links(links: Sequence[Link], item: Json, visit: Visit) -> list[tuple[str, str]]:
-    """Return the titles and addresses of the links that make sense for an object and a member."""
+    """Return title and address of each link that fits the object and that the member may follow."""
     key = visit.member.key
     return [
         (link.title, filled(link.href, item))
@@ -217,7 +217,7 @@ def _links(links: Sequence[Link], item: Json, visit: Visit) -> list[tuple[str, s
 
 
 def _back(kind: Kind, request: Request, action: Action | None = None) -> str:
-    """Return where a form was opened: the object, or the list if it has no page or is deleted."""
+    """Return the address of the object, or of its list if it has no page or was deleted."""
     is_gone = action is not None and action.method == "DELETE"
     object_id = request.path_params.get("id")
     if object_id is None or not kind.has_details or is_gone:

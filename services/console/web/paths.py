@@ -1,4 +1,4 @@
-"""Addresses of lists and objects, and the message that an address has for what was done."""
+"""Build the addresses of lists and objects, and read the `done` message of an address."""
 
 from urllib.parse import quote
 
@@ -18,7 +18,7 @@ def filled(pattern: str, values: Json) -> str:
 
 
 def list_address(kind: Kind, request: Request) -> str:
-    """Return the address of the list that a request is for, or whose object it is for."""
+    """Return the address of the requested list, or of the list with the requested object."""
     return "/console/" + filled(kind.path, request.path_params)
 
 

@@ -1,4 +1,4 @@
-"""What a list shows: filters, range of time, order and columns. All of it is in the address."""
+"""Read filters, time range, order and columns of a list from its address, and write them into one."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Parameters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a list shows, without the place of its page.
+    """Filters, order and columns of a list, without the cursor.
 
-    `order` is empty for the first one of the kind, `columns` for all of them.
+    `order` is empty for the default order of the kind, `columns` for all columns.
     """
 
     kind: Kind
@@ -35,7 +35,7 @@ class Selection:
 
     @classmethod
     def of(cls, kind: Kind, parameters: Parameters) -> "Selection":
-        """Return the selection of an address. What the list does not know is left out."""
+        """Return the selection of an address. Unknown filters, orders and columns are ignored."""
         values = {item.name: parameters.get(item.name, "")[:_MAX_VALUE] for item in kind.all_filters}
         order = parameters.get(_ORDER, "")
         known = [column.name for column in kind.columns]

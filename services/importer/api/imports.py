@@ -253,7 +253,7 @@ class ImportsApi:
                 await asyncio.sleep(_EVENT_INTERVAL_S)
 
     async def _checked(self, job: ImportJob, plan: Plan) -> tuple[Plan, list[str]]:
-        """Return a plan without answers to unknown choices, and what it names that the export has not."""
+        """Return the plan without answers to unknown questions, and warnings about unknown ids."""
         warnings = []
         known = {choice["id"] for choice in job.summary.choices} if job.summary else set()
         if unknown := sorted(plan.answers.keys() - known):

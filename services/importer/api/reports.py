@@ -179,7 +179,7 @@ def _files_of(job: ImportJob) -> Mapping[str, Any]:
 
 
 def _not_determined(job: ImportJob) -> list[str]:
-    """Return what the report cannot say."""
+    """Return sentences about facts that the import could not determine."""
     counts = (job.trial if job.is_dry_run else job.counts) or {}
     notes = []
     if job.is_dry_run:

@@ -25,7 +25,7 @@ _MAX_IDS_PER_QUERY: Final = 50
 _SEARCHED: Final = {"position": 1, "name": 1, "conversation": 1, "person_id": 1, "kind": 1, "matched_by": 1}
 _MAX_CREATED: Final = 20_000
 GUEST: Final = "guest"
-"""How a person is matched who is no user of the chat."""
+"""The match of a person who is no user of the chat."""
 
 
 class ContentRecord(Record):
@@ -159,7 +159,7 @@ class Contents:
                 yield document["person_id"]
 
     async def count_people(self, import_id: str) -> dict[str, int]:
-        """Return how many people were matched in each way."""
+        """Return the number of people by `matched_by`."""
         counts: Counter[str] = Counter()
         with translate_errors():
             async for document in self._people.find({"import_id": import_id}, {"matched_by": 1}):
