@@ -157,6 +157,7 @@ class MembersApi:
         after = await self._members.change(key.workspace, member_id, **fields)
         if before.role == "admin" != after.role and not await self._has_admin(key.workspace):
             await self._members.change(key.workspace, member_id, role="admin")
+            await self._keyring.members.announce(member_id)
             raise Conflict(_LAST_ADMIN)
         await self._keyring.members.announce(member_id)
         return MemberOut.of(after)
@@ -172,7 +173,8 @@ class MembersApi:
             fields: dict[str, Any] = {"removed_at": now} if before.has_identity else {"deleted_at": now}
             await self._members.change(key.workspace, member_id, **fields)
             if before.role == "admin" and not await self._has_admin(key.workspace):
-                await self._members.undelete(key.workspace, member_id)
+                await self._members.undo_removal(key.workspace, member_id)
+                await self._keyring.members.announce(member_id)
                 raise Conflict(_LAST_ADMIN)
         await self._keyring.members.announce(member_id)
         return Response(status_code=204)
@@ -225,7 +227,8 @@ class MembersApi:
         """Insert a member within the quota. Raises `Conflict` beyond it, `Duplicate` if the id exists."""
 
         async def undo() -> None:
-            await self._members.change(record.workspace, record.id, deleted_at=utcnow())
+            await self._members.undo_insert(record.id)
+            await self._keyring.members.announce(record.id)
 
         async with self._members.reserve(record.workspace, self._per_workspace, undo):
             await self._members.insert(record)

@@ -164,8 +164,13 @@ class Members:
             )
         return _found(document)
 
-    async def undelete(self, workspace: str, member_id: str) -> None:
-        """Take a removal back that turned out to be one too many."""
+    async def undo_insert(self, member_id: str) -> None:
+        """Delete a member without a trace: a tombstone would keep the same identity from signing in."""
+        with translate_errors():
+            await self._collection.delete_one({"_id": member_id})
+
+    async def undo_removal(self, workspace: str, member_id: str) -> None:
+        """Make a removed or deleted member active again."""
         with translate_errors():
             await self._collection.update_one(
                 {"_id": member_id, "workspace": workspace},
