@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from tests.console.test_browser import FAINT, LIGHT, NARROWEST, OBJECTED, VIOLATIONS, axe, resize
 from tests.console.test_connect import BOT_TOKEN, somebody, telegram
-from tests.console.test_connect_window import CHAT, connect
+from tests.console.test_connect_window import CHAT, connect, window_of
 from tests.support.backends import Bus, Store
 from tests.support.browser import CHROMIUM, Browser, Tab, browser
 from tests.support.fakes.oauth_hub import OAuthHub
+from tests.support.npm import Unavailable
 from tests.support.provider_hosts import HostRequest, Reply
 from tests.support.recorded_secrets import record_secret
 
+__all__ = ["axe"]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 CONTENT = {"html": ""}
 """The body of the chat's page, and of another site's."""
@@ -166,3 +169,50 @@ async def test_what_goes_wrong_is_an_event(stage: OAuthHub, started: Browser) ->
         await tab.evaluate("events.length = 0")
         await tab.press("interlink-connect")
         assert await events(tab, 1) == [["failed", {"error": "no_session"}]]
+
+
+async def test_every_page_is_legible_in_both_themes_wide_and_narrow(
+    stage: OAuthHub, axe: str | Unavailable
+) -> None:
+    somebody(stage, "github")
+    body: dict[str, Any] = {"customer": "looks", "events": ["message.created"], "origins": [CHAT]}
+    webhook = {"name": "n" * 60, "url": "https://receiver.example/", "events": ["message.created"]}
+    made = stage.hub.call("POST", "/api/outgoing-webhooks", {**webhook, "customer": "looks"}, expect=201)
+    own = {"background": "#101820", "text": "#f0f0f0", "accent": "#1a7f37", "radius": "6px"}
+    found: list[Any] = []
+    async with browser(width=1280, height=900, flags=[LIGHT]) as started:
+        for theme in ({}, own):
+            portal = stage.hub.call("POST", "/api/portal-sessions", {**body, "theme": theme}, expect=201)
+            window = connect(stage.hub, theme=theme, user="u" * 60)
+            base, chat_page = stage.hub.url("gateway"), f"/console/connect/{window['id']}"
+            home = f"/console/portal/{portal['id']}/webhooks"
+            item = f"{home}/{made['id']}"
+            paths = [home, f"{home}/do/create", item, f"{item}/do/edit"]
+            paths += [f"{item}/deliveries", chat_page]
+            paths += [f"{chat_page}/telegram/bot_token", f"{chat_page}/done?integration_id=unknown"]
+            async with started.user() as tab:
+                await tab.goto(portal["url"])
+                await tab.goto(base + window_of(window))
+                for width, scheme in OBJECTED[:1] if theme else OBJECTED:
+                    await tab.evaluate(f"localStorage.setItem('theme', '{scheme}')")
+                    for path in paths:
+                        await tab.goto(base + path)
+                        # The forms of a window are hidden until the chat's page has answered.
+                        await tab.evaluate(
+                            "document.querySelectorAll('#asked').forEach((it) => it.hidden = 0)"
+                        )
+                        shown = await tab.evaluate("document.documentElement.dataset.bsTheme")
+                        if shown != ("dark" if theme else scheme):
+                            found.append((path, scheme, shown))
+                        if await tab.evaluate("document.querySelectorAll('h1').length") != 1:
+                            found.append((path, "headings"))
+                        await resize(tab, NARROWEST)
+                        if await tab.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                            found.append((path, f"is wider than {NARROWEST} px"))
+                        await resize(tab, width)
+                        looked = [(path, scheme, text) for text in await tab.evaluate(FAINT)]
+                        if isinstance(axe, str):
+                            await tab.evaluate(axe)
+                            looked += [(path, scheme, item) for item in await tab.evaluate(VIOLATIONS)]
+                        found += looked
+    assert found == []
