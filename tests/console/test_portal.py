@@ -204,6 +204,12 @@ def test_sessions_end_by_time_and_with_their_key_in_every_process(
         assert used.status_code == 403
         hub.call("DELETE", f"/api/api-keys/{key['id']}", expect=204)
         assert httpx.get(there, headers={"cookie": own}).status_code == 404
+    member = hub.call("POST", "/api/members", {"name": "chat", "role": "admin"}, expect=201)
+    demoted = hub.call("POST", "/api/portal-sessions", body, key=member["key"], expect=201)
+    page = guest.open(path_of(demoted["url"]))
+    assert page.status == 200
+    hub.call("PATCH", f"/api/members/{member['id']}", {"role": "viewer"})
+    assert guest.open(page.path).status == 404
     late = portal(hub, customer="late")
     page = guest.open(path_of(late["url"]))
     secrets = [parse_qs(urlsplit(late["url"]).query)["code"][0]]

@@ -59,13 +59,17 @@ class EmbeddedVisits:
     async def session_of(self, request: Request, prefix: str) -> EmbeddedSession | None:
         """Return the session in the address of a request, also one that has expired.
 
-        Return None if there is none, or if the API key that created it has expired or was revoked. `prefix`
-        begins the ids of the wanted kind of sessions. Afterwards, the origins of a portal may embed the
-        response. Raises `DatabaseUnavailable`.
+        Return None if there is none, or if the API key or member that created it may not do so any more.
+        `prefix` begins the ids of the wanted kind of sessions. Afterwards, the origins of a portal may embed
+        the response. Raises `DatabaseUnavailable`.
         """
         session_id = request.path_params["session"]
         session = await self._sessions.find(session_id) if session_id.startswith(prefix) else None
-        if session is None or not await self._keyring.is_valid(session.key_id):
+        if session is None:
+            return None
+        if not await self._keyring.is_valid(
+            session.key_id, "portal:write" if session.portal else "connect:write"
+        ):
             return None
         if session.portal:
             setattr(request.state, _ANCESTORS, session.origins)

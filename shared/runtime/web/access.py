@@ -160,13 +160,14 @@ class Keyring:
         """Remove every member of a workspace, also those who were removed before, for good."""
         await self.members.delete_all({"workspace": workspace}, {"digest": None})
 
-    async def is_valid(self, key_id: str) -> bool:
-        """Return whether there is a key, or a member, with this id that has not expired or been revoked.
+    async def is_valid(self, key_id: str, scope: Scope) -> bool:
+        """Return whether the key, or the member, with this id is valid now and has a scope.
 
         Otherwise as `authenticate`. It is no use of the key.
         """
         await self._configuration.ensure_current()
-        return self._checked(self._by_id.get(key_id), is_use=False) is not None
+        key = self._checked(self._by_id.get(key_id), is_use=False)
+        return key is not None and key.allows(scope)
 
     def _valid(self, key_digest: str, *, is_use: bool) -> ApiKey | None:
         return self._checked(self._by_digest.get(key_digest), is_use=is_use)
