@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
-"""Nothing that has a meaning in a header, such as a semicolon or an asterisk."""
+"""A host without characters that have a meaning in a header, such as a semicolon or an asterisk."""
 MAX_ORIGIN: Final = 300
 
 

@@ -1,9 +1,9 @@
-// A page of the window in which an account is connected. It shows its forms only if the page that has opened the
-// window is of the session's origin, and reports results to that origin only.
+// The script of a connect session's window. It shows the forms only if the page that opened the window has the session's
+// origin, and reports results to that origin only.
 const page = document.querySelector("#window");
 const { origin, session, result } = JSON.parse(page.dataset.report);
 
-function tell(type, content = {}) {
+function send(type, content = {}) {
   opener?.postMessage({ type: `interlink-connect:${type}`, session, ...content }, origin);
 }
 
@@ -13,5 +13,5 @@ addEventListener("message", ({ data, source, origin: from }) => {
   const [asked, unasked] = ["#asked", "#unasked"].map((id) => page.querySelector(id));
   if (asked) [asked.hidden, unasked.hidden] = [false, true];
 });
-if (result) tell("result", { result });
-else tell("hello");
+if (result) send("result", { result });
+else send("hello");

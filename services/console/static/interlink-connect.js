@@ -1,7 +1,7 @@
-// <interlink-connect session="..."> opens a window of the hub, in which a person connects an account, and reports the
-// result to the page by events. See docs/how-to/embed-the-hub.md. It needs nothing else, and no host name in common.
+// <interlink-connect session="..."> opens a window of the hub, in which a user connects an account, and dispatches the
+// result as events. It works on pages of any host. See docs/how-to/embed-the-hub.md.
 const hub = new URL(import.meta.url).origin;
-const LOOK_MS = 400;
+const POLL_MS = 400;
 const style = new CSSStyleSheet();
 style.replaceSync(`
   :host { display: inline-block }
@@ -42,19 +42,19 @@ class InterlinkConnect extends HTMLElement {
   open() {
     const session = this.getAttribute("session") ?? "";
     const [id, code] = session.split(".");
-    if (!id || !code) return this.#tell("failed", { error: "no_session" });
+    if (!id || !code) return this.#dispatch("failed", { error: "no_session" });
     if (this.#window && !this.#window.closed) {
       this.#window.focus();
-      return this.#tell("focused");
+      return this.#dispatch("focused");
     }
     const address = `${hub}/console/connect/${encodeURIComponent(id)}/open?code=${encodeURIComponent(code)}`;
     this.#window = window.open(address, `interlink-${id}`, "popup,width=520,height=720");
-    if (!this.#window) return this.#tell("failed", { error: "popup_blocked" });
+    if (!this.#window) return this.#dispatch("failed", { error: "popup_blocked" });
     this.#window.focus();
     this.#timer = setInterval(() => {
-      if (this.#window.closed) { this.#end(); this.#tell("closed"); }
-    }, LOOK_MS);
-    this.#tell("opened");
+      if (this.#window.closed) { this.#end(); this.#dispatch("closed"); }
+    }, POLL_MS);
+    this.#dispatch("opened");
   }
 
   #message({ data, source, origin }) {
@@ -66,8 +66,8 @@ class InterlinkConnect extends HTMLElement {
     } else if (data.type === "interlink-connect:result") {
       const { status, provider, integrationId, confirmationCode, error } = data.result;
       this.#end();
-      if (status === "failed") this.#tell("failed", { error, integrationId });
-      else this.#tell("connected", { status, provider, integrationId, confirmationCode });
+      if (status === "failed") this.#dispatch("failed", { error, integrationId });
+      else this.#dispatch("connected", { status, provider, integrationId, confirmationCode });
     }
   }
 
@@ -78,7 +78,7 @@ class InterlinkConnect extends HTMLElement {
     if (opened && !opened.closed) opened.close();
   }
 
-  #tell(name, detail = {}) {
+  #dispatch(name, detail = {}) {
     this.dispatchEvent(new CustomEvent(`interlink-connect:${name}`, { detail, bubbles: true, composed: true }));
   }
 }

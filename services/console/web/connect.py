@@ -1,4 +1,4 @@
-"""Connect accounts: the forms of connect options, the way to the provider and back, and OAuth apps."""
+"""The forms of connect options and OAuth apps, the redirect to the provider, and the result."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final

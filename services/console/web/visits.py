@@ -1,4 +1,4 @@
-"""Requests of browsers: who they are from, whether a form is of the console, and headers of pages."""
+"""Sessions of browsers' requests, the check of a form's origin, and the headers of pages."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ Page = Callable[[Request, Visit], Awaitable[Response]]
 
 
 class OwnOrigin:
-    """Tells forms of the hub's pages from those of other sites."""
+    """Checks that a form was sent by a page of the hub."""
 
     def __init__(self, public_base: str) -> None:
         """`public_base` is the hub's public address."""
@@ -66,9 +66,9 @@ class OwnOrigin:
         self.is_https = base.scheme == "https"
 
     def sent(self, request: Request) -> bool:
-        """Return whether a page of the hub sent a form: browsers always say where a form is from.
+        """Return whether a page of the hub sent a form: browsers send the page's origin with every form.
 
-        Without https, the hub may have several addresses, such as localhost: the one that was called counts.
+        Without https, the hub may have several addresses, such as localhost: the called one is accepted.
         """
         origin = request.headers.get("origin", "")
         if origin == self._origin:

@@ -1,4 +1,4 @@
-"""The form of an outgoing webhook: its events are picked, and its filter and projection are tried first."""
+"""The form of an outgoing webhook, with a choice of event types and a preview of filter and projection."""
 
 import asyncio
 import secrets
@@ -176,7 +176,7 @@ class WebhookForms:
         )
 
     async def _types(self, visit: Visit) -> Sequence[tuple[str, Sequence[Json]]]:
-        """Return the event types by what their names begin with; none if the gateway does not answer."""
+        """Return the event types, grouped by the first part of their names; none if the gateway is away."""
         found: list[Json] = []
         params = {"limit": "500"}
         reader = _reader(visit)
@@ -199,7 +199,7 @@ class WebhookForms:
     async def _samples(self, visit: Visit, item: Json | None) -> Sequence[Json]:
         """Return the newest delivery of each event type, as sample events for a preview.
 
-        A customer gets those of the webhook: deliveries of others are none of his.
+        A customer gets deliveries of the webhook only.
         """
         params = {"limit": _SAMPLES}
         if visit.member.key.customer is not None:
@@ -244,13 +244,16 @@ class WebhookForms:
 
 
 def _is_offered(pattern: str, visit: Visit) -> bool:
-    """Return whether the form offers a pattern: a customer may not subscribe to every event."""
+    """Return whether the form offers a pattern. A customer's form offers the session's event types."""
     customer = visit.member.key.customer
     return customer is None or includes(customer.events, pattern)
 
 
 def _reader(visit: Visit) -> Member:
-    """Return who reads event types: for a customer the console itself, which offers only some of them."""
+    """Return the member to read event types for.
+
+    A customer's key cannot read them, so the console reads all, and offers some: see `_is_offered`.
+    """
     key = visit.member.key
     if key.customer is None:
         return visit.member
@@ -258,7 +261,7 @@ def _reader(visit: Visit) -> Member:
 
 
 def _unlisted(found: Sequence[Json], visit: Visit) -> list[Json]:
-    """Return the types of a customer that nobody has described."""
+    """Return a customer's event types that the catalogue does not have, as entries of it."""
     names = {item["name"] for item in found}
     events = visit.member.key.customer.events if visit.member.key.customer else ()
     return [
@@ -278,7 +281,7 @@ def _is_open(group: str, members: Sequence[Json], chosen: Sequence[str], form: F
 
 
 def _action(item: Json | None) -> Action:
-    """Return the action of the form, with its title and what it says when it is done."""
+    """Return the action of the form, with its title and its message when it is done."""
     actions = WEBHOOKS.list_actions if item is None else WEBHOOKS.actions
     return next(action for action in actions if action.name == ("create" if item is None else "edit"))
 
@@ -316,7 +319,7 @@ def _body(form: Form, item: Json | None) -> dict[str, Any]:
 
 
 def _compared(form: Form, item: Json) -> Edit:
-    """Return what somebody else has stored meanwhile."""
+    """Return the differences between the form and the webhook that somebody else has changed."""
     stored = _form_of(item)
     mine = {**form, "events": ["\n".join(sorted(_patterns(form)))]}
     stored["events"] = ["\n".join(sorted(_patterns(stored)))]

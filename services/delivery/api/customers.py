@@ -1,4 +1,4 @@
-"""What keys of customers may do: subscribe to offered events, see deliveries of the customer's webhooks."""
+"""Limits of customers' keys: their webhooks' deliveries, and the event types of the key."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,10 @@ from shared.webhooks.patterns import includes
 
 
 class CustomerDeliveries:
-    """Finds deliveries for keys of workspaces and of customers. Methods raise `DatabaseUnavailable`."""
+    """Finds deliveries for keys of workspaces and of customers.
+
+    Every method raises `DatabaseUnavailable`.
+    """
 
     def __init__(self, deliveries: DeliverySearch, webhooks: WebhookRepository) -> None:
         self._deliveries = deliveries
@@ -28,7 +31,7 @@ class CustomerDeliveries:
         if customer is None:
             return
         if webhook_id is None:
-            error = FieldError("webhook_id", "name one of your webhooks")
+            error = FieldError("webhook_id", "give the id of one of your webhooks")
             raise Invalid("some fields are not acceptable", errors=(error,))
         await self._webhooks.check_exists(webhook_id, workspace=key.workspace, customer=customer)
 
@@ -45,11 +48,14 @@ class CustomerDeliveries:
 
 
 def check_patterns(key: ApiKey, events: Sequence[str], accepted: Sequence[str] = ()) -> None:
-    """Raise `Invalid` for event patterns that a customer may not have, unless they are among `accepted`."""
+    """Check that a key may subscribe to patterns of event types; those of `accepted` always pass.
+
+    Raises `Invalid` for a customer's key that does not include a pattern.
+    """
     if key.customer is None:
         return
     errors = [
-        FieldError(f"events.{position}", "this event type is not offered here: choose one of the list")
+        FieldError(f"events.{position}", "this event type is not offered here: choose one from the list")
         for position, pattern in enumerate(events)
         if pattern not in accepted and not includes(key.customer.events, pattern)
     ]

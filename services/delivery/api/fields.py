@@ -13,7 +13,7 @@ from shared.runtime.web.problems import to_utc
 CustomerReader = Annotated[ApiKey, Depends(requires("webhooks:read", customers=True))]
 CustomerOperator = Annotated[ApiKey, Depends(requires("webhooks:operate", customers=True))]
 CustomerWriter = Annotated[ApiKey, Depends(requires("webhooks:write", customers=True))]
-"""Keys of customers too. The route gives them only what is of the customer: see `customer_of`."""
+"""Also accept keys of customers. The route limits these to the customer's objects: see `customer_of`."""
 Reader = Annotated[ApiKey, Depends(requires("webhooks:read"))]
 Operator = Annotated[ApiKey, Depends(requires("webhooks:operate"))]
 Writer = Annotated[ApiKey, Depends(requires("webhooks:write"))]
@@ -23,7 +23,7 @@ CustomerId = Annotated[
         min_length=1,
         max_length=200,
         pattern=r"^[^\x00-\x1f\x7f]*$",
-        description="Your own id of the customer whose webhook it is.",
+        description="Your own id of the customer that the webhook belongs to.",
     ),
 ]
 UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
@@ -37,7 +37,7 @@ def customer_of(key: ApiKey) -> str | None:
 
 
 def sees_payloads(key: ApiKey) -> bool:
-    """Return whether a caller may see payloads; a customer sees those of their own deliveries."""
+    """Return whether a caller may see payloads. Customers may: they get only their own deliveries."""
     return key.customer is not None or key.allows("payloads:read")
 
 

@@ -125,7 +125,7 @@ class WebhooksApi:
         body = body.model_copy(update={"customer": customer_of(key) or body.customer})
         self._check_url(body.url)
         warnings = self._check_event_names(body.events, force=force)
-        # What other customers have must not show.
+        # A conflict would show a customer that another one has this URL.
         claims_url = not force and body.customer is None
         if claims_url:
             await self._repository.check_url_is_free(key.workspace, body.url)

@@ -159,7 +159,7 @@ class OutgoingWebhooks:
     async def create(self, record: WebhookRecord) -> None:
         """Store a new webhook.
 
-        Raises `Conflict` if workspace or customer have the maximum, or another webhook claims the URL;
+        Raises `Conflict` if the workspace or the customer has the maximum, or another webhook claims the URL;
         `DatabaseUnavailable`.
         """
         async with self._repository.reserve(

@@ -112,7 +112,7 @@ class WebhookRecord(SendConditions):
     metadata: Mapping[str, str] | None = None
     """Texts of the workspace, by name. The hub only shows them and searches by them."""
     customer: str | None = None
-    """The workspace's id of its customer whose webhook it is; None if it is the workspace's own."""
+    """The workspace's own id of the customer that the webhook belongs to; None for the workspace itself."""
     disabled_reason: str | None = stored_null()
     enabled_at: datetime | None = None
     """Failures from before do not count towards disabling the webhook again."""
@@ -279,14 +279,14 @@ class WebhookRepository:
     async def is_enabled(
         self, webhook_id: str, *, workspace: str | None = None, customer: str | None = None
     ) -> bool | None:
-        """Return whether a webhook is enabled; None if there is none, or not of these owners."""
+        """Return whether a webhook is enabled; None if there is none, or another owner has it."""
         owner = {"deleted_at": None} if workspace is None else _owned_by(workspace, customer)
         with translate_errors():
             document = await self._collection.find_one({"_id": webhook_id, **owner}, {"enabled": 1})
         return None if document is None else bool(document["enabled"])
 
     async def check_exists(self, webhook_id: str, *, workspace: str, customer: str | None = None) -> None:
-        """Raise `NotFound` if workspace, or customer, have no such webhook, readable or not."""
+        """Raise `NotFound` if the workspace, or the customer, has no such webhook, readable or not."""
         if await self.is_enabled(webhook_id, workspace=workspace, customer=customer) is None:
             raise _not_found()
 
@@ -315,7 +315,10 @@ class WebhookRepository:
     async def reserve(
         self, workspace: str, customer: str | None, undo: Callable[[], Awaitable[object]]
     ) -> AsyncIterator[None]:
-        """Insert one webhook inside this context. Raises `Conflict` at the maximum of either."""
+        """Insert one webhook inside this context.
+
+        Raises `Conflict` if the workspace or the customer has the maximum.
+        """
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._quota.reserve(_owned_by(workspace, None), undo))
             if customer is not None:

@@ -17,11 +17,12 @@ _WEBHOOK_PATH: Final = re.compile(r"/api/webhooks(/|$)|/integrations/[^/]+/webho
 
 
 def may_get_code(return_to: str | None, *, base: str) -> bool:
-    """Return whether a confirmation code may be brought to `return_to`, which `validate_return_to` returned.
+    """Return whether `return_to`, which `validate_return_to` returned, may get a confirmation code.
 
-    It may not come to the hub: a tenant could name an inbound endpoint of his own, which shows him every
-    request, and confirm the account of the person whom he sent the ticket. But for one page: it hands the
-    code to a page of an allowed origin, and only for an authorization that the same window has started.
+    Addresses of the hub may not: a tenant could name an inbound endpoint of his own, which shows him every
+    request, and confirm the account of the person whom he sent the ticket. The page of results of a connect
+    session may: it passes the code to a page of an allowed origin only, and only for an authorization that
+    its own session has started.
     """
     if return_to is None:
         return False

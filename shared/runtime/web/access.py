@@ -65,7 +65,7 @@ class ApiKey:
     sessions_from: datetime | None = None
     """Sessions of the member from before this time have ended."""
     customer: Customer | None = None
-    """The only customer whose objects it may use, without any scope; None if it is not a customer's."""
+    """The customer that the key is limited to, which has no scopes; None for keys of workspaces."""
 
     def allows(self, scope: Scope) -> bool:
         """Return whether the key has a scope.
@@ -257,7 +257,7 @@ _BEARER: Final = HTTPBearer(scheme_name="ApiKey", description="An API key of a w
 def requires(scope: Scope, *, customers: bool = False) -> Callable[..., Awaitable[ApiKey]]:
     """Return a FastAPI dependency that checks the caller's key and the call's query parameters.
 
-    With `customers`, it accepts keys of customers too, which have no scopes: the route limits what they get.
+    With `customers`, it also accepts keys of customers, which have no scopes: the route has to limit them.
 
     The dependency returns the key. It raises `Unauthenticated` without a valid key, `Forbidden` if the key
     lacks the scope, and `Invalid` for query parameters that the route does not have. The app has its

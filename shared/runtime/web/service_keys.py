@@ -1,10 +1,10 @@
 """Service keys: with them services call one another's management APIs.
 
 They are not stored. Each is sealed with the installation's encryption key, for one workspace, is valid for a
-minute, and says for whom the service acts.
+minute, and names the member that the service acts for.
 
-A key can be limited to a customer of the workspace. It has no scopes: only routes that know of customers
-accept it (`access.requires`), and a release that does not know of them accepts it nowhere.
+A key can be limited to a customer of the workspace. It has no scopes: only routes for customers accept it
+(`access.requires`), and a release without such routes accepts it nowhere.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ _RECORD: Final = "service key"
 _ACTING: Final = "acting:"
 """Begins the scope that names the acting member. It allows nothing: no route needs it."""
 _CUSTOMER: Final = "customer:"
-"""Begins the scope that names the customer. It allows nothing either."""
+"""Begins the scope that names the customer and the event types. It allows nothing either."""
 _ROLE: Final = "role:"
 """Begins the scope with the role and the session of the acting member. Earlier releases ignore it."""
 
@@ -66,7 +66,7 @@ Tasks that the call starts inherit it. What a service does by itself, such as a 
 
 @dataclass(frozen=True, slots=True)
 class ServiceKey:
-    """An opened service key: which service calls, for which workspace, and for whom."""
+    """An opened service key: the calling service, its workspace and scopes, and the member it acts for."""
 
     service: str
     workspace: WorkspaceId
@@ -88,7 +88,7 @@ def service_key(
     """Return a key with which `service` can call another service for a workspace, within the next minute.
 
     `acting` is the member on whose behalf it calls; None if it calls for itself. A key that is limited to a
-    `customer` has no scopes; raises `ValueError` if it is given some.
+    `customer` has no scopes. Raises `ValueError` for one with scopes.
     """
     if customer and (scopes := list(scopes)):
         raise ValueError("a key of a customer has no scopes")
