@@ -1,11 +1,12 @@
-"""Counts by the hour of what a workspace has had, by name: for statistics, at no cost on hot paths.
+"""Count events and refusals of a workspace by hour and name, in memory, for statistics.
 
-There is one document for each workspace, kind of count and UTC hour, for 90 days. Counts are added in memory
-and written every five seconds, so a killed process loses as much. A document has at most 200 names of each
-process; what has a further name is counted as `OTHER`: names are chosen by strangers.
+There is one document for each workspace, kind of count and UTC hour. It is deleted after 90 days. Counts are
+written every 5 s, so a killed process loses at most those of 5 s. Names are untrusted: a process counts at
+most 200 names of a workspace in each kind and hour, and further ones as `OTHER`.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 from urllib.parse import quote, unquote
@@ -30,7 +31,9 @@ _FLUSH_INTERVAL_S: Final = 5.0
 _MAX_NAMES: Final = 200
 _MAX_NAME: Final = 100
 _MAX_TALLIES: Final = 10_000
-"""Tallies that are kept in memory while MongoDB is unavailable."""
+"""Pending tallies in memory while MongoDB is unavailable. The oldest are dropped."""
+_READ_HOURS: Final = 24
+"""Hours of one query: a workspace with many names can have documents of some 100 KB."""
 _HOUR: Final = timedelta(hours=1)
 
 _Key = tuple[str, CountKind, datetime]
@@ -46,14 +49,15 @@ class HourlyCountRecord(Record):
 
 
 class HourlyCounts:
-    """Counts in memory, writes the counts every five seconds, and reads them."""
+    """Count in memory, write the counts every 5 s, and read them."""
 
     def __init__(self, mongo: Mongo, log: Log) -> None:
         self._collection = mongo.collection(COLLECTION)
         self._log = log
         self._tallies: dict[_Key, dict[str, int]] = {}
         self._names: dict[_Key, set[str]] = {}
-        """Names that this process has written in the hour, too."""
+        """Names of the current hour, those already written included."""
+        self._hour = datetime.min.replace(tzinfo=UTC)
         self._flushing = PeriodicTask(self.flush, _FLUSH_INTERVAL_S, log)
 
     async def start(self) -> None:
@@ -64,8 +68,11 @@ class HourlyCounts:
         await self._flushing.stop()
 
     def add(self, workspace: str, kind: CountKind, name: str) -> None:
-        """Count one. It takes two microseconds, and does no I/O."""
-        key = workspace, kind, hour_of(utcnow())
+        """Count one occurrence of a name. For hot paths: no I/O."""
+        now = utcnow()
+        if not self._hour <= now < self._hour + _HOUR:  # computed once an hour, not for every event
+            self._hour = hour_of(now)
+        key = workspace, kind, self._hour
         names = self._names.setdefault(key, set())
         name = name[:_MAX_NAME]
         if name not in names:
@@ -96,22 +103,23 @@ class HourlyCounts:
 
     async def read(
         self, workspace: str, kind: CountKind, since: datetime, until: datetime
-    ) -> Sequence[tuple[datetime, Mapping[str, int]]]:
-        """Return the hours with counts from that of `since` on, before `until`, oldest first.
+    ) -> AsyncIterator[tuple[datetime, Mapping[str, int]]]:
+        """Yield the hours with counts from that of `since` on, before `until`, oldest first.
 
-        At most 90 days. Raises `DatabaseUnavailable`.
+        At most 90 days, of which a day is in memory at a time. Raises `DatabaseUnavailable`.
         """
         first, ids = hour_of(max(since, utcnow() - timedelta(days=RETENTION_DAYS))), []
         while first < min(until, utcnow() + _HOUR):
             ids.append(_id(workspace, kind, first))
             first += _HOUR
-        with translate_errors():
-            documents = await self._collection.find({"_id": {"$in": ids}}).to_list(len(ids))
-        records = [HourlyCountRecord.from_document(document) for document in documents]
-        return [
-            (record.hour, {unquote(name): count for name, count in record.counts.items()})
-            for record in sorted(records, key=lambda record: record.hour)
-        ]
+        for position in range(0, len(ids), _READ_HOURS):
+            some = ids[position : position + _READ_HOURS]
+            with translate_errors():
+                documents = await self._collection.find({"_id": {"$in": some}}).to_list(len(some))
+            for document in sorted(documents, key=lambda document: document["hour"]):
+                record = HourlyCountRecord.from_document(document)
+                yield record.hour, {unquote(name): count for name, count in record.counts.items()}
+                await asyncio.sleep(0)  # other requests go on between hours with many names
 
     async def delete_all(self, workspace: str) -> None:
         """Delete the counts of a workspace. Raises `DatabaseUnavailable`."""

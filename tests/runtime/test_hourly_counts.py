@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from bench.log import mongo_at
 from shared.runtime import hourly_counts
 from shared.runtime.hourly_counts import OTHER, HourlyCounts
@@ -22,16 +24,31 @@ async def test_counts_of_several_processes_add_up_and_names_are_bounded(store: S
         await counts.flush()
         await counts.flush()
     since, until = utcnow() - timedelta(hours=1), utcnow() + timedelta(hours=1)
-    (hour,) = await one.read("ws", "events", since, until)
+    (hour,) = [found async for found in one.read("ws", "events", since, until)]
     assert hour[1] == dict.fromkeys(names, 2)
-    assert [found[1] for found in await one.read("ws", "rate_limited", since, until)] == [{"slack": 2}]
+    assert [found[1] async for found in one.read("ws", "rate_limited", since, until)] == [{"slack": 2}]
     for number in range(2 * hourly_counts._MAX_NAMES):
         one.add("ws", "events", f"name {number}")
     await one.flush()
-    (hour,) = await one.read("ws", "events", since, until)
+    (hour,) = [found async for found in one.read("ws", "events", since, until)]
     assert len(hour[1]) == hourly_counts._MAX_NAMES + 1
     assert hour[1][OTHER] == hourly_counts._MAX_NAMES + len(names)
     await one.delete_all("ws")
-    assert await one.read("ws", "events", since, until) == []
-    assert await one.read("else", "events", since, until)
+    assert [found async for found in one.read("ws", "events", since, until)] == []
+    assert [found async for found in one.read("else", "events", since, until)]
+    mongo.close()
+
+
+async def test_hours_are_read_in_their_order_across_queries(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mongo = mongo_at(store.uri())
+    counts, now = HourlyCounts(mongo, configure("test", "error")), utcnow()
+    times = [now - timedelta(hours=back) for back in (50, 25, 24, 23, 0)]
+    for time in times:
+        monkeypatch.setattr(hourly_counts, "utcnow", lambda time=time: time)
+        counts.add("ordered", "events", "a.b")
+        await counts.flush()
+    found = counts.read("ordered", "events", times[0], now + timedelta(hours=1))
+    assert [hour async for hour, _ in found] == [hourly_counts.hour_of(time) for time in times]
     mongo.close()

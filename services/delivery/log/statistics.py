@@ -25,6 +25,7 @@ from services.delivery.log.entry_counts import (
     entry_increments,
 )
 from shared.contracts.errors import InterlinkError
+from shared.runtime.hourly_counts import hour_of
 from shared.runtime.logs import Log
 from shared.runtime.mongo import (
     Collection,
@@ -309,11 +310,6 @@ class Statistics:
                 entries.pop(key, None)
             self._log.warning("statistics.dropped", tallies=len(oldest) - _MAX_TALLIES)
         self._tallies, self._entries = tallies, entries
-
-
-def hour_of(moment: datetime) -> datetime:
-    """Return the UTC hour that contains a time."""
-    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def sum_hours(hours: Sequence[HourCounts], since: datetime) -> HourCounts:

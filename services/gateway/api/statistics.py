@@ -1,8 +1,7 @@
 """`GET /api/statistics`: events by type and answers 429 by provider, by the hour."""
 
 from collections import Counter
-from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Final
 
 from fastapi import Depends, FastAPI, Query
@@ -10,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel
 
 from shared.contracts.envelope import rfc3339
 from shared.runtime.hourly_counts import RETENTION_DAYS, CountKind, HourlyCounts
+from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.routes import Routes
@@ -21,21 +21,21 @@ _MAX_SHOWN: Final = 100
 
 
 class NamedCountOut(BaseModel):
-    """How often it was: an event type, or a provider."""
+    """The count of an event type or provider."""
 
     name: str
     count: int
 
 
 class CountedHourOut(BaseModel):
-    """The sum of one UTC hour."""
+    """The count of one UTC hour, of all names."""
 
     hour: str
     count: int
 
 
 class CountsOut(BaseModel):
-    """Counts by name, the most frequent first, 100 of them; and by hour, of all names, oldest first."""
+    """The 100 most frequent names, the most frequent first; and the hours with counts, oldest first."""
 
     total: int
     by_name: list[NamedCountOut]
@@ -43,17 +43,18 @@ class CountsOut(BaseModel):
 
 
 class StatisticsOut(BaseModel):
-    """What the hub has had: `events` by type, and calls that a provider refused as too many (429)."""
+    """`events` by type, and `rate_limited`: responses with status 429 by provider."""
 
     events: CountsOut
     rate_limited: CountsOut
 
 
 class StatisticsApi:
-    """The route, and the counts that all services write."""
+    """The route of statistics."""
 
     def __init__(self, counts: HourlyCounts) -> None:
         self._counts = counts
+        self._readers = WorkspaceLimits(1)
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
@@ -68,27 +69,31 @@ class StatisticsApi:
         ] = None,
         until: Annotated[AwareDatetime | None, Query(description="The default is now.")] = None,
     ) -> StatisticsOut:
-        """Count events by type and answers 429 by provider, for each UTC hour from that of `since` on.
+        """Count events by type and responses 429 by provider, for each UTC hour from that of `since` on.
 
-        Counts appear after about five seconds, and may lack those of a killed process. In each hour, names
-        beyond the first 200 count as `other`.
+        Counts appear after about 5 s. A killed process loses those of its last 5 s. In each hour and process,
+        names beyond the first 200 count as `other`.
         """
         now = utcnow()
         end = max(min(until or now, now), now - timedelta(days=RETENTION_DAYS))
         begin = min(max(since or end - _DAY, end - _MAX_SPAN), end)
 
-        async def counts(kind: CountKind) -> CountsOut:
-            hours = await self._counts.read(key.workspace, kind, begin, end)
-            names: Counter[str] = Counter()
-            for _, found in hours:
-                names.update(found)
-            shown: Sequence[tuple[str, int]] = names.most_common(_MAX_SHOWN)
-            return CountsOut(
-                total=names.total(),
-                by_name=[NamedCountOut(name=name, count=count) for name, count in shown],
-                hours=[
-                    CountedHourOut(hour=rfc3339(hour), count=sum(found.values())) for hour, found in hours
-                ],
+        # One at a time: a workspace with many names makes its own calls wait, not those of others.
+        async with self._readers.hold(key.workspace):
+            return StatisticsOut(
+                events=await self._sum(key.workspace, "events", begin, end),
+                rate_limited=await self._sum(key.workspace, "rate_limited", begin, end),
             )
 
-        return StatisticsOut(events=await counts("events"), rate_limited=await counts("rate_limited"))
+    async def _sum(self, workspace: str, kind: CountKind, begin: datetime, end: datetime) -> CountsOut:
+        names: Counter[str] = Counter()
+        hours = []
+        async for hour, counts in self._counts.read(workspace, kind, begin, end):
+            names.update(counts)
+            hours.append(CountedHourOut(hour=rfc3339(hour), count=sum(counts.values())))
+        shown = names.most_common(_MAX_SHOWN)
+        return CountsOut(
+            total=names.total(),
+            by_name=[NamedCountOut(name=name, count=count) for name, count in shown],
+            hours=hours,
+        )
