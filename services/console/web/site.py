@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.console.hub_api import HubApi
+from services.console.hub_api import HubApi, Refusal
 from services.console.live.event_feed import EventFeed
 from services.console.live.streams import Streams
 from services.console.openid.configuration import CALLBACK_PATH
@@ -291,6 +291,8 @@ class Site:
                 return await handler(request)
             except BadForm as error:
                 return self._frame.problem(None, 400, "The form cannot be read", error.detail)
+            except Refusal as refusal:
+                return self._frame.problem(None, refusal.status, refusal.title, refusal.detail)
             except DatabaseUnavailable:
                 text = "The database does not answer, so nobody can be recognized. Try again in a moment."
                 return self._frame.problem(None, 503, "Not available", text)
