@@ -1,7 +1,7 @@
 """Store the saved views of members: named filters, order and columns of a list."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from shared.contracts.errors import Conflict
@@ -9,7 +9,12 @@ from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors, utcn
 from shared.runtime.records import Record
 
 COLLECTION: Final = "console_views"
-INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {COLLECTION: (Index((("workspace", 1), ("member", 1))),)}
+_UNUSED_TTL_S: Final = 180 * 24 * 3600
+"""Deletes the views of members who were removed, and of keys that were revoked."""
+_USED_EVERY: Final = timedelta(days=1)
+INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
+    COLLECTION: (Index((("workspace", 1), ("member", 1))), Index((("used_at", 1),), ttl_s=_UNUSED_TTL_S))
+}
 MAX_VIEWS: Final = 20
 """Of one member."""
 MAX_NAME: Final = 80
@@ -28,6 +33,8 @@ class SavedView(Record):
     query: str
     """Of the list's address."""
     created_at: datetime
+    used_at: datetime
+    """The day on which the member last opened a list."""
 
 
 class SavedViews:
@@ -37,15 +44,19 @@ class SavedViews:
         self._collection = mongo.collection(COLLECTION)
 
     async def list_all(self, workspace: str, member: str) -> list[SavedView]:
-        """Return the views of a member, by name."""
-        query = {"workspace": workspace, "member": member}
+        """Return the views of a member, by name, and note their use at most once a day."""
+        query, now = {"workspace": workspace, "member": member}, utcnow()
         with translate_errors():
             documents = await self._collection.find(query).limit(MAX_VIEWS).to_list(MAX_VIEWS)
-        return sorted(map(SavedView.from_document, documents), key=lambda view: view.name.casefold())
+        views = sorted(map(SavedView.from_document, documents), key=lambda view: view.name.casefold())
+        if any(now - view.used_at > _USED_EVERY for view in views):
+            with translate_errors():
+                await self._collection.update_many(query, {"$set": {"used_at": now}})
+        return views
 
     async def add(self, workspace: str, member: str, *, name: str, path: str, query: str) -> None:
         """Store a view. Raises `Conflict` if the member has `MAX_VIEWS`."""
-        taken = {view.slot for view in await self.list_all(workspace, member)}
+        taken, now = {view.slot for view in await self.list_all(workspace, member)}, utcnow()
         # A slot is taken by its id, so that two processes never store more than the maximum.
         for slot in range(MAX_VIEWS):
             if slot in taken:
@@ -58,7 +69,8 @@ class SavedViews:
                 name=name[:MAX_NAME],
                 path=path,
                 query=query,
-                created_at=utcnow(),
+                created_at=now,
+                used_at=now,
             )
             try:
                 with translate_errors():
