@@ -1,6 +1,7 @@
 """Members: what their roles allow in every service, masked payloads, removal, and the last admin."""
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 from typing import Any
 
@@ -180,9 +181,11 @@ def test_the_last_admin_stays_while_there_is_no_admin_key(hub: Hub) -> None:
     hub.call("DELETE", own, key=first["key"], expect=204)
 
 
-def sign_in(hub: Hub, service: str = "console", **fields: str) -> httpx.Response:
+def sign_in(
+    hub: Hub, service: str = "console", workspace: str | None = None, **fields: str
+) -> httpx.Response:
     vault = Vault(LocalKeyProvider([base64.b64decode(hub.env["INTERLINK_ENCRYPTION_KEY"])]))
-    key = service_key(vault, service, hub.workspace, ["admin"], None)
+    key = service_key(vault, service, workspace or hub.workspace, ["admin"], None)
     body = {"issuer": "https://id.example", "subject": "ada", "name": "Ada", "role": "viewer", **fields}
     headers = {"authorization": f"Bearer {key}"}
     return httpx.post(f"{hub.url('gateway')}{MEMBERS}/sign-in", json=body, headers=headers)
@@ -236,8 +239,20 @@ def test_a_workspace_has_a_maximum_of_members(
 ) -> None:
     folder = tmp_path_factory.mktemp("quota")
     headers = {"authorization": f"Bearer {hub.other_workspace()}"}
+    workspace, crowd = f"crowd-{token_hex(4)}", [f"p{number}" for number in range(8)]
+    hub.init(workspace, f"ilk_crowd_{token_hex(16)}")
     with second_process("gateway", hub, folder, bus, store, INTERLINK_MEMBERS_PER_WORKSPACE="1") as other:
         url, body = f"{other.url('gateway')}{MEMBERS}", {"name": "x", "role": "viewer"}
         answers = [httpx.post(url, json=body, headers=headers) for _ in range(2)]
+
+        def attempt(subject: str) -> int:
+            return sign_in(other, workspace=workspace, subject=subject).status_code
+
+        with ThreadPoolExecutor(len(crowd)) as pool:
+            statuses = set(pool.map(attempt, crowd))
     assert [answer.status_code for answer in answers] == [201, 409]
     assert "INTERLINK_MEMBERS_PER_WORKSPACE" in answers[1].text
+    assert 409 in statuses
+    assert statuses <= {200, 409}
+    # A sign-in that was one too many leaves nothing that keeps the person out when there is room.
+    assert [sign_in(hub, workspace=workspace, subject=name).status_code for name in crowd] == [200] * 8
