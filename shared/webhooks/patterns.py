@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from shared.contracts.chat import INBOUND, SIGNAL
+from shared.contracts.event_types import canonical
 from shared.contracts.history import HISTORY
 
 PATTERN: Final = re.compile(r"\*|[a-z0-9_-]+(\.[A-Za-z0-9_:-]+)*(\.\*)?")
@@ -13,6 +14,13 @@ PATTERN: Final = re.compile(r"\*|[a-z0-9_-]+(\.[A-Za-z0-9_:-]+)*(\.\*)?")
 def is_pattern(text: str) -> bool:
     """Return whether a text is a valid pattern for `matches`."""
     return len(text) <= 200 and PATTERN.fullmatch(text) is not None
+
+
+def parse_pattern(text: str) -> str:
+    """Return a pattern with the canonical name of its event type. Raises `ValueError` if it is invalid."""
+    if not is_pattern(text):
+        raise ValueError("must be an event type (message.created), a prefix (message.*), a trigger's id or *")
+    return canonical(text)
 
 
 def matches(patterns: Iterable[str], *names: str) -> bool:

@@ -14,11 +14,10 @@ from services.console.embedding.visits import acting_member
 from services.console.hub_api import HubApi, Refusal
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import DatabaseUnavailable, FieldError, Invalid, NotFound
-from shared.contracts.event_types import canonical
 from shared.contracts.routes import CONNECT_SESSIONS_PATH, PORTAL_PATH, PORTAL_SESSIONS_PATH
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.routes import Routes
-from shared.webhooks.patterns import is_pattern
+from shared.webhooks.patterns import parse_pattern
 from shared.wire.origins import MAX_ORIGIN, parse_origin
 
 _MAX_PROVIDERS: Final = 50
@@ -26,12 +25,6 @@ _MAX_TEXTS: Final = 8_000
 
 PortalKey = Annotated[ApiKey, Depends(requires("portal:write"))]
 ConnectKey = Annotated[ApiKey, Depends(requires("connect:write"))]
-
-
-def _pattern(text: str) -> str:
-    if not is_pattern(text):
-        raise ValueError("must be an event type (message.created), a prefix (message.*), a trigger's id or *")
-    return canonical(text)
 
 
 def _check_size(texts: list[str]) -> list[str]:
@@ -82,7 +75,7 @@ class PortalSessionCreate(_SessionCreate):
         Field(description="Your own id of the customer. The portal has this customer's webhooks only."),
     ]
     events: Annotated[
-        list[Annotated[str, AfterValidator(_pattern)]],
+        list[Annotated[str, AfterValidator(parse_pattern)]],
         Field(
             min_length=1,
             max_length=100,

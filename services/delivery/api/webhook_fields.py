@@ -6,10 +6,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from shared.contracts.event_types import canonical
 from shared.runtime.egress.urls import with_ascii_host
 from shared.webhooks.backoff import MAX_ATTEMPTS, MAX_WAIT_S, SCHEDULES
-from shared.webhooks.patterns import is_pattern
+from shared.webhooks.patterns import parse_pattern
 from shared.wire.expressions import Expression, ExpressionError
 
 _MAX_HOST_LENGTH: Final = 253
@@ -26,12 +25,6 @@ _RESERVED_HEADERS: Final = frozenset(
     | {"keep-alive", "proxy-authorization", "proxy-connection", "expect", "traceparent", "user-agent"}
 )
 _RESERVED_PREFIXES: Final = ("webhook-", "x-webhook-", "x-chatwoot-", "x-interlink-")
-
-
-def _validate_pattern(text: str) -> str:
-    if not is_pattern(text):
-        raise ValueError("must be an event type (message.created), a prefix (message.*), a trigger's id or *")
-    return canonical(text)
 
 
 def _validate_url(text: str) -> str:
@@ -125,9 +118,7 @@ Metadata = Annotated[
 ]
 Description = Annotated[str, Field(max_length=2000)]
 Url = Annotated[str, Field(max_length=2000), AfterValidator(_validate_url)]
-Events = Annotated[
-    list[Annotated[str, AfterValidator(_validate_pattern)]], Field(min_length=1, max_length=100)
-]
+Events = Annotated[list[Annotated[str, AfterValidator(parse_pattern)]], Field(min_length=1, max_length=100)]
 Secret = Annotated[str, Field(min_length=8, max_length=500)]
 """At least 24 bytes for the profile `standard`: see `signing_key`."""
 InFlight = Annotated[int, Field(ge=1, le=500)]
