@@ -1,6 +1,7 @@
 """Show lists: a page of rows, the rows as CSV, and the saved views of a member."""
 
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -41,7 +42,7 @@ class ListPages:
     def pages(self, kind: Kind) -> Iterator[tuple[str, Page]]:
         """Yield the suffix of each page's address, and the page."""
         for suffix, page in (("", self._list), (".csv", self._csv), ("/export", self._export)):
-            yield suffix, _bound(page, kind)
+            yield suffix, partial(page, kind)
 
     async def _list(self, kind: Kind, request: Request, visit: Visit) -> Response:
         selection, cursor = _asked(kind, request)
@@ -174,10 +175,3 @@ def _asked(kind: Kind, request: Request) -> tuple[Selection, str]:
     """Return the selection and the cursor of an address."""
     parameters = request.query_params
     return Selection.of(kind, parameters), parameters.get("cursor", "")[:MAX_CURSOR]
-
-
-def _bound(page: Callable[[Kind, Request, Visit], Awaitable[Response]], kind: Kind) -> Page:
-    async def bound(request: Request, visit: Visit) -> Response:
-        return await page(kind, request, visit)
-
-    return bound

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -37,21 +38,21 @@ class ObjectPages:
     def pages(self, kind: Kind) -> Iterator[tuple[str, Page]]:
         """Yield the suffix of each page's address, and the page."""
         for action in kind.list_actions:
-            yield f"/do/{action.name}", self._bound_action(kind, action)
+            yield f"/do/{action.name}", partial(self._ask, kind, action)
         for action in kind.actions:
-            yield f"/{{id}}/do/{action.name}", self._bound_action(kind, action)
+            yield f"/{{id}}/do/{action.name}", partial(self._ask, kind, action)
         for download in kind.downloads:
-            yield f"/{{id}}/{download.file}", self._bound_download(kind, download)
+            yield f"/{{id}}/{download.file}", partial(self._document, kind, download)
         if kind.has_details:
-            yield "/{id}/json", self._bound(self._download, kind)
-            yield "/{id}", self._bound(self._detail, kind)
+            yield "/{id}/json", partial(self._download, kind)
+            yield "/{id}", partial(self._detail, kind)
 
     def forms(self, kind: Kind) -> Iterator[tuple[str, FormPage]]:
         """Yield the suffix of each form's address, and its handler."""
         for action in kind.list_actions:
-            yield f"/do/{action.name}", self._bound_form(kind, action)
+            yield f"/do/{action.name}", partial(self._act, kind, action)
         for action in kind.actions:
-            yield f"/{{id}}/do/{action.name}", self._bound_form(kind, action)
+            yield f"/{{id}}/do/{action.name}", partial(self._act, kind, action)
 
     # Objects
 
@@ -105,16 +106,13 @@ class ObjectPages:
 
         return list(await asyncio.gather(*map(read_part, kind.parts)))
 
-    def _bound_download(self, kind: Kind, download: Download) -> Page:
-        async def page(request: Request, visit: Visit) -> Response:
-            try:
-                path = filled(download.api, request.path_params)
-                content = await self._hub.text(visit.member, path, download.params)
-            except Refusal as refusal:
-                return self._frame.refused(visit, refusal, _back(kind, request))
-            return _attachment(content, f"{request.path_params['id']}-{download.file}")
-
-        return page
+    async def _document(self, kind: Kind, download: Download, request: Request, visit: Visit) -> Response:
+        try:
+            path = filled(download.api, request.path_params)
+            content = await self._hub.text(visit.member, path, download.params)
+        except Refusal as refusal:
+            return self._frame.refused(visit, refusal, _back(kind, request))
+        return _attachment(content, f"{request.path_params['id']}-{download.file}")
 
     async def _download(self, kind: Kind, request: Request, visit: Visit) -> Response:
         """Return an object as JSON, complete: pages cut long values."""
@@ -125,6 +123,9 @@ class ObjectPages:
         return _attachment(orjson.dumps(item), f"{request.path_params['id']}.json")
 
     # Actions
+
+    async def _ask(self, kind: Kind, action: Action, request: Request, visit: Visit) -> Response:
+        return self._form_page(kind, action, request, visit)
 
     def _form_page(
         self,
@@ -177,26 +178,6 @@ class ObjectPages:
             shown=shown,
             opens=opens,
         )
-
-    # Routes
-
-    def _bound(self, page: Callable[[Kind, Request, Visit], Awaitable[Response]], kind: Kind) -> Page:
-        async def bound(request: Request, visit: Visit) -> Response:
-            return await page(kind, request, visit)
-
-        return bound
-
-    def _bound_action(self, kind: Kind, action: Action) -> Page:
-        async def bound(request: Request, visit: Visit) -> Response:
-            return self._form_page(kind, action, request, visit)
-
-        return bound
-
-    def _bound_form(self, kind: Kind, action: Action) -> FormPage:
-        async def bound(request: Request, visit: Visit, form: Form) -> Response:
-            return await self._act(kind, action, request, visit, form)
-
-        return bound
 
 
 def _attachment(content: bytes, name: str) -> Response:
