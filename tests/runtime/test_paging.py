@@ -9,7 +9,7 @@ import pytest
 from bench.log import mongo_at
 from shared.contracts.errors import Malformed
 from shared.runtime.mongo import Collection
-from shared.runtime.web.paging import Paging, decode_cursor, page
+from shared.runtime.web.paging import Paging, decode_cursor, decode_position, page
 from tests.support.backends import Store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,3 +76,10 @@ def test_a_forged_cursor_is_malformed(content: str) -> None:
     for cursor in (content, base64.urlsafe_b64encode(content.encode()).decode()):
         with pytest.raises(Malformed, match="next_cursor"):
             decode_cursor(cursor)
+
+
+def test_a_position_is_a_short_number() -> None:
+    assert [decode_position(cursor) for cursor in (None, "0", "12", "9" * 11)] == [0, 0, 12, 99_999_999_999]
+    for cursor in ("x", "-1", "+1", " 1", "1.0", "٣", "9" * 12):
+        with pytest.raises(Malformed, match="next_cursor"):
+            decode_position(cursor)

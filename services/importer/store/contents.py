@@ -7,12 +7,11 @@ from typing import Any, Final, TypeVar
 
 from pydantic import Field
 
-from shared.contracts.errors import Malformed
 from shared.manifests.history_types import ConversationKind
 from shared.runtime.mongo import Collection as DriverCollection
 from shared.runtime.mongo import Document, Index, Mongo, ReplaceOne, UpdateOne, translate_errors
 from shared.runtime.records import Record
-from shared.runtime.web.paging import Page
+from shared.runtime.web.paging import Page, decode_position
 
 CHANNELS: Final = "import_channels"
 PEOPLE: Final = "import_people"
@@ -277,9 +276,7 @@ async def _page(
     limit: int,
     cursor: str | None,
 ) -> Page[R]:
-    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
-        raise Malformed("cursor: send next_cursor of the previous page")
-    start = int(cursor or 0)
+    start = decode_position(cursor)
     if criteria.is_empty:
         query = {"import_id": import_id, "position": {"$gte": start, "$lte": start + limit}}
         with translate_errors():

@@ -3,17 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from shared.contracts.errors import Malformed
 from shared.runtime.mongo import Document, Index, Mongo, ReplaceOne, translate_errors
 from shared.runtime.records import Record
-from shared.runtime.web.paging import Page
+from shared.runtime.web.paging import Page, decode_position
 
 COLLECTION: Final = "import_issues"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (Index((("import_id", 1), ("position", 1))), Index((("workspace", 1),)))
 }
 MAX_ISSUES: Final = 10_000
-_MAX_CURSOR: Final = 12
 
 
 class IssueRecord(Record):
@@ -49,9 +47,7 @@ class Issues:
 
         Raises `Malformed`.
         """
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < _MAX_CURSOR):
-            raise Malformed("cursor: send next_cursor of the previous page")
-        start, width, found = int(cursor or 0), limit + 1, list[Document]()
+        start, width, found = decode_position(cursor), limit + 1, list[Document]()
         # Without an end, the embedded database reads and sorts all that follow. Positions hardly have gaps:
         # behind one, ever wider ranges are read.
         while len(found) <= limit and start < min(listed, MAX_ISSUES):

@@ -7,6 +7,7 @@ from typing import Final, Literal
 from shared.contracts.errors import Malformed
 from shared.runtime.mongo import Index, Mongo, ReplaceOne, translate_errors
 from shared.runtime.records import Record
+from shared.runtime.web.paging import decode_position
 
 COLLECTION: Final = "import_report_rows"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -55,9 +56,7 @@ class Reports:
         self, run_id: str, kind: Kind, *, documents: int, cursor: str | None = None
     ) -> tuple[list[bytes], str | None]:
         """Return rows of so many documents, and the cursor of the next ones. Raises `Malformed`."""
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
-            raise Malformed("cursor: send next_cursor of the previous page")
-        query = {"import_id": run_id, "kind": kind, "number": {"$gte": int(cursor or 0)}}
+        query = {"import_id": run_id, "kind": kind, "number": {"$gte": decode_position(cursor)}}
         with translate_errors():
             found = (
                 await self._collection.find(query, {"rows": 1, "number": 1})

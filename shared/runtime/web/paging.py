@@ -152,5 +152,12 @@ def decode_cursor(cursor: str) -> tuple[datetime, str]:
     return moment, str(last_id)
 
 
+def decode_position(cursor: str | None) -> int:
+    """Return the number in a cursor of a list by position; 0 without one. Raises `Malformed`."""
+    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
+        raise _invalid_cursor()
+    return int(cursor or 0)
+
+
 def _invalid_cursor() -> Malformed:
     return Malformed("the cursor is invalid: pass next_cursor of the previous page unchanged")
