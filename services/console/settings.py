@@ -9,7 +9,7 @@ from shared.runtime.web.members import Role
 
 
 class RoleGrant(BaseModel):
-    """What a value of the claim for roles gives: a role in a workspace."""
+    """A role in a workspace, granted to users with one value of the roles claim."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,7 @@ class ConsoleSettings(ChatSettings, EgressSettings):
     oidc_issuer: str = Field(
         default="",
         description=(
-            "The issuer of an OpenID Connect provider where members sign in, exactly as it names itself; "
+            "The issuer of an OpenID Connect provider where members sign in, exactly as in its metadata; "
             "empty: members sign in with keys."
         ),
     )
@@ -62,7 +62,7 @@ class ConsoleSettings(ChatSettings, EgressSettings):
         default="OpenID Connect",
         min_length=1,
         max_length=60,
-        description="The identity provider's name on the page to sign in.",
+        description="The identity provider's name on the sign-in page.",
     )
     oidc_scopes: str = Field(
         default="openid profile email", description="The scopes to ask the identity provider for."
@@ -71,12 +71,12 @@ class ConsoleSettings(ChatSettings, EgressSettings):
         default="roles",
         min_length=1,
         max_length=200,
-        description="The claim of the ID token that decides about roles; dots lead into objects.",
+        description="The claim of the ID token that decides the role; dots select nested claims.",
     )
     oidc_roles: dict[str, RoleGrant] = Field(
         default_factory=dict,
         description=(
-            "What values of the claim give; the first that fits counts, and without one nobody gets in: "
+            "Role and workspace by value of the claim. The first match is used; without one, sign-in fails: "
             '`{"hub-admins": {"role": "admin", "workspace": "default"}, "staff": {"role": "viewer"}}`.'
         ),
     )

@@ -1,4 +1,4 @@
-"""The identity provider of the installation, from the settings, and what its users may do here."""
+"""The identity provider of the installation, from the settings, and the roles that it grants."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class OpenIdConfiguration:
     redirect_uri: str
 
     def grant_of(self, claims: Mapping[str, Any]) -> RoleGrant | None:
-        """Return workspace and role for a user; None if no value of their claim is in the settings.
+        """Return workspace and role for the claims of an ID token; None if no value is in the settings.
 
-        The first entry of the settings that fits counts, in whichever order the claim has its values.
+        The first matching entry of the settings is used, whatever the order of the claim's values.
         """
         values = _values(claims, self.roles_claim)
         return next((grant for value, grant in self.grants.items() if value in values), None)
@@ -38,7 +38,7 @@ class OpenIdConfiguration:
 def openid_configuration(settings: ConsoleSettings, public_base: str) -> OpenIdConfiguration | None:
     """Return the identity provider; None if the settings name none.
 
-    Raises `Misconfigured`, so that a hub does not start with half of the settings.
+    Raises `Misconfigured` if a setting is missing or invalid.
     """
     issuer = settings.oidc_issuer
     if not issuer:
@@ -50,9 +50,9 @@ def openid_configuration(settings: ConsoleSettings, public_base: str) -> OpenIdC
         (settings.oidc_roles, "INTERLINK_OIDC_ROLES"),
     ):
         if not value:
-            raise Misconfigured(f"{variable}: is needed with INTERLINK_OIDC_ISSUER")
+            raise Misconfigured(f"{variable}: is missing, and INTERLINK_OIDC_ISSUER needs it")
     if "openid" not in settings.oidc_scopes.split():
-        raise Misconfigured("INTERLINK_OIDC_SCOPES: must have the scope openid")
+        raise Misconfigured("INTERLINK_OIDC_SCOPES: must include the scope openid")
     secret = settings.oidc_client_secret.get_secret_value() if settings.oidc_client_secret else ""
     if settings.oidc_client_secret_file:
         secret = read_secret_file(settings.oidc_client_secret_file, "INTERLINK_OIDC_CLIENT_SECRET_FILE")
@@ -69,7 +69,7 @@ def openid_configuration(settings: ConsoleSettings, public_base: str) -> OpenIdC
 
 
 def is_allowed_url(url: str) -> bool:
-    """Return whether codes, secrets and people may go to a URL: https, or http on the hub's own machine."""
+    """Return whether a URL is https, or http on a loopback address."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -79,7 +79,7 @@ def is_allowed_url(url: str) -> bool:
 
 
 def _values(claims: Mapping[str, Any], name: str) -> frozenset[str]:
-    """Return the texts in a claim, which may be inside of others: `realm_access.roles`."""
+    """Return the strings of a claim. Dots in `name` select nested claims: `realm_access.roles`."""
     value: Any = claims
     if name in claims:
         value = claims[name]

@@ -1,7 +1,7 @@
 """Validate ID tokens (OpenID Connect Core 1.0, 3.1.3.7). Pure.
 
-Claims are Authlib's to check. Signatures are checked as those of webhooks are (`shared.verification`), with
-keys that the identity provider publishes.
+Authlib checks the claims, `shared.verification` the signature, with the keys that the identity provider
+publishes.
 """
 
 from collections.abc import Mapping
@@ -18,21 +18,21 @@ from shared.verification.jwks import select_keys
 from shared.verification.jws import SignedToken, parse_token
 
 LEEWAY_S: Final = 60
-"""For the difference of two clocks."""
+"""Accepted clock skew."""
 _ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA")
-"""Only with public keys: who knows the client secret could sign with HMAC."""
+"""Asymmetric only: with HMAC, anyone with the client secret could sign."""
 _MAX_SUBJECT: Final = 255
 _MAX_NAME: Final = 200
 _MAX_EMAIL: Final = 320
 
 
 class UnknownSigningKey(Unauthenticated):
-    """No published key fits the token: the identity provider may have new ones."""
+    """No cached key verifies the token: the identity provider may have published new ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom an identity provider vouches for, with all claims of the ID token."""
+    """The authenticated user of an ID token, with all its claims."""
 
     subject: str
     name: str
@@ -43,15 +43,17 @@ class Identity:
 def read_id_token(
     text: str, keys: bytes, configuration: OpenIdConfiguration, *, nonce: str, access_token: str, now: float
 ) -> Identity:
-    """Return the identity in an ID token, which was signed with one of `keys`, a JWKS document.
+    """Return the identity of an ID token after validation. `keys` is a JWKS document, `now` in Unix seconds.
 
-    Raises `UnknownSigningKey`, or `Unauthenticated` for a token that is for others, too old or changed.
+    Raises `UnknownSigningKey`, or `Unauthenticated` if the signature or a claim is not valid.
     """
     try:
         token = parse_token(text)
         candidates = select_keys(token.header.get("kid"), keys)
         if not any(_is_signed_by(token, key) for key in candidates):
-            raise UnknownSigningKey("no key of the identity provider has signed this sign-in")
+            raise UnknownSigningKey(
+                "the identity provider's answer is not valid: no published key verifies its signature"
+            )
         claims = CodeIDToken(
             token.claims(),
             dict(token.header),
@@ -66,7 +68,7 @@ def read_id_token(
         raise Unauthenticated(f"the identity provider's answer is not valid: {_reason(error)}") from None
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_SUBJECT or not subject.isprintable():
-        raise Unauthenticated("the identity provider's answer names nobody")
+        raise Unauthenticated("the identity provider's answer is not valid: invalid_claim sub")
     name = _text(claims, "name", _MAX_NAME) or _text(claims, "preferred_username", _MAX_NAME)
     return Identity(subject, name or subject[:_MAX_NAME], _text(claims, "email", _MAX_EMAIL), dict(claims))
 
@@ -79,13 +81,13 @@ def _is_signed_by(token: SignedToken, key: Key) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return what is wrong with a token, without its contents."""
+    """Return the reason for a rejected token, without its contents."""
     if isinstance(error, JoseError):
         return " ".join(part for part in (error.error, getattr(error, "claim", "")) if part)
     return type(error).__name__
 
 
 def _text(claims: Mapping[str, Any], name: str, maximum: int) -> str:
-    """Return a claim in characters that can be stored; empty if it has no text."""
+    """Return a claim as valid UTF-8 text, cut to `maximum` characters; empty if it is not a string."""
     value = claims.get(name)
     return value[:maximum].encode("utf-8", "replace").decode() if isinstance(value, str) else ""

@@ -1,8 +1,8 @@
 """Calls of the identity provider: its metadata and keys, in memory, and the exchange of a code.
 
-All calls are made by the egress client, which follows no redirects. A document has at most 64 KiB and is
-fetched for all who sign in together; new keys are looked for at most every 30 seconds, so forged tokens
-cause no calls.
+All calls are made by the egress client, which follows no redirects. A document has at most 64 KiB.
+Concurrent sign-ins share one request for it. New keys are requested at most every 30 seconds, so forged
+tokens cause no calls.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _FRESH_S: Final = 3600.0
 _STALE_S: Final = 24 * 3600.0
 _REFETCH_INTERVAL_S: Final = 30.0
 _RETRY_INTERVAL_S: Final = 2.0
-"""Between two fetches of a document that was never there."""
+"""Between two requests for a document that was never received."""
 _TIMEOUT_S: Final = 4.0
 _MAX_BYTES: Final = 64 * 1024
 _DISCOVERY: Final = "/.well-known/openid-configuration"
@@ -33,25 +33,25 @@ _FORM: Final = "application/x-www-form-urlencoded"
 
 
 class ProviderUnavailable(RetryLater):
-    """The identity provider does not answer, or not as OpenID Connect demands."""
+    """The identity provider does not respond, or its response does not conform to OpenID Connect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What an identity provider publishes about itself (OpenID Connect Discovery 1.0)."""
+    """The provider metadata that the console uses (OpenID Connect Discovery 1.0)."""
 
     authorization_endpoint: str
     token_endpoint: str
     jwks_uri: str
-    names_itself: bool
-    """Whether its redirects have `iss` (RFC 9207)."""
-    takes_basic: bool
-    """Whether the client secret is sent in a header; else it is a field."""
+    sends_issuer: bool
+    """True if authorization responses have the parameter `iss` (RFC 9207)."""
+    uses_basic_auth: bool
+    """True for `client_secret_basic`, False for `client_secret_post`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The answer to a code."""
+    """The tokens of a successful token response."""
 
     id_token: str
     access_token: str
@@ -77,7 +77,7 @@ class IdentityProvider:
         self._keys = _Document()
 
     async def metadata(self) -> Metadata:
-        """Return its metadata, which has to be of the issuer in the settings."""
+        """Return its metadata, after a check that they are of the issuer in the settings."""
         url = self.configuration.issuer.rstrip("/") + _DISCOVERY
         return parse_metadata(await self._read(self._metadata, url), self.configuration.issuer)
 
@@ -95,7 +95,7 @@ class IdentityProvider:
             "code_verifier": verifier,
         }
         headers = {"Content-Type": _FORM, "Accept": "application/json"}
-        if own.secret and metadata.takes_basic:
+        if own.secret and metadata.uses_basic_auth:
             pair = f"{quote_plus(own.client_id)}:{quote_plus(own.secret)}"  # RFC 6749, 2.3.1
             headers["Authorization"] = "Basic " + b64encode(pair.encode()).decode()
         else:
@@ -118,11 +118,11 @@ class IdentityProvider:
             "console.code_exchange_failed", status=answer.status, failure=answer.failure, error=error
         )
         if answer.status in (400, 401, 403):
-            raise Unauthenticated("the identity provider does not accept its own code: sign in again")
+            raise Unauthenticated("the identity provider rejected the authorization code: sign in again")
         raise ProviderUnavailable(_UNAVAILABLE)
 
     async def _read(self, document: _Document, url: str, *, refresh: bool = False) -> bytes:
-        """Return a document, from memory if it is fresh. After a failure an earlier one counts for a day."""
+        """Return a document, from memory if it is fresh. If a request fails, use an earlier one for a day."""
         async with self._lock:
             now = monotonic()
             interval = _REFETCH_INTERVAL_S if document.body else _RETRY_INTERVAL_S
@@ -157,7 +157,9 @@ def parse_metadata(document: bytes, issuer: str) -> Metadata:
     """Return the metadata in a document. Raises `ProviderUnavailable` if it is not of the issuer."""
     found = _object(document)
     if found.get("issuer") != issuer:
-        raise ProviderUnavailable("the identity provider names another issuer than INTERLINK_OIDC_ISSUER")
+        raise ProviderUnavailable(
+            "the identity provider's metadata have another issuer than INTERLINK_OIDC_ISSUER"
+        )
     names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
     addresses = {name: str(found.get(name, "")) for name in names}
     if not all(is_allowed_url(url) for url in addresses.values()):
@@ -165,8 +167,8 @@ def parse_metadata(document: bytes, issuer: str) -> Metadata:
     methods = found.get("token_endpoint_auth_methods_supported")
     return Metadata(
         **addresses,
-        names_itself=found.get("authorization_response_iss_parameter_supported") is True,
-        takes_basic=not isinstance(methods, list) or "client_secret_basic" in methods,
+        sends_issuer=found.get("authorization_response_iss_parameter_supported") is True,
+        uses_basic_auth=not isinstance(methods, list) or "client_secret_basic" in methods,
     )
 
 

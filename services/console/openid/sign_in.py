@@ -1,7 +1,7 @@
 """Sign in at the identity provider: authorization code with PKCE, state and nonce.
 
-What the callback needs is sealed in a cookie of the browser that began, so strangers who begin without end
-make the hub store nothing, and a callback in another browser is refused. Each state counts once.
+State, nonce and code verifier are sealed in a cookie of the browser that started the sign-in. So starting a
+sign-in stores nothing, and a callback in another browser is refused. Each state can be used once.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from shared.runtime.secrets import Vault, pack, unpack
 from shared.wire.oauth import authorization_url, code_challenge, new_code_verifier, new_state
 
 MAX_AGE_S: Final = 600
-"""Time within which a person has to come back from the identity provider."""
+"""Time until the callback, after which the sign-in has expired."""
 _TIMEOUT_S: Final = 4.5
 _RECORD, _FIELD = "sign-in", "cookie"
 _START_AGAIN: Final = "this sign-in was not started in this browser, or has expired: sign in again"
 
 
 class OpenIdSignIn:
-    """Sends people to the identity provider, and makes sessions of those who come back."""
+    """Starts sign-ins at the identity provider, and creates sessions from its callbacks."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class OpenIdSignIn:
         return self._provider.configuration
 
     async def begin(self, next_path: str) -> tuple[str, str]:
-        """Return the address at the identity provider, and the cookie to come back with.
+        """Return the authorization URL, and the cookie that the callback needs.
 
-        `next_path` is the page to go on to. Raises `ProviderUnavailable`.
+        `next_path` is the page to show after the sign-in. Raises `ProviderUnavailable`.
         """
         metadata = await self._in_time(self._provider.metadata())
         state, nonce, verifier = new_state(), new_state(), new_code_verifier()
@@ -78,11 +78,11 @@ class OpenIdSignIn:
     async def finish(
         self, answer: Mapping[str, str], cookie: str, *, address: str, agent: str
     ) -> tuple[str, str]:
-        """Return the id of a new session, and the page to go on to; `answer` is the callback's query.
+        """Return the id of a new session and the page to show next; `answer` is the callback's query.
 
-        Raises `OverLimit` as signing in with a key does, `Unauthenticated` for an answer that is not valid,
-        `Forbidden` for somebody whose claim the settings do not name or who was removed,
-        `ProviderUnavailable`, and `DatabaseUnavailable`.
+        Raises `OverLimit` as signing in with a key does, `Unauthenticated` if the answer is not valid,
+        `Forbidden` if the claims give no role or the member was removed, `ProviderUnavailable`, and
+        `DatabaseUnavailable`.
         """
         # Not an attempt: any website can make its visitors' browsers send this, but not with their cookie.
         state, nonce, verifier, next_path = self._opened(cookie, answer.get("state", ""))
@@ -119,18 +119,18 @@ class OpenIdSignIn:
     async def _admitted(
         self, answer: Mapping[str, str], nonce: str, verifier: str, address: str
     ) -> tuple[str, Any]:
-        """Return the workspace and the member of whom the identity provider names. Raises `Forbidden`."""
+        """Return the workspace and the member of the authenticated identity. Raises `Forbidden`."""
         identity = await self._identity(answer, nonce, verifier)
         grant = self.configuration.grant_of(identity.claims)
         if grant is None:
-            raise Forbidden("the identity provider gives you no role here: ask for one where you sign in")
+            raise Forbidden("the identity provider gives you no role here: ask its administrator for one")
         return grant.workspace, await self._member(identity, grant.workspace, grant.role, address)
 
     async def _identity(self, answer: Mapping[str, str], nonce: str, verifier: str) -> Identity:
         metadata = await self._provider.metadata()
-        named = answer.get("iss", "" if metadata.names_itself else self.configuration.issuer)
+        named = answer.get("iss", "" if metadata.sends_issuer else self.configuration.issuer)
         if named != self.configuration.issuer:
-            raise Unauthenticated("the answer is of another identity provider: sign in again")
+            raise Unauthenticated("the response comes from another identity provider: sign in again")
         tokens = await self._provider.exchange(answer.get("code", ""), verifier)
         for refresh in (False, True):
             keys = await self._provider.keys(refresh=refresh)
@@ -177,7 +177,7 @@ class OpenIdSignIn:
 
 
 def _refused(code: str) -> str:
-    """Return what an error of the identity provider means. Its text is not shown: anybody can send one."""
+    """Return the message for an error of the callback. The received text is not shown."""
     if code == "access_denied":
         return "access was denied at the identity provider: sign in again, and allow it"
-    return "the identity provider refused to sign you in. Its own log says why"
+    return "the identity provider refused the sign-in: its log has the reason"

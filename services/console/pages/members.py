@@ -1,4 +1,4 @@
-"""The people of a workspace: who may see and do what."""
+"""The pages of members and their roles."""
 
 from collections.abc import Sequence
 from typing import Final, get_args
@@ -43,8 +43,8 @@ MEMBERS: Final = Kind(
         column("Last used", "last_used_at", "time"),
         column("Created", "created_at", "time"),
     ),
-    "Nobody but API keys uses this workspace yet. Create a member for each person. Whoever signs in at the "
-    "identity provider comes here by themselves.",
+    "Nobody but API keys uses this workspace yet. Create a member for each person. Users of the identity "
+    "provider become members when they first sign in.",
     "Settings",
     list_actions=(
         Action(

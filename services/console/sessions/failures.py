@@ -1,4 +1,4 @@
-"""Wrong keys and sign-ins by address, of the last minute: the limit holds for all processes together."""
+"""Failed sign-ins by address in the last minute. All processes share the limit."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -15,11 +15,11 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 }
 _WINDOW: Final = timedelta(minutes=1)
 _MAX_FAILURES: Final = 10
-_TOO_MANY: Final = "too many wrong attempts from this address: try again in a minute"
+_TOO_MANY: Final = "too many failed sign-ins from this address: try again in a minute"
 
 
 class FailureRecord(Record):
-    """A wrong key from an address."""
+    """A failed or running sign-in from an address."""
 
     address: str
     at: datetime
@@ -33,15 +33,15 @@ class Failures:
         self._collection = mongo.collection(COLLECTION)
 
     async def count(self, address: str) -> int:
-        """Return how many keys of an address were wrong in the last minute, or are being checked."""
+        """Count the failed and running sign-ins of an address in the last minute."""
         since = utcnow() - _WINDOW
         with translate_errors():
             return await self._collection.count_documents({"address": address, "at": {"$gt": since}})
 
     async def begin(self, address: str) -> str:
-        """Store an attempt, and return its id, to remove it if it was right.
+        """Store an attempt, and return its id. Remove it after a successful sign-in.
 
-        Raises `OverLimit` after ten wrong ones of an address in a minute.
+        Raises `OverLimit` after ten failed attempts of an address in a minute.
         """
         if await self.count(address) >= _MAX_FAILURES:
             raise OverLimit(_TOO_MANY)
@@ -53,7 +53,7 @@ class Failures:
     async def add(self, address: str) -> str:
         """Store an attempt, and return its id.
 
-        It is stored before its key is checked, so that attempts side by side cannot all find room.
+        It is stored before its key is checked, so that concurrent attempts cannot exceed the limit.
         """
         now = utcnow()
         record = FailureRecord(id=f"fail_{token_hex(16)}", address=address, at=now, expires_at=now + _WINDOW)
@@ -62,6 +62,6 @@ class Failures:
         return record.id
 
     async def remove(self, failure_id: str) -> None:
-        """Delete an attempt: its key was right."""
+        """Delete the attempt of a successful sign-in."""
         with translate_errors():
             await self._collection.delete_one({"_id": failure_id})

@@ -23,8 +23,8 @@ _MAX_AGENT: Final = 300
 class SessionRecord(Record):
     """A session of a person. `_id` is the digest of the session's id.
 
-    Whoever signed in with a key has its digest here, and whoever did at the identity provider its `issuer`;
-    `key_id` and `key_name` are of the key or the member.
+    A session from a key has its `key_digest`, one from the identity provider its `issuer`. `key_id` and
+    `key_name` are those of the key or the member.
     """
 
     workspace: str
@@ -97,7 +97,7 @@ class Sessions:
         return record
 
     async def find_all(self, record_ids: Sequence[str]) -> list[SessionRecord]:
-        """Return those of some sessions that have not ended. It is no use of them."""
+        """Return the given sessions that have not ended, without recording a use."""
         with translate_errors():
             found = self._collection.find({"_id": {"$in": list(record_ids)}})
             documents = await found.to_list(len(record_ids))

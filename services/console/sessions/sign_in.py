@@ -1,4 +1,4 @@
-"""Sign in with an API key or the key of a member, and find who a session is of."""
+"""Sign in with an API key or the key of a member, and authorize sessions."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from shared.runtime.web.api_keys import KEY_PREFIX, digest
 
 
 class SignIn:
-    """Creates sessions of keys, and finds what the member of a session may do."""
+    """Creates sessions from keys, and looks up the current scopes of a session."""
 
     def __init__(self, failures: Failures, keyring: Keyring, sessions: Sessions, *, issuer: str = "") -> None:
-        """`issuer` is that of the identity provider, if there is one: sessions of another one have ended."""
+        """Accept sessions of the identity provider `issuer` only; empty if there is none."""
         self._failures = failures
         self._keyring = keyring
         self._sessions = sessions
@@ -22,7 +22,7 @@ class SignIn:
     async def sign_in(self, presented: str, *, address: str, agent: str) -> tuple[str, ApiKey]:
         """Return the id of a new session, and its key.
 
-        Raises `OverLimit` after ten wrong keys of an address in a minute, in whichever process;
+        Raises `OverLimit` after ten wrong keys of an address in a minute, in all processes together;
         `Unauthenticated` for a wrong key, `Forbidden` for one that is limited to some accounts, and
         `DatabaseUnavailable`.
         """
@@ -44,7 +44,7 @@ class SignIn:
         return session_id, key
 
     async def find(self, session_id: str) -> tuple[SessionRecord, ApiKey] | None:
-        """Return a session and its key; None if it has ended, as it does with its key or its member."""
+        """Return a session and its key; None if the session, the key or the member has ended."""
         session = await self._sessions.find(session_id)
         if session is None:
             return None
@@ -55,7 +55,7 @@ class SignIn:
         return session, key
 
     async def find_all(self, record_ids: Sequence[str]) -> dict[str, ApiKey]:
-        """Return the keys of some sessions as they are now, without those that have ended."""
+        """Return the current keys of the given sessions by session id, without those that have ended."""
         found: dict[str, ApiKey] = {}
         for session in await self._sessions.find_all(record_ids):
             key = await self.key_of(session, is_use=False)
@@ -64,7 +64,7 @@ class SignIn:
         return found
 
     async def key_of(self, session: SessionRecord, *, is_use: bool = True) -> ApiKey | None:
-        """Return the key of a session, or what its member may do; None if there is no such one any more."""
+        """Return the current key or member of a session; None if it was revoked or removed."""
         if session.key_digest:
             return await self._keyring.find(session.key_digest, is_use=is_use)
         if session.issuer != self._issuer:

@@ -1,4 +1,4 @@
-"""States of sign-ins at the identity provider that were used: each counts once, in all processes together."""
+"""Used states of OpenID Connect sign-ins. All processes share them, so each state is accepted once."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -24,7 +24,7 @@ class UsedStates:
         self._collection = mongo.collection(COLLECTION)
 
     async def use(self, state_digest: str, ttl_s: int) -> bool:
-        """Return True the first time; `ttl_s` is how long the state can be brought again, in seconds."""
+        """Record a state for `ttl_s` seconds. Return False if it was used before."""
         record = UsedStateRecord(id=state_digest, expires_at=utcnow() + timedelta(seconds=ttl_s))
         try:
             with translate_errors():

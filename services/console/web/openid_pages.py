@@ -1,4 +1,4 @@
-"""The way to the identity provider and back, as pages."""
+"""Handlers of the redirect to the identity provider and of its callback."""
 
 from collections.abc import Callable
 from typing import Final
@@ -14,13 +14,13 @@ from shared.contracts.errors import InterlinkError, Rejected
 from shared.runtime.logs import Log
 
 Ask = Callable[[int, str, str], Response]
-"""Returns the page to sign in: its status, the page to go on to, and what went wrong."""
+"""Returns the sign-in page for a status, the path of the next page, and an error text."""
 _MAX_PARAMETER: Final = 4096
 _MAX_NEXT: Final = 1000
 
 
 class OpenIdPages:
-    """Both handlers. What goes wrong is said on the page to sign in."""
+    """The two handlers. Errors are shown on the sign-in page."""
 
     def __init__(self, sign_in: OpenIdSignIn, sessions: Sessions, visits: Visits, ask: Ask, log: Log) -> None:
         self._sign_in = sign_in
@@ -30,7 +30,7 @@ class OpenIdPages:
         self._log = log
 
     async def begin(self, request: Request) -> Response:
-        """Send the browser to the identity provider."""
+        """Redirect the browser to the identity provider."""
         next_path = local_path(request.query_params.get("next", ""))
         next_path = next_path if len(next_path) <= _MAX_NEXT else "/console"
         try:
@@ -42,7 +42,7 @@ class OpenIdPages:
         return response
 
     async def finish(self, request: Request) -> Response:
-        """Sign in whom the identity provider sends back, with a new session, and go on."""
+        """Handle the callback: create a session, and redirect to the next page."""
         answer = {name: value[:_MAX_PARAMETER] for name, value in request.query_params.items()}
         cookie, client = self._visits.sign_in_cookie(request), address_of(request)
         try:

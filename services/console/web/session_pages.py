@@ -1,4 +1,4 @@
-"""The page of sessions: who is signed in, and the end of a session."""
+"""The page that lists sessions and ends them."""
 
 from typing import Final
 

@@ -107,15 +107,15 @@ class Visits:
         )
 
     def delete_cookie(self, response: Response) -> None:
-        """Take the session away from the browser."""
+        """Delete the session's cookie."""
         response.delete_cookie(self._cookie, path="/", secure=self._https, httponly=True, samesite="lax")
 
     def sign_in_cookie(self, request: Request) -> str:
-        """Return what the browser got on its way to the identity provider; empty if it got nothing."""
+        """Return the cookie of a started sign-in; empty if there is none."""
         return request.cookies.get(self._sign_in_cookie, "")
 
     def set_sign_in_cookie(self, response: Response, value: str, max_age_s: int) -> None:
-        """Give the browser what it needs on its way back. It is lax, as it comes back from another site."""
+        """Set the cookie of a started sign-in. It is lax because the callback comes from another site."""
         response.set_cookie(
             self._sign_in_cookie,
             value,
@@ -127,7 +127,7 @@ class Visits:
         )
 
     def delete_sign_in_cookie(self, response: Response) -> None:
-        """Take it away: it counts once."""
+        """Delete the cookie of a started sign-in: it can be used once."""
         response.delete_cookie(
             self._sign_in_cookie, path="/", secure=self._https, httponly=True, samesite="lax"
         )

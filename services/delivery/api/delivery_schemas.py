@@ -15,16 +15,19 @@ T = TypeVar("T", bound="PayloadOut")
 MASK: Final = "***"
 _PLAIN_HEADERS: Final = frozenset(
     (
-        *(
-            "accept",
-            "connection",
-            "content-encoding",
-            "content-length",
-            "content-type",
-            "date",
-            "retry-after",
-        ),
-        *("server", "traceparent", "transfer-encoding", "user-agent", "webhook-id", "webhook-timestamp"),
+        "accept",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "retry-after",
+        "server",
+        "traceparent",
+        "transfer-encoding",
+        "user-agent",
+        "webhook-id",
+        "webhook-timestamp",
     )
 )
 """Headers that callers without the scope `payloads:read` see too. Any other may have a secret."""
@@ -66,7 +69,7 @@ class AttemptOut(BaseModel):
 
 
 class PayloadOut(BaseModel):
-    """What an object has of an event: fields of `DeliveryOut` and `DeadLetterOut`."""
+    """The fields with payloads of `DeliveryOut` and `DeadLetterOut`."""
 
     attempts: list[AttemptOut] | None = None
     body: str | None = None

@@ -21,8 +21,8 @@ from shared.runtime.workspaces import Workspaces
 
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
 _LAST_ADMIN: Final = (
-    "this is the last admin, and the workspace has no admin key: nobody could manage it any more. Make "
-    "somebody else an admin first, or create an admin key"
+    "this is the last admin, and the workspace has no admin key: nobody could manage it. Make another "
+    "member an admin first, or create an admin key"
 )
 _IDENTITY_ROLE: Final = "the identity provider decides the role of this member: change it there"
 
@@ -42,7 +42,7 @@ class MemberUpdate(StrictModel):
 
 
 class MemberSignIn(StrictModel):
-    """`POST /api/members/sign-in`: whom the identity provider has named, and with which role."""
+    """`POST /api/members/sign-in`: the authenticated identity and its role."""
 
     issuer: Annotated[str, Field(min_length=1, max_length=500)]
     subject: Annotated[str, Field(min_length=1, max_length=255)]
@@ -54,8 +54,8 @@ class MemberSignIn(StrictModel):
 class MemberOut(BaseModel):
     """A member. `key` is only in the response that created the member.
 
-    `sign_in` says how: with a key of their own, or at the identity provider, which calls them `subject`. A
-    member with `removed_at` cannot sign in.
+    `sign_in` is `key` for a member with a key, and `openid` for one of the identity provider `issuer`, which
+    identifies them by `subject`. A member with `removed_at` cannot sign in.
     """
 
     id: str
@@ -149,7 +149,7 @@ class MembersApi:
         return MemberOut.of(await self._members.find(key.workspace, member_id))
 
     async def change_member(self, member_id: str, body: MemberUpdate, key: Admin) -> MemberOut:
-        """Change the name or the role of a member. The role counts at once, also in open sessions."""
+        """Change the name or the role of a member. A role takes effect at once, also in open sessions."""
         before = await self._members.find(key.workspace, member_id)
         fields = sent_fields(body)
         if fields.get("role", before.role) != before.role and before.has_identity:
@@ -165,8 +165,7 @@ class MembersApi:
     async def remove_member(self, member_id: str, key: Admin) -> Response:
         """Remove a member. Their key and their sessions end at once.
 
-        Somebody who signs in at the identity provider stays in the list as removed, and is refused until
-        `restore`.
+        A member of the identity provider stays in the list as removed, and is refused until `restore`.
         """
         before, now = await self._members.find(key.workspace, member_id), utcnow()
         if not before.removed_at:
@@ -189,9 +188,9 @@ class MembersApi:
         return MemberOut.of(record)
 
     async def sign_in(self, body: MemberSignIn, key: Admin) -> MemberOut:
-        """Return the member with an identity, created with the first sign-in. Only the console calls this.
+        """Return the member with an identity; create it at the first sign-in. Only the console may call this.
 
-        It has checked the identity, and for which workspace and role the installation's settings take it.
+        The console has verified the identity, and taken workspace and role from the settings.
         Raises `Forbidden` for a member who was removed, and in a deleted workspace.
         """
         if key.service != CONSOLE:
@@ -203,7 +202,7 @@ class MembersApi:
         if record is None:
             return MemberOut.of(await self._first_sign_in(member_id, key.workspace, body))
         if record.removed_at:
-            raise Forbidden("an admin of the workspace has removed this member: only they can undo it")
+            raise Forbidden("an admin of the workspace removed this member: ask one to restore you")
         known = body.model_dump(include={"name", "email", "role"})
         if known != record.model_dump(include={"name", "email", "role"}):
             record = await self._members.change(key.workspace, member_id, **known)

@@ -1,4 +1,4 @@
-"""Access to the management APIs: who calls, and what the caller may do.
+"""Authenticate and authorize callers of the management APIs.
 
 Every service checks keys in the same way, from snapshots of the collections `api_keys` and `members`.
 Services call one another with service keys (`service_keys`).
@@ -48,8 +48,8 @@ _CALLER: Final = "interlink.caller"
 class ApiKey:
     """The caller of a management API: a workspace's key and its scopes.
 
-    The key of a service has an id of the form `service:<name>` and, if the service acts for somebody, the
-    `acting` member. That of a member has the member's id, and a `role`.
+    The key of a service has an id of the form `service:<name>` and, if the service acts for a member,
+    `acting`. A member's key has the member's id, and a `role`.
     """
 
     id: str
@@ -151,13 +151,13 @@ class Keyring:
         return self._valid(key_digest, is_use=is_use)
 
     async def find_member(self, member_id: str, *, is_use: bool = True) -> ApiKey | None:
-        """Return what a member may do; None if they were removed. Otherwise as `find`."""
+        """Return the key of a member; None for a removed one. Otherwise as `find`."""
         await self._configuration.ensure_current()
         _, member = self.members.items.get(member_id, ("", None))
         return self._checked(member, is_use=is_use)
 
     async def remove_members(self, workspace: str) -> None:
-        """Remove every member of a workspace, also those who were removed before, for good."""
+        """Delete every member of a workspace, removed ones too."""
         await self.members.delete_all({"workspace": workspace}, {"digest": None})
 
     async def is_valid(self, key_id: str, scope: Scope) -> bool:
@@ -217,7 +217,7 @@ def _digest_and_key(record: ApiKeyRecord) -> tuple[str, ApiKey]:
 
 
 def _digest_and_member(record: MemberRecord) -> tuple[str, ApiKey]:
-    """Return the digest of a member's key, '' without one, and what the member may do."""
+    """Return the digest of a member's key ('' without one) and the member as a caller."""
     member = ApiKey(
         record.id,
         record.workspace,
@@ -231,7 +231,7 @@ def _digest_and_member(record: MemberRecord) -> tuple[str, ApiKey]:
 
 
 async def caller_of(scope: AsgiScope, keyring: Keyring) -> ApiKey:
-    """Return the key of a call, which is checked once, by the first who asks. Raises `Unauthenticated`.
+    """Return the key of a call, checked once for each call. Raises `Unauthenticated`.
 
     All snapshots of this process are as up to date as after `Keyring.authenticate`.
     """

@@ -66,9 +66,9 @@ S = TypeVar("S")
 class MemberRecord(Record):
     """A member of a workspace, with either the digest of a key or an identity.
 
-    The identity is what `issuer` calls `subject`; its role is the identity provider's to decide, and is
-    stored as of the last sign-in. Such a member, when removed, stays with `removed_at`, so that the identity
-    provider cannot bring them back; any other is deleted.
+    An identity is `issuer` and `subject`. The identity provider decides its role at each sign-in. When such a
+    member is removed, the record stays with `removed_at`, so that the next sign-in does not create it again;
+    any other record is deleted.
     """
 
     id: MemberId = Field(alias="_id")
@@ -76,7 +76,7 @@ class MemberRecord(Record):
     name: str
     role: Role
     email: str = ""
-    """As the identity provider reports it: for people to read, and for nothing else."""
+    """As the identity provider reports it. Shown to people, and never used to identify the member."""
     digest: str | None = stored_null()
     prefix: str = ""
     issuer: str = ""
@@ -111,7 +111,7 @@ class Members:
         read: Callable[[MemberRecord], S],
         on_change: Callable[[S | None, S | None], None],
     ) -> Snapshot[S]:
-        """Return a snapshot of all members, with what `read` returns for each."""
+        """Return a snapshot of all members, each mapped by `read`."""
         return Snapshot(
             configuration,
             self._collection,
@@ -184,7 +184,7 @@ class Members:
             return await self._collection.find_one(query, {"_id": 1}) is not None
 
     async def store_last_use(self, used: Mapping[str, datetime]) -> None:
-        """Store when members were last seen, unless a later use is stored."""
+        """Store when members made their last calls, unless a later use is stored."""
         writes = [UpdateOne({"_id": key}, {"$max": {"last_used_at": at}}) for key, at in used.items()]
         with translate_errors():
             await self._collection.bulk_write(writes, ordered=False)
