@@ -79,7 +79,7 @@ async def build(runtime: Runtime) -> Service:
     )
     views = SavedViews(runtime.mongo)
     feed = EventFeed(runtime.kafka, runtime.log, instance=runtime.instance)
-    streams = Streams(sign_in)
+    streams = Streams(sign_in, runtime.draining)
     files = StaticFiles(_STATIC)
     site = Site(
         hub, sessions, sign_in, views, openid, files, runtime.hub.public_base, runtime.log, feed, streams
@@ -117,7 +117,6 @@ async def build(runtime: Runtime) -> Service:
             runtime.workspace_cleanup(sessions.delete_all, views.delete_all, embedded_sessions.delete_all),
         ],
         indexes=INDEXES,
-        on_drain=streams.drain,
     )
 
 

@@ -118,7 +118,7 @@ async def build(runtime: Runtime) -> Service:
     publish_events = PublishEventsApi(types, fixed_types, runtime.keyring, runtime.producer)
     polled_events = PolledEventsApi(PolledEvents(inbound, receiver.publisher, recorder), runtime.keyring)
     catalogue = Catalogue(known, public_base)
-    proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()})
+    proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()}, runtime.draining)
 
     keys = ApiKeys(runtime.mongo)
     counts = HourlyCounts(runtime.mongo, log)
@@ -186,7 +186,6 @@ async def build(runtime: Runtime) -> Service:
             runtime.workspace_cleanup(data.delete),
         ],
         indexes=INDEXES,
-        on_drain=proxy.drain,
     )
 
 

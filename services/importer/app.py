@@ -139,7 +139,9 @@ async def build(runtime: Runtime) -> Service:
         "Interlink importer",
         [
             UploadsApi(uploads, folder, runtime.hub.public_base),
-            ImportsApi(imports, stores.contents, stores.issues, ledger, new_contents, estimate),
+            ImportsApi(
+                imports, stores.contents, stores.issues, ledger, new_contents, estimate, runtime.draining
+            ),
             ReportsApi(imports, stores.contents, reports, files.records, estimate),
             ImportFilesApi(imports, files.records),
             AccountImportsApi(imports, accounts, estimate),

@@ -36,6 +36,7 @@ from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Miscon
 from shared.contracts.topics import Topic
 from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
+from shared.runtime.draining import Draining
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.expiry import Expiry
 from shared.runtime.kafka.batch import BatchHandler
@@ -107,6 +108,7 @@ class Runtime:
     vault: Vault
     worker: Worker | None = None
     """None if this process is the whole service."""
+    draining: Draining = field(default_factory=Draining)
 
     @property
     def instance(self) -> str:
@@ -227,8 +229,6 @@ class Service:
     consumers: Sequence[Consumer] = ()
     indexes: Mapping[str, Sequence[Index]] = field(default_factory=dict)
     """The indexes of the service's own collections."""
-    on_drain: Callable[[], None] | None = None
-    """Called when the drain begins: it ends the responses that would go on for long."""
 
 
 Build = Callable[[Runtime], Awaitable[Service]]
@@ -309,7 +309,7 @@ async def serve(name: str, build: Build, *, worker: Worker | None = None) -> Non
             gc.collect()
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)
-            with _drain_on_signal(app, server, worker, service.on_drain):
+            with _drain_on_signal(app, server, worker, context.draining):
                 if worker:
                     worker.started[worker.number] = 1
                 context.log.info("service.started", host=context.hub.host, port=context.hub.port)
@@ -329,7 +329,7 @@ async def _own_exposition() -> bytes:
 
 @contextlib.contextmanager
 def _drain_on_signal(
-    app: ServiceApp, server: Server, worker: Worker | None, on_drain: Callable[[], None] | None
+    app: ServiceApp, server: Server, worker: Worker | None, draining: Draining
 ) -> Iterator[None]:
     """Start the drain on SIGTERM or SIGINT, or when the parent of a worker has ended.
 
@@ -340,8 +340,7 @@ def _drain_on_signal(
     def drain() -> None:
         app.draining = True
         server.stop()
-        if on_drain:
-            on_drain()
+        draining.begin()
         if worker:
             loop.remove_reader(worker.parent)  # it stays readable
 

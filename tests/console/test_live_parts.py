@@ -17,6 +17,7 @@ from services.console.live.event_feed import EventFeed
 from services.console.live.events import RING, EventFilter, EventRing, LiveEvent, parse_record
 from services.console.live.streams import Streams
 from services.console.sessions.sign_in import SignIn
+from services.console.web import live
 from services.console.web.event_stream import message
 from services.console.web.frame import Frame
 from services.console.web.live import Live
@@ -27,6 +28,7 @@ from shared.contracts.envelope import Event
 from shared.contracts.errors import DatabaseUnavailable, OverLimit
 from shared.contracts.ids import ApiKeyId, WorkspaceId
 from shared.contracts.topics import WEBHOOKS_RECEIVED
+from shared.runtime.draining import Draining
 from shared.runtime.kafka.tail import TailBatch, TailedRecord
 from shared.runtime.logs import configure
 from shared.runtime.secrets import LocalKeyProvider, Vault
@@ -147,7 +149,7 @@ async def test_the_first_viewer_after_a_time_without_viewers_sees_the_newest_eve
 
 
 async def test_nothing_is_sent_while_the_key_of_a_stream_cannot_be_read(
-    frame: Frame, services: tuple[str, Counter[str]]
+    frame: Frame, services: tuple[str, Counter[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes: list[ApiKey | DatabaseUnavailable | None] = [*[DatabaseUnavailable("away")] * 3, None]
     feed = EventFeed(KafkaSettings(bootstrap_servers="127.0.0.1:1"), configure("test", "error"), instance="x")
@@ -161,11 +163,9 @@ async def test_nothing_is_sent_while_the_key_of_a_stream_cannot_be_read(
                 raise outcome
             return outcome
 
-        async def wait(self, seconds: float) -> None:
-            del seconds
-
+    monkeypatch.setattr(live, "_TICK_S", 0)
     hub = HubApi(Vault(LocalKeyProvider([b"k" * 32])), services[0], {})
-    streams = Sessions(SignIn.__new__(SignIn))
+    streams = Sessions(SignIn.__new__(SignIn), Draining())
     visit = Visit("session", "record", Member(KEY, ""))
     pages = Live(Overview(hub, frame, feed), feed, streams, frame)
     sent = [chunk async for chunk in pages._messages(visit, EventFilter(), "")]
@@ -210,7 +210,7 @@ def test_streams_are_bounded_for_a_member_a_workspace_and_the_process(
 ) -> None:
     limits = ((4, "this console has"), (3, "your workspace has"), (2, "you have"), (1, "this session has"))
     monkeypatch.setattr(streams_module, "_LIMITS", limits)
-    streams = Streams(SignIn.__new__(SignIn))
+    streams = Streams(SignIn.__new__(SignIn), Draining())
 
     def key(name: str, workspace: str) -> ApiKey:
         return ApiKey(ApiKeyId(name), WorkspaceId(workspace), frozenset({"admin"}), None)

@@ -1,6 +1,5 @@
-"""The open streams of this process: their bounds, whether their sessions are still valid, and their end."""
+"""The open streams of this process: their limits, and the current keys of their sessions."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 from services.console.live.shared_reads import SharedReads
 from services.console.sessions.sign_in import SignIn
 from shared.contracts.errors import OverLimit
+from shared.runtime.draining import Draining
 from shared.runtime.web.access import ApiKey
 
 MAX_STREAMS: Final = 1_000
@@ -28,13 +28,11 @@ _ADVICE: Final = "the page works without: it reads itself again every few second
 class Streams:
     """Counts streams by process, workspace, member and session."""
 
-    def __init__(self, sign_in: SignIn) -> None:
+    def __init__(self, sign_in: SignIn, draining: Draining) -> None:
         self._sign_in = sign_in
         self._open: Counter[tuple[str, str]] = Counter()
-        self._sessions: Counter[str] = Counter()
-        """Open streams by the record of their session."""
         self._checks = SharedReads(_CHECKED_S)
-        self._draining = asyncio.Event()
+        self.draining = draining
 
     def open(self, session: str, key: ApiKey) -> "OpenStream":
         """Return a new stream of a session. Raises `OverLimit` if there is no room for it."""
@@ -43,14 +41,13 @@ class Streams:
             if self._open[name] >= limit:
                 raise OverLimit(f"{who} {limit} live streams already: {_ADVICE}")
         self._open.update(names)
-        self._sessions[session] += 1
-        return OpenStream(lambda: self._close(session, names))
+        return OpenStream(lambda: self._close(names))
 
-    def _close(self, session: str, names: Iterable[tuple[str, str]]) -> None:
-        self._open.subtract(names)
-        self._sessions.subtract((session,))
-        self._open += Counter()  # drops what is zero
-        self._sessions += Counter()
+    def _close(self, names: Iterable[tuple[str, str]]) -> None:
+        for name in names:
+            self._open[name] -= 1
+            if not self._open[name]:
+                del self._open[name]
 
     async def key_of(self, session: str) -> ApiKey | None:
         """Return the key of an open stream's session as it is now; None if the session has ended.
@@ -65,35 +62,18 @@ class Streams:
         return (await self._sign_in.find_all([session])).get(session)
 
     async def _read_keys(self) -> dict[str, ApiKey | None]:
-        sessions = list(self._sessions)
+        sessions = [name for kind, name in self._open if kind == "session"]
         return dict.fromkeys(sessions) | await self._sign_in.find_all(sessions)
-
-    @property
-    def is_draining(self) -> bool:
-        """True if every stream has to end: the process stops."""
-        return self._draining.is_set()
-
-    def drain(self) -> None:
-        """End all streams: their browsers connect elsewhere."""
-        self._draining.set()
-
-    async def wait(self, seconds: float) -> None:
-        """Wait, but not for longer than this process serves."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._draining.wait()
-        except TimeoutError:
-            return
 
 
 class OpenStream:
-    """A stream that is counted until it is closed."""
+    """A stream that counts against the limits until it is closed."""
 
     def __init__(self, close: Callable[[], None]) -> None:
         self._close: Callable[[], None] | None = close
 
     def close(self) -> None:
-        """Count it no more; once."""
+        """Count the stream as closed. Further calls do nothing."""
         close, self._close = self._close, None
         if close:
             close()

@@ -61,7 +61,7 @@ class Live:
         figures, figures_at, sent = "", 0.0, 0
         position, gaps, available = None, self._feed.ring(workspace).gaps, True
         yield b"retry: 1000\n\n"
-        while not self._streams.is_draining and sent <= _MAX_STREAM_BYTES:
+        while not self._streams.draining.has_begun and sent <= _MAX_STREAM_BYTES:
             now, messages = monotonic(), []
             if now - started > lifetime_s:
                 return
@@ -70,7 +70,7 @@ class Live:
                     key = await self._streams.key_of(session)
                 except DatabaseUnavailable:
                     # The key may be revoked, so nothing is sent: the page marks its figures as old.
-                    await self._streams.wait(_TICK_S)
+                    await self._streams.draining.wait(_TICK_S)
                     continue
                 if key is None:
                     yield message("ended")
@@ -97,7 +97,7 @@ class Live:
                 sent_at = now
                 sent += sum(map(len, messages))
                 yield b"".join(messages)
-            await self._streams.wait(_TICK_S)
+            await self._streams.draining.wait(_TICK_S)
 
     def _rows(self, page: EventPage, *, missed: bool, available: bool) -> bytes:
         """Return the message with the rows of events, oldest first."""

@@ -16,6 +16,7 @@ from shared.contracts.routes import (
     is_upload,
     service_for_path,
 )
+from shared.runtime.draining import Draining
 from shared.runtime.egress.exchange import ExchangeFailed, StreamedBody
 from shared.runtime.egress.progress import TransferDeadlines
 from shared.runtime.http_client import NOT_FORWARDABLE, ApiClient, HeaderPairs, Unreachable
@@ -60,11 +61,11 @@ _STREAM_DEADLINES: Final = TransferDeadlines(total_s=960, interval_s=60, interva
 class ServiceProxy:
     """An ASGI app that forwards calls to the services at `peers`."""
 
-    def __init__(self, peers: Mapping[str, str]) -> None:
+    def __init__(self, peers: Mapping[str, str], draining: Draining) -> None:
         """`peers` are base URLs by service name."""
         self._peers = {name: url.rstrip("/") for name, url in peers.items()}
         self._client = ApiClient(timeout_s=60)
-        self._draining = asyncio.Event()
+        self._draining = draining
 
     @property
     def peers(self) -> KeysView[str]:
@@ -73,10 +74,6 @@ class ServiceProxy:
 
     async def stop(self) -> None:
         await self._client.close()
-
-    def drain(self) -> None:
-        """End the streams of events, which have no end of their own. Their clients connect again."""
-        self._draining.set()
 
     def handles(self, path: str) -> bool:
         """Return whether a path belongs to one of the services."""
@@ -179,7 +176,7 @@ class ServiceProxy:
             await send_early(send, response, body)
 
     async def _until_drain(self, relay: Coroutine[Any, Any, None]) -> None:
-        """Run a relay; stop it when this process stops. Raises what it raises."""
+        """Run the relay of a stream of events; stop it when this process stops. Raises what it raises."""
         task, draining = asyncio.create_task(relay), asyncio.create_task(self._draining.wait())
         try:
             await asyncio.wait({task, draining}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,6 +1,5 @@
 """`/api/imports`: imports of exports, from the upload to the end, and back by an undo."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
@@ -30,6 +29,7 @@ from services.importer.store.contents import ContentCriteria, Contents
 from services.importer.store.issues import Issues
 from shared.contracts.errors import Invalid, OverLimit
 from shared.manifests.history_types import ConversationKind
+from shared.runtime.draining import Draining
 from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.web.paging import Cursor, Limit, Page, PagingQuery
 from shared.runtime.web.problems import field_errors
@@ -58,6 +58,7 @@ class ImportsApi:
         ledger: Ledger,
         new_contents: NewContents,
         estimate: Estimate,
+        draining: Draining,
     ) -> None:
         self._imports = imports
         self._contents = contents
@@ -65,6 +66,7 @@ class ImportsApi:
         self._ledger = ledger
         self._new_contents = new_contents
         self._estimate = estimate
+        self._draining = draining
         self._streams = WorkspaceLimits(_MAX_STREAMS)
         self._previews = WorkspaceLimits(1)
 
@@ -248,9 +250,9 @@ class ImportsApi:
                 out = self._out(job).model_dump_json().encode()
                 yield b": still here\n\n" if out == shown else b"data: " + out + b"\n\n"
                 shown = out
-                if job.status != "running":
+                if job.status != "running" or self._draining.has_begun:
                     return
-                await asyncio.sleep(_EVENT_INTERVAL_S)
+                await self._draining.wait(_EVENT_INTERVAL_S)
 
     async def _checked(self, job: ImportJob, plan: Plan) -> tuple[Plan, list[str]]:
         """Return the plan without answers to unknown questions, and warnings about unknown ids."""
