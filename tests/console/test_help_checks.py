@@ -1,11 +1,11 @@
-"""The findings of the page of help: what is wrong, in words, with the next step."""
+"""The results of the help page's checks: the problem and the fix."""
 
 from typing import Any
 
 import pytest
 
 from services.console.pages.help_checks import (
-    Finding,
+    CheckResult,
     check_accounts,
     check_apps,
     check_callback,
@@ -49,7 +49,7 @@ IMPORT = {"id": "imp_1", "name": "old chat", "error": None, "waiting_for": None}
     ],
 )
 def test_what_is_wrong_says_what_to_do(findings: Any, about: str, words: str) -> None:
-    wrong: list[Finding] = [finding for finding in findings if finding.ok is False]
+    wrong: list[CheckResult] = [finding for finding in findings if finding.ok is False]
     assert [finding.about for finding in wrong] == [about]
     assert words in wrong[0].text
 

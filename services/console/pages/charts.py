@@ -1,4 +1,4 @@
-"""Bars of the hours of a day: coordinates for the SVG that the server makes, without style or script."""
+"""Coordinates of hourly bars for SVG that the server renders."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ _STEP: Final = 10
 def hourly_bars(hours: Sequence[Mapping[str, Any]], shown: int = HOURS) -> list[Mapping[str, Any]]:
     """Return a bar for each of the last `shown` hours up to the newest one: position, heights and a title.
 
-    `good` is the height of what was delivered, `bad` that of what failed, on top of it.
+    `good` is the height of the delivered attempts, `bad` that of the failed ones, on top of it.
     """
     if not hours:
         return []

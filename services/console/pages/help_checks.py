@@ -1,4 +1,4 @@
-"""What the page of help checks, in words: each finding says what is wrong, what to do, and where."""
+"""Checks of the help page. Each result names the problem, the fix, and the page to fix it on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check. `ok` is None if it could not be made; `text` says what to do."""
+class CheckResult:
+    """The result of one check. `ok` is None if it could not run or a first step is missing."""
 
     about: str
     ok: bool | None
@@ -21,20 +21,20 @@ class Finding:
     link: str = ""
 
 
-def unavailable(about: str, detail: str) -> Finding:
-    """Return the finding of a check that could not be made."""
-    return Finding(about, None, detail)
+def unavailable(about: str, detail: str) -> CheckResult:
+    """Return the result of a check that could not run. `detail` is the reason."""
+    return CheckResult(about, None, detail)
 
 
-def check_services(checks: Mapping[str, Mapping[str, bool]]) -> Iterator[Finding]:
+def check_services(checks: Mapping[str, Mapping[str, bool]]) -> Iterator[CheckResult]:
     """Check that each service answers and is ready."""
     for service, found in checks.items():
         if not found:
             text = f"It does not answer. Start it (interlink serve {service}); its log says why it ended."
-            yield Finding(service, False, text)
+            yield CheckResult(service, False, text)
             continue
         wrong = [_reason(name) for name, ok in found.items() if not ok]
-        yield Finding(service, not wrong, " ".join(wrong) or "It is ready.")
+        yield CheckResult(service, not wrong, " ".join(wrong) or "It is ready.")
 
 
 def _reason(check: str) -> str:
@@ -49,19 +49,19 @@ def _reason(check: str) -> str:
     return f"The check {check} fails: its log says why."
 
 
-def check_callback(redirect_uri: str, here: str, status: int | None) -> Iterator[Finding]:
-    """Check the address that providers send people back to.
+def check_callback(redirect_uri: str, here: str, status: int | None) -> Iterator[CheckResult]:
+    """Check the redirect URI, to which providers send people back.
 
-    `here` is the host that this page was opened at, `status` what the address answered to a request without
-    an authorization.
+    `here` is the host of the help page's own address. `status` is that of the redirect URI's response to a
+    request without an authorization; None without a response.
     """
     about = "Redirect URI"
     address = urlsplit(redirect_uri)
     if address.scheme != "https" and address.hostname not in _LOCAL:
         text = f"{redirect_uri} is not https: most providers refuse it. Set INTERLINK_PUBLIC_URL to https."
-        yield Finding(about, False, text)
+        yield CheckResult(about, False, text)
     else:
-        yield Finding(about, True, f"{redirect_uri}: enter it at each provider's app, exactly so.")
+        yield CheckResult(about, True, f"{redirect_uri}: enter it at each provider's app, exactly so.")
     if address.netloc != here and not (
         address.hostname in _LOCAL and urlsplit(f"//{here}").hostname in _LOCAL
     ):
@@ -69,68 +69,72 @@ def check_callback(redirect_uri: str, here: str, status: int | None) -> Iterator
             f"You are at {here}, but people come back to {address.netloc}. If a browser does not reach that, "
             "set INTERLINK_PUBLIC_URL to the address that it does reach."
         )
-        yield Finding("Address of the hub", False, text)
+        yield CheckResult("Address of the hub", False, text)
     if status is None or status in (404, 502, 503, 504):
-        text = "Nobody answers at the redirect URI: is the service oauth running, and does the proxy send "
-        yield Finding("Callback", False, text + "/api/auth/oauth there?")
+        text = "The redirect URI does not answer: is the service oauth running, and does the proxy send "
+        yield CheckResult("Callback", False, text + "/api/auth/oauth there?")
     else:
-        yield Finding("Callback", True, "It answers.")
+        yield CheckResult("Callback", True, "It answers.")
 
 
-def check_apps(apps: Sequence[Json]) -> Iterator[Finding]:
-    """Check the OAuth apps: providers have accepted their credentials or not."""
+def check_apps(apps: Sequence[Json]) -> Iterator[CheckResult]:
+    """Check that no provider has rejected the credentials of an OAuth app."""
     wrong = [app for app in apps if app["reason"]]
     for app in wrong[:5]:
         href = f"/console/catalogue/{app['provider']}"
-        yield Finding(f"App of {app['provider']}", False, str(app["reason"]), href, "Correct the app")
+        yield CheckResult(f"App of {app['provider']}", False, str(app["reason"]), href, "Correct the app")
     if not apps:
         text = "No app is registered yet: accounts of OAuth providers cannot be connected."
-        yield Finding("Apps", None, text, "/console/catalogue", "Choose a provider")
+        yield CheckResult("Apps", None, text, "/console/catalogue", "Choose a provider")
     elif not wrong:
-        yield Finding("Apps", True, f"{len(apps)} registered; none was refused.")
+        yield CheckResult("Apps", True, f"{len(apps)} registered; none was refused.")
 
 
-def check_accounts(ended: Sequence[Json], broken: Sequence[Json]) -> Finding:
-    """Check that no account waits to be connected again."""
+def check_accounts(ended: Sequence[Json], broken: Sequence[Json]) -> CheckResult:
+    """Check that no account has to be connected again or has an error."""
     if ended:
         text = f"{_many(ended)} to be connected again: the consent ended."
-        return Finding("Accounts", False, text, "/console/integrations?status=reauth_required", "Show them")
+        return CheckResult(
+            "Accounts", False, text, "/console/integrations?status=reauth_required", "Show them"
+        )
     if broken:
         text = f"{_many(broken)} an error: open them for the reason."
-        return Finding("Accounts", False, text, "/console/integrations?status=error", "Show them")
-    return Finding("Accounts", True, "None needs to be connected again.")
+        return CheckResult("Accounts", False, text, "/console/integrations?status=error", "Show them")
+    return CheckResult("Accounts", True, "None needs to be connected again.")
 
 
 def _many(found: Sequence[Json]) -> str:
     return "One account has" if len(found) == 1 else f"{len(found)} or more accounts have"
 
 
-def check_deliveries(queue: Json, webhooks: Sequence[Json]) -> Iterator[Finding]:
-    """Check that deliveries go out, and which webhooks fail."""
+def check_deliveries(queue: Json, webhooks: Sequence[Json]) -> Iterator[CheckResult]:
+    """Check that deliveries are not late or given up, and that no webhook fails."""
     if not webhooks:
         text = "There is no outgoing webhook yet, so nothing is delivered."
-        yield Finding("Outgoing webhooks", None, text, "/console/webhooks/do/create", "Create one")
+        yield CheckResult("Outgoing webhooks", None, text, "/console/webhooks/do/create", "Create one")
     late = queue["oldest_due_s"] or 0.0
     if late > _LATE_S:
         text = (
             f"The oldest one has been due for {late:,.0f} s: its webhook is paused or fails, or the service "
         )
-        yield Finding("Queue", False, text + "is behind.", "/console/deliveries?status=pending", "Show them")
+        yield CheckResult(
+            "Queue", False, text + "is behind.", "/console/deliveries?status=pending", "Show them"
+        )
     else:
         waiting = queue["pending"] + queue["delayed"]
-        yield Finding("Queue", True, f"Deliveries that wait: {waiting:,}. None is late.")
+        yield CheckResult("Queue", True, f"Deliveries that wait: {waiting:,}. None is late.")
     if queue["failed"]:
         text = f"{queue['failed']:,} deliveries were given up. Each says what to do; then send them again."
-        yield Finding("Dead letters", False, text, "/console/dead-letters", "Show them")
+        yield CheckResult("Dead letters", False, text, "/console/dead-letters", "Show them")
     for webhook in webhooks:
         if webhook["disabled_reason"] or webhook["health"]["failing_since"]:
             why = webhook["disabled_reason"] or f"It fails since {webhook['health']['failing_since']}."
             href = f"/console/webhooks/{webhook['id']}"
-            yield Finding(f"Webhook {webhook['name'] or webhook['id']}", False, str(why), href, "Open it")
+            yield CheckResult(f"Webhook {webhook['name'] or webhook['id']}", False, str(why), href, "Open it")
 
 
-def check_imports(imports: Sequence[Json]) -> Iterator[Finding]:
-    """Check the newest imports: those that failed, and those that wait for somebody."""
+def check_imports(imports: Sequence[Json]) -> Iterator[CheckResult]:
+    """Check that none of the newest imports has failed or waits for an answer."""
     found = False
     for job in imports:
         why = job["error"] or job["waiting_for"]
@@ -138,9 +142,9 @@ def check_imports(imports: Sequence[Json]) -> Iterator[Finding]:
             found = True
             name = f"Import {job['name'] or job['id']}"
             ok = False if job["error"] else None
-            yield Finding(name, ok, str(why), f"/console/imports/{job['id']}", "Open it")
+            yield CheckResult(name, ok, str(why), f"/console/imports/{job['id']}", "Open it")
     if not imports:
         text = "Nothing was imported yet."
-        yield Finding("Imports", True, text, "/console/imports/new", "Import a history")
+        yield CheckResult("Imports", True, text, "/console/imports/new", "Import a history")
     elif not found:
-        yield Finding("Imports", True, "None of the newest has failed or waits for somebody.")
+        yield CheckResult("Imports", True, "None of the newest has failed or waits for an answer.")

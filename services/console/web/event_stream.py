@@ -1,4 +1,4 @@
-"""Server-sent events as a response: until the client leaves, its events end, or it reads too slowly."""
+"""Server-sent events as a response. It ends with its messages, or if the client leaves or is too slow."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 _WRITE_TIMEOUT_S: Final = 30.0
-"""A client that does not read for so long is left."""
+"""The longest time in which a client may take one message."""
 
 
 def message(event: str, data: Any = None, event_id: str = "") -> bytes:
@@ -19,12 +19,12 @@ def message(event: str, data: Any = None, event_id: str = "") -> bytes:
 
 
 class EventStream(Response):
-    """A response whose body are messages, sent as they come."""
+    """A response that sends each message when it is made."""
 
     media_type = "text/event-stream"
 
     def __init__(self, messages: AsyncGenerator[bytes, None], on_end: Callable[[], None]) -> None:
-        """`on_end` is called when the response has ended, however that was."""
+        """`on_end` is called when the response has ended, by an error too."""
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._messages = messages

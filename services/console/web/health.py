@@ -1,4 +1,4 @@
-"""The pages of statistics and of help: what has been, and what to do now."""
+"""The statistics page and the help page."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from services.console.hub_api import HubApi, Refusal
 from services.console.live.shared_reads import SharedReads
 from services.console.pages.help_checks import (
-    Finding,
+    CheckResult,
     check_accounts,
     check_apps,
     check_callback,
@@ -39,7 +39,7 @@ _MAX_WEBHOOKS: Final = 10
 
 
 class HealthPages:
-    """Reads what the services know, side by side."""
+    """Build both pages from calls of the services, which run concurrently."""
 
     def __init__(self, hub: HubApi, frame: Frame, public_base: str) -> None:
         self._hub = hub
@@ -48,7 +48,7 @@ class HealthPages:
         self._reads = SharedReads(_CHECKS_S)
 
     async def statistics(self, request: Request, visit: Visit) -> Response:
-        """Return the page of statistics, of the time that the address names."""
+        """Return the statistics page. The query parameter `span` is day, week or month."""
         span = request.query_params.get("span", "day")
         if span not in _SPANS:
             span = "day"
@@ -77,7 +77,7 @@ class HealthPages:
         )
 
     async def help(self, request: Request, visit: Visit) -> Response:
-        """Run the checks, and return their findings."""
+        """Run the checks, and return the page with their results."""
         host = request.headers.get("host", "")
         services, callback, apps, ended, broken, queue, webhooks, imports = await asyncio.gather(
             self._reads.get("services", self._hub.readiness_checks),
@@ -126,12 +126,12 @@ class HealthPages:
             return refusal
 
 
-def _found(parts: tuple[Any, ...], check: Any, about: str) -> Iterator[Finding]:
-    """Yield the findings of a check, or why it could not be made; nothing if the member may not see it."""
+def _found(parts: tuple[Any, ...], check: Any, about: str) -> Iterator[CheckResult]:
+    """Yield the results of a check, or the reason it could not run; nothing if the member may not see it."""
     if any(part is None for part in parts):
         return
     if refusal := next((part for part in parts if isinstance(part, Refusal)), None):
         yield unavailable(about, refusal.detail)
         return
-    findings: Iterable[Finding] = check()
+    findings: Iterable[CheckResult] = check()
     yield from findings

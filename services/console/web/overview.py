@@ -1,8 +1,9 @@
-"""The first page: is everything healthy, what waits, what fails, what passes, and what needs somebody."""
+"""The overview: health, queues, failures, live events, and objects that need attention."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import is_
 from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -42,14 +43,14 @@ _MAX_FILTER: Final = 100
 
 
 def filter_of(request: Request) -> EventFilter:
-    """Return which events a viewer wants, by the query parameters."""
+    """Return the event filter of the query parameters."""
     given = request.query_params
     values = (given.get(name, "").strip()[:_MAX_FILTER] for name in ("provider", "type", "endpoint"))
     return EventFilter(*values)
 
 
 class Overview:
-    """Reads all parts side by side. One that is not available says so; the others are shown."""
+    """Read all parts concurrently. A part that is not available is shown as such, beside the others."""
 
     def __init__(self, hub: HubApi, frame: Frame, feed: EventFeed) -> None:
         self._hub = hub
@@ -57,7 +58,7 @@ class Overview:
         self._feed = feed
         self._reads = SharedReads(_FRESH_S)
         self._rendered: dict[tuple[str, ...], tuple[float, Sequence[Any], Markup]] = {}
-        """Figures by workspace and parts: when, of what, and how they look."""
+        """By workspace and parts: the time of rendering, the results that were rendered, and the HTML."""
 
     async def show(self, request: Request, visit: Visit) -> Response:
         """Return the page."""
@@ -80,7 +81,7 @@ class Overview:
         )
 
     async def figures(self, visit: Visit) -> Markup:
-        """Return the figures as HTML. What was not read again since the last viewer is not rendered again."""
+        """Return the figures as HTML. They are rendered again only if a part was read again."""
         key = visit.member.key
         names = [name for name, (scope, _, _) in _PARTS.items() if key.allows(scope)]
         found = await asyncio.gather(
@@ -88,7 +89,7 @@ class Overview:
             *(self._reads.get((key.workspace, name), partial(self._read, name, visit)) for name in names),
         )
         rendered = self._rendered.get((key.workspace, *names))
-        if rendered and all(map(_is, rendered[1], found)):
+        if rendered and all(map(is_, rendered[1], found)):
             return rendered[2]
         services, *values = found
         parts = dict(zip(names, values, strict=True))
@@ -109,7 +110,7 @@ class Overview:
         return html
 
     async def _read(self, name: str, visit: Visit) -> Any:
-        """Return what a part shows, or the refusal."""
+        """Return the response of a part's call, or the refusal."""
         _, path, params = _PARTS[name]
         member = Member(visit.member.key, visit.member.address)  # with the whole time of a request
         try:
@@ -118,12 +119,8 @@ class Overview:
             return refusal
 
 
-def _is(one: Any, other: Any) -> bool:
-    return one is other
-
-
 def _failing(found: Any, fails: Any) -> list[Any] | None:
-    """Return the items that need somebody; None if they could not be read."""
+    """Return the first ten items that fail; None if they could not be read."""
     if found is None or isinstance(found, Refusal):
         return None
     return [item for item in found["items"] if fails(item)][:_SHOWN]

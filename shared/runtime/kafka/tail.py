@@ -1,6 +1,6 @@
-"""Follow some topics from about their end on, without a consumer group, for people who watch.
+"""Follow topics from about their end on, without a consumer group, for live views.
 
-What is read is a view, not work: records may be left out, which is reported. Who is late goes on at the end.
+Records may be left out: a reader that is too far behind goes on at the end of the partition, and reports it.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
 
 _MAX_RECORDS: Final = 500
-"""Of one batch; there are at most four batches a second."""
+"""Records of one batch. There are at most four batches a second."""
 _INTERVAL_S: Final = 0.25
 _MAX_BEHIND: Final = 2_000
-"""Records of one partition that are still to be read, above which it is read from its end on."""
+"""Unread records of a partition above which reading goes on at its end."""
 _MAX_FETCH_BYTES: Final = 8 * 1024 * 1024
 _START_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class TailedRecord:
-    """A record without its value: what it is about is in its headers."""
+    """The topic and headers of a record."""
 
     topic: str
     headers: Sequence[Header]
@@ -40,7 +40,7 @@ class TailedRecord:
 
 @dataclass(frozen=True, slots=True)
 class TailBatch:
-    """Records in the order of each partition. `is_incomplete`: there were more than could be read."""
+    """Records in the order of each partition. `is_incomplete` is True if some were left out."""
 
     records: Sequence[TailedRecord]
     is_incomplete: bool
@@ -49,9 +49,9 @@ class TailBatch:
 async def tail(
     settings: KafkaSettings, topics: Sequence[Topic], log: Log, *, name: str, past: int
 ) -> AsyncGenerator[TailBatch, None]:
-    """Yield what the topics get from now on, and the last `past` records of each partition before.
+    """Yield new records of the topics, after the last `past` records of each partition.
 
-    `name` is that of the process. Yields a batch at least once a second, which may be empty. Raises
+    `name` identifies this process. Yields a batch at least once a second, which may be empty. Raises
     `BrokerUnavailable` if there is no broker, or it goes away.
     """
     names = [topic.name for topic in topics]
