@@ -7,21 +7,21 @@ class Draining:
     """Set once, when the process begins to stop: streams of events end then, so that they do not delay it."""
 
     def __init__(self) -> None:
-        self._begun = asyncio.Event()
+        self._started = asyncio.Event()
 
     @property
-    def has_begun(self) -> bool:
+    def has_started(self) -> bool:
         """True if the process stops."""
-        return self._begun.is_set()
+        return self._started.is_set()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """End all streams. Their clients connect again, to another process."""
-        self._begun.set()
+        self._started.set()
 
     async def wait(self, seconds: float | None = None) -> None:
         """Return after `seconds`, or as soon as the process stops; without `seconds`, only then."""
         try:
             async with asyncio.timeout(seconds):
-                await self._begun.wait()
+                await self._started.wait()
         except TimeoutError:
             return

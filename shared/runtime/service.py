@@ -340,7 +340,7 @@ def _drain_on_signal(
     def drain() -> None:
         app.draining = True
         server.stop()
-        draining.begin()
+        draining.start()
         if worker:
             loop.remove_reader(worker.parent)  # it stays readable
 

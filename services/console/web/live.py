@@ -61,7 +61,7 @@ class Live:
         figures, figures_at, sent = "", 0.0, 0
         position, gaps, available = None, self._feed.ring(workspace).gaps, True
         yield b"retry: 1000\n\n"
-        while not self._streams.draining.has_begun and sent <= _MAX_STREAM_BYTES:
+        while not self._streams.draining.has_started and sent <= _MAX_STREAM_BYTES:
             now, messages = monotonic(), []
             if now - started > lifetime_s:
                 return

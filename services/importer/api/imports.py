@@ -250,7 +250,7 @@ class ImportsApi:
                 out = self._out(job).model_dump_json().encode()
                 yield b": still here\n\n" if out == shown else b"data: " + out + b"\n\n"
                 shown = out
-                if job.status != "running" or self._draining.has_begun:
+                if job.status != "running" or self._draining.has_started:
                     return
                 await self._draining.wait(_EVENT_INTERVAL_S)
 
