@@ -149,7 +149,7 @@ SECRETS_IN_REQUESTS = (
 )
 _ONCE_ON_PAGES = {
     "a secret on a page": "(?:New s|S)ecret",
-    "an API key": "API key",
+    "an API key": "(?:API k|K)ey",
     "the address of an incoming webhook": "Address with token",
 }
 """The labels of what the console shows once, by what it is."""
