@@ -37,10 +37,11 @@ from services.delivery.log.erasures import Erasures
 from services.delivery.log.key_search import DeliveryQuery, search_keys
 from services.delivery.log.log_slices import LogKey
 from services.delivery.log.search import page
-from services.delivery.log.statistics import STATISTICS, Statistics, hour_of
+from services.delivery.log.statistics import STATISTICS, Statistics
 from services.delivery.settings import DeliverySettings
 from shared.contracts.errors import Malformed
 from shared.runtime.configuration import Configuration
+from shared.runtime.hourly_counts import hour_of
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Document, Mongo, utcnow
 from tests.support.backends import Store

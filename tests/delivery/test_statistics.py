@@ -1,6 +1,7 @@
 """Statistics of many webhooks are written in turns, and all of them when the service stops."""
 
-from services.delivery.log.statistics import STATISTICS, Statistics, hour_of
+from services.delivery.log.statistics import STATISTICS, Statistics
+from shared.runtime.hourly_counts import hour_of
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Mongo, utcnow
 from tests.delivery.test_log import run
