@@ -45,6 +45,8 @@ class Refusal(Exception):
     status: int
     title: str
     detail: str
+    errors: Sequence[tuple[str, str]] = ()
+    """What is wrong with which field, by the field's path in the body of the call."""
 
     @property
     def is_outage(self) -> bool:
@@ -220,9 +222,12 @@ def _refusal(status: int, answer: bytes) -> Refusal:
     try:
         problem = orjson.loads(answer)
         title, detail = str(problem["title"]), str(problem.get("detail") or problem["title"])
-        if errors := problem.get("errors"):
-            named = [f"{item.get('field', '')}: {item.get('message', '')}" for item in errors[:_MAX_ERRORS]]
-            detail = "; ".join(named)
+        errors = [
+            (str(item.get("field", ""))[:200], str(item.get("message", ""))[:500])
+            for item in (problem.get("errors") or ())[:_MAX_ERRORS]
+        ]
+        if errors:
+            detail = "; ".join(f"{field}: {message}" for field, message in errors)
     except (ValueError, KeyError, TypeError, AttributeError):
         return Refusal(status, "Error", f"the service answered with status {status}")
-    return Refusal(status, title[:200], detail[:2000])
+    return Refusal(status, title[:200], detail[:2000], errors)

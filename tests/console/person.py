@@ -94,6 +94,10 @@ class Answer:
         self.links = page.links
         self.forms = page.forms
         self.elements = page.elements
+        self.errors = [
+            str(found["name"]) for _, found in page.elements if found.get("aria-invalid") and "name" in found
+        ]
+        """The fields that are marked as wrong."""
 
     def form(self, action: str) -> Form:
         """The form, not a search, whose address ends so."""

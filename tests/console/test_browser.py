@@ -124,7 +124,11 @@ def filled(hub: Hub) -> list[str]:
     member = hub.call("POST", "/api/members", {"name": long[:90], "role": "viewer"}, expect=201)["id"]
     paths += [f"/members/{member}", f"/members/{member}/do/remove"]
     paths += ["/connected?error=access_denied&provider=github", "/endpoints/new"]
-    paths += ["/endpoints/new/slack", f"/endpoints/{endpoint['id']}/setup"]
+    paths += [
+        "/endpoints/new/slack",
+        f"/endpoints/{endpoint['id']}/setup",
+        f"/endpoints/{endpoint['id']}/do/edit",
+    ]
     return [*paths, *import_paths(hub)]
 
 

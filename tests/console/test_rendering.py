@@ -14,6 +14,7 @@ from services.console.pages.fields import arranged, href_of, with_unit
 from services.console.pages.kinds import Kind
 from services.console.pages.registry import KINDS
 from services.console.pages.rendering import MAX_SHOWN, address_of, label, pretty, time_element, visible
+from services.console.web.connect import provider_field
 from services.console.web.forms import BadForm, utc_time
 from services.console.web.paths import filled
 from services.console.web.visits import local_path
@@ -149,6 +150,16 @@ def test_times_of_forms_are_utc() -> None:
 @pytest.mark.parametrize("path", ["https://x", "//x", "/\\x", "/console\\x", "/consolex", "", "/console/\n"])
 def test_only_paths_of_the_console_are_local(path: str) -> None:
     assert local_path(path) == "/console"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kind"),
+    [("", "secret"), ("[!-~]+", "secret"), (".+", "secret"), (r"-----BEGIN [\s\S]+", "key")],
+)
+def test_a_secret_whose_form_has_several_lines_gets_an_area(pattern: str, kind: str) -> None:
+    item = {"id": "a", "name": "A", "about": "", "secret": True, "pattern": pattern, "options": []}
+    item |= {"required": True, "default": "", "example": ""}
+    assert provider_field(item).kind == kind
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.path)

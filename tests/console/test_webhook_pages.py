@@ -1,16 +1,24 @@
 """The pages of outgoing webhooks, deliveries and dead letters over a real hub, without script."""
 
+import base64
+import json
 from collections.abc import Iterator
 from secrets import token_hex
 from typing import Any
 
+import httpx
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.console.person import Answer, Person
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.subscriber import Subscriber
+
+PLAID = {"environment": "production", "client_id": "0" * 24, "client_secret": "f" * 30}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +115,115 @@ def test_the_second_of_two_people_sees_what_the_first_has_stored(hub: Hub, admin
     assert "done=edit" in send(admin, late, do="save").path
     stored = hub.call("GET", f"/api/outgoing-webhooks/{webhook}")
     assert (stored["name"], stored["events"]) == ("mine", ["a.b"])
+
+
+def test_an_endpoint_is_made_of_a_template_and_every_setting_is_changed(
+    hub: Hub, admin: Person, person: Person
+) -> None:
+    form = admin.open("/console/endpoints/new/github")
+    form = admin.open(form.link("/console/endpoints/new/github?template=github-"))
+    assert "From the template" in form.text
+    values = {
+        "own-secret": "handed-over-1234",
+        "own-allow_ips": "192.0.2.0/24\r\nnowhere",
+        "own-public_url": "https://hooks.example.com",
+    }
+    wrong = admin.send(form, "/new/github", **values, **{"own-channel_id": "general"})
+    assert wrong.status == 422
+    assert wrong.errors == ["own-allow_ips"]
+    assert "192.0.2.0/24 nowhere" in wrong.text
+    assert "handed-over" not in wrong.response.text, "a secret is never shown again"
+    made = admin.send(wrong, "/new/github", **values | {"own-allow_ips": "192.0.2.7/24"})
+    assert (made.status, "https://hooks.example.com/" in made.text) == (200, True)
+    endpoint = made.link("/console/endpoints/ep_").rpartition("/")[2]
+    stored = hub.call("GET", f"/api/inbound-endpoints/{endpoint}")
+    templates = {item["id"]: item for item in hub.call("GET", "/api/endpoint-templates")}
+    template = templates[form.path.partition("template=")[2]]
+    assert (stored["name"], stored["events"]) == (template["name"], template["events"])
+    assert (stored["allow_ips"], stored["awaits"]) == (["192.0.2.0/24"], None)
+
+    path = f"/console/endpoints/{endpoint}"
+    edit = admin.open(admin.open(path).link("/do/edit"))
+    later: dict[str, str | None] = {
+        "own-name": "after",
+        "own-events": "push",
+        "own-channel_id": "",
+        "own-allow_ips": "",
+        "own-public_url": "",
+        "own-rate_limit": "5",
+        "own-body_limit": "2048",
+        "own-dedupe_window_s": "0",
+        "own-unsigned_reason": "no",
+    }
+    for name, text in {"own-rate_limit": "many", "own-unsigned_reason": "no", "own-body_limit": "1"}.items():
+        wrong = admin.send(edit, "/do/edit", **later | {"own-unsigned_reason": ""} | {name: text})
+        assert (wrong.status, wrong.errors) == (422, [name]), wrong.text
+    stale = admin.open(f"{path}/do/edit")
+    changed = admin.send(edit, "/do/edit", **later | {"own-unsigned_reason": "it cannot sign"})
+    assert changed.path == f"{path}?done=edit"
+    stored |= {"name": "after", "events": ["push"], "channel_id": None, "allow_ips": [], "rate_limit": 5}
+    stored |= {"body_limit": 2048, "dedupe_window_s": 0, "require_signature": False}
+    now = hub.call("GET", f"/api/inbound-endpoints/{endpoint}")
+    assert {name for name in stored if now[name] != stored[name]} == {
+        *("version", "updated_at", "public_url", "url", "unsigned_reason", "setup_steps"),
+    }
+    late = admin.send(stale, "/do/edit", **{"own-name": "mine"})
+    assert late.status == 412
+    assert "Name mine after" in late.text
+    assert "Requests per minute 60000 5" in late.text
+    assert hub.call("GET", f"/api/inbound-endpoints/{endpoint}")["name"] == "after"
+    assert "done=edit" in admin.send(late, "/do/edit", **{"own-unsigned_reason": ""}).path
+    now = hub.call("GET", f"/api/inbound-endpoints/{endpoint}")
+    assert (now["name"], now["rate_limit"], now["require_signature"]) == ("mine", 60_000, True)
+
+    reader = hub.call("POST", "/api/api-keys", {"name": "reader", "scopes": ["integrations:read"]})
+    person.sign_in(reader["key"])
+    assert not any("/do/edit" in link for link in person.open(path).links)
+    refused = person.send(person.open(f"{path}/do/edit"), "/do/edit", **{"own-name": "theirs"})
+    assert (refused.status, "integrations:write" in refused.text) == (403, True)
+
+
+def test_a_key_of_several_lines_the_sender_and_the_settings_of_an_endpoint(hub: Hub, admin: Person) -> None:
+    form = admin.open("/console/endpoints/new/generic")
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    [key, newer] = [
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        for key in keys
+    ]
+    source = {"verification": [{"scheme": "ecdsa", "signature": {"header": "x-sign", "encoding": "base64"}}]}
+    values = {"own-secret": key.replace("\n", "\r\n"), "own-source": json.dumps(source)}
+    made = admin.send(form, "/new/generic", **values)
+    assert made.status == 200, made.text
+    endpoint = hub.call("GET", "/api/inbound-endpoints?limit=1")["items"][0]
+
+    def accepted(private: ec.EllipticCurvePrivateKey) -> int:
+        signature = base64.b64encode(private.sign(b"{}", ec.ECDSA(hashes.SHA256()))).decode()
+        return httpx.post(endpoint["url"], content=b"{}", headers={"x-sign": signature}).status_code
+
+    assert accepted(keys[0]) == 202
+    path = f"/console/endpoints/{endpoint['id']}"
+    rotated = admin.send(
+        admin.open(f"{path}/do/rotate"), "/do/rotate", secret=newer.replace("\n", "\r\n"), overlap_hours="1"
+    )
+    assert "New secret" in rotated.text
+    assert eventually(lambda: accepted(keys[1]) == 202)
+    edit = admin.open(f"{path}/do/edit")
+    assert json.loads(edit.form("/do/edit").fields["own-source"]) == source
+    wrong = admin.send(edit, "/do/edit", **{"own-source": "{"})
+    assert (wrong.status, wrong.errors) == (422, ["own-source"])
+    assert "done=edit" in admin.send(wrong, "/do/edit", **{"own-source": ""}).path
+    assert hub.call("GET", f"/api/inbound-endpoints/{endpoint['id']}")["source"] is None
+
+    made = hub.call("POST", "/api/inbound-endpoints", {"provider": "plaid", "name": "p", "settings": PLAID})
+    path = f"/console/endpoints/{made['id']}/do/edit"
+    edit = admin.open(path)
+    assert PLAID["client_secret"] not in edit.response.text
+    for values in ({"client_id": ""}, {"client_secret": "short"}):
+        wrong = admin.send(edit, "/do/edit", **values)
+        assert (wrong.status, wrong.errors) == (422, list(values))
+    assert "done=edit" in admin.send(edit, "/do/edit", environment="sandbox").path
+    settings = hub.call("GET", f"/api/inbound-endpoints/{made['id']}")["settings"]
+    assert settings == PLAID | {"environment": "sandbox", "client_secret": None}
 
 
 def test_a_rotation_shows_until_when_the_old_secret_is_valid(hub: Hub, admin: Person) -> None:

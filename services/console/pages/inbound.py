@@ -73,6 +73,15 @@ ENDPOINTS: Final = Kind(
     list_links=(Link("Create an endpoint", "/console/endpoints/new"),),
     actions=(
         Action(
+            "edit",
+            "Edit",
+            "/api/inbound-endpoints/{id}",
+            "integrations:write",
+            "It is changed. New requests are received with the new settings.",
+            method="PATCH",
+            effect="Its form is one of its own: see `web.endpoint_edit`.",
+        ),
+        Action(
             "test",
             "Send a test",
             "/api/inbound-endpoints/{id}/test",
@@ -96,7 +105,7 @@ ENDPOINTS: Final = Kind(
             "/api/inbound-endpoints/{id}/rotate-secret",
             "integrations:write",
             "The new secret is shown only now. Enter it at the provider; the old one is valid for a while.",
-            fields=(OVERLAP, Field("secret", "Secret", "secret", "Only if the provider gives you one.")),
+            fields=(OVERLAP, Field("secret", "Secret", "key", "Only if the provider gives you one.")),
             effect="A new secret is made. The old one stays valid for some time, so nothing is refused.",
             shown={"secret": "New secret", "old_secrets_until": "The old one is valid until"},
         ),

@@ -8,7 +8,10 @@ from shared.runtime.web.api_keys import Scope
 
 Json = Mapping[str, Any]
 ColumnKind = Literal["text", "link", "time", "status", "number", "code"]
-FieldKind = Literal["text", "secret", "lines", "select", "checks", "number", "time", "flag", "json"]
+FieldKind = Literal["text", "secret", "key", "lines", "select", "checks", "number", "time", "flag", "json"]
+"""`key` is a secret that may have several lines, such as a key in PEM format."""
+SECRETS: Final = ("secret", "key")
+"""The kinds of fields whose values are never shown again."""
 Group = Literal["Traffic", "Connections", "Conversations", "Settings"]
 
 
@@ -49,6 +52,8 @@ class Field:
     required: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     """Texts of options; an option without one is its own text."""
+    is_folded: bool = False
+    """Whether it is one of the further settings, which the form folds."""
 
 
 Values = Mapping[str, Any]

@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.console.hub_api import Refusal
-from services.console.pages.kinds import Action, Field
+from services.console.pages.kinds import SECRETS, Action, Field
 from services.console.web.edits import Edit
-from services.console.web.forms import Form
+from services.console.web.forms import Form, errors_of
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
 
@@ -40,12 +40,14 @@ class ActionForms:
         wizard: str = "",
         sentences: Sequence[str] = (),
         buttons: Sequence[tuple[str, str]] = (),
+        links: Sequence[tuple[str, str, str]] = (),
     ) -> Response:
         """Return the page. `about` names the object, `steps` are what to do elsewhere first.
 
         `copied` is the name of a value to enter there, and the value. `edit` is the version that is changed,
         and `wizard` the import of which the form is a step. `sentences` are about what is filled in, and
-        `buttons` are more values of `do` with their titles.
+        `buttons` are more values of `do` with their titles. `links` lead to the same form with other values:
+        title, address, and what it is for.
         """
         return self._frame.page(
             "form.html",
@@ -58,6 +60,8 @@ class ActionForms:
             back=back,
             filled={field.name: _values_shown(field, form or {}, request) for field in action.fields},
             refusal=refusal,
+            errors=errors_of(refusal, action.fields),
+            links=links,
             once=secrets.token_urlsafe(16),
             steps=steps,
             copied=copied,
@@ -71,7 +75,7 @@ class ActionForms:
 
 def _values_shown(field: Field, form: Form, request: Request) -> list[str]:
     """Return the values of a field: those of the form, else of the address, else the default."""
-    if field.kind == "secret":
+    if field.kind in SECRETS:
         return []
     if field.name in form:
         return form[field.name]

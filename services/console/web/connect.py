@@ -1,5 +1,6 @@
 """The forms of connect options and OAuth apps, the redirect to the provider, and the result."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -9,13 +10,15 @@ from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.authorization_failures import next_step
-from services.console.pages.kinds import Action, Field
+from services.console.pages.kinds import Action, Field, FieldKind
 from services.console.web.action_forms import ActionForms
 from services.console.web.catalogue import APP, OAUTH, PATH, app_of, entry_of, provider_path
 from services.console.web.forms import Form, first, split_own, values_of
 from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 
+_PEM: Final = "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----"
+"""Matches the patterns of secrets that have several lines."""
 _RETURN: Final = "/console/connected"
 _NAME: Final = Field(
     "own-name", "Name", hint="Your own name for this account; left empty, that of the provider."
@@ -198,7 +201,9 @@ def purpose_field(option: Json) -> list[Field]:
 
 def provider_field(item: Json, value: str = "", *, is_set: bool = False) -> Field:
     """Return a field that the catalogue describes; with a `value` of before, or one that is set already."""
-    kind: Any = "secret" if item["secret"] else "select" if item["options"] else "text"
+    kind: FieldKind = "secret" if item["secret"] else "select" if item["options"] else "text"
+    if item["secret"] and item["pattern"] and re.fullmatch(item["pattern"], _PEM):
+        kind = "key"
     hint = item["about"] + (f" For example {item['example']}." if item["example"] else "")
     if is_set:
         hint += " Left empty, it stays as it is."

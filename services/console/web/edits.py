@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.console.hub_api import Refusal
-from services.console.pages.kinds import Field
+from services.console.pages.kinds import SECRETS, Field
 from services.console.pages.rendering import visible
 from services.console.web.forms import Form, first
 
@@ -41,7 +41,7 @@ def compared(fields: Sequence[Field], mine: Form, stored: Form, version: int) ->
 
 def _text(form: Form, field: Field) -> str:
     texts = [text.replace("\r\n", "\n").strip() for text in form.get(field.name, [])]
-    if field.kind == "secret":
+    if field.kind in SECRETS:
         return "(entered)" if any(texts) else ""
     if field.kind == "flag":
         return "yes" if any(texts) else "no"

@@ -2,19 +2,21 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.inbound import endpoint_advice, verdict_in_words
-from services.console.pages.kinds import Action, Field
+from services.console.pages.kinds import Action, Field, FieldKind
 from services.console.web.action_forms import ActionForms
 from services.console.web.catalogue import catalogue_page, entry_of, has_webhooks
 from services.console.web.connect import provider_field
+from services.console.web.endpoint_edit import hub_fields
 from services.console.web.forms import Form, first, split_own, values_of
 from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
@@ -51,23 +53,26 @@ class EndpointSetup:
         """Return the form with the provider's own fields."""
         try:
             entry = await self._sender(request, visit)
+            templates = await self._templates(visit, entry)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, NEW)
-        return self._page(entry, request, visit)
+        return self._page(entry, templates, request, visit)
 
     async def create(self, request: Request, visit: Visit, form: Form) -> Response:
         """Create the endpoint; return its setup with the secret, which is shown only now."""
         try:
             entry = await self._sender(request, visit)
+            templates = await self._templates(visit, entry)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, NEW)
         try:
-            body = _body(entry, values_of(form, _fields(entry)))
+            fields = _fields(entry, _chosen(templates, request), visit)
+            body = _body(entry, values_of(form, fields))
             created = await self._hub.call(
                 visit.member, "POST", "/api/inbound-endpoints", body=body, once=first(form, "once")
             )
         except Refusal as refusal:
-            return self._page(entry, request, visit, form, refusal)
+            return self._page(entry, templates, request, visit, form, refusal)
         return self._setup_page(visit, created, [], is_new=True)
 
     async def show(self, request: Request, visit: Visit) -> Response:
@@ -117,19 +122,43 @@ class EndpointSetup:
             raise Refusal(404, "Not found", f"{entry['name']} sends no webhooks of its own.")
         return entry
 
+    async def _templates(self, visit: Visit, entry: Json) -> Sequence[Json]:
+        """Return the templates of a provider's endpoints. Raises `Refusal`."""
+        found = await self._hub.call(visit.member, "GET", "/api/endpoint-templates")
+        return [template for template in found if template["provider"] == entry["id"]]
+
     def _page(
         self,
         entry: Json,
+        templates: Sequence[Json],
         request: Request,
         visit: Visit,
         form: Form | None = None,
         refusal: Refusal | None = None,
     ) -> Response:
+        chosen = _chosen(templates, request)
         effect = "You get the address, and the steps to enter it at the provider."
+        if chosen is not None:
+            effect += f" From the template {chosen['name']}: {chosen['about']}"
+        elif templates:
+            effect += " A template chooses which events become messages of a channel:"
         title = f"Create an endpoint for {entry['name']}"
-        action = Action("create", title, "", "integrations:write", "", fields=_fields(entry), effect=effect)
+        fields = _fields(entry, chosen, visit)
+        action = Action("create", title, "", "integrations:write", "", fields=fields, effect=effect)
+        base = f"{NEW}/{quote(entry['id'], safe='')}"
+        links = [
+            (template["name"], f"{base}?{urlencode({'template': template['id']})}", template["about"])
+            for template in templates
+        ]
         return self._forms.page(
-            visit, request, action, here="endpoints", back=NEW, form=form, refusal=refusal
+            visit,
+            request,
+            action,
+            here="endpoints",
+            back=base if chosen else NEW,
+            form=form,
+            refusal=refusal,
+            links=() if chosen else links,
         )
 
     def _setup_page(
@@ -161,31 +190,40 @@ class EndpointSetup:
         )
 
 
-def _fields(entry: Json) -> list[Field]:
-    """Return the fields of an endpoint: its name, the provider's secret and settings, and what is done."""
+def _fields(entry: Json, template: Json | None, visit: Visit) -> list[Field]:
+    """Return the fields of a new endpoint; a template fills in its name and the events of its messages."""
     webhooks = entry["webhooks"]
     secret = webhooks["secret"]
-    fields = [Field("own-name", "Name", default=entry["name"], required=True)]
+    name = Field("own-name", "Name", default=template["name"] if template else entry["name"], required=True)
+    fields = [name]
     if secret["source"] in ("ours", "theirs"):
         later = (
-            "Left empty, the hub makes one, which you enter at the provider."
+            "Left empty, the hub generates one, which you enter at the provider."
             if secret["source"] == "ours"
             else "If the provider shows it only later, leave it empty now, and enter it in the next step."
         )
         title = secret["name"] or "Secret"
-        fields.append(Field("own-secret", title, "secret", f"{secret['about']} {later}".strip()))
+        # A sender that describes itself may sign with a private key: then its public key is the secret.
+        kind: FieldKind = "key" if webhooks["configurable"] else "secret"
+        fields.append(Field("own-secret", title, kind, f"{secret['about']} {later}".strip()))
     fields += [provider_field(item) for item in webhooks["settings"]]
-    if webhooks["configurable"]:
-        hint = "How the sender signs, as JSON; left empty, the hub's own scheme. The guide has examples."
-        fields.append(Field("own-source", "Sender", "json", hint))
-    fields += [
-        Field("own-channel_id", "Channel", hint="Id of the chat's channel that gets messages; else none."),
-        Field("own-events", "Events that become messages", "lines", "Names, one a line; * for all.", (), "*"),
-    ]
-    if secret["source"] != "none":
-        hint = "Only if the sender cannot sign: why requests without a signature are accepted."
-        fields.append(Field("own-unsigned_reason", "Accept unsigned requests", hint=hint))
-    return fields
+    own = hub_fields(entry, visit)
+    if template is not None:
+        needed = {"own-channel_id": True}
+        events = "\n".join(template["events"])
+        own = [
+            replace(field, default=events)
+            if field.name == "own-events"
+            else replace(field, required=needed.get(field.name, field.required))
+            for field in own
+        ]
+    return [*fields, *own]
+
+
+def _chosen(templates: Sequence[Json], request: Request) -> Json | None:
+    """Return the template that the address names; None without one."""
+    name = request.query_params.get("template")
+    return next((template for template in templates if template["id"] == name), None)
 
 
 def _body(entry: Json, values: Mapping[str, Any]) -> Json:

@@ -23,8 +23,34 @@ Form = Mapping[str, list[str]]
 class BadForm(Refusal):
     """A refusal of a field's value. The detail names the field, and what it needs."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(422, "Check the form", detail)
+    def __init__(self, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(422, "Check the form", detail, errors)
+
+
+def wrong_field(field: Field, message: str) -> BadForm:
+    """Return the refusal of one field's value, which is shown beside the field too."""
+    return BadForm(f"{field.title}: {message}", [(field.name, message)])
+
+
+def errors_of(refusal: Refusal | None, fields: Sequence[Field]) -> dict[str, str]:
+    """Return what is wrong with which field of a form, by the field's name.
+
+    A service names the field of its call, such as `settings.team` or `allow_ips.0`.
+    """
+    found: dict[str, str] = {}
+    has_own = any(field.name.startswith(OWN) for field in fields)
+    for path, message in refusal.errors if refusal else ():
+        place, *parts = path.split(".")
+        for field in fields:
+            bare = field.name.removeprefix(OWN)
+            is_own = bare != field.name
+            if (
+                path == field.name
+                or (bare == place and is_own == has_own)
+                or (parts and bare == parts[-1] and not is_own)
+            ):
+                found.setdefault(field.name, message)
+    return found
 
 
 async def read_form(request: Request) -> Form:
@@ -55,7 +81,7 @@ def values_of(form: Form, fields: Sequence[Field]) -> dict[str, Any]:
         elif texts:
             values[field.name] = _value_of(field, texts)
         elif field.required:
-            raise BadForm(f"{field.title}: fill it in")
+            raise wrong_field(field, "fill it in")
     return values
 
 
@@ -72,18 +98,20 @@ def _value_of(field: Field, texts: Sequence[str]) -> Any:
             return list(texts)
         case "lines":
             return [line.strip() for line in text.splitlines() if line.strip()]
+        case "key":
+            return text.replace("\r\n", "\n")
         case "number":
             try:
                 return int(text)
             except ValueError:
-                raise BadForm(f"{field.title}: a whole number is needed") from None
+                raise wrong_field(field, "a whole number is needed") from None
         case "time":
             return utc_time(text, field.title)
         case "json":
             try:
                 return orjson.loads(text)
             except ValueError:
-                raise BadForm(f"{field.title}: this is not JSON") from None
+                raise wrong_field(field, "this is not JSON") from None
     return text
 
 

@@ -22,6 +22,7 @@ from services.console.web.accounts import AccountPages
 from services.console.web.action_forms import ActionForms
 from services.console.web.catalogue import CataloguePages
 from services.console.web.connect import ConnectPages
+from services.console.web.endpoint_edit import EndpointEdit
 from services.console.web.endpoint_setup import EndpointSetup
 from services.console.web.find import Find
 from services.console.web.forms import BadForm, Form, first, read_form
@@ -164,6 +165,7 @@ class Site:
         connect = ConnectPages(self._hub, self._frame, forms)
         accounts = AccountPages(self._hub, self._frame, forms)
         setup = EndpointSetup(self._hub, self._frame, forms)
+        endpoints = EndpointEdit(self._hub, self._frame, forms)
         pages: dict[str, Page] = {
             "catalogue": catalogue.show,
             "catalogue/{provider}": catalogue.provider,
@@ -173,6 +175,7 @@ class Site:
             "endpoints/new": setup.choose,
             "endpoints/new/{provider}": setup.ask,
             "endpoints/{id}/setup": setup.show,
+            "endpoints/{id}/do/edit": endpoints.ask,
         }
         forms_of: dict[str, FormPage] = {
             "catalogue/{provider}/verify-app": connect.verify,
@@ -180,6 +183,7 @@ class Site:
             "integrations/{id}/reconnect": accounts.reconnect,
             "integrations/{id}/choose": accounts.choose,
             "endpoints/new/{provider}": setup.create,
+            "endpoints/{id}/do/edit": endpoints.submit,
             "endpoints/{id}/setup/secret": setup.enter_secret,
             "endpoints/{id}/setup/test": setup.test,
         }

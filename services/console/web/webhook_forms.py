@@ -16,7 +16,7 @@ from services.console.pages.kinds import Action, Field, Kind
 from services.console.pages.outgoing import WEBHOOKS
 from services.console.pages.rendering import visible
 from services.console.web.edits import CHANGED, Edit, based_on, compared, is_outdated
-from services.console.web.forms import BadForm, Form, first, values_of
+from services.console.web.forms import BadForm, Form, errors_of, first, values_of
 from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 from shared.webhooks.formats import BodyFormat
@@ -171,6 +171,9 @@ class WebhookForms:
             samples=samples,
             refusal=refusal,
             preview=preview,
+            errors=errors_of(
+                refusal, (*_FIELDS, *_FILTER, _TRANSFORM, _FORMAT, _ORDERING, _PROFILE, _PATTERNS)
+            ),
             edit=edit,
             once=secrets.token_urlsafe(16),
         )
