@@ -1,12 +1,14 @@
 """One hub with a console for each module, and people at it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.console.person import Person
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
+from tests.support.npm import Unavailable, installed
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +32,13 @@ def person(hub: Hub) -> Iterator[Person]:
     person = Person(hub.url("gateway"))
     yield person
     person.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str | Unavailable:
+    """The script of axe-core, or why it is not there."""
+    try:
+        folder = installed(Path(__file__).parents[1] / "support" / "axe")
+    except Unavailable as reason:
+        return reason
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")

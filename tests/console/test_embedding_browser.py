@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.console.test_browser import FAINT, LIGHT, NARROWEST, OBJECTED, VIOLATIONS, axe, resize
+from tests.console.page_checks import FAINT, LIGHT, NARROWEST, OBJECTED, VIOLATIONS, resize
 from tests.console.test_connect import BOT_TOKEN, somebody, telegram
 from tests.console.test_connect_window import CHAT, connect, window_of
 from tests.support.backends import Bus, Store
@@ -18,7 +18,6 @@ from tests.support.npm import Unavailable
 from tests.support.provider_hosts import HostRequest, Reply
 from tests.support.recorded_secrets import record_secret
 
-__all__ = ["axe"]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 CONTENT = {"html": ""}
 """The body of the chat's page, and of another site's."""

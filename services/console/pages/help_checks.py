@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from shared.runtime.web.api_keys import Scope
+
 Json = Mapping[str, Any]
 _LATE_S: Final = 60.0
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -19,6 +21,8 @@ class CheckResult:
     text: str
     href: str = ""
     link: str = ""
+    scope: Scope | None = None
+    """The scope that the link needs; None if the page that it is on needs it too."""
 
 
 def unavailable(about: str, detail: str) -> CheckResult:
@@ -111,7 +115,9 @@ def check_deliveries(queue: Json, webhooks: Sequence[Json]) -> Iterator[CheckRes
     """Check that deliveries are not late or given up, and that no webhook fails."""
     if not webhooks:
         text = "There is no outgoing webhook yet, so nothing is delivered."
-        yield CheckResult("Outgoing webhooks", None, text, "/console/webhooks/do/create", "Create one")
+        yield CheckResult(
+            "Outgoing webhooks", None, text, "/console/webhooks/do/create", "Create one", "webhooks:write"
+        )
     late = queue["oldest_due_s"] or 0.0
     if late > _LATE_S:
         text = (
@@ -145,6 +151,6 @@ def check_imports(imports: Sequence[Json]) -> Iterator[CheckResult]:
             yield CheckResult(name, ok, str(why), f"/console/imports/{job['id']}", "Open it")
     if not imports:
         text = "Nothing was imported yet."
-        yield CheckResult("Imports", True, text, "/console/imports/new", "Import a history")
+        yield CheckResult("Imports", True, text, "/console/imports/new", "Import a history", "imports:write")
     elif not found:
         yield CheckResult("Imports", True, "None of the newest has failed or waits for an answer.")

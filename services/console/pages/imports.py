@@ -117,7 +117,7 @@ IMPORTS: Final = Kind(
         Link("Files", "/console/imports/{id}/files"),
         Link("Audit", "/console/audit?resource={id}"),
     ),
-    list_links=(Link("Import a file", "/console/imports/new"),),
+    list_links=(Link("Import a file", "/console/imports/new", scope="imports:write"),),
     parts=(
         Part("Plan", "/api/imports/{id}/plan"),
         Part("Report", "/api/imports/{id}/report", {"rows": "false"}),

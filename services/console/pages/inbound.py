@@ -70,7 +70,7 @@ ENDPOINTS: Final = Kind(
     ),
     "An endpoint is an address that a provider calls. Create one, and follow its setup steps.",
     "Traffic",
-    list_links=(Link("Create an endpoint", "/console/endpoints/new"),),
+    list_links=(Link("Create an endpoint", "/console/endpoints/new", scope="integrations:write"),),
     actions=(
         Action(
             "edit",

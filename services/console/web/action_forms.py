@@ -42,13 +42,16 @@ class ActionForms:
         buttons: Sequence[tuple[str, str]] = (),
         links: Sequence[tuple[str, str, str]] = (),
     ) -> Response:
-        """Return the page. `about` names the object, `steps` are what to do elsewhere first.
+        """Return the page; without the scope of the action, one that says so.
 
-        `copied` is the name of a value to enter there, and the value. `edit` is the version that is changed,
-        and `wizard` the import of which the form is a step. `sentences` are about what is filled in, and
-        `buttons` are more values of `do` with their titles. `links` lead to the same form with other values:
-        title, address, and what it is for.
+        `about` names the object, `steps` are what to do elsewhere first. `copied` is the name of a value to
+        enter there, and the value. `edit` is the version that is changed, and `wizard` the import of which
+        the form is a step. `sentences` are about what is filled in, and `buttons` are more values of `do`
+        with their titles. `links` lead to the same form with other values: title, address, and what it is
+        for.
         """
+        if not visit.member.key.allows(action.scope):
+            return self._frame.not_allowed(visit, action.scope, back)
         return self._frame.page(
             "form.html",
             visit,

@@ -37,6 +37,8 @@ class EndpointSetup:
 
     async def choose(self, request: Request, visit: Visit) -> Response:
         """Return the providers that send webhooks."""
+        if not visit.member.key.allows("integrations:write"):
+            return self._frame.not_allowed(visit, "integrations:write", "/console/endpoints")
         return await catalogue_page(
             self._hub,
             self._frame,

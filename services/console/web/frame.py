@@ -10,6 +10,7 @@ from services.console.pages.registry import GROUPS, KINDS
 from services.console.pages.rendering import Renderer
 from services.console.web.static_files import StaticFiles
 from services.console.web.visits import Visit
+from shared.runtime.web.api_keys import Scope
 
 
 def see_other(address: str) -> Response:
@@ -61,3 +62,9 @@ class Frame:
         """Return the page for an address that leads nowhere."""
         text = "There is no such page. Choose one in the menu."
         return self.problem(visit, 404, "Not found", text)
+
+    def not_allowed(self, visit: Visit, scope: Scope, back: str = "") -> Response:
+        """Return the page in place of a form that needs a scope which the member lacks."""
+        who = f"Your role ({visit.member.key.role})" if visit.member.key.role else "Your key"
+        text = f"{who} does not include this: it needs the scope {scope}. Ask an admin of the workspace."
+        return self.problem(visit, 403, "Not allowed", text, back)

@@ -40,6 +40,8 @@ class ImportPages:
         return see_other(f"/console/imports/{quote(made['id'], safe='')}")
 
     async def _page(self, visit: Visit, refusal: Refusal | None = None) -> Response:
+        if not visit.member.key.allows("imports:write"):
+            return self._frame.not_allowed(visit, "imports:write", "/console/imports")
         uploads = []
         try:
             uploads = (await self._hub.call(visit.member, "GET", "/api/uploads"))["items"]

@@ -75,7 +75,14 @@ class ListPages:
             path=path,
             refusal=refusal,
             actions=[action for action in kind.list_actions if visit.member.key.allows(action.scope)],
-            row_actions=kind.actions if not kind.has_details else (),
+            row_actions=[
+                action
+                for action in kind.actions
+                if not kind.has_details and visit.member.key.allows(action.scope)
+            ],
+            links=[
+                link for link in kind.list_links if link.scope is None or visit.member.key.allows(link.scope)
+            ],
             parent=request.path_params.get("parent"),
             done=done_message(kind, request),
         )
