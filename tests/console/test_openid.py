@@ -16,6 +16,7 @@ from tests.console.identity_provider import CLIENT_ID, HostileProvider
 from tests.console.person import Person
 from tests.support.auth_servers import Client, OidcProvider
 from tests.support.backends import Bus, Store
+from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.hub import Hub, hub_with
 from tests.support.npm import Unavailable
 from tests.support.person import Person as Walker
@@ -30,6 +31,8 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "vera": {"roles": ["staff"]},
     "vito": {"roles": ["staff"]},
     "olaf": {"roles": ["staff"]},
+    "oda": {"roles": ["ops"]},
+    "rosa": {"roles": ["staff"]},
     "both": {"roles": ["boss", "staff"]},
     "eve": {"roles": ["visitors"]},
     "nobody": {"roles": []},
@@ -171,6 +174,44 @@ def test_a_restored_member_signs_in_again_and_earlier_sessions_stay_ended(
     hub.call("POST", f"{path}/restore")  # of a member who was not removed: it ends nothing
     assert again.open("/console").status == 200
     again.close()
+
+
+async def sign_in_by_clicks(hub: Hub, tab: Tab, name: str) -> None:
+    await tab.goto(f"{hub.url('gateway')}/console/sign-in?next=/console/webhooks")
+    await tab.press("a[href^='/console/sign-in/openid']")
+    await tab.fill("#login", name)
+    await tab.press("#sign-in")
+    await tab.press("#allow")
+    await tab.at(f"{hub.url('gateway')}/console/webhooks$")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+async def test_in_a_browser_each_role_signs_in_and_out_and_a_removed_member_is_out(
+    hub: Hub, server: OidcProvider
+) -> None:
+    async with browser(width=1280, height=900) as started:
+        for name, role in (("rosa", "viewer"), ("oda", "operator"), ("ada", "admin")):
+            async with started.user() as tab:
+                await sign_in_by_clicks(hub, tab, name)
+                assert f"{name} Example ({role})" in await tab.see("#menu .who")
+                assert await tab.evaluate("!!document.querySelector('#menu a[href$=members]')") is (
+                    role == "admin"
+                )
+                assert tab.complaints == []
+                await tab.press("form[action='/console/sign-out'] button")
+                await tab.at("/console/sign-in$")
+                assert "interlink" not in [cookie["name"] for cookie in await tab.cookies()]
+                await tab.goto(f"{hub.url('gateway')}/console/webhooks")
+                await tab.see("#key")
+        async with started.user() as tab:
+            await sign_in_by_clicks(hub, tab, "rosa")
+            hub.call("DELETE", f"/api/members/{member(hub, 'rosa')['id']}", expect=204)
+            await tab.press("#menu a[href='/console/deliveries']")
+            await tab.see("#key")
+            assert await tab.evaluate("document.querySelector('#menu')") is None
+            await tab.press("a[href^='/console/sign-in/openid']")
+            await tab.press("#allow")
+            assert "removed this member" in await tab.see(".alert-danger")
 
 
 def test_a_viewer_who_posts_an_operators_form_is_refused(hub: Hub, server: OidcProvider) -> None:
