@@ -260,7 +260,7 @@ def test_a_failure_says_what_to_do_and_leads_there(hub: Hub, admin: Person, rece
 
     def counted() -> bool:
         shown = admin.open(f"/console/webhooks/{webhook}").text
-        return "half within" in shown and "By the hour" in shown
+        return "latency p50" in shown and "By the hour" in shown
 
     assert eventually(counted)
 

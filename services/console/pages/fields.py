@@ -24,7 +24,12 @@ _UNITS: Final[Mapping[str, str]] = {
     "_percent": "%",
     "_bytes": "bytes",
 }
-_NAMED: Final[Mapping[str, str]] = {"progress": "%", "size": "bytes", "bytes": "bytes"}
+_NAMED: Final[Mapping[str, str]] = {
+    "progress": "%",
+    "size": "bytes",
+    "bytes": "bytes",
+    "rate_limit": "requests per minute",
+}
 _KIB: Final = 1024
 
 
