@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from tests.console.example_pages import filled, import_paths
+from tests.console.keyboard import enter, go
 from tests.console.page_checks import CUT, FAINT, LIGHT, SIZES, VIOLATIONS, WIDE, capture, resize
 from tests.console.person import Person
 from tests.console.role_controls import Controls, shape
@@ -233,27 +234,17 @@ async def test_what_happens_is_seen_without_a_reload_unless_it_is_paused(hub: Hu
 async def test_a_webhook_is_created_and_sent_again_and_an_import_started_by_keyboard(
     hub: Hub, tab: Tab
 ) -> None:
-    """No mouse from the overview on; what has the focus can be seen."""
-
-    async def go(selector: str, key: str = "Enter") -> None:
-        await tab.tab_to(selector)
-        assert await tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", selector
-        await tab.key(key)
-
-    async def enter(selector: str, text: str) -> None:
-        await tab.tab_to(selector)
-        await tab.call("Input.insertText", text=text)
-
+    """No mouse from the overview on."""
     answers = [web.Response(status=403)]
     with Subscriber(lambda _: answers[0] if answers else None) as receiver:
-        await go("#menu a[href='/console/webhooks']")
+        await go(tab, "#menu a[href='/console/webhooks']")
         await tab.at("/console/webhooks$")
-        await go("main a[href='/console/webhooks/do/create']")
+        await go(tab, "main a[href='/console/webhooks/do/create']")
         await tab.at("/do/create$")
-        await enter("#f-name", "by keyboard")
-        await enter("#f-url", receiver.url)
-        await go("input[name=pick][value='*']", "Space")
-        await go("button[value=save]")
+        await enter(tab, "#f-name", "by keyboard")
+        await enter(tab, "#f-url", receiver.url)
+        await go(tab, "input[name=pick][value='*']", "Space")
+        await go(tab, "button[value=save]")
         await tab.until("document.body.innerText.includes('The webhook is there')")
         [webhook] = [
             item
@@ -261,18 +252,18 @@ async def test_a_webhook_is_created_and_sent_again_and_an_import_started_by_keyb
             if item["name"] == "by keyboard"
         ]
         await tab.goto(f"{hub.url('gateway')}/console/webhooks/{webhook['id']}")
-        await go(f"main form[action='/console/webhooks/{webhook['id']}/do/test'] button")
+        await go(tab, f"main form[action='/console/webhooks/{webhook['id']}/do/test'] button")
         eventually(lambda: hub.call("GET", f"/api/dead-letters?webhook_id={webhook['id']}")["items"])
         await tab.goto(f"{hub.url('gateway')}/console/deliveries?webhook_id={webhook['id']}")
-        await go("main table a[href^='/console/deliveries/dlv_']")
+        await go(tab, "main table a[href^='/console/deliveries/dlv_']")
         await tab.at("/console/deliveries/dlv_")
         answers.clear()
-        await go("form[action$='/do/retry'] button")
+        await go(tab, "form[action$='/do/retry'] button")
         await tab.until("document.querySelector('#live .status-green') !== null", 15)
     [own, *_] = import_paths(hub)
     await tab.goto(f"{hub.url('gateway')}/console{own}")
-    await go("main a[href$='/do/start']")
+    await go(tab, "main a[href$='/do/start']")
     await tab.at("/do/start$")
-    await go("main form.form button")
+    await go(tab, "main form.form button")
     eventually(lambda: hub.call("GET", f"/api{own}")["status"] != "ready")
     assert tab.complaints == []

@@ -1,13 +1,15 @@
-"""A chat's page of another origin in a real browser embeds the portal, and connects accounts in a window."""
+"""In a real browser, a chat's page of another origin embeds the portal, and accounts are connected."""
 
 import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.console.keyboard import enter, go
 from tests.console.page_checks import FAINT, LIGHT, NARROWEST, OBJECTED, VIOLATIONS, resize
 from tests.console.test_connect import BOT_TOKEN, somebody, telegram
 from tests.console.test_connect_window import CHAT, connect, window_of
@@ -168,6 +170,37 @@ async def test_what_goes_wrong_is_an_event(stage: OAuthHub, started: Browser) ->
         await tab.evaluate("events.length = 0")
         await tab.press("interlink-connect")
         assert await events(tab, 1) == [["failed", {"error": "no_session"}]]
+
+
+async def test_accounts_are_connected_in_the_console_by_keyboard_alone(
+    stage: OAuthHub, started: Browser
+) -> None:
+    fake = somebody(stage, "github")
+    async with started.user() as tab:
+        await tab.goto(f"{stage.hub.url('gateway')}/console/sign-in")
+        await enter(tab, "#key", stage.hub.admin_key)
+        await tab.key("Enter")
+        await tab.at("/console$")
+        await go(tab, "#menu a[href='/console/catalogue']")
+        await tab.at("/console/catalogue$")
+        await enter(tab, "main input[name=q]", "github")
+        await tab.key("Enter")
+        await tab.at("q=github")
+        await go(tab, "main a[href='/console/catalogue/github']")
+        await tab.at("/catalogue/github$")
+        await go(tab, "main form[action$='/github/oauth2'] button")
+        await go(tab, "main a.btn-primary[href^='https://github.com/']")
+        connected = await tab.at("/console/integrations/int_")
+        assert "The account is connected." in await tab.text()
+        shown = stage.shown(urlsplit(connected).path.rpartition("/")[2])
+        assert (shown["status"], shown["account"]["id"]) == ("connected", fake.accounts[0].id)
+        await tab.goto(f"{stage.hub.url('gateway')}/console/catalogue/telegram")
+        await go(tab, "main a[href$='/telegram/bot_token']")
+        await enter(tab, "main input[type=password]", BOT_TOKEN)
+        await tab.key("Enter")
+        await tab.at("/console/integrations/int_")
+        assert "The account is connected." in await tab.text()
+        assert tab.complaints == []
 
 
 async def test_every_page_is_legible_in_both_themes_wide_and_narrow(

@@ -23,6 +23,8 @@ from services.console.web.visits import Visit
 
 _OWN_PLACE: Final = frozenset({"id", "attempts", "targets"})
 """Fields of objects that their pages show in sections of their own."""
+_PAUSES_S: Final = (0.1, 0.3, 0.6, 1.0)
+"""Between the first reads of an object that a form led to."""
 Page = Callable[[Request, Visit], Awaitable[Response]]
 FormPage = Callable[[Request, Visit, Form], Awaitable[Response]]
 
@@ -91,6 +93,14 @@ class ObjectPages:
 
     async def _read_item(self, kind: Kind, request: Request, visit: Visit) -> Any:
         path = filled(kind.api, request.path_params) + f"/{quote(request.path_params['id'], safe='')}"
+        # What a form has just sent, such as a test delivery, is stored a little later.
+        for pause in _PAUSES_S if "done" in request.query_params else ():
+            try:
+                return await self._hub.call(visit.member, "GET", path)
+            except Refusal as refusal:
+                if refusal.status != 404:
+                    raise
+            await asyncio.sleep(pause)
         return await self._hub.call(visit.member, "GET", path)
 
     async def _read_parts(self, kind: Kind, request: Request, visit: Visit) -> list[tuple[str, Any]]:
