@@ -43,7 +43,10 @@ def filled(hub: Hub) -> list[str]:
         "/catalogue/github",
         "/catalogue/github/oauth2",
     ]
-    paths += ["/catalogue/github/oauth2", "/catalogue/github/oauth-app", "/catalogue/telegram"]
+    paths += ["/catalogue/github/oauth-app", "/catalogue/telegram"]
+    app = {"client_id": "a-client", "client_secret": "a-secret", "verified": True, "app": "other"}
+    hub.call("PUT", "/api/platform-credentials/slack", app)
+    paths += ["/apps", "/apps/slack/delete?scope=workspace&app=other", "/catalogue/slack"]
     member = hub.call("POST", "/api/members", {"name": long[:90], "role": "viewer"}, expect=201)["id"]
     paths += [f"/members/{member}", f"/members/{member}/do/remove"]
     paths += ["/connected?error=access_denied&provider=github", "/endpoints/new"]

@@ -113,6 +113,63 @@ def test_an_app_that_the_provider_refuses_says_why_and_what_to_do(stage: OAuthHu
         stage.register("hubspot")
 
 
+def test_several_apps_of_a_provider_are_registered_chosen_and_deleted(
+    stage: OAuthHub, admin: Person, hub: Hub, person: Person
+) -> None:
+    fake = somebody(stage, "slack")
+    first, secret = stage._clients["slack"]
+    page = admin.open("/console/catalogue/slack")
+    form = admin.open(page.link("/slack/oauth-app?new=1"))
+    values = {"client_id": first, "client_secret": secret, "own-verified": "yes"}
+    wrong = admin.send(form, "/oauth-app", **values, **{"own-app": "Not A Name"})
+    assert (wrong.status, wrong.errors) == (422, ["own-app"])
+    assert secret not in wrong.response.text
+    refused = admin.send(wrong, "/oauth-app", **values, **{"own-app": "second"})
+    assert "the default app has this client id already" in refused.text
+    # The default app is another one from now on: the second one is the app that the provider knows.
+    stage.register("slack", client_id="another", client_secret="another")
+    try:
+        saved = admin.send(refused, "/oauth-app", **values, **{"own-app": "second"})
+        assert saved.path == "/console/catalogue/slack", saved.text
+        again = admin.send(form, "/oauth-app", **values, **{"own-app": "second"})
+        assert (again.status, again.errors) == (422, ["own-app"])
+        known = admin.open(saved.link("oauth-app?app=second")).form("/oauth-app")
+        assert (known.fields["client_id"], "own-app" in known.named) == (first, False)
+
+        options = admin.open("/console/catalogue/slack/oauth2")
+        chosen = {"own-app": "second", "own-user_scopes": "search:read\r\nusers:read"}
+        connected = admin.open(away(admin.send(options, "/oauth2", **chosen), "slack.com"))
+        account = urlsplit(connected.path).path
+        shown = stage.shown(account.rpartition("/")[2])
+        assert (shown["app"], shown["user_scopes"]) == ("second", ["search:read", "users:read"])
+        assert "own-user_scopes" in admin.open(f"{account}/reconnect").form("/reconnect").named
+        assert "own-user_scopes" not in admin.open("/console/catalogue/github/oauth2").form("/oauth2").named
+
+        apps = admin.open(admin.open("/console").link("/console/apps"))
+        assert f"slack second verified workspace {first} api" in apps.text
+        asked = admin.open(apps.link("/console/apps/slack/delete?scope=workspace&app=second"))
+        assert "that use it: 1 (" in asked.text
+        gone = admin.send(asked, "/delete")
+        assert gone.path == "/console/apps?done=delete"
+        assert not any("app=second" in link for link in gone.links)
+        assert "own-app" not in admin.open("/console/catalogue/slack/oauth2").form("/oauth2").named
+        assert admin.open(asked.path).status == 404
+    finally:
+        apps = stage.ask("GET", "/api/platform-credentials")["items"]
+        if any(app["app"] == "second" for app in apps):
+            stage.ask("DELETE", "/api/platform-credentials/slack?app=second", expect=204)
+        stage.register("slack")
+    reader = hub.call("POST", "/api/api-keys", {"name": "reader", "scopes": ["integrations:read"]})
+    person.sign_in(reader["key"])
+    listed = person.open("/console/apps")
+    assert not any("/delete" in link or "oauth-app" in link for link in listed.links)
+    address = "/console/apps/slack/delete?scope=workspace"
+    assert person.open(address).status == 403
+    assert person.post(address).status == 403
+    assert stage.ask("GET", "/api/platform-credentials/slack")["client_id"] == first
+    assert len(fake.accounts) == 1
+
+
 def test_an_account_is_connected_in_two_clicks_for_what_it_is_used(stage: OAuthHub, admin: Person) -> None:
     fake = somebody(stage, "github")
     page = admin.open("/console/catalogue/github")

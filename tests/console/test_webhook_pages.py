@@ -179,8 +179,10 @@ def test_an_endpoint_is_made_of_a_template_and_every_setting_is_changed(
     reader = hub.call("POST", "/api/api-keys", {"name": "reader", "scopes": ["integrations:read"]})
     person.sign_in(reader["key"])
     assert not any("/do/edit" in link for link in person.open(path).links)
-    refused = person.send(person.open(f"{path}/do/edit"), "/do/edit", **{"own-name": "theirs"})
+    assert person.open(f"{path}/do/edit").status == 403
+    refused = person.post(f"{path}/do/edit", **{"own-name": "theirs"})
     assert (refused.status, "integrations:write" in refused.text) == (403, True)
+    assert hub.call("GET", f"/api/inbound-endpoints/{endpoint}")["name"] == "mine"
 
 
 def test_a_key_of_several_lines_the_sender_and_the_settings_of_an_endpoint(hub: Hub, admin: Person) -> None:

@@ -11,10 +11,10 @@ from services.console.embedding.frame import EmbeddedFrame, base_of
 from services.console.embedding.records import ConnectPart, EmbeddedSession, EmbeddedSessions
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.authorization_failures import next_step
-from services.console.pages.kinds import Field
+from services.console.pages.kinds import SECRETS, Field
 from services.console.web.catalogue import OAUTH
 from services.console.web.connect import account_fields, option_of
-from services.console.web.forms import Form, first, split_own, values_of
+from services.console.web.forms import Form, errors_of, first, split_own, values_of
 from services.console.web.frame import see_other
 from services.console.web.visits import Visit
 
@@ -179,6 +179,7 @@ class ConnectWindow:
             fields=fields,
             filled={field.name: _filled(field, form) for field in fields},
             refusal=refusal,
+            errors=errors_of(refusal, fields),
             base=base_of(session),
             action=f"{base_of(session)}/{quote(entry['id'], safe='')}/{quote(option['kind'], safe='')}",
             user=_part(session).user,
@@ -221,7 +222,7 @@ def _report(
     return {"origin": session.origins[0], "session": session.id, "result": message if status else None}
 
 
-def _filled(field: Field, form: Form | None) -> str:
-    if field.kind == "secret":
-        return ""
-    return first(form, field.name) if form and field.name in form else field.default
+def _filled(field: Field, form: Form | None) -> list[str]:
+    if field.kind in SECRETS:
+        return []
+    return [first(form, field.name) if form and field.name in form else field.default]

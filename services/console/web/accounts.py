@@ -1,6 +1,6 @@
 """Connect an account again, and choose its resource."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -10,9 +10,10 @@ from starlette.responses import Response
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.kinds import Action, Field
 from services.console.web.action_forms import ActionForms
-from services.console.web.catalogue import OAUTH, entry_of
+from services.console.web.catalogue import OAUTH, apps_of, entry_of
 from services.console.web.connect import (
     account_path,
+    authorization_fields,
     leave,
     option_of,
     provider_field,
@@ -44,10 +45,10 @@ class AccountPages:
     async def ask(self, request: Request, visit: Visit) -> Response:
         """Return the form to connect an account again: for other uses, or with new credentials."""
         try:
-            item, entry, option = await self._account(request, visit)
+            item, entry, option, apps = await self._account(request, visit)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, account_path(request.path_params["id"]))
-        return self._page(item, entry, option, request, visit)
+        return self._page(item, entry, option, apps, request, visit)
 
     async def reconnect(self, request: Request, visit: Visit, form: Form) -> Response:
         """Start the authorization of an account that is there, or replace its manual credentials.
@@ -57,11 +58,11 @@ class AccountPages:
         integration = request.path_params["id"]
         path = f"/api/integrations/{quote(integration, safe='')}"
         try:
-            item, entry, option = await self._account(request, visit)
+            item, entry, option, apps = await self._account(request, visit)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, account_path(integration))
         try:
-            values = values_of(form, _fields(item, option))
+            values = values_of(form, _fields(item, option, apps))
             own, rest = split_own(values)
             own = {name: value for name, value in own.items() if value}
             if item["kind"] not in OAUTH:
@@ -76,7 +77,7 @@ class AccountPages:
                 visit.member, "POST", f"{path}/reconnect", body=body, once=first(form, "once")
             )
         except Refusal as refusal:
-            return self._page(item, entry, option, request, visit, form, refusal)
+            return self._page(item, entry, option, apps, request, visit, form, refusal)
         return leave(self._frame, visit, entry["name"], answer, cookies)
 
     async def choose(self, request: Request, visit: Visit, form: Form) -> Response:
@@ -90,18 +91,20 @@ class AccountPages:
             return self._frame.refused(visit, refusal, account_path(integration))
         return see_other(account_path(item["id"]) + "?done=connect")
 
-    async def _account(self, request: Request, visit: Visit) -> tuple[Json, Json, Json]:
-        """Return the account, its provider's entry, and the connect option. Raises `Refusal`."""
+    async def _account(self, request: Request, visit: Visit) -> tuple[Json, Json, Json, Sequence[Json]]:
+        """Return the account, its provider's entry, the connect option and its apps. Raises `Refusal`."""
         path = f"/api/integrations/{quote(request.path_params['id'], safe='')}"
         item: Json = await self._hub.call(visit.member, "GET", path)
         entry = await entry_of(self._hub, visit, item["provider"])
-        return item, entry, option_of(entry, item["kind"])
+        option = option_of(entry, item["kind"])
+        return item, entry, option, await apps_of(self._hub, visit, option)
 
     def _page(
         self,
         item: Json,
         entry: Json,
         option: Json,
+        apps: Sequence[Json],
         request: Request,
         visit: Visit,
         form: Form | None = None,
@@ -113,7 +116,13 @@ class AccountPages:
         if by_oauth:
             effect += " The account stays the same: mappings, endpoints and imports go on with it."
         action = Action(
-            "reconnect", title, "", "integrations:write", "", fields=_fields(item, option), effect=effect
+            "reconnect",
+            title,
+            "",
+            "integrations:write",
+            "",
+            fields=_fields(item, option, apps),
+            effect=effect,
         )
         return self._forms.page(
             visit,
@@ -127,7 +136,7 @@ class AccountPages:
         )
 
 
-def _fields(item: Json, option: Json) -> list[Field]:
+def _fields(item: Json, option: Json, apps: Sequence[Json]) -> list[Field]:
     """Return the fields with which an account is connected again. What is left empty stays as it is."""
     if item["kind"] not in OAUTH:
         return [*(provider_field(field, is_set=True) for field in option["fields"]), _ANY_ACCOUNT]
@@ -135,4 +144,5 @@ def _fields(item: Json, option: Json) -> list[Field]:
         provider_field(field, item["params"].get(field["id"], ""), is_set=True) for field in option["params"]
     ]
     purposes = [Field(one.name, one.title, one.kind, one.hint, one.options) for one in purpose_field(option)]
-    return [*params, *purposes, _MORE_SCOPES, _ANY_ACCOUNT]
+    more = authorization_fields(option, apps, item["app"])
+    return [*params, *purposes, _MORE_SCOPES, *more, _ANY_ACCOUNT]

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -41,8 +41,8 @@ class CataloguePages:
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, PATH)
         oauth = next((option for option in entry["connect"] if option["app"]), None)
-        app, accounts = await asyncio.gather(
-            app_of(self._hub, visit, oauth), self._accounts(visit, entry["id"])
+        apps, accounts = await asyncio.gather(
+            apps_of(self._hub, visit, oauth), self._accounts(visit, entry["id"])
         )
         return self._frame.page(
             "provider.html",
@@ -52,7 +52,12 @@ class CataloguePages:
             entry=entry,
             base=f"{PATH}/{entry['id']}",
             app_form=f"{PATH}/{oauth['app']['provider']}/{APP}" if oauth else "",
-            app=app,
+            app=default_app(apps),
+            named=[
+                (app, f"{PATH}/{app['provider']}/{APP}?{urlencode({'app': app['app']})}")
+                for app in apps
+                if app["app"]
+            ],
             abilities=abilities(entry),
             accounts=accounts,
             at_once={option["kind"] for option in entry["connect"] if starts_at_once(option)},
@@ -118,15 +123,20 @@ async def entry_of(hub: HubApi, visit: Visit, provider: str) -> Json:
     return entry
 
 
-async def app_of(hub: HubApi, visit: Visit, option: Json | None) -> Json | None:
-    """Return the app of an OAuth option; None if there is none, or if it cannot be read."""
-    if option is None:
-        return None
+async def apps_of(hub: HubApi, visit: Visit, option: Json | None) -> Sequence[Json]:
+    """Return the apps of a connect option, the default one first; none if they cannot be read."""
+    if option is None or option["app"] is None:
+        return []
     try:
-        app: Json = await hub.call(visit.member, "GET", option["app"]["path"])
+        found = await hub.call(visit.member, "GET", "/api/platform-credentials")
     except Refusal:
-        return None
-    return app
+        return []
+    return [app for app in found["items"] if app["provider"] == option["app"]["provider"]]
+
+
+def default_app(apps: Sequence[Json]) -> Json | None:
+    """Return the app that accounts are connected with unless another one is chosen; None without one."""
+    return next((app for app in apps if not app["app"]), None)
 
 
 def starts_at_once(option: Json) -> bool:

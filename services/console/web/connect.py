@@ -1,4 +1,4 @@
-"""The forms of connect options and OAuth apps, the redirect to the provider, and the result."""
+"""The forms of connect options, the redirect to the provider, and the result."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from services.console.hub_api import HubApi, Refusal
 from services.console.pages.authorization_failures import next_step
 from services.console.pages.kinds import Action, Field, FieldKind
 from services.console.web.action_forms import ActionForms
-from services.console.web.catalogue import APP, OAUTH, PATH, app_of, entry_of, provider_path
+from services.console.web.catalogue import APP, OAUTH, PATH, apps_of, entry_of, provider_path
 from services.console.web.forms import Form, first, split_own, values_of
 from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
@@ -23,25 +23,19 @@ _RETURN: Final = "/console/connected"
 _NAME: Final = Field(
     "own-name", "Name", hint="Your own name for this account; left empty, that of the provider."
 )
-_VERIFIED: Final = Field(
-    "own-verified",
-    "The provider cannot be asked: these values are right",
-    "flag",
-    "Left empty, the provider is asked whether it accepts them.",
-)
-_SCOPE: Final = Field(
-    "own-scope",
-    "For",
-    "select",
-    "Accounts of this workspace, or of all workspaces: that takes a key of the operator's workspace.",
-    ("workspace", "installation"),
+_USER_SCOPES: Final = Field(
+    "own-user_scopes",
+    "Scopes of the person",
+    "lines",
+    "One a line: asked for a token of the person, beside the app's own. Left empty: those of before, or of "
+    "the app's settings.",
 )
 
 Json = Mapping[str, Any]
 
 
 class ConnectPages:
-    """Forms that the catalogue describes: the fields of connect options, and of the apps they need."""
+    """Forms that the catalogue describes: the fields of connect options."""
 
     def __init__(self, hub: HubApi, frame: Frame, forms: ActionForms) -> None:
         self._hub = hub
@@ -49,46 +43,31 @@ class ConnectPages:
         self._forms = forms
 
     async def ask(self, request: Request, visit: Visit) -> Response:
-        """Return the form of a connect option, or of the provider's app."""
+        """Return the form of a connect option."""
         try:
-            entry, option, app = await self._option(request, visit)
+            entry, option, apps = await self._option(request, visit)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, PATH)
-        return self._page(entry, option, app, request, visit)
+        return self._page(entry, option, apps, request, visit)
 
     async def connect(self, request: Request, visit: Visit, form: Form) -> Response:
         """Connect an account, or start its authorization: a link leads to the provider, never a form."""
         kind = request.path_params["kind"]
         back = provider_path(request.path_params["provider"])
         try:
-            entry, option, app = await self._option(request, visit)
+            entry, option, apps = await self._option(request, visit)
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, back)
         try:
-            values = values_of(form, _fields(option, kind, app))
-            body = _body(entry["id"], option, kind, values)
-            method, path = ("PUT", option["app"]["path"]) if kind == APP else ("POST", option["path"])
+            body = _body(entry["id"], option, values_of(form, _fields(option, apps)))
             answer, cookies = await self._hub.call_with_cookies(
-                visit.member, method, path, body=body, once=first(form, "once")
+                visit.member, "POST", option["path"], body=body, once=first(form, "once")
             )
         except Refusal as refusal:
-            return self._page(entry, option, app, request, visit, form, refusal)
-        if kind == APP:
-            return see_other(back)
+            return self._page(entry, option, apps, request, visit, form, refusal)
         if kind not in OAUTH:
             return see_other(account_path(answer["id"]) + "?done=connect")
         return leave(self._frame, visit, entry["name"], answer, cookies)
-
-    async def verify(self, request: Request, visit: Visit, form: Form) -> Response:
-        """Ask the provider again whether it accepts the app."""
-        provider = request.path_params["provider"]
-        try:
-            path = f"/api/platform-credentials/{quote(provider, safe='')}/verify"
-            params = {"scope": "installation" if first(form, "scope") == "installation" else "workspace"}
-            await self._hub.call(visit.member, "POST", path, params=params)
-        except Refusal as refusal:
-            return self._frame.refused(visit, refusal, provider_path(provider))
-        return see_other(provider_path(provider))
 
     async def connected(self, request: Request, visit: Visit) -> Response:
         """Go on to the account that was connected, or say why it was not, with the next step."""
@@ -113,34 +92,27 @@ class ConnectPages:
         done = "?done=connect" if query.get("status") == "connected" else ""
         return see_other(account_path(integration) + done)
 
-    async def _option(self, request: Request, visit: Visit) -> tuple[Json, Json, Json | None]:
-        """Return the entry, the connect option of the address, and its app. Raises `Refusal`."""
+    async def _option(self, request: Request, visit: Visit) -> tuple[Json, Json, Sequence[Json]]:
+        """Return the entry, the connect option of the address, and its apps. Raises `Refusal`."""
         entry = await entry_of(self._hub, visit, request.path_params["provider"])
         option = option_of(entry, request.path_params["kind"])
-        app = await app_of(self._hub, visit, option) if request.path_params["kind"] == APP else None
-        return entry, option, app
+        return entry, option, await apps_of(self._hub, visit, option)
 
     def _page(
         self,
         entry: Json,
         option: Json,
-        app: Json | None,
+        apps: Sequence[Json],
         request: Request,
         visit: Visit,
         form: Form | None = None,
         refusal: Refusal | None = None,
     ) -> Response:
         kind = request.path_params["kind"]
-        copied, steps = None, []
-        if kind == APP:
-            effect = f"Accounts of {entry['name']} are connected with an app that you register there, once."
-            steps, title = option["app"]["setup_steps"], f"Register the app of {entry['name']}"
-            copied = ("Redirect address", option["app"]["redirect_uri"])
-        else:
-            effect, title = option["about"], f"Connect {entry['name']}"
-            if option["choice"]:
-                effect += f" Afterwards, you choose {option['choice']}."
-        fields = _fields(option, kind, app)
+        effect, title = option["about"], f"Connect {entry['name']}"
+        if option["choice"]:
+            effect += f" Afterwards, you choose {option['choice']}."
+        fields = _fields(option, apps)
         action = Action(kind, title, "", "integrations:write", "", fields=fields, effect=effect)
         return self._forms.page(
             visit,
@@ -150,8 +122,6 @@ class ConnectPages:
             back=provider_path(entry["id"]),
             form=form,
             refusal=refusal,
-            steps=steps,
-            copied=copied,
         )
 
 
@@ -214,17 +184,31 @@ def provider_field(item: Json, value: str = "", *, is_set: bool = False) -> Fiel
     return Field(item["id"], item["name"], kind, hint, options, value or item["default"], needed)
 
 
-def _fields(option: Json, kind: str, app: Json | None) -> list[Field]:
-    """Return the fields of a form: of the app, of an authorization, or of manual credentials."""
-    if kind == APP:
-        known = {"client_id": app["client_id"], **app["settings"]} if app else {}
-        stored = {*known, *app["secrets"]} if app else set()
-        items = (*option["app"]["fields"], *option["app"]["settings"])
-        fields = [
-            provider_field(item, known.get(item["id"]) or "", is_set=item["id"] in stored) for item in items
-        ]
-        return [*fields, _SCOPE, _VERIFIED]
-    return [*account_fields(option), *purpose_field(option), _NAME]
+def authorization_fields(option: Json, apps: Sequence[Json], name: str | None = "") -> list[Field]:
+    """Return what an authorization can have beside its parameters: the app, and the scopes of the person.
+
+    `name` is that of the app that the account was connected with before; None for the default app.
+    """
+    fields = []
+    labels = {app["app"] or "": app["app"] or "the default app" for app in apps if app["verified"]}
+    if name:  # without an app in the call, it stays that of before
+        labels.pop("", None)
+    if any(labels):
+        hint = "The account belongs to the app that it is connected with."
+        fields.append(
+            Field("own-app", "App", "select", hint, options=tuple(labels), default=name or "", labels=labels)
+        )
+    return [*fields, _USER_SCOPES] if option["user_scopes"] else fields
+
+
+def _fields(option: Json, apps: Sequence[Json]) -> list[Field]:
+    """Return the fields of a form: of an authorization, or of manual credentials."""
+    return [
+        *account_fields(option),
+        *purpose_field(option),
+        *authorization_fields(option, apps),
+        _NAME,
+    ]
 
 
 def account_fields(option: Json) -> list[Field]:
@@ -243,14 +227,9 @@ def account_fields(option: Json) -> list[Field]:
     return fields
 
 
-def _body(provider: str, option: Json, kind: str, values: Mapping[str, Any]) -> Json:
+def _body(provider: str, option: Json, values: Mapping[str, Any]) -> Json:
     """Return the body of the call."""
     own, rest = split_own(values)
-    if kind == APP:
-        names = {item["id"] for item in option["app"]["fields"]}
-        settings = {name: value for name, value in rest.items() if name not in names}
-        own = {name: value for name, value in own.items() if value}
-        return {**{name: rest[name] for name in names & rest.keys()}, "settings": settings, **own}
-    if kind in OAUTH:
+    if option["kind"] in OAUTH:
         return {"provider": provider, "params": rest, "return_to": return_address(provider), **own}
-    return {"provider": provider, "kind": kind, "fields": rest, **own}
+    return {"provider": provider, "kind": option["kind"], "fields": rest, **own}

@@ -20,7 +20,8 @@ from services.console.sessions.records import Sessions
 from services.console.sessions.sign_in import SignIn
 from services.console.web.accounts import AccountPages
 from services.console.web.action_forms import ActionForms
-from services.console.web.catalogue import CataloguePages
+from services.console.web.apps import AppPages
+from services.console.web.catalogue import APP, CataloguePages
 from services.console.web.connect import ConnectPages
 from services.console.web.endpoint_edit import EndpointEdit
 from services.console.web.endpoint_setup import EndpointSetup
@@ -163,13 +164,17 @@ class Site:
         """Return the routes of the catalogue, and of what is connected and set up from there."""
         catalogue = CataloguePages(self._hub, self._frame)
         connect = ConnectPages(self._hub, self._frame, forms)
+        apps = AppPages(self._hub, self._frame, forms)
         accounts = AccountPages(self._hub, self._frame, forms)
         setup = EndpointSetup(self._hub, self._frame, forms)
         endpoints = EndpointEdit(self._hub, self._frame, forms)
         pages: dict[str, Page] = {
             "catalogue": catalogue.show,
             "catalogue/{provider}": catalogue.provider,
+            f"catalogue/{{provider}}/{APP}": apps.ask,
             "catalogue/{provider}/{kind}": connect.ask,
+            "apps": apps.show,
+            "apps/{provider}/delete": apps.ask_delete,
             "connected": connect.connected,
             "integrations/{id}/reconnect": accounts.ask,
             "endpoints/new": setup.choose,
@@ -178,7 +183,9 @@ class Site:
             "endpoints/{id}/do/edit": endpoints.ask,
         }
         forms_of: dict[str, FormPage] = {
-            "catalogue/{provider}/verify-app": connect.verify,
+            "catalogue/{provider}/verify-app": apps.verify,
+            f"catalogue/{{provider}}/{APP}": apps.save,
+            "apps/{provider}/delete": apps.delete,
             "catalogue/{provider}/{kind}": connect.connect,
             "integrations/{id}/reconnect": accounts.reconnect,
             "integrations/{id}/choose": accounts.choose,
