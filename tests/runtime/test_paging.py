@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bench.log import mongo_at
+from bench.log import explained, finds, mongo_at
+from services.delivery.log.deliveries import DELIVERIES
 from shared.contracts.errors import Malformed
 from shared.runtime.mongo import Collection
 from shared.runtime.web.paging import Paging, decode_cursor, decode_position, page
@@ -54,6 +55,26 @@ def test_every_document_of_a_range_is_on_one_page(store: Store, order: str, has_
 
     expected = [f"id_{number:02}" for number in range(8 if has_condition else 4, 16)]
     assert asyncio.run(walk()) == (expected if order == "oldest" else expected[::-1])
+
+
+def test_a_later_page_reads_no_more_than_its_own_documents(store: Store) -> None:
+    async def read() -> list[int]:
+        with finds() as seen:
+            mongo = mongo_at(store.uri())
+            collection: Collection = mongo.collection(DELIVERIES)
+            await collection.create_index([("workspace", 1), ("created_at", -1), ("_id", -1)])
+            others = [{**item, "_id": f"x{item['_id']}", "workspace": "x"} for item in DOCUMENTS]
+            await collection.insert_many([*DOCUMENTS, *others])
+            first = await page(collection, {"workspace": "w"}, str, Paging(3))
+            seen.commands.clear()
+            await page(collection, {"workspace": "w"}, str, Paging(3, first.next_cursor))
+            plans = [await explained(mongo, command) for command in seen.commands]
+            mongo.close()
+            return [plan.documents for plan in plans]
+
+    examined = asyncio.run(read())
+    assert len(examined) == 2
+    assert sum(examined) <= len(DOCUMENTS), "nothing of the other workspace"
 
 
 def test_the_earliest_time_selects_everything(store: Store) -> None:

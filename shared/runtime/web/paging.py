@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
@@ -12,7 +12,7 @@ from fastapi import Depends, Query
 from pydantic import AfterValidator, AwareDatetime, BaseModel
 
 from shared.contracts.errors import Malformed
-from shared.runtime.mongo import Collection, Document, translate_errors
+from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
 from shared.runtime.web.problems import to_utc
 
 T = TypeVar("T")
@@ -20,6 +20,10 @@ T = TypeVar("T")
 _BATCH: Final = 500
 _MAX_BATCHES: Final = 4
 _MILLISECOND: Final = timedelta(milliseconds=1)
+_FIRST_SPAN: Final = timedelta(minutes=1)
+_SPAN_GROWTH: Final = 3
+_FUTURE: Final = timedelta(days=1000)
+"""No document has a later time. It bounds the number of slices."""
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 """The times of cursors. Of each, some can be taken away or added."""
@@ -102,6 +106,52 @@ async def page(
     return Page(items=items, next_cursor=encode_cursor(*position) if position else None)
 
 
+async def page_in_slices(
+    collection: Collection,
+    query: Mapping[str, Any],
+    show: Callable[[Document], T],
+    paging: Paging,
+    *,
+    oldest: datetime,
+    fields: Mapping[str, int] | None = None,
+    matches: Callable[[Document], bool] | None = None,
+    examined: int = _BATCH,
+    time_field: str = "created_at",
+) -> Page[T]:
+    """Return a page as `page` does, where a query may match many documents, none older than `oldest`.
+
+    The embedded database reads everything that matches before it applies a limit, so a page is looked for in
+    a short time first: behind the cursor, else at the end where the list begins.
+    """
+    at = decode_cursor(paging.cursor)[0] if paging.cursor else None
+    now = utcnow()
+    since = max(paging.since or oldest, oldest)
+    until = min(paging.until, now + _FUTURE) if paging.until else None
+    span = _FIRST_SPAN
+    while True:
+        low, high = since, until
+        if paging.order == "newest":
+            high = min(filter(None, (until, at and at + _MILLISECOND)), default=None)
+            low = max(since, (high or now) - span)
+        else:
+            low = max(since, at) if at else since
+            high = low + span if low + span < (until or now) else until
+        found = await page(
+            collection,
+            query,
+            show,
+            replace(paging, since=low, until=high),
+            fields=fields,
+            matches=matches,
+            examined=examined,
+            time_field=time_field,
+        )
+        has_all = low <= since if paging.order == "newest" else high == until
+        if found.next_cursor is not None or has_all:
+            return found
+        span *= _SPAN_GROWTH
+
+
 async def _read(
     collection: Collection,
     query: Mapping[str, Any],
@@ -112,27 +162,31 @@ async def _read(
     paging: Paging,
 ) -> list[Document]:
     """Return up to `limit` documents behind a position, and one more if there is one."""
-    is_newest_first = paging.order == "newest"
-    page_query: dict[str, Any] = dict(query)
+    behind, direction = ("$lt", -1) if paging.order == "newest" else ("$gt", 1)
     window: dict[str, datetime] = {}
     if paging.since:  # with $gte, the embedded database leaves out the bound itself
         window["$gt"] = max(paging.since, _EARLIEST) - _MILLISECOND
     if paging.until:
         window["$lt"] = paging.until
-    if window:
-        page_query[time_field] = window
+    ranges: list[dict[str, Any]] = []
     if position:
+        # Two ranges of the index: for an $or, the embedded database reads the whole collection.
         at, last_id = position
-        behind = "$lt" if is_newest_first else "$gt"
-        page_query["$or"] = [{time_field: {behind: at}}, {time_field: at, "_id": {behind: last_id}}]
-    direction = -1 if is_newest_first else 1
-    with translate_errors():
-        return (
-            await collection.find(page_query, fields)
-            .sort([(time_field, direction), ("_id", direction)])
-            .limit(limit + 1)
-            .to_list(limit + 1)
-        )
+        if window.get("$gt", _EARLIEST - _MILLISECOND) < at < window.get("$lt", _LATEST):
+            ranges.append({time_field: at, "_id": {behind: last_id}})
+        closest = min if behind == "$lt" else max
+        window[behind] = closest(window.get(behind, at), at)
+    ranges.append({time_field: window} if window else {})
+    documents: list[Document] = []
+    for part in ranges:
+        wanted = limit + 1 - len(documents)
+        if wanted == 0:
+            break
+        with translate_errors():
+            cursor = collection.find({**query, **part}, fields)
+            cursor = cursor.sort([(time_field, direction), ("_id", direction)])
+            documents += await cursor.limit(wanted).to_list(wanted)
+    return documents
 
 
 def encode_cursor(created_at: datetime, last_id: str) -> str:
