@@ -39,6 +39,9 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         # These two also answer which integrations receive the webhooks of an account (`account_routes`).
         Index((("provider", 1), ("account.id", 1), ("workspace", 1))),
         Index((("provider", 1), ("account.choice.id", 1), ("workspace", 1))),
+        # For the search by an account, whatever its provider.
+        Index((("workspace", 1), ("account.id", 1))),
+        Index((("workspace", 1), ("account.choice.id", 1))),
         Index(
             (("workspace", 1), ("provider", 1), ("kind", 1), ("account.id", 1)),
             unique=True,

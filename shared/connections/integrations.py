@@ -91,6 +91,18 @@ class IntegrationRepository:
             query["workspace"] = workspace
         return [item for item in await self._find(query, _MAX_PER_ACCOUNT) if item.deleted_at is None]
 
+    async def with_account_id(self, workspace: str, account_id: str, *, limit: int) -> list[Integration]:
+        """Return the integrations of an account, or of a resource of one, by its id at whatever provider.
+
+        The newest come first, without credentials and pending events. Raises `DatabaseUnavailable`.
+        """
+        found: dict[str, Integration] = {}
+        for field in ("account.id", "account.choice.id"):
+            query = {"workspace": workspace, field: account_id}
+            found |= {item.id: item for item in await self._find(query, _MAX_PER_ACCOUNT, _LIST_PROJECTION)}
+        existing = (item for item in found.values() if item.deleted_at is None)
+        return sorted(existing, key=lambda item: item.created_at, reverse=True)[:limit]
+
     async def of_providers(
         self, providers: Collection[str], workspace: str, *, limit: int
     ) -> list[Integration] | None:
@@ -101,11 +113,13 @@ class IntegrationRepository:
         found = await self._find({"workspace": workspace, "provider": {"$in": list(providers)}}, limit)
         return None if len(found) == limit else [item for item in found if item.deleted_at is None]
 
-    async def _find(self, query: Mapping[str, Any], limit: int) -> list[Integration]:
+    async def _find(
+        self, query: Mapping[str, Any], limit: int, fields: Mapping[str, int] | None = None
+    ) -> list[Integration]:
         # `deleted_at` is no part of the query: the indexes lack it, and the embedded database would read all
         # documents.
         with translate_errors():
-            documents = await self._collection.find(query).limit(limit).to_list(limit)
+            documents = await self._collection.find(query, fields).limit(limit).to_list(limit)
         return [Integration.from_document(document) for document in documents]
 
     async def page_of(

@@ -6,7 +6,7 @@ the second write, produce or POST carries the id of the first. So the inputs of 
 
 import hashlib
 import secrets
-from typing import NewType
+from typing import Final, NewType
 
 WorkspaceId = NewType("WorkspaceId", str)
 EndpointId = NewType("EndpointId", str)
@@ -23,6 +23,8 @@ IntegrationId = NewType("IntegrationId", str)
 ProviderSubscriptionId = NewType("ProviderSubscriptionId", str)
 PollingTriggerId = NewType("PollingTriggerId", str)
 MappingId = NewType("MappingId", str)
+
+EXECUTION_ID_PREFIX: Final = "exe_"
 
 
 def new_endpoint_id() -> EndpointId:
@@ -60,7 +62,7 @@ def new_leg_id() -> str:
 
 
 def new_execution_id() -> ExecutionId:
-    return ExecutionId(f"exe_{secrets.token_hex(16)}")
+    return ExecutionId(f"{EXECUTION_ID_PREFIX}{secrets.token_hex(16)}")
 
 
 def new_api_key_id() -> ApiKeyId:

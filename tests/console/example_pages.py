@@ -33,6 +33,7 @@ def filled(hub: Hub) -> list[str]:
     paths += [
         f"/webhooks/{webhook}/do/edit",
         f"/deliveries/{delivery}",
+        f"/paths/{execution}",
         f"/webhooks/{webhook}/do/recover",
         f"/webhooks/{webhook}/do/delete",
     ]

@@ -110,6 +110,23 @@ def test_the_second_of_two_people_sees_what_differs_and_chooses(
     assert [leg["direction"] for leg in settings["legs"]] == ["both", "in"]
 
 
+def test_an_id_of_the_provider_leads_to_its_account_and_message(
+    hub: Hub, setting: SlackAccount, account: str, admin: Person, mapping: Answer
+) -> None:
+    accounts = admin.open(f"/console/find?id={setting.team.id}")
+    assert accounts.link("/console/integrations/int_") == f"/console/integrations/{account}"
+    message = f"m-{token_hex(8)}"
+    author = {"id": "u", "name": "U"}
+    data = {"message_id": message, "channel_id": "general", "text": "found by its own id", "author": author}
+    event = {"specversion": "1.0", "id": f"e-{token_hex(8)}", "source": "/chat", "type": "message.created"}
+    hub.call("POST", "/api/events", [event | {"subject": "general", "data": data}], expect=202)
+
+    eventually(lambda: "found by its own id" in admin.open(f"/console/find?id={message}").text)
+    page = admin.open(f"/console/find?id={message}")
+    assert page.path == f"/console/paths/{message}"
+    assert page.link("/console/messages/syn_")
+
+
 def test_an_account_is_imported_with_its_estimate(setting: SlackAccount, account: str, admin: Person) -> None:
     setting.channel("history", {"ts": "1704067200.000100", "user": "U00000001", "text": "<i>first</i>"})
     form = admin.open(admin.open("/console/imports/new").link("/imports/account"))

@@ -124,13 +124,79 @@ def test_a_failed_delivery_is_found_and_sent_again(hub: Hub, admin: Person, rece
     assert retried.path.startswith("/console/deliveries/dlv_")
     eventually(lambda: "delivered" in admin.open(delivery).text)
     found = admin.open(f"/console/find?id={delivery.rpartition('/')[2]}")
-    assert found.path == delivery
-    event = hub.call("GET", f"/api/deliveries/{delivery.rpartition('/')[2]}")["event_id"]
-    assert "Deliveries of this event" in admin.open(f"/console/find?id={event}").text
+    assert found.link(delivery) == delivery
     assert "Nothing has the id" in admin.open("/console/find?id=nowhere").text
+    assert "Nothing is stored with this id" in admin.open("/console/paths/evt_nothing").text
     rows = list(csv.reader(io.StringIO(admin.open("/console/deliveries.csv").response.text)))
     assert rows[0][0] == "Delivery"
     assert rows[1][0].startswith("dlv_")
+
+
+def test_any_id_leads_to_the_whole_path_from_the_webhook_to_its_targets(hub: Hub, admin: Person) -> None:
+    endpoint = hub.github_endpoint(name="paths")
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/nobody", events=["github.ping", "inbound.*"])["id"]
+    trace, sent = token_hex(16), f"sent-{token_hex(8)}"
+    headers = signed(endpoint["secret"], "ping", b"{}", delivery=sent)
+    traced = headers | {"traceparent": f"00-{trace}-{token_hex(8)}-01"}
+    assert httpx.post(endpoint["url"], content=b"{}", headers=traced).status_code == 202
+    refused = httpx.post(endpoint["url"], content=b"{ }", headers=traced)
+    assert refused.status_code == 401
+
+    def complete() -> bool:
+        page = admin.open(f"/console/find?id={trace}")
+        return "Refused with status 401" in page.text and "retrying" in page.text
+
+    eventually(complete)
+    page = admin.open(f"/console/find?id={trace}")
+    assert page.path == f"/console/paths/{trace}"
+    assert "2 requests (1 refused); 1 delivery" in page.text
+    assert "Nothing answers at this address" in page.text
+    assert {page.link("/do/edit"), page.link("/setup")} == {
+        f"/console/webhooks/{webhook}/do/edit",
+        f"/console/endpoints/{endpoint['id']}/setup",
+    }
+    delivery, execution = page.link("/console/deliveries/"), page.link("/events/exe_")
+    event = page.link("/console/paths/evt_").rpartition("/")[2]
+    for wanted in (sent, event, delivery.rpartition("/")[2], execution.rpartition("/")[2]):
+        found = admin.open(f"/console/find?id={wanted}")
+        assert found.path == f"/console/paths/{wanted}"
+        assert {delivery, f"/console/paths/{trace}"} <= set(found.links), wanted
+    assert admin.open(delivery).link("/console/paths/dlv_")
+
+    channels = [f"c-{token_hex(6)}" for _ in range(2)]
+    legs = [{"provider": "chat", "conversation": channel} for channel in channels]
+    hub.call("POST", "/api/mappings", {"legs": legs}, expect=201)
+    trace, message = token_hex(16), f"msg_{token_hex(12)}"
+    data = {
+        "message_id": message,
+        "channel_id": channels[0],
+        "text": "hello",
+        "author": {"id": "u", "name": "U"},
+    }
+    own_id = f"written-{token_hex(6)}"
+    written = {
+        "specversion": "1.0",
+        "id": own_id,
+        "source": "/chat",
+        "type": "message.created",
+        "subject": channels[0],
+        "traceparent": f"00-{trace}-{token_hex(8)}-01",
+        "data": data,
+    }
+    hub.call("POST", "/api/events", [written], expect=202)
+    synced = eventually(lambda: hub.call("GET", f"/api/synced-messages?related_id={message}")["items"])[0]
+    assert synced["trace_id"] == trace
+    eventually(lambda: hub.call("GET", f"/api/deliveries?trace_id={trace}")["items"])
+    for wanted in (message, synced["id"], own_id, trace):
+        page = admin.open(f"/console/find?id={wanted}")
+        assert page.path == f"/console/paths/{wanted}"
+        assert "inbound.message.created" in page.text, "the event that the message became"
+        assert page.link("/console/messages/") == f"/console/messages/{synced['id']}"
+    other = Person(hub.url("gateway"))
+    other.sign_in(hub.other_workspace())
+    for wanted in (trace, sent, event, synced["id"]):
+        assert "Nothing is stored with this id" in other.open(f"/console/paths/{wanted}").text
+    other.close()
 
 
 def test_an_incoming_webhook_is_created_and_its_address_is_shown_once(hub: Hub, admin: Person) -> None:
@@ -296,6 +362,11 @@ def test_a_service_that_is_down_takes_only_its_parts_with_it(hub: Hub, admin: Pe
         assert "delivery ready" in page.text
         mappings = admin.open("/console/mappings")
         assert (mappings.status, "The service sync does not answer" in mappings.text) == (200, True)
+        webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
+        delivery = hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")["delivery_id"]
+        path = f"/console/paths/{delivery}"
+        eventually(lambda: "webhook.test" in admin.open(path).text)
+        assert "The service sync does not answer" in admin.open(path).text
         assert admin.open("/console/webhooks").status == 200
     finally:
         hub.start_service("sync")

@@ -76,7 +76,7 @@ def test_numbers_have_the_unit_of_their_field() -> None:
 
 def test_ids_of_other_objects_are_links_and_other_texts_are_not() -> None:
     assert href_of("webhook_id", "wh_0123456789abcdef") == "/console/webhooks/wh_0123456789abcdef"
-    assert href_of("trace_id", "a/b?c") == "/console/find?id=a%2Fb%3Fc"
+    assert href_of("trace_id", "a/b?c") == "/console/paths/a%2Fb%3Fc"
     for value in ("wh_<script>", "javascript:alert(1)", "wh_../../x", "", None, 5):
         assert href_of("name", value) == ""
 

@@ -31,6 +31,12 @@ def test_a_message_is_seen_in_all_places_as_its_authors(world: World, own_ids: b
     wanted = {"from Slack": ADA, "from Telegram": GRACE, "from the chat": ADA}
     assert [authors(place) for place in legs.places] == [wanted] * 3
     legs.quiet()
+    for text in wanted:
+        for place in legs.places:
+            is_id_of_hub = place is legs.chat and not own_ids and text != "from the chat"
+            name = "message_id" if is_id_of_hub else "related_id"
+            found = world.hub.call("GET", f"/api/synced-messages?{name}={place.find(text).id}")["items"]
+            assert text in {item["excerpt"] for item in found}, "by its own id in each place"
     legs.agree("from Slack", "from Telegram", "from the chat", within_s=0)
 
 

@@ -90,6 +90,7 @@ INTEGRATIONS: Final = Kind(
     filters=(
         Filter("status", "status", _ACCOUNT_STATES),
         Filter("provider", "provider"),
+        Filter("account_id", "account id at the provider"),
         Filter("user", "user"),
         Filter("tag", "tag"),
     ),
@@ -250,6 +251,7 @@ MESSAGES: Final = Kind(
         Filter("state", "state of a target", _TARGET_STATES),
         Filter("mapping_id", "mapping id"),
         Filter("message_id", "message id"),
+        Filter("related_id", "provider's, event or trace id"),
     ),
     name="excerpt",
     actions=(
@@ -276,7 +278,7 @@ MESSAGES: Final = Kind(
             is_destructive=True,
         ),
     ),
-    links=(Link("Mapping", "/console/mappings/{mapping_id}"),),
+    links=(Link("Mapping", "/console/mappings/{mapping_id}"), Link("Whole path", "/console/paths/{id}")),
     advice=lambda item: " ".join(
         _failed(target) for target in item["targets"] if target["state"] == "failed"
     ),

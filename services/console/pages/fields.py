@@ -14,8 +14,8 @@ _LEADING: Final = (
 )
 """Shown before other fields if the kind does not say."""
 _ID: Final = re.compile(r"[a-z]{2,4}_[0-9A-Za-z]{8,64}")
-_FOUND: Final = frozenset({"event_id", "trace_id"})
-"""Ids of what has no page of its own: a search shows where they occur."""
+_FOLLOWED: Final = frozenset({"event_id", "trace_id"})
+"""Ids whose page is the whole path that has them."""
 _UNITS: Final[Mapping[str, str]] = {
     "_ms": "ms",
     "_s": "s",
@@ -56,8 +56,8 @@ def href_of(name: str, value: Any) -> str:
     """Return the page of the object that a field names by its id; empty if there is none."""
     if not isinstance(value, str):
         return ""
-    if name in _FOUND and value:
-        return f"/console/find?id={quote(value, safe='')}"
+    if name in _FOLLOWED and value:
+        return f"/console/paths/{quote(value, safe='')}"
     page = page_of(value) if _ID.fullmatch(value) else None
     return f"/console/{page}/{value}" if page else ""
 

@@ -167,6 +167,7 @@ EXECUTIONS: Final = Kind(
             effect="The events are published once more: messages and deliveries are made of them again.",
         ),
     ),
+    links=(Link("Whole path", "/console/paths/{id}"),),
     parts=(Part("Payload", "/api/inbound-endpoints/{parent}/events/{id}/payload"),),
     advice=_execution_advice,
 )

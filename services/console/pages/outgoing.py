@@ -248,6 +248,7 @@ DELIVERIES: Final = Kind(
         Filter("event_type", "event type"),
         Filter("webhook_id", "webhook id"),
         Filter("event_id", "event id"),
+        Filter("trace_id", "trace id"),
     ),
     name="event_type",
     actions=(
@@ -281,6 +282,7 @@ DELIVERIES: Final = Kind(
     ),
     links=(
         Link("Webhook", "/console/webhooks/{webhook_id}"),
+        Link("Whole path", "/console/paths/{id}"),
         Link("All deliveries of the event", "/console/deliveries?event_id={event_id}"),
     ),
     busy=frozenset({"pending", "delivering", "retrying"}),

@@ -15,6 +15,7 @@ from services.console.pages import import_words, mapping_words
 from services.console.pages.charts import count_bars, hourly_bars
 from services.console.pages.failures import next_step
 from services.console.pages.fields import href_of, is_empty, with_unit
+from services.console.pages.path_words import delivery_words, execution_words
 
 MAX_SHOWN: Final = 64 * 1024
 """Characters of one value that a page shows; the rest is in the download of the object."""
@@ -146,6 +147,8 @@ class Renderer:
             "href": href_of,
             "unit": with_unit,
             "next_step": next_step,
+            "execution_words": execution_words,
+            "delivery_words": delivery_words,
             "hourly_bars": hourly_bars,
             "count_bars": count_bars,
             "count_sentences": import_words.count_sentences,

@@ -15,10 +15,15 @@ from services.console.web.visits import Visit
 from shared.runtime.web.api_keys import Scope
 
 _MAX_ID: Final = 200
+_PATH_IDS: Final = ("evt_", "exe_", "msg_", "dlv_", "syn_")
+"""Prefixes of ids that lead to the page of their whole path."""
+_PATHS: Final = frozenset({"executions", "deliveries", "messages"})
 _SEARCHES: Final[tuple[tuple[str, Scope, str, str, str], ...]] = (
+    ("Requests with this id", "integrations:read", "/api/executions", "related_id", "executions"),
     ("Deliveries of this event", "webhooks:read", "/api/deliveries", "event_id", "deliveries"),
-    ("Deliveries to this webhook", "webhooks:read", "/api/deliveries", "webhook_id", "deliveries"),
-    ("Messages with this id", "sync:read", "/api/synced-messages", "message_id", "messages"),
+    ("Deliveries of this trace", "webhooks:read", "/api/deliveries", "trace_id", "deliveries"),
+    ("Messages with this id", "sync:read", "/api/synced-messages", "related_id", "messages"),
+    ("Accounts with this id", "integrations:read", "/api/integrations", "account_id", "integrations"),
     ("Mappings with this conversation", "sync:read", "/api/mappings", "conversation", "mappings"),
     ("Changes of this object", "admin", "/api/audit", "resource", "audit"),
     ("Changes by this key", "admin", "/api/audit", "actor", "audit"),
@@ -27,7 +32,10 @@ _SEARCHES: Final[tuple[tuple[str, Scope, str, str, str], ...]] = (
 
 
 class Find:
-    """One field for any id. An id of the hub leads to its object; any other is searched for."""
+    """One field for any id.
+
+    An id of the hub leads to its object, or to the whole path that it is a part of. Others are searched for.
+    """
 
     def __init__(self, hub: HubApi, frame: Frame) -> None:
         self._hub = hub
@@ -36,12 +44,18 @@ class Find:
     async def show(self, request: Request, visit: Visit) -> Response:
         """Go to the object of an id, or return the page with what is known of it."""
         wanted = request.query_params.get("id", "").strip()[:_MAX_ID]
+        path = f"/console/paths/{quote(wanted, safe='')}"
+        if wanted.startswith(_PATH_IDS):
+            return see_other(path)
         if page := page_of(wanted):
             return see_other(f"/console/{page}/{quote(wanted, safe='')}")
         found: list[Mapping[str, Any]] = []
         if wanted:
             searches = [search for search in _SEARCHES if visit.member.key.allows(search[1])]
             found = await asyncio.gather(*(self._search(visit, wanted, *search) for search in searches))
+        pages = {item["page"] for item in found if item["items"]}
+        if pages and pages <= _PATHS and not any(item["refusal"] for item in found):
+            return see_other(path)
         return self._frame.page(
             "find.html",
             visit,
@@ -49,6 +63,7 @@ class Find:
             here="find",
             wanted=wanted,
             found=[item for item in found if item["items"]],
+            path=path if pages & _PATHS else "",
             unavailable=[item["refusal"] for item in found if item["refusal"]],
         )
 
@@ -62,5 +77,5 @@ class Find:
             items = found["items"]
         except Refusal as error:
             refusal = error if error.is_outage else None  # it is no id of this kind
-        href = f"/console/{page}?{parameter}={quote(wanted, safe='')}"
+        href = "" if page == "executions" else f"/console/{page}?{parameter}={quote(wanted, safe='')}"
         return {"title": title, "items": items, "href": href, "page": page, "refusal": refusal}

@@ -42,6 +42,7 @@ from services.console.web.session_pages import SessionPages
 from services.console.web.static_files import StaticFiles
 from services.console.web.visits import SecurityHeaders, Visit, Visits, address_of, local_path
 from services.console.web.webhook_forms import WebhookForms
+from services.console.web.whole_path import PathPages
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Rejected
 from shared.runtime.logs import Log
 
@@ -101,6 +102,7 @@ class Site:
             *self._openid_routes(),
             Route("/console/sign-out", self._form(self._sign_out), methods=["POST"]),
             Route("/console/find", self._page(Find(self._hub, self._frame).show)),
+            Route("/console/paths/{id:path}", self._page(PathPages(self._hub, self._frame).show)),
             Route("/console/imports/new", self._page(imports.show), methods=["GET"]),
             Route("/console/imports/new", self._form(imports.start), methods=["POST"]),
             Route("/console/uploads", self._script(imports.upload), methods=["POST"]),

@@ -44,6 +44,13 @@ class DeliveriesApi:
         error: Annotated[
             str | None, Query(max_length=100, description="The error class of the last attempt.")
         ] = None,
+        trace_id: Annotated[
+            str | None,
+            Query(
+                pattern="^[0-9a-f]{32}$",
+                description="The id of a trace: it is the same from the provider's request to each attempt.",
+            ),
+        ] = None,
         since: UtcTime | None = None,
         until: UtcTime | None = None,
         limit: Limit = 50,
@@ -52,8 +59,8 @@ class DeliveriesApi:
     ) -> Page[DeliveryOut]:
         """List the delivery log.
 
-        With `event_type` or `error`, a page may have fewer items than `limit`, or none, before the last one:
-        go on until `next_cursor` is null.
+        With `event_type`, `error` or `trace_id`, a page may have fewer items than `limit`, or none, before
+        the last one: go on until `next_cursor` is null.
         """
         await self._customers.check_webhook(key, webhook_id)
         query = DeliveryQuery(
@@ -63,6 +70,7 @@ class DeliveriesApi:
             event_id=event_id,
             statuses=status or (),
             error=error,
+            trace_id=trace_id,
             since=since,
             until=until,
         )

@@ -9,18 +9,18 @@ Where entries are counted (`entry_counts.py`), a slice has about as many as are 
 wide because nothing newer was logged for days reads a whole burst of deliveries behind that time. `LogGaps`
 remembers where such times end, so that the next search ends a slice there.
 
-Filters that the index does not have, event type and error, are applied here to what was read. Then a search
-examines about `MAX_EXAMINED` deliveries at most, and returns where it stopped.
+Filters that the index does not have, event type, error and trace, are applied here to what was read. Then a
+search examines about `MAX_EXAMINED` deliveries at most, and returns where it stopped.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from services.delivery.log.entry_counts import EntryCounts
 from services.delivery.log.log_slices import (
@@ -68,19 +68,21 @@ class DeliveryQuery:
     event_id: str | None = None
     statuses: Sequence[str] = ()
     error: str | None = None
+    trace_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
 
+_Residual = Mapping[str, Callable[[Any], bool]]
+"""Filters that an index does not cover, by field; they are applied to what was read."""
+
+
 @dataclass(frozen=True, slots=True)
 class _IndexRanges:
-    """Ranges of one index that are read concurrently, each in the order of the log.
-
-    `residual` has the filters that the index does not cover; they are applied to what was read.
-    """
+    """Ranges of one index that are read concurrently, each in the order of the log."""
 
     ranges: Sequence[Document]
-    residual: Mapping[str, Sequence[str]]
+    residual: _Residual
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +159,9 @@ async def search_keys(
 ) -> FoundKeys:
     """Return the first `limit` matching keys after a key, in the log's order.
 
-    A search for an event type or an error may return fewer keys, or none, before the log's end. A delivery
-    may be missing if its status changes during the search. `log_gaps` and `counts` are used for the newest
-    first. Raises `DatabaseUnavailable`.
+    A search for an event type, an error or a trace may return fewer keys, or none, before the log's end. A
+    delivery may be missing if its status changes during the search. `log_gaps` and `counts` are used for the
+    newest first. Raises `DatabaseUnavailable`.
     """
     index_ranges = _index_ranges(query)
     keys: list[LogKey] = []
@@ -225,7 +227,7 @@ def _page_width(parts: Sequence[_SliceKeys], wanted: int) -> timedelta:
 async def _read_slice(
     deliveries: Collection,
     query: Document,
-    residual: Mapping[str, Sequence[str]],
+    residual: _Residual,
     limit: int,
     budget: int,
     oldest_first: bool,
@@ -243,7 +245,7 @@ async def _read_slice(
         async for document in cursor.limit(budget if residual else limit):
             examined, last = examined + 1, (document["created_at"], document["_id"])
             first = first or last
-            if all(document.get(field) in allowed for field, allowed in residual.items()):
+            if all(fits(document.get(field)) for field, fits in residual.items()):
                 keys.append(last)
                 if len(keys) == limit:
                     break
@@ -255,16 +257,18 @@ async def _read_slice(
 def _index_ranges(query: DeliveryQuery) -> _IndexRanges:
     """Return the ranges of the most selective index: one event, one webhook, or the whole log."""
     base: Document = {"workspace": query.workspace}
-    residual: dict[str, Sequence[str]] = {}
+    residual: dict[str, Callable[[Any], bool]] = {}
     if query.event_type is not None:
-        residual["event_type"] = [query.event_type]
+        residual["event_type"] = (query.event_type,).__contains__
     if query.error is not None:
-        residual["last_error"] = [query.error]
+        residual["last_error"] = (query.error,).__contains__
+    if (trace_id := query.trace_id) is not None:
+        residual["traceparent"] = lambda traceparent: str(traceparent)[3:35] == trace_id
     if query.event_id is not None:
         if query.webhook_id is not None:
-            residual["webhook_id"] = [query.webhook_id]
+            residual["webhook_id"] = (query.webhook_id,).__contains__
         if query.statuses:
-            residual["status"] = query.statuses
+            residual["status"] = query.statuses.__contains__
         return _IndexRanges([base | {"event_id": query.event_id}], residual)
     if query.webhook_id is not None:
         base["webhook_id"] = query.webhook_id

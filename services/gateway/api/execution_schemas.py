@@ -14,7 +14,8 @@ class ExecutionOut(BaseModel):
 
     `accounts` are the provider's accounts that the events are about, `occurred_at` is the time of the first
     event: both as the provider reports them, if it does. `verdict` is null if the signature was not checked,
-    as for a handshake or a rate limit. `replays` counts how often the events were published again.
+    as for a handshake or a rate limit. `trace_id` is empty for a request without an event and a trace of its
+    own. `replays` counts how often the events were published again.
     """
 
     id: str
@@ -32,6 +33,7 @@ class ExecutionOut(BaseModel):
     accounts: list[str]
     occurred_at: str | None
     event_ids: list[str]
+    trace_id: str
     delivery_ids: list[str]
     test: bool
     replays: int
@@ -55,6 +57,7 @@ class ExecutionOut(BaseModel):
             accounts=list(record.accounts or ()),
             occurred_at=record.occurred_at,
             event_ids=list(record.event_ids or ()),
+            trace_id=record.trace_id or "",
             delivery_ids=list(record.delivery_ids or ()),
             test=record.test or False,
             replays=record.replays or 0,

@@ -1,9 +1,9 @@
-"""`/api/inbound-endpoints/{id}/events`: executions of an endpoint, their payloads, and replay."""
+"""`/api/inbound-endpoints/{id}/events`: executions, their payloads, and replay. `/api/executions`: search."""
 
 from collections.abc import Sequence
 from typing import Annotated, Final
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Query
 
 from services.gateway.api.execution_schemas import ExecutionOut, PayloadOut, PayloadsOut
 from services.gateway.api.publish_events import AcceptedEventsOut
@@ -51,11 +51,31 @@ class ExecutionsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
+        Routes(app, "/api").add("/executions", self.find_related, methods=["GET"])
         add = Routes(app, "/api/inbound-endpoints/{endpoint_id}/events").add
         add("", self.list_all, methods=["GET"])
         add("/{execution_id}", self.read, methods=["GET"])
         add("/{execution_id}/payload", self.payload, methods=["GET"])
         add("/{execution_id}/replay", self.replay, methods=["POST"], status_code=202)
+
+    async def find_related(
+        self,
+        key: Reader,
+        paging: PagingQuery,
+        related_id: Annotated[
+            str,
+            Query(
+                min_length=1,
+                max_length=1000,
+                description="Of an event, a trace or an execution, or the provider's own id of an event.",
+            ),
+        ],
+    ) -> Page[ExecutionOut]:
+        """List the executions of all endpoints that have an id. Those of a flood are not all stored."""
+        records = await self._executions.list_related(key.workspace, related_id, paging)
+        return Page(
+            items=[ExecutionOut.of(record) for record in records.items], next_cursor=records.next_cursor
+        )
 
     async def list_all(self, endpoint_id: str, key: Reader, paging: PagingQuery) -> Page[ExecutionOut]:
         """List the requests to an endpoint, newest first. A new one appears after about half a second.
@@ -136,7 +156,7 @@ class ExecutionsApi:
         """
         if execution.positions or not execution.event_ids:
             return execution.positions
-        first = await self._executions.find_published(execution.endpoint_id, execution.event_ids)
+        first = await self._executions.find_published(execution)
         return first.positions if first else []
 
 

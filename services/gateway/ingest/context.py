@@ -15,6 +15,7 @@ from shared.runtime.kafka.producer import RecordPosition
 from shared.runtime.mongo import utcnow
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
+from shared.wire.tracing import trace_id_of
 
 
 @dataclass(slots=True)
@@ -41,6 +42,8 @@ class RequestContext:
     event_ids: Sequence[EventId] = ()
     positions: dict[int, RecordPosition] = field(default_factory=dict)
     """Positions of events on Kafka, by their index in `events`."""
+    trace_id: str = ""
+    """The trace of its events; '' if it has none."""
 
     def for_endpoint(self, indexes: Sequence[int]) -> "RequestContext":
         """Return the part of a request for several accounts that belongs to one of them.
@@ -108,6 +111,7 @@ def new_execution(
         first_header(context.headers, b"content-type")[:200] if rejected else "",
         context.signature_failure,
         context.test,
+        context.trace_id or trace_id_of(first_header(context.headers, b"traceparent")),
     )
 
 

@@ -1,23 +1,26 @@
 """Executions as they are stored: their record, their indexes, and every read and write of them."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from pydantic import Field
 
 from shared.contracts.errors import NotFound
-from shared.contracts.ids import ExecutionId
+from shared.contracts.ids import EXECUTION_ID_PREFIX, ExecutionId
 from shared.runtime.kafka.producer import RecordPosition
-from shared.runtime.mongo import Document, Index, Mongo, translate_errors
+from shared.runtime.mongo import Document, Index, Mongo, translate_errors, utcnow
 from shared.runtime.records import Record
-from shared.runtime.web.paging import Page, Paging, page
+from shared.runtime.web.paging import Page, Paging, page, page_in_slices
 
 COLLECTION: Final = "webhook_executions"
+_OLDEST: Final = timedelta(days=90)
+"""The longest time for which executions can be stored."""
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("endpoint_id", 1), ("created_at", -1), ("_id", -1))),
-        Index((("endpoint_id", 1), ("event_ids", 1))),
+        Index((("workspace", 1), ("related_ids", 1), ("created_at", -1), ("_id", -1))),
+        Index((("endpoint_id", 1), ("event_ids", 1)), retired=True),
         Index((("expires_at", 1),), ttl_s=0),
     )
 }
@@ -55,6 +58,9 @@ class ExecutionRecord(Record):
     """The start of a rejected body."""
     content_type: str | None = None
     replays: int | None = None
+    trace_id: str | None = None
+    related_ids: tuple[str, ...] | None = None
+    """Ids by which it is found: its trace, its events, and the provider's own ids of them."""
 
     @property
     def positions(self) -> list[RecordPosition]:
@@ -78,6 +84,22 @@ class ExecutionRepository:
         query = {"endpoint_id": endpoint_id}
         return await page(self._collection, query, ExecutionRecord.from_document, paging)
 
+    async def list_related(self, workspace: str, related_id: str, paging: Paging) -> Page[ExecutionRecord]:
+        """Return a page of the executions with an id among their `related_ids`, or as their own.
+
+        Raises `Malformed` for a wrong cursor.
+        """
+        if related_id.startswith(EXECUTION_ID_PREFIX):
+            with translate_errors():
+                document = await self._collection.find_one({"_id": related_id, "workspace": workspace})
+            items = [] if document is None else [ExecutionRecord.from_document(document)]
+            return Page(items=items, next_cursor=None)
+        query = {"workspace": workspace, "related_ids": related_id}
+        # A sender may give all requests the same trace.
+        return await page_in_slices(
+            self._collection, query, ExecutionRecord.from_document, paging, oldest=utcnow() - _OLDEST
+        )
+
     async def find(self, endpoint_id: str, execution_id: str) -> ExecutionRecord:
         """Return one execution of an endpoint. Raises `NotFound`."""
         with translate_errors():
@@ -88,16 +110,15 @@ class ExecutionRepository:
             raise NotFound("no such execution")
         return ExecutionRecord.from_document(document)
 
-    async def find_published(self, endpoint_id: str, event_ids: Sequence[str]) -> ExecutionRecord | None:
-        """Return an execution that has published one of these events of an endpoint."""
-        query = {
-            "endpoint_id": endpoint_id,
-            "event_ids": {"$in": list(event_ids)},
-            "places.0.0": {"$exists": True},
-        }
+    async def find_published(self, execution: ExecutionRecord) -> ExecutionRecord | None:
+        """Return an execution of the same endpoint that has published one of the events of this one."""
+        query = {"workspace": execution.workspace, "related_ids": {"$in": list(execution.event_ids or ())}}
         with translate_errors():
-            document: Document | None = await self._collection.find_one(query)
-        return None if document is None else ExecutionRecord.from_document(document)
+            async for document in self._collection.find(query):
+                record = ExecutionRecord.from_document(document)
+                if record.endpoint_id == execution.endpoint_id and record.positions:
+                    return record
+        return None
 
     async def delete_all(self, endpoint_id: str) -> None:
         """Delete the executions of an endpoint or an integration."""

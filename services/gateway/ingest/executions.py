@@ -43,6 +43,8 @@ _MAX_DIAGNOSED_PER_FLUSH_BYTES: Final = 2 * MAX_DIAGNOSED_BYTES
 _MAX_DETAIL_LENGTH: Final = 500
 _MAX_LISTED_EVENTS: Final = 100
 """Events of one request that its execution lists."""
+_MAX_RELATED_DELIVERY_IDS: Final = 20
+"""Ids of the provider by which an execution is found; each costs an entry of the index."""
 
 
 class ExecutionEvent(NamedTuple):
@@ -76,6 +78,7 @@ class Execution:
     content_type: str = ""
     signature_failure: SignatureFailure | None = None
     test: bool = False
+    trace_id: str = ""
 
 
 class Executions:
@@ -191,6 +194,11 @@ class Executions:
         events = execution.events[:_MAX_LISTED_EVENTS]
         has_events, has_body = bool(events), execution.rejected and bool(execution.body)
         positions = execution.positions
+        related_ids = [
+            execution.trace_id,
+            *execution.event_ids[:_MAX_LISTED_EVENTS],
+            *(item.delivery_id for item in events[:_MAX_RELATED_DELIVERY_IDS]),
+        ]
         return ExecutionRecord(
             id=new_execution_id(),
             endpoint_id=execution.endpoint.id,
@@ -214,6 +222,8 @@ class Executions:
             places=tuple(positions.get(index, ()) for index in range(len(events))) if positions else None,
             body=execution.body if has_body else None,
             content_type=execution.content_type if has_body else None,
+            trace_id=execution.trace_id or None,
+            related_ids=tuple(dict.fromkeys(filter(None, related_ids))) or None,
         )
 
 

@@ -76,6 +76,7 @@ class EventPublisher:
         ]
         context.endpoints, context.events, context.event_ids = endpoints, events, ids
         traceparent = child_traceparent(first_header(context.headers, b"traceparent"))
+        context.trace_id = traceparent[3:35]
 
         async def publish_fresh(fresh: Sequence[int]) -> None:
             # Checked before, too. Other requests may have used up the limit while this body was received.
@@ -98,7 +99,7 @@ class EventPublisher:
         fresh = await self._recent.publish_once(ids, publish_fresh, window_s=window_s)
         self._log.info(
             "webhook.accepted" if fresh else "webhook.duplicate",
-            trace_id=traceparent[3:35],
+            trace_id=context.trace_id,
             event_id=ids[0],
             events=len(ids),
             type=f"{first.provider_id}.{events[0].event}",

@@ -133,6 +133,14 @@ class IntegrationsApi:
         user: Annotated[
             str | None, Query(min_length=1, max_length=200, description="The user whose account it is.")
         ] = None,
+        account_id: Annotated[
+            str | None,
+            Query(
+                min_length=1,
+                max_length=500,
+                description="The provider's id of the account, or of the selected resource of it.",
+            ),
+        ] = None,
         tag: Annotated[
             list[Annotated[str, Field(max_length=64)]] | None,
             Query(max_length=5, description="A tag. Several: integrations that have all of them."),
@@ -145,8 +153,12 @@ class IntegrationsApi:
         """List the integrations of the workspace, newest first.
 
         With `tag` or `metadata` and other filters, a page may have fewer items than `limit`, or none; the
-        list ends where `next_cursor` is null.
+        list ends where `next_cursor` is null. With `account_id`, no other filter counts, and there is one
+        page.
         """
+        if account_id is not None:
+            found = await self._integrations.with_account_id(key.workspace, account_id, limit=paging.limit)
+            return Page(items=[self._out(item) for item in found], next_cursor=None)
         entries = [entry.partition(":") for entry in metadata or ()]
         terms = [term for name, _, value in entries for term in search_terms((), {name: value})]
         return await self._integrations.page_of(

@@ -71,6 +71,8 @@ class _MessageOut(BaseModel):
     source: SyncedSourceOut
     excerpt: str
     parsed_as: str
+    event_id: str
+    trace_id: str
     received_at: str
     edited: bool
     deleted: bool
@@ -129,6 +131,8 @@ def _common(message: SyncedMessage, key: ApiKey) -> dict[str, Any]:
         ),
         "excerpt": message.excerpt if key.allows("payloads:read") else "",
         "parsed_as": message.parsed_as,
+        "event_id": message.event_id,
+        "trace_id": message.trace_id,
         "received_at": rfc3339(message.received_at),
         "edited": message.edited_leg is not None,
         "deleted": message.deleted,

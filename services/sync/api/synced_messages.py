@@ -59,6 +59,15 @@ class SyncedMessagesApi:
             str | None,
             Query(max_length=200, description="Only the message with this id (`msg_`), in every mapping."),
         ] = None,
+        related_id: Annotated[
+            str | None,
+            Query(
+                min_length=1,
+                max_length=1000,
+                description="Only messages with this id: the provider's own, where they were written or at a "
+                "target, or that of the event or trace that brought them.",
+            ),
+        ] = None,
         state: Annotated[
             TargetState | None, Query(description="Only messages that have this state at a target.")
         ] = None,
@@ -66,8 +75,8 @@ class SyncedMessagesApi:
         """List the workspace's messages by the time of their receipt; one message shows its trace too.
 
         With `message_id`, the other filters but `mapping_id` do not count, and there is one page. With
-        `state`, a page may have fewer items than `limit`, or none; the list ends where `next_cursor` is
-        null.
+        `related_id`, no other filter counts, nor the range of time. With it or with `state`, a page may have
+        fewer items than `limit`, or none; the list ends where `next_cursor` is null.
         """
         if mapping_id is not None:
             await self._mappings.find(mapping_id, key.workspace)
@@ -80,7 +89,10 @@ class SyncedMessagesApi:
             messages = await self._messages.copies(key.workspace, message_id, mappings)
             return Page(items=[message_out(item, key) for item in messages], next_cursor=None)
         criteria = MessageCriteria(mapping_id, state)
-        found = await self._messages.list_page(key.workspace, criteria, paging)
+        if related_id is not None:
+            found = await self._messages.list_related(key.workspace, related_id, paging)
+        else:
+            found = await self._messages.list_page(key.workspace, criteria, paging)
         return Page(items=[message_out(item, key) for item in found.items], next_cursor=found.next_cursor)
 
     async def read(self, synced_message_id: str, key: Reader) -> TracedMessageOut:

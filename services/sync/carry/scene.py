@@ -158,7 +158,7 @@ class SceneCalls:
                     synced_id=message.id,
                     leg=leg.id,
                     part=part,
-                    external_id=external_id,
+                    related_ids=(external_id,),
                     expires_at=message.expires_at,
                 )
                 for external_id in sent.external_ids

@@ -109,6 +109,8 @@ class SyncedMessage(Record):
     excerpt: str = ""
     parsed_as: str = ""
     permalink: str | None = stored_null()
+    event_id: str = ""
+    trace_id: str = ""
     received_at: datetime
     expires_at: datetime
     revision: int = 0
@@ -122,14 +124,18 @@ class SyncedMessage(Record):
 
 
 class MessageLink(Record):
-    """An external id of a message: `_id` is `link_id(...)`. `leg` is None for the source."""
+    """Ids by which a message is found.
+
+    An external id of a copy has `link_id(...)` as its `_id`. That of the source, where `leg` is None, has the
+    message's: with the external id it has the ids of the event and the trace that brought the message.
+    """
 
     workspace: str
     mapping_id: str
     synced_id: str
     leg: str | None = stored_null()
     part: int = 0
-    external_id: str
+    related_ids: tuple[str, ...] = ()
     expires_at: datetime
 
 

@@ -30,7 +30,7 @@ from shared.runtime.mongo import (
     translate_errors,
     utcnow,
 )
-from shared.runtime.web.paging import Page, Paging, decode_cursor, page
+from shared.runtime.web.paging import Page, Paging, page_in_slices
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     MESSAGES: (
@@ -38,18 +38,20 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("workspace", 1), ("has_come", 1), ("received_at", -1), ("_id", -1))),
         Index((("mapping_id", 1), ("has_come", 1), ("received_at", -1), ("_id", -1))),
     ),
-    LINKS: (Index((("expires_at", 1),), ttl_s=0), Index((("workspace", 1),))),
+    LINKS: (
+        Index((("expires_at", 1),), ttl_s=0),
+        Index((("workspace", 1), ("related_ids", 1), ("expires_at", -1), ("_id", -1))),
+        Index((("workspace", 1),), retired=True),
+    ),
 }
 RETENTION: Final = timedelta(days=RETENTION_DAYS)
+_SECOND: Final = timedelta(seconds=1)
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
 _MAX_WRITES: Final = 200
 _COMES_BEFORE: Final = frozenset({"id", "reactions", "source_reactions", "late_edit", "deleted"})
 """Fields of a record that stands for a message; they stay when the message comes."""
 _NOT_LISTED: Final = {"reactions": 0, "late_edit": 0}
-_MILLISECOND: Final = timedelta(milliseconds=1)
-_FIRST_SPAN: Final = timedelta(minutes=1)
-_SPAN_GROWTH: Final = 3
 _EXAMINED: Final = 100
 """Messages that a list with a state reads at once: one may have a long trace for each of its targets."""
 
@@ -113,6 +115,27 @@ class SyncedMessages:
         messages = [item for item in found.values() if item.has_come and item.workspace == workspace]
         return sorted(messages, key=lambda item: item.received_at, reverse=True)
 
+    async def list_related(self, workspace: str, related_id: str, paging: Paging) -> Page[SyncedMessage]:
+        """Return a page of the messages with an id among the `related_ids` of their links.
+
+        A page may have fewer items than its limit. Raises `Malformed` if the cursor is invalid.
+        """
+        now = utcnow()
+        paging = replace(paging, since=None, until=now + RETENTION + _SECOND)
+        links = await page_in_slices(
+            self._links,
+            {"workspace": workspace, "related_ids": related_id},
+            MessageLink.from_document,
+            paging,
+            oldest=now,
+            time_field="expires_at",
+        )
+        messages = await self.find_many([link.synced_id for link in links.items])
+        ids = dict.fromkeys(link.synced_id for link in links.items)
+        found = [messages[synced_id] for synced_id in ids if synced_id in messages]
+        items = [item for item in found if item.has_come and item.workspace == workspace]
+        return Page(items=items, next_cursor=links.next_cursor)
+
     async def find_links(self, ids: Collection[str]) -> dict[str, MessageLink]:
         """Return those of these links that exist, by id."""
         found: dict[str, MessageLink] = {}
@@ -143,35 +166,17 @@ class SyncedMessages:
             query["workspace"] = workspace
         else:
             query["mapping_id"] = criteria.mapping_id
-        at = decode_cursor(paging.cursor)[0] if paging.cursor else None
-        now = utcnow()
-        since = max(paging.since or now - RETENTION, now - RETENTION)
-        until = min(paging.until, now + RETENTION) if paging.until else None
-        span = _FIRST_SPAN
-        while True:
-            # The embedded database reads everything that matches before it applies a limit, so a page is
-            # looked for in a short time first: behind the cursor, else at the end where the list begins.
-            low, high = since, until
-            if paging.order == "newest":
-                high = min(filter(None, (until, at and at + _MILLISECOND)), default=None)
-                low = max(since, (high or now) - span)
-            else:
-                low = max(since, at) if at else since
-                high = low + span if low + span < (until or now) else until
-            found = await page(
-                self._messages,
-                query,
-                SyncedMessage.from_document,
-                replace(paging, since=low, until=high),
-                time_field="received_at",
-                fields=_NOT_LISTED,
-                matches=None if criteria.state is None else criteria.matches,
-                examined=_EXAMINED,
-            )
-            has_all = low <= since if paging.order == "newest" else high == until
-            if found.next_cursor is not None or has_all:
-                return found
-            span *= _SPAN_GROWTH
+        return await page_in_slices(
+            self._messages,
+            query,
+            SyncedMessage.from_document,
+            paging,
+            oldest=utcnow() - RETENTION,
+            time_field="received_at",
+            fields=_NOT_LISTED,
+            matches=None if criteria.state is None else criteria.matches,
+            examined=_EXAMINED,
+        )
 
     async def _read(self, ids: Sequence[str]) -> Sequence[SyncedMessage | Misconfigured | None]:
         with translate_errors():

@@ -35,7 +35,7 @@ class Echoes:
                 mapping_id=message.mapping_id,
                 synced_id=message.id,
                 leg=leg.id,
-                external_id=change.external_id,
+                related_ids=(change.external_id,),
                 expires_at=message.expires_at,
             )
         )
@@ -66,7 +66,7 @@ class Echoes:
                 synced_id=message.id,
                 leg=leg,
                 part=part,
-                external_id=change.external_id,
+                related_ids=(change.external_id,),
                 expires_at=message.expires_at,
             )
         )

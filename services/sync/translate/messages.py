@@ -6,6 +6,7 @@ from typing import Final
 
 from services.sync.model.mapping import CHAT, Leg
 from services.sync.model.synced_message import (
+    MessageLink,
     SyncedMessage,
     Target,
     TraceEntry,
@@ -103,6 +104,8 @@ class Messages:
             excerpt=render_plain(body).text[:_EXCERPT],
             parsed_as=_describe(change),
             permalink=change.permalink,
+            event_id=incoming.event.id,
+            trace_id=incoming.event.trace_id,
             received_at=at,
             expires_at=expiry(),
             revision=late.revision if late else 0,
@@ -115,6 +118,17 @@ class Messages:
             self._context.state.add(message)
         else:
             self._context.state.complete(message)
+        related = (message.external_id, message.event_id, message.trace_id)
+        self._context.state.add_link(
+            MessageLink(
+                id=message.id,
+                workspace=message.workspace,
+                mapping_id=message.mapping_id,
+                synced_id=message.id,
+                related_ids=tuple(filter(None, related)),
+                expires_at=message.expires_at,
+            )
+        )
         return message
 
     def _send(
