@@ -80,6 +80,7 @@ NEEDS: dict[ROW, str] = {
     ("GET", "/api/members/{member_id}"): "admin",
     ("PATCH", "/api/members/{member_id}"): "admin",
     ("DELETE", "/api/members/{member_id}"): "admin",
+    ("POST", "/api/members/{member_id}/rotate-key"): "admin",
     ("POST", "/api/members/{member_id}/restore"): "admin",
     ("POST", "/api/outgoing-webhooks"): "webhooks:write",
     ("GET", "/api/outgoing-webhooks"): "webhooks:read",

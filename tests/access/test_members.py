@@ -159,6 +159,57 @@ def test_a_role_counts_at_once_and_a_removed_member_is_refused_everywhere(
     hub.call("GET", path, expect=404)
 
 
+def test_a_replaced_key_ends_at_once_everywhere(
+    hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """An admin replaces it, then the member, with the key and in the console."""
+    own, other = make(hub, "viewer"), make(hub, "operator")
+    path, reading = f"{MEMBERS}/{own['id']}/rotate-key", "/api/outgoing-webhooks"
+    acting = Actor(own["id"], own["name"], role="viewer", session="s")
+    vault = Vault(LocalKeyProvider([base64.b64decode(hub.env["INTERLINK_ENCRYPTION_KEY"])]))
+    in_console = service_key(vault, "console", hub.workspace, ["webhooks:read"], acting)
+    hub.call("POST", path, key=other["key"], expect=403)
+    hub.call("POST", f"{MEMBERS}/{other['id']}/rotate-key", key=own["key"], expect=403)
+    keys = [own["key"]]
+    with second_process("delivery", hub, tmp_path_factory.mktemp("second"), bus, store) as second:
+        for caller in (hub.admin_key, None, in_console):
+            made = hub.call("POST", path, key=caller or keys[-1])
+            assert (made["id"], made["role"]) == (own["id"], "viewer")
+            assert made["prefix"] == made["key"][: len(made["prefix"])]
+            keys.append(made["key"])
+            for base in (hub.url("delivery"), second.url("delivery")):
+                for key in keys:
+                    answer = httpx.get(base + reading, headers={"authorization": f"Bearer {key}"})
+                    assert answer.status_code == (200 if key == keys[-1] else 401)
+    assert hub.call("GET", f"{MEMBERS}/{own['id']}")["key"] is None
+    [entry] = hub.call("GET", "/api/audit", params={"resource": own["id"], "limit": "1"})["items"]
+    assert (entry["route"], entry["status"]) == ("/api/members/{member_id}/rotate-key", 200)
+    assert keys[-1] not in str(entry)
+
+
+def test_of_keys_that_are_replaced_at_the_same_moment_one_counts(hub: Hub) -> None:
+    own = make(hub, "viewer")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(
+            pool.map(
+                lambda _: httpx.post(
+                    f"{hub.url('gateway')}{MEMBERS}/{own['id']}/rotate-key",
+                    headers={"authorization": f"Bearer {hub.admin_key}"},
+                ),
+                range(4),
+            )
+        )
+    assert {answer.status_code for answer in made} <= {200, 409}
+    keys = [answer.json()["key"] for answer in made if answer.is_success]
+    assert [status(hub, key, "GET", "/api/outgoing-webhooks") for key in keys].count(200) == 1
+
+
+def test_a_member_of_the_identity_provider_has_no_key_to_replace(hub: Hub) -> None:
+    identity = sign_in(hub, subject=token_hex(4)).json()["id"]
+    refused = hub.call("POST", f"{MEMBERS}/{identity}/rotate-key", expect=409)
+    assert "identity provider" in refused["detail"]
+
+
 def test_members_of_another_workspace_are_not_there(hub: Hub) -> None:
     own, stranger = make(hub, "viewer"), hub.other_workspace()
     for method, body in (("GET", None), ("PATCH", {"role": "admin"}), ("DELETE", None)):

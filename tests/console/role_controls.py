@@ -55,7 +55,7 @@ class Controls:
             answer = self._person.client.post(
                 action, data=data, headers={"origin": self._person.base}, follow_redirects=False
             )
-            if answer.status_code == 403 or answer.status_code >= 500:
+            if answer.status_code in (401, 403) or answer.status_code >= 500:
                 self.refused.append(f"{action}, a form of {shown_on}: {answer.status_code}")
         return len(ends)
 
@@ -64,7 +64,8 @@ class Controls:
         types = {str(found.get("name")): found.get("type") for tag, found in page.elements if tag == "input"}
         for form in page.forms:
             action = form.action or page.path.partition("?")[0]
-            if form.method != "post" or action.endswith("/sign-out"):
+            # The others end the session that this test needs.
+            if form.method != "post" or action.startswith(("/console/sign-out", "/console/sessions/")):
                 continue
             fill = {name: _MOMENT if types.get(name) == "datetime-local" else "1" for name in form.named}
             filled = fill | {name: value for name, value in form.fields.items() if value}

@@ -17,6 +17,18 @@ def test_a_member_is_created_changed_and_removed(hub: Hub, admin: Person, person
     assert person.sign_in(f"ilk_{key}").status == 200
     assert person.open("/console/members").status == 403
     assert "Members" not in person.open("/console").text
+    replaced = person.send(person.open("/console/sessions"), "/console/sessions/key")
+    assert "which has ended" in replaced.text
+    assert person.open("/console").status == 401
+    own = replaced.response.text.partition("<code>ilk_")[2].partition("</code>")[0]
+    record_secret("an API key", f"ilk_{own}")
+    assert person.sign_in(f"ilk_{key}").status == 401
+    assert person.sign_in(f"ilk_{own}").status == 200
+    replaced = admin.send(admin.open(page.link("/do/rotate-key")), "/do/rotate-key")
+    assert person.open("/console").status == 401
+    key = replaced.response.text.partition("<code>ilk_")[2].partition("</code>")[0]
+    record_secret("an API key", f"ilk_{key}")
+    assert person.sign_in(f"ilk_{key}").status == 200
     form = admin.open(page.link("/do/role"))
     assert admin.send(form, "/do/role", role="admin").status == 200
     assert person.open("/console/members").status == 200

@@ -48,6 +48,7 @@ SECRETS_IN_RESPONSES = (
     SecretInResponse("POST", "/api/outgoing-webhooks/{}/rotate-secret", _WEBHOOK, "secret"),
     SecretInResponse("POST", "/api/api-keys", "an API key", "key"),
     SecretInResponse("POST", "/api/members", "an API key", "key"),
+    SecretInResponse("POST", "/api/members/{}/rotate-key", "an API key", "key"),
     SecretInResponse("POST", "/api/workspaces", "an API key", "key"),
     SecretInResponse("POST", "/api/workspaces/{}/api-keys", "an API key", "key"),
     SecretInResponse("POST", "/api/incoming-webhooks", "a token of an incoming webhook", "token"),

@@ -71,6 +71,18 @@ MEMBERS: Final = Kind(
             effect="The role counts at once, also in open sessions.",
         ),
         Action(
+            "rotate-key",
+            "Replace the key",
+            "/api/members/{id}/rotate-key",
+            "admin",
+            "Give the new key to the member. It is shown only now; the old one has ended.",
+            fits=_has_key,
+            effect="The key that they have now is refused at once, and the sessions that they started with "
+            "it end, in every process. The new key is shown once.",
+            shown={"key": "Key"},
+            opens="/console/members/{id}",
+        ),
+        Action(
             "remove",
             "Remove",
             "/api/members/{id}",

@@ -1,23 +1,35 @@
-"""The page that lists sessions and ends them."""
+"""The page that lists sessions and ends them, and replaces the visitor's own key."""
 
+import secrets
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.console.hub_api import HubApi, Refusal
+from services.console.pages.kinds import Action
 from services.console.sessions.records import Sessions
 from services.console.sessions.sign_in import SignIn
-from services.console.web.forms import Form
+from services.console.web.forms import Form, first
 from services.console.web.frame import Frame, see_other
+from services.console.web.paths import filled
 from services.console.web.visits import Visit
 
 _MAX_SESSIONS: Final = 200
+_ROTATE: Final = Action(
+    "rotate-key",
+    "Your new key",
+    "/api/members/{id}/rotate-key",
+    "admin",
+    "Store it where the old one was, which has ended: it is shown only now. Go on to sign in with it.",
+)
 
 
 class SessionPages:
     """A member sees their own sessions; an admin all of the workspace."""
 
-    def __init__(self, sessions: Sessions, sign_in: SignIn, frame: Frame) -> None:
+    def __init__(self, hub: HubApi, sessions: Sessions, sign_in: SignIn, frame: Frame) -> None:
+        self._hub = hub
         self._sessions = sessions
         self._sign_in = sign_in
         self._frame = frame
@@ -36,6 +48,24 @@ class SessionPages:
             own=visit.record_id,
             idle_hours=int(self._sessions.idle.total_seconds() // 3600),
             done="The session has ended." if request.query_params.get("done") else "",
+            has_member_key=bool(key.role) and any(it.id == visit.record_id and it.key_digest for it in found),
+            once=secrets.token_urlsafe(16),
+        )
+
+    async def rotate_key(self, _request: Request, visit: Visit, form: Form) -> Response:
+        """Replace the visitor's own key, and show the new one. It ends this session too."""
+        path = filled(_ROTATE.call, {"id": visit.member.key.id})
+        try:
+            answer = await self._hub.call(visit.member, "POST", path, once=first(form, "once"))
+        except Refusal as refusal:
+            return self._frame.refused(visit, refusal, "/console/sessions")
+        return self._frame.page(
+            "done.html",
+            None,
+            title=_ROTATE.title,
+            action=_ROTATE,
+            shown=[("Key", answer["key"])],
+            opens="/console/sign-in",
         )
 
     async def end(self, request: Request, visit: Visit, _form: Form) -> Response:

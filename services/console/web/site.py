@@ -90,7 +90,7 @@ class Site:
         overview = Overview(self._hub, self._frame, self._feed)
         health = HealthPages(self._hub, self._frame, self._public_base)
         live = Live(overview, self._feed, self._streams, self._frame)
-        sessions = SessionPages(self._sessions, self._sign_in, self._frame)
+        sessions = SessionPages(self._hub, self._sessions, self._sign_in, self._frame)
         routes = [
             Route("/console/static/{name:path}", self._files.serve),
             Route("/console", self._page(overview.show)),
@@ -112,6 +112,7 @@ class Site:
             Route("/console/views", self._form(lists.save_view), methods=["POST"]),
             Route("/console/views/{slot:int}/delete", self._form(lists.delete_view), methods=["POST"]),
             Route("/console/sessions", self._page(sessions.show)),
+            Route("/console/sessions/key", self._form(sessions.rotate_key), methods=["POST"]),
             Route("/console/sessions/{id}/end", self._form(sessions.end), methods=["POST"]),
         ]
         mappings = MappingForms(self._hub, self._frame, forms)

@@ -20,6 +20,7 @@ from shared.runtime.web.routes import Routes
 from shared.runtime.workspaces import Workspaces
 
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
+Own = Annotated[ApiKey, Depends(requires("admin", own_member=True))]
 _LAST_ADMIN: Final = (
     "this is the last admin, and the workspace has no admin key: nobody could manage it. Make another "
     "member an admin first, or create an admin key"
@@ -52,7 +53,7 @@ class MemberSignIn(StrictModel):
 
 
 class MemberOut(BaseModel):
-    """A member. `key` is only in the response that created the member.
+    """A member. `key` is only in the response that created the member or rotated the key.
 
     `sign_in` is `key` for a member with a key, and `openid` for one of the identity provider `issuer`, which
     identifies them by `subject`. A member with `removed_at` cannot sign in.
@@ -119,6 +120,7 @@ class MembersApi:
         add("/members/{member_id}", self.read_member, methods=["GET"])
         add("/members/{member_id}", self.change_member, methods=["PATCH"])
         add("/members/{member_id}", self.remove_member, methods=["DELETE"], status_code=204)
+        add("/members/{member_id}/rotate-key", self.rotate_key, methods=["POST"])
         add("/members/{member_id}/restore", self.restore_member, methods=["POST"])
 
     async def create_member(self, body: MemberCreate, key: Admin) -> MemberOut:
@@ -177,6 +179,20 @@ class MembersApi:
                 raise Conflict(_LAST_ADMIN)
         await self._keyring.members.announce(member_id)
         return Response(status_code=204)
+
+    async def rotate_key(self, member_id: str, key: Own) -> MemberOut:
+        """Replace the key of a member. The new one is shown only this once; the old one ends at once.
+
+        So do all console sessions that were started with the old key. Members may do this for themselves,
+        whatever their role. There is no overlap: a key that others may know has to end.
+        """
+        before = await self._members.find(key.workspace, member_id)
+        if before.has_identity:
+            raise Conflict("this member signs in at the identity provider, and has no key here")
+        secret = generate_key()
+        after = await self._members.replace_key(before, secret)
+        await self._keyring.members.announce(member_id)
+        return MemberOut.of(after).model_copy(update={"key": secret})
 
     async def restore_member(self, member_id: str, key: Admin) -> MemberOut:
         """Let a removed member sign in at the identity provider again. Earlier sessions stay ended."""

@@ -67,6 +67,13 @@ class ApiKey:
     customer: Customer | None = None
     """The customer that the key is limited to, which has no scopes; None for keys of workspaces."""
 
+    @property
+    def member_id(self) -> str:
+        """The id of the member who calls, with their key or in the console; empty for API keys."""
+        if self.acting is not None:
+            return self.acting.key_id if self.acting.role else ""
+        return self.id if self.role else ""
+
     def allows(self, scope: Scope) -> bool:
         """Return whether the key has a scope.
 
@@ -254,10 +261,13 @@ _BEARER: Final = HTTPBearer(scheme_name="ApiKey", description="An API key of a w
 """For the OpenAPI document only: the keyring reads the header itself."""
 
 
-def requires(scope: Scope, *, customers: bool = False) -> Callable[..., Awaitable[ApiKey]]:
+def requires(
+    scope: Scope, *, customers: bool = False, own_member: bool = False
+) -> Callable[..., Awaitable[ApiKey]]:
     """Return a FastAPI dependency that checks the caller's key and the call's query parameters.
 
     With `customers`, it also accepts keys of customers, which have no scopes: the route has to limit them.
+    With `own_member`, a member needs no scope where the path has their own id as `member_id`.
 
     The dependency returns the key. It raises `Unauthenticated` without a valid key, `Forbidden` if the key
     lacks the scope, and `Invalid` for query parameters that the route does not have. The app has its
@@ -266,8 +276,9 @@ def requires(scope: Scope, *, customers: bool = False) -> Callable[..., Awaitabl
 
     async def check(request: Request, _: Annotated[object, Security(_BEARER, scopes=[scope])]) -> ApiKey:
         keyring: Keyring = request.app.state.keyring
-        key = await caller_of(request.scope, keyring) if customers else None
-        if key is None or key.customer is None:
+        key = await caller_of(request.scope, keyring)
+        is_own = own_member and key.member_id == request.path_params["member_id"]
+        if not is_own and not (customers and key.customer is not None):
             key = await authorize(request.scope, keyring, scope)
         reject_unknown_parameters(request)
         return key

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Field
 
-from shared.contracts.errors import NotFound
+from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import MemberId, WorkspaceId
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
@@ -27,7 +27,7 @@ from shared.runtime.mongo import (
 from shared.runtime.quotas import Quota
 from shared.runtime.records import Record, stored_null
 from shared.runtime.snapshot import Snapshot
-from shared.runtime.web.api_keys import Scope
+from shared.runtime.web.api_keys import Scope, digest, shown_prefix
 from shared.runtime.web.paging import Page, Paging, page
 
 Role = Literal["viewer", "operator", "admin"]
@@ -163,6 +163,22 @@ class Members:
                 return_document=True,
             )
         return _found(document)
+
+    async def replace_key(self, member: MemberRecord, key: str) -> MemberRecord:
+        """Store a new key in place of the one that `member` was read with, and return the member.
+
+        Raises `Conflict` if the key was replaced, or the member removed, since then.
+        """
+        changed = {"digest": digest(key), "prefix": shown_prefix(key), "changed_at": utcnow()}
+        with translate_errors():
+            document = await self._collection.find_one_and_update(
+                {"_id": member.id, "digest": member.digest, "deleted_at": None},
+                {"$set": changed},
+                return_document=True,
+            )
+        if document is None:
+            raise Conflict("this key was replaced, or the member removed, at this moment: look again")
+        return MemberRecord.from_document(document)
 
     async def undo_insert(self, member_id: str) -> None:
         """Delete a member without a trace: a tombstone would keep the same identity from signing in."""
