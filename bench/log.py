@@ -182,19 +182,20 @@ class Plan:
 
 @dataclass
 class Finds(monitoring.CommandListener):
-    """Records the find commands on the delivery log that are sent to the database.
+    """Records the find commands on a collection that are sent to the database.
 
     Of its updates, the filters are recorded as find commands.
     """
 
+    collection: str = DELIVERIES
     commands: list[Document] = field(default_factory=list)
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
-        if event.command.get("find") == DELIVERIES:
+        if event.command.get("find") == self.collection:
             self.commands.append(dict(event.command))
-        elif event.command.get("update") == DELIVERIES:
+        elif event.command.get("update") == self.collection:
             filters = [update["q"] for update in event.command["updates"]]
-            self.commands += [{"find": DELIVERIES, "filter": query} for query in filters]
+            self.commands += [{"find": self.collection, "filter": query} for query in filters]
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         """Do nothing."""
@@ -204,10 +205,10 @@ class Finds(monitoring.CommandListener):
 
 
 @contextmanager
-def finds() -> Iterator[Finds]:
-    """Record the finds of every client that is created inside the block."""
+def finds(collection: str = DELIVERIES) -> Iterator[Finds]:
+    """Record the finds on a collection of every client that is created inside the block."""
     listeners = monitoring._LISTENERS.command_listeners  # pymongo has no public way to unregister
-    listener = Finds()
+    listener = Finds(collection)
     monitoring.register(listener)
     try:
         yield listener
@@ -220,7 +221,7 @@ async def explained(mongo: Mongo, command: Mapping[str, Any]) -> Plan:
     find = {
         name: command[name] for name in ("find", "filter", "projection", "sort", "limit") if name in command
     }
-    answer = await mongo.collection(DELIVERIES).database.command(
+    answer = await mongo.collection(command["find"]).database.command(
         {"explain": find, "verbosity": "executionStats"}
     )
     stages: list[str] = []

@@ -22,9 +22,6 @@ _TIMEOUT_S: Final = 4.0
 """For all calls of one request together, so that it is answered within 5 s whatever the services do."""
 _MAX_ERRORS: Final = 5
 
-Parameters = Mapping[str, str | Sequence[str]]
-"""Query parameters of a call; several values of one are a sequence."""
-
 
 @dataclass(slots=True)
 class Member:
@@ -81,7 +78,7 @@ class HubApi:
         method: str,
         path: str,
         *,
-        params: Parameters | None = None,
+        params: Mapping[str, str] | None = None,
         body: Any = None,
         once: str = "",
         version: int | None = None,
@@ -148,7 +145,7 @@ class HubApi:
         path: str,
         content: bytes,
         headers: Mapping[str, str],
-        params: Parameters = MappingProxyType({}),
+        params: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[HeaderPairs, bytes]:
         """Send a call with these headers; return headers and body of the response. Raises `Refusal`."""
         key = member.key
@@ -183,18 +180,14 @@ class HubApi:
         path: str,
         content: bytes,
         headers: Mapping[str, str],
-        params: Parameters,
+        params: Mapping[str, str],
     ) -> tuple[HeaderPairs, bytes]:
         sent = [(b"authorization", f"Bearer {token}".encode())]
         sent += [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         if address:
             sent.append((b"x-forwarded-for", address.encode("latin-1", "replace")))
         service = service_for_path(path)
-        url = (
-            self._peers.get(service, self._gateway)
-            + path
-            + (f"?{urlencode(params, doseq=True)}" if params else "")
-        )
+        url = self._peers.get(service, self._gateway) + path + (f"?{urlencode(params)}" if params else "")
         try:
             async with asyncio.timeout_at(deadline):
                 status, received, answer = await self._client.call(method, url, sent, content)

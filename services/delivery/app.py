@@ -101,7 +101,7 @@ async def build(runtime: Runtime) -> Service:
     statistics = Statistics(runtime.mongo, runtime.log)
     deliveries = Deliveries(runtime.mongo, settings, statistics, runtime.log, instance=runtime.instance)
     due_deliveries = DueDeliveries(runtime.mongo, holder=deliveries.holder)
-    delivery_search = DeliverySearch(runtime.mongo, statistics)
+    delivery_search = DeliverySearch(runtime.mongo, statistics, deliveries.retention)
     customers = CustomerDeliveries(delivery_search, repository)
     changes = DeliveryChanges(runtime.mongo, settings)
     endpoint_health = EndpointHealthRecords(runtime.mongo)

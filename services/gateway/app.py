@@ -88,9 +88,8 @@ async def build(runtime: Runtime) -> Service:
         limits=limits,
     )
     executions = ExecutionRepository(runtime.mongo)
-    counts = HourlyCounts(runtime.mongo, log)
     recorder = Executions(
-        executions, endpoints, counts, log, retention_days=settings.executions_days, workers=runtime.workers
+        executions, endpoints, log, retention_days=settings.executions_days, workers=runtime.workers
     )
     apps = Apps(
         AppRepository(runtime.mongo, runtime.vault, known.connectors, log),
@@ -122,6 +121,7 @@ async def build(runtime: Runtime) -> Service:
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()}, runtime.draining)
 
     keys = ApiKeys(runtime.mongo)
+    counts = HourlyCounts(runtime.mongo, log)
     workspaces = Workspaces(runtime.mongo)
     data = GatewayData(
         keys, runtime.keyring, endpoints, inbound, executions, routes, types, runtime.audit_entries, counts
@@ -153,7 +153,7 @@ async def build(runtime: Runtime) -> Service:
                 keys_per_workspace=settings.api_keys_per_workspace,
             ),
             AuditApi(runtime.audit_entries),
-            StatisticsApi(counts, endpoints),
+            StatisticsApi(counts),
             DocumentsApi(proxy),
             EndpointsApi(
                 endpoints,
@@ -180,7 +180,6 @@ async def build(runtime: Runtime) -> Service:
             inbound,
             apps,
             routes,
-            counts,
             recorder,
             types,
             proxy,

@@ -115,6 +115,12 @@ class Workspaces:
             document = await self._workspaces.find_one({"_id": workspace})
         return document is not None and WorkspaceRecord.from_document(document).status != "active"
 
+    async def created_at(self, workspace: str) -> datetime | None:
+        """Return when a workspace was created; None if it has no record."""
+        with translate_errors():
+            document = await self._workspaces.find_one({"_id": workspace})
+        return WorkspaceRecord.from_document(document).created_at if document else None
+
     async def find(self, workspace: str) -> WorkspaceRecord:
         """Return a workspace whose data is there. Raises `NotFound`."""
         with translate_errors():

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from bench.log import explained, finds, mongo_at
+from bench.log import Finds, Plan, explained, finds, mongo_at
 from services.delivery.log.deliveries import DELIVERIES
 from shared.contracts.errors import Malformed
-from shared.runtime.mongo import Collection
-from shared.runtime.web.paging import Paging, decode_cursor, decode_position, page
+from shared.runtime.mongo import Collection, Index, Mongo, utcnow
+from shared.runtime.web.list_reader import LongList
+from shared.runtime.web.paging import Page, Paging, decode_cursor, decode_position, page
 from tests.support.backends import Store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,6 +56,57 @@ def test_every_document_of_a_range_is_on_one_page(store: Store, order: str, has_
 
     expected = [f"id_{number:02}" for number in range(8 if has_condition else 4, 16)]
     assert asyncio.run(walk()) == (expected if order == "oldest" else expected[::-1])
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+def test_a_page_of_a_long_list_reads_little_by_an_index(store: Store, order: str) -> None:
+    count, limit, name = 3_000, 20, f"long_{order}"
+    begin = utcnow() - timedelta(seconds=10 * count)
+    documents = [
+        {
+            "_id": f"id_{number:04}",
+            "workspace": "w",
+            "created_at": begin + timedelta(seconds=number // 3 * 30),
+        }
+        for number in range(count)
+    ]
+    index = Index((("workspace", 1), ("created_at", -1), ("_id", -1)))
+    long_list = LongList(is_dense=True)
+    seen: Finds
+
+    async def read(mongo: Mongo, cursor: str | None) -> tuple[Page[str], list[Plan]]:
+        seen.commands.clear()
+        part = await page(
+            mongo.collection(name),
+            {"workspace": "w"},
+            lambda document: str(document["_id"]),
+            Paging(limit, cursor, "newest" if order == "newest" else "oldest"),
+            long_list=long_list,
+            start=begin - timedelta(days=1),
+        )
+        return part, [await explained(mongo, command) for command in list(seen.commands)]
+
+    async def walk() -> list[tuple[Page[str], list[Plan]]]:
+        mongo = mongo_at(store.uri())
+        await mongo.ensure_indexes({name: (index,)})
+        await mongo.collection(name).insert_many(documents)
+        parts = [await read(mongo, None)]
+        for _ in range(3):
+            parts.append(await read(mongo, parts[-1][0].next_cursor))
+        again = await read(mongo, None)
+        mongo.close()
+        return [*parts, again]
+
+    with finds(name) as seen:
+        *parts, again = asyncio.run(walk())
+    ids = [str(document["_id"]) for document in documents]
+    ids = ids if order == "oldest" else ids[::-1]
+    assert [item for part, _ in parts for item in part.items] == ids[: 4 * limit]
+    for part, plans in [*parts, again]:
+        assert {plan.index for plan in plans} == {"workspace_1_created_at_-1__id_-1"}
+        assert sum(plan.documents for plan in plans) < 600, "of the 3,000"
+        assert len(part.items) == limit
+    assert len(again[1]) < 6, "where the list begins was remembered"
 
 
 def test_a_later_page_reads_no_more_than_its_own_documents(store: Store) -> None:

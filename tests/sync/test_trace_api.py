@@ -124,15 +124,18 @@ def test_a_list_selects_by_mapping_state_and_time(hub: Hub, database: Any) -> No
 
 
 def test_a_list_with_a_state_reads_a_bounded_number(hub: Hub, database: Any) -> None:
-    mapping, now = chat_mapping(hub)["id"], utcnow()
-    oldest = store_message(
-        database, hub, mapping, target_of(state="failed"), received_at=now - timedelta(hours=1)
+    mapping, hour_ago = chat_mapping(hub)["id"], utcnow() - timedelta(hours=1)
+    failed, deleted = (
+        store_message(database, hub, mapping, target_of(state=state), received_at=hour_ago)
+        for state in ("failed", "deleted")
     )
     for _ in range(401):
-        store_message(database, hub, mapping, target_of(state="sent"), received_at=now)
+        store_message(database, hub, mapping, target_of(state="sent"))
     page = hub.call("GET", f"{PATH}?mapping_id={mapping}&state=failed")
+    assert [item["id"] for item in page["items"]] == [failed.id], "an index has messages with a problem"
+    page = hub.call("GET", f"{PATH}?mapping_id={mapping}&state=deleted")
     assert (page["items"], page["next_cursor"] is None) == ([], False)
-    assert listed(hub, f"mapping_id={mapping}&state=failed") == [oldest.id]
+    assert listed(hub, f"mapping_id={mapping}&state=deleted") == [deleted.id]
 
 
 def test_what_is_not_found_or_malformed(hub: Hub, database: Any) -> None:

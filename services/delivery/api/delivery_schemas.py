@@ -149,12 +149,6 @@ def _masked_headers(headers: dict[str, str]) -> dict[str, str]:
     return {name: value if name.lower() in _PLAIN_HEADERS else MASK for name, value in headers.items()}
 
 
-class DeliveryCountOut(BaseModel):
-    """The number of deliveries that match; null if counting takes too long."""
-
-    count: int | None
-
-
 class QueueStatsOut(BaseModel):
     """Deliveries by state; `oldest_due_s` is the seconds since the longest overdue one became due."""
 

@@ -27,7 +27,7 @@ _HOUR: Final = timedelta(hours=1)
 _MAX_AGE: Final = timedelta(days=90)
 """The retention of statistics."""
 _FIRST_HOURS: Final = 2
-_MAX_HOURS_PER_READ: Final = 48
+MAX_HOURS_PER_READ: Final = 48
 """Hours that are read at a time, once some have records: the embedded database compares each with all."""
 _MAX_RECORDS: Final = 200
 """Hours with a record that one search reads, about: eight days of a log that is never quiet for an hour."""
@@ -159,5 +159,5 @@ class EntryCounts:
         self._unread_until = hours[-1]
         self._hours_per_read *= 2
         if found:
-            self._hours_per_read = min(self._hours_per_read, _MAX_HOURS_PER_READ)
+            self._hours_per_read = min(self._hours_per_read, MAX_HOURS_PER_READ)
         return True

@@ -156,12 +156,14 @@ async def search_keys(
     max_examined: int = MAX_EXAMINED,
     log_gaps: LogGaps | None = None,
     counts: EntryCounts | None = None,
+    start: datetime | None = None,
 ) -> FoundKeys:
     """Return the first `limit` matching keys after a key, in the log's order.
 
     A search for an event type, an error or a trace may return fewer keys, or none, before the log's end. A
     delivery may be missing if its status changes during the search. `log_gaps` and `counts` are used for the
-    newest first. Raises `DatabaseUnavailable`.
+    newest first; for the oldest first, `start` is about when the first entry was logged. Raises
+    `DatabaseUnavailable`.
     """
     index_ranges = _index_ranges(query)
     keys: list[LogKey] = []
@@ -169,7 +171,7 @@ async def search_keys(
     if query.event_id or oldest_first:
         log_gaps = counts = None
     slices = (
-        slices_oldest_first(query.since, query.until, after, width)
+        slices_oldest_first(query.since, query.until, after, width, start)
         if oldest_first
         else slices_newest_first(
             query.since, query.until, after, width, log_gaps.of(query) if log_gaps else {}, counts

@@ -125,9 +125,16 @@ async def slices_newest_first(
 
 
 async def slices_oldest_first(
-    since: datetime | None, until: datetime | None, after: LogKey | None, width: SliceWidth
+    since: datetime | None,
+    until: datetime | None,
+    after: LogKey | None,
+    width: SliceWidth,
+    start: datetime | None = None,
 ) -> AsyncGenerator[Document, None]:
-    """Yield slices of the log as queries, oldest first, each as wide as `width` is then."""
+    """Yield slices of the log as queries, oldest first, each as wide as `width` is then.
+
+    The time until `start`, about when the first entry was logged, is one slice.
+    """
     low = max(since, _EPOCH) if since else _EPOCH
     if after:
         if after[0] >= low and (until is None or after[0] < until):
@@ -135,6 +142,10 @@ async def slices_oldest_first(
             width.reset()
         low = max(low, after[0] + TIME_RESOLUTION)
     end = until or max(utcnow(), low)
+    if start and low < start < end:
+        yield _created_between(low, start)
+        width.reset()
+        low = start
     while low < end or until is None:
         high = None if end - low <= width.time else low + width.time
         yield _created_between(low, high or until)

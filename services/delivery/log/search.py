@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from services.delivery.log.deliveries import DELIVERIES, Delivery, batches_of_ids, request_of
@@ -52,7 +52,14 @@ class LoggedDelivery:
 class DeliverySearch:
     """The queries of API and jobs. Every method raises `DatabaseUnavailable`."""
 
-    def __init__(self, mongo: Mongo, statistics: Statistics) -> None:
+    def __init__(
+        self, mongo: Mongo, statistics: Statistics, retention: Mapping[str, timedelta] | None = None
+    ) -> None:
+        """Open the log. `retention` is that of finished deliveries, as `Deliveries` has it.
+
+        Without it, a page with the oldest first reads all until the first slice with a delivery.
+        """
+        self._retention = retention
         self._collection: Collection = mongo.collection(DELIVERIES)
         self._statistics = statistics
         self._gaps = LogGaps()
@@ -81,6 +88,9 @@ class DeliverySearch:
         """
         fields = _WITH_LAST_ATTEMPT if last_attempt else _WITHOUT_ATTEMPTS
         undelivered = query.error is not None or bool(query.statuses and "delivered" not in query.statuses)
+        start = None
+        if oldest_first:
+            start = await self._start(query, cursor, undelivered=undelivered)
         return await page(
             self._collection,
             query,
@@ -91,6 +101,21 @@ class DeliverySearch:
             fields=fields,
             log_gaps=self._gaps,
             counts=self._statistics.entry_counts(query.workspace, query.webhook_id, undelivered=undelivered),
+            start=start,
+        )
+
+    async def _start(self, query: DeliveryQuery, cursor: str | None, *, undelivered: bool) -> datetime | None:
+        """Return about when the first delivery of a page was logged; None if that is not known."""
+        if query.event_id is not None or self._retention is None:
+            return None
+        now = utcnow()
+        after = _parse_cursor(cursor)[0] if cursor else None
+        floors = [now - max(self._retention.values()), query.since, after]
+        return await self._statistics.first_entry(
+            query.workspace,
+            query.webhook_id,
+            max(filter(None, floors)),
+            delivered_since=None if undelivered else now - self._retention["delivered"],
         )
 
     async def next_logged(
@@ -221,6 +246,7 @@ async def page(
     fields: Mapping[str, Any] | None = None,
     log_gaps: LogGaps | None = None,
     counts: EntryCounts | None = None,
+    start: datetime | None = None,
 ) -> Page[T]:
     """Return one page of the log, in its order; `convert` makes its items.
 
@@ -237,6 +263,7 @@ async def page(
         max_examined=MAX_EXAMINED if limit >= _LARGE_PAGE else MAX_PAGE_EXAMINED,
         log_gaps=log_gaps,
         counts=counts,
+        start=start,
     )
     documents = await _fetch_deliveries(deliveries, found.keys[:limit], fields)
     last = found.keys[limit - 1] if len(found.keys) > limit else found.resume

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field
 
 from services.delivery.log.entry_counts import (
+    MAX_HOURS_PER_READ,
     CountedTime,
     EntryCounts,
     EntryTally,
@@ -279,20 +280,46 @@ class Statistics:
         owner = webhook_id if webhook_id is not None else _workspace_owner(workspace)
 
         async def read(hours: Sequence[datetime]) -> list[Sequence[CountedTime]]:
-            query = {"_id": {"$in": [_id(owner, hour) for hour in hours]}}
-            with translate_errors():
-                found = self._collection.find(query, dict.fromkeys(_ENTRY_FIELDS, 1))
-                documents = await found.to_list(len(hours))
-            records = [HourRecord.from_document(document) for document in documents]
-            # A webhook id from a query may be that of another workspace.
-            records = [record for record in records if record.workspace == workspace]
-            records.sort(key=lambda record: record.hour, reverse=True)
+            records = await self._entry_records(owner, workspace, hours)
             return [
                 counted_times(record.hour, record.undelivered if undelivered else record.entries)
-                for record in records
+                for record in reversed(records)
             ]
 
         return EntryCounts(read)
+
+    async def first_entry(
+        self, workspace: str, webhook_id: str | None, since: datetime, *, delivered_since: datetime | None
+    ) -> datetime | None:
+        """Return about when the log got the first entry that it still has; None if no entries are counted.
+
+        The log is a workspace's, or one webhook's. Entries before `since` do not count, nor those before
+        `delivered_since` that were delivered at once; None leaves out all of these. Raises
+        `DatabaseUnavailable`.
+        """
+        owner = webhook_id if webhook_id is not None else _workspace_owner(workspace)
+        hour, now = hour_of(since), utcnow()
+        while hour <= now:
+            hours = [hour + _HOUR * number for number in range(MAX_HOURS_PER_READ)]
+            for record in await self._entry_records(owner, workspace, hours):
+                is_retained = delivered_since is not None and record.hour + _HOUR > delivered_since
+                if counts := record.entries if is_retained else record.undelivered:
+                    return max(since, counted_times(record.hour, counts)[-1].start)
+            hour = hours[-1] + _HOUR
+        return None
+
+    async def _entry_records(
+        self, owner: str, workspace: str, hours: Sequence[datetime]
+    ) -> Sequence[HourRecord]:
+        """Return the records of some hours with what a search of the log needs, oldest first."""
+        query = {"_id": {"$in": [_id(owner, hour) for hour in hours]}}
+        with translate_errors():
+            found = self._collection.find(query, dict.fromkeys(_ENTRY_FIELDS, 1))
+            documents = await found.to_list(len(hours))
+        records = [HourRecord.from_document(document) for document in documents]
+        # A webhook id from a query may be that of another workspace.
+        records = [record for record in records if record.workspace == workspace]
+        return sorted(records, key=lambda record: record.hour)
 
     def _restore(self, tallies: dict[_Key, Tally], entries: dict[_Key, EntryTally]) -> None:
         for key, tally in self._tallies.items():

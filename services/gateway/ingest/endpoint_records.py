@@ -33,6 +33,7 @@ from shared.runtime.record_secrets import StoredSecret
 from shared.runtime.records import Record, stored_null
 from shared.runtime.secrets import Sealed
 from shared.runtime.snapshot import Snapshot
+from shared.runtime.web.list_reader import LongList
 from shared.runtime.web.paging import Page, Paging, page
 from shared.runtime.web.versions import version_query, why_unchanged
 from shared.webhooks.incoming import INCOMING_PROVIDER
@@ -46,6 +47,7 @@ _STATE: Final = frozenset({"enabled", "error_streak", "secrets", "handed_over"})
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
+        Index((("workspace", 1), ("provider", 1), ("created_at", -1), ("_id", -1))),
         Index((("changed_at", 1),)),
         Index((("deleted_at", 1),), ttl_s=TOMBSTONE_TTL_S),
         # At most one default of a provider. The key has the condition for the embedded database.
@@ -60,8 +62,6 @@ Only requests of the sender itself count: those with its signature, or with an i
 Anybody can send other requests, and must not be able to change the status.
 """
 _NEWEST_FIRST: Final = [("created_at", -1), ("_id", -1)]
-_MAX_IDS: Final = 50
-"""Ids of a query: the embedded database takes quadratic time in their number."""
 _AS_STORED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
 """Marks a field that is checked where it is used: an endpoint with a damaged secret can still be repaired."""
 
@@ -154,14 +154,7 @@ def endpoint_record(document: Document) -> ProviderEndpoint | IncomingWebhook:
 class RequestCounts:
     """Increments of the counts of one endpoint."""
 
-    workspace: str
     triggered: int = 0
-    accepted: int = 0
-    """Accepted requests, also those without an event."""
-    limited: int = 0
-    """Requests that the hub turned away because of a limit, or because it was not available."""
-    seconds: float = 0.0
-    """Of all accepted and rejected requests together, from their first byte to the response."""
     stored: int = 0
     """Executions of accepted requests. They are limited, not written: see `Executions`."""
     rejected: int = 0
@@ -174,9 +167,6 @@ class RequestCounts:
     def add(self, later: "RequestCounts") -> None:
         """Add counts of a later time."""
         self.triggered += later.triggered
-        self.accepted += later.accepted
-        self.limited += later.limited
-        self.seconds += later.seconds
         self.rejected += later.rejected
         self.stored = max(self.stored, later.stored)
         self.streak = later.streak if later.is_streak_reset else self.streak + later.streak
@@ -194,6 +184,7 @@ class EndpointRepository:
     def __init__(self, mongo: Mongo, settings: GatewaySettings) -> None:
         """Set the collection. `settings` has the maximum numbers of endpoints of one workspace."""
         self._collection = mongo.collection(COLLECTION)
+        self._list = LongList()
         self._endpoint_quota = Quota(
             self._collection,
             settings.endpoints_per_workspace,
@@ -246,20 +237,28 @@ class EndpointRepository:
 
     async def list_page(self, workspace: str, paging: Paging) -> Page[ProviderEndpoint]:
         """Return a page of a workspace's endpoints, newest first. Raises `Malformed` for a wrong cursor."""
-        return await page(
-            self._collection,
-            _of_workspace(workspace, ProviderEndpoint),
-            ProviderEndpoint.from_document,
-            paging,
-        )
+        return await self._page(workspace, ProviderEndpoint, paging)
 
     async def list_incoming_page(self, workspace: str, paging: Paging) -> Page[IncomingWebhook]:
         """Return a page of a workspace's incoming webhooks, newest first. Raises as `list_page`."""
+        return await self._page(workspace, IncomingWebhook, paging)
+
+    async def _page(self, workspace: str, kind: type[R], paging: Paging) -> Page[R]:
+        def matches(document: Document) -> bool:
+            is_incoming = document["provider"] == INCOMING_PROVIDER
+            return document.get("deleted_at") is None and is_incoming == issubclass(kind, IncomingWebhook)
+
+        # A workspace may have 10,000: a query has only what its index has, so that slices of time are read.
+        query = {"workspace": workspace}
+        if issubclass(kind, IncomingWebhook):
+            query["provider"] = INCOMING_PROVIDER
         return await page(
             self._collection,
-            _of_workspace(workspace, IncomingWebhook),
-            IncomingWebhook.from_document,
+            query,
+            kind.from_document,
             paging,
+            matches=matches,
+            long_list=self._list,
         )
 
     async def newest(self, workspace: str, limit: int) -> list[ProviderEndpoint]:
@@ -272,21 +271,6 @@ class EndpointRepository:
                 .to_list(limit)
             )
         return [ProviderEndpoint.from_document(document) for document in documents]
-
-    async def find_some(
-        self, ids: Sequence[str], workspace: str
-    ) -> dict[str, ProviderEndpoint | IncomingWebhook]:
-        """Return those of these endpoints of a workspace that exist, by id."""
-        found: dict[str, ProviderEndpoint | IncomingWebhook] = {}
-        for start in range(0, len(ids), _MAX_IDS):
-            query = {"_id": {"$in": sorted(ids[start : start + _MAX_IDS])}}
-            with translate_errors():
-                documents = await self._collection.find(query).to_list(_MAX_IDS)
-            records = map(endpoint_record, documents)
-            found |= {
-                item.id: item for item in records if item.workspace == workspace and not item.deleted_at
-            }
-        return found
 
     async def ids(self, workspace: str) -> list[str]:
         """Return the ids of a workspace's endpoints of both kinds, also of those that were just deleted."""

@@ -1,7 +1,7 @@
 """Executions as they are stored: their record, their indexes, and every read and write of them."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from pydantic import Field
@@ -9,13 +9,12 @@ from pydantic import Field
 from shared.contracts.errors import NotFound
 from shared.contracts.ids import EXECUTION_ID_PREFIX, ExecutionId
 from shared.runtime.kafka.producer import RecordPosition
-from shared.runtime.mongo import Document, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Document, Index, Mongo, translate_errors
 from shared.runtime.records import Record
-from shared.runtime.web.paging import Page, Paging, page, page_in_slices
+from shared.runtime.web.list_reader import LongList
+from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "webhook_executions"
-_OLDEST: Final = timedelta(days=90)
-"""The longest time for which executions can be stored."""
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("endpoint_id", 1), ("created_at", -1), ("_id", -1))),
@@ -73,6 +72,7 @@ class ExecutionRepository:
 
     def __init__(self, mongo: Mongo) -> None:
         self._collection = mongo.collection(COLLECTION)
+        self._list = LongList()
 
     async def insert(self, records: Sequence[ExecutionRecord]) -> None:
         """Insert executions."""
@@ -82,7 +82,9 @@ class ExecutionRepository:
     async def list_page(self, endpoint_id: str, paging: Paging) -> Page[ExecutionRecord]:
         """Return a page of an endpoint's executions, newest first. Raises `Malformed` for a wrong cursor."""
         query = {"endpoint_id": endpoint_id}
-        return await page(self._collection, query, ExecutionRecord.from_document, paging)
+        return await page(
+            self._collection, query, ExecutionRecord.from_document, paging, long_list=self._list
+        )
 
     async def list_related(self, workspace: str, related_id: str, paging: Paging) -> Page[ExecutionRecord]:
         """Return a page of the executions with an id among their `related_ids`, or as their own.
@@ -96,8 +98,8 @@ class ExecutionRepository:
             return Page(items=items, next_cursor=None)
         query = {"workspace": workspace, "related_ids": related_id}
         # A sender may give all requests the same trace.
-        return await page_in_slices(
-            self._collection, query, ExecutionRecord.from_document, paging, oldest=utcnow() - _OLDEST
+        return await page(
+            self._collection, query, ExecutionRecord.from_document, paging, long_list=self._list
         )
 
     async def find(self, endpoint_id: str, execution_id: str) -> ExecutionRecord:

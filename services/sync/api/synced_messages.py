@@ -78,8 +78,7 @@ class SyncedMessagesApi:
         `related_id`, no other filter counts, nor the range of time. With it or with `state`, a page may have
         fewer items than `limit`, or none; the list ends where `next_cursor` is null.
         """
-        if mapping_id is not None:
-            await self._mappings.find(mapping_id, key.workspace)
+        mapping = await self._mappings.find(mapping_id, key.workspace) if mapping_id is not None else None
         if message_id is not None:
             mappings = (
                 [mapping_id]
@@ -92,7 +91,8 @@ class SyncedMessagesApi:
         if related_id is not None:
             found = await self._messages.list_related(key.workspace, related_id, paging)
         else:
-            found = await self._messages.list_page(key.workspace, criteria, paging)
+            start = mapping.created_at if mapping else None
+            found = await self._messages.list_page(key.workspace, criteria, paging, start=start)
         return Page(items=[message_out(item, key) for item in found.items], next_cursor=found.next_cursor)
 
     async def read(self, synced_message_id: str, key: Reader) -> TracedMessageOut:

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from shared.contracts.ids import derive
+from shared.runtime.mongo import Document
 from shared.runtime.records import Record, StoredPart, stored_null
 
 MESSAGES: Final = "synced_messages"
@@ -17,6 +18,8 @@ MAX_TRACE: Final = 50
 """Entries of the trace of one target. The first one stays, the oldest of the others go."""
 
 TargetState = Literal["waiting", "sending", "sent", "failed", "unknown", "skipped", "discarded", "deleted"]
+PROBLEM_STATES: Final = frozenset({"failed", "unknown", "skipped", "discarded"})
+"""States of a target that a person may look for among many messages."""
 Step = Literal[
     "received", "parsed", "waiting", "sending", "sent", "edited", "deleted", "reacted", "stored", "failed",
     "skipped", "unknown", "lost_formatting", "discarded", "retried", "duplicate_possible",
@@ -92,6 +95,7 @@ class SyncedMessage(Record):
 
     `leg` is where it was written, `thread` the thread there. A record without `has_come` stands for a message
     of which only a change or a reply has come; it expires soon. `edited_leg` is where the last edit was made.
+    `had_problem` is true once a target had one of the `PROBLEM_STATES`: an index has these messages.
     """
 
     workspace: str
@@ -117,10 +121,22 @@ class SyncedMessage(Record):
     edited_leg: str | None = stored_null()
     late_edit: LateEdit | None = stored_null()
     deleted: bool = False
+    had_problem: bool = False
     reactions: dict[str, PersonReaction] = Field(default_factory=dict)
     source_reactions: tuple[str, ...] = ()
     """The emoji that the hub has set on the message where it was written."""
     targets: dict[str, Target] = Field(default_factory=dict)
+
+    @property
+    def has_problem(self) -> bool:
+        """True if a target has one of the `PROBLEM_STATES`."""
+        return any(target.state in PROBLEM_STATES for target in self.targets.values())
+
+    def document(self) -> Document:
+        """Return the document to store; `had_problem` is true in it if a target has a problem."""
+        document = super().document()
+        document["had_problem"] = self.had_problem or self.has_problem
+        return document
 
 
 class MessageLink(Record):

@@ -9,6 +9,7 @@ from services.sync.model.synced_message import (
     LINKS,
     MAX_TRACE,
     MESSAGES,
+    PROBLEM_STATES,
     RETENTION_DAYS,
     MessageLink,
     SyncedMessage,
@@ -30,13 +31,18 @@ from shared.runtime.mongo import (
     translate_errors,
     utcnow,
 )
-from shared.runtime.web.paging import Page, Paging, page_in_slices
+from shared.runtime.web.list_reader import LongList
+from shared.runtime.web.paging import Page, Paging, page
+from shared.runtime.workspaces import Workspaces
 
+_PROBLEM: Final = {"had_problem": True}
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     MESSAGES: (
         Index((("expires_at", 1),), ttl_s=0),
         Index((("workspace", 1), ("has_come", 1), ("received_at", -1), ("_id", -1))),
         Index((("mapping_id", 1), ("has_come", 1), ("received_at", -1), ("_id", -1))),
+        # The embedded database uses a partial index only if its condition is in its key too.
+        Index((("workspace", 1), ("had_problem", 1), ("received_at", -1), ("_id", -1)), where=_PROBLEM),
     ),
     LINKS: (
         Index((("expires_at", 1),), ttl_s=0),
@@ -45,7 +51,6 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     ),
 }
 RETENTION: Final = timedelta(days=RETENTION_DAYS)
-_SECOND: Final = timedelta(seconds=1)
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
 _MAX_WRITES: Final = 200
@@ -63,9 +68,18 @@ class MessageCriteria:
     mapping_id: str | None = None
     state: TargetState | None = None
 
+    @property
+    def selects_problems(self) -> bool:
+        """True if the index of messages that had a problem has all messages that meet the criteria."""
+        return self.state in PROBLEM_STATES
+
     def matches(self, document: Document) -> bool:
-        """Return whether a target of a stored message has the state."""
-        return any(target["state"] == self.state for target in document["targets"].values())
+        """Return whether a stored message has come, is of the mapping, and has the state at a target."""
+        return (
+            document["has_come"]
+            and self.mapping_id in (None, document["mapping_id"])
+            and any(target["state"] == self.state for target in document["targets"].values())
+        )
 
 
 class SyncedMessages:
@@ -74,6 +88,9 @@ class SyncedMessages:
     def __init__(self, mongo: Mongo) -> None:
         self._messages = mongo.collection(MESSAGES)
         self._links = mongo.collection(LINKS)
+        self._workspaces = Workspaces(mongo)
+        self._list = LongList(is_dense=True)
+        self._related = LongList()
         self._read_group: Grouped[str, SyncedMessage | Misconfigured | None] = Grouped(
             self._read, max_items=_MAX_IDS
         )
@@ -121,14 +138,15 @@ class SyncedMessages:
         A page may have fewer items than its limit. Raises `Malformed` if the cursor is invalid.
         """
         now = utcnow()
-        paging = replace(paging, since=None, until=now + RETENTION + _SECOND)
-        links = await page_in_slices(
+        links = await page(
             self._links,
             {"workspace": workspace, "related_ids": related_id},
             MessageLink.from_document,
-            paging,
-            oldest=now,
+            replace(paging, since=None, until=None),
             time_field="expires_at",
+            long_list=self._related,
+            start=now,
+            latest=now + RETENTION,
         )
         messages = await self.find_many([link.synced_id for link in links.items])
         ids = dict.fromkeys(link.synced_id for link in links.items)
@@ -154,28 +172,34 @@ class SyncedMessages:
         return SyncedMessage.from_document(document)
 
     async def list_page(
-        self, workspace: str, criteria: MessageCriteria, paging: Paging
+        self, workspace: str, criteria: MessageCriteria, paging: Paging, *, start: datetime | None = None
     ) -> Page[SyncedMessage]:
         """Return a page of a workspace's messages that meet all criteria.
 
         With a state, a page may have fewer items than its limit: see `paging.page`. The caller checks that
-        the mapping is the workspace's. Raises `Malformed` if the cursor is invalid.
+        the mapping is the workspace's, and gives its creation as `start`. Raises `Malformed` if the cursor is
+        invalid.
         """
-        query: Document = {"has_come": True}
-        if criteria.mapping_id is None:
-            query["workspace"] = workspace
+        if criteria.selects_problems:
+            query: Document = {"workspace": workspace, **_PROBLEM}
+        elif criteria.mapping_id is None:
+            query = {"workspace": workspace, "has_come": True}
         else:
-            query["mapping_id"] = criteria.mapping_id
-        return await page_in_slices(
+            query = {"mapping_id": criteria.mapping_id, "has_come": True}
+        if paging.order == "oldest" and start is None:
+            start = await self._workspaces.created_at(workspace)
+        retained = utcnow() - RETENTION
+        return await page(
             self._messages,
             query,
             SyncedMessage.from_document,
             paging,
-            oldest=utcnow() - RETENTION,
             time_field="received_at",
             fields=_NOT_LISTED,
             matches=None if criteria.state is None else criteria.matches,
             examined=_EXAMINED,
+            long_list=self._list,
+            start=max(start, retained) if start else retained,
         )
 
     async def _read(self, ids: Sequence[str]) -> Sequence[SyncedMessage | Misconfigured | None]:
@@ -260,6 +284,7 @@ def completion(message: SyncedMessage) -> Write:
     fields = SyncedMessage.stored_fields(
         {name: getattr(message, name) for name in SyncedMessage.model_fields if name not in _COMES_BEFORE}
     )
+    fields["had_problem"] = message.has_problem
     return UpdateOne({"_id": message.id, "has_come": False}, {"$set": fields})
 
 
@@ -292,6 +317,8 @@ def _target_change(leg: str, fields: Mapping[str, Any], trace: Sequence[TraceEnt
         change["$set"] = {
             f"targets.{leg}.{name}": value for name, value in Target.stored_fields(fields).items()
         }
+        if fields.get("state") in PROBLEM_STATES:
+            change["$set"] |= _PROBLEM
     if trace:
         entries = [entry.document() for entry in trace]
         change["$push"] = {f"targets.{leg}.trace": {"$each": entries, "$slice": -MAX_TRACE}}

@@ -14,13 +14,15 @@ from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.ids import AuditEntryId, WorkspaceId
 from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
 from shared.runtime.records import Record, StoredPart, stored_null
+from shared.runtime.web.list_reader import LongList
 from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "audit_entries"
 INDEXES: Final = {
     COLLECTION: (
         Index((("workspace", 1), ("created_at", -1), ("_id", -1))),
-        Index((("workspace", 1), ("terms", 1), ("created_at", -1))),
+        Index((("workspace", 1), ("terms", 1), ("created_at", -1), ("_id", -1))),
+        Index((("workspace", 1), ("terms", 1), ("created_at", -1)), retired=True),
         Index((("expires_at", 1),), ttl_s=0),
     )
 }
@@ -91,6 +93,7 @@ class AuditEntries:
     def __init__(self, mongo: Mongo, *, ttl: timedelta, per_workspace: int) -> None:
         """Set how long entries are stored, and the maximum of one workspace."""
         self._collection = mongo.collection(COLLECTION)
+        self._list = LongList()
         self._per_workspace = per_workspace
         self._uncounted: dict[str, int] = {}
         """Entries of a workspace that this process may insert until it counts."""
@@ -134,12 +137,14 @@ class AuditEntries:
         """Return one page of the workspace's entries that have all terms; see `paging.page`."""
         query: dict[str, Any] = {"workspace": workspace}
         if terms:
-            query["terms"] = {"$all": list(terms)}
+            query["terms"] = terms[0]  # the index has one term; the others are compared after reading
         return await page(
             self._collection,
             query,
             lambda document: show(AuditEntry.from_document(document)),
             paging,
+            matches=(lambda document: set(terms) <= set(document["terms"])) if len(terms) > 1 else None,
+            long_list=self._list,
         )
 
     async def delete_all(self, workspace: str) -> None:
