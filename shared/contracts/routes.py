@@ -15,6 +15,8 @@ A pattern covers its path and every path below it. A part in braces, such as `{i
 CONSOLE: Final = "console"
 CONSOLE_PATH: Final = "/console"
 """Pages for people: the address of the hub leads there."""
+CONSOLE_UPLOAD_PATH: Final = f"{CONSOLE_PATH}/imports/upload"
+"""The form with the file of an import, of browsers without script."""
 PORTAL_SESSIONS_PATH: Final = "/api/portal-sessions"
 CONNECT_SESSIONS_PATH: Final = "/api/connect-sessions"
 PORTAL_PATH: Final = f"{CONSOLE_PATH}/portal"
@@ -59,7 +61,7 @@ UPLOADS_PATH: Final = "/api/uploads"
 _ACCOUNT_CALL: Final = re.compile(r"/api/integrations/[^/]+/proxy/.*")
 _FILE: Final = re.compile(rf"({FILES_PATH}|{IMPORTED_FILES_PATH})/[^/]+")
 _CONNECT_RESULT: Final = re.compile(rf"{CONNECT_PATH}/con_[0-9a-zA-Z]+/done")
-_UPLOAD: Final = re.compile(rf"{UPLOADS_PATH}/[^/]+")
+_UPLOAD: Final = re.compile(rf"{UPLOADS_PATH}/[^/]+|{CONSOLE_UPLOAD_PATH}")
 _IMPORT_RESULT: Final = re.compile(r"/api/imports/[^/]+/(events|report|files)")
 """Server-sent events, and documents with rows for each day or file."""
 MAX_STREAMED_BYTES: Final = 10 * 1024 * 1024
@@ -81,7 +83,7 @@ def is_file(path: str) -> bool:
 
 
 def is_upload(path: str) -> bool:
-    """Return whether a path is that of an upload."""
+    """Return whether a path is that of the bytes of an upload, or of the console's form with them."""
     return _UPLOAD.fullmatch(path) is not None
 
 

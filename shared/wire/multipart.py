@@ -29,19 +29,28 @@ def parse_multipart(content_type: str, body: bytes) -> list[FormPart]:
 
     Raises `Malformed` if the body is not such a form, is not complete, or has more than `MAX_PARTS` parts.
     """
-    boundary = _BOUNDARY.search(content_type)
-    if not boundary:
-        raise Malformed("the content type multipart/form-data must have a boundary")
-    delimiter = b"\r\n--" + (boundary[1] or boundary[2]).encode("latin-1", "replace")
+    delimiter = delimiter_of(content_type)
     _, *sections = (b"\r\n" + body).split(delimiter, MAX_PARTS + 2)
     if len(sections) > MAX_PARTS + 1:
         raise Malformed(f"the form has more than {MAX_PARTS} parts")
     if not sections or not sections[-1].startswith(b"--"):
         raise Malformed("the form is not complete: its last boundary is missing")
-    return [_part(section) for section in sections[:-1]]
+    return [parse_part(section) for section in sections[:-1]]
 
 
-def _part(section: bytes) -> FormPart:
+def delimiter_of(content_type: str) -> bytes:
+    """Return what stands before each part of a form, and before the `--` at its end. Raises `Malformed`."""
+    boundary = _BOUNDARY.search(content_type)
+    if not boundary:
+        raise Malformed("the content type multipart/form-data must have a boundary")
+    return b"\r\n--" + (boundary[1] or boundary[2]).encode("latin-1", "replace")
+
+
+def parse_part(section: bytes) -> FormPart:
+    """Return a part of what stands between two delimiters: headers, an empty line and the data.
+
+    Raises `Malformed`.
+    """
     head, separator, data = section.partition(b"\r\n\r\n")
     if not separator or len(head) > _MAX_HEADER_BYTES:
         raise Malformed("a part of the form has no headers, or too long ones")

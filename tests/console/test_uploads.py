@@ -1,14 +1,16 @@
 """A file is uploaded by the page's script, resumed, imported, tried and cancelled."""
 
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from secrets import token_hex
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from services.console.web.imports import PART_BYTES
-from tests.console.person import Person
+from tests.console.person import Answer, Person
 from tests.importer.archives import slack_export, slack_message, zipped
 from tests.support.browser import CHROMIUM, Tab, browser
 from tests.support.eventually import eventually
@@ -73,6 +75,103 @@ def test_an_upload_of_many_parts_is_resumed(hub: Hub, admin: Person) -> None:
     assert (stored["complete"], stored["name"]) == (True, "x.zip")
     too_large = admin.client.patch(address, content=bytes(PART_BYTES + 1), headers=headers)
     assert too_large.status_code == 413
+
+
+def test_a_file_is_uploaded_and_imported_without_script(hub: Hub, admin: Person, person: Person) -> None:
+    page = admin.open("/console/imports/new")
+    form = page.form("/imports/upload")
+    assert ("form", "multipart/form-data") in [
+        (tag, found.get("enctype")) for tag, found in page.elements if tag == "form"
+    ]
+    headers = {"origin": admin.base}
+
+    def send(content: bytes, *, name: str = "export of «slack».zip", **fields: str) -> Answer:
+        files = {"file": (name, content, "application/zip")}
+        data = form.fields | fields
+        return Answer(admin.client.post(form.action, data=data, files=files, headers=headers))
+
+    content = export() + bytes(3 * PART_BYTES + 7)  # several parts; what follows an archive is ignored or not
+    sent = send(content)
+    assert sent.path.startswith("/console/imports/imp_"), sent.text
+    [upload] = [item for item in hub.call("GET", "/api/uploads")["items"] if item["size"] == len(content)]
+    assert (upload["complete"], upload["name"]) == (True, "export of «slack».zip")
+    [stored] = Path(".interlink/uploads").rglob(f"{upload['id']}*")  # the default folder
+    assert stored.read_bytes() == content
+    sent = send(export())
+    assert eventually(lambda: "Its contents are read" in admin.open(sent.path).text)
+
+    before = [item["id"] for item in hub.call("GET", "/api/uploads")["items"]]
+    for content, name, words in (
+        (b"", "x.zip", "choose one that is not empty"),
+        (b"x", "", "choose"),
+        (b"a\r\n--BOUNDARY\r\nb", "x.zip", "the last field of the form"),
+    ):
+        files = {"file": (name, content, "application/zip")}
+        sent_headers = headers | {"content-type": "multipart/form-data; boundary=BOUNDARY"}
+        answer = admin.client.post(form.action, data=form.fields, files=files, headers=sent_headers)
+        assert answer.status_code in (400, 422), words
+        assert words in Answer(answer).text
+    assert [item["id"] for item in hub.call("GET", "/api/uploads")["items"]] == before, "nothing stays"
+
+    # Refused before the file is read.
+    stranger = Person(admin.base)
+    reader = hub.call("POST", "/api/api-keys", {"name": "reader", "scopes": ["imports:read"]})
+    person.sign_in(reader["key"])
+    token = person.open("/console").form("/sign-out").fields["token"]
+    for client, fields, origin, status in (
+        (admin.client, form.fields, "https://attacker.example", 403),
+        (admin.client, {"token": "0" * 64}, admin.base, 403),
+        (admin.client, {}, admin.base, 403),
+        (stranger.client, form.fields, admin.base, 401),
+        (person.client, {"token": token}, admin.base, 403),
+    ):
+        files = {"file": ("x.zip", bytes(2 * PART_BYTES), "application/zip")}
+        answer = client.post(form.action, data=fields, files=files, headers={"origin": origin})
+        assert answer.status_code == status
+    plain = admin.client.post(form.action, data=form.fields, headers=headers)
+    assert (plain.status_code, "from this page" in plain.text) == (400, True)
+    assert [item["id"] for item in hub.call("GET", "/api/uploads")["items"]] == before
+    stranger.close()
+
+
+def test_an_upload_of_a_form_outlives_the_importer_and_one_that_breaks_leaves_nothing(
+    hub: Hub, admin: Person
+) -> None:
+    form = admin.open("/console/imports/new").form("/imports/upload")
+    before = hub.call("GET", "/api/uploads")["items"]
+    head = (
+        f'--B\r\nContent-Disposition: form-data; name="token"\r\n\r\n{form.fields["token"]}\r\n'
+        '--B\r\nContent-Disposition: form-data; name="file"; filename="x.zip"\r\n\r\n'
+    ).encode()
+    content, end = bytes(5 * PART_BYTES), b"\r\n--B--\r\n"
+    cookies = "; ".join(f"{name}={value}" for name, value in admin.client.cookies.items())
+    host = urlsplit(admin.base).netloc
+    start = (
+        f"POST {form.action} HTTP/1.1\r\nHost: {host}\r\nOrigin: {admin.base}\r\nCookie: {cookies}\r\n"
+        "Content-Type: multipart/form-data; boundary=B\r\n"
+        f"Content-Length: {len(head + content + end)}\r\n\r\n"
+    ).encode()
+
+    def received() -> int:
+        new = [item for item in hub.call("GET", "/api/uploads")["items"] if item not in before]
+        return new[0]["received"] if new else 0
+
+    def started() -> socket.socket:
+        connection = socket.create_connection((host.partition(":")[0], int(host.partition(":")[2])))
+        connection.sendall(start + head + content[: 2 * PART_BYTES])
+        eventually(lambda: received() >= PART_BYTES)
+        return connection
+
+    with started() as connection:
+        connection.shutdown(socket.SHUT_RDWR)
+    eventually(lambda: hub.call("GET", "/api/uploads")["items"] == before)
+    with started() as connection:
+        hub.kill("importer")
+        connection.sendall(content[2 * PART_BYTES :] + end)
+        hub.start_service("importer")
+        connection.settimeout(60)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 303")
+    assert received() == len(content)
 
 
 def test_uploads_of_other_sites_are_refused(hub: Hub, admin: Person) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.importer.api import upload_server
-from services.importer.api.upload_server import blocks
+from shared.runtime.web import request_body
+from shared.runtime.web.request_body import blocks
 
 
 class Body:
@@ -28,8 +28,8 @@ async def received_of(body: Any) -> int:
 
 @pytest.fixture(autouse=True)
 def interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_server, "_INTERVAL_S", 0.5)
-    monkeypatch.setattr(upload_server, "_INTERVAL_BYTES", 1000)
+    monkeypatch.setattr(request_body, "INTERVAL_S", 0.5)
+    monkeypatch.setattr(request_body, "INTERVAL_BYTES", 1000)
 
 
 async def test_a_request_that_brings_a_byte_now_and_then_ends_after_an_interval() -> None:

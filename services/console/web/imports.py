@@ -1,5 +1,6 @@
 """Import a file: uploads by tus 1.0, which the page's script sends in small parts, and the import of one."""
 
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
@@ -7,9 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
+from services.console.web.file_form import FileForm
 from services.console.web.forms import Form, first
 from services.console.web.frame import Frame, see_other
+from services.console.web.uploads import FormUploads
 from services.console.web.visits import Visit
+from shared.contracts.errors import OverLimit
 
 PART_BYTES: Final = 1024 * 1024
 """Of an upload in one request: every proxy in front of the console lets it pass."""
@@ -18,11 +22,12 @@ _RETURNED: Final = (b"upload-offset", b"upload-length", b"tus-resumable")
 
 
 class ImportPages:
-    """The page that starts an import, and the uploads of its script."""
+    """The page that starts an import, and the uploads of its script and of its form."""
 
     def __init__(self, hub: HubApi, frame: Frame) -> None:
         self._hub = hub
         self._frame = frame
+        self._uploads = FormUploads(hub)
 
     async def show(self, _request: Request, visit: Visit) -> Response:
         """Return the page: a field for a file, and the uploads that are there."""
@@ -30,14 +35,26 @@ class ImportPages:
 
     async def start(self, _request: Request, visit: Visit, form: Form) -> Response:
         """Create the import of an upload, and go to it."""
-        body = {"upload_id": first(form, "upload_id")}
+        return await self._start(visit, first(form, "upload_id"), first(form, "once"))
+
+    async def _start(self, visit: Visit, upload: str, once: str) -> Response:
         try:
-            made = await self._hub.call(
-                visit.member, "POST", "/api/imports", body=body, once=first(form, "once")
-            )
+            body = {"upload_id": upload}
+            made = await self._hub.call(visit.member, "POST", "/api/imports", body=body, once=once)
         except Refusal as refusal:
             return await self._page(visit, refusal)
         return see_other(f"/console/imports/{quote(made['id'], safe='')}")
+
+    async def send_file(self, visit: Visit, form: FileForm) -> Response:
+        """Store the file of a form as it comes, and create its import."""
+        try:
+            upload = await self._uploads.store(visit.member, form)
+        except Refusal as refusal:
+            return await self._page(visit, refusal)
+        except OverLimit as error:
+            return await self._page(visit, Refusal(error.status, "Not now", error.detail))
+        visit = replace(visit, member=replace(visit.member, _deadline=0.0))
+        return await self._start(visit, upload, "")
 
     async def _page(self, visit: Visit, refusal: Refusal | None = None) -> Response:
         if not visit.member.key.allows("imports:write"):

@@ -1,11 +1,12 @@
 """The console's addresses: who may see each page, and the checks of every form."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -25,6 +26,7 @@ from services.console.web.catalogue import APP, CataloguePages
 from services.console.web.connect import ConnectPages
 from services.console.web.endpoint_edit import EndpointEdit
 from services.console.web.endpoint_setup import EndpointSetup
+from services.console.web.file_form import FileForm
 from services.console.web.find import Find
 from services.console.web.forms import BadForm, Form, first, read_form
 from services.console.web.frame import Frame, see_other
@@ -44,11 +46,14 @@ from services.console.web.visits import SecurityHeaders, Visit, Visits, address_
 from services.console.web.webhook_forms import WebhookForms
 from services.console.web.whole_path import PathPages
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Rejected
+from shared.contracts.routes import CONSOLE_UPLOAD_PATH, MAX_UPLOAD_BYTES
 from shared.runtime.logs import Log
+from shared.runtime.web.request_body import RequestBody
 
 Handler = Callable[[Request], Awaitable[Response]]
 Page = Callable[[Request, Visit], Awaitable[Response]]
 FormPage = Callable[[Request, Visit, Form], Awaitable[Response]]
+FileFormPage = Callable[[Visit, FileForm], Awaitable[Response]]
 
 
 class Site:
@@ -105,6 +110,7 @@ class Site:
             Route("/console/paths/{id:path}", self._page(PathPages(self._hub, self._frame).show)),
             Route("/console/imports/new", self._page(imports.show), methods=["GET"]),
             Route("/console/imports/new", self._form(imports.start), methods=["POST"]),
+            Route(CONSOLE_UPLOAD_PATH, self._file_form(imports.send_file), methods=["POST"]),
             Route("/console/uploads", self._script(imports.upload), methods=["POST"]),
             Route("/console/uploads/{id}", self._script(imports.upload), methods=["HEAD", "PATCH"]),
             *self._import_routes(forms),
@@ -282,6 +288,40 @@ class Site:
             return await page(request, visit, form)
 
         return self._guarded(checked)
+
+    def _file_form(self, page: FileFormPage) -> Handler:
+        """Return what a form with a file does: it is checked before the file is read."""
+
+        async def checked(request: Request) -> Response:
+            body = RequestBody(request.scope, request.receive, max_bytes=MAX_UPLOAD_BYTES)
+            try:
+                response = await self._guarded(partial(self._checked_file, page, body))(request)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody gets it
+            await body.discard()
+            response.headers.update({k.decode(): v.decode() for k, v in body.closing_headers()})
+            return response
+
+        return checked
+
+    async def _checked_file(self, page: FileFormPage, body: RequestBody, request: Request) -> Response:
+        if not self._visits.is_own_origin(request):
+            text = "This form was not sent by a page of the console. Nothing was changed."
+            return self._frame.problem(None, 403, "Refused", text)
+        visit = await self._visits.of(request)
+        if visit is None:
+            return self._ask(401, "/console/imports/new", "the session has ended: sign in, and do it again")
+        if not visit.member.key.allows("imports:write"):
+            return self._frame.not_allowed(visit, "imports:write", "/console/imports")
+        form = FileForm(request.headers.get("content-type", ""), body)
+        try:
+            await form.open()
+        except TimeoutError:
+            raise BadForm("the form did not come in time: send it again") from None
+        if not visit.has_token(first(form.fields, "token")):
+            text = "The form has expired, and nothing was changed. Open the page, and do it again."
+            return self._frame.problem(visit, 403, "Refused", text)
+        return await page(visit, form)
 
     def _script(self, page: Page) -> Handler:
         """Return what a script of the console does: it sends the session's token in a header."""

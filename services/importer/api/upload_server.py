@@ -6,7 +6,7 @@ A bare ASGI app beside the management API, because the body is a stream. It chec
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import BinaryIO, Final
 
 from starlette.requests import ClientDisconnect
@@ -23,16 +23,12 @@ from shared.runtime.logs import Log
 from shared.runtime.web.access import Keyring, authorize
 from shared.runtime.web.problems import KNOWN_ERRORS, error_response, problem_response
 from shared.runtime.web.query_parameters import reject_parameters
-from shared.runtime.web.request_body import RequestBody, send_early
+from shared.runtime.web.request_body import INTERVAL_BYTES, INTERVAL_S, RequestBody, blocks, send_early
 
 _MAX_RUNNING: Final = 4
 """Requests of one workspace that write at a time, in each process."""
 _MAX_ALL: Final = 32
 """Requests of all workspaces, in each process."""
-_WRITE_BYTES: Final = 1024 * 1024
-_INTERVAL_S: Final = 60.0
-_INTERVAL_BYTES: Final = 64 * 1024
-"""Bytes that a request has to bring in each interval: slower ones would hold the places of others."""
 _OTHER_VERSION: Final = problem_response(
     412, f"Tus-Resumable: the hub has version {tus.VERSION}", headers={"Tus-Version": tus.VERSION}
 )
@@ -59,7 +55,7 @@ class UploadServer:
         except TimeoutError:
             response = problem_response(
                 408,
-                f"fewer than {_INTERVAL_BYTES // 1024} KB came within {_INTERVAL_S:.0f} s: resume the upload",
+                f"fewer than {INTERVAL_BYTES // 1024} KB came within {INTERVAL_S:.0f} s: resume the upload",
             )
         except OverLimit as error:
             response = problem_response(error.status, error.detail, headers={"Retry-After": "1"})
@@ -156,39 +152,6 @@ def _version(scope: Scope) -> str | None:
     return next(
         (value.decode("latin-1") for name, value in scope["headers"] if name == b"tus-resumable"), None
     )
-
-
-async def blocks(body: RequestBody) -> AsyncIterator[bytes]:
-    """Yield the body in blocks of about 1 MB; when the client goes away, first what has arrived.
-
-    Raises `ClientDisconnect`, and `TimeoutError` if an interval brings too few bytes.
-    """
-    parts: list[bytes] = []
-    size = received = 0
-    stream = body.stream()
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _INTERVAL_S
-    try:
-        while True:
-            async with asyncio.timeout_at(until):
-                chunk = await anext(stream, None)
-            if chunk is None:
-                break
-            received += len(chunk)
-            if received >= _INTERVAL_BYTES:
-                received, until = 0, loop.time() + _INTERVAL_S
-            parts.append(chunk)
-            size += len(chunk)
-            if size >= _WRITE_BYTES:
-                yield b"".join(parts)
-                parts, size = [], 0
-                received, until = 0, loop.time() + _INTERVAL_S  # writing is the hub's time
-    except (ClientDisconnect, TimeoutError):
-        if parts:
-            yield b"".join(parts)
-        raise
-    if parts:
-        yield b"".join(parts)
 
 
 def _write_all(file: BinaryIO, block: bytes) -> None:

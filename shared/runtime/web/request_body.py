@@ -13,6 +13,10 @@ from shared.contracts.errors import TooLarge
 from shared.runtime.web.problems import SANDBOX_HEADERS
 
 _DISCARD_TIMEOUT_S: Final = 5.0
+BLOCK_BYTES: Final = 1024 * 1024
+INTERVAL_S: Final = 60.0
+INTERVAL_BYTES: Final = 64 * 1024
+"""Bytes that a large body has to bring in each interval: slower ones would hold the places of others."""
 
 
 class RequestBody:
@@ -98,6 +102,39 @@ class RequestBody:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body has more than {self._max_bytes} bytes")
+
+
+async def blocks(body: RequestBody) -> AsyncIterator[bytes]:
+    """Yield the body in blocks of about 1 MB; when the client goes away, first what has arrived.
+
+    Raises `ClientDisconnect`, and `TimeoutError` if an interval brings too few bytes.
+    """
+    parts: list[bytes] = []
+    size = received = 0
+    stream = body.stream()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + INTERVAL_S
+    try:
+        while True:
+            async with asyncio.timeout_at(until):
+                chunk = await anext(stream, None)
+            if chunk is None:
+                break
+            received += len(chunk)
+            if received >= INTERVAL_BYTES:
+                received, until = 0, loop.time() + INTERVAL_S
+            parts.append(chunk)
+            size += len(chunk)
+            if size >= BLOCK_BYTES:
+                yield b"".join(parts)
+                parts, size = [], 0
+                received, until = 0, loop.time() + INTERVAL_S  # writing is the hub's time
+    except (ClientDisconnect, TimeoutError):
+        if parts:
+            yield b"".join(parts)
+        raise
+    if parts:
+        yield b"".join(parts)
 
 
 async def until_disconnect(body: RequestBody, work: Coroutine[Any, Any, None]) -> None:
