@@ -75,6 +75,7 @@ async def build(runtime: Runtime) -> Service:
             failures,
             UsedStates(runtime.mongo),
             sessions,
+            runtime.log,
         )
     )
     views = SavedViews(runtime.mongo)

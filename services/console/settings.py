@@ -76,7 +76,8 @@ class ConsoleSettings(ChatSettings, EgressSettings):
     oidc_roles: dict[str, RoleGrant] = Field(
         default_factory=dict,
         description=(
-            "Role and workspace by value of the claim. The first match is used; without one, sign-in fails: "
+            "Role and workspace by value of the claim. The first match of each workspace is used; without "
+            "one, sign-in fails: "
             '`{"hub-admins": {"role": "admin", "workspace": "default"}, "staff": {"role": "viewer"}}`.'
         ),
     )

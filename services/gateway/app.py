@@ -7,6 +7,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway.api import event_type_records
+from services.gateway.api.admins import Admins
 from services.gateway.api.api_keys import ApiKeysApi
 from services.gateway.api.audit import AuditApi
 from services.gateway.api.catalogue import Catalogue, CatalogueApi
@@ -122,6 +123,8 @@ async def build(runtime: Runtime) -> Service:
 
     keys = ApiKeys(runtime.mongo)
     counts = HourlyCounts(runtime.mongo, log)
+    members = Members(runtime.mongo)
+    admins = Admins(keys, members, issuer=settings.oidc_issuer)
     workspaces = Workspaces(runtime.mongo)
     data = GatewayData(
         keys, runtime.keyring, endpoints, inbound, executions, routes, types, runtime.audit_entries, counts
@@ -135,12 +138,14 @@ async def build(runtime: Runtime) -> Service:
             ApiKeysApi(
                 runtime.keyring,
                 keys,
+                admins,
                 known.connectors,
                 per_workspace=settings.api_keys_per_workspace,
             ),
             MembersApi(
-                Members(runtime.mongo),
+                members,
                 keys,
+                admins,
                 workspaces,
                 runtime.keyring,
                 per_workspace=settings.members_per_workspace,

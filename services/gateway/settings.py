@@ -60,6 +60,13 @@ class GatewaySettings(EgressSettings):
         le=100_000,
         description="The maximum number of members of one workspace, with those who were removed.",
     )
+    oidc_issuer: str = Field(
+        default="",
+        description=(
+            "The console's `INTERLINK_OIDC_ISSUER`: the last admin key of a workspace can be revoked once an "
+            "admin of this identity provider can sign in."
+        ),
+    )
     peers: dict[str, HttpUrl] = Field(
         default_factory=dict,
         description=(

@@ -232,6 +232,30 @@ def test_the_last_admin_stays_while_there_is_no_admin_key(hub: Hub) -> None:
     hub.call("DELETE", own, key=first["key"], expect=204)
 
 
+def test_the_last_admin_key_stays_while_no_admin_can_sign_in(
+    hub: Hub, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    own, workspace = f"ilk_last_{token_hex(16)}", f"last-{token_hex(4)}"
+    hub.init(workspace, own)
+    [stored] = hub.call("GET", "/api/api-keys", key=own)["items"]
+    path = f"/api/api-keys/{stored['id']}"
+    make(hub, "operator", own)
+    sign_in(hub, workspace=workspace, issuer="https://former.example", role="admin")
+    refused = hub.call("DELETE", path, key=own, expect=409)
+    assert "Create another admin key first, or make a member an admin" in refused["detail"]
+    other = hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["webhooks:read"]}, key=own)
+    hub.call("DELETE", f"/api/api-keys/{other['id']}", key=own, expect=204)
+    folder, issuer = tmp_path_factory.mktemp("issuer"), "https://id.example"
+    with second_process("gateway", hub, folder, bus, store, INTERLINK_OIDC_ISSUER=issuer) as second:
+        url, headers = second.url("gateway"), {"authorization": f"Bearer {own}"}
+        assert httpx.delete(url + path, headers=headers).status_code == 409
+        assert hub.call("GET", "/api/api-keys", key=own)["items"] == [stored]
+        identity = sign_in(hub, workspace=workspace, issuer=issuer, role="admin").json()
+        assert httpx.delete(url + path, headers=headers).status_code == 204
+    assert status(hub, own, "GET", MEMBERS) == 401
+    assert identity["role"] == "admin"
+
+
 def sign_in(
     hub: Hub, service: str = "console", workspace: str | None = None, **fields: str
 ) -> httpx.Response:
@@ -247,6 +271,12 @@ def test_only_the_console_signs_members_in(hub: Hub) -> None:
     body = {"issuer": "https://id.example", "subject": "eve", "name": "Eve", "role": "admin"}
     assert status(hub, hub.admin_key, "POST", f"{MEMBERS}/sign-in", body) == 403
     assert sign_in(hub, service="sync").status_code == 403
+
+
+def test_a_workspace_that_does_not_exist_gets_no_member(hub: Hub) -> None:
+    refused = sign_in(hub, workspace="no-such-workspace")
+    assert refused.status_code == 403
+    assert "the workspace no-such-workspace, which does not exist" in refused.text
 
 
 def test_an_identity_is_one_member_and_stays_out_once_removed(hub: Hub) -> None:

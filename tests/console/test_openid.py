@@ -25,7 +25,15 @@ from tests.support.second_process import second_process
 
 hub = hub_with(services=("gateway", "delivery", "console"), entrance=True)
 CALLBACK = "/console/sign-in/callback"
-ROLES = {"staff": {"role": "viewer"}, "ops": {"role": "operator"}, "boss": {"role": "admin"}}
+BETA = "beta"
+ROLES = {
+    "staff": {"role": "viewer"},
+    "ops": {"role": "operator"},
+    "boss": {"role": "admin"},
+    "beta": {"role": "operator", "workspace": BETA},
+    "beta-boss": {"role": "admin", "workspace": BETA},
+    "typo": {"role": "admin", "workspace": "btea"},
+}
 PEOPLE: dict[str, dict[str, Any]] = {
     "ada": {"roles": ["unknown", "boss"]},
     "vera": {"roles": ["staff"]},
@@ -35,8 +43,13 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "rosa": {"roles": ["staff"]},
     "both": {"roles": ["boss", "staff"]},
     "eve": {"roles": ["visitors"]},
+    "duo": {"roles": ["beta-boss", "beta", "staff"]},
+    "dora": {"roles": ["staff", "beta"]},
+    "lost": {"roles": ["typo"]},
+    "half": {"roles": ["staff", "typo"]},
     "nobody": {"roles": []},
 }
+BETA_KEY = f"ilk_beta_{token_hex(16)}"
 SECRET = f"a client secret {token_hex(8)} %+:/="
 
 
@@ -59,6 +72,7 @@ def server(hub: Hub) -> Iterator[OidcProvider]:
             server = stack.enter_context(OidcProvider([client], claims=PEOPLE))
         except Unavailable as error:
             pytest.skip(str(error))
+        hub.init(BETA, BETA_KEY)
         hub.stop_service("console")
         hub.start_service("console", **settings(server.url))
         hub.wait_ready("console")
@@ -125,6 +139,34 @@ def test_a_person_signs_in_and_is_a_member_with_the_role_of_the_claim(hub: Hub, 
 def test_the_first_entry_of_the_settings_that_fits_counts(hub: Hub, server: OidcProvider) -> None:
     signed_in(hub, "both").close()
     assert member(hub, "both")["role"] == "viewer"
+
+
+def test_a_person_with_roles_in_two_workspaces_is_in_both_and_stays_in_one_when_removed_from_the_other(
+    hub: Hub, server: OidcProvider
+) -> None:
+    person = signed_in(hub, "duo")
+    page = person.open("/console")
+    assert "(viewer) workspace default" in page.text, "the first entry of the settings"
+    [session] = [found["value"] for tag, found in page.elements if found.get("name") == "session"]
+    assert "(operator) workspace beta" in person.send(page, "/console/workspace", session=session).text
+    [theirs] = hub.call("GET", "/api/members", key=BETA_KEY)["items"]
+    assert theirs["role"] == "operator", "the first of its workspace"
+    hub.call("DELETE", f"/api/members/{theirs['id']}", key=BETA_KEY, expect=204)
+    page = person.open("/console")
+    assert "(viewer) workspace default" in page.text
+    assert "Change to" not in page.text
+    again = signed_in(hub, "duo").open("/console")
+    assert ("workspace default" in again.text, "Change to" in again.text) == (True, False)
+
+
+def test_a_workspace_that_does_not_exist_gets_no_member(hub: Hub, server: OidcProvider) -> None:
+    person = walker(hub, "lost")
+    page = person.client.get(returning(hub, person))
+    assert page.status_code == 403
+    assert "INTERLINK_OIDC_ROLES names the workspace btea, which does not exist" in page.text
+    both = signed_in(hub, "half").open("/console")
+    assert "(viewer) workspace default" in both.text
+    assert "btea" in (hub.folder / "console.log").read_text()
 
 
 @pytest.mark.parametrize("name", ["eve", "nobody"])
@@ -203,6 +245,12 @@ async def test_in_a_browser_each_role_signs_in_and_out_and_a_removed_member_is_o
                 assert "interlink" not in [cookie["name"] for cookie in await tab.cookies()]
                 await tab.goto(f"{hub.url('gateway')}/console/webhooks")
                 await tab.see("#key")
+        async with started.user() as tab:
+            await sign_in_by_clicks(hub, tab, "dora")
+            await tab.press("#menu button[name=session]")
+            await tab.at("/console$")
+            assert "workspace beta" in await tab.see("#menu .who")
+            assert tab.complaints == []
         async with started.user() as tab:
             await sign_in_by_clicks(hub, tab, "rosa")
             hub.call("DELETE", f"/api/members/{member(hub, 'rosa')['id']}", expect=204)

@@ -11,7 +11,7 @@ from pymongo import MongoClient
 
 from services.console.sessions.records import digest_of
 from services.console.web.visits import policy
-from tests.console.person import Person
+from tests.console.person import Answer, Person
 from tests.support.backends import Bus, Store
 from tests.support.hub import Hub
 from tests.support.second_process import second_process
@@ -305,3 +305,102 @@ def test_every_answer_has_the_policy(hub: Hub, member: Person) -> None:
             assert answer.headers["cache-control"] == "no-store"
     refused = member.client.post("/console/webhooks/do/create", headers={"origin": "https://x.example"})
     assert refused.headers["content-security-policy"] == THE_POLICY
+
+
+# Several workspaces
+
+
+@pytest.fixture
+def both(hub: Hub, member: Person) -> tuple[Person, str]:
+    """Somebody who has signed in to a second workspace too, which counts now, and its key."""
+    other = hub.other_workspace()
+    page = member.open("/console/sign-in?another=1")
+    assert member.send(page, "/console/sign-in", key=other).path == "/console"
+    return member, other
+
+
+def change(person: Person) -> Answer:
+    """Change to the other workspace."""
+    page = person.open("/console")
+    [session] = [found["value"] for tag, found in page.elements if found.get("name") == "session"]
+    return person.send(page, "/console/workspace", session=session)
+
+
+def workspace_of(page: Answer) -> str:
+    return page.response.text.partition("<br>workspace ")[2].partition("<")[0]
+
+
+def test_a_person_changes_between_workspaces_whose_data_stays_apart(
+    hub: Hub, both: tuple[Person, str], bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    person, other = both
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
+    theirs = hub.call(
+        "POST",
+        "/api/outgoing-webhooks",
+        {"name": "theirs", "url": "http://127.0.0.1:9/", "events": ["never.sent"]},
+        key=other,
+    )["id"]
+    second = workspace_of(person.open("/console"))
+    statuses = [person.open(f"/console/webhooks/{item}").status for item in (webhook, theirs)]
+    assert (second.startswith("other-"), statuses) == (True, [404, 200])
+    assert workspace_of(change(person)) == hub.workspace
+    statuses = [person.open(f"/console/webhooks/{item}").status for item in (webhook, theirs)]
+    assert statuses == [200, 404]
+    assert person.open("/console/sessions").text.count("this one") == 1
+    cookies = {COOKIE: session_id(person)}
+    with second_process("console", hub, tmp_path_factory.mktemp("second"), bus, store) as process:
+        page = Answer(httpx.get(f"{process.url('console')}/console/statistics", cookies=cookies))
+    assert workspace_of(page) == hub.workspace
+    assert f"Change to {second}" in page.text
+    person.send(person.open("/console"), "/sign-out")
+    for one in cookies[COOKIE].split("."):
+        answer = httpx.get(f"{person.base}/console", cookies={COOKIE: one})
+        assert answer.status_code == 401, "signing out ends the sessions in both"
+
+
+def test_a_form_of_the_workspace_before_changes_nothing(hub: Hub, both: tuple[Person, str]) -> None:
+    """As of a page in another tab: what it sends never goes to the workspace that counts now."""
+    person, _ = both
+    change(person)
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
+    stale = [person.open(f"/console/webhooks/{webhook}"), person.open("/console/webhooks/do/create")]
+    second = workspace_of(change(person))
+    for page, action in zip(stale, ("/do/pause", "/do/create"), strict=True):
+        refused = person.send(page, action)
+        assert refused.status == 403
+        assert f"is of the workspace {hub.workspace}, and you have changed to {second}" in refused.text
+    token = stale[0].form("/sign-out").fields["token"]
+    headers = {"origin": person.base, "x-form-token": token}
+    assert person.client.post("/console/uploads", headers=headers).status_code == 403
+    shown = next(found["data-session"] for tag, found in stale[0].elements if tag == "body")
+    stream = person.client.get("/console/live", params={"session": str(shown)}, timeout=5)
+    assert stream.text.startswith("event: ended"), "no events of the one workspace on a page of the other"
+    change(person)
+    assert person.send(stale[0], "/do/pause").status == 200
+    assert hub.call("GET", f"/api/outgoing-webhooks/{webhook}")["paused"] is True
+
+
+def test_only_the_browsers_own_sessions_can_be_changed_to(hub: Hub, both: tuple[Person, str]) -> None:
+    person, _ = both
+    stranger = Person(hub.url("gateway"))
+    stranger.sign_in(hub.other_workspace())
+    before = session_id(person)
+    page = person.open("/console")
+    for forged in (digest_of(session_id(stranger)), session_id(stranger), ""):
+        assert person.send(page, "/console/workspace", session=forged).status == 404
+    assert session_id(person) == before
+    many = ".".join(["x"] * 50 + [session_id(stranger)])
+    assert httpx.get(f"{person.base}/console", cookies={COOKIE: many}).status_code == 401, "bounded"
+
+
+def test_a_revoked_key_ends_the_session_of_its_workspace_alone(
+    hub: Hub, both: tuple[Person, str], sessions: Any
+) -> None:
+    person, _ = both
+    first = session_id(person).split(".")[1]
+    hub.call("DELETE", f"/api/api-keys/{sessions.find_one({'_id': digest_of(first)})['key_id']}")
+    page = person.open("/console")
+    assert workspace_of(page).startswith("other-")
+    assert "Change to" not in page.text
+    assert httpx.get(f"{person.base}/console", cookies={COOKIE: first}).status_code == 401

@@ -10,6 +10,8 @@ from shared.contracts.errors import Misconfigured
 from shared.runtime.settings import read_secret_file
 
 CALLBACK_PATH: Final = "/console/sign-in/callback"
+MAX_GRANTS: Final = 5
+"""The workspaces that one sign-in leads to."""
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -26,13 +28,17 @@ class OpenIdConfiguration:
     grants: Mapping[str, RoleGrant]
     redirect_uri: str
 
-    def grant_of(self, claims: Mapping[str, Any]) -> RoleGrant | None:
-        """Return workspace and role for the claims of an ID token; None if no value is in the settings.
+    def grants_of(self, claims: Mapping[str, Any]) -> list[RoleGrant]:
+        """Return a role for each workspace that the claims of an ID token give one in; at most `MAX_GRANTS`.
 
-        The first matching entry of the settings is used, whatever the order of the claim's values.
+        For a workspace, the first matching entry of the settings is used, whatever the order of the claim's
+        values.
         """
-        values = _values(claims, self.roles_claim)
-        return next((grant for value, grant in self.grants.items() if value in values), None)
+        values, found = _values(claims, self.roles_claim), dict[str, RoleGrant]()
+        for value, grant in self.grants.items():
+            if value in values:
+                found.setdefault(grant.workspace, grant)
+        return list(found.values())[:MAX_GRANTS]
 
 
 def openid_configuration(settings: ConsoleSettings, public_base: str) -> OpenIdConfiguration | None:

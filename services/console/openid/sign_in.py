@@ -20,6 +20,7 @@ from services.console.sessions.failures import Failures
 from services.console.sessions.records import Sessions, digest_of
 from services.console.sessions.used_states import UsedStates
 from shared.contracts.errors import Forbidden, InterlinkError, RetryLater, Unauthenticated
+from shared.runtime.logs import Log
 from shared.runtime.secrets import Vault, pack, unpack
 from shared.wire.oauth import authorization_url, code_challenge, new_code_verifier, new_state
 
@@ -41,6 +42,7 @@ class OpenIdSignIn:
         failures: Failures,
         used: UsedStates,
         sessions: Sessions,
+        log: Log,
     ) -> None:
         self._provider = provider
         self._vault = vault
@@ -48,6 +50,7 @@ class OpenIdSignIn:
         self._failures = failures
         self._used = used
         self._sessions = sessions
+        self._log = log
 
     @property
     def configuration(self) -> OpenIdConfiguration:
@@ -77,8 +80,10 @@ class OpenIdSignIn:
 
     async def finish(
         self, answer: Mapping[str, str], cookie: str, *, address: str, agent: str
-    ) -> tuple[str, str]:
-        """Return the id of a new session and the page to show next; `answer` is the callback's query.
+    ) -> tuple[dict[str, str], str]:
+        """Return the id of a new session for each workspace, and the page to show next.
+
+        `answer` is the callback's query. The first session is that of the first entry of the settings.
 
         Raises `OverLimit` as signing in with a key does, `Unauthenticated` if the answer is not valid,
         `Forbidden` if the claims give no role or the member was removed, `ProviderUnavailable`, and
@@ -91,18 +96,21 @@ class OpenIdSignIn:
             raise Unauthenticated(_START_AGAIN)
         if "error" in answer:
             raise Unauthenticated(_refused(answer["error"]))
-        workspace, member = await self._in_time(self._admitted(answer, nonce, verifier, address))
+        members = await self._in_time(self._admitted(answer, nonce, verifier, address))
         await self._failures.remove(attempt)
-        session_id = await self._sessions.create(
-            workspace=workspace,
-            key_digest="",
-            key_id=member["id"],
-            key_name=member["name"],
-            issuer=self.configuration.issuer,
-            address=address,
-            agent=agent,
-        )
-        return session_id, next_path
+        started = {
+            workspace: await self._sessions.create(
+                workspace=workspace,
+                key_digest="",
+                key_id=member["id"],
+                key_name=member["name"],
+                issuer=self.configuration.issuer,
+                address=address,
+                agent=agent,
+            )
+            for workspace, member in members.items()
+        }
+        return started, next_path
 
     def _opened(self, cookie: str, state: str) -> tuple[str, str, str, str]:
         """Return state, nonce, verifier and next page of the cookie. Raises `Unauthenticated`."""
@@ -118,13 +126,30 @@ class OpenIdSignIn:
 
     async def _admitted(
         self, answer: Mapping[str, str], nonce: str, verifier: str, address: str
-    ) -> tuple[str, Any]:
-        """Return the workspace and the member of the authenticated identity. Raises `Forbidden`."""
+    ) -> dict[str, Any]:
+        """Return the member of the authenticated identity in each workspace that admits them.
+
+        Raises `Forbidden` or `RetryLater` if none does, for the reason of the first one.
+        """
         identity = await self._identity(answer, nonce, verifier)
-        grant = self.configuration.grant_of(identity.claims)
-        if grant is None:
+        grants = self.configuration.grants_of(identity.claims)
+        if not grants:
             raise Forbidden("the identity provider gives you no role here: ask its administrator for one")
-        return grant.workspace, await self._member(identity, grant.workspace, grant.role, address)
+        found = await asyncio.gather(
+            *(self._member(identity, grant.workspace, grant.role, address) for grant in grants),
+            return_exceptions=True,
+        )
+        members: dict[str, Any] = {}
+        for grant, member in zip(grants, found, strict=True):
+            if not isinstance(member, BaseException):
+                members[grant.workspace] = member
+            elif not isinstance(member, InterlinkError):
+                raise member
+            else:
+                self._log.warning("console.member_refused", workspace=grant.workspace, detail=str(member))
+        if not members:
+            raise next(error for error in found if isinstance(error, BaseException))
+        return members
 
     async def _identity(self, answer: Mapping[str, str], nonce: str, verifier: str) -> Identity:
         metadata = await self._provider.metadata()

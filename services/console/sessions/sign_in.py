@@ -63,6 +63,10 @@ class SignIn:
                 found[session.id] = key
         return found
 
+    async def end(self, workspace: str, record_id: str) -> None:
+        """End a session."""
+        await self._sessions.end(workspace, record_id)
+
     async def key_of(self, session: SessionRecord, *, is_use: bool = True) -> ApiKey | None:
         """Return the current key or member of a session; None if it was revoked or removed."""
         if session.key_digest:

@@ -3,6 +3,7 @@
 
 const live = document.getElementById("live");
 const rows = document.getElementById("rows");
+const { session } = document.body.dataset;
 const OLD_MS = 8_000; // the hub says something every 3 s
 const ROWS = 50;
 const NEWS_MS = 20_000; // between announcements
@@ -31,6 +32,7 @@ async function poll() {
     if (response.status === 401) return location.reload(); // it asks for a key
     if (!response.ok) throw new Error(response.status);
     const page = parse(await response.text());
+    if (page.body.dataset.session !== session) return location.reload(); // the person has changed the workspace
     morph(document.getElementById("live"), page.getElementById("live"));
     if (rows) add([...page.querySelectorAll("#rows > li")]);
     tell("");
@@ -59,6 +61,7 @@ function connect() {
   const address = new URL(live.dataset.stream, location.href);
   const newest = rows?.firstElementChild?.dataset.id;
   if (newest) address.searchParams.set("last", newest);
+  address.searchParams.set("session", session);
   heard = Date.now();
   source = new EventSource(address);
   for (const [name, take] of Object.entries({ figures, events, ended, alive: () => {} })) {

@@ -41,6 +41,10 @@ class Frame:
             key=key,
             menu=[(group, kinds) for group, kinds in menu if kinds],
             token=visit.token if visit else "",
+            page_id=visit.page_id if visit else "",
+            workspaces=[(other.record_id, other.member.key.workspace) for other in visit.others]
+            if visit
+            else (),
         )
         return HTMLResponse(body, status)
 

@@ -43,7 +43,12 @@ class Live:
         self._frame = frame
 
     async def show(self, request: Request, visit: Visit) -> Response:
-        """Return a stream; or 429 with the limit that is reached."""
+        """Return a stream; or 429 with the limit that is reached.
+
+        After a change of the workspace, the stream of a page of the former session has ended at once.
+        """
+        if request.query_params.get("session", visit.page_id) != visit.page_id:
+            return Response(message("ended"), media_type="text/event-stream")
         try:
             stream = self._streams.open(visit.record_id, visit.member.key)
         except OverLimit as error:

@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.console.openid.sign_in import MAX_AGE_S, OpenIdSignIn
-from services.console.sessions.records import Sessions
 from services.console.web.frame import see_other
 from services.console.web.visits import Visits, address_of, local_path
 from shared.contracts.errors import InterlinkError, Rejected
@@ -22,9 +21,8 @@ _MAX_NEXT: Final = 1000
 class OpenIdPages:
     """The two handlers. Errors are shown on the sign-in page."""
 
-    def __init__(self, sign_in: OpenIdSignIn, sessions: Sessions, visits: Visits, ask: Ask, log: Log) -> None:
+    def __init__(self, sign_in: OpenIdSignIn, visits: Visits, ask: Ask, log: Log) -> None:
         self._sign_in = sign_in
-        self._sessions = sessions
         self._visits = visits
         self._ask = ask
         self._log = log
@@ -42,11 +40,11 @@ class OpenIdPages:
         return response
 
     async def finish(self, request: Request) -> Response:
-        """Handle the callback: create a session, and redirect to the next page."""
+        """Handle the callback: create the sessions, and redirect to the next page."""
         answer = {name: value[:_MAX_PARAMETER] for name, value in request.query_params.items()}
         cookie, client = self._visits.sign_in_cookie(request), address_of(request)
         try:
-            session_id, next_path = await self._sign_in.finish(
+            started, next_path = await self._sign_in.finish(
                 answer, cookie, address=client, agent=request.headers.get("user-agent", "")
             )
         except InterlinkError as error:
@@ -55,10 +53,8 @@ class OpenIdPages:
             self._log.warning("console.sign_in_refused", client=client, reason=reason, detail=str(error))
             response = self._ask(status, "/console", str(error))
         else:
-            if before := await self._visits.of(request):
-                await self._sessions.end(before.member.key.workspace, before.record_id)
             self._log.info("console.signed_in", client=client, openid=True)
             response = see_other(local_path(next_path))
-            self._visits.set_cookie(response, session_id)
+            await self._visits.start(request, response, started)
         self._visits.delete_sign_in_cookie(response)
         return response

@@ -106,6 +106,7 @@ class Site:
             Route("/console/sign-in", self._guarded(self._sign_in_form), methods=["POST"]),
             *self._openid_routes(),
             Route("/console/sign-out", self._form(self._sign_out), methods=["POST"]),
+            Route("/console/workspace", self._form(self._change_workspace), methods=["POST"]),
             Route("/console/find", self._page(Find(self._hub, self._frame).show)),
             Route("/console/paths/{id:path}", self._page(PathPages(self._hub, self._frame).show)),
             Route("/console/imports/new", self._page(imports.show), methods=["GET"]),
@@ -163,7 +164,7 @@ class Site:
         """Return the routes to the identity provider and back; none if the settings have none."""
         if self._openid is None:
             return []
-        pages = OpenIdPages(self._openid, self._sessions, self._visits, self._ask, self._log)
+        pages = OpenIdPages(self._openid, self._visits, self._ask, self._log)
         return [
             Route("/console/sign-in/openid", self._guarded(pages.begin), methods=["GET"]),
             Route(CALLBACK_PATH, self._guarded(pages.finish), methods=["GET"]),
@@ -212,7 +213,7 @@ class Site:
 
     async def _sign_in_page(self, request: Request) -> Response:
         next_path = local_path(request.query_params.get("next", ""))
-        if await self._visits.of(request):
+        if not request.query_params.get("another") and await self._visits.of(request):
             return see_other(next_path)
         return self._ask(200, next_path)
 
@@ -243,19 +244,24 @@ class Site:
         except Rejected as error:
             self._log.warning("console.sign_in_refused", client=address_of(request), reason=error.reason)
             return self._ask(error.status, next_path, str(error))
-        if before := await self._visits.of(request):  # the browser forgets it, so nobody else may have it
-            await self._sessions.end(before.member.key.workspace, before.record_id)
         self._log.info("console.signed_in", key_id=key.id, client=address_of(request))
         response = see_other(next_path)
-        self._visits.set_cookie(response, session_id)
+        await self._visits.start(request, response, {key.workspace: session_id})
         return response
 
     async def _sign_out(self, _request: Request, visit: Visit, _form: Form) -> Response:
-        """End the session."""
-        await self._sessions.end(visit.member.key.workspace, visit.record_id)
+        """End the sessions of the browser, in every workspace."""
         response = see_other("/console/sign-in")
-        self._visits.delete_cookie(response)
+        await self._visits.end(response, visit)
         return response
+
+    async def _change_workspace(self, _request: Request, visit: Visit, form: Form) -> Response:
+        """Go on in another workspace that the browser is signed in to. Pages of the former one are stale."""
+        response = see_other("/console")
+        if self._visits.change(response, visit, first(form, "session")):
+            return response
+        text = "You are not signed in to this workspace any more. Sign in to it again."
+        return self._frame.problem(visit, 404, "Not found", text, "/console/sign-in?another=1")
 
     # Checks
 
@@ -282,8 +288,14 @@ class Site:
             if visit is None:
                 return self._ask(401, "/console", "the session has ended: sign in, and do it again")
             form = await read_form(request)
-            if not visit.has_token(first(form, "token")):
+            if not visit.has_token(token := first(form, "token")):
                 text = "The form has expired, and nothing was changed. Open the page, and do it again."
+                if other := next((other for other in visit.others if other.has_token(token)), None):
+                    now, then = visit.member.key.workspace, other.member.key.workspace
+                    text = (
+                        f"The form is of the workspace {then}, and you have changed to {now} since. "
+                        "Nothing was changed: change back, and do it again."
+                    )
                 return self._frame.problem(visit, 403, "Refused", text)
             return await page(request, visit, form)
 

@@ -1,6 +1,6 @@
 """Sessions of browsers' requests, the check of a form's origin, and the headers of pages."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Final
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.console.hub_api import Member
-from services.console.sessions.records import form_token
+from services.console.sessions.records import digest_of, form_token
 from services.console.sessions.sign_in import SignIn
 
 _POLICY: Final = (
@@ -25,6 +25,9 @@ def policy(ancestors: Sequence[str] = ()) -> bytes:
     return _POLICY.format(" ".join(ancestors) or "'none'").encode()
 
 
+MAX_WORKSPACES: Final = 5
+"""The workspaces that a browser is signed in to at the same time."""
+_SEPARATOR: Final = "."
 _HEADERS: Final = (
     (b"content-security-policy", policy()),
     (b"referrer-policy", b"same-origin"),
@@ -42,6 +45,18 @@ class Visit:
     session_id: str
     record_id: str
     member: Member
+    others: "tuple[Visit, ...]" = ()
+    """The browser's sessions in other workspaces, which the member can change to."""
+
+    @property
+    def sessions(self) -> "tuple[Visit, ...]":
+        """All sessions of the browser: the one of the visit, and the others."""
+        return (self, *self.others)
+
+    @property
+    def page_id(self) -> str:
+        """What tells pages of this session from those of the browser's other sessions."""
+        return self.record_id[:16]
 
     @property
     def token(self) -> str:
@@ -77,7 +92,11 @@ class OwnOrigin:
 
 
 class Visits:
-    """Finds the sessions of requests, and sets the cookie of a new one."""
+    """Finds the sessions of requests, and sets the cookie of new ones.
+
+    The cookie has a session for each workspace that the person has signed in to, and the first one counts.
+    Each is an ordinary session of its workspace, which ends by itself.
+    """
 
     def __init__(self, sign_in: SignIn, public_base: str) -> None:
         """`public_base` is the hub's public address. With https, cookies need it too."""
@@ -89,26 +108,72 @@ class Visits:
 
     async def of(self, request: Request) -> Visit | None:
         """Return the visit of a request; None without a valid session. Raises `DatabaseUnavailable`."""
-        session_id = request.cookies.get(self._cookie, "")
-        found = await self._sign_in.find(session_id) if session_id else None
-        if found is None:
-            return None
-        session, key = found
-        return Visit(session_id, session.id, Member(key, address_of(request), session.id))
+        session_ids = request.cookies.get(self._cookie, "").split(_SEPARATOR)[:MAX_WORKSPACES]
+        client = address_of(request)
+        for place, session_id in enumerate(session_ids):
+            if found := await self._sign_in.find(session_id) if session_id else None:
+                session, key = found
+                others = await self._others(session_ids[place + 1 :], client, key.workspace)
+                return Visit(session_id, session.id, Member(key, client, session.id), others)
+        return None
+
+    async def _others(self, session_ids: Sequence[str], client: str, workspace: str) -> tuple[Visit, ...]:
+        """Return the valid ones of these sessions, one for each workspace but the given one."""
+        if not session_ids:
+            return ()
+        records = {digest_of(session_id): session_id for session_id in session_ids}
+        keys = await self._sign_in.find_all(list(records))
+        found: dict[str, Visit] = {}
+        for record_id, session_id in records.items():
+            if (key := keys.get(record_id)) and key.workspace != workspace:
+                visit = Visit(session_id, record_id, Member(key, client, record_id))
+                found.setdefault(key.workspace, visit)
+        return tuple(found.values())
+
+    async def start(self, request: Request, response: Response, new: Mapping[str, str]) -> None:
+        """Give new sessions, ids by workspace, to the browser: the first one counts.
+
+        It keeps its sessions in other workspaces. Those in the same ones end: the browser forgets them, so
+        nobody else may have them.
+        """
+        before = await self.of(request)
+        session_ids = list(new.values())
+        for visit in before.sessions if before else ():
+            workspace = visit.member.key.workspace
+            if workspace in new or len(session_ids) >= MAX_WORKSPACES:
+                await self._sign_in.end(workspace, visit.record_id)
+            else:
+                session_ids.append(visit.session_id)
+        self._set_cookie(response, session_ids)
+
+    def change(self, response: Response, visit: Visit, record_id: str) -> bool:
+        """Make one of the browser's other sessions count. Return False if there is none with this id."""
+        if all(other.record_id != record_id for other in visit.others):
+            return False
+        ordered = sorted(visit.sessions, key=lambda found: found.record_id != record_id)
+        self._set_cookie(response, [found.session_id for found in ordered])
+        return True
+
+    async def end(self, response: Response, visit: Visit) -> None:
+        """End every session of the browser."""
+        for found in visit.sessions:
+            await self._sign_in.end(found.member.key.workspace, found.record_id)
+        response.delete_cookie(self._cookie, path="/", secure=self._https, httponly=True, samesite="lax")
 
     def is_own_origin(self, request: Request) -> bool:
         """Return whether a page of the hub sent a form."""
         return self._own_origin.sent(request)
 
-    def set_cookie(self, response: Response, session_id: str) -> None:
-        """Give a session to the browser. Scripts cannot read it, and other sites' forms do not send it."""
+    def _set_cookie(self, response: Response, session_ids: Sequence[str]) -> None:
+        """Give sessions to the browser. Scripts cannot read them, and other sites' forms do not send them."""
         response.set_cookie(
-            self._cookie, session_id, path="/", secure=self._https, httponly=True, samesite="lax"
+            self._cookie,
+            _SEPARATOR.join(session_ids),
+            path="/",
+            secure=self._https,
+            httponly=True,
+            samesite="lax",
         )
-
-    def delete_cookie(self, response: Response) -> None:
-        """Delete the session's cookie."""
-        response.delete_cookie(self._cookie, path="/", secure=self._https, httponly=True, samesite="lax")
 
     def sign_in_cookie(self, request: Request) -> str:
         """Return the cookie of a started sign-in; empty if there is none."""

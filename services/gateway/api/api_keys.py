@@ -8,9 +8,10 @@ from fastapi import Depends, FastAPI
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 from starlette.responses import Response
 
+from services.gateway.api.admins import LAST_ADMIN_KEY, Admins
 from services.gateway.api.fields import Name, StrictModel, invalid_field
 from shared.contracts.envelope import rfc3339
-from shared.contracts.errors import NotFound
+from shared.contracts.errors import Conflict, NotFound
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, Keyring, requires
 from shared.runtime.web.api_keys import (
@@ -96,7 +97,13 @@ class ApiKeysApi:
     """The routes of API keys."""
 
     def __init__(
-        self, keyring: Keyring, keys: ApiKeys, providers: Container[str], *, per_workspace: int
+        self,
+        keyring: Keyring,
+        keys: ApiKeys,
+        admins: Admins,
+        providers: Container[str],
+        *,
+        per_workspace: int,
     ) -> None:
         """Serve the keys of all workspaces, each of which may have `per_workspace` keys.
 
@@ -105,6 +112,7 @@ class ApiKeysApi:
         self._providers = providers
         self._keyring = keyring
         self._keys = keys
+        self._admins = admins
         self._per_workspace = per_workspace
 
     def mount(self, app: FastAPI) -> None:
@@ -123,9 +131,12 @@ class ApiKeysApi:
         record = ApiKeyRecord.of_key(
             secret, key.workspace, body.name, body.scopes, body.expires_at, accounts=accounts
         )
-        async with self._keys.reserve(
-            key.workspace, self._per_workspace, undo=lambda: self._revoke(record.id, key)
-        ):
+
+        async def undo() -> None:
+            await self._keys.revoke(key.workspace, record.id)
+            await self._keyring.snapshot.announce(record.id)
+
+        async with self._keys.reserve(key.workspace, self._per_workspace, undo):
             await self._keys.insert(record)
         await self._keyring.snapshot.announce(record.id)
         return ApiKeyOut.of(record).model_copy(update={"key": secret})
@@ -135,8 +146,19 @@ class ApiKeysApi:
         return await self._keys.page(key.workspace, ApiKeyOut.of, paging)
 
     async def revoke_key(self, key_id: str, key: Admin) -> Response:
-        """Revoke a key. From now on no service accepts it."""
-        await self._revoke(key_id, key)
+        """Revoke a key. From now on no service accepts it.
+
+        The last admin key stays while no member is an admin who can sign in.
+        """
+        revoked = await self._keys.revoke(key.workspace, key_id)
+        if revoked is None:
+            raise NotFound("no such API key")
+        is_last = "admin" in revoked.scopes and not await self._admins.exist(key.workspace)
+        if is_last:
+            await self._keys.undo_revoke(revoked)
+        await self._keyring.snapshot.announce(key_id)
+        if is_last:
+            raise Conflict(LAST_ADMIN_KEY)
         return Response(status_code=204)
 
     def _limits(self, body: ApiKeyCreate) -> AccountLimits | None:
@@ -153,11 +175,6 @@ class ApiKeysApi:
         if unknown:
             raise invalid_field("accounts.providers", f"no provider with accounts: {', '.join(unknown)}")
         return AccountLimits(**body.accounts.model_dump())
-
-    async def _revoke(self, key_id: str, key: ApiKey) -> None:
-        if not await self._keys.revoke(key.workspace, key_id):
-            raise NotFound("no such API key")
-        await self._keyring.snapshot.announce(key_id)
 
 
 def _optional_rfc3339(time: datetime | None) -> str | None:

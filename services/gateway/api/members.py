@@ -6,6 +6,7 @@ from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from services.gateway.api.admins import LAST_ADMIN, Admins
 from services.gateway.api.fields import Name, StrictModel, invalid_field, sent_fields
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, Forbidden
@@ -21,10 +22,6 @@ from shared.runtime.workspaces import Workspaces
 
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
 Own = Annotated[ApiKey, Depends(requires("admin", own_member=True))]
-_LAST_ADMIN: Final = (
-    "this is the last admin, and the workspace has no admin key: nobody could manage it. Make another "
-    "member an admin first, or create an admin key"
-)
 _IDENTITY_ROLE: Final = "the identity provider decides the role of this member: change it there"
 
 
@@ -99,12 +96,14 @@ class MembersApi:
         self,
         members: Members,
         keys: ApiKeys,
+        admins: Admins,
         workspaces: Workspaces,
         keyring: Keyring,
         *,
         per_workspace: int,
     ) -> None:
         """Serve the members of all workspaces, each of which may have `per_workspace`."""
+        self._admins = admins
         self._members = members
         self._keys = keys
         self._workspaces = workspaces
@@ -157,10 +156,10 @@ class MembersApi:
         if fields.get("role", before.role) != before.role and before.has_identity:
             raise invalid_field("role", _IDENTITY_ROLE)
         after = await self._members.change(key.workspace, member_id, **fields)
-        if before.role == "admin" != after.role and not await self._has_admin(key.workspace):
+        if before.role == "admin" != after.role and not await self._admins.exist(key.workspace):
             await self._members.change(key.workspace, member_id, role="admin")
             await self._keyring.members.announce(member_id)
-            raise Conflict(_LAST_ADMIN)
+            raise Conflict(LAST_ADMIN)
         await self._keyring.members.announce(member_id)
         return MemberOut.of(after)
 
@@ -173,10 +172,10 @@ class MembersApi:
         if not before.removed_at:
             fields: dict[str, Any] = {"removed_at": now} if before.has_identity else {"deleted_at": now}
             await self._members.change(key.workspace, member_id, **fields)
-            if before.role == "admin" and not await self._has_admin(key.workspace):
+            if before.role == "admin" and not await self._admins.exist(key.workspace):
                 await self._members.undo_removal(key.workspace, member_id)
                 await self._keyring.members.announce(member_id)
-                raise Conflict(_LAST_ADMIN)
+                raise Conflict(LAST_ADMIN)
         await self._keyring.members.announce(member_id)
         return Response(status_code=204)
 
@@ -207,7 +206,7 @@ class MembersApi:
         """Return the member with an identity; create it at the first sign-in. Only the console may call this.
 
         The console has verified the identity, and taken workspace and role from the settings.
-        Raises `Forbidden` for a member who was removed, and in a deleted workspace.
+        Raises `Forbidden` for a member who was removed, and in a deleted or unknown workspace.
         """
         if key.service != CONSOLE:
             raise Forbidden("only the console signs members in")
@@ -228,6 +227,12 @@ class MembersApi:
     async def _first_sign_in(
         self, member_id: str, workspace: WorkspaceId, body: MemberSignIn
     ) -> MemberRecord:
+        # Every workspace begins with a key. Later it may have members of the identity provider only.
+        if not await self._keys.has_any(workspace) and not await self._members.has_any(workspace):
+            raise Forbidden(
+                f"INTERLINK_OIDC_ROLES names the workspace {workspace}, which does not exist: correct it "
+                "there, or create it with interlink init"
+            )
         now = utcnow()
         record = MemberRecord(
             id=member_id, workspace=workspace, **body.model_dump(), created_at=now, changed_at=now
@@ -248,6 +253,3 @@ class MembersApi:
         async with self._members.reserve(record.workspace, self._per_workspace, undo):
             await self._members.insert(record)
         await self._keyring.members.announce(record.id)
-
-    async def _has_admin(self, workspace: str) -> bool:
-        return await self._members.has_admin(workspace) or await self._keys.has_admin(workspace)

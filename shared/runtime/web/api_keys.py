@@ -179,15 +179,21 @@ class ApiKeys:
             paging,
         )
 
-    async def revoke(self, workspace: str, key_id: str) -> bool:
-        """Mark a key as deleted. Return False if the workspace has no such key."""
+    async def revoke(self, workspace: str, key_id: str) -> ApiKeyRecord | None:
+        """Mark a key as deleted, and return it; None if the workspace has no such key."""
         now = utcnow()
         with translate_errors():
-            revoked = await self._collection.update_one(
+            document = await self._collection.find_one_and_update(
                 {"_id": key_id, "workspace": workspace, "deleted_at": None},
                 {"$set": {"deleted_at": now, "changed_at": now}},
             )
-        return revoked.modified_count == 1
+        return ApiKeyRecord.from_document(document) if document else None
+
+    async def undo_revoke(self, record: ApiKeyRecord) -> None:
+        """Make a key valid again that was just revoked."""
+        fields = {"deleted_at": None, "changed_at": utcnow()}
+        with translate_errors():
+            await self._collection.update_one({"_id": record.id}, {"$set": fields})
 
     async def revoke_all(self, workspace: str) -> None:
         """Revoke every key of a workspace, and record the change of configuration."""

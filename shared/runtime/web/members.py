@@ -193,9 +193,23 @@ class Members:
                 {"$set": {"removed_at": None, "changed_at": utcnow()}, "$unset": {"deleted_at": ""}},
             )
 
-    async def has_admin(self, workspace: str) -> bool:
-        """Return whether the workspace has a member with the role admin who can sign in."""
-        query = {"workspace": workspace, "role": "admin", "deleted_at": None, "removed_at": None}
+    async def has_any(self, workspace: str) -> bool:
+        """Return whether the workspace has a member, also a removed one."""
+        with translate_errors():
+            return await self._collection.find_one({"workspace": workspace}, {"_id": 1}) is not None
+
+    async def has_admin(self, workspace: str, issuer: str) -> bool:
+        """Return whether the workspace has a member with the role admin who can sign in.
+
+        Members of the identity provider can if it is `issuer`: those of a former one cannot.
+        """
+        query = {
+            "workspace": workspace,
+            "role": "admin",
+            "issuer": {"$in": ["", issuer]},
+            "deleted_at": None,
+            "removed_at": None,
+        }
         with translate_errors():
             return await self._collection.find_one(query, {"_id": 1}) is not None
 
