@@ -595,9 +595,12 @@ def test_the_queues_counts_are_of_the_log_and_of_the_statistics(seeded: Seeded, 
     run(hub.env["MONGODB_URI"], count)
     shown = hub.call("GET", "/api/queue/stats", params=of)
     assert 90 <= shown.pop("oldest_due_s") < 180
+    del shown["counted_at"]
     assert shown == {"total": 11, "pending": 3, "active": 0, "completed": 2, "failed": 4, "delayed": 2}
     assert hub.call("GET", "/api/queue/stats")["oldest_due_s"] >= 90
-    assert hub.call("GET", "/api/queue/stats", params=of, key=stranger(hub)) == {
+    others = hub.call("GET", "/api/queue/stats", params=of, key=stranger(hub))
+    del others["counted_at"]
+    assert others == {
         "total": 0,
         "pending": 0,
         "active": 0,

@@ -45,7 +45,7 @@ class HealthPages:
         self._hub = hub
         self._frame = frame
         self._public_base = public_base
-        self._reads = SharedReads(_CHECKS_S)
+        self._reads = SharedReads(_CHECKS_S, spares=True)
 
     async def statistics(self, request: Request, visit: Visit) -> Response:
         """Return the statistics page. The query parameter `span` is day, week or month."""

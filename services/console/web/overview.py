@@ -56,7 +56,7 @@ class Overview:
         self._hub = hub
         self._frame = frame
         self._feed = feed
-        self._reads = SharedReads(_FRESH_S)
+        self._reads = SharedReads(_FRESH_S, spares=True)
         self._rendered: dict[tuple[str, ...], tuple[float, Sequence[Any], Markup]] = {}
         """By workspace and parts: the time of rendering, the results that were rendered, and the HTML."""
 

@@ -150,7 +150,10 @@ def _masked_headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 class QueueStatsOut(BaseModel):
-    """Deliveries by state; `oldest_due_s` is the seconds since the longest overdue one became due."""
+    """Deliveries by state, as counted at `counted_at`.
+
+    `oldest_due_s` is the seconds from when the longest overdue one became due until then.
+    """
 
     total: int
     pending: int
@@ -159,6 +162,7 @@ class QueueStatsOut(BaseModel):
     failed: int
     delayed: int
     oldest_due_s: float | None
+    counted_at: str
 
 
 class HourStatsOut(BaseModel):

@@ -13,7 +13,9 @@ from services.delivery.log.search import DeliverySearch
 from services.delivery.log.statistics import HourCounts, Statistics, sum_hours
 from services.delivery.settings import DeliverySettings
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
+from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
+from shared.runtime.cached_counts import CachedCounts
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.routes import Routes
 
@@ -41,6 +43,7 @@ class StatisticsApi:
         self._deliveries = deliveries
         self._statistics = statistics
         self._webhooks = webhooks
+        self._counts: CachedCounts[QueueStatsOut] = CachedCounts()
         self._delivered_retention = timedelta(days=settings.delivered_days)
 
     def mount(self, app: FastAPI) -> None:
@@ -57,18 +60,14 @@ class StatisticsApi:
 
         Open deliveries and dead letters are counted in the log. `completed` comes from the hourly statistics,
         about a second late (later if hundreds of webhooks are active), over the time for which the log keeps
-        successful deliveries.
+        successful deliveries. If counting takes more than 0.1 s, counts are cached for ten times as long, and
+        `counted_at` says when it began.
         """
-        count_by_status = await self._deliveries.count_by_status(
-            key.workspace, webhook_id, tuple(_STATUS_BY_COUNT.values())
-        )
-        counts = {name: count_by_status[status] for name, status in _STATUS_BY_COUNT.items()}
-        overdue_s = None
-        # Without open deliveries there is nothing overdue.
-        if counts["pending"] or counts["active"] or counts["delayed"]:
-            overdue_s = await self._overdue_s(key.workspace, webhook_id)
-        counts["completed"] = await self._completed(key.workspace, webhook_id)
-        return QueueStatsOut(total=sum(counts.values()), oldest_due_s=overdue_s, **counts)
+
+        async def count() -> QueueStatsOut:
+            return await self._count_queue(key.workspace, webhook_id)
+
+        return await self._counts.get(key.workspace, webhook_id, count)
 
     async def queue_hours(
         self,
@@ -97,6 +96,25 @@ class StatisticsApi:
         await self._customers.check_webhook(key, webhook_id)
         begin = since or utcnow() - _DAY
         return _stats(await self._statistics.webhook_hours(webhook_id, begin, until), begin)
+
+    async def _count_queue(self, workspace: str, webhook_id: str | None) -> QueueStatsOut:
+        """Return the counts of the log; see `queue_stats`."""
+        counted_at = utcnow()
+        count_by_status = await self._deliveries.count_by_status(
+            workspace, webhook_id, tuple(_STATUS_BY_COUNT.values())
+        )
+        counts = {name: count_by_status[status] for name, status in _STATUS_BY_COUNT.items()}
+        overdue_s = None
+        # Without open deliveries there is nothing overdue.
+        if counts["pending"] or counts["active"] or counts["delayed"]:
+            overdue_s = await self._overdue_s(workspace, webhook_id)
+        counts["completed"] = await self._completed(workspace, webhook_id)
+        return QueueStatsOut(
+            total=sum(counts.values()),
+            oldest_due_s=overdue_s,
+            counted_at=rfc3339(counted_at),
+            **counts,
+        )
 
     async def _overdue_s(self, workspace: str, webhook_id: str | None) -> float | None:
         """Return for how many seconds the longest overdue delivery has been due; None if none is due.

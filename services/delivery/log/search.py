@@ -1,6 +1,7 @@
 """The queries of API and jobs on the delivery log. `key_search.py` finds the keys of what they ask for."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from shared.runtime.web.paging import Page
 
 T = TypeVar("T")
 
-MAX_PAGE_EXAMINED: Final = 2_000
+MAX_PAGE_EXAMINED: Final = 1_500
 """Deliveries that the search of a page examines, if it filters what it reads: somebody waits for it."""
 _LARGE_PAGE: Final = 100
 """Items of a page from which on its search examines as many deliveries as other searches."""
@@ -33,6 +34,7 @@ _COUNTED_KEYS: Final = 1_000
 """Keys that are found at a time to count them."""
 _DELETED_KEYS: Final = 500
 """Keys that are found at a time to delete them."""
+_MAX_STARTS: Final = 1_000
 _MAX_WEBHOOKS: Final = 100
 """Webhooks of one query for what is due."""
 _WITHOUT_ATTEMPTS: Final[Mapping[str, Any]] = {"attempts": 0, "body": 0}
@@ -63,6 +65,8 @@ class DeliverySearch:
         self._collection: Collection = mongo.collection(DELIVERIES)
         self._statistics = statistics
         self._gaps = LogGaps()
+        self._starts: OrderedDict[tuple[str, str | None, bool], datetime] = OrderedDict()
+        """Where logs began at their last read, by workspace, webhook, and whether delivered ones count."""
 
     async def find(self, workspace: str, delivery_id: str, *, status: str | None = None) -> Delivery | None:
         """Return a delivery of a workspace with all its attempts; None if there is none in this status."""
@@ -108,15 +112,21 @@ class DeliverySearch:
         """Return about when the first delivery of a page was logged; None if that is not known."""
         if query.event_id is not None or self._retention is None:
             return None
-        now = utcnow()
+        now, log = utcnow(), (query.workspace, query.webhook_id, undelivered)
         after = _parse_cursor(cursor)[0] if cursor else None
-        floors = [now - max(self._retention.values()), query.since, after]
-        return await self._statistics.first_entry(
+        floors = [now - max(self._retention.values()), self._starts.get(log), query.since, after]
+        start = await self._statistics.first_entry(
             query.workspace,
             query.webhook_id,
             max(filter(None, floors)),
             delivered_since=None if undelivered else now - self._retention["delivered"],
         )
+        if start and not after and not query.since:
+            self._starts[log] = start
+            self._starts.move_to_end(log)
+            if len(self._starts) > _MAX_STARTS:
+                self._starts.popitem(last=False)
+        return start
 
     async def next_logged(
         self, query: DeliveryQuery, *, limit: int, after: LogKey | None
@@ -207,10 +217,11 @@ class DeliverySearch:
         if webhook_id is not None:
             query["webhook_id"] = webhook_id
         with translate_errors():
-            counts = await asyncio.gather(
-                *(self._collection.count_documents(query | {"status": status}) for status in statuses)
-            )
-        return dict(zip(statuses, counts, strict=True))
+            # One after the other: the embedded database reads all that it counts, beside other work.
+            return {
+                status: await self._collection.count_documents(query | {"status": status})
+                for status in statuses
+            }
 
     async def oldest_due_at(self, webhook_ids: Sequence[str]) -> datetime | None:
         """Return when the open delivery of these webhooks was due that waits the longest; None without one.

@@ -1,9 +1,8 @@
 """`/api/sync/queue/stats`: what waits or has failed, by account and conversation."""
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from datetime import datetime
 from heapq import nlargest
-from time import monotonic
 from typing import Annotated, Final
 
 from fastapi import FastAPI, Query
@@ -13,14 +12,12 @@ from services.sync.api.fields import Reader
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.queue_counts import LaneCount, QueueCount, QueueCounts
 from shared.contracts.envelope import rfc3339
-from shared.runtime.limits import WorkspaceLimits
+from shared.runtime.cached_counts import CachedCounts
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.routes import Routes
 
 _MAX_SHOWN: Final = 100
-_CACHED_FACTOR: Final = 10
 _CACHED_S: Final = 1.0
-_MAX_CACHED: Final = 500
 
 
 class ConversationQueueOut(BaseModel):
@@ -57,9 +54,7 @@ class SyncQueueApi:
     def __init__(self, mappings: MappingRepository, counts: QueueCounts) -> None:
         self._mappings = mappings
         self._counts = counts
-        self._cached: OrderedDict[tuple[str, str | None], tuple[float, QueueStatsOut]] = OrderedDict()
-        """The end of the cache entry on the monotonic clock, and the counts."""
-        self._counting = WorkspaceLimits(1)
+        self._cached: CachedCounts[QueueStatsOut] = CachedCounts(min_s=_CACHED_S)
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""
@@ -79,19 +74,12 @@ class SyncQueueApi:
         """
         if mapping_id is not None:
             await self._mappings.find(mapping_id, key.workspace)
-        scope = key.workspace, mapping_id
-        async with self._counting.hold(key.workspace):
-            known = self._cached.get(scope)
-            if known is not None and known[0] > monotonic():
-                return known[1]
-            began, counted_at = monotonic(), utcnow()
-            stats = _stats(await self._counts.count(*scope), counted_at)
-            ended = monotonic()
-            self._cached[scope] = ended + max(_CACHED_S, _CACHED_FACTOR * (ended - began)), stats
-            self._cached.move_to_end(scope)
-            if len(self._cached) > _MAX_CACHED:
-                self._cached.popitem(last=False)
-            return stats
+
+        async def count() -> QueueStatsOut:
+            counted_at = utcnow()
+            return _stats(await self._counts.count(key.workspace, mapping_id), counted_at)
+
+        return await self._cached.get(key.workspace, mapping_id, count)
 
 
 def _stats(count: QueueCount, counted_at: datetime) -> QueueStatsOut:

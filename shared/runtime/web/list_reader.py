@@ -40,18 +40,19 @@ class LongList:
     def __init__(self, *, is_dense: bool = False) -> None:
         """Set `is_dense` for a list that may get many documents an hour, all the time."""
         self.is_dense = is_dense
-        self._starts: OrderedDict[str, datetime] = OrderedDict()
+        self._firsts: OrderedDict[tuple[str, bool], datetime] = OrderedDict()
 
-    def start(self, query: Mapping[str, Any]) -> datetime | None:
-        """Return the time of the first document that a query has had; None if that is not known."""
-        return self._starts.get(repr(query))
+    def first(self, query: Mapping[str, Any], *, newest_first: bool) -> datetime | None:
+        """Return the time of the first document that a query has had in an order; None if not known."""
+        return self._firsts.get((repr(query), newest_first))
 
-    def remember(self, query: Mapping[str, Any], start: datetime) -> None:
-        """Remember the time of the first document of a query."""
-        self._starts[repr(query)] = start
-        self._starts.move_to_end(repr(query))
-        if len(self._starts) > _MAX_LISTS:
-            self._starts.popitem(last=False)
+    def remember(self, query: Mapping[str, Any], first: datetime, *, newest_first: bool) -> None:
+        """Remember the time of the first document of a query in an order."""
+        key = repr(query), newest_first
+        self._firsts[key] = first
+        self._firsts.move_to_end(key)
+        if len(self._firsts) > _MAX_LISTS:
+            self._firsts.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class ListReader:
         self._ended = False
         if position:
             self._skip_to(position)
-        self._from_start = position is None and self._since is None
+        self._from_start = position is None and self._edge is None
         self._span = _FIRST_SPAN
         self._slices = 0
 
@@ -122,8 +123,10 @@ class ListReader:
                 self._end_millisecond(position[0])
             else:
                 self._end_slice(low, high)
-        if found and self._from_start and not self._source.newest_first and self._source.long_list:
-            self._source.long_list.remember(self._source.query, found[0][self._source.time_field])
+        source = self._source
+        if found and self._from_start and source.long_list:
+            first = found[0][source.time_field]
+            source.long_list.remember(source.query, first, newest_first=source.newest_first)
         self._from_start = False
         return found
 
@@ -167,10 +170,13 @@ class ListReader:
         if source.long_list is None:
             return (self._since, edge) if source.newest_first else (edge, self._until)
         if source.newest_first:
-            low = (min(edge, latest) if edge else latest) - self._span
-            return max(low, self._since or EARLIEST), edge
+            top = min(edge, latest) if edge else latest
+            low = max(top - self._span, self._since or EARLIEST)
+            first = source.long_list.first(source.query, newest_first=True)
+            # Behind a time without documents, a long slice would have many.
+            return max(low, first) if first and first < top else low, edge
         low = edge or EARLIEST
-        start = source.long_list.start(source.query) or source.start
+        start = source.long_list.first(source.query, newest_first=False) or source.start
         high = start if start and low < start else low + self._span
         return low, high if high < min(self._until or latest, latest) else self._until
 
@@ -180,6 +186,9 @@ class ListReader:
         if source.newest_first:
             self._edge = low
             self._ended = low == (self._since or (EARLIEST if source.long_list else None))
+            if source.long_list and low == source.long_list.first(source.query, newest_first=True):
+                self._span, self._slices = _FIRST_SPAN, 0
+                return
         else:
             self._edge = high
             self._ended = high == self._until
