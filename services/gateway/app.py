@@ -89,8 +89,9 @@ async def build(runtime: Runtime) -> Service:
         limits=limits,
     )
     executions = ExecutionRepository(runtime.mongo)
+    counts = HourlyCounts(runtime.mongo, log)
     recorder = Executions(
-        executions, endpoints, log, retention_days=settings.executions_days, workers=runtime.workers
+        executions, endpoints, counts, log, retention_days=settings.executions_days, workers=runtime.workers
     )
     apps = Apps(
         AppRepository(runtime.mongo, runtime.vault, known.connectors, log),
@@ -122,7 +123,6 @@ async def build(runtime: Runtime) -> Service:
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()}, runtime.draining)
 
     keys = ApiKeys(runtime.mongo)
-    counts = HourlyCounts(runtime.mongo, log)
     members = Members(runtime.mongo)
     admins = Admins(keys, members, issuer=settings.oidc_issuer)
     workspaces = Workspaces(runtime.mongo)
@@ -158,7 +158,7 @@ async def build(runtime: Runtime) -> Service:
                 keys_per_workspace=settings.api_keys_per_workspace,
             ),
             AuditApi(runtime.audit_entries),
-            StatisticsApi(counts),
+            StatisticsApi(counts, endpoints),
             DocumentsApi(proxy),
             EndpointsApi(
                 endpoints,
@@ -185,6 +185,7 @@ async def build(runtime: Runtime) -> Service:
             inbound,
             apps,
             routes,
+            counts,
             recorder,
             types,
             proxy,

@@ -25,8 +25,10 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (Index((("hour", 1),), ttl_s=RETENTION_DAYS * 86_400), Index((("workspace", 1),)))
 }
 OTHER: Final = "other"
-CountKind = Literal["events", "rate_limited"]
-"""Events by type, and answers 429 by provider."""
+CountKind = Literal[
+    "events", "rate_limited", "requests_accepted", "requests_refused", "requests_limited", "requests_ms"
+]
+"""Events by type; answers 429 by provider; requests, and their milliseconds, by endpoint or integration."""
 _FLUSH_INTERVAL_S: Final = 5.0
 _MAX_NAMES: Final = 200
 _MAX_NAME: Final = 100
@@ -67,8 +69,8 @@ class HourlyCounts:
         """Write the pending counts once, and end."""
         await self._flushing.stop()
 
-    def add(self, workspace: str, kind: CountKind, name: str) -> None:
-        """Count one occurrence of a name. For hot paths: no I/O."""
+    def add(self, workspace: str, kind: CountKind, name: str, count: int = 1) -> None:
+        """Count occurrences of a name. For hot paths: no I/O."""
         now = utcnow()
         if not self._hour <= now < self._hour + _HOUR:  # computed once an hour, not for every event
             self._hour = hour_of(now)
@@ -80,7 +82,7 @@ class HourlyCounts:
                 name = OTHER
             names.add(name)
         tally = self._tallies.setdefault(key, {})
-        tally[name] = tally.get(name, 0) + 1
+        tally[name] = tally.get(name, 0) + count
 
     async def flush(self) -> None:
         """Write the pending counts; keep those that MongoDB does not take, up to a bound."""

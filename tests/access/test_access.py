@@ -108,6 +108,8 @@ NEEDS: dict[ROW, str] = {
     ("GET", "/api/queue/stats"): "webhooks:read",
     ("GET", "/api/queue/stats/hours"): "webhooks:read",
     ("GET", "/api/statistics"): "webhooks:read",
+    ("GET", "/api/statistics/endpoints"): "integrations:read",
+    ("GET", "/api/executions"): "integrations:read",
     ("POST", "/api/queue/pause"): "webhooks:operate",
     ("POST", "/api/queue/resume"): "webhooks:operate",
     ("POST", "/api/outgoing-webhooks/preview"): "webhooks:write",

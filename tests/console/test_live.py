@@ -13,6 +13,7 @@ import pytest
 from services.console.live.streams import MAX_OF_SESSION
 from tests.console.person import Person
 from tests.support.eventually import eventually
+from tests.support.github import signed
 from tests.support.hub import Hub
 
 
@@ -182,6 +183,28 @@ def test_statistics_count_events_by_type_and_help_checks_the_hub(hub: Hub, admin
     assert hub.call("GET", "/api/statistics", key=foreign)["events"]["total"] == 0
     for span in ("week", "month", "nonsense"):
         assert admin.open(f"/console/statistics?span={span}").status == 200
+    endpoint = hub.github_endpoint(name="counted")
+    webhooks = [hub.outgoing_webhook("http://127.0.0.1:9/", name=f"hook {n}")["id"] for n in range(11)]
+    for secret, status in ((endpoint["secret"], 202), ("wrong", 401), ("wrong", 401)):
+        headers = signed(secret, "ping", b"{}")
+        assert httpx.post(endpoint["url"], content=b"{}", headers=headers).status_code == status
+
+    def counted() -> list[dict[str, Any]]:
+        items = hub.call("GET", f"/api/statistics/endpoints?endpoint_id={endpoint['id']}")["items"]
+        return [item for item in items if item["accepted"] + item["refused"] == 3]
+
+    [item] = eventually(counted, 20)
+    assert (item["name"], item["accepted"], item["refused"]) == ("counted", 1, 2)
+    assert item["success_rate"] == pytest.approx(1 / 3, abs=0.001)
+    assert 0 < item["mean_ms"] < 10_000
+    others = hub.call("GET", "/api/statistics/endpoints", key=foreign)
+    assert (others["items"], others["hours"]) == ([], [])
+    page = admin.open("/console/statistics")
+    of_endpoint = admin.open(page.link(f"&endpoint={endpoint['id']}"))
+    assert "accepted 1 refused 2 turned away 0 succeeded 33.3 %" in of_endpoint.text
+    assert webhooks[0] not in page.response.text, "the tenth of the newest is the last one"
+    later = admin.open(page.link("&webhooks="))
+    assert "Its deliveries" in admin.open(later.link(f"&webhook={webhooks[0]}")).text
     assert "Events in: " in admin.open("/console").text
     found = admin.open("/console/help")
     assert all(f"{name} ok It is ready." in found.text for name in hub.services if name != "console")

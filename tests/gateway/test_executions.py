@@ -16,6 +16,8 @@ from services.gateway.ingest.execution_records import ExecutionRepository
 from services.gateway.ingest.executions import Execution, ExecutionEvent, Executions
 from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.settings import GatewaySettings
+from shared.runtime.hourly_counts import COLLECTION as HOURS
+from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
@@ -38,7 +40,8 @@ def executions(mongo: Mongo) -> Executions:
 
 def _executions(mongo: Mongo) -> Executions:
     endpoints, log = EndpointRepository(mongo, GatewaySettings()), configure("test", "error")
-    return Executions(ExecutionRepository(mongo), endpoints, log, retention_days=7)
+    hours = HourlyCounts(mongo, log)
+    return Executions(ExecutionRepository(mongo), endpoints, hours, log, retention_days=7)
 
 
 async def _endpoint(mongo: Mongo) -> Any:
@@ -52,7 +55,7 @@ async def _endpoint(mongo: Mongo) -> Any:
 def _note(executions: Executions, endpoint: Any, *, refused: bool = False, outcome: str = "") -> None:
     seen = [] if refused else [ExecutionEvent("push", "", ())]
     outcome = outcome or ("signature" if refused else "accepted")
-    if executions.count(endpoint, outcome, len(seen), rejected=refused, authenticated=True):
+    if executions.count(endpoint, outcome, len(seen), 0.002, rejected=refused, authenticated=True):
         status = 401 if refused else 202
         executions.add(Execution(endpoint, NOW, outcome, status, refused, 0.001, events=seen))
 
@@ -74,6 +77,12 @@ async def test_a_flood_is_counted_completely_and_stored_in_part(mongo: Mongo, ex
     assert sum(item["status"] == 202 for item in stored) == 100
     assert sum(item["status"] == 401 for item in stored) == 60
     assert await mongo.collection(EXECUTIONS).count_documents({"endpoint_id": quiet.id}) == 1
+    await executions._hours.flush()
+    by_hour = {item["kind"]: item["counts"] async for item in mongo.collection(HOURS).find({})}
+    assert by_hour["requests_accepted"] == {loud.id: 1000, quiet.id: 1}
+    assert by_hour["requests_refused"] == {loud.id: 1000}
+    assert by_hour["requests_limited"] == {quiet.id: 1}
+    assert by_hour["requests_ms"] == {loud.id: 4000, quiet.id: 2}
 
 
 async def test_counts_outlive_a_store_that_is_away(mongo: Mongo) -> None:

@@ -1,7 +1,7 @@
 """The statistics page and the help page."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import quote
@@ -34,8 +34,9 @@ _SPANS: Final[Mapping[str, tuple[str, int]]] = {
     "week": ("7 days", 7),
     "month": ("30 days", 30),
 }
-_MAX_WEBHOOKS: Final = 10
-"""Outgoing webhooks on the page of statistics; each costs a call."""
+_SHOWN: Final = 10
+"""Rows of a table on the page of statistics; each outgoing webhook costs a call."""
+_MAX_ID: Final = 200
 
 
 class HealthPages:
@@ -48,21 +49,28 @@ class HealthPages:
         self._reads = SharedReads(_CHECKS_S, spares=True)
 
     async def statistics(self, request: Request, visit: Visit) -> Response:
-        """Return the statistics page. The query parameter `span` is day, week or month."""
-        span = request.query_params.get("span", "day")
+        """Return the statistics page. The query parameter `span` is day, week or month.
+
+        `endpoint` or `webhook` shows the hours of one of them. `endpoints` and `webhooks` are the cursors of
+        their tables.
+        """
+        query = request.query_params
+        span = query.get("span", "day")
         if span not in _SPANS:
             span = "day"
         params = {"since": rfc3339(utcnow() - timedelta(days=_SPANS[span][1]) + timedelta(hours=1))}
-        webhooks = await self._list(visit, "/api/outgoing-webhooks", limit=str(_MAX_WEBHOOKS))
-        counts, attempts, *by_webhook = await asyncio.gather(
-            self._read(visit, "/api/statistics", params),
-            self._read(visit, "/api/queue/stats/hours", params),
-            *(
-                self._read(visit, f"/api/outgoing-webhooks/{quote(item['id'], safe='')}/stats", params)
-                for item in (webhooks if isinstance(webhooks, list) else ())
-            ),
-        )
-        rows = zip(webhooks, by_webhook, strict=True) if isinstance(webhooks, list) else ()
+        chosen = {name: query.get(name, "")[:_MAX_ID] for name in ("endpoint", "webhook")}
+        pages = {name: query.get(name, "")[:_MAX_ID] for name in ("endpoints", "webhooks")}
+        calls: dict[str, Awaitable[Any]] = {}
+        if chosen["webhook"]:
+            calls["webhook_hours"] = self._webhook_hours(visit, chosen["webhook"], params)
+        else:
+            calls["requests"] = self._requests(visit, params, chosen["endpoint"], pages["endpoints"])
+        if not any(chosen.values()):
+            calls["counts"] = self._read(visit, "/api/statistics", params)
+            calls["attempts"] = self._read(visit, "/api/queue/stats/hours", params)
+            calls["by_webhook"] = self._by_webhook(visit, params, pages["webhooks"])
+        found = dict(zip(calls, await asyncio.gather(*calls.values()), strict=True))
         return self._frame.page(
             "statistics.html",
             visit,
@@ -71,10 +79,38 @@ class HealthPages:
             span=span,
             spans=_SPANS,
             hours=_SPANS[span][1] * 24,
-            counts=counts,
-            attempts=attempts,
-            webhooks=[(item, found) for item, found in rows if not isinstance(found, Refusal)],
+            chosen=chosen,
+            webhook_hours=found.get("webhook_hours"),
+            requests=found.get("requests"),
+            counts=found.get("counts"),
+            attempts=found.get("attempts"),
+            by_webhook=found.get("by_webhook"),
         )
+
+    async def _requests(self, visit: Visit, params: Mapping[str, str], endpoint: str, cursor: str) -> Any:
+        """Return the requests to endpoints, or to one of them."""
+        limited = {**params, "limit": str(_SHOWN)}
+        limited |= {"endpoint_id": endpoint} if endpoint else {"cursor": cursor} if cursor else {}
+        return await self._read(visit, "/api/statistics/endpoints", limited, "integrations:read")
+
+    async def _webhook_hours(self, visit: Visit, webhook: str, params: Mapping[str, str]) -> Any:
+        return await self._read(visit, f"/api/outgoing-webhooks/{quote(webhook, safe='')}/stats", params)
+
+    async def _by_webhook(self, visit: Visit, params: Mapping[str, str], cursor: str) -> Any:
+        """Return a page of webhooks, each with its statistics, and the cursor of the next one."""
+        paging = {"limit": str(_SHOWN)} | ({"cursor": cursor} if cursor else {})
+        page = await self._read(visit, "/api/outgoing-webhooks", paging)
+        if page is None or isinstance(page, Refusal):
+            return page
+        found = await asyncio.gather(
+            *(self._webhook_hours(visit, item["id"], params) for item in page["items"])
+        )
+        rows = [
+            (item, hours)
+            for item, hours in zip(page["items"], found, strict=True)
+            if not isinstance(hours, Refusal)
+        ]
+        return {"rows": rows, "next_cursor": page["next_cursor"]}
 
     async def help(self, request: Request, visit: Visit) -> Response:
         """Run the checks, and return the page with their results."""

@@ -62,6 +62,8 @@ Only requests of the sender itself count: those with its signature, or with an i
 Anybody can send other requests, and must not be able to change the status.
 """
 _NEWEST_FIRST: Final = [("created_at", -1), ("_id", -1)]
+_MAX_IDS: Final = 50
+"""Ids of a query: the embedded database takes quadratic time in their number."""
 _AS_STORED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
 """Marks a field that is checked where it is used: an endpoint with a damaged secret can still be repaired."""
 
@@ -154,7 +156,14 @@ def endpoint_record(document: Document) -> ProviderEndpoint | IncomingWebhook:
 class RequestCounts:
     """Increments of the counts of one endpoint."""
 
+    workspace: str
     triggered: int = 0
+    accepted: int = 0
+    """Accepted requests, also those without an event."""
+    limited: int = 0
+    """Requests that the hub turned away because of a limit, or because it was not available."""
+    seconds: float = 0.0
+    """Of all accepted and rejected requests together, from their first byte to the response."""
     stored: int = 0
     """Executions of accepted requests. They are limited, not written: see `Executions`."""
     rejected: int = 0
@@ -167,6 +176,9 @@ class RequestCounts:
     def add(self, later: "RequestCounts") -> None:
         """Add counts of a later time."""
         self.triggered += later.triggered
+        self.accepted += later.accepted
+        self.limited += later.limited
+        self.seconds += later.seconds
         self.rejected += later.rejected
         self.stored = max(self.stored, later.stored)
         self.streak = later.streak if later.is_streak_reset else self.streak + later.streak
@@ -271,6 +283,21 @@ class EndpointRepository:
                 .to_list(limit)
             )
         return [ProviderEndpoint.from_document(document) for document in documents]
+
+    async def find_some(
+        self, ids: Sequence[str], workspace: str
+    ) -> dict[str, ProviderEndpoint | IncomingWebhook]:
+        """Return those of these endpoints of a workspace that exist, by id."""
+        found: dict[str, ProviderEndpoint | IncomingWebhook] = {}
+        for start in range(0, len(ids), _MAX_IDS):
+            query = {"_id": {"$in": sorted(ids[start : start + _MAX_IDS])}}
+            with translate_errors():
+                documents = await self._collection.find(query).to_list(_MAX_IDS)
+            records = map(endpoint_record, documents)
+            found |= {
+                item.id: item for item in records if item.workspace == workspace and not item.deleted_at
+            }
+        return found
 
     async def ids(self, workspace: str) -> list[str]:
         """Return the ids of a workspace's endpoints of both kinds, also of those that were just deleted."""

@@ -3,9 +3,10 @@
 Executions are for people who look for an error. They are not a ledger: the events themselves are on Kafka,
 and a process that is killed loses the executions of its last half second.
 
-Every request to an endpoint is counted, but not every one is stored: up to 200 accepted requests per second
-and 60 rejected requests per minute of one endpoint, the latter with the start of their body. Requests to an
-app webhook are stored for the accounts that they are for, and not counted.
+Every request to an endpoint is counted, in total and by the hour, but not every one is stored: up to 200
+accepted requests per second and 60 rejected requests per minute of one endpoint, the latter with the start of
+their body. Requests to an app webhook are stored for the accounts that they are for, and counted by the hour
+only.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from services.gateway.ingest.execution_records import ExecutionRecord, Execution
 from shared.contracts.errors import InterlinkError
 from shared.contracts.ids import EventId, new_execution_id
 from shared.runtime import metrics
+from shared.runtime.hourly_counts import CountKind, HourlyCounts
 from shared.runtime.kafka.producer import RecordPosition
 from shared.runtime.logs import Log
 from shared.runtime.periodic_task import PeriodicTask
@@ -88,17 +90,19 @@ class Executions:
         self,
         repository: ExecutionRepository,
         endpoints: EndpointRepository,
+        hours: HourlyCounts,
         log: Log,
         *,
         retention_days: int,
         workers: int = 1,
     ) -> None:
-        """Set where executions are written, and as `endpoints` where counts are.
+        """Set where executions are written, and as `endpoints` and `hours` where counts are.
 
         Each of the service's `workers` stores an equal part of the executions of a flood.
         """
         self._repository = repository
         self._endpoints = endpoints
+        self._hours = hours
         self._retention_days = retention_days
         self._max_accepted = max(1, _MAX_ACCEPTED_PER_FLUSH // workers)
         self._log = log
@@ -115,25 +119,35 @@ class Executions:
         await self._flushing.stop()
 
     def count(
-        self, endpoint: InboundEndpoint, outcome: str, events: int, *, rejected: bool, authenticated: bool
+        self,
+        endpoint: InboundEndpoint,
+        outcome: str,
+        events: int,
+        seconds: float,
+        *,
+        rejected: bool,
+        authenticated: bool,
     ) -> bool:
         """Count a request with `events` events; return whether it has to be stored too, with `add`.
 
-        `authenticated` says that the request is from the sender, and not from anybody who knows the address.
-        Does no I/O: it runs on the hot path.
+        `seconds` is the time from its first byte to the response. `authenticated` says that the request is
+        from the sender, and not from anybody who knows the address. Does no I/O: it runs on the hot path.
         """
         counts = self._counts.get(endpoint.id)
         if counts is None:
-            counts = self._counts[endpoint.id] = RequestCounts()
+            counts = self._counts[endpoint.id] = RequestCounts(endpoint.workspace)
+        if rejected and outcome in _HUB_OUTCOMES:
+            counts.limited += 1
+            return False
+        counts.seconds += seconds
         if not rejected:
+            counts.accepted += 1
             counts.triggered += events
             if events:
                 counts.streak, counts.is_streak_reset = 0, True
                 counts.last_accepted = monotonic()
             counts.stored += 1
             return counts.stored <= self._max_accepted
-        if outcome in _HUB_OUTCOMES:
-            return False
         counts.rejected += 1
         counts.streak += authenticated
         return endpoint.recorded_rejections.try_take() == 0
@@ -165,12 +179,26 @@ class Executions:
                     if not endpoint_id.startswith(INTEGRATION_ID_PREFIX)  # it has no document to count in
                 }
             )
+            self._count_hours(counts)
         except InterlinkError as error:
             metrics.EXECUTIONS_DROPPED.inc(len(pending))
             self._log.warning("executions.write_failed", count=len(pending), error=str(error))
             for endpoint_id, later in self._counts.items():
-                counts.setdefault(endpoint_id, RequestCounts()).add(later)
+                counts.setdefault(endpoint_id, RequestCounts(later.workspace)).add(later)
             self._counts = counts
+
+    def _count_hours(self, counts: Mapping[str, RequestCounts]) -> None:
+        """Count the requests of the present hour: twice a second for an endpoint, not for each request."""
+        for endpoint_id, added in counts.items():
+            kinds: Mapping[CountKind, int] = {
+                "requests_accepted": added.accepted,
+                "requests_refused": added.rejected,
+                "requests_limited": added.limited,
+                "requests_ms": round(added.seconds * 1000),
+            }
+            for kind, number in kinds.items():
+                if number:
+                    self._hours.add(added.workspace, kind, endpoint_id, number)
 
     async def _records(self, executions: Sequence[Execution]) -> list[ExecutionRecord]:
         """Return the records to write, with signature failures diagnosed as far as the limit allows."""

@@ -54,6 +54,9 @@ class PolledEvents:
             "accepted" if fresh else "duplicate",
         )
         metrics.requests(_ROUTE, outcome.outcome).inc()
-        if self._executions.count(endpoint, outcome.outcome, len(fresh), rejected=False, authenticated=True):
-            self._executions.add(new_execution(endpoint, context, outcome, perf_counter() - context.started))
+        seconds = perf_counter() - context.started
+        if self._executions.count(
+            endpoint, outcome.outcome, len(fresh), seconds, rejected=False, authenticated=True
+        ):
+            self._executions.add(new_execution(endpoint, context, outcome, seconds))
         return len(fresh)

@@ -304,8 +304,9 @@ class Receiver:
         # Who knows the token of an incoming webhook is its sender.
         authenticated = context.verdict is VerificationResult.VERIFIED or endpoint.provider is None
         events, rejected = len(context.events), bool(outcome.detail)
+        seconds = perf_counter() - context.started
         is_stored = self._executions.count(
-            endpoint, outcome.outcome, events, rejected=rejected, authenticated=authenticated
+            endpoint, outcome.outcome, events, seconds, rejected=rejected, authenticated=authenticated
         )
         if is_stored:
-            self._executions.add(new_execution(endpoint, context, outcome, perf_counter() - context.started))
+            self._executions.add(new_execution(endpoint, context, outcome, seconds))
