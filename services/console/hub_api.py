@@ -22,6 +22,9 @@ _TIMEOUT_S: Final = 4.0
 """For all calls of one request together, so that it is answered within 5 s whatever the services do."""
 _MAX_ERRORS: Final = 5
 
+Parameters = Mapping[str, str | Sequence[str]]
+"""Query parameters of a call; several values of one are a sequence."""
+
 
 @dataclass(slots=True)
 class Member:
@@ -78,7 +81,7 @@ class HubApi:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Parameters | None = None,
         body: Any = None,
         once: str = "",
         version: int | None = None,
@@ -145,7 +148,7 @@ class HubApi:
         path: str,
         content: bytes,
         headers: Mapping[str, str],
-        params: Mapping[str, str] = MappingProxyType({}),
+        params: Parameters = MappingProxyType({}),
     ) -> tuple[HeaderPairs, bytes]:
         """Send a call with these headers; return headers and body of the response. Raises `Refusal`."""
         key = member.key
@@ -180,14 +183,18 @@ class HubApi:
         path: str,
         content: bytes,
         headers: Mapping[str, str],
-        params: Mapping[str, str],
+        params: Parameters,
     ) -> tuple[HeaderPairs, bytes]:
         sent = [(b"authorization", f"Bearer {token}".encode())]
         sent += [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
         if address:
             sent.append((b"x-forwarded-for", address.encode("latin-1", "replace")))
         service = service_for_path(path)
-        url = self._peers.get(service, self._gateway) + path + (f"?{urlencode(params)}" if params else "")
+        url = (
+            self._peers.get(service, self._gateway)
+            + path
+            + (f"?{urlencode(params, doseq=True)}" if params else "")
+        )
         try:
             async with asyncio.timeout_at(deadline):
                 status, received, answer = await self._client.call(method, url, sent, content)

@@ -93,6 +93,8 @@ NEEDS: dict[ROW, str] = {
     ("POST", "/api/outgoing-webhooks/{webhook_id}/disable"): "webhooks:write",
     ("GET", "/api/deliveries"): "webhooks:read",
     ("GET", "/api/deliveries/{delivery_id}"): "webhooks:read",
+    ("GET", "/api/deliveries/count"): "webhooks:read",
+    ("POST", "/api/deliveries/retry"): "webhooks:operate",
     ("POST", "/api/deliveries/{delivery_id}/resend"): "webhooks:operate",
     ("POST", "/api/deliveries/{delivery_id}/retry"): "webhooks:operate",
     ("POST", "/api/deliveries/{delivery_id}/cancel"): "webhooks:operate",
@@ -350,6 +352,8 @@ def body_for(row: ROW) -> Any:
         return None
     if path.startswith("/api/inbound-endpoints/"):
         return {} if method == "PATCH" or path.endswith(("rotate-secret", "/test")) else None
+    if path == "/api/deliveries/retry":
+        return {"ids": ["dlv_x"]}
     if path.endswith("/erase"):
         return {"event_id": "evt_x"}
     if path == "/api/outgoing-webhooks/preview":

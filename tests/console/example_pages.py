@@ -28,6 +28,7 @@ def filled(hub: Hub) -> list[str]:
         if "{" not in kind.path:
             paths.append(f"/{kind.path}")
             paths += [f"/{kind.path}/do/{action.name}" for action in kind.list_actions]
+            paths += [f"/{kind.path}/bulk/{action.name}" for action in kind.bulk]
     paths += [f"/endpoints/{endpoint['id']}", f"/endpoints/{endpoint['id']}/events"]
     paths += [f"/endpoints/{endpoint['id']}/events/{execution}", f"/webhooks/{webhook}"]
     paths += [

@@ -277,3 +277,70 @@ def test_dead_letters_are_discarded_by_reason(hub: Hub, admin: Person, receiver:
     job = admin.send(form, "/do/discard", webhook_id=webhook, error="status")
     assert "/console/jobs/job_" in job.path
     eventually(lambda: "Nothing fits these filters" in admin.open(letters).text)
+
+
+def test_chosen_rows_shown_rows_or_all_hits_are_sent_again_or_discarded(
+    hub: Hub, admin: Person, person: Person, receiver: Subscriber
+) -> None:
+    receiver.answer = lambda _: web.Response(status=404)
+    webhook = hub.outgoing_webhook(receiver.url + "/many", name="many", retry={"schedule": [0]})["id"]
+    for _ in range(6):
+        hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")
+    letters = f"/console/dead-letters?webhook_id={webhook}"
+
+    def dead() -> list[str]:
+        items = hub.call("GET", f"/api/dead-letters?webhook_id={webhook}")["items"]
+        return [item["id"] for item in items]
+
+    eventually(lambda: len(dead()) == 6)
+    [first, *rest] = dead()
+    page = admin.open(letters)
+    boxes = [found for _, found in page.elements if found.get("type") == "checkbox"]
+    assert [box["value"] for box in boxes if box["name"] == "id"] == [first, *rest]
+    form = page.form("/bulk/replay")
+    data = form.fields | {"id": first, "shown": [first, *rest]}
+
+    def ask(action: str, data: dict[str, Any], **more: str) -> Answer:
+        headers = {"origin": admin.base}
+        return Answer(admin.client.post(f"/console/{action}", data=data | more, headers=headers))
+
+    asked = ask("dead-letters/bulk/discard", data)
+    for words in ("the 1 that you have chosen", "the 6 that the page has shown", "all 6 hits of this search"):
+        assert words in asked.text
+    assert "Their receivers do not get these events" in asked.text
+    data = asked.form("/bulk/discard").fields | {"id": first, "shown": [first, *rest]}
+    done = ask("dead-letters/bulk/discard", data, rows="id")
+    assert "Discarded 1" in done.text
+    assert (dead(), done.link("/console/dead-letters?")) == (rest, letters)
+    # What was chosen has changed meanwhile: its reason is shown, and the others are done.
+    again = ask("dead-letters/bulk/discard", data | {"shown": [first, rest[0]]}, rows="shown", once="another")
+    assert "Discarded 1" in again.text
+    assert f"{first}: its status is discarded, not dead_letter" in again.text
+    assert dead() == rest[1:]
+    for wrong in ({"rows": "id", "id": ""}, {"rows": "nothing"}):
+        refused = ask("dead-letters/bulk/discard", data | {"once": "other"}, **wrong)
+        assert (refused.status, "choose some in the list first" in refused.text) == (422, True)
+
+    # All hits, by the search of deliveries: those that wait or have failed, a job.
+    receiver.answer = None
+    listed = admin.open(f"/console/deliveries?webhook_id={webhook}")
+    asked = admin.send(listed, "/bulk/retry")
+    assert "all 4 hits of this search" in asked.text
+    assert "all 4 hits" in admin.open(f"/console/deliveries/bulk/retry?webhook_id={webhook}").text
+    assert "dead letter, retrying" in asked.text
+    job = admin.send(asked, "/bulk/retry", rows="all")
+    assert "/console/jobs/job_" in job.path, job.text
+    eventually(lambda: dead() == [])
+    asked = admin.send(
+        admin.open(f"/console/deliveries?webhook_id={webhook}&status=discarded"), "/bulk/retry"
+    )
+    assert "all 2 hits of this search" in asked.text
+    delivered = admin.open(f"/console/deliveries?webhook_id={webhook}&status=delivered")
+    asked = admin.send(delivered, "/bulk/retry")
+    assert "All hits of this search cannot be chosen" in asked.text
+    assert "it was delivered" in admin.send(asked, "/bulk/retry", rows="shown").text
+
+    reader = hub.call("POST", "/api/api-keys", {"name": "reader", "scopes": ["webhooks:read"]})
+    person.sign_in(reader["key"])
+    assert not any("/bulk/" in form.action for form in person.open("/console/deliveries").forms)
+    assert person.post("/console/deliveries/bulk/retry", rows="all").status == 403

@@ -90,6 +90,8 @@ def test_events_beyond_those_of_the_key_are_refused(hub: Hub, pattern: str) -> N
         ("GET", "/api/queue/stats", None),
         ("GET", "/api/dead-letters", None),
         ("POST", "/api/dead-letters/replay", {}),
+        ("GET", "/api/deliveries/count", None),
+        ("POST", "/api/deliveries/retry", {}),
         ("GET", "/api/delivery-jobs", None),
         ("GET", "/api/events/unmatched", None),
         ("POST", f"{PATH}/{{webhook}}/recover", {"since": "2026-01-01T00:00:00Z"}),

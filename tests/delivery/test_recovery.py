@@ -40,6 +40,7 @@ FEW = 50
 PAGES = 1100
 """More than a job reads of the log at a time."""
 LONG_AGO = "2020-01-01T00:00:00Z"
+NEVER = "2100-01-01T00:00:00Z"
 
 Job = dict[str, Any]
 
@@ -630,7 +631,18 @@ def test_dead_letters_are_listed_with_their_last_error_and_read_singly(hub: Hub)
 def test_dead_letters_are_distinguished_by_id(hub: Hub) -> None:
     mood = Moody(500)
     with Subscriber(mood) as subscriber:
-        webhook, names = dead_ones(hub, subscriber, 4)
+        webhook, names = dead_ones(hub, subscriber, 6)
+        mood.status = 204
+        again = hub.call("POST", "/api/deliveries/retry", {"ids": [*names[4:], "dlv_x"]})
+        assert [(item["id"], item["done"]) for item in again["results"]] == [
+            *((name, True) for name in names[4:]),
+            ("dlv_x", False),
+        ]
+        until(hub, webhook, 2, status="delivered")
+        assert [
+            item["reason"]
+            for item in hub.call("POST", "/api/deliveries/retry", {"ids": names[4:5]})["results"]
+        ] == ["it was delivered: a resend or a replay of its webhook sends it again, under a new id"]
         put_away = hub.call("POST", "/api/dead-letters/discard", {"ids": [names[0], names[0], "dlv_x"]})
         assert put_away["job"] is None
         assert [(item["id"], item["done"]) for item in put_away["results"]] == [
@@ -647,11 +659,12 @@ def test_dead_letters_are_distinguished_by_id(hub: Hub) -> None:
             (names[2], True),
         ]
         assert "discarded" in replayed[0]["reason"]
-        until(hub, webhook, 2, status="delivered")
+        until(hub, webhook, 4, status="delivered")
         until(hub, webhook, 1, status="dead_letter")
         other = hub.other_workspace()
-        theirs = hub.call("POST", "/api/dead-letters/discard", {"ids": [names[3]]}, key=other)["results"]
-        assert [item["done"] for item in theirs] == [False]
+        for path in ("/api/dead-letters/discard", "/api/deliveries/retry"):
+            theirs = hub.call("POST", path, {"ids": [names[3]]}, key=other)["results"]
+            assert [item["done"] for item in theirs] == [False]
         until(hub, webhook, 1, status="dead_letter")
 
 
@@ -666,6 +679,23 @@ def test_dead_letters_by_filter_are_a_job(hub: Hub) -> None:
         assert (ended(hub, job)["done"], job["webhook_id"]) == (20, None)
         until(hub, webhook, 20, status="delivered")
         until(hub, other, 20, status="dead_letter")
+        # The job works on what the same filters count.
+        query = {"webhook_id": other, "status": ["dead_letter", "retrying"], "until": NEVER}
+
+        def count(**more: str) -> Any:
+            return hub.call("GET", "/api/deliveries/count", params={**query, **more})["count"]
+
+        assert (count(), count(event_type=kind), count(error="status"), count(since=NEVER)) == (20, 0, 20, 0)
+        assert hub.call("GET", f"/api/deliveries/count?webhook_id={webhook}") == {"count": 20}
+        assert hub.call("GET", "/api/deliveries/count", key=hub.other_workspace())["count"] == 0
+        body = {"webhook_id": other, "statuses": ["retrying"]}
+        none = hub.call("POST", "/api/deliveries/retry", body, expect=202)["job"]
+        assert ended(hub, none)["done"] == 0
+        mood.status = 500
+        retried = hub.call("POST", "/api/deliveries/retry", {"event_type": f"{kind}.more"}, expect=202)["job"]
+        assert (ended(hub, retried)["done"], retried["kind"]) == (20, "recover")
+        until(hub, other, 20, status="dead_letter")
+        assert [item["attempt_count"] for item in hub.deliveries(webhook_id=other)] == [2] * 20
         body = {"webhook_id": other, "error": "timeout"}
         none = hub.call("POST", "/api/dead-letters/discard", body, expect=202)["job"]
         assert ended(hub, none)["done"] == 0
@@ -679,8 +709,9 @@ def test_dead_letters_by_filter_are_a_job(hub: Hub) -> None:
 
 @pytest.mark.parametrize("body", [{}, {"ids": []}, {"ids": ["a"], "error": "b"}, {"ids": ["a"] * 501}])
 def test_the_dead_letters_must_be_named(hub: Hub, body: dict[str, Any]) -> None:
-    for what in ("replay", "discard"):
-        hub.call("POST", f"/api/dead-letters/{what}", body, expect=422)
+    for path in ("dead-letters/replay", "dead-letters/discard", "deliveries/retry"):
+        hub.call("POST", f"/api/{path}", body, expect=422)
+    hub.call("POST", "/api/deliveries/retry", {"statuses": ["delivered"]}, expect=422)
 
 
 def test_repeated_with_an_idempotency_key_a_replay_is_one(hub: Hub) -> None:

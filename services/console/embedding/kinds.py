@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from services.console.pages.deliveries import DELIVERIES
 from services.console.pages.failures import advice_of
 from services.console.pages.kinds import Action, Json, Kind, Link, Part
-from services.console.pages.outgoing import DELIVERIES, WEBHOOKS
+from services.console.pages.outgoing import WEBHOOKS
 
 _WEBHOOK_ACTIONS: Final = ("edit", "test", "pause", "resume", "enable", "rotate", "delete")
 _BASE: Final = "/console/portal/{session}/webhooks"
@@ -54,6 +55,7 @@ PORTAL_DELIVERIES: Final = replace(
     group=None,
     filters=tuple(item for item in DELIVERIES.filters if item.name in ("status", "event_type")),
     params={"webhook_id": "parent"},
+    bulk=(),
     actions=_actions(
         DELIVERIES,
         ("retry", "resend", "cancel"),

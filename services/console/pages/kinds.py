@@ -100,6 +100,29 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
+class BulkAction:
+    """An action on many rows of a list: on some of them by their ids, or on all hits of a search, as a job.
+
+    `call` takes the `ids`, or the filters of the list by their names, and answers with `results` or a `job`.
+    `statuses` are those of a delivery that it is for, by default; with `is_for_statuses` the call takes them,
+    and a filter by one status replaces them. `count` is the call that counts the hits of a search.
+    """
+
+    name: str
+    title: str
+    call: str
+    scope: Scope
+    effect: str
+    done: str
+    count: str
+    statuses: Sequence[str]
+    allowed: Sequence[str]
+    """Statuses that it can be used for. A filter by another one leaves nothing to do."""
+    is_for_statuses: bool = False
+    is_destructive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """A link from an object to others. `href` has `{id}` or another field of the object in braces."""
 
@@ -153,6 +176,8 @@ class Kind:
     has_details: bool = True
     actions: Sequence[Action] = ()
     list_actions: Sequence[Action] = ()
+    bulk: Sequence[BulkAction] = ()
+    """Actions on rows that are chosen in its list."""
     links: Sequence[Link] = ()
     list_links: Sequence[Link] = ()
     parts: Sequence[Part] = ()

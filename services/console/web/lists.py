@@ -83,6 +83,7 @@ class ListPages:
             links=[
                 link for link in kind.list_links if link.scope is None or visit.member.key.allows(link.scope)
             ],
+            bulk=[action for action in kind.bulk if visit.member.key.allows(action.scope)],
             parent=request.path_params.get("parent"),
             done=done_message(kind, request),
         )

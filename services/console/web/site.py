@@ -22,6 +22,7 @@ from services.console.sessions.sign_in import SignIn
 from services.console.web.accounts import AccountPages
 from services.console.web.action_forms import ActionForms
 from services.console.web.apps import AppPages
+from services.console.web.bulk import BulkPages
 from services.console.web.catalogue import APP, CataloguePages
 from services.console.web.connect import ConnectPages
 from services.console.web.endpoint_edit import EndpointEdit
@@ -94,6 +95,7 @@ class Site:
         imports = ImportPages(self._hub, self._frame)
         overview = Overview(self._hub, self._frame, self._feed)
         health = HealthPages(self._hub, self._frame, self._public_base)
+        bulk = BulkPages(self._hub, self._frame)
         live = Live(overview, self._feed, self._streams, self._frame)
         sessions = SessionPages(self._hub, self._sessions, self._sign_in, self._frame)
         routes = [
@@ -133,9 +135,9 @@ class Site:
             routes.append(Route(path, self._form(webhooks.submit), methods=["POST"]))
         # Lists that belong to an object come first: the address of an object would take theirs.
         for kind in sorted(KINDS, key=lambda kind: -kind.path.count("/")):
-            for suffix, page in (*lists.pages(kind), *objects.pages(kind)):
+            for suffix, page in (*lists.pages(kind), *bulk.pages(kind), *objects.pages(kind)):
                 routes.append(Route(f"/console/{kind.path}{suffix}", self._page(page), methods=["GET"]))
-            for suffix, form in objects.forms(kind):
+            for suffix, form in (*objects.forms(kind), *bulk.forms(kind)):
                 routes.append(Route(f"/console/{kind.path}{suffix}", self._form(form), methods=["POST"]))
         return Starlette(
             routes=routes,

@@ -1,18 +1,21 @@
 """The delivery log's API: every delivery with its attempts."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import FastAPI, Query
 
 from services.delivery.api.customers import CustomerDeliveries
-from services.delivery.api.delivery_schemas import DeliveryOut, masked
-from services.delivery.api.fields import CustomerReader, FilterQuery, UtcTime, sees_payloads
+from services.delivery.api.delivery_schemas import DeliveryCountOut, DeliveryOut, masked
+from services.delivery.api.fields import CustomerReader, FilterQuery, Reader, UtcTime, sees_payloads
 from services.delivery.engine.waiting_reasons import WaitingReasons
-from services.delivery.log.key_search import DeliveryQuery
+from services.delivery.log.key_search import STATUSES, DeliveryQuery
 from services.delivery.log.search import DeliverySearch
 from services.delivery.model.delivery_status import DeliveryStatus
 from shared.runtime.web.paging import Cursor, Limit, Order, Page
 from shared.runtime.web.routes import Routes
+
+_COUNT_TIMEOUT_S: Final = 2.0
+"""Somebody waits for a count; if it takes longer, there is none."""
 
 
 class DeliveriesApi:
@@ -29,6 +32,7 @@ class DeliveriesApi:
         """Add every route to the app."""
         add = Routes(app, "/api").add
         add("/deliveries", self.list_deliveries, methods=["GET"])
+        add("/deliveries/count", self.count, methods=["GET"], operation_id="count_deliveries")
         add("/deliveries/{delivery_id}", self.read_delivery, methods=["GET"])
 
     async def list_deliveries(
@@ -82,6 +86,33 @@ class DeliveriesApi:
             items=[DeliveryOut.of(delivery, waiting.get(delivery.id)) for delivery in results.items],
             next_cursor=results.next_cursor,
         )
+
+    async def count(
+        self,
+        key: Reader,
+        webhook_id: FilterQuery = None,
+        event_type: FilterQuery = None,
+        status: Annotated[
+            list[DeliveryStatus] | None,
+            Query(max_length=20, description="One of these states; repeat the parameter for several."),
+        ] = None,
+        error: Annotated[
+            str | None, Query(max_length=100, description="The error class of the last attempt.")
+        ] = None,
+        since: UtcTime | None = None,
+        until: UtcTime | None = None,
+    ) -> DeliveryCountOut:
+        """Count the deliveries that match every filter: what a job with these filters would work on."""
+        query = DeliveryQuery(
+            key.workspace,
+            webhook_id=webhook_id,
+            event_type=event_type,
+            statuses=status or STATUSES,
+            error=error,
+            since=since,
+            until=until,
+        )
+        return DeliveryCountOut(count=await self._deliveries.count(query, timeout_s=_COUNT_TIMEOUT_S))
 
     async def read_delivery(self, delivery_id: str, key: CustomerReader) -> DeliveryOut:
         """Return one delivery with every attempt."""

@@ -149,6 +149,12 @@ def _masked_headers(headers: dict[str, str]) -> dict[str, str]:
     return {name: value if name.lower() in _PLAIN_HEADERS else MASK for name, value in headers.items()}
 
 
+class DeliveryCountOut(BaseModel):
+    """The number of deliveries that match; null if counting takes too long."""
+
+    count: int | None
+
+
 class QueueStatsOut(BaseModel):
     """Deliveries by state, as counted at `counted_at`.
 

@@ -22,6 +22,9 @@ from services.delivery.api.recovery_schemas import (
     DeadLetterResultsOut,
     DeadLetterSelection,
     DeliveryChangedOut,
+    DeliveryResultOut,
+    DeliveryResultsOut,
+    DeliverySelection,
     JobOut,
     JobStartedOut,
     RecoverCreate,
@@ -64,6 +67,7 @@ class RecoveryApi:
     def mount(self, app: FastAPI) -> None:
         """Add every route to the app."""
         add = Routes(app, "/api").add
+        add("/deliveries/retry", self.retry_many, methods=["POST"])
         add("/deliveries/{delivery_id}/retry", self.retry, methods=["POST"], status_code=202)
         add("/deliveries/{delivery_id}/resend", self.resend, methods=["POST"], status_code=202)
         add("/deliveries/{delivery_id}/cancel", self.cancel, methods=["POST"])
@@ -87,6 +91,35 @@ class RecoveryApi:
         """
         await self._customers.find(key, delivery_id)
         return await self._apply_action("recover", delivery_id, key, (*ENDED, *WAITING))
+
+    async def retry_many(
+        self, body: DeliverySelection, key: Operator, response: Response
+    ) -> DeliveryResultsOut:
+        """Send deliveries again, under their ids: those of `ids` at once, others as a job.
+
+        A finished delivery starts another retry cycle; a waiting one is due now. Hold and open circuit of an
+        endpoint delay them, unlike the retry of one delivery.
+        """
+        if body.ids is not None:
+            outcomes = await self._jobs.run_immediately(
+                "recover", key.workspace, body.ids, statuses=(*ENDED, *WAITING)
+            )
+            return DeliveryResultsOut(
+                results=[
+                    DeliveryResultOut(id=delivery_id, done=reason is None, reason=reason)
+                    for delivery_id, reason in outcomes.items()
+                ]
+            )
+        scope = JobScope(
+            event_type=body.event_type,
+            since=body.since,
+            until=body.until,
+            last_error=body.error,
+            statuses=list(body.statuses),
+        )
+        job = await self._jobs.begin("recover", key.workspace, body.webhook_id, scope)
+        response.status_code = 202
+        return DeliveryResultsOut(job=JobOut.of(job))
 
     async def resend(self, delivery_id: str, key: CustomerOperator) -> ResendOut:
         """Send a finished delivery again as a new one: the recorded body, under a new id.

@@ -87,6 +87,35 @@ class DeadLetterSelection(BaseModel):
         return self
 
 
+class DeliverySelection(BaseModel):
+    """`POST /api/deliveries/retry`: the deliveries in `ids`, or all that match every given filter.
+
+    With filters, these are by default dead letters, and deliveries that wait for a retry.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_IDS)] | None = None
+    statuses: Annotated[
+        list[Literal["pending", "retrying", "dead_letter", "cancelled", "discarded"]],
+        Field(min_length=1, max_length=5),
+    ] = ["dead_letter", "retrying"]
+    webhook_id: Name | None = None
+    event_type: Name | None = None
+    since: UtcTime | None = None
+    until: UtcTime | None = None
+    error: Name | None = None
+
+    @model_validator(mode="after")
+    def _check_ids_or_filters(self) -> "DeliverySelection":
+        filters = self.model_fields_set - {"ids"}
+        if bool(self.ids) == bool(filters):
+            raise ValueError(
+                "give ids, or at least one of statuses, webhook_id, event_type, since, until, error"
+            )
+        return self
+
+
 class JobOut(BaseModel):
     """A job. `done` counts the deliveries that it changed or sent, `skipped` those in no suitable state.
 
@@ -148,6 +177,21 @@ class ResendOut(BaseModel):
     webhook_id: str
     replay_of: str
     replay_no: int
+
+
+class DeliveryResultOut(BaseModel):
+    """The result for one delivery; `reason` says why nothing was done."""
+
+    id: str
+    done: bool
+    reason: str | None
+
+
+class DeliveryResultsOut(BaseModel):
+    """`results` if ids were given, `job` if filters were."""
+
+    results: list[DeliveryResultOut] | None = None
+    job: JobOut | None = None
 
 
 class DeadLetterResultOut(BaseModel):
