@@ -251,7 +251,7 @@ def test_a_failure_says_what_to_do_and_leads_there(hub: Hub, admin: Person, rece
     assert "The receiver does not recognize the hub" in page.text
     assert f"/console/webhooks/{webhook}/do/edit" in page.links
     assert f"/console/webhooks/{webhook}" in page.links
-    assert any(link.startswith("/console/find?id=evt_") for link in page.links)
+    assert any(link.startswith("/console/paths/evt_") for link in page.links)
     assert "unknown" in page.text
     assert "Waiting reason none" in page.text.partition("All fields")[2]
     assert "Waiting reason" not in page.text.partition("All fields")[0]
