@@ -12,6 +12,7 @@ from services.gateway.api.api_keys import ApiKeysApi
 from services.gateway.api.audit import AuditApi
 from services.gateway.api.catalogue import Catalogue, CatalogueApi
 from services.gateway.api.documents import DocumentsApi
+from services.gateway.api.endpoint_lists import EndpointLists
 from services.gateway.api.endpoints import EndpointsApi
 from services.gateway.api.event_type_records import EventTypeRepository
 from services.gateway.api.event_type_registry import EventTypes, FixedEventTypes
@@ -163,6 +164,7 @@ async def build(runtime: Runtime) -> Service:
             EndpointsApi(
                 endpoints,
                 inbound,
+                EndpointLists(endpoints, inbound, runtime.configuration),
                 receiver,
                 known,
                 runtime.producer,

@@ -83,6 +83,10 @@ def test_an_endpoint_is_created_tested_rotated_and_deleted(hub: Hub, admin: Pers
     execution = eventually(lambda: next(iter(executions()), ""))
     shown = admin.open(execution)
     assert shown.status == 200
+    ordered = admin.open(admin.open("/console/endpoints?status=active").link("order=most_webhooks"))
+    assert 'aria-sort="descending"' in ordered.response.text
+    assert "status=active" in ordered.path
+    assert f"/console/endpoints/{endpoint}" in ordered.links
     asked = admin.open(shown.link("/do/replay"))
     replayed = admin.send(asked, "/do/replay")
     assert "published again" in replayed.text

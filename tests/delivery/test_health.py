@@ -208,6 +208,12 @@ def notices(got: list[WebhookRequest]) -> list[tuple[str, Any]]:
     return [(body["type"], body["data"]) for body in bodies]
 
 
+def with_status(hub: Hub, status: str) -> set[str]:
+    """The ids of the webhooks with a status."""
+    page = hub.call("GET", f"/api/outgoing-webhooks?status={status}&limit=500")
+    return {item["id"] for item in page["items"]}
+
+
 def test_410_disables_at_once_and_says_so_without_the_url(hub: Hub, bus: Bus) -> None:
     integration_events = Tap(bus, "integration.events")
     with Subscriber(Moody(410)) as subscriber:
@@ -218,6 +224,7 @@ def test_410_disables_at_once_and_says_so_without_the_url(hub: Hub, bus: Bus) ->
             [heard] = listener.wait_for(1)
             eventually(lambda: not read_webhook(hub, webhook)["enabled"])
             assert read_webhook(hub, webhook)["disabled_reason"] == "gone"
+            assert webhook["id"] in with_status(hub, "failing") & with_status(hub, "disabled")
             [(what, data)] = notices([heard])
             [delivery] = finished(hub, webhook["id"])
             assert (delivery["status"], delivery["attempt_count"]) == ("dead_letter", 1)
@@ -336,6 +343,7 @@ def test_an_endpoint_that_is_rarely_called_is_warned_of_before_it_is_disabled(hu
             assert datetime.fromisoformat(data["disables_at"]) >= began
             assert read_webhook(hub, webhook)["enabled"] is True
             eventually(lambda: read_webhook(hub, webhook)["health"]["failing_since"])
+            eventually(lambda: webhook["id"] in with_status(hub, "failing") - with_status(hub, "active"), 15)
             numbered(hub, kind)
             assert [what for what, _ in notices(listener.wait_for(2))] == [
                 "webhook.failing",

@@ -10,6 +10,7 @@ from tests.support.second_process import second_process
 
 PATH = "/api/outgoing-webhooks"
 
+BODY: dict[str, Any] = {"name": "x", "url": "https://example.com/", "events": ["never.sent"]}
 hub = hub_with(services=("delivery",), workspace="search")
 
 
@@ -60,6 +61,33 @@ def webhooks(hub: Hub) -> list[dict[str, Any]]:
 def test_webhooks_are_found(hub: Hub, webhooks: list[dict[str, Any]], query: str, names: list[str]) -> None:
     for limit in (1, 2, 50):
         assert found(hub, query, limit) == names
+
+
+def test_webhooks_are_found_by_status(hub: Hub, webhooks: list[dict[str, Any]]) -> None:
+    own = hub.other_workspace()
+    wanted: dict[str, dict[str, Any]] = {
+        "active": {"customer": "c_1"},
+        "second": {"name": "second"},
+        "paused": {},
+        "disabled": {"enabled": False},
+    }
+    made = {
+        name: hub.call("POST", f"{PATH}?force=true", BODY | fields, key=own, expect=201)["id"]
+        for name, fields in wanted.items()
+    }
+    hub.call("POST", f"{PATH}/{made['paused']}/pause", key=own)
+
+    def of(query: str) -> list[str]:
+        page = hub.call("GET", f"{PATH}?{query}", key=own)
+        return [item["id"] for item in page["items"]]
+
+    assert of("status=active") == [made["second"], made["active"]]
+    assert of("status=active&order=oldest&name=second") == [made["second"]]
+    assert (of("status=paused"), of("status=disabled")) == ([made["paused"]], [made["disabled"]])
+    assert (of("status=active&customer=c_1"), of("status=failing")) == ([made["active"]], [])
+    first = hub.call("GET", f"{PATH}?status=active&limit=1", key=own)["next_cursor"]
+    last = hub.call("GET", f"{PATH}?status=active&limit=1&cursor={first}", key=own)
+    assert ([item["id"] for item in last["items"]], last["next_cursor"]) == ([made["active"]], None)
 
 
 def test_a_change_is_found_at_once_by_every_process(

@@ -202,6 +202,46 @@ def test_five_refused_in_a_row_are_an_error_until_one_is_accepted(hub: Hub) -> N
     assert post(hub, endpoint).status_code == 202
 
 
+def test_a_list_in_every_order_and_by_status(hub: Hub) -> None:
+    mark = token_hex(4)
+    made = [make(hub, name=f"{name} {mark}") for name in ("Beta", "alpha", "Gamma")]
+    ids = [endpoint["id"] for endpoint in made]
+    beta, alpha, gamma = ids
+    for endpoint, count in zip(made, (2, 1, 3), strict=True):
+        for _ in range(count):
+            assert post(hub, endpoint).status_code == 202
+    for _ in range(5):
+        assert post(hub, made[2], b"{no json").status_code == 400
+    hub.call("POST", f"/api/inbound-endpoints/{alpha}/disable")
+    eventually(lambda: read(hub, made[2])["error_count"] == 5)
+
+    def listed(**query: str) -> list[str]:
+        found: list[str] = []
+        cursor: dict[str, str] = {}
+        while True:
+            params = httpx.QueryParams(query | cursor | {"limit": "2"})
+            page = hub.call("GET", f"/api/inbound-endpoints?{params}")
+            found += [item["id"] for item in page["items"] if item["id"] in ids]
+            if page["next_cursor"] is None:
+                return found
+            cursor = {"cursor": page["next_cursor"]}
+
+    assert listed() == [gamma, alpha, beta]
+    assert listed(order="oldest") == ids
+    assert listed(order="name") == [alpha, beta, gamma]
+    assert listed(order="most_webhooks") == [gamma, beta, alpha]
+    assert listed(order="last_webhook") == [gamma, alpha, beta]
+    assert listed(order="most_errors")[0] == gamma
+    assert [listed(status=status) for status in ("inactive", "active", "error")] == [[alpha], [beta], [gamma]]
+    assert listed(since=made[1]["created_at"], order="name") == [alpha, gamma]
+    first = hub.call("GET", "/api/inbound-endpoints?limit=1")["next_cursor"]
+    for order, cursor in (("name", first), ("newest", "e30="), ("newest", "WyJhIiwiYiJd")):
+        hub.call("GET", f"/api/inbound-endpoints?order={order}&cursor={cursor}", expect=400)
+    other = hub.other_workspace()
+    eventually(lambda: hub.knows("gateway", other))
+    assert hub.call("GET", "/api/inbound-endpoints?order=name", key=other)["items"] == []
+
+
 def test_what_strangers_send_is_counted_and_changes_no_status(hub: Hub) -> None:
     endpoint = make(hub)
     for _ in range(6):

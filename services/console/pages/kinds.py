@@ -22,6 +22,8 @@ class Column:
     title: str
     value: Callable[[Json], Any]
     kind: ColumnKind = "text"
+    order: str = ""
+    """The order of the list by this column; empty if there is none."""
 
     @property
     def name(self) -> str:
@@ -220,9 +222,9 @@ def read(name: str) -> Callable[[Json], Any]:
     return value_of
 
 
-def column(title: str, name: str, kind: ColumnKind = "text") -> Column:
+def column(title: str, name: str, kind: ColumnKind = "text", order: str = "") -> Column:
     """Return a column that shows a field."""
-    return Column(title, read(name), kind)
+    return Column(title, read(name), kind, order)
 
 
 def status_in(*states: str) -> Callable[[Json], bool]:

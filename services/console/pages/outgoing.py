@@ -30,6 +30,8 @@ def _webhook_state(item: Json) -> str:
 
 
 def _webhook_advice(item: Json) -> str:
+    if item["disabled_reason"] == "by_hand":
+        return "It is disabled: enable it to get new events again."
     if item["disabled_reason"]:
         return f"It was disabled: {item['disabled_reason']}. Repair the receiver, then enable it and recover."
     if item["health"]["failing_since"]:
@@ -59,7 +61,11 @@ WEBHOOKS: Final = Kind(
     ),
     "An outgoing webhook sends events to an address of yours, signed and with retries. Create one.",
     "Traffic",
-    filters=(Filter("name", "name"), Filter("url", "address")),
+    filters=(
+        Filter("status", "status", ("active", "paused", "disabled", "failing")),
+        Filter("name", "name"),
+        Filter("url", "address"),
+    ),
     list_actions=(
         Action(
             "create",

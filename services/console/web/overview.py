@@ -28,8 +28,8 @@ _PARTS: Final[Mapping[str, tuple[Scope, str, Mapping[str, str]]]] = {
     "dead": ("webhooks:read", "/api/dead-letters", {"limit": "5"}),
     "ended": ("integrations:read", "/api/integrations", {"status": "reauth_required", "limit": "10"}),
     "broken": ("integrations:read", "/api/integrations", {"status": "error", "limit": "10"}),
-    "endpoints": ("integrations:read", "/api/inbound-endpoints", {"limit": "500"}),
-    "webhooks": ("webhooks:read", "/api/outgoing-webhooks", {"limit": "500"}),
+    "endpoints": ("integrations:read", "/api/inbound-endpoints", {"status": "error", "limit": "10"}),
+    "webhooks": ("webhooks:read", "/api/outgoing-webhooks", {"status": "failing", "limit": "10"}),
     "mappings": ("sync:read", "/api/mappings", {"status": "error", "limit": "10"}),
     "imports": ("imports:read", "/api/imports", {"limit": "5"}),
     "jobs": ("webhooks:read", "/api/delivery-jobs", {"limit": "5"}),
@@ -98,11 +98,11 @@ class Overview:
             services=services,
             parts=parts,
             failing={
-                "accounts": _both(parts.get("ended"), parts.get("broken")),
-                "endpoints": _failing(parts.get("endpoints"), lambda item: item["status"] == "error"),
-                "webhooks": _failing(parts.get("webhooks"), _webhook_fails),
+                "accounts": _items(parts.get("ended"), parts.get("broken")),
+                "endpoints": _items(parts.get("endpoints")),
+                "webhooks": _items(parts.get("webhooks")),
             },
-            running=_failing(parts.get("jobs"), lambda item: item["status"] == "running"),
+            running=[item for item in _items(parts.get("jobs")) or () if item["status"] == "running"],
         )
         now = monotonic()
         self._rendered = {name: one for name, one in self._rendered.items() if now - one[0] <= 2 * _FRESH_S}
@@ -119,19 +119,8 @@ class Overview:
             return refusal
 
 
-def _failing(found: Any, fails: Any) -> list[Any] | None:
-    """Return the first ten items that fail; None if they could not be read."""
-    if found is None or isinstance(found, Refusal):
+def _items(*lists: Any) -> list[Any] | None:
+    """Return the first ten items of some lists; None if one of them could not be read."""
+    if any(found is None or isinstance(found, Refusal) for found in lists):
         return None
-    return [item for item in found["items"] if fails(item)][:_SHOWN]
-
-
-def _both(ended: Any, broken: Any) -> list[Any] | None:
-    """Return the accounts of two lists; None if one of them could not be read."""
-    if any(found is None or isinstance(found, Refusal) for found in (ended, broken)):
-        return None
-    return [*ended["items"], *broken["items"]][:_SHOWN]
-
-
-def _webhook_fails(item: Mapping[str, Any]) -> bool:
-    return bool(item["disabled_reason"] or item["health"]["failing_since"])
+    return [item for found in lists for item in found["items"]][:_SHOWN]

@@ -1,7 +1,7 @@
 """Read filters, time range, order and columns of a list from its address, and write them into one."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 from urllib.parse import urlencode
 
@@ -66,6 +66,10 @@ class Selection:
             if (text := self.values[item.name])
         }
         return found | ({_ORDER: self.order} if self.order else {})
+
+    def ordered(self, order: str) -> str:
+        """Return the query of the list's address in an order, from its first page on."""
+        return replace(self, order=order).query()
 
     def query(self, **more: str) -> str:
         """Return the query of the list's address, and more parameters."""

@@ -6,12 +6,18 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query
-from pydantic import Field
 from starlette.responses import Response
 
 from services.delivery.api.customers import check_patterns
 from services.delivery.api.fields import CustomerOperator, CustomerReader, CustomerWriter, customer_of
-from services.delivery.api.webhook_fields import MAX_METADATA_VALUE, METADATA_NAME
+from services.delivery.api.webhook_lists import (
+    CustomerFilter,
+    MetadataFilter,
+    NameFilter,
+    StatusFilter,
+    UrlFilter,
+    WebhookLists,
+)
 from services.delivery.api.webhook_schemas import (
     CLEARABLE,
     WebhookCreate,
@@ -59,16 +65,6 @@ _TEST_PUBLISH_TIMEOUT_S: Final = 1.8
 _RESETTING_FIELDS: Final = frozenset({"url", "circuit_breaker", "max_retry_after_s"})
 """Changes that end hold and open circuit: earlier responses of the endpoint do not count any more."""
 
-NameFilter = Annotated[str, Query(max_length=200, description="Only those with this text in their name.")]
-UrlFilter = Annotated[str, Query(max_length=2000, description="Only those with this text in their URL.")]
-MetadataFilter = Annotated[
-    list[Annotated[str, Field(pattern=f"^{METADATA_NAME}:", max_length=MAX_METADATA_VALUE + 50)]] | None,
-    Query(
-        max_length=10,
-        description="Only those with this item of `metadata`: `name:value`. Repeat it for several.",
-    ),
-]
-CustomerFilter = Annotated[str | None, Query(max_length=200, description="Only those of this customer.")]
 Force = Annotated[
     bool,
     Query(description="Accept a URL that another webhook of the workspace has, and unknown event names."),
@@ -91,6 +87,7 @@ class WebhooksApi:
         settings: DeliverySettings,
     ) -> None:
         self._webhooks = webhooks
+        self._lists = WebhookLists(webhooks, repository, endpoint_health)
         self._repository = repository
         self._encryption = encryption
         self._deliveries = deliveries
@@ -168,6 +165,7 @@ class WebhooksApi:
         url: UrlFilter = "",
         metadata: MetadataFilter = None,
         customer: CustomerFilter = None,
+        status: StatusFilter = None,
     ) -> Page[WebhookOut]:
         """List the workspace's outgoing webhooks, newest first, or those that `name` and others select.
 
@@ -175,8 +173,8 @@ class WebhooksApi:
         last one: use `next_cursor`.
         """
         criteria = WebhookCriteria(name, url, dict(item.split(":", 1) for item in metadata or ()))
-        records = await self._repository.list_page(
-            key.workspace, criteria, paging, customer=customer_of(key) or customer
+        records = await self._lists.page(
+            key.workspace, criteria, status, paging, customer=customer_of(key) or customer
         )
         health = await self._endpoint_health.by_webhook([record.id for record in records.items])
         return Page[WebhookOut](

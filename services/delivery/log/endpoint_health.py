@@ -58,6 +58,18 @@ class EndpointHealthRecords:
             ).to_list(None)
         return [EndpointHealthRecord.from_document(document) for document in documents]
 
+    async def failing_ids(self) -> frozenset[str]:
+        """Return the ids of all webhooks whose endpoint fails, or has an open circuit."""
+        with translate_errors():
+            documents = self._collection.find({}, {"since": 1, "circuit": 1})
+            return frozenset(
+                [
+                    document["_id"]
+                    async for document in documents
+                    if document.get("since") or document.get("circuit") == "open"
+                ]
+            )
+
     async def write_failing(self, webhook_id: str, partition: int, since: datetime, *, warned: bool) -> None:
         """Write since when an endpoint only fails, and whether the warning about it was published."""
         await self._update(webhook_id, partition=partition, since=since, warned=warned)

@@ -57,6 +57,9 @@ class OutgoingWebhook:
     metadata: Mapping[str, str]
     resets: int
     """Rises when a person ends hold and open circuit: enable, resume, another URL or other limits."""
+    created_at: datetime
+    is_disabled_by_hub: bool
+    """True if it was disabled because of its receiver's responses."""
 
     @property
     def strict(self) -> bool:

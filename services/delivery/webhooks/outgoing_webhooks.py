@@ -6,7 +6,7 @@ decrypts.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
 from typing import Any, Final, Literal
@@ -16,7 +16,7 @@ from services.delivery.model.rate_limiter import RateLimit
 from services.delivery.model.retry_policy import RetryPolicy
 from services.delivery.webhooks.encryption import DecryptedParts, WebhookEncryption
 from services.delivery.webhooks.queues import DeliveryQueues
-from services.delivery.webhooks.repository import WebhookRecord, WebhookRepository
+from services.delivery.webhooks.repository import DISABLED_BY_HAND, WebhookRecord, WebhookRepository
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Misconfigured
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
@@ -140,6 +140,10 @@ class OutgoingWebhooks:
     def loaded(self, webhook_id: str) -> OutgoingWebhook | None:
         """Return a webhook by id, as of the last `ensure_current`, without reading MongoDB."""
         return self._snapshot.items.get(webhook_id)
+
+    def of_workspace(self, workspace: str) -> Collection[OutgoingWebhook]:
+        """Return a workspace's webhooks, as of the last `ensure_current`."""
+        return self._by_workspace.get(workspace, {}).values()
 
     def ids(self, workspace: str) -> Sequence[str]:
         """Return the ids of a workspace's webhooks, as of the last `ensure_current`."""
@@ -315,6 +319,8 @@ def compile_webhook(record: WebhookRecord, parts: DecryptedParts) -> OutgoingWeb
         breaker=breaker.overrides() if breaker else None,
         metadata=record.metadata or {},
         resets=record.resets,
+        created_at=record.created_at,
+        is_disabled_by_hub=not record.enabled and record.disabled_reason not in (None, DISABLED_BY_HAND),
     )
 
 

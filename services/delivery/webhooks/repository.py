@@ -34,6 +34,8 @@ _CLAIMS_URL: Final = {"claims_url": True}
 _MAX_IDS_PER_QUERY: Final = 50
 """The embedded database takes quadratic time in the number of ids of a query."""
 
+DISABLED_BY_HAND: Final = "by_hand"
+"""The `disabled_reason` of a webhook that a person has disabled; the others are the hub's."""
 _STATE: Final = frozenset({"enabled", "disabled_reason", "enabled_at", "paused", "secrets"})
 """Fields of `WebhookRecord` that are no settings: their changes do not raise the version."""
 
@@ -160,7 +162,7 @@ def enabled_changes(*, enabled: bool) -> dict[str, Any]:
     """Return the changes with which a person enables or disables a webhook."""
     if enabled:
         return {"enabled": True, "disabled_reason": None, "enabled_at": utcnow()}
-    return {"enabled": False, "disabled_reason": "by_hand"}
+    return {"enabled": False, "disabled_reason": DISABLED_BY_HAND}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +179,14 @@ class WebhookCriteria:
 
     def matches(self, document: Document) -> bool:
         """Return whether a stored webhook meets all criteria."""
+        return self.selects(document["name"], document["url"], document.get("metadata") or {})
+
+    def selects(self, name: str, url: str, metadata: Mapping[str, str]) -> bool:
+        """Return whether a webhook with these values meets all criteria."""
         return (
-            self.name.casefold() in document["name"].casefold()
-            and self.url.casefold() in document["url"].casefold()
-            and self.metadata.items() <= (document.get("metadata") or {}).items()
+            self.name.casefold() in name.casefold()
+            and self.url.casefold() in url.casefold()
+            and self.metadata.items() <= metadata.items()
         )
 
 

@@ -7,6 +7,13 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, FastAPI
 from starlette.responses import Response
 
+from services.gateway.api.endpoint_lists import (
+    EndpointLists,
+    EndpointOrder,
+    EndpointQuery,
+    LongCursor,
+    StatusFilter,
+)
 from services.gateway.api.endpoint_schemas import (
     EndpointCreate,
     EndpointFromTemplateCreate,
@@ -40,7 +47,7 @@ from shared.manifests.registry import Registry
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.paging import Page, PagingQuery
+from shared.runtime.web.paging import Limit, Page, Since, Until
 from shared.runtime.web.routes import Routes
 from shared.runtime.web.versions import IfMatch, check_version, expected_version
 
@@ -59,6 +66,7 @@ class EndpointsApi:
         self,
         repository: EndpointRepository,
         endpoints: InboundEndpoints,
+        lists: EndpointLists,
         receiver: Receiver,
         registry: Registry,
         producer: Producer,
@@ -72,6 +80,7 @@ class EndpointsApi:
         self._operator = operator
         self._repository = repository
         self._endpoints = endpoints
+        self._lists = lists
         self._receiver = receiver
         self._registry = registry
         self._producer = producer
@@ -150,9 +159,19 @@ class EndpointsApi:
         await self._endpoints.insert(record)
         return self._endpoint_out(record)
 
-    async def list_all(self, key: Reader, paging: PagingQuery) -> Page[EndpointOut]:
-        """List the workspace's endpoints, newest first."""
-        records = await self._repository.list_page(key.workspace, paging)
+    async def list_all(
+        self,
+        key: Reader,
+        status: StatusFilter = None,
+        order: EndpointOrder = "newest",
+        since: Since = None,
+        until: Until = None,
+        limit: Limit = 50,
+        cursor: LongCursor = None,
+    ) -> Page[EndpointOut]:
+        """List the workspace's endpoints, newest first. Counts that order them can be some seconds old."""
+        query = EndpointQuery(order, status, since, until, limit, cursor)
+        records = await self._lists.page(key.workspace, query)
         return Page(
             items=[self._endpoint_out(record) for record in records.items], next_cursor=records.next_cursor
         )

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
@@ -19,6 +19,7 @@ from shared.webhooks.incoming import INCOMING_PROVIDER, MASS_MENTIONS_ATTRIBUTE
 _MAX_EVENT_TEMPLATES: Final = 16
 """Templates that one endpoint keeps in memory. The sender chooses the names of events."""
 
+NEVER: Final = datetime.fromtimestamp(0, UTC)
 INTEGRATION_ID_PREFIX: Final = "int_"
 """Prefix of the id of an endpoint that stands for a connected account and has no document of its own."""
 
@@ -86,6 +87,8 @@ class InboundEndpoint:
     """True if messages of an incoming webhook may mention everybody."""
     polled: bool = False
     """True if its events come from a polling trigger. Then it accepts no requests."""
+    name: str = ""
+    created_at: datetime = NEVER
 
     provider_id: str = field(init=False)
     """The provider's id; `incoming` for an incoming webhook."""

@@ -5,14 +5,13 @@ The collection has two kinds of records: endpoints of providers, and incoming we
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from time import monotonic
+from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field, GetPydanticSchema
 from pydantic_core import core_schema
 
+from services.gateway.ingest.request_counts import RequestCounts, StoredCounts, count_update
 from services.gateway.settings import GatewaySettings
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import EndpointId, WorkspaceId
@@ -24,7 +23,6 @@ from shared.runtime.mongo import (
     Duplicate,
     Index,
     Mongo,
-    UpdateOne,
     translate_errors,
     utcnow,
 )
@@ -64,6 +62,8 @@ Anybody can send other requests, and must not be able to change the status.
 _NEWEST_FIRST: Final = [("created_at", -1), ("_id", -1)]
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
+_BATCH: Final = 1_000
+"""Endpoints that are read at a time to get the counts of all."""
 _AS_STORED: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
 """Marks a field that is checked where it is used: an endpoint with a damaged secret can still be repaired."""
 
@@ -152,40 +152,6 @@ def endpoint_record(document: Document) -> ProviderEndpoint | IncomingWebhook:
     return kind.from_document(document)
 
 
-@dataclass(slots=True)
-class RequestCounts:
-    """Increments of the counts of one endpoint."""
-
-    workspace: str
-    triggered: int = 0
-    accepted: int = 0
-    """Accepted requests, also those without an event."""
-    limited: int = 0
-    """Requests that the hub turned away because of a limit, or because it was not available."""
-    seconds: float = 0.0
-    """Of all accepted and rejected requests together, from their first byte to the response."""
-    stored: int = 0
-    """Executions of accepted requests. They are limited, not written: see `Executions`."""
-    rejected: int = 0
-    streak: int = 0
-    """Rejected requests of the sender since the last accepted one, or since the last write."""
-    is_streak_reset: bool = False
-    last_accepted: float = 0.0
-    """On the monotonic clock; 0 if no event was accepted."""
-
-    def add(self, later: "RequestCounts") -> None:
-        """Add counts of a later time."""
-        self.triggered += later.triggered
-        self.accepted += later.accepted
-        self.limited += later.limited
-        self.seconds += later.seconds
-        self.rejected += later.rejected
-        self.stored = max(self.stored, later.stored)
-        self.streak = later.streak if later.is_streak_reset else self.streak + later.streak
-        self.is_streak_reset |= later.is_streak_reset
-        self.last_accepted = later.last_accepted or self.last_accepted
-
-
 class EndpointRepository:
     """Reads and writes of the collection. Every method raises `DatabaseUnavailable`.
 
@@ -247,29 +213,18 @@ class EndpointRepository:
         """Raise `NotFound` if the workspace has no such endpoint of either kind."""
         await self._find(endpoint_id, workspace)
 
-    async def list_page(self, workspace: str, paging: Paging) -> Page[ProviderEndpoint]:
-        """Return a page of a workspace's endpoints, newest first. Raises `Malformed` for a wrong cursor."""
-        return await self._page(workspace, ProviderEndpoint, paging)
-
     async def list_incoming_page(self, workspace: str, paging: Paging) -> Page[IncomingWebhook]:
-        """Return a page of a workspace's incoming webhooks, newest first. Raises as `list_page`."""
-        return await self._page(workspace, IncomingWebhook, paging)
+        """Return a page of a workspace's incoming webhooks, newest first.
 
-    async def _page(self, workspace: str, kind: type[R], paging: Paging) -> Page[R]:
-        def matches(document: Document) -> bool:
-            is_incoming = document["provider"] == INCOMING_PROVIDER
-            return document.get("deleted_at") is None and is_incoming == issubclass(kind, IncomingWebhook)
-
-        # A workspace may have 10,000: a query has only what its index has, so that slices of time are read.
-        query = {"workspace": workspace}
-        if issubclass(kind, IncomingWebhook):
-            query["provider"] = INCOMING_PROVIDER
+        Raises `Malformed` for a wrong cursor.
+        """
+        # A workspace may have many: a query has only what its index has, so that slices of time are read.
         return await page(
             self._collection,
-            query,
-            kind.from_document,
+            {"workspace": workspace, "provider": INCOMING_PROVIDER},
+            IncomingWebhook.from_document,
             paging,
-            matches=matches,
+            matches=lambda document: document.get("deleted_at") is None,
             long_list=self._list,
         )
 
@@ -298,6 +253,17 @@ class EndpointRepository:
                 item.id: item for item in records if item.workspace == workspace and not item.deleted_at
             }
         return found
+
+    async def stored_counts(self, workspace: str) -> dict[str, StoredCounts]:
+        """Return the counts of all endpoints of a workspace, by id."""
+        counts: dict[str, StoredCounts] = {}
+        fields = StoredCounts._fields
+        with translate_errors():
+            found = self._collection.find({"workspace": workspace}, dict.fromkeys(fields, 1))
+            while documents := await found.to_list(_BATCH):  # one by one, each would cost as much as its read
+                for document in documents:
+                    counts[document["_id"]] = StoredCounts(*map(document.get, fields))
+        return counts
 
     async def ids(self, workspace: str) -> list[str]:
         """Return the ids of a workspace's endpoints of both kinds, also of those that were just deleted."""
@@ -365,7 +331,7 @@ class EndpointRepository:
 
     async def add_counts(self, counts: Mapping[str, RequestCounts]) -> None:
         """Add to the counts of endpoints, by endpoint id."""
-        updates = [_count_update(endpoint_id, added) for endpoint_id, added in counts.items()]
+        updates = [count_update(endpoint_id, added) for endpoint_id, added in counts.items()]
         if updates:
             with translate_errors():
                 await self._collection.bulk_write(updates, ordered=False)
@@ -375,26 +341,6 @@ def _of_workspace(workspace: str, kind: type[EndpointRecord]) -> Document:
     """Return the query for a workspace's records of one kind."""
     provider = INCOMING_PROVIDER if issubclass(kind, IncomingWebhook) else {"$ne": INCOMING_PROVIDER}
     return {"workspace": workspace, "deleted_at": None, "provider": provider}
-
-
-def _count_update(endpoint_id: str, counts: RequestCounts) -> UpdateOne:
-    increments: dict[str, int] = {}
-    if counts.triggered:
-        increments["trigger_count"] = counts.triggered
-    if counts.rejected:
-        increments["error_count"] = counts.rejected
-    fields: dict[str, Any] = {}
-    if counts.is_streak_reset:
-        fields["error_streak"] = counts.streak
-    elif counts.streak:
-        increments["error_streak"] = counts.streak
-    if counts.last_accepted:
-        fields["last_triggered"] = utcnow() - timedelta(seconds=monotonic() - counts.last_accepted)
-    # MongoDB rejects an update without any operator, so one without changes sets the time of the count.
-    update = {"$inc": increments, "$set": fields or {"counted_at": utcnow()}}
-    return UpdateOne(
-        {"_id": endpoint_id}, {operator: values for operator, values in update.items() if values}
-    )
 
 
 def _not_found() -> NotFound:

@@ -1,6 +1,6 @@
 """Inbound endpoints in the memory of a gateway: decrypted, compiled, and up to date."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import ip_network
@@ -63,6 +63,7 @@ class InboundEndpoints:
         self._rate_limits = limits or RateLimits()
         self._limits: dict[str, tuple[int, TokenBucket, TokenBucket]] = {}
         self.by_token: dict[str, InboundEndpoint] = {}
+        self._by_workspace: dict[str, dict[str, InboundEndpoint]] = {}
         self._defaults: dict[str, InboundEndpoint] = {}
         self._snapshot: Snapshot[_SnapshotItem] = repository.snapshot(
             configuration, self._parse, log, on_change=self._index
@@ -78,6 +79,10 @@ class InboundEndpoints:
         """Return the endpoint from memory; None if there is no such endpoint."""
         item = self._snapshot.items.get(endpoint_id)
         return item[1] if item else None
+
+    def of_workspace(self, workspace: str) -> Collection[InboundEndpoint]:
+        """Return the endpoints of a workspace, of both kinds."""
+        return self._by_workspace.get(workspace, {}).values()
 
     def default(self, provider: str) -> InboundEndpoint | None:
         """Return the installation's default endpoint for a provider; None if there is none."""
@@ -196,6 +201,8 @@ class InboundEndpoints:
             message_events=_ALL_EVENTS,
             accepted=accepted,
             recorded_rejections=recorded_rejections,
+            name=record.name,
+            created_at=record.created_at,
         )
         if isinstance(record, IncomingWebhook):
             old, expires_at = record.old_token_digest, record.old_token_expires_at
@@ -270,7 +277,13 @@ class InboundEndpoints:
                 self._defaults.pop(before[1].provider_id, None)
         if before and not after:  # otherwise creating and deleting endpoints would fill the memory
             self._limits.pop(before[1].id, None)
+        if before:
+            own = self._by_workspace[before[1].workspace]
+            del own[before[1].id]
+            if not own:
+                del self._by_workspace[before[1].workspace]
         if after:
+            self._by_workspace.setdefault(after[1].workspace, {})[after[1].id] = after[1]
             for token_hash in _token_digests(after):
                 self.by_token[token_hash] = after[1]
             if after[1].is_default:

@@ -18,8 +18,9 @@ from typing import Final, NamedTuple
 
 from services.gateway.ingest.diagnostics import MAX_DIAGNOSED_BYTES, SignatureFailure, diagnose_signature
 from services.gateway.ingest.endpoint import INTEGRATION_ID_PREFIX, InboundEndpoint
-from services.gateway.ingest.endpoint_records import EndpointRepository, RequestCounts
+from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.execution_records import ExecutionRecord, ExecutionRepository
+from services.gateway.ingest.request_counts import RequestCounts
 from shared.contracts.errors import InterlinkError
 from shared.contracts.ids import EventId, new_execution_id
 from shared.runtime import metrics

@@ -1,0 +1,72 @@
+"""Counts of the requests to an endpoint: increments, and what is stored of them."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any, NamedTuple
+
+from shared.runtime.mongo import UpdateOne, utcnow
+
+
+@dataclass(slots=True)
+class RequestCounts:
+    """Increments of the counts of one endpoint."""
+
+    workspace: str
+    triggered: int = 0
+    accepted: int = 0
+    """Accepted requests, also those without an event."""
+    limited: int = 0
+    """Requests that the hub turned away because of a limit, or because it was not available."""
+    seconds: float = 0.0
+    """Of all accepted and rejected requests together, from their first byte to the response."""
+    stored: int = 0
+    """Executions of accepted requests. They are limited, not written: see `Executions`."""
+    rejected: int = 0
+    streak: int = 0
+    """Rejected requests of the sender since the last accepted one, or since the last write."""
+    is_streak_reset: bool = False
+    last_accepted: float = 0.0
+    """On the monotonic clock; 0 if no event was accepted."""
+
+    def add(self, later: "RequestCounts") -> None:
+        """Add counts of a later time."""
+        self.triggered += later.triggered
+        self.accepted += later.accepted
+        self.limited += later.limited
+        self.seconds += later.seconds
+        self.rejected += later.rejected
+        self.stored = max(self.stored, later.stored)
+        self.streak = later.streak if later.is_streak_reset else self.streak + later.streak
+        self.is_streak_reset |= later.is_streak_reset
+        self.last_accepted = later.last_accepted or self.last_accepted
+
+
+class StoredCounts(NamedTuple):
+    """Counts of one endpoint as `EndpointRecord` has them."""
+
+    trigger_count: int | None = None
+    error_count: int | None = None
+    error_streak: int | None = None
+    last_triggered: datetime | None = None
+
+
+def count_update(endpoint_id: str, counts: RequestCounts) -> UpdateOne:
+    """Return the write of increments to the document of an endpoint."""
+    increments: dict[str, int] = {}
+    if counts.triggered:
+        increments["trigger_count"] = counts.triggered
+    if counts.rejected:
+        increments["error_count"] = counts.rejected
+    fields: dict[str, Any] = {}
+    if counts.is_streak_reset:
+        fields["error_streak"] = counts.streak
+    elif counts.streak:
+        increments["error_streak"] = counts.streak
+    if counts.last_accepted:
+        fields["last_triggered"] = utcnow() - timedelta(seconds=monotonic() - counts.last_accepted)
+    # MongoDB rejects an update without any operator, so one without changes sets the time of the count.
+    update = {"$inc": increments, "$set": fields or {"counted_at": utcnow()}}
+    return UpdateOne(
+        {"_id": endpoint_id}, {operator: values for operator, values in update.items() if values}
+    )
