@@ -13,7 +13,8 @@ from tests.support.npm import Unavailable, installed
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> Iterator[Hub]:
-    with Hub(tmp_path_factory.mktemp("hub"), bus, store, entrance=True) as hub:
+    env = {"INTERLINK_RETURN_ORIGINS": "https://chat.example.com"}
+    with Hub(tmp_path_factory.mktemp("hub"), bus, store, env=env, entrance=True) as hub:
         yield hub
 
 

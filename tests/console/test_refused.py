@@ -1,4 +1,4 @@
-"""Who is refused: forged and ended sessions, forms of other sites, and keys that are guessed."""
+"""Who is refused: forged and ended sessions, forms of other sites and workspaces, and guessed keys."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +17,7 @@ from tests.support.hub import Hub
 from tests.support.second_process import second_process
 
 COOKIE = "interlink"
+CHAT = "https://chat.example.com"
 THE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -404,3 +405,131 @@ def test_a_revoked_key_ends_the_session_of_its_workspace_alone(
     assert workspace_of(page).startswith("other-")
     assert "Change to" not in page.text
     assert httpx.get(f"{person.base}/console", cookies={COOKIE: first}).status_code == 401
+
+
+# All that the console promises to refuse, in one table
+
+
+def fixation(hub: Hub, person: Person) -> httpx.Response:
+    """The attacker knows the id of the session before the victim signs in."""
+    chosen = token_urlsafe(32)
+    person.client.cookies.set(COOKIE, chosen, domain="127.0.0.1", path="/")
+    person.sign_in(hub.admin_key)
+    return httpx.get(f"{person.base}/console", cookies={COOKIE: chosen})
+
+
+def replay(hub: Hub, person: Person) -> httpx.Response:
+    """A whole request with cookie and token is sent again after its session has ended."""
+    person.sign_in(hub.admin_key)
+    cookies, token = {COOKIE: session_id(person)}, token_of(person)
+    person.send(person.open("/console"), "/sign-out")
+    form = {"token": token, "name": "mallory", "role": "admin"}
+    address = f"{person.base}/console/members/do/create"
+    return httpx.post(address, data=form, cookies=cookies, headers={"origin": person.base})
+
+
+def another_origin(hub: Hub, person: Person) -> httpx.Response:
+    person.sign_in(hub.admin_key)
+    form = {"token": token_of(person), "name": "mallory", "role": "admin"}
+    headers = {"origin": "https://attacker.example"}
+    return person.client.post("/console/members/do/create", data=form, headers=headers)
+
+
+def a_revoked_key(hub: Hub, person: Person) -> httpx.Response:
+    made = hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["admin"]})
+    person.sign_in(made["key"])
+    hub.call("DELETE", f"/api/api-keys/{made['id']}", expect=204)
+    return person.client.get("/console/webhooks")
+
+
+def a_replaced_key(hub: Hub, person: Person) -> httpx.Response:
+    made = hub.call("POST", "/api/members", {"name": "replaced", "role": "admin"}, expect=201)
+    person.sign_in(made["key"])
+    hub.call("POST", f"/api/members/{made['id']}/rotate-key")
+    return person.client.get("/console/webhooks")
+
+
+def a_viewer_posts_an_operators_form(hub: Hub, person: Person) -> httpx.Response:
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/", name="refused")["id"]
+    made = hub.call("POST", "/api/members", {"name": "x", "role": "viewer"}, expect=201)
+    person.sign_in(made["key"])
+    form, headers = {"token": token_of(person)}, {"origin": person.base}
+    return person.client.post(f"/console/webhooks/{webhook}/do/pause", data=form, headers=headers)
+
+
+def an_operator_posts_an_admins_form(hub: Hub, person: Person) -> httpx.Response:
+    made = hub.call("POST", "/api/members", {"name": "x", "role": "operator"}, expect=201)
+    person.sign_in(made["key"])
+    form = {"token": token_of(person), "role": "admin"}
+    address = f"/console/members/{made['id']}/do/role"
+    return person.client.post(address, data=form, headers={"origin": person.base})
+
+
+def a_portal(hub: Hub) -> tuple[str, str]:
+    """The id and the cookie of a customer's portal."""
+    body = {"customer": "acme", "events": ["message.created"], "origins": [CHAT]}
+    made = hub.call("POST", "/api/portal-sessions", body, expect=201)
+    return made["id"], httpx.get(made["url"]).headers["set-cookie"].partition(";")[0]
+
+
+def a_portal_opens_the_console(hub: Hub, person: Person) -> httpx.Response:
+    _, cookie = a_portal(hub)
+    own = cookie.replace("interlink-portal", COOKIE)
+    return httpx.get(f"{person.base}/console/webhooks", headers={"cookie": f"{cookie}; {own}"})
+
+
+def a_portal_opens_a_webhook_of_the_workspace(hub: Hub, person: Person) -> httpx.Response:
+    webhook = hub.outgoing_webhook("http://127.0.0.1:9/", name="refused")["id"]
+    portal, cookie = a_portal(hub)
+    address = f"{person.base}/console/portal/{portal}/webhooks/{webhook}"
+    return httpx.get(address, headers={"cookie": cookie})
+
+
+def a_connect_window(hub: Hub) -> tuple[str, str]:
+    """The address and the cookie of a window to connect accounts at GitHub."""
+    body = {"user": "ada", "providers": ["github"], "origin": CHAT}
+    made = hub.call("POST", "/api/connect-sessions", body, expect=201)
+    address = f"{hub.url('gateway')}/console/connect/{made['id']}"
+    opened = httpx.get(f"{address}/open", params={"code": made["session"].partition(".")[2]})
+    return address, opened.headers["set-cookie"].partition(";")[0]
+
+
+def a_connect_window_opens_another_provider(hub: Hub, person: Person) -> httpx.Response:
+    address, cookie = a_connect_window(hub)
+    assert httpx.get(address, headers={"cookie": cookie}).status_code == 200
+    return httpx.get(f"{address}/telegram/bot_token", headers={"cookie": cookie})
+
+
+def a_connect_window_opens_the_console(hub: Hub, person: Person) -> httpx.Response:
+    _, cookie = a_connect_window(hub)
+    own = f"{COOKIE}={cookie.partition('=')[2]}"
+    return httpx.get(f"{person.base}/console/integrations", headers={"cookie": f"{cookie}; {own}"})
+
+
+REFUSED: dict[Callable[[Hub, Person], httpx.Response], int] = {
+    fixation: 401,
+    replay: 401,
+    another_origin: 403,
+    a_revoked_key: 401,
+    a_replaced_key: 401,
+    a_viewer_posts_an_operators_form: 403,
+    an_operator_posts_an_admins_form: 403,
+    a_portal_opens_the_console: 401,
+    a_portal_opens_a_webhook_of_the_workspace: 404,
+    a_connect_window_opens_another_provider: 404,
+    a_connect_window_opens_the_console: 401,
+}
+
+
+@pytest.mark.parametrize(("attack", "expected"), REFUSED.items(), ids=[case.__name__ for case in REFUSED])
+def test_what_is_refused_changes_nothing_and_cannot_be_framed(
+    hub: Hub, person: Person, attack: Callable[[Hub, Person], httpx.Response], expected: int
+) -> None:
+    answer = attack(hub, person)
+    assert answer.status_code == expected, answer.text
+    ancestors = CHAT if "/portal/" in str(answer.url) else "'none'"
+    assert f"frame-ancestors {ancestors};" in answer.headers["content-security-policy"]
+    members = hub.call("GET", "/api/members")["items"]
+    assert {member["name"] for member in members if member["role"] == "admin"} <= {"replaced"}
+    webhooks = hub.call("GET", "/api/outgoing-webhooks")["items"]
+    assert not [webhook for webhook in webhooks if webhook["name"] == "refused" and webhook["paused"]]
