@@ -135,8 +135,13 @@ def test_paths_are_filled_with_encoded_ids() -> None:
 def test_cells_are_no_formulas() -> None:
     assert cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
     assert cell("fine") == "fine"
-    for begin in ("+1", "-1+1", "@SUM(A1)", "\t=1", " =1", "\n=1", "\uff1d1"):
+    for begin in ("+1", "-1+1", "@SUM(A1)", "\tx", " =1", "\nx", "\uff1d1"):
         assert cell(begin) == f"'{begin}"
+    # A program that splits cells at semicolons begins another one there.
+    for split in ("foo;", "foo;bar;", "a\n", "a\t"):
+        assert cell(f"{split}=x") == f"{split}'=x"
+        assert cell(f"{split} -1") == f"{split}' -1"
+    assert cell("a=b;c-d; e") == "a=b;c-d; e"
     assert (cell(-5), cell(None), cell(True)) == ("-5", "", "yes")
 
 

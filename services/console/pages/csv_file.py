@@ -3,13 +3,11 @@
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from services.console.pages.kinds import Column, Json
 from services.console.pages.rendering import visible
-
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Beginnings of cells that spreadsheets evaluate. Some treat full-width characters like ASCII."""
+from shared.wire.csv_cells import safe_cell
 
 
 def csv_of(columns: Sequence[Column], items: Sequence[Json]) -> str:
@@ -23,7 +21,6 @@ def csv_of(columns: Sequence[Column], items: Sequence[Json]) -> str:
 
 
 def cell(value: Any) -> str:
-    """Return the text of a cell, after an apostrophe if a spreadsheet would evaluate it."""
+    """Return the text of a cell. No spreadsheet evaluates it, unless it is a number."""
     text = visible(value)
-    is_number = isinstance(value, int | float)
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) and not is_number else text
+    return text if isinstance(value, int | float) else safe_cell(text)
