@@ -6,13 +6,14 @@ from fastapi import FastAPI, Query
 
 from services.delivery.api.customers import CustomerDeliveries
 from services.delivery.api.delivery_schemas import DeliveryCountOut, DeliveryOut, masked
-from services.delivery.api.fields import CustomerReader, FilterQuery, Reader, UtcTime, sees_payloads
+from services.delivery.api.fields import CustomerReader, FilterQuery, Reader, sees_payloads
 from services.delivery.engine.waiting_reasons import WaitingReasons
 from services.delivery.log.key_search import STATUSES, DeliveryQuery
 from services.delivery.log.search import DeliverySearch
 from services.delivery.model.delivery_status import DeliveryStatus
 from shared.runtime.web.paging import Cursor, Limit, Order, Page
 from shared.runtime.web.routes import Routes
+from shared.runtime.web.times import UtcTime
 
 _COUNT_TIMEOUT_S: Final = 2.0
 """Somebody waits for a count; if it takes longer, there is none."""

@@ -4,11 +4,10 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Query
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import Field
 
 from shared.contracts.envelope import rfc3339
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.problems import to_utc
 
 CustomerReader = Annotated[ApiKey, Depends(requires("webhooks:read", customers=True))]
 CustomerOperator = Annotated[ApiKey, Depends(requires("webhooks:operate", customers=True))]
@@ -26,7 +25,6 @@ CustomerId = Annotated[
         description="Your own id of the customer that the webhook belongs to.",
     ),
 ]
-UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
 FilterQuery = Annotated[str | None, Query(max_length=200)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 

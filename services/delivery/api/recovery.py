@@ -12,7 +12,6 @@ from services.delivery.api.fields import (
     FilterQuery,
     Operator,
     Reader,
-    UtcTime,
     optional_rfc3339,
     sees_payloads,
 )
@@ -43,6 +42,7 @@ from shared.contracts.errors import Conflict, NotFound
 from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Cursor, Limit, Order, Page, PagingQuery
 from shared.runtime.web.routes import Routes
+from shared.runtime.web.times import UtcTime
 
 _DEAD_LETTER: Final = "dead_letter"
 

@@ -2,24 +2,19 @@
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.delivery.api.delivery_schemas import PayloadOut
-from services.delivery.api.fields import Name, UtcTime, optional_rfc3339
+from services.delivery.api.fields import Name, optional_rfc3339
+from services.delivery.api.webhook_fields import Events
 from services.delivery.log.deliveries import Delivery
 from services.delivery.log.recovery_jobs import RecoveryJob
 from services.delivery.model.delivery_status import DeliveryStatus, WaitingReason
 from shared.contracts.envelope import rfc3339
 from shared.runtime.jobs import JobStatus
-from shared.webhooks.patterns import is_pattern
+from shared.runtime.web.times import UtcTime
 
 MAX_IDS: Final = 500
-
-
-def _validate_pattern(text: str) -> str:
-    if not is_pattern(text):
-        raise ValueError("must be an event type (message.created), a prefix (message.*) or *")
-    return text
 
 
 class _TimeWindow(BaseModel):
@@ -56,12 +51,7 @@ class ReplayCreate(_TimeWindow):
     state.
     """
 
-    events: (
-        Annotated[
-            list[Annotated[str, AfterValidator(_validate_pattern)]], Field(min_length=1, max_length=100)
-        ]
-        | None
-    ) = None
+    events: Events | None = None
     statuses: Annotated[
         list[Literal["delivered", "dead_letter", "cancelled", "discarded"]], Field(min_length=1, max_length=4)
     ] = ["delivered", "dead_letter", "cancelled"]

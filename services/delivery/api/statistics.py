@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query
 
 from services.delivery.api.customers import CustomerDeliveries
 from services.delivery.api.delivery_schemas import HourStatsOut, QueueStatsOut, WebhookStatsOut
-from services.delivery.api.fields import CustomerReader, Reader, UtcTime
+from services.delivery.api.fields import CustomerReader, Reader
 from services.delivery.log.search import DeliverySearch
 from services.delivery.log.statistics import HourCounts, Statistics, sum_hours
 from services.delivery.settings import DeliverySettings
@@ -18,6 +18,7 @@ from shared.contracts.errors import NotFound
 from shared.runtime.cached_counts import CachedCounts
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.routes import Routes
+from shared.runtime.web.times import UtcTime
 
 _DAY: Final = timedelta(days=1)
 _STATUS_BY_COUNT: Final[Mapping[str, str]] = {

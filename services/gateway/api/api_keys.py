@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Self
 
 from fastapi import Depends, FastAPI
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from services.gateway.api.admins import LAST_ADMIN_KEY, Admins
@@ -23,8 +23,8 @@ from shared.runtime.web.api_keys import (
     generate_key,
 )
 from shared.runtime.web.paging import Page, PagingQuery
-from shared.runtime.web.problems import to_utc
 from shared.runtime.web.routes import Routes
+from shared.runtime.web.times import UtcTime
 
 Admin = Annotated[ApiKey, Depends(requires("admin"))]
 
@@ -53,7 +53,7 @@ class ApiKeyCreate(StrictModel):
     name: Name
     scopes: Annotated[list[KeyScope], Field(min_length=1)]
     accounts: AccountLimitsIn | None = None
-    expires_at: Annotated[AwareDatetime, AfterValidator(to_utc)] | None = None
+    expires_at: UtcTime | None = None
 
 
 class AccountLimitsOut(BaseModel):

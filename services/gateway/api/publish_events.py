@@ -22,9 +22,10 @@ from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.web.access import ApiKey, Keyring, authorize, requires
 from shared.runtime.web.openapi import clean_schema
-from shared.runtime.web.problems import field_errors, openapi_response, to_utc
+from shared.runtime.web.problems import field_errors, openapi_response
 from shared.runtime.web.query_parameters import reject_parameters
 from shared.runtime.web.routes import Routes
+from shared.runtime.web.times import to_utc
 from shared.wire.bodies import inflate, media_type, parse_json
 from shared.wire.tracing import child_traceparent
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.oauth.api.authorization_schemas import Scopes
 from services.oauth.api.schemas import (
@@ -23,12 +23,11 @@ from shared.contracts.envelope import rfc3339
 from shared.manifests.connector import Connector
 from shared.manifests.scopes import missing_scopes
 from shared.runtime.mongo import utcnow
-from shared.runtime.web.problems import to_utc
+from shared.runtime.web.times import UtcTime
 
 Health = Literal["ok", "at_risk", "broken", "none"]
 
 
-UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]
 TokenText = Annotated[str, Field(min_length=1, max_length=16384, pattern=r"^[\x21-\x7e]+$")]
 
 

@@ -3,10 +3,9 @@
 from typing import Annotated
 
 from fastapi import Depends
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import Field
 
 from shared.runtime.web.access import ApiKey, requires
-from shared.runtime.web.problems import to_utc
 
 Reader = Annotated[ApiKey, Depends(requires("sync:read"))]
 Writer = Annotated[ApiKey, Depends(requires("sync:write"))]
@@ -14,4 +13,3 @@ ProviderName = Annotated[str, Field(min_length=1, max_length=100)]
 ExternalId = Annotated[str, Field(min_length=1, max_length=256)]
 """An id of a provider: of an account, a conversation or a person."""
 Name = Annotated[str, Field(max_length=200)]
-UtcTime = Annotated[AwareDatetime, AfterValidator(to_utc)]

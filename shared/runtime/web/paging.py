@@ -9,12 +9,12 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import orjson
 from fastapi import Depends, Query
-from pydantic import AfterValidator, AwareDatetime, BaseModel
+from pydantic import BaseModel
 
 from shared.contracts.errors import Malformed
 from shared.runtime.mongo import Collection, Document, utcnow
 from shared.runtime.web.list_reader import EARLIEST, LATEST, ListQuery, ListReader, LongList
-from shared.runtime.web.problems import to_utc
+from shared.runtime.web.times import UtcTime
 
 T = TypeVar("T")
 
@@ -26,9 +26,8 @@ Cursor = Annotated[str | None, Query(max_length=200, description="`next_cursor` 
 Order = Annotated[
     Literal["newest", "oldest"], Query(description="Which come first. A cursor is valid for its order only.")
 ]
-_Time = Annotated[AwareDatetime, AfterValidator(to_utc)]
-Since = Annotated[_Time | None, Query(description="The earliest time.")]
-Until = Annotated[_Time | None, Query(description="The first time that is too late.")]
+Since = Annotated[UtcTime | None, Query(description="The earliest time.")]
+Until = Annotated[UtcTime | None, Query(description="The first time that is too late.")]
 
 
 class Page(BaseModel, Generic[T]):

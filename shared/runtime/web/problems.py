@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -123,14 +122,6 @@ def _error_path(loc: tuple[str | int, ...]) -> str:
     """Return the dotted path of an error, without pydantic's names of the branches of a union."""
     parts = (str(part) for part in loc if part != "body")
     return ".".join(part for part in parts if not _UNION_BRANCH.match(part)) or "body"
-
-
-def to_utc(moment: datetime) -> datetime:
-    """Convert a time to UTC; a validator for pydantic. Raises `ValueError` if UTC has no such year."""
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must be a time between the years 1 and 9999 in UTC") from None
 
 
 KNOWN_ERRORS: Final = (Rejected, RetryLater, Misconfigured)
