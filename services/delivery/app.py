@@ -45,6 +45,7 @@ from services.delivery.log.statistics import INDEXES as STATISTICS_INDEXES
 from services.delivery.log.statistics import Statistics
 from services.delivery.log.unmatched import INDEXES as UNMATCHED_INDEXES
 from services.delivery.log.unmatched import UnmatchedEventLog
+from services.delivery.retention import retentions
 from services.delivery.settings import DeliverySettings
 from services.delivery.webhooks.encryption import WebhookEncryption
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
@@ -68,6 +69,7 @@ from shared.runtime.jobs import JobWorker
 from shared.runtime.mongo import Index
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
+from shared.runtime.web.retention import RetentionApi
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     **WEBHOOK_INDEXES,
@@ -217,6 +219,7 @@ async def build(runtime: Runtime) -> Service:
             ErasuresApi(erasures),
             RecoveryApi(jobs, recovery, delivery_search, customers, reasons),
             UnmatchedApi(unmatched),
+            RetentionApi(runtime.name, "webhooks:read", retentions(settings)),
         ],
         unaudited=["/api/outgoing-webhooks/preview"],  # it changes nothing
     )

@@ -40,6 +40,7 @@ from services.gateway.ingest.public_keys import PublishedKeys
 from services.gateway.ingest.rate_limit import RateLimits
 from services.gateway.ingest.receive import Receiver
 from services.gateway.ingest.verify import Verifier
+from services.gateway.retention import retentions
 from services.gateway.settings import GatewaySettings
 from services.gateway.workspace_data import GatewayData
 from shared.connections.account_routes import AccountRoutes
@@ -56,6 +57,7 @@ from shared.runtime.settings import load
 from shared.runtime.web.api_keys import ApiKeys
 from shared.runtime.web.body_limit import BodyLimit
 from shared.runtime.web.members import Members
+from shared.runtime.web.retention import RetentionApi
 from shared.runtime.workspaces import Workspaces
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -160,6 +162,7 @@ async def build(runtime: Runtime) -> Service:
             ),
             AuditApi(runtime.audit_entries),
             StatisticsApi(counts, endpoints),
+            RetentionApi(runtime.name, "webhooks:read", retentions(settings, runtime.hub)),
             DocumentsApi(proxy),
             EndpointsApi(
                 endpoints,

@@ -34,6 +34,7 @@ from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.publish.confirmations import Confirmations
 from services.importer.publish.live_traffic import LIVE_TOPICS, LiveTraffic
 from services.importer.reading.reader_process import ReaderLimits
+from services.importer.retention import retentions
 from services.importer.settings import ImporterSettings
 from services.importer.store import chat_users as user_store
 from services.importer.store import contents as content_store
@@ -62,6 +63,7 @@ from shared.runtime.mongo import Index
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import KafkaSettings, load
+from shared.runtime.web.retention import RetentionApi
 
 INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **import_job.INDEXES,
@@ -144,6 +146,7 @@ async def build(runtime: Runtime) -> Service:
             ),
             ReportsApi(imports, stores.contents, reports, files.records, estimate),
             ImportFilesApi(imports, files.records),
+            RetentionApi(runtime.name, "imports:read", retentions(settings)),
             AccountImportsApi(imports, accounts, estimate),
         ],
     )

@@ -36,6 +36,7 @@ from services.sync.mapping_test import MappingTest
 from services.sync.message_control import MessageControl
 from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.relay import Relay
+from services.sync.retention import retentions
 from services.sync.settings import SyncSettings
 from services.sync.store import conflicts as conflict_store
 from services.sync.store import lane_records as lane_store
@@ -76,6 +77,7 @@ from shared.runtime.mongo import Index
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.service import Runtime, Service
 from shared.runtime.settings import load
+from shared.runtime.web.retention import RetentionApi
 
 INDEXES: Final[Mapping[str, Sequence[Index]]] = {
     **mapping_store.INDEXES,
@@ -200,6 +202,7 @@ async def build(runtime: Runtime) -> Service:
         [
             MessagePreviewApi(providers),
             FilesApi(),
+            RetentionApi(runtime.name, "sync:read", retentions(settings)),
             mappings_api,
             DirectoryApi(lookups),
             PeopleLinksApi(people_links, lookups),

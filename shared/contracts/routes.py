@@ -31,6 +31,7 @@ SERVICE_PATHS: Final[Paths] = {
         "/api/queue",
         "/api/dead-letters",
         "/api/events/unmatched",
+        "/api/retention/delivery",
     ),
     "sync": (
         "/api/messages",
@@ -40,12 +41,14 @@ SERVICE_PATHS: Final[Paths] = {
         "/api/synced-messages",
         "/api/conflicts",
         "/api/files",
+        "/api/retention/sync",
     ),
     "importer": (
         "/api/integrations/{id}/import",
         "/api/imports",
         "/api/uploads",
         "/api/files/imported",
+        "/api/retention/importer",
     ),
     CONSOLE: (CONSOLE_PATH, PORTAL_SESSIONS_PATH, CONNECT_SESSIONS_PATH),
     "oauth": ("/api/auth/oauth", "/api/integrations", "/api/platform-credentials", "/api/polling-triggers"),

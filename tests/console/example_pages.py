@@ -23,7 +23,7 @@ def filled(hub: Hub) -> list[str]:
     eventually(
         lambda: [item for item in hub.deliveries() if item["id"] == delivery and item["attempt_count"]]
     )
-    paths = ["", "/statistics", "/help", "/sessions", "/find?id=C0123456789", "/nothing"]
+    paths = ["", "/statistics", "/help", "/retention", "/sessions", "/find?id=C0123456789", "/nothing"]
     for kind in KINDS:
         if "{" not in kind.path:
             paths.append(f"/{kind.path}")

@@ -210,3 +210,21 @@ def test_statistics_count_events_by_type_and_help_checks_the_hub(hub: Hub, admin
     assert all(f"{name} ok It is ready." in found.text for name in hub.services if name != "console")
     assert "/api/auth/oauth/callback: enter it at each provider's app" in found.text
     assert "Callback ok It answers." in found.text
+
+
+def test_retention_shows_what_each_service_keeps(hub: Hub, admin: Person) -> None:
+    path = "/console/retention"
+    shown = admin.open(path).text
+    for service, setting in (("gateway", "EXECUTIONS"), ("delivery", "DELIVERED"), ("importer", "UPLOAD")):
+        items = hub.call("GET", f"/api/retention/{service}")["items"]
+        [days] = [item["hours"] / 24 for item in items if item["setting"] == f"INTERLINK_{setting}_DAYS"]
+        assert f"{days:.0f} days" in shown
+        assert f"INTERLINK_{setting}_DAYS" in shown
+    assert "400 days" in shown  # of sync
+    assert "12 hours" in shown  # of sessions
+    hub.stop_service("importer")
+    shown = admin.open(path).text
+    assert "INTERLINK_UPLOAD_DAYS" not in shown
+    assert "INTERLINK_DELIVERED_DAYS" in shown
+    hub.start_service("importer")
+    hub.wait_ready("importer")

@@ -47,7 +47,7 @@ class Sessions:
     def __init__(self, mongo: Mongo, *, idle: timedelta, max_age: timedelta) -> None:
         self._collection = mongo.collection(COLLECTION)
         self.idle = idle
-        self._max_age = max_age
+        self.max_age = max_age
 
     async def create(
         self,
@@ -74,8 +74,8 @@ class Sessions:
             agent=agent[:_MAX_AGENT],
             created_at=now,
             seen_at=now,
-            ends_at=now + self._max_age,
-            expires_at=now + min(self.idle, self._max_age),
+            ends_at=now + self.max_age,
+            expires_at=now + min(self.idle, self.max_age),
         )
         with translate_errors():
             await self._collection.insert_one(record.document())

@@ -41,6 +41,7 @@ from services.console.web.mapping_forms import MappingForms
 from services.console.web.objects import ObjectPages
 from services.console.web.openid_pages import OpenIdPages
 from services.console.web.overview import Overview
+from services.console.web.retention import RetentionPage
 from services.console.web.session_pages import SessionPages
 from services.console.web.static_files import StaticFiles
 from services.console.web.visits import SecurityHeaders, Visit, Visits, address_of, local_path
@@ -98,6 +99,7 @@ class Site:
         bulk = BulkPages(self._hub, self._frame)
         live = Live(overview, self._feed, self._streams, self._frame)
         sessions = SessionPages(self._hub, self._sessions, self._sign_in, self._frame)
+        retention = RetentionPage(self._hub, self._frame, self._sessions)
         routes = [
             Route("/console/static/{name:path}", self._files.serve),
             Route("/console", self._page(overview.show)),
@@ -121,6 +123,7 @@ class Site:
             Route("/console/views", self._form(lists.save_view), methods=["POST"]),
             Route("/console/views/{slot:int}/delete", self._form(lists.delete_view), methods=["POST"]),
             Route("/console/sessions", self._page(sessions.show)),
+            Route("/console/retention", self._page(retention.show)),
             Route("/console/sessions/key", self._form(sessions.rotate_key), methods=["POST"]),
             Route("/console/sessions/{id}/end", self._form(sessions.end), methods=["POST"]),
         ]

@@ -36,7 +36,7 @@ _MAX_REJECTED_PENDING: Final = 2_000
 """Pending executions of rejected requests. Anybody can cause these, and they must not displace the others."""
 _MAX_ACCEPTED_PER_FLUSH: Final = 100
 """Accepted requests of one endpoint that a flush stores: storing a flood costs as much as serving it."""
-_REJECTED_RETENTION_DAYS: Final = 2
+REJECTED_RETENTION_DAYS: Final = 2
 MAX_STORED_BODY_BYTES: Final = 2_048
 """Bytes of a rejected body that are stored."""
 _HUB_OUTCOMES: Final = frozenset({"rate_limited", "bus_unavailable", "unavailable", "source_refused"})
@@ -219,7 +219,7 @@ class Executions:
     def _record(self, execution: Execution, verdict: str | None) -> ExecutionRecord:
         days = self._retention_days
         if execution.rejected:
-            days = min(days, _REJECTED_RETENTION_DAYS)
+            days = min(days, REJECTED_RETENTION_DAYS)
         events = execution.events[:_MAX_LISTED_EVENTS]
         has_events, has_body = bool(events), execution.rejected and bool(execution.body)
         positions = execution.positions
