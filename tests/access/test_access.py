@@ -240,6 +240,7 @@ ROWS = sorted(NEEDS)
 EXPECTED_STATUS: dict[ROW, int] = {
     ("POST", "/api/inbound-endpoints/{endpoint_id}/handed-over-secret"): 409,
     ("POST", "/api/inbound-endpoints/{endpoint_id}/events/{execution_id}/replay"): 409,
+    ("GET", "/api/executions"): 422,
     ("POST", "/api/auth/oauth/confirm"): 404,
     ("POST", "/api/integrations"): 422,
     ("POST", "/api/integrations/{integration_id}/fields"): 409,
