@@ -42,6 +42,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         # For the search by an account, whatever its provider.
         Index((("workspace", 1), ("account.id", 1))),
         Index((("workspace", 1), ("account.choice.id", 1))),
+        Index((("workspace", 1), ("account.person", 1))),
         Index(
             (("workspace", 1), ("provider", 1), ("kind", 1), ("account.id", 1)),
             unique=True,

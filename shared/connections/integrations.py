@@ -92,12 +92,12 @@ class IntegrationRepository:
         return [item for item in await self._find(query, _MAX_PER_ACCOUNT) if item.deleted_at is None]
 
     async def with_account_id(self, workspace: str, account_id: str, *, limit: int) -> list[Integration]:
-        """Return the integrations of an account, or of a resource of one, by its id at whatever provider.
+        """Return the integrations of an account, a resource or a person, by its id at whatever provider.
 
         The newest come first, without credentials and pending events. Raises `DatabaseUnavailable`.
         """
         found: dict[str, Integration] = {}
-        for field in ("account.id", "account.choice.id"):
+        for field in ("account.id", "account.choice.id", "account.person"):
             query = {"workspace": workspace, field: account_id}
             found |= {item.id: item for item in await self._find(query, _MAX_PER_ACCOUNT, _LIST_PROJECTION)}
         existing = (item for item in found.values() if item.deleted_at is None)

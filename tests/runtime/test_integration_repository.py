@@ -148,3 +148,15 @@ def test_what_an_earlier_release_stored_for_a_pending_selection_is_due_then() ->
     earlier = Integration.from_document(UNFINISHED)
     assert earlier.due_after_selection == NOW
     assert Integration.from_document(UNFINISHED | {"due_once_chosen": None}).due_after_selection is None
+
+
+async def test_an_account_is_found_by_each_of_its_ids(stored: Stored) -> None:
+    account = {"id": "T1", "label": "team", "person": "U1", "choice": {"id": "site-1", "label": "site"}}
+    other = {"id": "T2", "label": "another", "person": "U2"}
+    for number, (workspace, of) in enumerate((("ws_1", account), ("ws_1", other), ("ws_2", account))):
+        stored.put({**UNFINISHED, "_id": f"int_{number}", "workspace": workspace, "account": of})
+    stored.put({**UNFINISHED, "_id": "int_gone", "account": account, "deleted_at": NOW})
+    for account_id in ("T1", "site-1", "U1"):
+        found = await stored.integrations.with_account_id("ws_1", account_id, limit=5)
+        assert [item.id for item in found] == ["int_0"], account_id
+    assert await stored.integrations.with_account_id("ws_2", "T2", limit=5) == []

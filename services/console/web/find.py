@@ -24,6 +24,7 @@ _SEARCHES: Final[tuple[tuple[str, Scope, str, str, str], ...]] = (
     ("Deliveries of this trace", "webhooks:read", "/api/deliveries", "trace_id", "deliveries"),
     ("Messages with this id", "sync:read", "/api/synced-messages", "related_id", "messages"),
     ("Accounts with this id", "integrations:read", "/api/integrations", "account_id", "integrations"),
+    ("Accounts of this user", "integrations:read", "/api/integrations", "user", "integrations"),
     ("Mappings with this conversation", "sync:read", "/api/mappings", "conversation", "mappings"),
     ("Changes of this object", "admin", "/api/audit", "resource", "audit"),
     ("Changes by this key", "admin", "/api/audit", "actor", "audit"),

@@ -138,7 +138,8 @@ class IntegrationsApi:
             Query(
                 min_length=1,
                 max_length=500,
-                description="The provider's id of the account, or of the selected resource of it.",
+                description="The provider's id of the account, of its selected resource, or of the person "
+                "whom the token acts for.",
             ),
         ] = None,
         tag: Annotated[
