@@ -167,6 +167,12 @@ def test_any_id_leads_to_the_whole_path_from_the_webhook_to_its_targets(hub: Hub
         assert {delivery, f"/console/paths/{trace}"} <= set(found.links), wanted
     assert admin.open(delivery).link("/console/paths/dlv_")
 
+    unwanted = hub.github_endpoint(name="nobody wants it")
+    headers = signed(unwanted["secret"], "star", b"{}", delivery=f"unwanted-{trace}")
+    assert httpx.post(unwanted["url"], content=b"{}", headers=headers).status_code == 202
+    path = f"/console/paths/unwanted-{trace}"
+    eventually(lambda: "No outgoing webhook is subscribed to events of its type" in admin.open(path).text)
+
     channels = [f"c-{token_hex(6)}" for _ in range(2)]
     legs = [{"provider": "chat", "conversation": channel} for channel in channels]
     hub.call("POST", "/api/mappings", {"legs": legs}, expect=201)

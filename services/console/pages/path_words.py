@@ -10,6 +10,12 @@ Json = Mapping[str, Any]
 Step = Mapping[str, Any]
 _FAILED_TARGETS: Final = ("failed", "unknown")
 _REFUSED_STATUS: Final = 400
+_CREATE: Final = "/console/webhooks/do/create"
+_UNMATCHED: Final[Mapping[str, str]] = {
+    "no_pattern": "No outgoing webhook is subscribed to events of its type. Add the type to one.",
+    "disabled": "Only disabled webhooks are subscribed to it. Enable one; this event is not sent later.",
+    "filtered": "The filters of all webhooks leave it out. Change one, and try it in its preview.",
+}
 
 
 def execution_words(execution: Json) -> tuple[str, str]:
@@ -33,6 +39,13 @@ def delivery_words(delivery: Json) -> tuple[str, str, str]:
     if delivery.get("waiting_reason") in ("paused", "disabled", "unreadable"):
         return advice, "Open the webhook", f"/console/webhooks/{delivery['webhook_id']}"
     return advice, "Open the delivery", f"/console/deliveries/{delivery['id']}"
+
+
+def unmatched_words(reason: str) -> tuple[str, str, str]:
+    """Return why no webhook got an event and the next step, and title and address of the page for it."""
+    if reason == "no_webhook":
+        return "There was no outgoing webhook. Create one.", "Create a webhook", _CREATE
+    return _UNMATCHED.get(reason, "No outgoing webhook got it."), "Outgoing webhooks", "/console/webhooks"
 
 
 def needs_retry(message: Json) -> bool:

@@ -15,7 +15,7 @@ from services.console.pages import import_words, mapping_words
 from services.console.pages.charts import count_bars, hourly_bars
 from services.console.pages.failures import next_step
 from services.console.pages.fields import href_of, is_empty, with_unit
-from services.console.pages.path_words import delivery_words, execution_words
+from services.console.pages.path_words import delivery_words, execution_words, unmatched_words
 
 MAX_SHOWN: Final = 64 * 1024
 """Characters of one value that a page shows; the rest is in the download of the object."""
@@ -149,6 +149,7 @@ class Renderer:
             "next_step": next_step,
             "execution_words": execution_words,
             "delivery_words": delivery_words,
+            "unmatched_words": unmatched_words,
             "hourly_bars": hourly_bars,
             "count_bars": count_bars,
             "count_sentences": import_words.count_sentences,

@@ -71,6 +71,7 @@ class PathPages:
             messages=messages,
             events=path.events(),
             traces=path.traces(),
+            unmatched=path.unmatched,
             needs_retry=needs_retry,
             summary=summary(*(part.newest_first() for part in (executions, deliveries, messages))),
         )
@@ -87,6 +88,8 @@ class _Path:
         self.executions = self._part("integrations:read")
         self.deliveries = self._part("webhooks:read")
         self.messages = self._part("sync:read")
+        self.unmatched = ""
+        """Why no webhook got the event, if that is known."""
 
     def _part(self, scope: Scope) -> Part:
         return Part(scope, self._visit.member.key.allows(scope))
@@ -101,6 +104,8 @@ class _Path:
         else:
             await self._related([wanted], [wanted] if TRACE_ID.fullmatch(wanted) else [])
         await self._related(self.events()[:_MAX_IDS], self.traces()[:_MAX_IDS])
+        if not self.deliveries.items:
+            await self._read_unmatched()
         await asyncio.gather(
             *(self._read_one(self.deliveries, f"/api/deliveries/{id_}") for id_ in self.deliveries.items),
             *(self._read_one(self.messages, f"/api/synced-messages/{id_}") for id_ in self.messages.items),
@@ -168,6 +173,18 @@ class _Path:
                 part.items.setdefault(item["id"], item)
         if page and found["next_cursor"]:
             part.more = f"/console/{page}?{urlencode(params)}"
+
+    async def _read_unmatched(self) -> None:
+        """Read why there is no delivery, if it is one of the last events without one."""
+        events = {self._wanted, *self.events()}
+        if not self.deliveries.allowed:
+            return
+        try:
+            found = await self._hub.call(self._visit.member, "GET", "/api/events/unmatched")
+        except Refusal:
+            return  # the part says that its service is away
+        reasons = (item["reason"] for item in found["events"] if item["id"] in events)
+        self.unmatched = next(reasons, "")
 
     async def _read_one(self, part: Part, api: str) -> None:
         """Add one object to a part, or its details in place of what its list has."""
