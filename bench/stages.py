@@ -64,6 +64,9 @@ class Plan:
     console_endpoints: int = 10_000
     console_rows: int = 1_000_000
     console_repeats: int = 40
+    console_paints: int = 5
+    console_viewers: int = 100
+    console_viewers_s: float = 20.0
     max_due: int = 100_000
 
     @property
@@ -91,6 +94,9 @@ class Plan:
             console_endpoints=1_000,
             console_rows=20_000,
             console_repeats=5,
+            console_paints=1,
+            console_viewers=8,
+            console_viewers_s=4.0,
             beside_rounds=2,
             beside_s=3.0,
             fair_rounds=2,

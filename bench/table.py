@@ -27,6 +27,9 @@ _MAX_IMPORT_MB: Final = 300.0
 _MAX_IMPORT_GROWTH: Final = 1.1
 _MAX_RESPONSE_MS: Final = 200.0
 _MAX_PAGE_MS: Final = 200.0
+_MAX_PAINT_MS: Final = 1_000
+_MAX_VIEWERS_PERCENT: Final = 5
+_MAX_SEEN_S: Final = 3
 _MAX_CONSOLE_MB: Final = 120.0
 
 
@@ -222,7 +225,18 @@ class _ResultTable:
                 f"CPU {page['cpu_ms']:.0f} ms, database {page['database_ms']:.0f} ms, {page['bytes']:,} bytes"
             )
             self._row(f"{path}, p95; {rows}", _MAX_PAGE_MS, " ms", page["p95_ms"], beside)
-        self._row("console, memory", _MAX_CONSOLE_MB, " MB", result["memory_mb"], "after all pages")
+        self._row("console, memory", _MAX_CONSOLE_MB, " MB", result["memory_mb"], "after all of this")
+        for path, paint in (result["paint"] or {}).items():
+            beside = f"{paint['bytes'] / 1e3:.0f} KB over the wire"
+            self._row(f"{path}, first paint without a cache", _MAX_PAINT_MS, " ms", paint["paint_ms"], beside)
+        live = result["live"]
+        for service, percent in live["core_percent"].items():
+            goal = _MAX_VIEWERS_PERCENT if service != "console" else 100
+            self._row(
+                f"{service}: {live['viewers']} viewers", goal, " % of a core", percent, "an event a second"
+            )
+        beside = f"p50 {live['seen_p50_s']:.1f} s"
+        self._row("a published event is seen, longest", _MAX_SEEN_S, " s", live["seen_max_s"], beside)
 
     def _least(self, what: str, result: dict[str, Any]) -> None:
         beside = f"least {result['least_cpu_us']:.0f} us; {result['least_per_s']:,.0f}/s"
