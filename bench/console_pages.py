@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from bench.console_fill import fill
-from bench.console_viewers import first_paint, viewers
+from bench.console_viewers import SIGN_IN, first_paint, viewers
 from bench.machine import proportional_mb
 from bench.stages import Bench, Plan
 from bench.system import System
@@ -43,7 +43,7 @@ def measured(hub: System, paths: list[str], plan: Plan, say: Callable[[str], Non
             f"p95 {page['p95_ms']:.0f} ms, CPU {page['cpu_ms']:.0f} ms, "
             f"database {page['database_ms']:.0f} ms, {page['bytes']:,} bytes"
         )
-    paint = first_paint(hub, ["/console/sign-in", "/console", "/console/deliveries"], plan.console_paints)
+    paint = first_paint(hub, [SIGN_IN, "/console", "/console/deliveries"], plan.console_paints)
     say(f"console, first paint: {paint}")
     live = viewers(hub, plan.console_viewers, plan.console_viewers_s)
     say(f"console, viewers: {live}")

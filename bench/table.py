@@ -235,7 +235,7 @@ class _ResultTable:
             self._row(
                 f"{service}: {live['viewers']} viewers", goal, " % of a core", percent, "an event a second"
             )
-        beside = f"p50 {live['seen_p50_s']:.1f} s"
+        beside = f"p50 {live['seen_p50_s']:.1f} s; the first one after {live['first_seen_s']:.1f} s"
         self._row("a published event is seen, longest", _MAX_SEEN_S, " s", live["seen_max_s"], beside)
 
     def _least(self, what: str, result: dict[str, Any]) -> None:

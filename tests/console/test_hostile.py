@@ -1,12 +1,16 @@
 """What strangers wrote is text on every page: no element, no attribute, no link, and nothing invisible."""
 
+import json
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from aiohttp import web
+from pymongo import MongoClient
 
+from services.delivery.log.deliveries import DELIVERIES
 from shared.manifests.registry import registry
+from shared.runtime.mongo import Document
 from tests.console.hostile import ELEMENTS, all_of_them, short_ones
 from tests.console.person import Answer, Person
 from tests.support.eventually import eventually
@@ -109,6 +113,27 @@ def test_large_values_are_cut_and_can_be_downloaded(hub: Hub, admin: Person, rec
     download = admin.client.get(page.link("/json"))
     assert download.headers["content-disposition"].startswith("attachment")
     assert large in download.json()["body"]
+    with MongoClient[Document](hub.env["MONGODB_URI"]) as client:
+        deliveries = client.get_default_database()[DELIVERIES]
+        levels = 100_000
+        for body in (json.dumps({"text": "x" * 2**23}), "[" * levels + "]" * levels, '{"a":' * levels):
+            deliveries.update_one({"_id": delivery["id"]}, {"$set": {"body": body.encode()}})
+            page = admin.open(f"/console/deliveries/{delivery['id']}")
+            assert page.status == 200
+            assert len(page.response.text) < 200_000
+            assert "more characters: see the download" in page.text
+            assert admin.client.get(page.link("/json")).json()["body"] == body
+
+
+def test_a_request_with_many_levels_is_shown(hub: Hub, admin: Person) -> None:
+    endpoint = hub.github_endpoint(name="deep")["id"]
+    body = b"[" * 100_000 + b"]" * 100_000
+    answer = httpx.post(f"{hub.url('gateway')}/api/webhooks/github/{endpoint}", content=body)
+    assert 400 <= answer.status_code < 500
+    events = f"/console/endpoints/{endpoint}/events"
+    shown = f"{events}/exe_"
+    eventually(lambda: any(shown in link for link in admin.open(events).links))
+    assert admin.open(admin.open(events).link(shown)).status == 200
 
 
 def _nested(levels: int) -> object:
