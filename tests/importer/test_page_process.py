@@ -229,11 +229,19 @@ async def test_the_same_cursor_again_ends_the_conversation() -> None:
             await process.people(cursor)
 
 
-async def test_a_response_that_needs_too_much_memory_ends_only_the_process() -> None:
-    bomb = b'{"ok":true,"messages":[' + b"[]," * 5_600_000 + b"[]]}"
-    async with reader(lambda _: bomb) as process:
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"ok":true,"messages":[' + b"[]," * 5_600_000 + b"[]]}", "memory|ended"),
+        # As bad JSON, it would be read again and again.
+        (b'{"ok":true,"messages":["' + b"x" * 40_000_000 + b'"]}', "more than 256 MB to be read: import a"),
+    ],
+    ids=["values", "text"],
+)
+async def test_a_response_that_needs_too_much_memory_ends_only_the_process(body: bytes, reason: str) -> None:
+    async with reader(lambda _: body) as process:
         await opened(process)
-        with pytest.raises(Unreadable, match=r"memory|ended"):
+        with pytest.raises(Unreadable, match=reason):
             await process.page(CHANNEL, None, since=0.0, until=LATEST)
         with pytest.raises(ProcessEnded):
             await process.page(CHANNEL, None, since=0.0, until=LATEST)

@@ -23,7 +23,10 @@ from shared.manifests.history_types import Contents, HistoryConversation, ReadsP
 from shared.manifests.provider_code import load_page_reader
 
 T = TypeVar("T")
-_TOO_LARGE: Final = "it needs too much memory: import a shorter time"
+_NO_MEMORY: Final = "Not enough memory"
+_TOO_LARGE: Final = (
+    "a response of the account needs more than {megabytes} MB to be read: import a shorter time"
+)
 
 
 class _Session:
@@ -116,9 +119,13 @@ class _Session:
 
 
 def _json(body: bytes) -> Any:
+    """Return the value of JSON; None for anything else. Raises `MemoryError`."""
     try:
         return orjson.loads(body)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
+        # As bad JSON, which it is not, the page would be read again and again.
+        if error.msg.startswith(_NO_MEMORY):
+            raise MemoryError from None
         return None
 
 
@@ -149,7 +156,8 @@ def main() -> None:
     except Unreadable as error:
         out.write(framed(encoded({"error": str(error)})))
     except MemoryError:
-        out.write(framed(encoded({"error": _TOO_LARGE})))
+        megabytes = limits["memory_bytes"] // 2**20
+        out.write(framed(encoded({"error": _TOO_LARGE.format(megabytes=megabytes)})))
     out.flush()
 
 
