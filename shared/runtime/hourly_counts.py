@@ -124,7 +124,8 @@ class HourlyCounts:
                 await asyncio.sleep(0)  # other requests go on between hours with many names
 
     async def delete_all(self, workspace: str) -> None:
-        """Delete the counts of a workspace. Raises `DatabaseUnavailable`."""
+        """Delete the counts of a workspace, written or not. Raises `DatabaseUnavailable`."""
+        self._tallies = {key: tally for key, tally in self._tallies.items() if key[0] != workspace}
         with translate_errors():
             await self._collection.delete_many({"workspace": workspace})
 
