@@ -158,7 +158,7 @@ class HubSettings(BaseSettings):
         ),
     )
     audit_days: int = Field(
-        default=90, ge=1, le=3650, description="How long entries of the audit log are stored, in days."
+        default=365, ge=1, le=3650, description="How long entries of the audit log are stored, in days."
     )
     audit_entries_per_workspace: int = Field(
         default=100_000,
