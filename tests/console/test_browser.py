@@ -218,7 +218,7 @@ async def test_what_happens_is_seen_without_a_reload_unless_it_is_paused(hub: Hu
     with Subscriber(lambda _: web.Response(status=403)) as receiver:
         webhook = hub.outgoing_webhook(receiver.url, name="dead")["id"]
         hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")
-        await tab.until(f"{dead} !== {before!r}")
+        await tab.until(f"{dead} !== {before!r}", 20)
     assert await tab.evaluate("document.activeElement.closest('#rows') !== null")
     assert await tab.evaluate("document.body.dataset.loaded") == "once"
     hub.kill("console")
@@ -229,6 +229,15 @@ async def test_what_happens_is_seen_without_a_reload_unless_it_is_paused(hub: Hu
     await tab.until(f"{row} === 3", 20)
     assert await tab.evaluate("document.querySelector('.stale').hidden")
     assert await tab.evaluate("document.body.dataset.loaded") == "once"
+    # Another tab changes the workspace: what comes then belongs to a page of that one.
+    form = f"new URLSearchParams({{key: '{hub.other_workspace()}', next: '/console/statistics'}})"
+    await tab.evaluate(f"fetch('/console/sign-in', {{method: 'POST', body: {form}}}).then(() => true)")
+    assert f"workspace {hub.workspace}" in await tab.see("#menu .who")
+    hub.kill("console")
+    hub.start_service("console")
+    hub.wait_ready("console")
+    await tab.until("document.querySelector('#menu .who')?.innerText.includes('workspace other-')", 20)
+    assert await tab.evaluate("document.body.dataset.loaded") is None
 
 
 async def test_a_webhook_is_created_and_sent_again_and_an_import_started_by_keyboard(
