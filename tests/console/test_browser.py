@@ -254,7 +254,7 @@ async def test_a_webhook_is_created_and_sent_again_and_an_import_started_by_keyb
         await enter(tab, "#f-url", receiver.url)
         await go(tab, "input[name=pick][value='*']", "Space")
         await go(tab, "button[value=save]")
-        await tab.until("document.body.innerText.includes('The webhook is there')")
+        await tab.until("document.body.innerText.includes('The webhook was created')")
         [webhook] = [
             item
             for item in hub.call("GET", "/api/outgoing-webhooks")["items"]
