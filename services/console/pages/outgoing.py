@@ -72,7 +72,7 @@ WEBHOOKS: Final = Kind(
             "Create a webhook",
             "/api/outgoing-webhooks",
             "webhooks:write",
-            "The webhook was created. The secret is shown only now: the receiver verifies signatures with it.",
+            "The webhook was created. The secret is shown only now; receivers verify signatures with it.",
             effect="Its form is one of its own: see `web.webhook_forms`.",
             shown={"secret": "Secret", "warnings": "Warnings"},
             opens="/console/webhooks/{id}",
