@@ -64,6 +64,9 @@ class ApiClient:
             raise Unreachable(
                 f"the service behind this path did not answer ({type(error).__name__})"
             ) from None
+        # Request and response refer to each other through the stream, which has been read. Without this line
+        # the bodies of thousands of calls wait in memory for a collection of garbage.
+        response.stream = httpx.ByteStream(b"")
         if len(response.content) > _MAX_RESPONSE_BYTES:
             raise Unreachable("the response of the service behind this path is too large")
         headers_out = [

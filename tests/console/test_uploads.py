@@ -7,6 +7,7 @@ from secrets import token_hex
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 
 from services.console.web.imports import PART_BYTES
@@ -143,7 +144,8 @@ def test_an_upload_of_a_form_outlives_the_importer_and_one_that_breaks_leaves_no
         f'--B\r\nContent-Disposition: form-data; name="token"\r\n\r\n{form.fields["token"]}\r\n'
         '--B\r\nContent-Disposition: form-data; name="file"; filename="x.zip"\r\n\r\n'
     ).encode()
-    content, end = bytes(5 * PART_BYTES), b"\r\n--B--\r\n"
+    content, end = bytes(60 * PART_BYTES), b"\r\n--B--\r\n"
+    console = psutil.Process(hub.pid("console"))
     cookies = "; ".join(f"{name}={value}" for name, value in admin.client.cookies.items())
     host = urlsplit(admin.base).netloc
     start = (
@@ -165,13 +167,15 @@ def test_an_upload_of_a_form_outlives_the_importer_and_one_that_breaks_leaves_no
     with started() as connection:
         connection.shutdown(socket.SHUT_RDWR)
     eventually(lambda: hub.call("GET", "/api/uploads")["items"] == before)
+    before_bytes = console.memory_info().rss
     with started() as connection:
         hub.kill("importer")
-        connection.sendall(content[2 * PART_BYTES :] + end)
         hub.start_service("importer")
+        connection.sendall(content[2 * PART_BYTES :] + end)
         connection.settimeout(60)
         assert connection.recv(1000).startswith(b"HTTP/1.1 303")
     assert received() == len(content)
+    assert console.memory_info().rss - before_bytes < 20 * PART_BYTES, "the file is not held in memory"
 
 
 def test_uploads_of_other_sites_are_refused(hub: Hub, admin: Person) -> None:
