@@ -229,6 +229,7 @@ class Service:
     consumers: Sequence[Consumer] = ()
     indexes: Mapping[str, Sequence[Index]] = field(default_factory=dict)
     """The indexes of the service's own collections."""
+    gc_thresholds: tuple[int, int, int] = (100_000, 50, 100)
 
 
 Build = Callable[[Runtime], Awaitable[Service]]
@@ -308,7 +309,7 @@ async def serve(name: str, build: Build, *, worker: Worker | None = None) -> Non
             # What exists now stays for the life of the process: freezing it keeps it out of every collection.
             gc.collect()
             gc.freeze()
-            gc.set_threshold(100_000, 50, 100)
+            gc.set_threshold(*service.gc_thresholds)
             with _drain_on_signal(app, server, worker, context.draining):
                 if worker:
                     worker.started[worker.number] = 1
