@@ -26,7 +26,7 @@ from shared.runtime.web.paging import Page
 
 T = TypeVar("T")
 
-MAX_PAGE_EXAMINED: Final = 1_500
+MAX_PAGE_EXAMINED: Final = 1_000
 """Deliveries that the search of a page examines, if it filters what it reads: somebody waits for it."""
 _LARGE_PAGE: Final = 100
 """Items of a page from which on its search examines as many deliveries as other searches."""
