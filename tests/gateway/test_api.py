@@ -1046,7 +1046,7 @@ WEBHOOK = {"name": "x", "url": "http://127.0.0.1:9/", "events": ["never.sent"]}
         ("GET", "/api/outgoing-webhooks?cursor=%00%ff", None),
         ("GET", "/api/deliveries?event_type=a%20b&status=delivered&limit=3", None),
         ("GET", "/api/deliveries?since=2026-01-01T00:00:00%2B01:00", None),
-        ("GET", "/api/queue/stats", None),
+        ("GET", "/api/delivery-jobs", None),
         ("GET", "/api/outgoing-webhooks/nothing", None),
         ("GET", "/api/outgoing-webhooks/%2e%2e%2f%00%ff", None),
         ("GET", "/api/outgoing-webhooks/a/b", None),

@@ -7,7 +7,6 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from shared.contracts.ids import derive
-from shared.runtime.mongo import Document
 from shared.runtime.records import Record, StoredPart, stored_null
 
 MESSAGES: Final = "synced_messages"
@@ -132,7 +131,7 @@ class SyncedMessage(Record):
         """True if a target has one of the `PROBLEM_STATES`."""
         return any(target.state in PROBLEM_STATES for target in self.targets.values())
 
-    def document(self) -> Document:
+    def document(self) -> dict[str, Any]:
         """Return the document to store; `had_problem` is true in it if a target has a problem."""
         document = super().document()
         document["had_problem"] = self.had_problem or self.has_problem
