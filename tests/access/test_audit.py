@@ -373,5 +373,5 @@ async def test_a_workspace_has_a_maximum_and_the_oldest_go_first(store: Store) -
 def test_entries_end_after_the_time_that_is_set(hub: Hub) -> None:
     with documents(hub) as stored:
         document = stored.find_one()
-        assert document["expires_at"] - document["created_at"] == timedelta(days=90)
+        assert document["expires_at"] - document["created_at"] == timedelta(days=365)
         assert stored_ttls(stored) == {("expires_at",): 0}

@@ -60,6 +60,8 @@ NAMES = set(
     pause_import
     read_import read_import_events read_import_report read_upload resume_import show_uploads
     start_import undo_import
+    count_deliveries retry_deliveries list_executions read_statistics_endpoints rotate_member_key
+    read_retention_gateway read_retention_delivery read_retention_sync read_retention_importer
     """.split()  # noqa: SIM905
 )
 """Clients are generated from these names: a change breaks their callers."""

@@ -51,14 +51,14 @@ class ExecutionsApi:
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
-        Routes(app, "/api").add("/executions", self.find_related, methods=["GET"])
+        Routes(app, "/api").add("/executions", self.list_related, methods=["GET"])
         add = Routes(app, "/api/inbound-endpoints/{endpoint_id}/events").add
         add("", self.list_all, methods=["GET"])
         add("/{execution_id}", self.read, methods=["GET"])
         add("/{execution_id}/payload", self.payload, methods=["GET"])
         add("/{execution_id}/replay", self.replay, methods=["POST"], status_code=202)
 
-    async def find_related(
+    async def list_related(
         self,
         key: Reader,
         paging: PagingQuery,
