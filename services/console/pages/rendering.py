@@ -19,6 +19,8 @@ from services.console.pages.path_words import delivery_words, execution_words, u
 
 MAX_SHOWN: Final = 64 * 1024
 """Characters of one value that a page shows; the rest is in the download of the object."""
+_MAX_NAME: Final = 200
+"""A cut text of more characters says how many are missing; a name has no room for it."""
 _INVISIBLE: Final = re.compile(
     "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
@@ -52,7 +54,8 @@ def visible(value: Any, limit: int = MAX_SHOWN) -> str:
         return "yes" if value else "no"
     text = value if isinstance(value, str) else _json(value) if isinstance(value, dict | list) else str(value)
     if len(text) > limit:
-        text = f"{text[:limit]}… ({len(text) - limit:,} more characters: see the download)"
+        rest = f" ({len(text) - limit:,} more characters: see the download)" if limit > _MAX_NAME else ""
+        text = f"{text[:limit]}…{rest}"
     return _INVISIBLE.sub(lambda found: f"[{_name_of(found[0])}]", text)
 
 

@@ -129,7 +129,7 @@ class BulkPages:
             "bulk.html",
             visit,
             refusal.page_status if refusal else 200,
-            title=f"{action.title}: {kind.title.lower()}",
+            title=f"{action.title} {kind.title.lower()}",
             here=kind.path,
             kind=kind,
             action=action,
