@@ -290,8 +290,13 @@ def test_a_dry_run_reads_first_pages_and_publishes_nothing(account: SlackAccount
     batches = len(account.chat.batches)
     path = f"/api/imports/{ready['id']}"
     account.hub.call("POST", f"{path}/start", {"dry_run": True})
-    tried = eventually(lambda: (found := account.hub.call("GET", path))["dry_run"] and found, 60)
-    assert tried["status"] == "ready"
+
+    def result() -> Any:
+        """Return the import when its dry run has ended."""
+        found = account.hub.call("GET", path)
+        return found["dry_run"] and found["status"] == "ready" and found
+
+    tried = eventually(result, 60)
     counts = tried["dry_run"]["counts"]["messages"]
     assert (counts["found"], counts["imported"]) == (200, 200)
     listed = account.hub.call("GET", f"{path}/channels", params={"limit": "200"})["items"]
