@@ -6,11 +6,17 @@ from fastapi import FastAPI, Query
 
 from services.delivery.api.customers import CustomerDeliveries
 from services.delivery.api.delivery_schemas import DeliveryCountOut, DeliveryOut, masked
-from services.delivery.api.fields import CustomerReader, FilterQuery, Reader, sees_payloads
+from services.delivery.api.fields import (
+    CustomerReader,
+    ErrorQuery,
+    FilterQuery,
+    Reader,
+    StatusQuery,
+    sees_payloads,
+)
 from services.delivery.engine.waiting_reasons import WaitingReasons
 from services.delivery.log.key_search import STATUSES, DeliveryQuery
 from services.delivery.log.search import DeliverySearch
-from services.delivery.model.delivery_status import DeliveryStatus
 from shared.runtime.web.paging import Cursor, Limit, Order, Page
 from shared.runtime.web.routes import Routes
 from shared.runtime.web.times import UtcTime
@@ -41,14 +47,9 @@ class DeliveriesApi:
         key: CustomerReader,
         webhook_id: FilterQuery = None,
         event_type: FilterQuery = None,
-        status: Annotated[
-            list[DeliveryStatus] | None,
-            Query(max_length=20, description="One of these states; repeat the parameter for several."),
-        ] = None,
+        status: StatusQuery = None,
         event_id: Annotated[str | None, Query(max_length=1000)] = None,
-        error: Annotated[
-            str | None, Query(max_length=100, description="The error class of the last attempt.")
-        ] = None,
+        error: ErrorQuery = None,
         trace_id: Annotated[
             str | None,
             Query(
@@ -93,13 +94,8 @@ class DeliveriesApi:
         key: Reader,
         webhook_id: FilterQuery = None,
         event_type: FilterQuery = None,
-        status: Annotated[
-            list[DeliveryStatus] | None,
-            Query(max_length=20, description="One of these states; repeat the parameter for several."),
-        ] = None,
-        error: Annotated[
-            str | None, Query(max_length=100, description="The error class of the last attempt.")
-        ] = None,
+        status: StatusQuery = None,
+        error: ErrorQuery = None,
         since: UtcTime | None = None,
         until: UtcTime | None = None,
     ) -> DeliveryCountOut:

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Query
 from pydantic import Field
 
+from services.delivery.model.delivery_status import DeliveryStatus
 from shared.contracts.envelope import rfc3339
 from shared.runtime.web.access import ApiKey, requires
 
@@ -26,6 +27,11 @@ CustomerId = Annotated[
     ),
 ]
 FilterQuery = Annotated[str | None, Query(max_length=200)]
+StatusQuery = Annotated[
+    list[DeliveryStatus] | None,
+    Query(max_length=20, description="One of these states; repeat the parameter for several."),
+]
+ErrorQuery = Annotated[str | None, Query(max_length=100, description="The error class of the last attempt.")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 

@@ -1,5 +1,6 @@
 """The recovery API: retry, resend and cancel one delivery or many, and dead letters."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from fastapi import FastAPI
@@ -17,8 +18,6 @@ from services.delivery.api.fields import (
 )
 from services.delivery.api.recovery_schemas import (
     DeadLetterOut,
-    DeadLetterResultOut,
-    DeadLetterResultsOut,
     DeadLetterSelection,
     DeliveryChangedOut,
     DeliveryResultOut,
@@ -100,26 +99,7 @@ class RecoveryApi:
         A finished delivery starts another retry cycle; a waiting one is due now. Hold and open circuit of an
         endpoint delay them, unlike the retry of one delivery.
         """
-        if body.ids is not None:
-            outcomes = await self._jobs.run_immediately(
-                "recover", key.workspace, body.ids, statuses=(*ENDED, *WAITING)
-            )
-            return DeliveryResultsOut(
-                results=[
-                    DeliveryResultOut(id=delivery_id, done=reason is None, reason=reason)
-                    for delivery_id, reason in outcomes.items()
-                ]
-            )
-        scope = JobScope(
-            event_type=body.event_type,
-            since=body.since,
-            until=body.until,
-            last_error=body.error,
-            statuses=list(body.statuses),
-        )
-        job = await self._jobs.begin("recover", key.workspace, body.webhook_id, scope)
-        response.status_code = 202
-        return DeliveryResultsOut(job=JobOut.of(job))
+        return await self._work_on(body, "recover", (*ENDED, *WAITING), body.statuses, key, response)
 
     async def resend(self, delivery_id: str, key: CustomerOperator) -> ResendOut:
         """Send a finished delivery again as a new one: the recorded body, under a new id.
@@ -222,27 +202,32 @@ class RecoveryApi:
 
     async def replay_dead_letters(
         self, body: DeadLetterSelection, key: Operator, response: Response
-    ) -> DeadLetterResultsOut:
+    ) -> DeliveryResultsOut:
         """Send dead letters again, under their ids, in another retry cycle: at once, or as a job."""
-        return await self._dead_letters("recover", body, key, response)
+        return await self._work_on(body, "recover", (_DEAD_LETTER,), [_DEAD_LETTER], key, response)
 
     async def discard_dead_letters(
         self, body: DeadLetterSelection, key: Operator, response: Response
-    ) -> DeadLetterResultsOut:
+    ) -> DeliveryResultsOut:
         """Discard dead letters: at once, or as a job. They stay in the log until they expire."""
-        return await self._dead_letters("discard", body, key, response)
+        return await self._work_on(body, "discard", (_DEAD_LETTER,), [_DEAD_LETTER], key, response)
 
-    async def _dead_letters(
-        self, action: Action, body: DeadLetterSelection, key: ApiKey, response: Response
-    ) -> DeadLetterResultsOut:
-        # Given ids are processed at once; filters may match millions, so they start a job.
+    async def _work_on(
+        self,
+        body: DeadLetterSelection | DeliverySelection,
+        action: Action,
+        of_ids: Sequence[str],
+        of_filters: Sequence[str],
+        key: ApiKey,
+        response: Response,
+    ) -> DeliveryResultsOut:
+        """Work on selected deliveries: on ids in a state of `of_ids` at once, on filters as a job."""
+        # Filters may match millions.
         if body.ids is not None:
-            outcomes = await self._jobs.run_immediately(
-                action, key.workspace, body.ids, statuses=(_DEAD_LETTER,)
-            )
-            return DeadLetterResultsOut(
+            outcomes = await self._jobs.run_immediately(action, key.workspace, body.ids, statuses=of_ids)
+            return DeliveryResultsOut(
                 results=[
-                    DeadLetterResultOut(id=delivery_id, done=reason is None, reason=reason)
+                    DeliveryResultOut(id=delivery_id, done=reason is None, reason=reason)
                     for delivery_id, reason in outcomes.items()
                 ]
             )
@@ -251,12 +236,11 @@ class RecoveryApi:
             since=body.since,
             until=body.until,
             last_error=body.error,
-            statuses=[_DEAD_LETTER],
+            statuses=list(of_filters),
         )
+        job = await self._jobs.begin(action, key.workspace, body.webhook_id, scope)
         response.status_code = 202
-        return DeadLetterResultsOut(
-            job=JobOut.of(await self._jobs.begin(action, key.workspace, body.webhook_id, scope))
-        )
+        return DeliveryResultsOut(job=JobOut.of(job))
 
     # The log
 

@@ -57,8 +57,8 @@ class ReplayCreate(_TimeWindow):
     ] = ["delivered", "dead_letter", "cancelled"]
 
 
-class DeadLetterSelection(BaseModel):
-    """Dead letters: those in `ids`, or all that match every given filter."""
+class _Selection(BaseModel):
+    """The deliveries in `ids`, or all that match every given filter."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,40 +70,27 @@ class DeadLetterSelection(BaseModel):
     error: Name | None = None
 
     @model_validator(mode="after")
-    def _check_ids_or_filters(self) -> "DeadLetterSelection":
-        filters = self.model_fields_set - {"ids"}
-        if bool(self.ids) == bool(filters):
-            raise ValueError("give ids, or at least one of webhook_id, event_type, since, until, error")
+    def _check_ids_or_filters(self) -> Self:
+        if bool(self.ids) == bool(self.model_fields_set - {"ids"}):
+            filters = ", ".join(name for name in type(self).model_fields if name != "ids")
+            raise ValueError(f"give ids, or at least one of {filters}")
         return self
 
 
-class DeliverySelection(BaseModel):
+class DeadLetterSelection(_Selection):
+    """Dead letters: those in `ids`, or all that match every given filter."""
+
+
+class DeliverySelection(_Selection):
     """`POST /api/deliveries/retry`: the deliveries in `ids`, or all that match every given filter.
 
     With filters, these are by default dead letters, and deliveries that wait for a retry.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
-    ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_IDS)] | None = None
     statuses: Annotated[
         list[Literal["pending", "retrying", "dead_letter", "cancelled", "discarded"]],
         Field(min_length=1, max_length=5),
     ] = ["dead_letter", "retrying"]
-    webhook_id: Name | None = None
-    event_type: Name | None = None
-    since: UtcTime | None = None
-    until: UtcTime | None = None
-    error: Name | None = None
-
-    @model_validator(mode="after")
-    def _check_ids_or_filters(self) -> "DeliverySelection":
-        filters = self.model_fields_set - {"ids"}
-        if bool(self.ids) == bool(filters):
-            raise ValueError(
-                "give ids, or at least one of statuses, webhook_id, event_type, since, until, error"
-            )
-        return self
 
 
 class JobOut(BaseModel):
@@ -181,21 +168,6 @@ class DeliveryResultsOut(BaseModel):
     """`results` if ids were given, `job` if filters were."""
 
     results: list[DeliveryResultOut] | None = None
-    job: JobOut | None = None
-
-
-class DeadLetterResultOut(BaseModel):
-    """The result for one dead letter; `reason` says why nothing was done."""
-
-    id: str
-    done: bool
-    reason: str | None
-
-
-class DeadLetterResultsOut(BaseModel):
-    """`results` if ids were given, `job` if filters were."""
-
-    results: list[DeadLetterResultOut] | None = None
     job: JobOut | None = None
 
 
