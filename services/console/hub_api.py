@@ -49,7 +49,7 @@ class Refusal(Exception):
     title: str
     detail: str
     errors: Sequence[tuple[str, str]] = ()
-    """What is wrong with which field, by the field's path in the body of the call."""
+    """Validation errors: the path of a field in the request body, and the message."""
 
     @property
     def is_outage(self) -> bool:

@@ -1,4 +1,4 @@
-"""How long delivery keeps its records."""
+"""List the retention of the records of delivery."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,7 +10,7 @@ from shared.runtime.web.retention import Retention
 
 
 def retentions(settings: DeliverySettings) -> Sequence[Retention]:
-    """Return what delivery keeps, and for how long."""
+    """Return the retention of each kind of records, as the settings say."""
     delivered = timedelta(days=settings.delivered_days)
     dead_letters = timedelta(days=settings.dead_letter_days)
     return (

@@ -1,4 +1,4 @@
-"""How long the gateway keeps its records."""
+"""List the retention of the records of the gateway."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,7 +11,7 @@ from shared.runtime.web.retention import Retention
 
 
 def retentions(settings: GatewaySettings, hub: HubSettings) -> Sequence[Retention]:
-    """Return what the gateway keeps, and for how long."""
+    """Return the retention of each kind of records, as the settings say."""
     executions = timedelta(days=settings.executions_days)
     rejected = min(executions, timedelta(days=REJECTED_RETENTION_DAYS))
     return (

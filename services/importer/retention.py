@@ -1,4 +1,4 @@
-"""How long the importer keeps its records."""
+"""List the retention of the records of the importer."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -9,7 +9,7 @@ from shared.runtime.web.retention import Retention
 
 
 def retentions(settings: ImporterSettings) -> Sequence[Retention]:
-    """Return what the importer keeps, and for how long."""
+    """Return the retention of each kind of records, as the settings say."""
     files = timedelta(days=settings.import_file_days)
     return (
         Retention("Uploads", timedelta(days=settings.upload_days), "upload_days", since="created"),

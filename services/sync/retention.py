@@ -1,4 +1,4 @@
-"""How long sync keeps its records."""
+"""List the retention of the records of sync."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,7 +10,7 @@ from shared.runtime.web.retention import Retention
 
 
 def retentions(settings: SyncSettings) -> Sequence[Retention]:
-    """Return what sync keeps, and for how long."""
+    """Return the retention of each kind of records, as the settings say."""
     addresses = timedelta(days=settings.file_address_days)
     return (
         Retention("Messages, their traces and the links of their ids", messages.RETENTION),

@@ -37,8 +37,8 @@ class CachedCounts(Generic[T]):
     async def get(self, workspace: str, scope: Hashable, count: Callable[[], Coroutine[None, None, T]]) -> T:
         """Return a recent count, else count. Raises the errors of `count`.
 
-        A count that took more than 0.1 s is recent for ten times as long as it took, and returned for as long
-        again while it is counted anew.
+        A count that took more than 0.1 s is cached for ten times that duration. For the same time after that,
+        the cached value is returned while a new count runs.
         """
         key = workspace, scope
         known = self._cached.get(key)

@@ -4,7 +4,7 @@ import asyncio
 
 
 class Draining:
-    """Set once, when the process begins to stop: streams of events end then, so that they do not delay it."""
+    """A flag that is set once, when the process begins to stop, so that streams of events end."""
 
     def __init__(self) -> None:
         self._started = asyncio.Event()

@@ -81,7 +81,7 @@ class EmbeddedVisits:
         return secret if secret and digest_of(secret) == session.cookie_digest else ""
 
     def visit(self, request: Request, session: EmbeddedSession, secret: str) -> Visit:
-        """Return the visit of a request with the session's cookie, whose value is `secret`."""
+        """Return the visit of a request. `secret` is the value of the session's cookie."""
         customer, user, scopes = None, "", list[Scope]()
         if session.portal:
             user, scopes = session.portal.customer, ["webhooks:write"]

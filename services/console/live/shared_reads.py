@@ -13,7 +13,7 @@ _SLOW_S: Final = 0.1
 
 @dataclass(eq=False)
 class _Read:
-    """A read, and the one whose result is returned until it ends."""
+    """A read in progress or completed. Until it completes, callers get the result of `previous`."""
 
     began: float
     task: asyncio.Task[Any]

@@ -15,7 +15,7 @@ _LEADING: Final = (
 """Shown before other fields if the kind does not say."""
 _ID: Final = re.compile(r"[a-z]{2,4}_[0-9A-Za-z]{8,64}")
 _FOLLOWED: Final = frozenset({"event_id", "trace_id"})
-"""Ids whose page is the whole path that has them."""
+"""Fields whose value links to the page of the whole path."""
 _UNITS: Final[Mapping[str, str]] = {
     "_ms": "ms",
     "_s": "s",

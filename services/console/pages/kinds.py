@@ -11,7 +11,7 @@ ColumnKind = Literal["text", "link", "time", "status", "number", "code"]
 FieldKind = Literal["text", "secret", "key", "lines", "select", "checks", "number", "time", "flag", "json"]
 """`key` is a secret that may have several lines, such as a key in PEM format."""
 SECRETS: Final = ("secret", "key")
-"""The kinds of fields whose values are never shown again."""
+"""The field kinds whose stored value is never displayed."""
 Group = Literal["Traffic", "Connections", "Conversations", "Settings"]
 
 
@@ -55,7 +55,7 @@ class Field:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Texts of options; an option without one is its own text."""
     is_folded: bool = False
-    """Whether it is one of the further settings, which the form folds."""
+    """True if the form shows the field below "More settings"."""
 
 
 Values = Mapping[str, Any]

@@ -55,7 +55,7 @@ class Visit:
 
     @property
     def page_id(self) -> str:
-        """What tells pages of this session from those of the browser's other sessions."""
+        """An id that live pages send, so that a page of another session of the browser is reloaded."""
         return self.record_id[:16]
 
     @property

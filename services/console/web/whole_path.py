@@ -78,7 +78,7 @@ class PathPages:
 
 
 class _Path:
-    """What is found of one path. Every round of calls starts from what the one before has found."""
+    """The records of one path. Each round of calls uses the ids that the previous round returned."""
 
     def __init__(self, hub: HubApi, visit: Visit, wanted: str) -> None:
         self._hub = hub

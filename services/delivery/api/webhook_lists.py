@@ -40,7 +40,7 @@ StatusFilter = Annotated[
 ]
 _FAILING_TTL_S: Final = 1.0
 _READ_SHARE: Final = 20
-"""What was read is used for at least so many times as long as it took to read it."""
+"""The minimum cache lifetime of the failing ids, as a multiple of the time that reading them took."""
 _BATCH: Final = 50
 _MAX_BATCHES: Final = 40
 
@@ -108,7 +108,7 @@ class WebhookLists:
         return Page(items=items, next_cursor=encode_cursor(*keys[position - 1]) if has_more else None)
 
     async def _read_failing(self) -> AbstractSet[str]:
-        """Return the ids of all webhooks whose endpoint fails."""
+        """Return the ids of all failing webhooks, from the cache while it is valid."""
         async with self._reading:  # of several calls, the first one reads
             started = monotonic()
             if started >= self._failing_until:

@@ -59,7 +59,7 @@ class EndpointHealthRecords:
         return [EndpointHealthRecord.from_document(document) for document in documents]
 
     async def failing_ids(self) -> frozenset[str]:
-        """Return the ids of all webhooks whose endpoint fails, or has an open circuit."""
+        """Return the ids of all webhooks with failed attempts since the last success, or an open circuit."""
         with translate_errors():
             documents = self._collection.find({}, {"since": 1, "circuit": 1})
             return frozenset(

@@ -66,7 +66,7 @@ class DeliverySearch:
         self._statistics = statistics
         self._gaps = LogGaps()
         self._starts: OrderedDict[tuple[str, str | None, bool], datetime] = OrderedDict()
-        """Where logs began at their last read, by workspace, webhook, and whether delivered ones count."""
+        """The time of the oldest entry, as last read, by workspace, webhook, and `has_delivered`."""
 
     async def find(self, workspace: str, delivery_id: str, *, status: str | None = None) -> Delivery | None:
         """Return a delivery of a workspace with all its attempts; None if there is none in this status."""

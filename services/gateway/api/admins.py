@@ -1,4 +1,4 @@
-"""Whether somebody can still manage a workspace: its last admin can neither be removed nor lose the key."""
+"""Protect the last admin of a workspace: removing them or revoking their key is refused."""
 
 from typing import Final
 

@@ -31,7 +31,7 @@ _TOO_SLOW: Final = "the list is too long to be read in 3 s: choose a range of ti
 
 
 class LongList:
-    """What a repository knows of a list that may be long: where its queries begin, as earlier reads found it.
+    """Caches where the queries of a long list begin, as earlier reads found it.
 
     It is a memory of one process, and says only from where on slices should be short: all times are read, so
     a beginning that is out of date costs reads, and no document is missed.
