@@ -224,7 +224,7 @@ def test_410_disables_at_once_and_says_so_without_the_url(hub: Hub, bus: Bus) ->
             [heard] = listener.wait_for(1)
             eventually(lambda: not read_webhook(hub, webhook)["enabled"])
             assert read_webhook(hub, webhook)["disabled_reason"] == "gone"
-            assert webhook["id"] in with_status(hub, "failing") & with_status(hub, "disabled")
+            eventually(lambda: webhook["id"] in with_status(hub, "failing") & with_status(hub, "disabled"))
             [(what, data)] = notices([heard])
             [delivery] = finished(hub, webhook["id"])
             assert (delivery["status"], delivery["attempt_count"]) == ("dead_letter", 1)

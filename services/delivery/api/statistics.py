@@ -15,7 +15,7 @@ from services.delivery.settings import DeliverySettings
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
-from shared.runtime.cached_counts import CachedCounts
+from shared.runtime.cached_reads import CachedReads
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.routes import Routes
 from shared.runtime.web.times import UtcTime
@@ -44,7 +44,7 @@ class StatisticsApi:
         self._deliveries = deliveries
         self._statistics = statistics
         self._webhooks = webhooks
-        self._counts: CachedCounts[QueueStatsOut] = CachedCounts()
+        self._counts: CachedReads[QueueStatsOut] = CachedReads()
         self._delivered_retention = timedelta(days=settings.delivered_days)
 
     def mount(self, app: FastAPI) -> None:

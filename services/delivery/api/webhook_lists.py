@@ -4,9 +4,7 @@ The settings of all webhooks are in memory, and the endpoints that fail are read
 and used for some seconds. Of the database, only the webhooks of the page are read.
 """
 
-import asyncio
 from collections.abc import Set as AbstractSet
-from time import monotonic
 from typing import Annotated, Final, Literal
 
 from fastapi import Query
@@ -18,6 +16,7 @@ from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from services.delivery.webhooks.repository import WebhookCriteria, WebhookRecord, WebhookRepository
 from shared.contracts.ids import WebhookId
+from shared.runtime.cached_reads import CachedReads
 from shared.runtime.web.paging import Page, Paging, decode_cursor, encode_cursor
 
 NameFilter = Annotated[str, Query(max_length=200, description="Only those with this text in their name.")]
@@ -39,8 +38,6 @@ StatusFilter = Annotated[
     ),
 ]
 _FAILING_TTL_S: Final = 1.0
-_READ_SHARE: Final = 20
-"""The minimum cache lifetime of the failing ids, as a multiple of the time that reading them took."""
 _BATCH: Final = 50
 _MAX_BATCHES: Final = 40
 
@@ -54,9 +51,7 @@ class WebhookLists:
         self._webhooks = webhooks
         self._repository = repository
         self._health = health
-        self._reading = asyncio.Lock()
-        self._failing: AbstractSet[str] = frozenset()
-        self._failing_until = 0.0
+        self._failing: CachedReads[frozenset[str]] = CachedReads(min_s=_FAILING_TTL_S)
 
     async def page(
         self,
@@ -74,7 +69,7 @@ class WebhookLists:
         if status is None:
             return await self._repository.list_page(workspace, criteria, paging, customer=customer)
         await self._webhooks.ensure_current()
-        failing = await self._read_failing()
+        failing = await self._failing.get("", "failing", self._health.failing_ids)
         is_reverse = paging.order == "newest"
         keys = sorted(
             (
@@ -106,16 +101,6 @@ class WebhookLists:
                 break
         has_more = position < len(keys)
         return Page(items=items, next_cursor=encode_cursor(*keys[position - 1]) if has_more else None)
-
-    async def _read_failing(self) -> AbstractSet[str]:
-        """Return the ids of all failing webhooks, from the cache while it is valid."""
-        async with self._reading:  # of several calls, the first one reads
-            started = monotonic()
-            if started >= self._failing_until:
-                self._failing = await self._health.failing_ids()
-                now = monotonic()
-                self._failing_until = now + max(_FAILING_TTL_S, _READ_SHARE * (now - started))
-            return self._failing
 
 
 def _has_status(webhook: OutgoingWebhook, status: WebhookStatus, failing: AbstractSet[str]) -> bool:

@@ -12,7 +12,7 @@ from services.sync.api.fields import Reader
 from services.sync.store.mappings import MappingRepository
 from services.sync.store.queue_counts import LaneCount, QueueCount, QueueCounts
 from shared.contracts.envelope import rfc3339
-from shared.runtime.cached_counts import CachedCounts
+from shared.runtime.cached_reads import CachedReads
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.routes import Routes
 
@@ -54,7 +54,7 @@ class SyncQueueApi:
     def __init__(self, mappings: MappingRepository, counts: QueueCounts) -> None:
         self._mappings = mappings
         self._counts = counts
-        self._cached: CachedCounts[QueueStatsOut] = CachedCounts(min_s=_CACHED_S)
+        self._cached: CachedReads[QueueStatsOut] = CachedReads(min_s=_CACHED_S)
 
     def mount(self, app: FastAPI) -> None:
         """Add the route to the app."""

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from services.console.live.shared_reads import SharedReads
-from shared.runtime import cached_counts
-from shared.runtime.cached_counts import CachedCounts
+from shared.runtime import cached_reads
+from shared.runtime.cached_reads import CachedReads
 
 
 class Counter:
@@ -24,11 +24,11 @@ class Counter:
 
 
 def test_a_slow_count_is_cached_and_shown_while_it_is_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cached_counts, "_SLOW_S", 0.01)
+    monkeypatch.setattr(cached_reads, "_SLOW_S", 0.01)
     counter = Counter(0.03)
 
     async def ask() -> None:
-        counts = CachedCounts[int]()
+        counts = CachedReads[int]()
         assert await asyncio.gather(*(counts.get("w", None, counter) for _ in range(3))) == [1, 1, 1]
         assert await counts.get("w", "other scope", counter) == 2
         await asyncio.sleep(0.1)
@@ -50,7 +50,7 @@ def test_a_quick_count_is_not_cached_and_an_error_is_not_stored() -> None:
         raise LookupError("once")
 
     async def ask() -> list[int]:
-        counts = CachedCounts[int]()
+        counts = CachedReads[int]()
         with pytest.raises(LookupError):
             await counts.get("w", None, fail)
         return [await counts.get("w", None, counter) for _ in range(3)]
