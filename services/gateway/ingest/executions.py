@@ -46,8 +46,10 @@ _MAX_DIAGNOSED_PER_FLUSH_BYTES: Final = 2 * MAX_DIAGNOSED_BYTES
 _MAX_DETAIL_LENGTH: Final = 500
 _MAX_LISTED_EVENTS: Final = 100
 """Events of one request that its execution lists."""
-_MAX_RELATED_DELIVERY_IDS: Final = 20
-"""Ids of the provider by which an execution is found; each costs an entry of the index."""
+_MAX_RELATED: Final = 20
+"""Events, and ids of the provider, by which an execution is found: each costs an entry of the index."""
+_MAX_RELATED_LENGTH: Final = 200
+"""Longer ids are not searched for."""
 
 
 class ExecutionEvent(NamedTuple):
@@ -225,8 +227,8 @@ class Executions:
         positions = execution.positions
         related_ids = [
             execution.trace_id,
-            *execution.event_ids[:_MAX_LISTED_EVENTS],
-            *(item.delivery_id for item in events[:_MAX_RELATED_DELIVERY_IDS]),
+            *execution.event_ids[:_MAX_RELATED],
+            *(item.delivery_id for item in events[:_MAX_RELATED]),
         ]
         return ExecutionRecord(
             id=new_execution_id(),
@@ -252,8 +254,13 @@ class Executions:
             body=execution.body if has_body else None,
             content_type=execution.content_type if has_body else None,
             trace_id=execution.trace_id or None,
-            related_ids=tuple(dict.fromkeys(filter(None, related_ids))) or None,
+            related_ids=_searchable(related_ids),
         )
+
+
+def _searchable(ids: Iterable[str | None]) -> tuple[str, ...] | None:
+    """Return the distinct ids that are short enough to be searched for; None if there are none."""
+    return tuple(dict.fromkeys(one for one in ids if one and len(one) <= _MAX_RELATED_LENGTH)) or None
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
