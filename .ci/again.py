@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 _LAST_FAILED = Path(".pytest_cache/v/cache/lastfailed")
-_MAX_TESTS = 3
+_MAX_TESTS = 8
 
 
 def main() -> int:

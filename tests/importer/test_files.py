@@ -197,7 +197,7 @@ def test_a_dry_run_counts_files_and_gives_no_address(hub: Hub, chat: HistoryChat
     found = ready(hub, archive({"a.txt": b"content"}, lost=("gone.txt",)))
     path = f"/api/imports/{found['id']}"
     hub.call("POST", f"{path}/start", {"dry_run": True})
-    tried = eventually(lambda: (got := hub.call("GET", path))["dry_run"] and got)
+    tried = eventually(lambda: (got := reached(hub, found["id"], "ready"))["dry_run"] and got)
     assert "files" in json.dumps(tried["dry_run"])
     samples = hub.call("GET", f"{path}/channels")["items"][0]["samples"]
     assert [item["url"] for item in samples[-1]["attachments"]] == [""]

@@ -96,8 +96,7 @@ def test_an_export_is_described_tried_imported_and_undone(hub: Hub, chat: Histor
 
     before = len(chat.batches)
     hub.call("POST", f"{path}/start", {"dry_run": True})
-    tried = eventually(lambda: (got := hub.call("GET", path))["dry_run"] and got)
-    assert tried["status"] == "ready"
+    tried = eventually(lambda: (got := reached(hub, found["id"], "ready"))["dry_run"] and got)
     assert tried["dry_run"]["counts"]["messages"] == {"found": 6, "selected": 5, "imported": 5, "failed": 1}
     sample = hub.call("GET", f"{path}/channels")["items"][0]["samples"][3]
     assert sample["text"] == "the **second** day"

@@ -150,7 +150,7 @@ def test_an_import_that_is_ready_is_cancelled_and_has_nothing_to_undo(hub: Hub, 
     found = ready(hub, export(team="T00000206"))
     path = f"/api/imports/{found['id']}"
     hub.call("POST", f"{path}/start", {"dry_run": True})
-    eventually(lambda: hub.call("GET", path)["dry_run"])
+    eventually(lambda: reached(hub, found["id"], "ready")["dry_run"])
     published = len(chat.batches)
     assert hub.call("POST", f"{path}/cancel")["status"] == "cancelled"
     assert hub.call("GET", f"{path}/undo") == {"messages": 0, "shared": 0, "channels": 0, "people": 0}

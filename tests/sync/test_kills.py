@@ -1,7 +1,8 @@
 """kill -9 of sync at every failpoint and at random, under load: nothing is lost, and nothing doubles.
 
-Telegram cannot be asked whether it has a message: there, each kill may double one message, and the trace of
-that message says so. `INTERLINK_TEST_KILLS` is how often it is killed at random, `INTERLINK_TEST_SEED` when.
+Telegram cannot be asked whether it has a message: there, each kill may double one message of each
+conversation, and the trace of that message says so. `INTERLINK_TEST_KILLS` is how often it is killed at
+random, `INTERLINK_TEST_SEED` when.
 The last test shows that a sync which links late is found out.
 """
 
