@@ -39,6 +39,19 @@ class KafkaSettings(BaseSettings):
             "authorities."
         ),
     )
+    ssl_certfile: Path | None = Field(
+        default=None,
+        description=(
+            "A PEM file with the client's certificate and its chain, for brokers that require one (mTLS)."
+        ),
+    )
+    ssl_keyfile: Path | None = Field(
+        default=None,
+        description=(
+            "A PEM file with the private key of that certificate, without a passphrase; by default it is in "
+            "the same file."
+        ),
+    )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         default="PLAIN", description="The mechanism of the login, for the protocols `SASL_...`."
     )
@@ -46,6 +59,14 @@ class KafkaSettings(BaseSettings):
     sasl_password: SecretStr | None = Field(default=None, description="The password of the login.")
     sasl_password_file: Path | None = Field(
         default=None, description="A file that contains the password instead: a mounted secret."
+    )
+    client_rack: str | None = Field(
+        default=None,
+        max_length=249,
+        description=(
+            "The rack or zone of this process, as in `broker.rack`: consumers fetch from a replica there, if "
+            "the brokers have a rack-aware `replica.selector.class`. By default they fetch from the leaders."
+        ),
     )
     answers_held_fetches: bool = Field(
         default=True,

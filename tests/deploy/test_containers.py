@@ -574,9 +574,14 @@ def test_the_broker_wants_the_login_that_the_services_have(
                 await admin.close()
 
         assert asyncio.run(topics(connection(load(KafkaSettings)))) == []
-        for variable, value in (("SASL_PASSWORD_FILE", str(wrong)), ("SECURITY_PROTOCOL", "PLAINTEXT")):
+        refused = ({"KAFKA_SASL_PASSWORD_FILE": str(wrong)}, {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"})
+        for changed in refused:
             with monkeypatch.context() as patch:
-                patch.setenv(f"KAFKA_{variable}", value)
+                if "KAFKA_SECURITY_PROTOCOL" in changed:  # a login without SASL is refused here already
+                    patch.delenv("KAFKA_SASL_USERNAME")
+                    patch.delenv("KAFKA_SASL_PASSWORD_FILE")
+                for variable, value in changed.items():
+                    patch.setenv(variable, value)
                 arguments = connection(load(KafkaSettings))
             with pytest.raises(KafkaError):
                 asyncio.run(topics(arguments))

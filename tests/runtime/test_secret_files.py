@@ -4,11 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from shared.contracts.errors import Misconfigured
-from shared.runtime.kafka.connection import connection
+from shared.runtime.kafka.connection import broker_connection, connection
 from shared.runtime.mongo import Mongo
 from shared.runtime.settings import EgressSettings, KafkaSettings, MongoSettings, load
+from tests.support.certificates import Authority
 
 
 @pytest.fixture
@@ -26,6 +34,79 @@ def test_the_brokers_password_comes_from_a_file(monkeypatch: pytest.MonkeyPatch,
         connection(load(KafkaSettings))
     monkeypatch.setenv("KAFKA_SASL_PASSWORD_FILE", str(secret))
     assert connection(load(KafkaSettings))["sasl_plain_password"] == "from-a-file"
+
+
+def _pem(folder: Path) -> dict[str, Path]:
+    """The files of a client's TLS, right and wrong."""
+    authority = Authority("brokers")
+    certificate, key = authority.pair("gateway")
+    other_key = load_pem_private_key(authority.pair("other")[1].encode(), None)
+    sealed = other_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    other = other_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    texts = {
+        "ca": authority.pem,
+        "cert": certificate,
+        "key": key,
+        "both": certificate + key,
+        "other": other.decode(),
+        "sealed": sealed.decode(),
+        "noise": "nothing",
+        "empty": "",
+    }
+    files = {name: folder / f"{name}.pem" for name in [*texts, "nowhere"]}
+    for name, text in texts.items():
+        files[name].write_text(text, encoding="utf-8")
+    return files
+
+
+@pytest.mark.parametrize(
+    ("protocol", "files", "problem"),
+    [
+        ("SSL", {"CAFILE": "ca"}, ""),
+        ("SSL", {"CAFILE": "ca", "CERTFILE": "cert", "KEYFILE": "key"}, ""),
+        ("SSL", {"CERTFILE": "both"}, ""),
+        ("SSL", {"CAFILE": "nowhere"}, "KAFKA_SSL_CAFILE: .*nowhere.pem cannot be read: No such file"),
+        ("SSL", {"CAFILE": "noise"}, "KAFKA_SSL_CAFILE: .*noise.pem has no certificate in PEM: give the PEM"),
+        ("SSL", {"CAFILE": "empty"}, "KAFKA_SSL_CAFILE: .*empty.pem has no certificate"),
+        ("SSL", {"KEYFILE": "key"}, "KAFKA_SSL_KEYFILE is set: set KAFKA_SSL_CERTFILE too"),
+        ("SSL", {"CERTFILE": "cert"}, "KAFKA_SSL_CERTFILE: .* no certificate with a key .*KAFKA_SSL_KEYFILE"),
+        ("SSL", {"CERTFILE": "nowhere", "KEYFILE": "key"}, "KAFKA_SSL_CERTFILE: .* cannot be read"),
+        ("SSL", {"CERTFILE": "cert", "KEYFILE": "nowhere"}, "KAFKA_SSL_KEYFILE: .* cannot be read"),
+        ("SSL", {"CERTFILE": "cert", "KEYFILE": "other"}, "does not belong to the private key"),
+        (
+            "SSL",
+            {"CERTFILE": "cert", "KEYFILE": "sealed"},
+            "KAFKA_SSL_KEYFILE: .* passphrase: store it without",
+        ),
+        ("PLAINTEXT", {"CAFILE": "ca"}, "KAFKA_SSL_CAFILE is set, but .*PLAINTEXT has no TLS: set it to SSL"),
+        ("SASL_PLAINTEXT", {"CERTFILE": "both"}, "KAFKA_SSL_CERTFILE is set, but .* has no TLS"),
+    ],
+)
+def test_the_error_names_what_is_wrong_with_the_brokers_tls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, protocol: str, files: dict[str, str], problem: str
+) -> None:
+    paths = _pem(tmp_path)
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "kafka:9092")
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", protocol)
+    for name, file in files.items():
+        monkeypatch.setenv(f"KAFKA_SSL_{name}", str(paths[file]))
+    if not problem:
+        assert connection(load(KafkaSettings))["ssl_context"].check_hostname
+        return
+    for arguments in (connection, broker_connection):
+        with pytest.raises(Misconfigured, match=problem):
+            arguments(load(KafkaSettings))
+
+
+def test_a_login_without_sasl_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not be used, and nobody would notice that everybody may connect."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "kafka:9092")
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SSL")
+    monkeypatch.setenv("KAFKA_SASL_USERNAME", "gateway")
+    with pytest.raises(
+        Misconfigured, match=r"KAFKA_SASL_USERNAME is set, but .*SSL has no login: set it to SASL"
+    ):
+        connection(load(KafkaSettings))
 
 
 def test_the_databases_password_comes_from_a_file(monkeypatch: pytest.MonkeyPatch, secret: Path) -> None:

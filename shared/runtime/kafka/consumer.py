@@ -194,6 +194,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             *(topic.name for topic in self._topics),
             batch=True,
             group_id=self.group,
+            client_rack=self._settings.client_rack,
             ack_policy=AckPolicy.MANUAL,
             auto_offset_reset="earliest",
             listener=self,

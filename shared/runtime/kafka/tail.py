@@ -65,6 +65,7 @@ async def tail(
         auto_offset_reset="latest",
         fetch_max_bytes=_MAX_FETCH_BYTES,
         max_partition_fetch_bytes=_MAX_FETCH_BYTES,
+        client_rack=settings.client_rack,
         **connection(settings),
     )
     wake_ups.start()
