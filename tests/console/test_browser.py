@@ -151,11 +151,11 @@ async def test_the_overview_is_live_and_says_when_it_is_old(hub: Hub, tab: Tab) 
     before = await tab.evaluate("document.querySelector('.numbers dd').closest('dl').innerText")
     hub.kill("delivery")
     try:
-        await tab.until("document.body.innerText.includes('The service delivery does not answer')", 15)
+        await tab.until("document.body.innerText.includes('The service delivery does not answer')")
     finally:
         hub.start_service("delivery")
         hub.wait_ready("delivery")
-    await tab.until("!document.body.innerText.includes('The service delivery does not answer')", 15)
+    await tab.until("!document.body.innerText.includes('The service delivery does not answer')")
     assert before
     assert tab.complaints == []
 
@@ -189,7 +189,7 @@ async def test_a_failed_delivery_is_retried_and_its_page_follows(hub: Hub, tab: 
         assert await tab.evaluate("document.querySelector('time').title.endsWith(' UTC)')")
         answers.clear()
         await tab.press("form[action$='/do/retry'] button")
-        await tab.until("document.querySelector('#live .status-green') !== null", 15)
+        await tab.until("document.querySelector('#live .status-green') !== null")
         assert await tab.evaluate("document.querySelectorAll('.timeline > li').length") == 2
         assert tab.complaints == []
 
@@ -218,15 +218,15 @@ async def test_what_happens_is_seen_without_a_reload_unless_it_is_paused(hub: Hu
     with Subscriber(lambda _: web.Response(status=403)) as receiver:
         webhook = hub.outgoing_webhook(receiver.url, name="dead")["id"]
         hub.call("POST", f"/api/outgoing-webhooks/{webhook}/test")
-        await tab.until(f"{dead} !== {before!r}", 20)
+        await tab.until(f"{dead} !== {before!r}")
     assert await tab.evaluate("document.activeElement.closest('#rows') !== null")
     assert await tab.evaluate("document.body.dataset.loaded") == "once"
     hub.kill("console")
-    await tab.until("document.querySelector('.stale').innerText.includes('does not answer')", 20)
+    await tab.until("document.querySelector('.stale').innerText.includes('does not answer')")
     receive()
     hub.start_service("console")
     hub.wait_ready("console")
-    await tab.until(f"{row} === 3", 20)
+    await tab.until(f"{row} === 3")
     assert await tab.evaluate("document.querySelector('.stale').hidden")
     assert await tab.evaluate("document.body.dataset.loaded") == "once"
     # Another tab changes the workspace: what comes then belongs to a page of that one.
@@ -236,7 +236,7 @@ async def test_what_happens_is_seen_without_a_reload_unless_it_is_paused(hub: Hu
     hub.kill("console")
     hub.start_service("console")
     hub.wait_ready("console")
-    await tab.until("document.querySelector('#menu .who')?.innerText.includes('workspace other-')", 20)
+    await tab.until("document.querySelector('#menu .who')?.innerText.includes('workspace other-')")
     assert await tab.evaluate("document.body.dataset.loaded") is None
 
 
@@ -268,7 +268,7 @@ async def test_a_webhook_is_created_and_sent_again_and_an_import_started_by_keyb
         await tab.at("/console/deliveries/dlv_")
         answers.clear()
         await go(tab, "form[action$='/do/retry'] button")
-        await tab.until("document.querySelector('#live .status-green') !== null", 15)
+        await tab.until("document.querySelector('#live .status-green') !== null")
     [own, *_] = import_paths(hub)
     await tab.goto(f"{hub.url('gateway')}/console{own}")
     await go(tab, "main a[href$='/do/start']")

@@ -55,7 +55,7 @@ async def started(stage: OAuthHub) -> AsyncIterator[Browser]:
 
 
 async def events(tab: Tab, count: int) -> list[Any]:
-    await tab.until(f"window.events.length >= {count}", 20)
+    await tab.until(f"window.events.length >= {count}")
     return list(await tab.evaluate("window.events"))
 
 

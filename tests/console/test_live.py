@@ -193,7 +193,7 @@ def test_statistics_count_events_by_type_and_help_checks_the_hub(hub: Hub, admin
         items = hub.call("GET", f"/api/statistics/endpoints?endpoint_id={endpoint['id']}")["items"]
         return [item for item in items if item["accepted"] + item["refused"] == 3]
 
-    [item] = eventually(counted, 20)
+    [item] = eventually(counted)
     assert (item["name"], item["accepted"], item["refused"]) == ("counted", 1, 2)
     assert item["success_rate"] == pytest.approx(1 / 3, abs=0.001)
     assert 0 < item["mean_ms"] < 10_000

@@ -365,7 +365,7 @@ def test_a_member_sees_and_does_what_the_key_allows(hub: Hub, person: Person) ->
 def test_a_service_that_is_down_takes_only_its_parts_with_it(hub: Hub, admin: Person) -> None:
     hub.kill("sync")
     try:
-        eventually(lambda: "sync not ready" in admin.open("/console").text, 10)
+        eventually(lambda: "sync not ready" in admin.open("/console").text)
         page = admin.open("/console")
         assert page.status == 200
         assert "The service sync does not answer" in page.text
@@ -381,7 +381,7 @@ def test_a_service_that_is_down_takes_only_its_parts_with_it(hub: Hub, admin: Pe
     finally:
         hub.start_service("sync")
         hub.wait_ready("sync")
-    eventually(lambda: "sync ready" in admin.open("/console").text, 10)
+    eventually(lambda: "sync ready" in admin.open("/console").text)
 
 
 def test_static_files_are_versioned_compressed_and_of_the_hub(hub: Hub, admin: Person) -> None:

@@ -730,7 +730,7 @@ def test_a_dead_endpoint_with_hundreds_waiting_does_not_delay_a_healthy_one(
         hub.outgoing_webhook(healthy.url, events=[kind])
         started = monotonic()
         publish(hub, kind, 600)
-        healthy.wait_for(600, within_s=20)
+        healthy.wait_for(600)
         all_of_them = monotonic() - started
         waiting = stats(hub, slow["id"])
         assert waiting["pending"] >= 300, waiting
@@ -738,7 +738,7 @@ def test_a_dead_endpoint_with_hundreds_waiting_does_not_delay_a_healthy_one(
         for number in range(10):
             started = monotonic()
             publish(hub, kind)
-            healthy.wait_for(601 + number, within_s=10)
+            healthy.wait_for(601 + number)
             latencies.append(monotonic() - started)
         assert stats(hub, slow["id"])["pending"] >= 200
         hub.call("DELETE", f"/api/outgoing-webhooks/{slow['id']}", expect=204)
@@ -762,7 +762,7 @@ def test_the_queue_is_counted_at_each_stage(hub: Hub) -> None:
 
         seen: list[dict[str, Any]] = []
         try:
-            now = eventually(check, 10, every_s=0.03) or {}
+            now = eventually(check, every_s=0.03) or {}
         except AssertionError:
             pytest.fail(f"never {expected_counts}, but {seen[-1]}")
         assert now["total"] == sum(expected.values())

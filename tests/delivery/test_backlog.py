@@ -92,7 +92,7 @@ async def _chunks(backlog: Backlog, partition: Partition) -> list[ChunkRecord]:
     return await backlog._deferred_events.chunks_of({partition.source})
 
 
-async def _until(look: Callable[[], bool], within_s: float = 20) -> None:
+async def _until(look: Callable[[], bool], within_s: float = 60) -> None:
     async with asyncio.timeout(within_s):
         while not look():  # noqa: ASYNC110 -- it looks at what came out
             await asyncio.sleep(0.01)

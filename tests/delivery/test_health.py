@@ -343,7 +343,7 @@ def test_an_endpoint_that_is_rarely_called_is_warned_of_before_it_is_disabled(hu
             assert datetime.fromisoformat(data["disables_at"]) >= began
             assert read_webhook(hub, webhook)["enabled"] is True
             eventually(lambda: read_webhook(hub, webhook)["health"]["failing_since"])
-            eventually(lambda: webhook["id"] in with_status(hub, "failing") - with_status(hub, "active"), 15)
+            eventually(lambda: webhook["id"] in with_status(hub, "failing") - with_status(hub, "active"))
             numbered(hub, kind)
             assert [what for what, _ in notices(listener.wait_for(2))] == [
                 "webhook.failing",

@@ -148,7 +148,7 @@ class World:
     def put(self, count: int) -> list[TopicRecord]:
         """What was put on the topic since the last look: so many, and no more a moment later."""
         before = len(self.tap.records)
-        eventually(lambda: len(self.tap.look()) - before >= count, 10)
+        eventually(lambda: len(self.tap.look()) - before >= count)
         if not count:
             sleep(0.3)
         return self.tap.look()[before:]
@@ -900,7 +900,7 @@ def test_503_while_the_bus_is_away(world: World, slack: str, a: str, bus: Bus) -
         refused(world, body, signed)
         # What is for nobody needs no bus.
         assert world.send("slack", *of_slack(slack, f"T{token_hex(5)}")).status_code == 200
-    eventually(lambda: world.send("slack", body, signed).status_code == 200, 20)
+    eventually(lambda: world.send("slack", body, signed).status_code == 200)
     results = world.put(1)
     assert routes(results) == {(a, integration)}
     assert len({item.attributes["ce_id"] for item in results}) == 1, "what came twice is one event"

@@ -611,7 +611,7 @@ def test_an_integration_that_was_deleted_is_not_connected(world: World) -> None:
         try:
             with ThreadPoolExecutor(1) as pool:
                 coming = pool.submit(world.callback, came, zoe)
-                eventually(lambda: used(world, came["state"]), 5, 0.02)
+                eventually(lambda: used(world, came["state"]), every_s=0.02)
                 assert (
                     world.ask("DELETE", f"/api/integrations/{authorization['integration_id']}").status_code
                     == 204
@@ -639,7 +639,7 @@ def test_a_refresh_meanwhile_does_not_spoil_a_reconnection(world: World) -> None
         try:
             with ThreadPoolExecutor(1) as pool:
                 coming = pool.submit(world.callback, came, kim)
-                eventually(lambda: used(world, came["state"]), 5, 0.02)
+                eventually(lambda: used(world, came["state"]), every_s=0.02)
                 with world.collection("integrations") as found:
                     found.update_one({"_id": integration}, {"$inc": {"version": 1}})
                 assert coming.result().status_code == 303

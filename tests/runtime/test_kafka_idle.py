@@ -93,7 +93,7 @@ class Group:
         return published.id
 
 
-async def until(holds: Callable[[], bool], within_s: float = 20) -> None:
+async def until(holds: Callable[[], bool], within_s: float = 60) -> None:
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 -- it looks at what came out
             await asyncio.sleep(0.02)

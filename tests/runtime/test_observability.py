@@ -358,7 +358,7 @@ def test_sigterm_finishes_requests_under_way_and_accepts_no_new_ones(
         sleep(0.2)
         stopped_at = monotonic()
         os.kill(other.pid("gateway"), signal.SIGTERM)
-        eventually(lambda: not _listens(other.ports["gateway"]), 3)
+        eventually(lambda: not _listens(other.ports["gateway"]))
         ends.sendall(BODY[-1:])
         assert ends.recv(1000).startswith(b"HTTP/1.1 202")
         assert lasts.recv(1000).startswith(b"HTTP/1.1 503")

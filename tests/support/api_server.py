@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from tests.support.certificates import Authority, server_tls
 from tests.support.recorded_secrets import record_secret
 
-_PATIENCE_S: Final = 20.0
+_PATIENCE_S: Final = 30.0
 _CHUNK: Final = 64 * 1024
 
 

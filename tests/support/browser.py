@@ -20,7 +20,7 @@ CHROMIUM: Final = next(
 )
 _START_S: Final = 30.0
 _LOOK_S: Final = 0.05
-_WITHIN_S: Final = 10.0
+_WITHIN_S: Final = 60.0
 _QUIET: Final = (
     "--no-first-run",
     "--no-default-browser-check",

@@ -23,7 +23,7 @@ T = TypeVar("T")
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 _HTTP: Final = "http/1.1"
-_PATIENCE_S: Final = 10.0
+_PATIENCE_S: Final = 30.0
 _ARGUMENT: Final = re.compile(rb'"((?:[^"\\\r\n]|\\["\\])*)"|([^\x00-\x20"\\(){%*\x7f-\xff]+)|\{(\d+)\}$')
 
 

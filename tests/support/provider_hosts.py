@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ import h11
 from shared.runtime.egress.resolver import DnsResolver
 from tests.support import capture
 from tests.support.certificates import Authority
+from tests.support.eventually import eventually
 
 NAMES: Final = "TEST_NAMES"
 """The environment variable with the names that a service's resolver knows."""
@@ -182,7 +184,7 @@ class ProviderHosts:
 
     A request body of more than `max_body` bytes is a fault, too, and ends the connection.
 
-    Hosts in `down` refuse connections: the proxy answers 502, and connections that wait are closed.
+    A host that was taken down refuses connections: the proxy answers 502.
     """
 
     def __init__(self, hosts: Mapping[str, Handler], *, max_body: int = _MAX_BODY) -> None:
@@ -190,7 +192,9 @@ class ProviderHosts:
         self.asked: list[HostRequest] = []
         self.connected: list[str] = []
         self.faults: list[str] = []
-        self.down: set[str] = set()
+        self._down: set[str] = set()
+        self._tunnels: Counter[str] = Counter()
+        self._lock = threading.Lock()
         self._hosts = dict(hosts)
         self._names = sorted(host for host in hosts if ":" not in host)
         self._ports = [int(host.rpartition(":")[2]) for host in hosts if ":" in host]
@@ -212,6 +216,16 @@ class ProviderHosts:
         self._over.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def take_down(self, host: str) -> None:
+        """Let a host refuse connections; returns when those that were open to it have ended."""
+        with self._lock:
+            self._down.add(host)
+        eventually(lambda: not self._tunnels[host], every_s=0.01)
+
+    def bring_up(self) -> None:
+        """Let every host answer again."""
+        self._down.clear()
 
     def env(self, folder: Path, names: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment of a service that is to find the hosts; `names` are further ones with addresses."""
@@ -255,7 +269,7 @@ class ProviderHosts:
             if handler is None:
                 peer.answer(Reply(403))
                 raise ValueError(f"the proxy was asked for {method} {target}")
-            if url.netloc in self.down:
+            if url.netloc in self._down:
                 return peer.answer(Reply(502))
             if not self._answer(peer, head, url.netloc, handler):
                 return None
@@ -265,15 +279,23 @@ class ProviderHosts:
         if handler is None:
             peer.answer(Reply(403))
             raise ValueError(f"the proxy was asked for CONNECT {host}")
-        if host in self.down:
+        with self._lock:
+            is_down = host in self._down
+            if not is_down:
+                self._tunnels[host] += 1
+        if is_down:
             return peer.answer(Reply(502))
-        self.connected.append(host)
-        peer.socket.settimeout(_PATIENCE_S)
-        peer.socket.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        with self._tls.wrap_socket(peer.socket, server_side=True) as secure:
-            inner = _Peer(secure, lambda: self._over.is_set() or host in self.down, self._max_body)
-            while self._answer(inner, inner.head(), host, handler):
-                pass
+        try:
+            self.connected.append(host)
+            peer.socket.settimeout(_PATIENCE_S)
+            peer.socket.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            with self._tls.wrap_socket(peer.socket, server_side=True) as secure:
+                inner = _Peer(secure, lambda: self._over.is_set() or host in self._down, self._max_body)
+                while self._answer(inner, inner.head(), host, handler):
+                    pass
+        finally:
+            with self._lock:
+                self._tunnels[host] -= 1
         return None
 
     def _answer(self, peer: "_Peer", head: h11.Request, host: str, handler: Handler) -> bool:

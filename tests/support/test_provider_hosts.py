@@ -129,11 +129,10 @@ async def test_a_host_is_down_slow_or_says_nothing(client: EgressClient, platfor
     assert (await client.post(f"{AT}/gone", {}, b"", timeout_s=5)).failure == "closed_mid_response"
     assert (await client.post(f"{AT}/slow", {}, b"", timeout_s=0.1)).failure == "timeout"
     assert (await client.post(f"{AT}/slow", {}, b"", timeout_s=5)).status == 204
-    platforms.down.add(HOST)
-    await asyncio.sleep(0.2)  # the connection that waits is closed
+    await asyncio.to_thread(platforms.take_down, HOST)
     refused = await client.post(f"{AT}/page", {}, b"", timeout_s=5)
     assert (refused.failure, refused.detail) == ("proxy", "the egress proxy answered 502")
-    platforms.down.clear()
+    platforms.bring_up()
     assert (await client.get(f"{AT}/page", timeout_s=5)).status == 200
     assert platforms.faults == []
 

@@ -288,10 +288,10 @@ def test_slack_fails_and_loses_answers(at: Setting) -> None:
     faults.cut("chat.postMessage")
     with pytest.raises(ConnectionError):
         at.say("cut")
-    at.hosts.down.add("slack.com")
+    at.hosts.take_down("slack.com")
     with pytest.raises(OSError, match="502"):
         at.say("down")
-    at.hosts.down.clear()
+    at.hosts.bring_up()
     faults.delay("auth.test", 0.3)
     started = time.monotonic()
     at.client().auth_test()

@@ -336,10 +336,10 @@ async def test_faults_come_on_request(world: World) -> None:
     api.fail(Fault(500, method="getChat"))
     await bot.send_message(group.id, "not that method")
     await world.refused(bot.get_chat(group.id), "Internal Server Error", NetworkError)
-    world.hosts.down.add(HOST)
+    world.hosts.take_down(HOST)
     with pytest.raises(httpx.ProxyError):
         ask(world, f"/bot{world.token}/getMe")
-    world.hosts.down.clear()
+    world.hosts.bring_up()
     api.bots[0].new_token()
     await world.refused(bot.send_message(group.id, "x"), "Unauthorized", InvalidToken)
 

@@ -199,7 +199,7 @@ def test_the_address_of_a_file_of_another_workspace_sends_nothing(
     chat, slack = other.chat.channel(), SlackPlace(world.slack, world.team, channel)
     other.map(other.slack_leg(channel), {"provider": "chat", "conversation": chat.channel})
     chat.write("stolen", attachments=[{"id": "F1", "url": address, "filename": "secret.txt", "size": 8}])
-    eventually(slack.texts, 20)
+    eventually(slack.texts)
     assert slack.shown()[0].files == {}
     assert "secret.txt" in slack.texts()[0], "the text says that the file is missing"
 

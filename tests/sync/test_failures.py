@@ -52,13 +52,13 @@ def test_telegrams_retry_after_is_obeyed(world: World) -> None:
 def test_messages_stay_in_order_while_a_provider_fails(world: World) -> None:
     legs = world.mapped()
     texts = [f"message {number}" for number in range(4)]
-    world.hosts.down.add("slack.com")
+    world.hosts.take_down("slack.com")
     for text in texts:
         legs.chat.write(text)
     legs.until(lambda: legs.telegram.texts() == texts)
     assert legs.slack.texts() == []
-    world.hosts.down.clear()
-    legs.until(lambda: legs.slack.texts() == texts, 30)
+    world.hosts.bring_up()
+    legs.until(lambda: legs.slack.texts() == texts)
 
 
 def test_slack_is_asked_for_a_message_whose_response_was_lost(world: World) -> None:
@@ -159,14 +159,14 @@ def test_the_queues_of_an_account_wait_until_it_is_connected_again(world: World)
     def status() -> str:
         return str(world.hub.call("GET", f"/api/integrations/{world.slack_integration}")["status"])
 
-    eventually(lambda: status() == "reauth_required", 20)
+    eventually(lambda: status() == "reauth_required")
     legs.until(lambda: target(legs, "one", "slack")["state"] == "waiting")
     assert "connect the account again" in target(legs, "one", "slack")["fix"].lower()
     result = world.hub.call("POST", f"/api/mappings/{legs.id}/test")["legs"][0]
     assert result["reason"] == "The account Example of slack is not connected any more."
     assert result["fix"] == "Connect the account again."
     world.connect_slack()
-    legs.until(lambda: legs.slack.texts() == texts, 30)
+    legs.until(lambda: legs.slack.texts() == texts)
 
 
 def test_a_file_waits_for_the_account_that_has_it(world: World) -> None:
@@ -243,12 +243,12 @@ def test_a_paused_mapping_keeps_its_order_and_holds_up_no_other(world: World) ->
     slack = {"provider": "slack", "conversation": legs.slack.channel.id}
     chat = {"provider": "chat", "conversation": other.channel}
     world.hub.call("POST", "/api/mappings", {"legs": [slack, chat]}, expect=201)
-    world.hosts.down.add("slack.com")
+    world.hosts.take_down("slack.com")
     for number in range(3):
         legs.chat.write(f"before {number}")
     legs.until(lambda: len(legs.telegram.texts()) == 3)
     world.hub.call("POST", f"/api/mappings/{legs.mapping['id']}/pause")
-    world.hosts.down.clear()
+    world.hosts.bring_up()
     other.write("of the other mapping")
     legs.until(lambda: legs.slack.texts() == ["of the other mapping"])
     world.hub.call("POST", f"/api/mappings/{legs.mapping['id']}/resume")

@@ -76,7 +76,7 @@ def test_ten_thousand_mentions_of_the_chat_are_cut_and_hold_up_nobody(world: Wor
         hostile.other.call("POST", "/api/events", event | {"data": data | {"author": author}}, expect=expect)
     legs.chat.write("meanwhile")
     legs.agree("meanwhile")
-    eventually(hostile.slack.texts, 20)
+    eventually(hostile.slack.texts)
     [shown] = [one for one in hostile.slack.channel.messages.values() if one.get("username") == "X"][:1]
     assert len(shown["text"]) <= 4_000
     assert hostile.asked == 0
@@ -88,7 +88,7 @@ def test_ten_thousand_mentions_of_slack_are_cut_and_hold_up_nobody(world: World,
     hostile.slack.write("mentions", blocks=rich(*mentions))
     legs.slack.write("meanwhile")
     legs.agree("meanwhile")
-    eventually(hostile.chat.texts, 20)
+    eventually(hostile.chat.texts)
     [text] = hostile.chat.texts()
     assert len(text) <= 40_000
     assert len(mentioned(parse_markdown(text)).users) == 0, "nobody of the chat is one of them"
@@ -103,7 +103,7 @@ def test_a_provider_that_is_slow_with_names_slows_one_batch_down(world: World, h
             mentions = [{"type": "user", "user_id": f"U0{number:03}{index:03}"} for index in range(20)]
             hostile.slack.write(f"message {number}", blocks=rich(*mentions))
             world.slack.events.settle()
-            eventually(lambda wanted=number + 1: len(hostile.chat.texts()) == wanted, 20)  # type: ignore[misc]
+            eventually(lambda wanted=number + 1: len(hostile.chat.texts()) == wanted)  # type: ignore[misc]
         assert hostile.asked - before <= _BATCH
     finally:
         world.slack.faults.clear()

@@ -169,8 +169,7 @@ def test_an_answer_to_what_is_not_forwarded_does_not_wait_for_it(world: World) -
     posted: Json = {"user": build.user_id, "bot_id": build.bot_id, "app_id": build.id, "text": "built"}
     dropped = world.team.post(legs.slack.channel, posted)
     legs.slack.reply(dropped["ts"], "to a bot")
-    legs.until(lambda: legs.telegram.texts() == ["to a bot"])
-    assert legs.chat.texts() == ["to a bot"]
+    legs.until(lambda: legs.telegram.texts() == legs.chat.texts() == ["to a bot"])
 
 
 def test_a_mapping_that_lets_bots_through_forwards_their_messages(world: World) -> None:

@@ -15,7 +15,7 @@ def target(legs: ThreeLegs, provider: str) -> dict[str, Any]:
 def test_a_given_up_message_is_notified_and_retried(world: World) -> None:
     options = {"retry_for_s": 0, "failure_notice": True}
     legs, other = world.mapped(options=options), world.mapped(options=options)
-    world.hosts.down.add("slack.com")
+    world.hosts.take_down("slack.com")
     legs.telegram.write("lost")
     legs.until(lambda: len(legs.telegram.texts()) == 2)
     lost, notice = legs.telegram.shown()
@@ -25,7 +25,7 @@ def test_a_given_up_message_is_notified_and_retried(world: World) -> None:
     other.until(lambda: len(other.chat.texts()) == 2)
     assert other.chat.shown()[1].text.startswith(f"Not delivered to {other.slack.channel.name}: ")
     assert other.chat.shown()[1].thread == other.chat.shown()[0].id
-    world.hosts.down.clear()
+    world.hosts.bring_up()
 
     failed = target(legs, "slack")
     assert (failed["state"], failed["code"]) == ("failed", "unreachable")

@@ -37,7 +37,7 @@ class Shared:
 
         wanted = [sorted(texts) for texts in (slack, chat, other_chat)]
         try:
-            eventually(lambda: shown() == wanted, 20, every_s=0.02)
+            eventually(lambda: shown() == wanted, every_s=0.02)
         except AssertionError:
             raise AssertionError(f"{shown()}\n{self.world.hub.log_tail('sync')}") from None
 
@@ -134,6 +134,6 @@ def test_a_flood_of_one_workspace_holds_up_no_other(shared: Shared) -> None:
     for number in range(_FLOOD):
         shared.other_chat.write(f"flood {number}")
     shared.chat.write("here")
-    eventually(lambda: "here" in shared.slack.texts(), 20)
+    eventually(lambda: "here" in shared.slack.texts())
     before = shared.slack.texts().index("here")
     assert before < _FLOOD / 4, f"{before} messages of the flood went first"

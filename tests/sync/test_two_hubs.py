@@ -36,7 +36,7 @@ def test_every_message_appears_once_in_each_channel(world: World, other: World) 
     places[0].write("from the first")
     places[1].write("from the second")
     wanted = ["from the first", "from the second"]
-    eventually(lambda: all(sorted(place.texts()) == wanted for place in places), 20)
+    eventually(lambda: all(sorted(place.texts()) == wanted for place in places))
     places[0].write("later")  # what goes around would have come back before this one
-    eventually(lambda: all("later" in place.texts() for place in places), 20)
+    eventually(lambda: all("later" in place.texts() for place in places))
     assert [sorted(place.texts()) for place in places] == [[*wanted, "later"]] * 2

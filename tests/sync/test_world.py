@@ -24,7 +24,7 @@ def test_events_of_both_providers_reach_the_hub(world: World, bus: Bus) -> None:
         ("telegram", "message"),
         ("telegram", "message_reaction"),
     }
-    eventually(lambda: wanted <= received(), 20)
+    eventually(lambda: wanted <= received())
     scopes = world.app.scopes
     assert {"chat:write.customize", "reactions:write", "files:write"} <= scopes, "the purpose asks for them"
     integration = world.hub.call("GET", f"/api/integrations/{world.slack_integration}")
@@ -40,7 +40,7 @@ def test_a_chat_with_own_ids_reports_the_hubs_id(world: World, bus: Bus) -> None
         incoming = world.hub.call("POST", "/api/incoming-webhooks", body, expect=201)
         path = incoming["url"].removeprefix("https://hub.example.com")
         posted = httpx.post(world.hub.url("gateway") + path, json={"text": "built"}).raise_for_status().json()
-        eventually(lambda place=place: place.texts() == ["built"], 20)  # type: ignore[misc]  # no such lambda
+        eventually(lambda place=place: place.texts() == ["built"])  # type: ignore[misc]  # no such lambda
         stored = place.shown()[0].id
         assert (stored == posted["message_id"]) is not own_ids
     [record] = tap.wait_for(1)

@@ -39,7 +39,7 @@ from tests.sync.places import ADA, GRACE, Place, SlackPlace, TelegramPlace
 HOST: Final = "hub.example.com"
 PUBLIC: Final = f"https://{HOST}"
 SERVICES: Final = ("gateway", "oauth", "sync")
-_WITHIN_S: Final = 20.0
+_WITHIN_S: Final = 60.0
 _MODULE: Final = "tests.support.provider_hosts"
 _ON_HOSTS: Final = frozenset({"oauth", "sync"})
 """The services that call providers."""

@@ -71,12 +71,12 @@ class Weather:
             self._held_until = 0.0
             self._world.slack.events.release(backwards=self._random.random() < 0.5)
         if all_of_it or now > self._down_until:
-            self._world.hosts.down.clear()
+            self._world.hosts.bring_up()
         if all_of_it:
             self._release()
         if self._connect is None or not (all_of_it or now > self._cut_off_until):
             return ""
-        self._world.hosts.down.clear()
+        self._world.hosts.bring_up()
         eventually(self._connected, _CONNECTED_WITHIN_S)
         return "the account can be used again"
 
@@ -158,4 +158,4 @@ class Weather:
 
     def _down(self, host: str, until: float) -> None:
         self._down_until = until
-        self._world.hosts.down.add(host)
+        self._world.hosts.take_down(host)

@@ -64,7 +64,7 @@ class Faults:
         self._faults.append(_Fault("lost", method, count))
 
     def cut(self, method: str, count: int = 1) -> None:
-        """End the connection before anything is done. (`ProviderHosts.down` refuses connections.)"""
+        """End the connection before anything is done. (`ProviderHosts.take_down` refuses connections.)"""
         self._faults.append(_Fault("cut", method, count))
 
     def clear(self) -> None:

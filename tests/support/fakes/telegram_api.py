@@ -5,7 +5,7 @@ https://core.telegram.org/bots/api; from memory: the texts of most errors. Give 
 does not have and other faults of a client that Telegram would let pass stand in `complaints`.
 
 - Bots get updates at their webhook, or by getUpdates, of what `People` do here.
-- `fail(...)` makes the next calls fail. `ProviderHosts.down` refuses connections.
+- `fail(...)` makes the next calls fail. `ProviderHosts.take_down` refuses connections.
 """
 
 import re
