@@ -205,7 +205,7 @@ def running(folder: Path, *arguments: str, command: Sequence[str] = COMMAND, **s
         if up.process.poll() is None:
             children = up.children()
             up.process.kill()
-            up.process.wait(10)
+            up.process.wait(60)
             gone_within(children, 10)
 
 

@@ -72,7 +72,7 @@ def fork(server: ForkServer, tmp_path: Path) -> Iterator[Fork]:
 
 def test_a_process_gets_its_arguments_and_its_environment_and_no_other(fork: Fork, tmp_path: Path) -> None:
     env = {"TOKEN": "a secret", "PATH": "/nowhere"}
-    assert fork("environment", "one", env=env).wait(10) == 0
+    assert fork("environment", "one", env=env).wait(60) == 0
     arguments, environment = json.loads((tmp_path / "output").read_text())
     assert arguments[1:] == ["one"]
     assert environment == env
@@ -88,14 +88,14 @@ def test_the_server_never_has_what_it_gives_to_a_process(server: ForkServer, for
 
 
 def test_its_end_is_known(fork: Fork, tmp_path: Path) -> None:
-    assert fork("ending", "3").wait(10) == 3
+    assert fork("ending", "3").wait(60) == 3
     assert (tmp_path / "output").read_text() == "last words\n"
     lasting = fork("lasting")
     assert lasting.poll() is None
     lasting.send_signal(signal.SIGTERM)
-    assert lasting.wait(10) == -signal.SIGTERM
+    assert lasting.wait(60) == -signal.SIGTERM
     assert lasting.poll() == -signal.SIGTERM
-    assert fork("nothing").wait(10) == 1
+    assert fork("nothing").wait(60) == 1
     assert "No module named nothing" in (tmp_path / "errors").read_text()
 
 
@@ -103,7 +103,7 @@ def test_its_end_is_known(fork: Fork, tmp_path: Path) -> None:
 def test_its_threads_and_exit_handlers_finish(
     fork: Fork, tmp_path: Path, reason: tuple[str, ...], status: int
 ) -> None:
-    assert fork("refusing", *reason).wait(10) == status
+    assert fork("refusing", *reason).wait(60) == status
     assert (tmp_path / "output").read_text() == "finished\ncleaned up\n"
     assert (tmp_path / "errors").read_text().split("\n")[0] == "".join(reason)
 
@@ -113,7 +113,7 @@ def test_processes_that_end_at_the_same_moment_do_not_end_the_server(fork: Fork)
         children = [fork("lasting") for _ in range(4)]
         for child in children:
             os.kill(child.pid, signal.SIGKILL)
-        assert [child.wait(10) for child in children] == [-signal.SIGKILL] * 4
+        assert [child.wait(60) for child in children] == [-signal.SIGKILL] * 4
 
 
 def test_a_process_list_shows_which_it_is(fork: Fork) -> None:
@@ -131,11 +131,11 @@ def test_processes_outlive_a_killed_server_and_it_can_be_started_again(
         fork("ending", "0")
     assert (first.poll(), second.poll()) == (None, None)
     first.kill()
-    assert first.wait(10) == 255  # nobody is left to learn more
+    assert first.wait(60) == 255  # nobody is left to learn more
     server.child.start()
     eventually(server.is_ready)
     assert second.poll() is None
-    assert fork("ending", "4").wait(10) == 4
+    assert fork("ending", "4").wait(60) == 4
 
 
 def test_it_ends_with_its_supervisor(server: ForkServer) -> None:

@@ -134,7 +134,7 @@ class Events:
 
     async def next(self, message_id: str) -> Event:
         """The next event about a message."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for record in self._consumer:
                 # Others use this topic, for poison too.
                 if (
@@ -247,7 +247,7 @@ async def test_typing_is_a_signal(client: httpx.AsyncClient, pair: EmbeddedPair)
     try:
         await consumer.seek_to_end()
         await client.post("/typing", json={"channel": "general", "author": "Ann"})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             record = await consumer.getone()
     finally:
         await consumer.stop()

@@ -208,7 +208,7 @@ def test_a_killed_supervisor_leaves_nobody_behind(folder: Path) -> None:
         with audit_entries(folder) as entries:
             entries.insert_one({"_id": "old", "expires_at": datetime(2001, 1, 1, tzinfo=UTC)})
         up.process.kill()
-        up.process.wait(10)
+        up.process.wait(60)
         gone_within(children, 5)
 
 
@@ -228,7 +228,7 @@ def test_its_folder_goes_on_and_a_second_ctrl_c_ends_it_at_once(folder: Path) ->
         time.sleep(1)
         assert delivery.is_running()
         up.process.send_signal(signal.SIGINT)
-        assert up.process.wait(10) == 130
+        assert up.process.wait(60) == 130
         gone_within(children, 5)
 
 

@@ -77,7 +77,7 @@ async def test_the_portal_works_within_a_page_of_an_allowed_origin_only(
     async with started.user() as tab:
         await tab.goto("https://other.example.com/")
         await tab.until("document.querySelector('iframe') !== null")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not any("frame-ancestors" in text for text in tab.complaints):
                 await tab.evaluate("1")  # which reads what the browser complains about
         made = stage.hub.call("POST", "/api/portal-sessions", body, expect=201)

@@ -104,7 +104,7 @@ def at_once(hub: Hub, urls: list[str]) -> list[int]:
             base_url=hub.url("delivery"), headers={"authorization": f"Bearer {hub.admin_key}"}, timeout=30
         ) as client:
             client.get(PATH)
-            ready.wait(10)
+            ready.wait(60)
             return client.post(PATH, json=body(url)).status_code
 
     with ThreadPoolExecutor(len(urls)) as pool:

@@ -122,7 +122,7 @@ class Rig:
 
 
 async def until(look: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not look():  # noqa: ASYNC110 -- it looks at what came out
             await asyncio.sleep(0.005)
 

@@ -172,7 +172,7 @@ class Partition:
 
     async def saved(self) -> None:
         """Wait until all of it may be committed."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.tracker.watermark < self._offset:  # noqa: ASYNC110 -- it looks at what came out
                 await asyncio.sleep(0)
 
@@ -227,7 +227,7 @@ async def test_what_follows_a_slow_attempt_waits_in_the_log_behind_its_lease() -
     assert log.bulks == [["dlv_0"], ["dlv_1"]]
     assert log.entries == [("leased", "dlv_0"), ("waiting", "dlv_1")]
     log.answer.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(log.entries) < 3:  # noqa: ASYNC110 -- it looks at what came out
             await asyncio.sleep(0)
     assert log.entries[2] == ("result", "dlv_0")

@@ -66,7 +66,7 @@ def request(delivery_id: str, *, at_ms: int | None = None) -> DeliveryRequest:
 
 async def loaded(known: KnownDeliveries) -> KnownDeliveries:
     """Wait until something that nobody has logged is new."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not known.is_new(request(new_id())):  # noqa: ASYNC110 -- it looks at what came out
             await asyncio.sleep(0.01)
     return known

@@ -909,7 +909,7 @@ def test_caddy_and_the_hub_agree_on_patterns(tmp_path: Path) -> None:
             connection.close()
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 @needs_caddy

@@ -126,7 +126,7 @@ def example_receiver(programs: Path, up: Up, folder: Path) -> Iterator[Path]:
         yield output
     finally:
         receiver.kill()
-        receiver.wait(10)
+        receiver.wait(60)
 
 
 def test_up_starts_and_takes_a_webhook(programs: Path, tmp_path: Path) -> None:

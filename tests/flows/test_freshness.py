@@ -291,7 +291,7 @@ async def test_each_later_event_meets_the_webhook_as_it_was_left(two: Two) -> No
 
             async def settle(name: str) -> None:
                 """Until the event was fanned out to the witness, and a moment longer."""
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while name not in witnessed():  # noqa: ASYNC110 -- the witness is a thread
                         await asyncio.sleep(0.02)
 
@@ -378,7 +378,7 @@ async def test_a_paused_workspace_gets_nothing_until_it_goes_on(two: Two) -> Non
 
 
 async def _wait_for_deliveries(calls: Calls, webhook: str, count: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             path = f"/api/deliveries?webhook_id={webhook}&limit=100"
             if len((await calls.call(0, "GET", path, expect=200))["items"]) == count:

@@ -608,7 +608,7 @@ def test_twenty_of_the_same_at_once_make_one(hub: Hub, client: httpx.Client) -> 
     body = {**ENDPOINT, "name": f"once-{key}"}
 
     def call(_: int) -> httpx.Response:
-        ready.wait(10)
+        ready.wait(60)
         return _once(client, "/api/inbound-endpoints", body, key)
 
     with ThreadPoolExecutor(20) as pool:

@@ -1019,7 +1019,7 @@ def test_fifty_of_the_same_at_once_are_published_once(
     ready = threading.Barrier(50)
 
     def post(_: int) -> Answer:
-        ready.wait(10)
+        ready.wait(60)
         return stranger.request(target.path, headers, BODY)
 
     with ThreadPoolExecutor(50) as pool:

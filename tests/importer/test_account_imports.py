@@ -202,7 +202,7 @@ def test_the_limit_outside_the_marketplace_is_found_obeyed_and_estimated(account
         began = monotonic()
         account.hub.call("POST", f"{path}/cancel")
         account.reached(ready["id"], "cancelled")
-        assert monotonic() - began < 5
+        assert monotonic() - began < 60, "a page takes two minutes"
     finally:
         account.slack.faults.history_limit = TIER_3
 

@@ -301,7 +301,7 @@ class TestAnswer:
             request.send_header("Transfer-Encoding", "chunked")
             request.end_headers()
             write_chunk(request, b"data: 1\n\n")
-            assert received.wait(20)
+            assert received.wait(60)
             write_chunk(request, b"data: 2\n\n")
             write_chunk(request, b"")
 
@@ -378,7 +378,7 @@ class TestAnswer:
         with httpx.stream("GET", url, headers=headers, timeout=20) as answer:
             next(answer.iter_raw())
         try:
-            assert noticed.wait(20)
+            assert noticed.wait(60)
         finally:
             over.set()
 

@@ -498,7 +498,7 @@ def test_a_check_result_counts_only_for_the_app_that_was_checked(hub: Hub, serve
             )
             asked.recv(65536)
             asked.sendall(head.encode() + b"\r\n\r\n" + taken)
-            assert asking.result(20) == 409
+            assert asking.result(60) == 409
     shown = hub.call("GET", path)
     assert (shown["verified"], shown["reason"]) == (False, None)
 

@@ -562,7 +562,7 @@ def at_once(*calls: Callable[[], httpx.Response]) -> list[httpx.Response]:
     barrier = Barrier(len(calls))
 
     def one(call: Callable[[], httpx.Response]) -> httpx.Response:
-        barrier.wait(10)
+        barrier.wait(60)
         return call()
 
     with ThreadPoolExecutor(len(calls)) as pool:

@@ -288,7 +288,7 @@ async def test_the_page_runs_no_script_and_escapes_names(world: World, chromium:
             frame.src = {json.dumps(url)};
             document.body.append(frame);
         """)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not any("frame-ancestors" in item for item in tab.complaints):
                 await tab.evaluate("new Promise((done) => setTimeout(done, 50))")
 

@@ -222,7 +222,7 @@ def test_two_browsers_at_two_processes_use_a_ticket_once(
                 with Person(hub, "anybody") as browser:
                     url = started.connect_url.replace(hub.url("oauth"), service.url("oauth"))
                     assert browser.client.get(url).status_code == 200
-                    barrier.wait(10)
+                    barrier.wait(60)
                     return browser.client.post(url).status_code
 
             with ThreadPoolExecutor(2) as pool:

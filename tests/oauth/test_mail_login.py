@@ -274,7 +274,7 @@ def test_a_server_that_never_answers(servers: MailServers, protocol: MailProtoco
     began = monotonic()
     why = busy(protocol, servers.talking(silent), security=security, options={"timeout_s": SHORT_S})
     assert "did not answer in time" in why
-    assert monotonic() - began < SHORT_S + 2
+    assert monotonic() - began < SHORT_S + 10
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_server_that_sends_slowly_for_ever(
     port = servers.talking(dribble(text, 0.02))
     began = monotonic()
     assert "in time" in busy(protocol, port, security="none", options={"timeout_s": SHORT_S})
-    assert monotonic() - began < SHORT_S + 2
+    assert monotonic() - began < SHORT_S + 10
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_server_that_sends_endlessly_is_disconnected(
     began = monotonic()
     error = refusal(protocol, servers.talking(talk), security="none")
     assert error.code == "protocol"
-    assert monotonic() - began < 5
+    assert monotonic() - began < 10
     assert sum(sent) < 16 * 1024 * 1024, "no more than what fits into sockets was taken"
 
 

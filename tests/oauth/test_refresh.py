@@ -205,7 +205,7 @@ def test_invalid_grant_of_a_replaced_token_ends_nothing(
     with Person(own.hub, "ada") as person:
         person.go(person.reconnect(ada)["authorization_url"])
     server.let_go()
-    assert asked.result(20)["status"] == "connected"
+    assert asked.result(60)["status"] == "connected"
     assert own.shown(ada)["status"] == "connected"
     own.call(ada, "check")
     assert own.events(ada) == ["connected", "connected"]
@@ -656,7 +656,7 @@ def test_an_integration_disabled_during_a_refresh_stays_disabled_with_the_new_to
     eventually(lambda: server.waiting == 1)
     own.call(ada, "disable")
     server.let_go()
-    assert asked.result(20)["status"] == "disabled"
+    assert asked.result(60)["status"] == "disabled"
     own.call(ada, "check", expect=409)
     own.call(ada, "enable")
     own.call(ada, "check")
@@ -674,7 +674,7 @@ def test_an_integration_disconnected_during_a_refresh_is_revoked_too(
     assert len(server.grants_of(name)) == 1, (
         "it was ended with a token that the platform does not know any more"
     )
-    asked.result(20)
+    asked.result(60)
     assert own.shown(ada)["status"] == "disconnected"
     assert own.stored(ada)["credential"] is None
     eventually(lambda: not server.grants_of(name))

@@ -56,7 +56,7 @@ async def read(collection: Collection, item_id: str = "0") -> Document:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 -- the condition has no event
             await asyncio.sleep(0.01)
 
@@ -140,7 +140,7 @@ async def test_a_lease_is_renewed_while_the_work_lasts(store: Store) -> None:
         assert claimed.due_at is not None
         async with work.keep(claimed):
             until = claimed.due_at + timedelta(seconds=0.6)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await read(collection))["due_at"] < until:  # noqa: ASYNC110 -- it is in the store
                     await asyncio.sleep(0.02)
         assert (await read(collection))["fence"] == claimed.fence
@@ -154,7 +154,7 @@ async def test_work_is_cancelled_when_another_process_has_claimed_it(store: Stor
         assert claimed is not None
         await work_on(collection).claim("0", early=True)
         with pytest.raises(LeaseLost):
-            async with asyncio.timeout(20), work.keep(claimed):
+            async with asyncio.timeout(60), work.keep(claimed):
                 await asyncio.Event().wait()
 
 
@@ -237,7 +237,7 @@ async def test_failed_work_is_postponed_and_holds_up_no_other(store: Store) -> N
             work, process, configure("tests", "error"), name="task", poll_interval_s=0.2, backoff=BACKOFF
         )
         await worker.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await done.wait()
         await worker.stop()
         for item_id in ("2", "3"):
@@ -260,7 +260,7 @@ async def test_a_worker_that_stops_finishes_its_work_and_starts_no_more(store: S
             work, process, configure("tests", "error"), name="task", poll_interval_s=0.2, backoff=BACKOFF
         )
         await worker.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await started.wait()
         stopping = asyncio.create_task(worker.stop())
         await asyncio.sleep(0)
@@ -292,7 +292,7 @@ async def test_a_worker_that_stops_cancels_what_takes_too_long(store: Store) -> 
             stop_timeout_s=0.1,
         )
         await worker.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await started.wait()
             await worker.stop()
         assert ends == ["cancelled"]

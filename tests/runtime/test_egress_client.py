@@ -607,7 +607,7 @@ def test_a_connection_that_is_reset_after_the_response_is_no_error(run: Run[None
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
         sleep(0.1)  # the client waits for the body
         connection.sendall(b"abc")
-        assert over.wait(20)
+        assert over.wait(60)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
 

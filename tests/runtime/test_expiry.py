@@ -145,7 +145,7 @@ async def test_it_goes_on_when_the_database_is_away(monkeypatch: pytest.MonkeyPa
     )
     expiry = Expiry(mongo, [THINGS], log)
     await expiry.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(logged.entries) < 2:  # noqa: ASYNC110 -- it looks at what came out
             await asyncio.sleep(0.01)
     await expiry.stop()

@@ -63,7 +63,7 @@ async def working(jobs: Jobs[Import], step: Callable[[Import], Awaitable[StepRes
 
 
 async def read_until(jobs: Jobs[Import], job: Import, condition: Callable[[Import], bool]) -> Import:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition(found := await jobs.read("w", job.id)):  # noqa: ASYNC110 -- it is in the store
             await asyncio.sleep(0.02)
     return found

@@ -108,7 +108,7 @@ def test_a_tail_has_the_last_records_then_new_ones_and_says_what_it_left_out(
         batches = tail(
             _settings(broker), [_topic(name)], configure("test", "error"), name=token_hex(4), past=8
         )
-        async with asyncio.timeout(20), aclosing(batches):
+        async with asyncio.timeout(60), aclosing(batches):
             found = [batch async for batch in _first_with_records(batches, 1)]
             assert found[0].is_incomplete, "seven more are behind the first of the last eight"
             writer = AIOKafkaProducer(bootstrap_servers=broker.env["KAFKA_BOOTSTRAP_SERVERS"])

@@ -179,11 +179,11 @@ def test_a_name_that_was_too_slow_is_queried_in_the_background(
         await asyncio.sleep(1.1)  # the failure is forgotten
         count = server.count("slow.example")
         assert await failed_after() < 0.9
-        async with asyncio.timeout(10):  # it is asked for all the same
+        async with asyncio.timeout(60):  # it is asked for all the same
             while server.count("slow.example") == count:  # noqa: ASYNC110 -- another thread counts
                 await asyncio.sleep(0.01)
         server.replies["slow.example"] = Reply(["192.0.2.1"])
-        async with asyncio.timeout(30):  # the failure is forgotten again, and a query beside succeeds
+        async with asyncio.timeout(60):  # the failure is forgotten again, and a query beside succeeds
             while True:
                 with suppress(NotResolved):
                     assert await resolver.lookup("slow.example", "ws") == ("192.0.2.1",)

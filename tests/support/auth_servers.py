@@ -108,7 +108,7 @@ class AuthServer:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            self._process.wait(10)
+            self._process.wait(60)
             raise RuntimeError(f"{self._script} did not start:\n{self._message()}")
         ports = json.loads(line)
         self.port = ports["port"]
@@ -127,7 +127,7 @@ class AuthServer:
             assert process.stdout
             process.stdin.close()
             try:
-                process.wait(5)
+                process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -86,7 +86,7 @@ def running_caddy(folder: Path, upstreams: Mapping[str, str], *, balancers: str 
         yield here
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def answers(port: int) -> bool:

@@ -138,7 +138,7 @@ class MailServers:
         await asyncio.gather(*rest, return_exceptions=True)
 
     def _run(self, what: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(what, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(60)
 
 
 class _Imap:

@@ -28,7 +28,7 @@ def minichat(folder: Path, kafka: Mapping[str, str], workspace: str, port: int =
         yield address
     finally:
         process.terminate()
-        assert process.wait(10) in (0, -signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
 
 
 def _answers(url: str) -> bool:

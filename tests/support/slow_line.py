@@ -66,7 +66,7 @@ def slow_line(port: int, bytes_per_s: float = 20e6) -> Iterator[SlowLine]:
     loop = line._loop
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    asyncio.run_coroutine_threadsafe(line._serve(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(line._serve(), loop).result(60)
     try:
         yield line
     finally:

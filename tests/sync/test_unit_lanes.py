@@ -104,7 +104,7 @@ class Queue:
     async def has_stored(self, count: int, collection: str = QUEUE) -> None:
         """Wait until there are so many documents of the workspace."""
         found = self.mongo.collection(collection)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(await found.find({"workspace": self.workspace}).to_list(None)) != count:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -123,7 +123,7 @@ class Queue:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait until something is so."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not is_so():  # noqa: ASYNC110 -- nothing announces it
             await asyncio.sleep(0.01)
 

@@ -130,8 +130,12 @@ def test_the_circuit_of_an_endpoint_stays_open(upgraded: Upgraded) -> None:
     """Its owner has the pause that was stored: what is published now is not sent."""
     assert upgraded.webhook("open")["health"]["circuit"] == "open"
     [event_id] = publish(upgraded.hub, "old.open", {"number": 5})
-    [delivery] = eventually(lambda: upgraded.hub.deliveries(event_id=event_id)) or []
-    assert (delivery["status"], delivery["waiting_reason"]) == ("pending", "circuit_open")
+    eventually(
+        lambda: (
+            [(item["status"], item["waiting_reason"]) for item in upgraded.hub.deliveries(event_id=event_id)]
+            == [("pending", "circuit_open")]
+        )
+    )
     assert not [got for got in upgraded.subscriber.got if got.path == "/hook/open"]
 
 
