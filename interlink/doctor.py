@@ -27,12 +27,12 @@ from shared.manifests.registry import registry
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from shared.runtime.kafka.admin import missing_topics
-from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Mongo, translate_errors, utcnow
+from shared.runtime.prerequisites import shorten
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.web import idempotency_keys
 
 _MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
-_MAX_LISTED: Final = 4
 _MISSING_FIELD: Final = "Field required"
 _PROBE: Final = "interlink-doctor"
 _OTHER_VARIABLES: Final = frozenset(
@@ -144,7 +144,7 @@ def _check_variables(services: Sequence[str]) -> Finding:
         return Finding(
             "variables",
             None,
-            f"nothing reads {_shorten(unknown)}: 'interlink settings' lists the right names",
+            f"nothing reads {shorten(unknown)}: 'interlink settings' lists the right names",
         )
     return Finding("variables", True, "all of them are settings of the hub")
 
@@ -192,7 +192,7 @@ async def _check_kafka(settings: KafkaSettings) -> Finding:
     except InterlinkError as error:
         return Finding("Kafka", False, f"{error}: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?")
     if missing:
-        return Finding("Kafka", False, f"topics are missing ({_shorten(missing)}): run 'interlink init'")
+        return Finding("Kafka", False, f"topics are missing ({shorten(missing)}): run 'interlink init'")
     return Finding("Kafka", True, f"{settings.bootstrap_servers} answers, every topic exists")
 
 
@@ -216,21 +216,9 @@ async def _check_mongo(settings: MongoSettings, services: Sequence[str]) -> Asyn
 
 
 async def _check_indexes(mongo: Mongo, services: Sequence[str]) -> Finding:
-    missing: list[str] = []
-    for by_collection in indexes(services):
-        for name, required in by_collection.items():
-            with translate_errors():
-                existing = await mongo.collection(name).index_information()
-            present = {
-                tuple((key, int(direction)) for key, direction in index["key"]) for index in existing.values()
-            }
-            missing += [
-                _index_name(name, index)
-                for index in required
-                if not index.retired and tuple(index.keys) not in present
-            ]
+    missing = [name for group in indexes(services) for name in await mongo.missing_indexes(group)]
     if missing:
-        return Finding("indexes", False, f"missing: {_shorten(missing)}: run 'interlink init'")
+        return Finding("indexes", False, f"missing: {shorten(missing)}: run 'interlink init'")
     return Finding("indexes", True, "all exist")
 
 
@@ -249,16 +237,6 @@ async def _check_sealed_secrets(mongo: Mongo, services: Sequence[str]) -> Findin
             "add that key behind the first one and restart; 'interlink keys status' counts all of them",
         )
     return Finding("sealed secrets", True, "the configured keys open them")
-
-
-def _shorten(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(names[:_MAX_LISTED]) + more
-
-
-def _index_name(collection: str, index: Index) -> str:
-    return f"{collection}({', '.join(key for key, _ in index.keys)})"
 
 
 async def _check_write(mongo: Mongo) -> Finding:

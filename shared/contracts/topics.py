@@ -157,3 +157,8 @@ TOPICS: tuple[Topic, ...] = (
     CHAT_HISTORY,
     DEAD_LETTERS,
 )
+
+
+def topics_of(service: str) -> list[Topic]:
+    """Return the topics that a service publishes to or consumes."""
+    return [topic for topic in TOPICS if service in (*topic.producers, *topic.consumers)]

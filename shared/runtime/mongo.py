@@ -183,6 +183,23 @@ class Mongo:
                     with timeout(_INDEX_TIMEOUT_S):
                         await self.collection(name).create_index(list(index.keys), **options)
 
+    async def missing_indexes(self, indexes: Mapping[str, Sequence[Index]]) -> list[str]:
+        """Return what `ensure_indexes` would create, as `collection(key, key)`.
+
+        Raises `DatabaseRefused` or `DatabaseUnavailable`.
+        """
+        missing: list[str] = []
+        for name, collection_indexes in indexes.items():
+            with translate_errors():
+                existing = await self.collection(name).index_information()
+            present = {tuple((key, int(order)) for key, order in found["key"]) for found in existing.values()}
+            missing += [
+                f"{name}({', '.join(key for key, _ in index.keys)})"
+                for index in collection_indexes
+                if not index.retired and index.keys not in present
+            ]
+        return missing
+
     async def _drop_outdated(self, collection: str, indexes: Sequence[Index], *, has_ttl: bool) -> None:
         """Drop the retired indexes, and those with a TTL if the database is to have none."""
         retired = {index.keys for index in indexes if index.retired}

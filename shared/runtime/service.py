@@ -24,7 +24,6 @@ from collections.abc import (
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from time import monotonic
 from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
 
@@ -32,19 +31,21 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
+from shared.contracts.errors import Misconfigured
 from shared.contracts.topics import Topic
 from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
 from shared.runtime.draining import Draining
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.expiry import Expiry
+from shared.runtime.health import HealthChecks
 from shared.runtime.kafka.batch import BatchHandler
 from shared.runtime.kafka.connection import connection
 from shared.runtime.kafka.consumer import Consumer, Drain
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Index, Mongo
+from shared.runtime.prerequisites import wait_for_database, wait_for_topics_and_indexes
 from shared.runtime.secrets import Vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.version import VERSION
@@ -58,7 +59,7 @@ from shared.runtime.web.idempotency import Idempotency
 from shared.runtime.web.idempotency_keys import IdempotencyKeys
 from shared.runtime.web.openapi import OpenApiApp, operation_id
 from shared.runtime.web.server import Server
-from shared.runtime.web.service_app import ReadinessChecks, ServiceApp
+from shared.runtime.web.service_app import ServiceApp
 from shared.runtime.web.shared_indexes import SHARED_INDEXES
 from shared.runtime.web.uvicorn_protocol import BoundedHeadProtocol
 from shared.runtime.workers.fork import Worker, bind
@@ -68,9 +69,6 @@ from shared.runtime.workspaces import DeleteData, WorkspaceCleanup, Workspaces
 
 _REMOVED_VARIABLE: Final = "FORWARDED_ALLOW_IPS"
 """A variable of uvicorn. If it were silently ignored, the proxy would count as the client of all requests."""
-_DATABASE_TIMEOUT_S: Final = 30.0
-_PING_INTERVAL_S: Final = 2.0
-_PING_TIMEOUT_S: Final = 2.0
 
 
 class ServicePart(Protocol):
@@ -257,7 +255,7 @@ async def runtime(name: str, worker: Worker | None = None) -> AsyncIterator[Runt
     configuration = Configuration(mongo, log)
     keyring = Keyring(mongo, configuration, vault, log)
     try:
-        await _wait_for_database(mongo)
+        await wait_for_database(mongo)
         await configuration.start()
         await keyring.start()
         producer.start()
@@ -274,16 +272,18 @@ async def serve(name: str, build: Build, *, worker: Worker | None = None) -> Non
     async with runtime(name, worker) as context:
         listener = bind(context.hub.host, context.hub.port, shared=worker is not None)
         service = await build(context)
-        checks: ReadinessChecks = _ReadinessChecks(service, context)
-        exposition = _own_exposition
+        indexes = [service.indexes, *SHARED_INDEXES]
+        await wait_for_topics_and_indexes(name, context.kafka, context.mongo, indexes, context.log)
+        health = HealthChecks(context.mongo, context.producer, service.consumers)
+        ready, alive, exposition = health.ready, health.alive, _own_exposition
         parts = list(service.parts)
         if worker is None or worker.number == 0:
-            parts.append(Expiry(context.mongo, [service.indexes, *SHARED_INDEXES], context.log))
+            parts.append(Expiry(context.mongo, indexes, context.log))
         if worker:
-            siblings = Siblings(worker, checks, context.log)
-            checks, exposition = siblings.checks, siblings.exposition
+            siblings = Siblings(worker, {"ready": ready, "alive": alive}, context.log)
+            ready, alive, exposition = siblings.ready, siblings.alive, siblings.exposition
             parts.insert(0, siblings)
-        app = ServiceApp(service.app, context.hub.proxies, checks, exposition)
+        app = ServiceApp(service.app, context.hub.proxies, ready=ready, alive=alive, exposition=exposition)
         server = Server(
             uvicorn.Config(
                 app,
@@ -355,47 +355,6 @@ def _drain_on_signal(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
-
-
-class _ReadinessChecks:
-    """Checks of `/readyz`, besides draining. MongoDB is asked at most every 2 s."""
-
-    def __init__(self, service: Service, context: Runtime) -> None:
-        self._service = service
-        self._runtime = context
-        self._database_ok = False
-        self._database_checked_at = -_PING_INTERVAL_S
-
-    async def __call__(self) -> Mapping[str, bool]:
-        if monotonic() - self._database_checked_at >= _PING_INTERVAL_S:
-            try:
-                async with asyncio.timeout(_PING_TIMEOUT_S):
-                    await self._runtime.mongo.ping()
-                self._database_ok = True
-            except (DatabaseUnavailable, TimeoutError):
-                self._database_ok = False
-            self._database_checked_at = monotonic()
-        return {
-            "producer_has_metadata": self._runtime.producer.ready,
-            "store_answers": self._database_ok,
-            **{f"{consumer.group}_assigned": consumer.ready for consumer in self._service.consumers},
-        }
-
-
-async def _wait_for_database(mongo: Mongo) -> None:
-    """Wait until MongoDB answers. Raises `Misconfigured` if it refuses, or after 30 s."""
-    deadline = monotonic() + _DATABASE_TIMEOUT_S
-    while True:
-        try:
-            return await mongo.ping()
-        except DatabaseRefused as error:
-            raise Misconfigured(str(error)) from None
-        except DatabaseUnavailable as error:
-            if monotonic() > deadline:
-                raise Misconfigured(
-                    f"MONGODB_URI: MongoDB did not answer within {_DATABASE_TIMEOUT_S:.0f} s ({error})"
-                ) from None
-            await asyncio.sleep(0.5)
 
 
 def run(name: str, build: Build, *, worker: Worker | None = None) -> None:

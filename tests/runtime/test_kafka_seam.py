@@ -11,23 +11,32 @@ from dataclasses import dataclass
 from secrets import token_hex
 from time import sleep
 
+import httpx
 import pytest
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from pydantic import SecretStr
+from starlette.types import Receive, Scope, Send
 from structlog.testing import ReturnLogger
 
 from shared.contracts.errors import OverLimit, RetryLater
 from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, Topic
+from shared.runtime import health
+from shared.runtime.health import HealthChecks
 from shared.runtime.kafka import watermark
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.kafka.batch import Batch, BatchHandler, Completion, ConsumedEvent
 from shared.runtime.kafka.consumer import Consumer
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
-from shared.runtime.settings import KafkaSettings
+from shared.runtime.mongo import Mongo
+from shared.runtime.settings import KafkaSettings, MongoSettings
+from shared.runtime.web.service_app import ServiceApp
+from shared.wire.forwarded import TrustedProxies
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
+from tests.support.ports import free_port
 from tests.support.subscriber import Subscriber
 from tests.support.tap import RawRecord, Tap, TopicRecord, committed, put
 
@@ -598,3 +607,63 @@ def test_headers_and_keys_of_any_kind_do_not_stop_the_consumer(seam: Seam) -> No
     assert [letter.attributes["dl_offset"] for letter in letters] == [str(offset) for offset in offsets[:-1]]
     assert [letter.value for letter in letters] == [b"{}", b"", b"\x00", b"{}"]
     assert seam.next == offsets[-1] + 1
+
+
+async def test_a_partition_that_stands_still_is_not_alive(
+    seam: Seam, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless its records are held, or something that a restart cannot mend is the reason."""
+    release = asyncio.Event()
+
+    async def handler(batch: Sequence[ConsumedEvent]) -> None:
+        if not release.is_set():
+            await release.wait()
+            raise RetryLater("not now")
+
+    await asyncio.to_thread(seam.put, raw("t"))
+    monkeypatch.setattr(health, "MAX_STALL_S", 0.5)
+    mongo = Mongo(MongoSettings(uri=SecretStr(store.uri())), app="test")
+    nowhere = Mongo(
+        MongoSettings(uri=SecretStr(f"mongodb://127.0.0.1:{free_port()}/x"), timeout_ms=100), app="test"
+    )
+    checks = "producer_has_metadata", "store_answers", f"{seam.group}_assigned"
+    progress = f"{seam.group}_progresses"
+    async with seam.member(handler) as consumer, _producer(seam) as producer:
+        works, lost = (HealthChecks(each, producer, [consumer]) for each in (mongo, nowhere))
+        app = ServiceApp(
+            _not_found, TrustedProxies(()), ready=works.ready, alive=works.alive, exposition=_no_metrics
+        )
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hub") as client:
+
+            async def status() -> tuple[int, object]:
+                answer = await client.get("/healthz")
+                return answer.status_code, answer.json()
+
+            alive = (200, {"status": "alive", "checks": {progress: True}})
+            assert await status() == alive
+            await until_true(lambda: consumer.stall_s() > 0.5)
+            assert await works.ready() == dict.fromkeys(checks, True), "it stalls, and is ready"
+            assert await status() == (503, {"status": "stalled", "checks": {progress: False}})
+            assert await lost.alive() == {progress: True}
+            release.set()
+            await until_true(lambda: consumer.stall_s() == 0)
+            assert await status() == alive
+    mongo.close()
+    nowhere.close()
+
+
+async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise AssertionError
+
+
+async def _no_metrics() -> bytes:
+    return b""
+
+
+@asynccontextmanager
+async def _producer(seam: Seam) -> AsyncIterator[Producer]:
+    producer = Producer(seam.settings, LOG, client_id="test")
+    producer.start()
+    await producer.wait_ready(30)
+    yield producer
+    await producer.stop()

@@ -216,10 +216,46 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedPair
         pair.stop()
 
 
+_IMPATIENT = """
+import sys
+from interlink.cli import app
+from shared.runtime import prerequisites
+prerequisites.WAIT_S = 0.5
+app(["serve", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_missing_topics_and_indexes_stop_the_start_with_one_line(
+    own: tuple[EmbeddedPair, Hub], workers: int
+) -> None:
+    """Before `interlink init`; after half a second instead of half a minute."""
+    _, hub = own
+    env = {**hub.env, "INTERLINK_PORT": str(free_port())}
+    command = (sys.executable, "-c", _IMPATIENT, "delivery", "--workers", str(workers))
+    done = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    lines = set(done.stderr.decode().strip().splitlines())  # of each worker
+    assert len(lines) == 1, lines
+    line = lines.pop()
+    assert "topics are missing (webhooks.received, chat.events, integration.events" in line
+    assert "indexes are missing (outgoing_webhooks(" in line
+    assert "run 'interlink init'" in line
+    assert b"Traceback" not in done.stdout
+
+
 def test_readiness_follows_broker_and_database(own: tuple[EmbeddedPair, Hub]) -> None:
+    """A service that starts beside `interlink init` waits for it."""
     pair, hub = own
-    hub.init("default")
     hub.start_service("delivery")
+    waits = {"topics", "indexes"}
+    eventually(
+        lambda: (
+            waits
+            == {line["kind"] for line in hub.log_lines("delivery") if line["event"] == "service.start_waits"}
+        )
+    )
+    hub.init("default")
     before = eventually(lambda: _checks(hub))
     assert before["delivery-attempt_assigned"] is False, "ready before the first assignment"
     hub.wait_ready("delivery")
@@ -286,7 +322,15 @@ WRONG: tuple[tuple[dict[str, str | None], str], ...] = (
     ({"MONGODB_URI": "mongodb://operator:hidden@127.0.0.1:port/"}, "MONGODB_URI"),
     ({"MONGODB_URI": "mongodb://operator:hid@den@127.0.0.1/"}, "MONGODB_URI"),
     ({"MONGODB_TIMEOUT_MS": "0"}, "MONGODB_TIMEOUT_MS"),
+    (
+        {"MONGODB_PASSWORD_FILE": "/nowhere/password"},
+        "MONGODB_PASSWORD_FILE: /nowhere/password cannot",
+    ),
     ({"INTERLINK_ENCRYPTION_KEY": None}, "openssl rand -base64 32"),
+    (
+        {"INTERLINK_ENCRYPTION_KEY": None, "INTERLINK_ENCRYPTION_KEY_FILE": "/nowhere/key"},
+        "INTERLINK_ENCRYPTION_KEY_FILE: /nowhere/key cannot be read",
+    ),
     ({"INTERLINK_ENCRYPTION_KEY": "c2hvcnQ="}, "32 bytes in base64"),
     ({"INTERLINK_ENCRYPTION_KEY": "hidden,hidden"}, "INTERLINK_ENCRYPTION_KEY"),
     ({"INTERLINK_PORT": "seventy"}, "INTERLINK_PORT"),
@@ -302,6 +346,14 @@ WRONG: tuple[tuple[dict[str, str | None], str], ...] = (
     ({"KAFKA_SECURITY_PROTOCOL": "NONE"}, "KAFKA_SECURITY_PROTOCOL"),
     ({"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SSL_CAFILE": "nowhere.pem"}, "KAFKA_SSL_CAFILE"),
     ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SASL_USERNAME"),
+    (
+        {
+            "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+            "KAFKA_SASL_USERNAME": "hub",
+            "KAFKA_SASL_PASSWORD_FILE": "/nowhere/password",
+        },
+        "KAFKA_SASL_PASSWORD_FILE: /nowhere/password cannot be read",
+    ),
 )
 
 

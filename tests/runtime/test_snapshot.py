@@ -14,8 +14,8 @@ from shared.contracts.ids import ApiKeyId
 from shared.runtime import snapshot
 from shared.runtime.configuration import Configuration
 from shared.runtime.mongo import Collection, Document, Mongo, translate_errors
+from shared.runtime.prerequisites import wait_for_database
 from shared.runtime.secrets import LocalKeyProvider, Vault
-from shared.runtime.service import _wait_for_database
 from shared.runtime.snapshot import Snapshot
 from shared.runtime.web import access
 from shared.runtime.web.access import Keyring
@@ -138,4 +138,4 @@ async def test_the_start_does_not_wait_for_a_database_that_refuses() -> None:
                 raise OperationFailure("no", 18, {})
 
     with pytest.raises(Misconfigured, match="does not accept the user and the password"):
-        await asyncio.wait_for(_wait_for_database(cast("Mongo", Refusal())), 5)
+        await asyncio.wait_for(wait_for_database(cast("Mongo", Refusal())), 5)

@@ -31,7 +31,9 @@ async def _no_metrics() -> bytes:
 @contextmanager
 def _serving(app: ASGIApp) -> Iterator[int]:
     """Serve an app as services do; yields the port."""
-    outermost = ServiceApp(app, TrustedProxies(()), _no_checks, _no_metrics)
+    outermost = ServiceApp(
+        app, TrustedProxies(()), ready=_no_checks, alive=_no_checks, exposition=_no_metrics
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(
             outermost,

@@ -153,14 +153,13 @@ def test_a_killed_worker_comes_back_and_no_counter_goes_back(hub: WorkersHub) ->
     assert (ended["worker"], ended["status"]) == (1, -signal.SIGKILL)
 
 
-def test_not_ready_while_a_worker_does_not_answer(hub: WorkersHub) -> None:
-    ready = hub.url("gateway") + "/readyz"
-
-    def failed(_: int) -> list[str] | None:
+def test_neither_ready_nor_alive_while_a_worker_does_not_answer(hub: WorkersHub) -> None:
+    def failed(number: int) -> list[str] | None:
         try:
-            answer = httpx.get(ready, timeout=5)
+            answer = httpx.get(hub.url("gateway") + ("/readyz", "/healthz")[number % 2], timeout=5)
         except httpx.TimeoutException:  # it was a connection of the stopped worker
             return None
+        assert answer.status_code == 503
         return [name for name, ok in answer.json()["checks"].items() if not ok]
 
     hub.wait_ready("gateway")

@@ -30,6 +30,7 @@ from shared.runtime.kafka.fetch_pacing import FetchPacing
 from shared.runtime.kafka.handling import RecordHandling
 from shared.runtime.kafka.membership import consumer_client_id, remove_predecessor
 from shared.runtime.kafka.producer import Producer
+from shared.runtime.kafka.stalls import Stalls
 from shared.runtime.kafka.wake_ups import WakeUpReceiver
 from shared.runtime.kafka.watermark import PartitionTracker
 from shared.runtime.logs import Log
@@ -101,6 +102,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._client: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._stalls = Stalls()
         self.assigned: set[TopicPartition] = set()
         self.ready = False
 
@@ -146,6 +148,20 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             end = client.highwater(partition) if client and partition in self.assigned else None
             if end is not None:
                 yield self.group, partition.topic, partition.partition, max(0, end - tracker.watermark)
+
+    def stall_s(self) -> float:
+        """Return for how many seconds the watermark of a partition with records at the handler is the same.
+
+        It is measured from call to call: zero at the first one that sees the records. Held records do not
+        count: they may take any time.
+        """
+        return self._stalls.max_s(
+            {
+                partition: tracker.watermark
+                for partition, tracker in self._trackers.items()
+                if self._handling.waits_for(tracker)
+            }
+        )
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         # aiokafka calls this during a rebalance, before another member gets the partitions.

@@ -12,8 +12,8 @@ from shared.runtime.web.problems import SANDBOX_HEADERS, problem_response
 from shared.wire.forwarded import TrustedProxies
 from shared.wire.paths import AMBIGUOUS_PATH_ERROR, is_ambiguous
 
-ReadinessChecks = Callable[[], Awaitable[Mapping[str, bool]]]
-"""Returns the result of each check; a service is ready if all are True."""
+Checks = Callable[[], Awaitable[Mapping[str, bool]]]
+"""Returns the result of each check; a service is ready, or alive, if all are True."""
 Exposition = Callable[[], Awaitable[bytes]]
 """Returns the response body of `/metrics`."""
 
@@ -26,11 +26,12 @@ class ServiceApp:
     """
 
     def __init__(
-        self, app: ASGIApp, proxies: TrustedProxies, checks: ReadinessChecks, exposition: Exposition
+        self, app: ASGIApp, proxies: TrustedProxies, *, ready: Checks, alive: Checks, exposition: Exposition
     ) -> None:
         self._app = app
         self._proxies = proxies
-        self._checks = checks
+        self._ready = ready
+        self._alive = alive
         self._exposition = exposition
         self.draining = False
 
@@ -43,9 +44,12 @@ class ServiceApp:
                 return await rejection(scope, receive, send)
             self._set_client(scope)
             if path == "/healthz":
-                return await _send_response(send, 200, b'{"status":"alive"}')
+                checks = await self._alive()
+                alive = all(checks.values())
+                body = orjson.dumps({"status": "alive" if alive else "stalled", "checks": checks})
+                return await _send_response(send, 200 if alive else 503, body)
             if path == "/readyz":
-                checks = {"not_draining": not self.draining, **await self._checks()}
+                checks = {"not_draining": not self.draining, **await self._ready()}
                 ready = all(checks.values())
                 body = orjson.dumps({"ready": ready, "checks": checks})
                 return await _send_response(send, 200 if ready else 503, body)
