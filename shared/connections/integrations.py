@@ -26,6 +26,7 @@ from shared.runtime import configuration
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.leases import HEARTBEAT_INTERVAL_S, Leases
 from shared.runtime.logs import Log
+from shared.runtime.metrics import ACCOUNTS_FAILED
 from shared.runtime.mongo import Document, Mongo, translate_errors, utcnow
 from shared.runtime.outbox import Outbox
 from shared.runtime.secrets import Sealed, Vault
@@ -46,6 +47,7 @@ T = TypeVar("T")
 
 _ROUTING_FIELDS: Final = ("status", "account", "app", "deleted_at")
 """Fields that decide where an account's webhooks go. Other processes are notified when one changes."""
+_FAILED: Final = frozenset({"error", "reauth_required"})
 _MAX_PER_ACCOUNT: Final = 1000
 _LIST_PROJECTION: Final = {"credential": 0, "events": 0}
 
@@ -259,6 +261,8 @@ class IntegrationRepository:
         if any(name in changes and changes[name] != getattr(integration, name) for name in _ROUTING_FIELDS):
             await configuration.announce_changes(self._mongo, COLLECTION, integration.id)
         changed = Integration.from_document(document)
+        if changed.status in _FAILED and changed.status != integration.status:
+            ACCOUNTS_FAILED.labels(changed.provider, changed.status).inc()
         if events:
             await self._outbox.publish(changed)
         return changed

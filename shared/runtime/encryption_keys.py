@@ -4,11 +4,33 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from shared.contracts.errors import Misconfigured
+from shared.runtime.mongo import Mongo, translate_errors, utcnow
 from shared.runtime.secrets import KEY_BYTES, KEY_FILE_VARIABLE, KEY_VARIABLE, LocalKeyProvider, Vault
 from shared.runtime.settings import HubSettings
+
+COLLECTION: Final = "encryption_keys"
+"""The ids of the installation's encryption keys, with the time at which each was first used."""
+
+
+async def first_used_at(mongo: Mongo, key_id: str) -> datetime:
+    """Return when a process of the hub first used this encryption key; store now if none has.
+
+    Raises `DatabaseUnavailable`.
+    """
+    with translate_errors():
+        document = await mongo.collection(COLLECTION).find_one_and_update(
+            {"_id": key_id},
+            {"$setOnInsert": {"first_used_at": utcnow()}},
+            upsert=True,
+            return_document=True,
+        )
+    first_used: datetime = document["first_used_at"]
+    return first_used
 
 
 def open_vault(settings: HubSettings) -> Vault:

@@ -1,4 +1,4 @@
-"""All metrics of the hub, and the collector of consumer lag."""
+"""All metrics of the hub, and the collector of consumer lag and position."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -8,9 +8,12 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_late
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from shared.runtime.workspace_usage import WorkspaceUsage
+
 _FAST_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 _SLOW_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
 
+BUILD_INFO: Final = Gauge("interlink_build_info", "1 for each running process.", ["service", "version"])
 REQUESTS: Final = Counter(
     "interlink_requests_total", "HTTP requests, by route and outcome.", ["route", "outcome"]
 )
@@ -33,6 +36,9 @@ PRODUCE_SECONDS: Final = Histogram(
 )
 PRODUCE_FAILURES: Final = Counter(
     "interlink_produce_failures_total", "Records not acknowledged in time.", ["topic"]
+)
+BROKER_UNAVAILABLE: Final = Gauge(
+    "interlink_broker_unavailable", "1 while Kafka does not answer this process; asked every 5 s."
 )
 HANDLED: Final = Counter("interlink_handled_total", "Records handled.", ["topic", "group"])
 BATCH_RETRIES: Final = Counter("interlink_batch_retries_total", "Batches tried again.", ["group"])
@@ -64,6 +70,16 @@ ATTEMPT_SECONDS: Final = Histogram(
 EVENT_AGE_SECONDS: Final = Histogram(
     "interlink_event_age_seconds", "Age of an event at its first delivery attempt.", buckets=_SLOW_BUCKETS
 )
+FIRST_ATTEMPTS: Final = Counter(
+    "interlink_first_attempts_total",
+    "First attempts that started within 5 s of their request's record (`in_time`), or later (`late`). Those "
+    "that wait for the limits of their endpoint are not counted.",
+    ["outcome"],
+)
+OLDEST_DUE: Final = Gauge(
+    "interlink_oldest_due_seconds",
+    "Age of the oldest due delivery that waits for the hub, not for its endpoint's limits, hold or circuit.",
+)
 CONNECTIONS: Final = Counter(
     "interlink_connections_total", "OAuth callbacks, by outcome.", ["provider", "outcome"]
 )
@@ -77,6 +93,11 @@ POLLS: Final = Counter(
 )
 REFRESHES: Final = Counter(
     "interlink_token_refreshes_total", "Token refreshes, by outcome.", ["provider", "outcome"]
+)
+ACCOUNTS_FAILED: Final = Counter(
+    "interlink_accounts_failed_total",
+    "Connected accounts that turned to the status `error` or `reauth_required`.",
+    ["provider", "status"],
 )
 ACCOUNT_CALLS: Final = Counter(
     "interlink_account_calls_total",
@@ -116,6 +137,20 @@ UNREADABLE_WEBHOOKS: Final = Gauge(
     "interlink_webhooks_unreadable",
     "Outgoing webhooks whose secrets cannot be decrypted: their deliveries wait.",
 )
+ENCRYPTION_KEY_FIRST_USED: Final = Gauge(
+    "interlink_encryption_key_first_used_timestamp_seconds",
+    "Unix time at which the hub first used its current encryption key.",
+)
+CERTIFICATE_EXPIRY: Final = Gauge(
+    "interlink_certificate_expiry_timestamp_seconds",
+    "Unix time at which the certificates of a file end, by the setting that names the file.",
+    ["setting"],
+)
+WORKSPACE_USAGE: Final = WorkspaceUsage(
+    "interlink_workspace_usage_total",
+    "Events, attempts, account calls and sent messages of the workspaces that this process serves "
+    f"{WorkspaceUsage.MAX_WORKSPACES} of by name, and of all others as `other`.",
+)
 
 
 # The children are cached: looking one up by its labels costs more than counting.
@@ -146,6 +181,12 @@ def deliveries(outcome: str) -> Counter:
 
 
 @cache
+def first_attempts(outcome: str) -> Counter:
+    """Return the child of `FIRST_ATTEMPTS` with this label."""
+    return FIRST_ATTEMPTS.labels(outcome)
+
+
+@cache
 def unmatched(reason: str) -> Counter:
     """Return the child of `UNMATCHED` with this label."""
     return UNMATCHED.labels(reason)
@@ -157,8 +198,8 @@ def account_calls(provider: str, outcome: str) -> Counter:
     return ACCOUNT_CALLS.labels(provider, outcome)
 
 
-Lag = Iterable[tuple[str, str, int, int]]
-"""Tuples of group, topic, partition, and how many records the group is behind."""
+Lag = Iterable[tuple[str, str, int, int, int]]
+"""Tuples of group, topic, partition, how many records the group is behind, and its position."""
 
 
 class _LagCollector(Collector):
@@ -166,21 +207,27 @@ class _LagCollector(Collector):
         self.readers: list[Callable[[], Lag]] = []
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        yield _lag_family()
+        yield from _lag_families()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = _lag_family()
+        lag, positions = _lag_families()
         for read in self.readers:
-            for group, topic, partition, behind in read():
-                family.add_metric([group, topic, str(partition)], behind)
-        yield family
+            for group, topic, partition, behind, position in read():
+                labels = [group, topic, str(partition)]
+                lag.add_metric(labels, behind)
+                positions.add_metric(labels, position)
+        yield from (lag, positions)
 
 
-def _lag_family() -> GaugeMetricFamily:
-    return GaugeMetricFamily(
-        "interlink_consumer_lag",
-        "Records behind the partition's end.",
-        labels=["group", "topic", "partition"],
+def _lag_families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+    labels = ["group", "topic", "partition"]
+    return (
+        GaugeMetricFamily("interlink_consumer_lag", "Records behind the partition's end.", labels=labels),
+        GaugeMetricFamily(
+            "interlink_consumer_position",
+            "Offset of the first record of the partition that is not complete.",
+            labels=labels,
+        ),
     )
 
 

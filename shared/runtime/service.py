@@ -45,9 +45,11 @@ from shared.runtime.kafka.consumer import Consumer, Drain
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Index, Mongo
+from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.prerequisites import wait_for_database, wait_for_topics_and_indexes
 from shared.runtime.secrets import Vault
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
+from shared.runtime.start_metrics import set_start_metrics
 from shared.runtime.version import VERSION
 from shared.runtime.web import problems
 from shared.runtime.web.access import Keyring
@@ -69,6 +71,7 @@ from shared.runtime.workspaces import DeleteData, WorkspaceCleanup, Workspaces
 
 _REMOVED_VARIABLE: Final = "FORWARDED_ALLOW_IPS"
 """A variable of uvicorn. If it were silently ignored, the proxy would count as the client of all requests."""
+_BROKER_CHECK_INTERVAL_S: Final = 5.0
 
 
 class ServicePart(Protocol):
@@ -276,7 +279,9 @@ async def serve(name: str, build: Build, *, worker: Worker | None = None) -> Non
         await wait_for_topics_and_indexes(name, context.kafka, context.mongo, indexes, context.log)
         health = HealthChecks(context.mongo, context.producer, service.consumers)
         ready, alive, exposition = health.ready, health.alive, _own_exposition
-        parts = list(service.parts)
+        await set_start_metrics(name, context.mongo, context.vault, context.kafka)
+        broker_check = PeriodicTask(context.producer.check, _BROKER_CHECK_INTERVAL_S, context.log)
+        parts = [*service.parts, broker_check]
         if worker is None or worker.number == 0:
             parts.append(Expiry(context.mongo, indexes, context.log))
         if worker:

@@ -107,7 +107,7 @@ def test_the_architecture_names_every_collection_with_its_owner() -> None:
         name: set(importlib.import_module(f"services.{name}.app").INDEXES) for name in SERVICES_WITH_INDEXES
     }
     shared = {name for indexes in prepare.indexes(()) for name in indexes}
-    assert written == {**owned, "every": shared | {"configuration_version"}}
+    assert written == {**owned, "every": shared | {"configuration_version", "encryption_keys"}}
 
 
 def test_the_paths_that_pages_name_are_there() -> None:

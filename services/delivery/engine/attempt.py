@@ -63,6 +63,7 @@ class Attempter:
         self._statistics.record(webhook.id, webhook.workspace, outcome.status, response.seconds, started)
         metrics.ATTEMPT_SECONDS.observe(response.seconds)
         metrics.deliveries(outcome.status).inc()
+        metrics.WORKSPACE_USAGE.count(webhook.workspace, "attempt")
         self._log.info(
             "delivery.attempted",
             trace_id=request.traceparent[3:35],

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
+from time import time
 from typing import Final
 
 from services.delivery.engine.attempt import Attempter
@@ -25,11 +26,12 @@ from services.delivery.engine.failure_monitor import FailureMonitor
 from services.delivery.engine.results import LostPartition, ResultWriter
 from services.delivery.log.deliveries import ClaimedDelivery, Deliveries, attempt_lease
 from services.delivery.log.erasures import Erasures
-from services.delivery.model.delivery import DeliveryRequest
+from services.delivery.model.delivery import DeliveryRequest, at_ms_of
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.retry_policy import Attempt, AttemptOutcome
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.errors import DatabaseUnavailable
+from shared.runtime import metrics
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
@@ -42,6 +44,8 @@ _MAX_OPEN_S: Final = 1.8
 _MAX_WAITING: Final = 1_000
 """Requests of one webhook that wait in memory: those of others in its partition need room, too."""
 _SHUTDOWN_TIMEOUT_S: Final = 10.0
+FIRST_ATTEMPT_TARGET_MS: Final = 5_000
+"""A first attempt that starts later after the record of its request is late; see `metrics.FIRST_ATTEMPTS`."""
 
 
 class AttemptQueues:
@@ -155,6 +159,9 @@ class AttemptQueues:
             queue.progress_at = self._clock.now
         delivery.started_at = self._clock.now
         queue.in_flight[request.delivery_id] = delivery
+        # By the broker's time: a sender chooses the time of its event.
+        is_late = time() * 1000 - at_ms_of(request.order) > FIRST_ATTEMPT_TARGET_MS
+        metrics.first_attempts("late" if is_late else "in_time").inc()
         self._endpoint_states.acquire(queue.state, queue.webhook)
         task = asyncio.create_task(self._attempt(queue, delivery))
         self._attempts.add(task)

@@ -34,6 +34,7 @@ class EndpointState:
         "failing_since",
         "held_until",
         "in_flight",
+        "is_limited",
         "limited_until",
         "lost",
         "manual_ids",
@@ -71,6 +72,9 @@ class EndpointState:
         """Rises with every delivery that becomes due, so that a search notices concurrent changes."""
         self.next_due: datetime | None = None
         """Time at which the next open delivery of the log is due; None if none is open."""
+        self.is_limited = False
+        """True if the endpoint decides when its due deliveries are attempted: its limits, hold or circuit, or
+        a person who stopped the webhook. False if they wait for the hub."""
         self.not_before = 0.0
         """Searching the log before this time is useless."""
         self.held_until = 0.0
@@ -240,6 +244,16 @@ class EndpointState:
     def record_result(self, *, succeeded: bool) -> bool:
         """Record the result of an attempt; return whether the circuit opened or closed."""
         return self.breaker.record_result(succeeded=succeeded, now=loop_time())
+
+    def overdue_s(self, now: datetime) -> float:
+        """Return the age of the oldest due delivery that waits for the hub, in seconds; 0 if none does."""
+        if self.next_due is None or self.is_limited:
+            return 0.0
+        since = self.next_due
+        # While a search finds more than may start, `next_due` stays, and the cursor moves.
+        if self.due_cursor.field == "due_at" and (floor := self.due_cursor.floor_time) > since:
+            since = floor
+        return max(0.0, (now - since).total_seconds())
 
     def note_due(self, at: datetime) -> None:
         """Note that a delivery in the log is open and due at this time."""

@@ -11,6 +11,7 @@ from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.settings import DeliverySettings
+from shared.runtime import metrics
 from shared.runtime.mongo import utcnow
 
 _BUSY_INTERVAL_S: Final = 0.25
@@ -35,6 +36,7 @@ class EndpointStates:
         self._states: dict[str, EndpointState] = {}
         self._in_flight = 0
         self._in_flight_by_workspace: Counter[str] = Counter()
+        metrics.OLDEST_DUE.set_function(self.oldest_due_s)
 
     def available_permits(self, workspace: str) -> int:
         """Return how many more attempts of a workspace this process may start.
@@ -127,6 +129,11 @@ class EndpointStates:
             and not state.draining
         ]
         return sorted(due, key=lambda state: state.next_due or now)
+
+    def oldest_due_s(self) -> float:
+        """Return the age of the oldest due delivery that waits for the hub, in seconds; 0 if none does."""
+        now = utcnow()
+        return max((state.overdue_s(now) for state in self._states.values() if state.next_due), default=0.0)
 
     def seconds_until_next_poll(self, max_s: float) -> float:
         """Return the seconds until a delivery is due or a paused state may continue, at most `max_s`."""

@@ -117,17 +117,18 @@ class Scheduler:
                 endpoint_state.update_webhook(webhook)
                 self._failure_monitor.write_hold_state(endpoint_state)
                 if not self._webhooks.may_send(webhook):
+                    endpoint_state.is_limited = True
                     # Time in which a person stopped the webhook is no wait behind the circuit.
                     endpoint_state.breaker.restart_wait(asyncio.get_running_loop().time())
                     endpoint_state.pause(_STOPPED_POLL_INTERVAL_S)
                     return
                 # A person's requests first: they go past hold and circuit.
                 attempts |= await self._start_manual(endpoint_state, webhook)
+                own_permits = endpoint_state.available_permits(webhook)
                 permits = min(
-                    endpoint_state.available_permits(webhook),
-                    self._endpoint_states.available_permits(webhook.workspace),
-                    _MAX_CLAIMED,
+                    own_permits, self._endpoint_states.available_permits(webhook.workspace), _MAX_CLAIMED
                 )
+                endpoint_state.is_limited = permits == own_permits
                 # Nothing can start and nothing will free a permit here: come back later.
                 if permits == 0 and not attempts:
                     await self._dead_letter_expired(endpoint_state, webhook)
@@ -146,6 +147,7 @@ class Scheduler:
                     _, attempts = await asyncio.wait(attempts, timeout=_GATHER_TIMEOUT_S)
         except DatabaseUnavailable as error:
             self._log.warning("scheduler.database_unavailable", error=str(error))
+            endpoint_state.is_limited = False
             endpoint_state.pause(_DATABASE_RETRY_INTERVAL_S)
         finally:
             endpoint_state.draining = False

@@ -38,6 +38,11 @@ class DueCursor:
     def __init__(self, field: CursorField = "due_at") -> None:
         self._reset(field)
 
+    @property
+    def floor_time(self) -> datetime:
+        """The due time at the floor of a cursor along due times."""
+        return _EPOCH + timedelta(milliseconds=self.floor)
+
     def switch_field(self, field: CursorField) -> None:
         """Search along this field from now on: a webhook's ordering can change."""
         if field != self.field:

@@ -14,6 +14,7 @@ from services.gateway.ingest.rate_limit import charge
 from shared.contracts.ids import EventId, event_id_for, new_event_id
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.manifests.webhook import WebhookEvent
+from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.logs import Log
@@ -97,6 +98,8 @@ class EventPublisher:
         first = endpoints[0]
         window_s = self._dedupe_window_s if first.dedupe_window_s is None else first.dedupe_window_s
         fresh = await self._recent.publish_once(ids, publish_fresh, window_s=window_s)
+        for index in fresh:
+            metrics.WORKSPACE_USAGE.count(endpoints[index].workspace, "event")
         self._log.info(
             "webhook.accepted" if fresh else "webhook.duplicate",
             trace_id=context.trace_id,

@@ -179,6 +179,7 @@ class AccountCalls:
         finally:
             if provider:
                 metrics.account_calls(provider, f"{status // 100}xx" if status else "failed").inc()
+                metrics.WORKSPACE_USAGE.count(key.workspace, "account_call")
                 self._log.info(
                     "account.called",
                     integration_id=integration_id,

@@ -125,6 +125,7 @@ class MessageSender:
         await self._parts.store(scene, parts, **fields)
         failpoint("carry.written")
         metrics.SYNC_SENT.labels(leg.provider).inc()
+        metrics.WORKSPACE_USAGE.count(message.workspace, "message")
         metrics.SYNC_AGE.labels(leg.provider).observe((now - message.received_at).total_seconds())
         current = target.model_copy(update={**parts.fields, **fields})
         await self._status.publish(scene.change, message, leg, current)

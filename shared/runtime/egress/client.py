@@ -45,6 +45,7 @@ from shared.runtime.egress.sessions import (
 from shared.runtime.egress.urls import parse_proxy_url, parse_url
 from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.settings import EgressSettings
+from shared.runtime.start_metrics import watch_authorities
 
 MAX_RESPONSE_BYTES: Final = 64 * 1024
 WEB_PORTS: Final = frozenset({80, 443})
@@ -77,6 +78,8 @@ def create_egress_client(
 
     Raises `Misconfigured` if the egress proxy or the CA file of the settings cannot be used.
     """
+    if settings.egress_ca_file:
+        watch_authorities("INTERLINK_EGRESS_CA_FILE", Path(settings.egress_ca_file))
     return EgressClient(
         settings.allow_private_networks,
         max_connections=max_connections,

@@ -142,12 +142,16 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         return self._assignments, self.partitions
 
     def lag(self) -> metrics.Lag:
-        """Yield how many records are not complete, for each assigned partition with a known end."""
+        """Yield how many records are not complete, and from which offset on.
+
+        There is one tuple for each assigned partition with a known end.
+        """
         client = self._client
         for partition, tracker in list(self._trackers.items()):
             end = client.highwater(partition) if client and partition in self.assigned else None
             if end is not None:
-                yield self.group, partition.topic, partition.partition, max(0, end - tracker.watermark)
+                behind = max(0, end - tracker.watermark)
+                yield self.group, partition.topic, partition.partition, behind, tracker.watermark
 
     def stall_s(self) -> float:
         """Return for how many seconds the watermark of a partition with records at the handler is the same.

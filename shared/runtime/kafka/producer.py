@@ -8,6 +8,7 @@ still be written later: consumers recognise the repeat by its event id.
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from time import perf_counter
 from typing import Final, NamedTuple, cast
@@ -29,6 +30,7 @@ from shared.runtime.settings import KafkaSettings
 
 _MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 _RECONNECT_INTERVAL_S: Final = 0.5
+_CHECK_TIMEOUT_S: Final = 2.0
 
 
 class Record(NamedTuple):
@@ -81,6 +83,18 @@ class Producer:
             raise BrokerUnavailable(
                 f"no Kafka broker at {self._settings.bootstrap_servers} within {timeout_s:.0f} s"
             ) from None
+
+    async def check(self) -> None:
+        """Ask Kafka for metadata, and set the metric `BROKER_UNAVAILABLE`.
+
+        An idle producer does not notice that the broker is gone.
+        """
+        client, answers = self._client, False
+        if client is not None:
+            with suppress(TimeoutError, KafkaError, OSError):
+                async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                    answers = await client.client.force_metadata_update()
+        metrics.BROKER_UNAVAILABLE.set(0 if answers else 1)
 
     async def stop(self) -> None:
         """Send the records that are queued, in at most 5 s, and disconnect."""
