@@ -7,6 +7,7 @@ from typing import Any, Final
 import yaml
 
 from docs.generator.alerts import rules
+from docs.generator.dashboards import dashboard_text, dashboards
 
 FOLDER: Final = Path(__file__).parents[2] / "deploy/monitoring"
 _HEADER: Final = """\
@@ -22,7 +23,10 @@ def rules_text(document: Mapping[str, Any]) -> str:
 
 def monitoring_files() -> dict[str, str]:
     """Return the text of every generated file, by its path in the folder."""
-    return {"rules.yaml": rules_text(rules())}
+    files = {"rules.yaml": rules_text(rules())}
+    for name, dashboard in dashboards().items():
+        files[f"dashboards/{name}.json"] = dashboard_text(dashboard)
+    return files
 
 
 def main() -> None:

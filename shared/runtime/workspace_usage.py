@@ -18,7 +18,7 @@ UsageKind = Literal["event", "attempt", "account_call", "message"]
 _OTHER: Final = "other"
 _TURN_S: Final = 300.0
 _MAX_COMPARED: Final = 1_000
-"""Workspaces without a name of which a process remembers what they used since the last turn."""
+"""Workspaces of which a process remembers what they used since the last turn."""
 
 
 class WorkspaceUsage(Collector):
@@ -45,8 +45,10 @@ class WorkspaceUsage(Collector):
             self._recent[workspace] += amount
             return
         self._other[kind] += amount
-        if workspace in self._recent or len(self._recent) < _MAX_COMPARED:
-            self._recent[workspace] += amount
+        # However many workspaces use a little, those that use much stay.
+        while len(self._recent) >= _MAX_COMPARED:
+            self._recent = Counter({name: used // 2 for name, used in self._recent.items() if used > 1})
+        self._recent[workspace] += amount
 
     def turn(self) -> None:
         """Give the names of the workspaces that used least since the last turn to those that used more."""

@@ -70,6 +70,9 @@ def test_each_alert_has_its_runbook_and_each_runbook_its_alert() -> None:
     for path, text in pages.items():
         title, *sections = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
         assert title == names[path]
+        assert re.search(
+            r"^```(promql|sh)$", text.partition("## Diagnosis")[2].partition("## Fix")[0], re.MULTILINE
+        ), path
         assert sections == ["Symptom", "Impact", "Diagnosis", "Fix", "Verify", "Rehearsal"], path
     nav = expand_nav(yaml.safe_load((PROJECT / "mkdocs.yml").read_text("utf-8"))["nav"], pages)
     assert all(path in str(nav) for path in pages)

@@ -16,6 +16,9 @@ from time import monotonic, sleep
 import httpx
 import pytest
 
+from docs.generator.alerts import rules
+from docs.generator.dashboards import dashboards, queries, runbook_queries
+from docs.generator.metrics import metrics_page
 from interlink.embedded import EmbeddedPair
 from tests.support.backends import Bus, Store, embedded, embedded_bus
 from tests.support.eventually import eventually
@@ -115,6 +118,34 @@ def test_the_metrics_that_operators_need(hub: Hub) -> None:
     text = httpx.get(hub.url("delivery") + "/metrics").text
     assert 'interlink_consumer_lag{group="delivery-attempt",partition="' in text
     assert "interlink_dead_lettered_total" in text
+    assert 'interlink_consumer_position{group="delivery-attempt",partition="' in text
+    for service, kind in (("gateway", "event"), ("delivery", "attempt")):
+        assert hub.metric(service, "interlink_workspace_usage_total", workspace="default", kind=kind) >= 1
+    assert hub.metric("delivery", "interlink_first_attempts_total", outcome="in_time") >= 1
+    assert 'interlink_build_info{service="delivery",version="' in text
+
+
+def test_every_query_is_about_metrics_and_labels_that_are_exported(hub: Hub) -> None:
+    """Those of the rules, the dashboards and the runbooks."""
+    texts = [httpx.get(hub.url(service) + "/metrics").text for service in hub.services]
+    exported = {name for text in texts for name in re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE)}
+    exported |= {name + part for name in exported for part in ("_bucket", "_count", "_sum")}
+    groups = rules()["groups"]
+    recorded = {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+    asked = [rule["expr"] for group in groups for rule in group["rules"]]
+    asked += [query for board in dashboards().values() for query in queries(board)]
+    for page in Path("docs/runbooks").glob("*.md"):
+        asked += runbook_queries(page.read_text("utf-8"))
+    named = {name for query in asked for name in re.findall(r"\b(?:interlink|process)[_:][\w:]+", query)}
+    assert named - recorded - exported == set()
+    labels = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"\| \w+ \| (`.*?) \|", metrics_page()))))
+    used = {
+        label.strip()
+        for query in asked
+        for part in re.findall(r"\b(?:by|on) \(([^)]*)\)", query)
+        for label in part.split(",")
+    } | {label for query in asked for label in re.findall(r"(\w+)=~?\"", query)}
+    assert used - labels == {"alertname", "alertstate", "instance", "le"}
 
 
 def test_requests_are_counted_by_their_outcome(hub: Hub) -> None:
