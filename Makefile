@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: run setup test check lint docs audit bench lock clean
+.PHONY: run setup test check lint docs manifests manifests-audit audit bench lock clean
 
 run: $(RUN_STAMP)
 	@exec $(BIN)/interlink up
@@ -49,6 +49,18 @@ lint: setup
 # The documentation site, in build/docs/site. It needs no network.
 docs: setup
 	$(BIN)/python -m docs.generator
+
+# The schema of the Helm chart's settings, and the manifests of deploy/kubernetes, after a change of either. Needs Maven
+# once: it fetches Helm as a library.
+manifests: setup
+	$(BIN)/python -m tests.deploy.chart
+
+# What checkov finds in the manifests, in an environment of its own, and kube-linter, if it is on the PATH.
+# deploy/helm/kube-linter.yaml explains what is not followed.
+manifests-audit: setup
+	$(BIN)/uv tool run --from checkov==3.3.30 checkov --framework kubernetes -d deploy/kubernetes --compact --quiet --skip-download
+	@if command -v kube-linter >/dev/null; then kube-linter lint --config deploy/helm/kube-linter.yaml deploy/kubernetes; \
+	else echo "skipped: kube-linter is not on the PATH"; fi
 
 # Known vulnerabilities of what is locked; skipped, with its reason, where nobody can be asked.
 audit: setup

@@ -112,11 +112,19 @@ def init(
         typer.Option(help="Write the admin key to this file (mode 0600) instead of printing it."),
     ] = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
+    keep_retired: Annotated[
+        bool,
+        typer.Option(
+            "--keep-retired-indexes",
+            help="Leave indexes that only earlier releases use: for an upgrade that may be rolled back.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is unexpected.")] = False,
 ) -> None:
     """Create topics and indexes, and the workspace's first admin key. It can be repeated at any time.
 
-    The key is the one in INTERLINK_BOOTSTRAP_ADMIN_KEY, else a new one, which is printed only this time.
+    The key is the one in INTERLINK_BOOTSTRAP_ADMIN_KEY, or in the file INTERLINK_BOOTSTRAP_ADMIN_KEY_FILE,
+    else a new one, which is printed only this time.
     """
     import asyncio  # noqa: PLC0415
 
@@ -125,7 +133,7 @@ def init(
 
     with report_errors():
         join_running(data_dir)
-        result = asyncio.run(prepare(list(ServiceName), workspace, key_file))
+        result = asyncio.run(prepare(list(ServiceName), workspace, key_file, keep_retired=keep_retired))
     if not quiet:
         created = ", ".join(result.topics)
         typer.echo(f"topics: {f'created {created}' if created else 'all exist'}; indexes: all exist")

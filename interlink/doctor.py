@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings
 from interlink.datadir import FORMAT, display_path, in_use, join_running
 from interlink.hub_api import KEY_VARIABLE, URL_VARIABLE
 from interlink.keys import count_unknown_keys
-from interlink.prepare import BOOTSTRAP_VARIABLE, indexes
+from interlink.prepare import BOOTSTRAP_FILE_VARIABLE, BOOTSTRAP_VARIABLE, indexes
 from services.importer.settings import ImporterSettings
 from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_apps
 from shared.contracts.errors import InterlinkError, Misconfigured
@@ -42,6 +42,7 @@ _OTHER_VARIABLES: Final = frozenset(
         URL_VARIABLE,
         KEY_VARIABLE,
         BOOTSTRAP_VARIABLE,
+        BOOTSTRAP_FILE_VARIABLE,
         FAILPOINT_VARIABLE,
         APPS_DIR_VARIABLE,
     }

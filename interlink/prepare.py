@@ -12,12 +12,14 @@ from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Miscon
 from shared.contracts.ids import derive
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.mongo import Index, Mongo
-from shared.runtime.settings import KafkaSettings, MongoSettings, load
+from shared.runtime.settings import KafkaSettings, MongoSettings, load, read_secret_file
 from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, generate_key
 from shared.runtime.web.shared_indexes import SHARED_INDEXES
 from shared.runtime.workspaces import Workspaces
 
 BOOTSTRAP_VARIABLE: Final = "INTERLINK_BOOTSTRAP_ADMIN_KEY"
+BOOTSTRAP_FILE_VARIABLE: Final = f"{BOOTSTRAP_VARIABLE}_FILE"
+"""A file that contains the key instead: a mounted secret."""
 _MIN_KEY_LENGTH: Final = 24
 
 
@@ -30,10 +32,13 @@ class Prepared:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-async def prepare(services: Iterable[str], workspace: str, key_file: Path | None) -> Prepared:
+async def prepare(
+    services: Iterable[str], workspace: str, key_file: Path | None, *, keep_retired: bool = False
+) -> Prepared:
     """Create what is missing for these services, and an admin key of the workspace.
 
-    With `key_file`, the key is stored in that file. Raises `Misconfigured`, `BrokerUnavailable` or
+    With `key_file`, the key is stored in that file. With `keep_retired`, indexes that only an earlier release
+    uses stay. Raises `Misconfigured`, `BrokerUnavailable` or
     `DatabaseUnavailable`.
     """
     kafka_settings, mongo_settings = load(KafkaSettings), load(MongoSettings)
@@ -43,7 +48,7 @@ async def prepare(services: Iterable[str], workspace: str, key_file: Path | None
         await _check_connection(mongo, mongo_settings)
         topics = await ensure_topics(kafka_settings)
         for by_collection in required:
-            await mongo.ensure_indexes(by_collection)
+            await mongo.ensure_indexes(by_collection, keep_retired=keep_retired)
         workspaces = Workspaces(mongo)
         if await workspaces.is_deleted(workspace):
             raise Misconfigured(
@@ -142,8 +147,18 @@ def _read_key_file(file: Path) -> str | None:
 
 
 def _bootstrap_key() -> str | None:
-    """Return the key that the environment sets. Raises `Misconfigured` if it is too short or has blanks."""
+    """Return the key that the environment sets.
+
+    Raises `Misconfigured` if it is too short or has blanks, or if its file cannot be read.
+    """
     key = os.environ.get(BOOTSTRAP_VARIABLE, "").strip()
+    file = os.environ.get(BOOTSTRAP_FILE_VARIABLE, "")
+    if key and file:
+        raise Misconfigured(
+            f"{BOOTSTRAP_VARIABLE} and {BOOTSTRAP_FILE_VARIABLE} are both set: leave one of them out"
+        )
+    if file:
+        key = read_secret_file(Path(file), BOOTSTRAP_FILE_VARIABLE).strip()
     if not key:
         return None
     if len(key) < _MIN_KEY_LENGTH or not key.isprintable() or " " in key:

@@ -18,9 +18,9 @@ _INTRODUCTION: Final = """\
 
 Environment variables, as `interlink settings` prints them. `interlink doctor` checks them. A service with a
 wrong setting prints its name and does not start. `interlink up` sets what is required, and allows what a
-trial on one machine needs. `interlink init` takes the first admin key from `INTERLINK_BOOTSTRAP_ADMIN_KEY`,
-else it creates one. OAuth apps of providers have variables of their own: see
-`docs/how-to/register-an-app.md`.
+trial on one machine needs. `interlink init` takes the first admin key from `INTERLINK_BOOTSTRAP_ADMIN_KEY`
+or the file in `INTERLINK_BOOTSTRAP_ADMIN_KEY_FILE`, else it creates one. OAuth apps of providers have
+variables of their own: see `docs/how-to/register-an-app.md`.
 """
 
 

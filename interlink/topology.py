@@ -148,6 +148,7 @@ class Topology:
         """Return the environment of a service."""
         env, ports = self._environment(), self.ports
         env.pop("INTERLINK_BOOTSTRAP_ADMIN_KEY", None)
+        env.pop("INTERLINK_BOOTSTRAP_ADMIN_KEY_FILE", None)
         env["INTERLINK_HOST"] = self._plan.host(name)
         env["INTERLINK_PORT"] = str(ports[name])
         env.setdefault("INTERLINK_GATEWAY_URL", f"http://{HOST}:{self._plan.port}")

@@ -17,6 +17,9 @@ BUILD_INFO: Final = Gauge("interlink_build_info", "1 for each running process.",
 REQUESTS: Final = Counter(
     "interlink_requests_total", "HTTP requests, by route and outcome.", ["route", "outcome"]
 )
+REQUESTS_IN_FLIGHT: Final = Gauge(
+    "interlink_requests_in_flight", "HTTP requests under way, without those for health and metrics."
+)
 SIGNATURE_FAILURES: Final = Counter(
     "interlink_signature_failures_total", "Webhooks rejected for their signature.", ["provider", "reason"]
 )

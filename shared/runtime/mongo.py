@@ -159,8 +159,12 @@ class Mongo:
         with translate_errors():
             return "secantusVersion" not in await self._database.command("buildInfo")
 
-    async def ensure_indexes(self, indexes: Mapping[str, Sequence[Index]]) -> None:
+    async def ensure_indexes(
+        self, indexes: Mapping[str, Sequence[Index]], *, keep_retired: bool = False
+    ) -> None:
         """Create the indexes that are missing, by collection, and drop retired ones. It is safe to repeat.
+
+        With `keep_retired`, those stay for processes of an earlier release.
 
         The embedded database gets no TTL indexes: an earlier one is replaced by an index without TTL. Raises
         `DatabaseRefused` or `DatabaseUnavailable`.
@@ -168,7 +172,9 @@ class Mongo:
         has_ttl = await self.has_ttl_indexes()
         with translate_errors():
             for name, collection_indexes in indexes.items():
-                await self._drop_outdated(name, collection_indexes, has_ttl=has_ttl)
+                await self._drop_outdated(
+                    name, collection_indexes, has_ttl=has_ttl, keep_retired=keep_retired
+                )
                 for index in collection_indexes:
                     if index.retired:
                         continue
@@ -200,9 +206,11 @@ class Mongo:
             ]
         return missing
 
-    async def _drop_outdated(self, collection: str, indexes: Sequence[Index], *, has_ttl: bool) -> None:
+    async def _drop_outdated(
+        self, collection: str, indexes: Sequence[Index], *, has_ttl: bool, keep_retired: bool
+    ) -> None:
         """Drop the retired indexes, and those with a TTL if the database is to have none."""
-        retired = {index.keys for index in indexes if index.retired}
+        retired = {index.keys for index in indexes if index.retired and not keep_retired}
         if not retired and (has_ttl or all(index.ttl_s is None for index in indexes)):
             return
         for name, found in (await self.collection(collection).index_information()).items():

@@ -127,13 +127,18 @@ class TestInit:
         assert [document["digest"] for document in keys.find()] == [digest(bootstrap_key)]
 
     def test_a_given_key_that_was_revoked_does_not_come_back(
-        self, settings: dict[str, str], keys: Documents
+        self, settings: dict[str, str], keys: Documents, tmp_path: Path
     ) -> None:
         settings["INTERLINK_BOOTSTRAP_ADMIN_KEY"] = f"given-{token_hex(16)}"
         invoked("init", **settings)
         keys.update_many({}, {"$currentDate": {"deleted_at": True}})
         assert "was revoked" in complaint(invoked("init", **settings))
-        settings["INTERLINK_BOOTSTRAP_ADMIN_KEY"] = other = f"other-{token_hex(16)}"
+        other, file = f"other-{token_hex(16)}", tmp_path / "key"
+        settings["INTERLINK_BOOTSTRAP_ADMIN_KEY_FILE"] = str(file)
+        assert "both set" in complaint(invoked("init", **settings))
+        del settings["INTERLINK_BOOTSTRAP_ADMIN_KEY"]
+        assert f"{file} cannot be read" in complaint(invoked("init", **settings))
+        file.write_text(f"{other}\n")
         assert invoked("init", **settings).returncode == 0
         assert [document["digest"] for document in keys.find({"deleted_at": None})] == [digest(other)]
 

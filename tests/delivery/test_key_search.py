@@ -165,6 +165,8 @@ def test_indexes_of_an_earlier_release_are_dropped(store: Store) -> None:
         log = mongo.collection(DELIVERIES)
         await mongo.ensure_indexes({DELIVERIES: earlier})
         assert len(await log.index_information()) == len(earlier) + 1
+        await mongo.ensure_indexes({DELIVERIES: INDEXES[DELIVERIES]}, keep_retired=True)
+        assert await mongo.missing_indexes({DELIVERIES: [*earlier, *INDEXES[DELIVERIES]]}) == []
         await asyncio.gather(*(mongo.ensure_indexes({DELIVERIES: INDEXES[DELIVERIES]}) for _ in range(2)))
         await mongo.ensure_indexes({DELIVERIES: INDEXES[DELIVERIES]})
         return [tuple(index["key"]) for index in (await log.index_information()).values()]

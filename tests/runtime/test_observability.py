@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from time import monotonic, sleep
+from time import monotonic
 
 import httpx
 import pytest
@@ -442,7 +442,7 @@ def test_sigterm_finishes_requests_under_way_and_accepts_no_new_ones(
         _half_sent(other, endpoint, BODY) as ends,
         _half_sent(other, endpoint, BODY) as lasts,
     ):
-        sleep(0.2)
+        eventually(lambda: other.metric("gateway", "interlink_requests_in_flight") == 2)
         stopped_at = monotonic()
         os.kill(other.pid("gateway"), signal.SIGTERM)
         eventually(lambda: not _listens(other.ports["gateway"]))

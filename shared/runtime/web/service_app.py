@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.runtime import metrics
 from shared.runtime.web.problem_pages import problem_page
 from shared.runtime.web.problems import SANDBOX_HEADERS, problem_response
 from shared.wire.forwarded import TrustedProxies
@@ -34,6 +35,8 @@ class ServiceApp:
         self._alive = alive
         self._exposition = exposition
         self.draining = False
+        self._in_flight = 0
+        metrics.REQUESTS_IN_FLIGHT.set_function(lambda: self._in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -58,6 +61,7 @@ class ServiceApp:
                 return await _send_response(send, 200, body, b"text/plain; version=0.0.4; charset=utf-8")
             if page := problem_page(path):
                 return await page(scope, receive, send)
+        self._in_flight += 1
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
@@ -68,6 +72,8 @@ class ServiceApp:
             response = problem_response(503, "the service is stopping: send it again", headers=headers)
             with contextlib.suppress(RuntimeError):  # the response had begun
                 await response(scope, receive, send)
+        finally:
+            self._in_flight -= 1
 
     def _set_client(self, scope: Scope) -> None:
         """Set the request's client to the address that trusted proxies vouch for."""

@@ -25,6 +25,7 @@ _ACCUMULATED: Final = frozenset({"counter", "histogram"})
 _SUMMED_GAUGES: Final = frozenset(
     {
         "interlink_attempts_in_flight",
+        "interlink_requests_in_flight",
         "interlink_results_unacknowledged",
         "process_open_fds",
         "process_resident_memory_bytes",
