@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: run setup test check lint docs manifests manifests-audit audit bench lock clean
+.PHONY: run setup test check lint docs manifests manifests-audit audit bench chaos lock clean
 
 run: $(RUN_STAMP)
 	@exec $(BIN)/interlink up
@@ -68,6 +68,10 @@ audit: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+# Ten minutes of faults under load; CHAOS="--minutes 60 --rate 100" for more.
+chaos: setup
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 # requirements.lock is what the image has. -run adds the embedded broker and database, and what installs the project;
 # -dev adds what tests it. Each is a constraint of the next, so that all have the same versions.

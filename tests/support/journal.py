@@ -39,10 +39,15 @@ class Reading:
 
     def look(self) -> list[Fact]:
         """Every fact so far, in the order in which they were written."""
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                whole, newline, _ = file.read().rpartition(b"\n")
-            self._offset += len(whole) + len(newline)
-            self.facts += [orjson.loads(line) for line in whole.splitlines()]
+        self.facts += self.more()
         return self.facts
+
+    def more(self) -> list[Fact]:
+        """The facts since the last look, which are not kept."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return [orjson.loads(line) for line in whole.splitlines()]

@@ -6,6 +6,7 @@ How an operator starts them, `interlink up` and `interlink serve`, is what `test
 
 import atexit
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -16,7 +17,7 @@ from typing import Final
 from unittest import mock
 
 from interlink.fork_client import ForkServer
-from interlink.supervise import ProcessGroup
+from interlink.supervise import Process, ProcessGroup, ProcessSpec, run_program
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -30,7 +31,11 @@ class Child:
         if env.get(FAILPOINT_VARIABLE):
             command = ("tests.support.at_failpoint", *command)
         with log.open("ab") as output:
-            self._process = server.fork(command, env, output, output)
+            if "LD_PRELOAD" in env:  # read when a program starts, so that it does nothing in a fork
+                program = ProcessSpec(command[0], [sys.executable, "-m", *command], env, log)
+                self._process: Process = run_program(program, output)
+            else:
+                self._process = server.fork(command, env, output, output)
         self.pid: int = self._process.pid
         self._process_group.add(self.pid)
 

@@ -1,0 +1,94 @@
+"""A line between two processes that can be slow, be reset, or fall silent.
+
+`python -m tests.chaos.proxy PORT TARGET_PORT`, until its input ends. Each line of the input is a mode:
+
+pass    forward (the mode at the start)
+delay   forward each piece 200 ms late
+reset   reset the open connections, and each new one
+silent  take connections and bytes and forward nothing, as a half-open line does
+"""
+
+import asyncio
+import socket
+import struct
+import sys
+from contextlib import suppress
+from typing import Final
+
+MODES: Final = ("pass", "delay", "reset", "silent")
+_PIECE: Final = 256 * 1024
+_DELAY_S: Final = 0.2
+
+
+class Line:
+    """Forwards connections to a port of this machine, in the way that `mode` says."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._passes = asyncio.Event()
+        self._passes.set()
+        self._mode = "pass"
+        self._open: set[asyncio.StreamWriter] = set()
+
+    def change(self, mode: str) -> None:
+        """Set the mode. What fell silent is reset afterwards: its connections have lost nothing, but time."""
+        self._mode = mode
+        if mode == "silent":
+            self._passes.clear()
+        else:
+            self._passes.set()
+        if mode == "reset":
+            for writer in self._open:
+                _reset(writer)
+
+    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward one connection until either side ends it."""
+        if self._mode == "reset":
+            return _reset(writer)
+        await self._passes.wait()
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            return _reset(writer)
+        own = {writer, back}
+        self._open |= own
+        copies = [asyncio.create_task(self._copy(*pair)) for pair in ((reader, back), (there, writer))]
+        try:
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for copy in copies:
+                copy.cancel()
+            self._open -= own
+            for item in own:
+                item.close()
+
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while piece := await source.read(_PIECE):
+                if self._mode == "delay":
+                    await asyncio.sleep(_DELAY_S)
+                await self._passes.wait()
+                target.write(piece)
+                await target.drain()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    if sock is not None:
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def main(port: int, target_port: int) -> None:
+    """Serve until the input ends."""
+    line = Line(target_port)
+    await asyncio.start_server(line.forward, "127.0.0.1", port)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    while mode := (await asyncio.to_thread(sys.stdin.readline)).strip():
+        line.change(mode)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,32 @@
+"""The faults of `make chaos` that an upgrade and a lost machine cause, for a minute, and a build that loses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.__main__ import chaos
+from tests.support.apache_kafka import available
+
+KILL = "kill -9 of delivery"
+pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
+
+
+def _chaos(folder: Path, *faults: str, broken: bool = False) -> int:
+    return chaos(folder, faults=faults, minutes=0, rate=20, seed=1, disk_mb=512, broken=broken)
+
+
+def test_nothing_is_lost_and_no_request_fails_during_a_rolling_restart(
+    tmp_path: Path, note: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = _chaos(tmp_path / "chaos", "rolling restart", KILL)
+    said = capsys.readouterr().out
+    note(said[said.index("| fault") :])
+    assert status == 0, said
+
+
+def test_a_build_that_commits_before_it_handles_is_found_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _chaos(tmp_path / "chaos", KILL, broken=True) == 1
+    assert "are lost" in capsys.readouterr().out
