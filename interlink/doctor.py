@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import timedelta
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -253,13 +253,10 @@ async def _check_write(mongo: Mongo) -> Finding:
 async def _check_clock(mongo: Mongo) -> Finding:
     """Compare this machine's clock with MongoDB's, at the middle of a request."""
     before = utcnow()
-    with translate_errors():
-        answer = await mongo.collection(idempotency_keys.COLLECTION).database.command("hello")
+    theirs = await mongo.time()
     after = utcnow()
-    theirs = answer.get("localTime")
     if theirs is None:
         return Finding("clock", None, "MongoDB does not report its time")
-    theirs = theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)
     ours = before + (after - before) / 2
     skew = abs(theirs - ours)
     difference = f"{skew.total_seconds():.1f} s from MongoDB's"

@@ -131,6 +131,10 @@ CONFIGURATION_UNCHECKED: Final = Gauge(
     "interlink_configuration_unchecked",
     "1 while MongoDB does not answer whether the configuration in memory is up to date.",
 )
+CLOCK_DIFFERENCE: Final = Gauge(
+    "interlink_clock_difference_seconds",
+    "Seconds by which the machine's clock is ahead of the time that the hub uses; 0 if they agree.",
+)
 IN_FLIGHT: Final = Gauge("interlink_attempts_in_flight", "Attempts under way.")
 UNACKNOWLEDGED_RESULTS: Final = Gauge(
     "interlink_results_unacknowledged",

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from time import time_ns
 from typing import Any, Final
 
 from bson.codec_options import CodecOptions
@@ -31,6 +30,7 @@ from pymongo.errors import (
 )
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
+from shared.runtime import clock
 from shared.runtime.settings import MongoSettings, read_secret_file
 
 Document = dict[str, Any]
@@ -70,6 +70,9 @@ class Duplicate(Exception):
     """A unique index refused the document: an equal one exists."""
 
 
+utcnow = clock.utcnow
+
+
 @dataclass(frozen=True, slots=True)
 class Index:
     """An index that `interlink init` creates.
@@ -84,11 +87,6 @@ class Index:
     ttl_s: int | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     retired: bool = False
-
-
-def utcnow() -> datetime:
-    """Return the current time, in the millisecond precision of BSON."""
-    return datetime.fromtimestamp(time_ns() // 1_000_000 / 1000, UTC)
 
 
 class Mongo:
@@ -148,6 +146,13 @@ class Mongo:
         """Check the connection. Raises `DatabaseRefused` or `DatabaseUnavailable`."""
         with translate_errors():
             await self._database.command("ping")
+
+    async def time(self) -> datetime | None:
+        """Return the database's time of day, or None if it does not say. Raises as `ping`."""
+        with translate_errors():
+            answer = await self._database.command("hello")
+        theirs: datetime | None = answer.get("localTime")
+        return theirs.replace(tzinfo=UTC) if theirs and theirs.tzinfo is None else theirs
 
     async def has_ttl_indexes(self) -> bool:
         """Return whether the database deletes expired documents by TTL indexes: all but the embedded one.

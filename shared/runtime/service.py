@@ -34,6 +34,7 @@ from starlette.types import ASGIApp
 from shared.contracts.errors import Misconfigured
 from shared.contracts.topics import Topic
 from shared.runtime import metrics
+from shared.runtime.clock import ClockWatch
 from shared.runtime.configuration import Configuration
 from shared.runtime.draining import Draining
 from shared.runtime.encryption_keys import open_vault
@@ -255,15 +256,18 @@ async def runtime(name: str, worker: Worker | None = None) -> AsyncIterator[Runt
     vault = open_vault(hub)
     mongo = Mongo(mongo_settings, app=f"interlink-{name}")
     producer = Producer(kafka, log, client_id=f"interlink-{name}")
+    clock_watch = ClockWatch(mongo, log)
     configuration = Configuration(mongo, log)
     keyring = Keyring(mongo, configuration, vault, log)
     try:
         await wait_for_database(mongo)
+        await clock_watch.start()
         await configuration.start()
         await keyring.start()
         producer.start()
         yield Runtime(name, hub, kafka, log, mongo, configuration, producer, keyring, vault, worker)
     finally:
+        await clock_watch.stop()
         await keyring.stop()
         await configuration.stop()
         await producer.stop()

@@ -50,16 +50,21 @@ def _suspended(service: str, rig: Rig) -> None:
         member.start()
 
 
+def _replace(rig: Rig, member: Member, **env: str) -> None:
+    """Replace a process as an upgrade does: a gateway leaves the load balancer before SIGTERM."""
+    if member.service == "gateway":
+        rig.leave(member)
+    status = member.hub.stop_service(member.service)
+    assert status == 0, f"{member.service} ended with {status} after SIGTERM"
+    member.start(**env)
+    if member.service == "gateway":
+        rig.join(member)
+
+
 def _rolling(rig: Rig) -> None:
-    """Replace every process, one after the other, as an upgrade does."""
+    """Replace every process, one after the other."""
     for member in rig.members:
-        if member.service == "gateway":
-            rig.leave(member)
-        status = member.hub.stop_service(member.service)
-        assert status == 0, f"{member.service} ended with {status} after SIGTERM"
-        member.start()
-        if member.service == "gateway":
-            rig.join(member)
+        _replace(rig, member)
         rig.wait(0.5)
 
 
@@ -107,14 +112,12 @@ def _clocks(rig: Rig) -> None:
     shifted = {"LD_PRELOAD": str(library), "SHIFTED_CLOCK": str(file)}
     chosen = [_members(rig, service)[-1] for service in ("gateway", "delivery")]
     for member in chosen:
-        member.hub.stop_service(member.service)
-        member.start(**shifted)
+        _replace(rig, member, **shifted)
     for jump in _JUMPS_S:
         file.write_text(str(jump))
         rig.wait(_LASTS_S / 2)
     for member in chosen:
-        member.hub.stop_service(member.service)
-        member.start()
+        _replace(rig, member)
 
 
 FAULTS: Final[Mapping[str, Callable[[Rig], None]]] = {

@@ -1,4 +1,4 @@
-"""The faults of `make chaos` that an upgrade and a lost machine cause, for a minute, and a build that loses."""
+"""Faults of `make chaos` that an upgrade and a lost machine cause, and a build that loses."""
 
 from collections.abc import Callable
 from pathlib import Path

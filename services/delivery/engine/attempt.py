@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
-from time import thread_time, time
+from time import thread_time
 from typing import Final
 
 from services.delivery.log.deliveries import ClaimedDelivery
@@ -18,6 +18,7 @@ from services.delivery.model.retry_policy import (
     evaluate_attempt,
 )
 from shared.runtime import metrics
+from shared.runtime.clock import now_s
 from shared.runtime.egress.client import EgressClient, EgressResponse
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
@@ -111,7 +112,7 @@ class Attempter:
             "User-Agent": _USER_AGENT,
             "traceparent": request.traceparent,
             **SIGNERS[webhook.profile](
-                webhook.valid_keys(), request.delivery_id, request.event_type, number, int(time()), body
+                webhook.valid_keys(), request.delivery_id, request.event_type, number, now_s(), body
             ),
         }
         if request.replay_no:

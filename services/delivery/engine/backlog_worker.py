@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from time import sleep, thread_time, time
+from time import sleep, thread_time
 from typing import Final
 
 from services.delivery.engine.backlog import Backlog
@@ -26,6 +26,7 @@ from services.delivery.engine.fanout import PUBLISH_TIMEOUT_S, Expansion, Fanout
 from services.delivery.model.delivery import at_ms_of
 from shared.contracts.envelope import Event
 from shared.contracts.errors import BrokerUnavailable, Rejected, RetryLater
+from shared.runtime.clock import now_ms
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.kafka.producer import Producer, Record, RecordPosition
@@ -238,7 +239,8 @@ class BacklogWorker:
 
     def _pause_factor(self, workspace: str) -> float:
         """Return the pause after a slice, as a multiple of the slice's cost."""
-        ages = [time() - at_ms_of(queue.first.last) / 1000 for queue in self._backlog.queues_of(workspace)]
+        now = now_ms()
+        ages = [(now - at_ms_of(queue.first.last)) / 1000 for queue in self._backlog.queues_of(workspace)]
         # The longer events wait, the larger the share of the process that they get.
         remaining_share = 1 - max(ages, default=0.0) / _MIN_PAUSE_AGE_S
         return min(_MAX_PAUSE_FACTOR, max(_MIN_PAUSE_FACTOR, _MAX_PAUSE_FACTOR * remaining_share))

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from time import time
 
 from services.delivery.engine.attempt import Attempter
 from services.delivery.engine.attempt_queues import AttemptQueues
@@ -21,6 +20,7 @@ from services.delivery.model.delivery import DUE_TYPE, DeliveryRequest, read_req
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.envelope import Event
 from shared.contracts.ids import DeliveryId
+from shared.runtime.clock import now_ms
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.logs import Log
@@ -161,7 +161,7 @@ class FirstAttemptHandler:
         if webhook is None or not self.is_new(DeliveryId(event.id), at_ms):
             return False
         # The broker's time of the event, as a record of the request would have it a moment later.
-        record = ConsumedEvent(event, "", partition, 0, min(at_ms, int(time() * 1000)))
+        record = ConsumedEvent(event, "", partition, 0, min(at_ms, now_ms()))
         request = read_request(record)
         if self._erasures.is_erased(request.workspace, request.event_id):
             return False  # `handle` drops it: here, what has to wait would be logged with its payload

@@ -10,12 +10,13 @@ nobody else meanwhile: with it, a short log is read in one scan, and a filter fo
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from time import perf_counter, time
+from time import perf_counter
 from typing import Final
 
 from services.delivery.log.delivery_ids import DeliveryIds
 from services.delivery.model.delivery import DeliveryRequest, at_ms_of
 from shared.contracts.errors import DatabaseUnavailable
+from shared.runtime.clock import now_ms
 from shared.runtime.logs import Log
 from shared.runtime.retry import Backoff
 
@@ -106,7 +107,7 @@ class KnownDeliveries:
         self._assignment = assignment
         # An earlier owner cannot have polled what was produced after this. Its own late entries are of
         # earlier records, which are looked up.
-        self._new_from_ms = int(time() * 1000) + _CLOCK_SKEW_MS
+        self._new_from_ms = now_ms() + _CLOCK_SKEW_MS
         self._filter = None
         self._load()
 

@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from time import time
 from typing import Final
 
 import orjson
 
 from services.gateway.ingest.endpoint import InboundEndpoint
 from shared.contracts.errors import InterlinkError
+from shared.runtime.clock import now_s
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import SchemeVerifier, VerificationResult
 from shared.verification.work_counter import WorkCounter
@@ -41,7 +41,7 @@ def diagnose_signature(endpoint: InboundEndpoint, failure: SignatureFailure, *, 
         return failure.verdict.value
     if not thorough:
         return "wrong_secret"
-    now = time()
+    now = now_s()
     work = WorkCounter()
     work.limit()  # over the limit, `verify` raises and the loop below ends
     with suppress(InterlinkError):

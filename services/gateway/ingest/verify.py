@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from secrets import token_hex
-from time import time
 from typing import Final
 
 from services.gateway.ingest.app_webhooks import AppSecret
@@ -13,6 +12,7 @@ from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.public_keys import PublishedKeys
 from shared.contracts.errors import Malformed, RetryLater, Unauthenticated
 from shared.manifests.webhook import WebhookDefinition
+from shared.runtime.clock import now_s
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import SchemeVerifier, VerificationResult
 from shared.verification.work_counter import MAX_HASHED_BYTES, TooCostly, hash_limit
@@ -165,7 +165,7 @@ class Verifier:
         url = scheme.key_url(request)
         try:
             if url is None:
-                verdict = scheme.verify(request, secrets, time())
+                verdict = scheme.verify(request, secrets, now_s())
             else:
                 verdict = await self._verify_with_published_keys(url, secrets, scheme, request, workspace)
             if verdict is VerificationResult.MISMATCH and raw is not request.body:
@@ -188,11 +188,11 @@ class Verifier:
     ) -> VerificationResult:
         body = scheme.key_body(request) or b""
         fetched = await self._keys.get(url, body=body, workspace=workspace)
-        verdict = scheme.verify(request, secrets, time(), fetched)
+        verdict = scheme.verify(request, secrets, now_s(), fetched)
         if verdict is VerificationResult.MISMATCH:
             # The provider may have rotated its keys since they were cached.
             fetched = await self._keys.get(url, body=body, workspace=workspace, refresh=True)
-            verdict = scheme.verify(request, secrets, time(), fetched)
+            verdict = scheme.verify(request, secrets, now_s(), fetched)
         return verdict
 
 
