@@ -25,7 +25,7 @@ class Row:
     acknowledged: int = 0
     failed: int = 0
     duplicates: int = 0
-    longest_s: float = 0.0
+    max_recovery_s: float = 0.0
     """From the end of the fault until all that was acknowledged before is delivered."""
     skipped: str = ""
 
@@ -34,7 +34,7 @@ class Row:
             return f"| {self.fault} | skipped: {self.skipped} | | | | |"
         return (
             f"| {self.fault} | {self.times} | {self.acknowledged:,} | {self.failed:,} | {self.duplicates:,} "
-            f"| {self.longest_s:.1f} |"
+            f"| {self.max_recovery_s:.1f} |"
         )
 
 
@@ -52,7 +52,7 @@ def cause(rig: Rig, row: Row) -> bool:
     recovered = rig.until(lambda: not waiting & rig.tally.missing)
     # Something new has to get through as well.
     recovered = recovered and rig.until(lambda: rig.tally.last_acknowledged_at > ended)
-    row.longest_s = max(row.longest_s, monotonic() - ended)
+    row.max_recovery_s = max(row.max_recovery_s, monotonic() - ended)
     row.times += 1
     row.acknowledged += rig.tally.acknowledged - acknowledged
     row.failed += rig.tally.failures.total() - failed

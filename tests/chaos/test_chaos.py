@@ -20,9 +20,9 @@ def test_nothing_is_lost_and_no_request_fails_during_a_rolling_restart(
     tmp_path: Path, note: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = _chaos(tmp_path / "chaos", "rolling restart", KILL)
-    said = capsys.readouterr().out
-    note(said[said.index("| fault") :])
-    assert status == 0, said
+    output = capsys.readouterr().out
+    note(output[output.index("| fault") :])
+    assert status == 0, output
 
 
 def test_a_build_that_commits_before_it_handles_is_found_out(
