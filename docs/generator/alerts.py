@@ -56,9 +56,11 @@ class Alert:
 def _recent(metric: str, window: str) -> str:
     """Return how much a counter rose in the window, also if its series began in it.
 
-    `increase` misses the first count of a series, and with it the first failure of its kind.
+    `increase` misses the first count of a series, and with it the first failure of its kind. A series that
+    only had a gap of less than an hour is not new.
     """
-    return f"(({metric} unless {metric} offset {window}) or increase({metric}[{window}]))"
+    before = f"last_over_time({metric}[1h] offset {window})"
+    return f"(({metric} unless {before}) or increase({metric}[{window}]))"
 
 
 def _burn(ratio: str, budget: float, rates: tuple[tuple[float, str, str], ...]) -> str:

@@ -188,12 +188,6 @@ def deliveries(outcome: str) -> Counter:
 
 
 @cache
-def first_attempts(outcome: str) -> Counter:
-    """Return the child of `FIRST_ATTEMPTS` with this label."""
-    return FIRST_ATTEMPTS.labels(outcome)
-
-
-@cache
 def unmatched(reason: str) -> Counter:
     """Return the child of `UNMATCHED` with this label."""
     return UNMATCHED.labels(reason)

@@ -13,10 +13,11 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates; `pem` is its own."""
+    """Signs certificates; `pem` is its own. All end after `days`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, days: int = 30) -> None:
         self._name = name
+        self._days = days
         self._key = ec.generate_private_key(ec.SECP256R1())
         own = self._signed(name, self._key.public_key(), (), authority=True)
         self.pem = own.public_bytes(Encoding.PEM).decode()
@@ -41,7 +42,7 @@ class Authority:
             .public_key(public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=30))
+            .not_valid_after(now + timedelta(days=self._days))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         )
         if names:
