@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: run setup test check lint docs manifests manifests-audit audit bench chaos lock clean
+.PHONY: run setup test check lint docs manifests manifests-audit audit sbom bench chaos lock clean
 
 run: $(RUN_STAMP)
 	@exec $(BIN)/interlink up
@@ -65,6 +65,10 @@ manifests-audit: setup
 # Known vulnerabilities of what is locked; skipped, with its reason, where nobody can be asked.
 audit: setup
 	$(BIN)/python .ci/audit.py
+
+# The bill of materials of the image (CycloneDX), and its licenses as a table, in build/.
+sbom: setup
+	$(BIN)/python .ci/sbom.py
 
 bench: setup
 	$(BIN)/python -m bench

@@ -25,8 +25,8 @@ from tests.support.journal import Reading
 from tests.support.ports import free_port
 
 CONVERSATIONS: Final = 16
-_STRICT_EVERY: Final = 4
-"""Every fourth conversation is of events that a webhook gets in strict order, besides the one for all."""
+_STRICT_EVERY: Final = 8
+"""Every eighth conversation is of events that a webhook gets in strict order, besides the one for all."""
 SERVICES: Final = ("gateway", "delivery")
 _PRESTOP_S: Final = 1.0
 _RECOVERY_S: Final = 180.0

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -59,6 +60,18 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = environment / "bin" / "python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--no-deps", wheel)
     return python.parent
+
+
+def test_it_is_the_same_wherever_it_is_built(wheel: Path, tmp_path: Path) -> None:
+    """From a copy with other times and another place."""
+    copy = tmp_path / "elsewhere"
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
+    packed = ("interlink", "services", "shared", "pyproject.toml", "README.md", "LICENSE", ".gitignore")
+    for name in (name for name in listed if name.startswith(packed) and (ROOT / name).is_file()):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy / name)
+    run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path, cwd=copy)
+    assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
 
 def test_it_has_no_package_called_examples(wheel: Path) -> None:
