@@ -99,6 +99,15 @@ class KafkaSettings(BaseSettings):
         ),
     )
 
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _servers(cls, text: str) -> str:
+        if not all(_is_server(part.strip()) for part in text.split(",")):
+            raise ValueError(
+                "must be host:port, several separated by commas, such as kafka-1:9092,kafka-2:9092"
+            )
+        return text
+
     @property
     def is_embedded(self) -> bool:
         """True if the broker is the embedded one, which has no idempotent producers."""
@@ -292,6 +301,11 @@ def read_secret_file(file: Path, variable: str) -> str:
     if not text:
         raise Misconfigured(f"{variable}: {file} is empty")
     return text
+
+
+def _is_server(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and "/" not in host and not any(map(str.isspace, host)) and _is_port(port)
 
 
 def _is_port(text: str) -> bool:

@@ -36,6 +36,20 @@ def test_the_brokers_password_comes_from_a_file(monkeypatch: pytest.MonkeyPatch,
     assert connection(load(KafkaSettings))["sasl_plain_password"] == "from-a-file"
 
 
+@pytest.mark.parametrize("servers", ["kafka-1:9092", "kafka-1:9092, [2001:db8::1]:9093"])
+def test_every_client_gets_all_bootstrap_servers(monkeypatch: pytest.MonkeyPatch, servers: str) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", servers)
+    for arguments in (connection, broker_connection):
+        assert arguments(load(KafkaSettings))["bootstrap_servers"] == servers.split(", ")
+
+
+@pytest.mark.parametrize("servers", ["kafka", "kafka:9092,", "https://kafka:9092", "kafka:0"])
+def test_bootstrap_servers_are_hosts_with_ports(monkeypatch: pytest.MonkeyPatch, servers: str) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", servers)
+    with pytest.raises(Misconfigured, match=r"KAFKA_BOOTSTRAP_SERVERS: .* host:port, several separated by"):
+        load(KafkaSettings)
+
+
 def _pem(folder: Path) -> dict[str, Path]:
     """The files of a client's TLS, right and wrong."""
     authority = Authority("brokers")

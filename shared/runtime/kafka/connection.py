@@ -20,7 +20,7 @@ def connection(settings: KafkaSettings) -> dict[str, Any]:
     """
     _check_protocol(settings)
     arguments: dict[str, Any] = {
-        "bootstrap_servers": settings.bootstrap_servers,
+        "bootstrap_servers": _servers(settings),
         "security_protocol": settings.security_protocol,
         **_COMMON,
     }
@@ -47,7 +47,12 @@ def broker_connection(settings: KafkaSettings) -> dict[str, Any]:
         security = security_class(username, password, ssl_context=context, use_ssl=context is not None)
     elif context:
         security = BaseSecurity(ssl_context=context, use_ssl=True)
-    return {"bootstrap_servers": settings.bootstrap_servers, "security": security, **_COMMON}
+    return {"bootstrap_servers": _servers(settings), "security": security, **_COMMON}
+
+
+def _servers(settings: KafkaSettings) -> list[str]:
+    # A list, because FastStream takes a text for the address of one server.
+    return [server.strip() for server in settings.bootstrap_servers.split(",")]
 
 
 def _uses_tls(settings: KafkaSettings) -> bool:
