@@ -26,7 +26,7 @@ from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
-from shared.runtime.kafka.admin import missing_topics
+from shared.runtime.kafka.admin import absent_topics
 from shared.runtime.mongo import Mongo, translate_errors, utcnow
 from shared.runtime.prerequisites import shorten
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
@@ -189,11 +189,19 @@ def _load_or_none(kind: type[S]) -> S | None:
 
 async def _check_kafka(settings: KafkaSettings) -> Finding:
     try:
-        missing = await missing_topics(settings)
+        absent = await absent_topics(settings)
     except InterlinkError as error:
-        return Finding("Kafka", False, f"{error}: is it running, and is KAFKA_BOOTSTRAP_SERVERS right?")
-    if missing:
-        return Finding("Kafka", False, f"topics are missing ({shorten(missing)}): run 'interlink init'")
+        return Finding("Kafka", False, str(error))
+    if absent.missing:
+        return Finding(
+            "Kafka", False, f"topics are missing ({shorten(absent.missing)}): run 'interlink init'"
+        )
+    if absent.hidden:
+        detail = (
+            f"this Kafka user may not see {shorten(absent.hidden)}: right for a single service; for all "
+            "checks, use the user of 'interlink init' (docs/reference/kafka-acls.md)"
+        )
+        return Finding("Kafka", None, detail)
     return Finding("Kafka", True, f"{settings.bootstrap_servers} answers, every topic exists")
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import yaml
 
+from docs.generator.acls import acls_page
 from docs.generator.asyncapi import topics_page
 from docs.generator.commands import commands_page
 from docs.generator.diagrams import replace_diagrams
@@ -39,6 +40,7 @@ _GENERATED_LINKS: Final = {
     "reference/topics.md",
     "reference/commands.md",
     "reference/manifest-fields.md",
+    "reference/kafka-acls.md",
     "reference/metrics.md",
     "reference/problems.md",
 }
@@ -73,6 +75,7 @@ def stage(project: Path, build: Path) -> int:
     pages["reference/topics.md"] = topics_page(asyncapi.document)
     pages["reference/commands.md"] = commands_page()
     pages["reference/manifest-fields.md"] = manifest_page()
+    pages["reference/kafka-acls.md"] = acls_page()
     pages["reference/metrics.md"] = metrics_page()
     pages["reference/problems.md"] = problems_page()
     for target, text in pages.items():

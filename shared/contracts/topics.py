@@ -84,7 +84,7 @@ INTEGRATION_EVENTS = Topic(
     name="integration.events",
     key="integration id; outgoing webhook id for webhook.* events, endpoint id for endpoint.* events",
     about="Events of an integration: connected, refreshed, disconnected, webhook failing, secret rotated.",
-    producers=("internal services", "delivery", "oauth", "gateway"),
+    producers=("internal services", "delivery", "oauth", "sync", "importer", "gateway"),
     consumers=("delivery",),
 )
 DELIVERY_REQUESTED = Topic(

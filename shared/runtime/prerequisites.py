@@ -10,7 +10,8 @@ from typing import Final
 
 from shared.contracts.errors import BrokerUnavailable, DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.contracts.topics import topics_of
-from shared.runtime.kafka.admin import missing_topics
+from shared.runtime.kafka.admin import AbsentTopics, absent_topics
+from shared.runtime.kafka.refusals import ADD_ACLS
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Index, Mongo
 from shared.runtime.settings import KafkaSettings
@@ -18,6 +19,7 @@ from shared.runtime.settings import KafkaSettings
 WAIT_S: Final = 30.0
 _RETRY_INTERVAL_S: Final = 0.5
 _MAX_LISTED: Final = 4
+_INIT: Final = "run 'interlink init' of this release, which creates them"
 
 
 async def wait_for_database(mongo: Mongo) -> None:
@@ -47,40 +49,44 @@ async def wait_for_topics_and_indexes(
 
     A broker that does not answer is no reason to stop: the service starts, and is not ready.
     """
-    names = {topic.name for topic in topics_of(service)}
+    own = topics_of(service)
     required = list(indexes)
 
-    async def topics() -> list[str]:
-        return [name for name in await missing_topics(kafka) if name in names] if names else []
+    async def topics() -> str:
+        absent = await absent_topics(kafka, own) if own else AbsentTopics((), ())
+        if absent.missing:
+            return f"topics are missing ({shorten(absent.missing)}): {_INIT}"
+        if absent.hidden:
+            return f"the Kafka user may not see topics ({shorten(absent.hidden)}): {ADD_ACLS}"
+        return ""
 
-    async def missing_indexes() -> list[str]:
-        return [name for group in required for name in await mongo.missing_indexes(group)]
+    async def complete_indexes() -> str:
+        missing = [name for group in required for name in await mongo.missing_indexes(group)]
+        return f"indexes are missing ({shorten(missing)}): {_INIT}" if missing else ""
 
     errors = await asyncio.gather(
-        _wait_until_complete("topics", topics, log), _wait_until_complete("indexes", missing_indexes, log)
+        _wait_until_complete("topics", topics, log), _wait_until_complete("indexes", complete_indexes, log)
     )
     if error := "; ".join(filter(None, errors)):
-        raise Misconfigured(f"{error}: run 'interlink init' of this release, which creates them")
+        raise Misconfigured(error)
 
 
-async def _wait_until_complete(kind: str, find_missing: Callable[[], Awaitable[list[str]]], log: Log) -> str:
-    """Wait until nothing is missing. Return the error after 30 s, else an empty text."""
+async def _wait_until_complete(kind: str, find_problem: Callable[[], Awaitable[str]], log: Log) -> str:
+    """Wait until there is no problem. Return the error after 30 s, else an empty text."""
     deadline = monotonic() + WAIT_S
     has_waited = False
     while True:
         try:
-            missing = await find_missing()
+            problem = await find_problem()
         except DatabaseRefused as error:
             return str(error)
         except (BrokerUnavailable, DatabaseUnavailable) as error:
             log.warning("service.start_unchecked", kind=kind, error=str(error))
             return ""
-        if not missing:
-            return ""
-        if monotonic() > deadline:
-            return f"{kind} are missing ({shorten(missing)})"
+        if not problem or monotonic() > deadline:
+            return problem
         if not has_waited:
-            log.warning("service.start_waits", kind=kind, missing=missing[:_MAX_LISTED])
+            log.warning("service.start_waits", kind=kind, problem=problem)
             has_waited = True
         await asyncio.sleep(_RETRY_INTERVAL_S)
 

@@ -8,6 +8,7 @@ killed and started again on the same data and the same port, which is what the d
 import contextlib
 import fcntl
 import functools
+import hashlib
 import os
 import re
 import shutil
@@ -19,12 +20,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.support.ports import free_port, is_free
 
 _POM = Path(__file__).parent / "kafka" / "pom.xml"
 _CACHE = Path(__file__).parents[2] / ".cache" / "kafka"
-_CLUSTER_ID = "aW50ZXJsaW5rLXRlc3RzIQ"
+CLUSTER_ID = "aW50ZXJsaW5rLXRlc3RzIQ"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _FETCH_SECONDS = 600.0
@@ -92,7 +94,8 @@ class ApacheKafka:
     it wants a login. A broker for `load` starts more slowly, and needs less CPU per record. Every `start`
     uses the same data and the same port, also when another object is made for the same folder without a
     port. The methods block (call them through `asyncio.to_thread` from a test that has to keep its loop
-    going). The broker dies with the process that started it, however that one ends.
+    going). The broker dies with the process that started it, however that one ends. `storage` returns a
+    folder with formatted storage, which a new broker starts with; by default that of a broker alone.
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class ApacheKafka:
         *,
         settings: Mapping[str, str] | None = None,
         answers: Callable[[], bool] | None = None,
+        storage: Callable[[], Path] | None = None,
+        heap: Sequence[str] = (),
         load: bool = False,
     ) -> None:
         self._folder = folder.absolute()
@@ -110,7 +115,8 @@ class ApacheKafka:
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._settings = dict(settings or {})
-        self._jvm = _JVM if load else (*_JVM, *_SHORT_LIFE)
+        self._storage = storage or formatted_storage
+        self._jvm = (*_JVM, *heap, *(() if load else _SHORT_LIFE))
         self._answers = answers or functools.partial(_answers, self._port)
         self.bootstrap = f"127.0.0.1:{self._port}"
 
@@ -144,7 +150,7 @@ class ApacheKafka:
         self._properties.write_text(properties, encoding="utf-8")
         deadline = time.monotonic() + _START_SECONDS
         if not (data / "meta.properties").exists():
-            shutil.copytree(_formatted(jars), data, dirs_exist_ok=True)
+            shutil.copytree(self._storage(), data, dirs_exist_ok=True)
         archive = f"-XX:SharedArchiveFile={jars / _ARCHIVE}"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -273,9 +279,20 @@ def _jars() -> Path:
     return jars
 
 
-def _formatted(jars: Path) -> Path:
-    """Return a folder with the storage of a new broker: the same for every one, and made by the first."""
-    formatted = jars / "formatted"
+def formatted_storage(users: Mapping[str, str] = MappingProxyType({})) -> Path:
+    """Return a folder with the storage of a new broker, the same for every one, made by the first.
+
+    With `users`, by name, it has their passwords for both mechanisms of SCRAM.
+    """
+    jars = _jars()
+    scram = [
+        argument
+        for name, password in users.items()
+        for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+        for argument in ("--add-scram", f"{mechanism}=[name={name},password={password}]")
+    ]
+    suffix = f"-{hashlib.sha256(repr(scram).encode()).hexdigest()[:16]}" if scram else ""
+    formatted = jars / f"formatted{suffix}"
     if formatted.exists():
         return formatted
     with _locked(_CACHE), tempfile.TemporaryDirectory(dir=jars) as folder:
@@ -283,10 +300,10 @@ def _formatted(jars: Path) -> Path:
             properties, data = Path(folder, "server.properties"), Path(folder, "data")
             data.mkdir()
             properties.write_text(_PROPERTIES.format(port=1, controller=2, data=data), encoding="utf-8")
-            arguments = ("format", "-t", _CLUSTER_ID, "-c", str(properties))
-            archive = f"-XX:ArchiveClassesAtExit={jars / _ARCHIVE}"
+            arguments = ("format", "-t", CLUSTER_ID, "-c", str(properties), *scram)
+            archive = () if scram else (f"-XX:ArchiveClassesAtExit={jars / _ARCHIVE}",)
             done = subprocess.run(
-                _command((*_JVM, *_SHORT_LIFE, archive), jars, "kafka.tools.StorageTool", *arguments),
+                _command((*_JVM, *_SHORT_LIFE, *archive), jars, "kafka.tools.StorageTool", *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -41,6 +41,8 @@ class Bus:
     env: Mapping[str, str]
     broker: Broker | None = None
     close: Callable[[], None] = field(default=lambda: None)
+    service_env: Callable[[str], dict[str, str]] = field(default=lambda _: {})
+    """Settings of the clients of one service, or of `init`, where each has a user of its own."""
 
     def keep(self, *, last: bool = False) -> None:
         """Keep what is on its topics for the search; `last`: it is about to end.

@@ -121,7 +121,8 @@ class Hub:
 
         In a thread of its own, because the test may have a loop that runs.
         """
-        env = self._env | {"INTERLINK_BOOTSTRAP_ADMIN_KEY": admin_key or self.admin_key}
+        env = self._env | self._bus.service_env("init")
+        env |= {"INTERLINK_BOOTSTRAP_ADMIN_KEY": admin_key or self.admin_key}
         record_secret("an API key", env["INTERLINK_BOOTSTRAP_ADMIN_KEY"])
         with mock.patch.dict(os.environ, env, clear=True), ThreadPoolExecutor(1) as aside:
             done = aside.submit(CliRunner().invoke, app, ["init", "--workspace", workspace]).result(_INIT_S)
@@ -142,7 +143,8 @@ class Hub:
 
     def start_service(self, name: str, *, module: Sequence[str] = (), **env: str) -> None:
         """Start it; with settings of its own in `env`, and from another `module` than the real one."""
-        env = self._env | {"INTERLINK_PORT": str(self.ports[name])} | env
+        own = {"INTERLINK_PORT": str(self.ports[name])}
+        env = self._env | self._bus.service_env(name) | own | env
         command = module or ("interlink", "serve", name)
         self._children[name] = Child(command, env, self.folder / f"{name}.log")
 

@@ -11,7 +11,7 @@ gateway with their signatures.
 """
 
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -241,14 +241,20 @@ class ThreeLegs:
 
 @contextmanager
 def connected(
-    folder: Path, bus: Bus, store: Store, slack: SlackApi | None = None, **env: str
+    folder: Path,
+    bus: Bus,
+    store: Store,
+    slack: SlackApi | None = None,
+    services: Sequence[str] = SERVICES,
+    **env: str,
 ) -> Iterator[World]:
     """Run the world, with both accounts connected; afterwards no provider may have a complaint.
 
-    With the `slack` of another world, the hub has an app of its own there. `env` are settings of the hub.
+    With the `slack` of another world, the hub has an app of its own there. `env` are settings of the hub,
+    `services` its services: those three, and others.
     """
     settings = {"INTERLINK_UPKEEP_EVERY_S": "0.3", "INTERLINK_PUBLIC_URL": PUBLIC}
-    hub = Hub(folder, bus, store, services=SERVICES, env=settings | env, entrance=True)
+    hub = Hub(folder, bus, store, services=services, env=settings | env, entrance=True)
     slack, telegram = slack or SlackApi(), TelegramApi()
     team = slack.workspace()
     app = team.add_app(f"Interlink {len(team.apps) + 1}", "", f"{hub.url('gateway')}/api/webhooks/slack")
@@ -270,9 +276,9 @@ def connected(
         hosts = stack.enter_context(ProviderHosts(served))
         stack.callback(hub.stop)
         hub.init(hub.workspace)
-        for service in SERVICES:
+        for service in services:
             _start(hub, hosts, service)
-        for service in SERVICES:
+        for service in services:
             hub.wait_ready(service)
         bootstrap = bus.env["KAFKA_BOOTSTRAP_SERVERS"]
         chat = stack.enter_context(ChatServer(bootstrap, hub.workspace, files))

@@ -1,11 +1,21 @@
 """Create the hub's topics, from `TOPICS` of the contracts. Nothing else creates topics."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+from aiokafka.protocol.metadata import MetadataRequest
 
 from shared.contracts.errors import BrokerUnavailable
-from shared.contracts.topics import TOPICS
+from shared.contracts.topics import TOPICS, Topic
 from shared.runtime.kafka.connection import connection
+from shared.runtime.kafka.refusals import explain, missing_right
 from shared.runtime.settings import KafkaSettings
 
 
@@ -38,7 +48,7 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
             ]
         )
     except (KafkaError, OSError) as error:
-        raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+        raise BrokerUnavailable(await explain(settings, error, "Create on the hub's topics")) from None
     finally:
         await admin.close()
     created: list[str] = []
@@ -46,18 +56,38 @@ async def ensure_topics(settings: KafkaSettings) -> list[str]:
         if code == 0:
             created.append(name)
         elif code != TopicAlreadyExistsError.errno:
-            raise BrokerUnavailable(f"topic {name} was not created: {for_code(code).__name__}")
+            refused = for_code(code)()
+            reason = missing_right(settings, refused, f"Create on topic {name}") or type(refused).__name__
+            raise BrokerUnavailable(f"topic {name} was not created: {reason}")
     return created
 
 
-async def missing_topics(settings: KafkaSettings) -> list[str]:
-    """Return the names of the topics that `interlink init` would create. Raises `BrokerUnavailable`."""
+@dataclass(frozen=True, slots=True)
+class AbsentTopics:
+    """The topics of the hub that a client does not see: `missing`, or `hidden` by a lack of rights."""
+
+    missing: Sequence[str]
+    hidden: Sequence[str]
+
+
+async def absent_topics(settings: KafkaSettings, topics: Iterable[Topic] = TOPICS) -> AbsentTopics:
+    """Return which of the topics `interlink init` would create, or are hidden from this user.
+
+    Raises `BrokerUnavailable`.
+    """
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=5_000)
     try:
         await admin.start()
         existing = set(await admin.list_topics())
+        absent = [topic.name for topic in topics if topic.name not in existing]
+        codes: dict[str, int] = {}
+        if absent:
+            request = MetadataRequest(absent, allow_auto_topic_creation=False)
+            response = await admin._send_request(request)
+            codes = {name: code for code, name, *_ in response.topics}
     except (KafkaError, OSError) as error:
-        raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+        raise BrokerUnavailable(await explain(settings, error, "Describe on the hub's topics")) from None
     finally:
         await admin.close()
-    return [topic.name for topic in TOPICS if topic.name not in existing]
+    hidden = [name for name in absent if codes.get(name) == TopicAuthorizationFailedError.errno]
+    return AbsentTopics([name for name in absent if name not in hidden], hidden)

@@ -30,6 +30,7 @@ from shared.runtime.kafka.fetch_pacing import FetchPacing
 from shared.runtime.kafka.handling import RecordHandling
 from shared.runtime.kafka.membership import consumer_client_id, remove_predecessor
 from shared.runtime.kafka.producer import Producer
+from shared.runtime.kafka.refusals import missing_right
 from shared.runtime.kafka.stalls import Stalls
 from shared.runtime.kafka.wake_ups import WakeUpReceiver
 from shared.runtime.kafka.watermark import PartitionTracker
@@ -193,8 +194,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 try:
                     await self._session()
                 except (KafkaError, ConsumerStoppedError, TimeoutError, OSError) as error:
-                    self._log.warning("consumer.restarted", error=str(error) or type(error).__name__)
-                    await _wait(self._stopping, 1.0)
+                    right = f"Read on topic {', '.join(topic.name for topic in self._topics)}"
+                    if reason := missing_right(self._settings, error, right, self.group):
+                        self._log.error("consumer.not_authorized", error=reason)
+                    else:
+                        self._log.warning("consumer.restarted", error=str(error) or type(error).__name__)
+                    await _wait(self._stopping, 5.0 if reason else 1.0)
                 except Exception as error:  # noqa: BLE001 -- an end without notice would stall its partitions
                     self._log.error("consumer.failed", exc_info=error)
                     await _wait(self._stopping, 5.0)

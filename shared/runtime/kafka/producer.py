@@ -7,7 +7,7 @@ still be written later: consumers recognise the repeat by its event id.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from time import perf_counter
@@ -24,6 +24,7 @@ from shared.contracts.topics import Topic
 from shared.runtime import metrics
 from shared.runtime.deadlines import DeadlineQueues
 from shared.runtime.kafka.connection import connection
+from shared.runtime.kafka.refusals import explain, missing_right
 from shared.runtime.kafka.wake_ups import WakeUpSender
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
@@ -162,13 +163,17 @@ class Producer:
         return [(metadata.partition, metadata.offset) for metadata in positions]
 
     def _failure(
-        self, client: AIOKafkaProducer, error: Exception, topics: Iterable[str], timeout_s: float
+        self, client: AIOKafkaProducer, error: Exception, topics: Collection[str], timeout_s: float
     ) -> InterlinkError:
         """Return the hub's error for a failed send, and replace the client if it did not answer."""
         if isinstance(error, MessageSizeTooLargeError):
             return TooLarge(f"the event is larger than Kafka accepts ({_MAX_RECORD_BYTES} bytes)")
         for topic in topics:
             metrics.PRODUCE_FAILURES.labels(topic).inc()
+        right = f"Write on topic {', '.join(sorted(topics))}"
+        if text := missing_right(self._settings, error, right):
+            self._log.error("producer.not_authorized", error=text)
+            return BrokerUnavailable("Kafka refuses the event until an operator has given the hub its rights")
         self._log.warning("producer.not_acknowledged", error=type(error).__name__, timeout_s=timeout_s)
         if client is self._client:  # otherwise another failed send has replaced it already
             self._replace()
@@ -202,7 +207,8 @@ class Producer:
                     await client.start()
             except (TimeoutError, KafkaError, OSError) as error:
                 if not failed:
-                    self._log.warning("producer.connect_failed", error=str(error) or type(error).__name__)
+                    reason = await explain(self._settings, error, "Write on its topics")
+                    self._log.warning("producer.connect_failed", error=reason)
                     failed = True
                 await _retire(client)
                 await asyncio.sleep(_RECONNECT_INTERVAL_S)

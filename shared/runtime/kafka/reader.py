@@ -13,6 +13,7 @@ from shared.contracts.errors import BrokerUnavailable, Misconfigured
 from shared.contracts.topics import Topic
 from shared.runtime.kafka.connection import connection
 from shared.runtime.kafka.producer import RecordPosition
+from shared.runtime.kafka.refusals import explain
 from shared.runtime.settings import KafkaSettings
 
 _FETCH_WAIT_MS: Final = 100
@@ -56,7 +57,7 @@ async def read_topic(settings: KafkaSettings, topic: Topic) -> AsyncIterator[Sto
         async for record in _read_until(client, ends):
             yield record
     except (KafkaError, OSError) as error:
-        raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+        raise BrokerUnavailable(await explain(settings, error, f"Read on topic {topic.name}")) from None
     finally:
         await client.stop()
 
@@ -83,7 +84,7 @@ async def read_record(
     except TimeoutError:
         raise BrokerUnavailable(f"Kafka did not return the record within {timeout_s:.0f} s") from None
     except (KafkaError, OSError) as error:
-        raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+        raise BrokerUnavailable(await explain(settings, error, f"Read on topic {topic.name}")) from None
     finally:
         await client.stop()
     if record is None or record.offset != offset:
@@ -100,6 +101,7 @@ class RecordCounter:
         self._settings = settings
         self._topics = topics
         self._client: AIOKafkaConsumer | None = None
+        self._partitions: Sequence[TopicPartition] = ()
 
     async def count(self) -> int | None:
         """Return the sum of the end offsets; None if the broker does not answer."""
@@ -107,7 +109,7 @@ class RecordCounter:
             if self._client is None:
                 await self._connect()
             assert self._client is not None  # noqa: S101 -- connected above
-            ends: Mapping[TopicPartition, int] = await self._client.end_offsets(self._client.assignment())
+            ends: Mapping[TopicPartition, int] = await self._client.end_offsets(self._partitions)
         except (KafkaError, OSError):
             await self.stop()
             return None
@@ -123,10 +125,14 @@ class RecordCounter:
             await client.stop()
 
     async def _connect(self) -> None:
-        names = [topic.name for topic in self._topics]
-        self._client = client = _client(self._settings, *names, offset_reset="latest")
+        self._client = client = _client(self._settings, offset_reset="latest")
         await client.start()
-        client.pause(*client.assignment())  # nothing is fetched
+        # Without an assignment, nothing is fetched: that would need the right to read the topics.
+        self._partitions = [
+            TopicPartition(topic.name, number)
+            for topic in self._topics
+            for number in await client._client._wait_on_metadata(topic.name)
+        ]
 
 
 async def _read_trailing(client: AIOKafkaConsumer, partition: TopicPartition) -> Any:

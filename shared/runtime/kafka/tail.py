@@ -17,6 +17,7 @@ from shared.contracts.topics import Topic
 from shared.runtime.kafka.connection import connection
 from shared.runtime.kafka.fetch_pacing import FetchPacing
 from shared.runtime.kafka.membership import consumer_client_id
+from shared.runtime.kafka.refusals import explain
 from shared.runtime.kafka.wake_ups import WakeUpReceiver
 from shared.runtime.logs import Log
 from shared.runtime.settings import KafkaSettings
@@ -78,7 +79,7 @@ async def tail(
             yield await _next_batch(client)
             await asyncio.sleep(_INTERVAL_S)
     except (KafkaError, TimeoutError, OSError) as error:
-        raise BrokerUnavailable(f"no Kafka broker at {settings.bootstrap_servers}: {error}") from None
+        raise BrokerUnavailable(await explain(settings, error, f"Read on {', '.join(names)}")) from None
     finally:
         wake_ups.stop()
         await client.stop()
