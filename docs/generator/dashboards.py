@@ -114,6 +114,7 @@ _OVERVIEW: Final = (
     ),
     Panel("Oldest due delivery", "s", [("max(interlink_oldest_due_seconds)", "oldest")]),
     _rate("Webhooks in", "interlink_requests_total", "outcome"),
+    Panel("Clock ahead by", "s", [("max(abs(interlink_clock_difference_seconds))", "most")]),
     _rate("Attempts out", "interlink_deliveries_total", "outcome"),
     Panel("Lag", "short", [("interlink:consumer_lag:max", "{{group}} {{topic}}")]),
     _rate("Dead letters", "interlink_dead_lettered_total", "group", "reason"),

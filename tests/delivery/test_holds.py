@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -44,6 +44,12 @@ def in_s(moment: str | None) -> float:
     """Seconds from now until a time of the API."""
     assert moment, "there is none"
     return (datetime.fromisoformat(moment) - datetime.now(UTC)).total_seconds()
+
+
+def nothing_waits_for_the_hub(hub: Hub) -> None:
+    """What is due waits for its endpoint: nobody is woken for it, and no process is added."""
+    sleep(1)
+    assert hub.metric("delivery", "interlink_oldest_due_seconds") == 0
 
 
 def waiting(hub: Hub, webhook: dict[str, Any], reason: str | None, count: int) -> list[dict[str, Any]]:
@@ -137,6 +143,7 @@ def test_an_open_circuit_is_shown_with_its_next_probe(hub: Hub) -> None:
         listed = waiting(hub, webhook, "circuit_open", 3)
         assert all(500 < in_s(delivery["next_attempt_at"]) <= 601 for delivery in listed)
         assert sorted(delivery["attempt_count"] for delivery in listed) == [0, 0, 1]
+        nothing_waits_for_the_hub(hub)
 
 
 @pytest.mark.parametrize("action", ["pause", "disable"])
@@ -161,6 +168,7 @@ def test_what_waits_for_its_rate_limit_says_so(hub: Hub) -> None:
         numbered(hub, kind, 3)
         for delivery in waiting(hub, webhook, "rate_limited", 2):
             assert 500 < in_s(delivery["next_attempt_at"]) <= 600
+        nothing_waits_for_the_hub(hub)
 
 
 def test_what_waits_for_its_turn_says_so(hub: Hub) -> None:
@@ -170,6 +178,7 @@ def test_what_waits_for_its_turn_says_so(hub: Hub) -> None:
         numbered(hub, kind, 3)
         for delivery in waiting(hub, webhook, "queued", 2):
             assert -2 < in_s(delivery["next_attempt_at"]) <= 0
+        nothing_waits_for_the_hub(hub)
 
 
 def test_another_process_and_the_next_owner_know_it(hub: Hub, tmp_path: Path, bus: Bus, store: Store) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from time import time
 from typing import Final
 
 from services.delivery.engine.attempt import Attempter
@@ -32,6 +31,7 @@ from services.delivery.model.retry_policy import Attempt, AttemptOutcome
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime import metrics
+from shared.runtime.clock import now_ms
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
@@ -163,7 +163,7 @@ class AttemptQueues:
         delivery.started_at = self._clock.now
         queue.in_flight[request.delivery_id] = delivery
         # By the broker's time: a sender chooses the time of its event.
-        is_late = time() * 1000 - at_ms_of(request.order) > FIRST_ATTEMPT_TARGET_MS
+        is_late = now_ms() - at_ms_of(request.order) > FIRST_ATTEMPT_TARGET_MS
         (self._started_late if is_late else self._started_in_time).inc()
         self._endpoint_states.acquire(queue.state, queue.webhook)
         task = asyncio.create_task(self._attempt(queue, delivery))
