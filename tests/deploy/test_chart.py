@@ -304,6 +304,7 @@ def test_the_network_is_closed_but_for_what_services_call(
         for value in environment(pod["containers"][0]).values()
         for url in re.findall(r"http://hub-interlink-[a-z]+:8080", value)
     }
+    assert called == _calls_of_compose(), "as in docker-compose.yml"
     assert called == {(key, peer) for key in policies for peer in _peers(policies[key], "egress", "to")}
     assert called == {(peer, key) for key in policies for peer in _peers(policies[key], "ingress", "from")}
     outside = {
@@ -319,6 +320,17 @@ def test_the_network_is_closed_but_for_what_services_call(
     uses_login = name == "large"
     assert outside == {*SERVICES} - (set() if uses_login else {"console"})
     assert "ingress" not in policies["init"]
+
+
+def _calls_of_compose() -> set[tuple[str, str]]:
+    compose = yaml.safe_load((chart.ROOT / "docker-compose.yml").read_text("utf-8"))
+    return {
+        (service, called)
+        for service in SERVICES
+        for value in compose["services"][service]["environment"].values()
+        for called in re.findall(r"http://([a-z]+):808\d", value or "")
+        if called in SERVICES
+    }
 
 
 def _peers(spec: Object, direction: str, side: str) -> set[str]:
