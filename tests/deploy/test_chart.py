@@ -127,13 +127,19 @@ def test_two_releases_in_one_namespace_do_not_collide(helm: Helm) -> None:
     first, second = (
         helm.template(CHART, chart.example("large"), release=release) for release in ("hub", "other")
     )
-    names = [{(item["kind"], item["metadata"]["name"]) for item in objects} for objects in (first, second)]
-    shared = names[0] & names[1]
-    # The example gives both releases the same secret; each creates its own ExternalSecret.
-    assert shared == set()
+    names = [{*_created(objects)} for objects in (first, second)]
+    assert names[0] & names[1] == set()
     for item in first:
         for selector in _selectors(item):
             assert selector["app.kubernetes.io/instance"] == "hub", item["metadata"]["name"]
+
+
+def _created(objects: Sequence[Object]) -> Iterator[tuple[str, str]]:
+    """Yield the kinds and names of objects, and of the secrets that External Secrets creates for them."""
+    for item in objects:
+        yield item["kind"], item["metadata"]["name"]
+        if item["kind"] == "ExternalSecret":
+            yield "Secret", item["spec"]["target"]["name"]
 
 
 def _selectors(item: Object) -> Iterator[Mapping[str, str]]:
