@@ -14,7 +14,7 @@ from tests.console.keyboard import enter, go
 from tests.console.page_checks import CUT, FAINT, LIGHT, SIZES, VIOLATIONS, WIDE, capture, resize
 from tests.console.person import Person
 from tests.console.role_controls import Controls, shape
-from tests.support.browser import CHROMIUM, Tab, browser
+from tests.support.browser import CHROMIUM, Browser, Tab, browser
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 from tests.support.npm import Unavailable
@@ -23,10 +23,17 @@ from tests.support.subscriber import Subscriber
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
 
+@pytest.fixture(scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    """One browser for all tests: each person has a profile of their own in it."""
+    async with browser(width=1280, height=900, flags=[LIGHT]) as started:
+        yield started
+
+
 @asynccontextmanager
-async def signed_in(hub: Hub, key: str) -> AsyncIterator[Tab]:
+async def signed_in(chromium: Browser, hub: Hub, key: str) -> AsyncIterator[Tab]:
     """A tab of somebody who has signed in by the form."""
-    async with browser(width=1280, height=900, flags=[LIGHT]) as started, started.user() as tab:
+    async with chromium.user() as tab:
         await tab.goto(f"{hub.url('gateway')}/console/sign-in")
         await tab.fill("#key", key)
         await tab.press("button.btn-primary")
@@ -35,8 +42,8 @@ async def signed_in(hub: Hub, key: str) -> AsyncIterator[Tab]:
 
 
 @pytest.fixture
-async def tab(hub: Hub) -> AsyncIterator[Tab]:
-    async with signed_in(hub, hub.admin_key) as tab:
+async def tab(chromium: Browser, hub: Hub) -> AsyncIterator[Tab]:
+    async with signed_in(chromium, hub, hub.admin_key) as tab:
         yield tab
 
 
@@ -60,11 +67,11 @@ def pages(hub: Hub) -> list[str]:
 
 @pytest.fixture(scope="module", params=SIZES)
 async def visited(
-    hub: Hub, axe: str | Unavailable, pages: list[str], request: pytest.FixtureRequest
+    chromium: Browser, hub: Hub, axe: str | Unavailable, pages: list[str], request: pytest.FixtureRequest
 ) -> Visited:
     """The pages as an admin sees them, in one theme, in each of its widths."""
     theme, found = str(request.param), Visited()
-    async with signed_in(hub, hub.admin_key) as tab:
+    async with signed_in(chromium, hub, hub.admin_key) as tab:
         await tab.evaluate(f"localStorage.setItem('theme', '{theme}')")
         for path in pages:
             await tab.goto(f"{hub.url('gateway')}/console{path}")
@@ -121,7 +128,7 @@ def test_axe_finds_nothing_to_object_to(visited: Visited, axe: str | Unavailable
 
 @pytest.mark.parametrize("role", ["viewer", "operator"])
 async def test_what_a_role_is_shown_is_right_and_works_for_it(
-    hub: Hub, axe: str | Unavailable, pages: list[str], admin: Person, role: str
+    chromium: Browser, hub: Hub, axe: str | Unavailable, pages: list[str], admin: Person, role: str
 ) -> None:
     """Every form that the role is shown is sent; no link and no form of a page is refused.
 
@@ -132,7 +139,7 @@ async def test_what_a_role_is_shown_is_right_and_works_for_it(
     person.sign_in(made["key"])
     controls, found = Controls(person), Visited()
     controls.open(path for path in pages if path != "/nothing")
-    async with signed_in(hub, made["key"]) as tab:
+    async with signed_in(chromium, hub, made["key"]) as tab:
         for path, page in controls.opened.items():
             if shape(page) != shape(admin.open(f"/console{path}")):
                 await tab.goto(f"{hub.url('gateway')}/console{path}")

@@ -26,16 +26,26 @@ def world(tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store) -> I
 
 def fetched(world: World, file: BrokenOff | Any, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Import a message with one file that a handler serves, and return the import and the file as listed."""
-    fields = {"size": len(file.data), "mimetype": "application/octet-stream", **fields}
-    done = imported(world.hub, world.export(world.hostile("a.bin", file, **fields)))
-    [row] = listed(world.hub, done["id"])
+    done, [row] = fetched_all(world, file, **fields)
     return done, row
+
+
+def fetched_all(
+    world: World, *files: BrokenOff | Any, **fields: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Import a message with files that handlers serve, and return the import and the files as listed."""
+    made = []
+    for number, file in enumerate(files):
+        of_file = {"size": len(file.data), "mimetype": "application/octet-stream", **fields}
+        made.append(world.hostile(f"{number}.bin", file, **of_file))
+    done = imported(world.hub, world.export(*made))
+    return done, sorted(listed(world.hub, done["id"]), key=lambda row: str(row["name"]))
 
 
 def assert_whole(world: World, row: dict[str, Any], data: bytes) -> None:
     assert (row["state"], row["stored_bytes"]) == ("stored", len(data)), row
     assert row["sha256"] == hashlib.sha256(data).hexdigest()
-    [item] = attachments(world.chat)
+    [item] = [item for item in attachments(world.chat) if item["filename"] == row["name"]]
     assert get(world.hub, item["url"]).content == data
 
 
@@ -48,12 +58,14 @@ def test_a_file_that_breaks_off_goes_on_where_it_ended(world: World) -> None:
     assert on_disk(world.hub) == []
 
 
-@pytest.mark.parametrize("how", [{"validator": False}, {"sends_ranges": False}])
-def test_without_versions_or_ranges_a_file_begins_again(world: World, how: dict[str, bool]) -> None:
-    file = BrokenOff(token_bytes(MIB), [700 * KIB], **how)
-    done, row = fetched(world, file)
-    assert file.asked == ["", "" if "validator" in how else f"bytes={700 * KIB}-"]
-    assert_whole(world, row, file.data)
+def test_without_versions_or_ranges_a_file_begins_again(world: World) -> None:
+    unversioned = BrokenOff(token_bytes(MIB), [700 * KIB], validator=False)
+    whole = BrokenOff(token_bytes(MIB), [700 * KIB], sends_ranges=False)
+    done, rows = fetched_all(world, unversioned, whole)
+    assert unversioned.asked == ["", ""]
+    assert whole.asked == ["", f"bytes={700 * KIB}-"]
+    for row, file in zip(rows, (unversioned, whole), strict=True):
+        assert_whole(world, row, file.data)
     undone(world.hub, done)
 
 
@@ -73,25 +85,31 @@ def test_a_file_that_changed_meanwhile_begins_again(world: World) -> None:
     undone(world.hub, done)
 
 
-@pytest.mark.parametrize(
-    "claim", ["bytes 0-1048575/1048576", "bytes 614400-1048575/2000000", "bytes 614400-700000/*", ""]
-)
-def test_another_range_than_the_missing_one_is_not_believed(world: World, claim: str) -> None:
-    file = BrokenOff(token_bytes(MIB), [600 * KIB])
+class Liar:
+    """A file that breaks off, whose range is then another one than was asked for."""
 
-    def lying(request: HostRequest) -> Reply:
-        reply = file(request)
+    def __init__(self, claim: str) -> None:
+        self.claim = claim
+        self.file = BrokenOff(token_bytes(MIB), [600 * KIB])
+        self.data = self.file.data
+
+    def __call__(self, request: HostRequest) -> Reply:
+        reply = self.file(request)
         if reply.status != 206:
             return reply
-        return Reply(206, file.data, dict(reply.fields) | {"content-range": claim})
+        return Reply(206, self.data, dict(reply.fields) | {"content-range": self.claim})
 
-    lying.data = file.data  # type: ignore[attr-defined]
-    done, row = fetched(world, lying)
-    if claim:
-        assert file.asked == ["", f"bytes={600 * KIB}-", ""]
-        assert_whole(world, row, file.data)
-    else:
-        assert (row["state"], row["reason"]) == ("failed", "damaged")
+
+def test_another_range_than_the_missing_one_is_not_believed(world: World) -> None:
+    claims = ("bytes 0-1048575/1048576", "bytes 614400-1048575/2000000", "bytes 614400-700000/*", "")
+    liars = [Liar(claim) for claim in claims]
+    done, rows = fetched_all(world, *liars)
+    for liar, row in zip(liars, rows, strict=True):
+        if liar.claim:
+            assert liar.file.asked == ["", f"bytes={600 * KIB}-", ""], liar.claim
+            assert_whole(world, row, liar.data)
+        else:
+            assert (row["state"], row["reason"]) == ("failed", "damaged")
     undone(world.hub, done)
 
 

@@ -24,6 +24,7 @@ from interlink.commands.common import ServiceName
 from shared.contracts.routes import SERVICE_PATHS, service_for_path
 from tests.support import capture
 from tests.support.backends import Bus, Store
+from tests.support.eventually import longer_pause
 from tests.support.ports import free_port
 from tests.support.recorded_secrets import record_secret
 from tests.support.services import Child
@@ -150,9 +151,9 @@ class Hub:
 
     def wait_ready(self, name: str, within_s: float = _READY_S) -> None:
         """Until `/readyz` says 200; fails with the end of the service's log."""
-        deadline = monotonic() + within_s
+        began = monotonic()
         last = ""
-        while monotonic() < deadline:
+        while (waited := monotonic() - began) < within_s:
             assert self._children[name].poll() is None, f"{name} ended:\n{self.log_tail(name)}"
             try:
                 answer = httpx.get(self.url(name) + "/readyz", timeout=5)
@@ -162,7 +163,7 @@ class Hub:
                 if answer.status_code == 200:
                     return
                 last = answer.text
-            sleep(0.05)
+            sleep(longer_pause(waited, 0))
         raise AssertionError(f"{name} was not ready within {within_s} s: {last}\n{self.log_tail(name)}")
 
     def kill(self, name: str) -> None:

@@ -190,7 +190,7 @@ class ThreeLegs:
     def until(self, look: Callable[[], object], within_s: float = _WITHIN_S) -> None:
         """Wait until it is so; fails with what all three places show."""
         try:
-            eventually(look, within_s, every_s=0.02)
+            eventually(look, within_s)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.report()}") from None
 
@@ -209,7 +209,7 @@ class ThreeLegs:
                 seen, since = now, monotonic()
             return monotonic() - since >= for_s
 
-        eventually(settled, deadline - monotonic(), every_s=0.05)
+        eventually(settled, deadline - monotonic(), every_s=0.1)
 
     def synced(self) -> list[dict[str, Any]]:
         """The messages of the mapping with their targets and traces, oldest first."""
