@@ -24,10 +24,53 @@ from tests.support.leaks import Searched, search
 
 _FACTS = pytest.StashKey[list[str]]()
 _SEARCHED = pytest.StashKey[Searched]()
+_FIRST = (
+    "faults/test_durability.py",
+    "importer/test_kills.py",
+    "console/test_browser.py",
+    "importer/test_reader_process.py",
+    "attacks/test_attacks.py",
+    "delivery/test_recovery.py",
+    "importer/test_files_broken_off.py",
+    "importer/test_plans.py",
+    "docs/test_pages.py",
+    "importer/test_imports.py",
+    "delivery/test_attempts.py",
+    "faults/test_backlog_kill.py",
+    "oauth/test_refresh.py",
+    "importer/test_files.py",
+    "sync/test_kills.py",
+    "importer/test_processes.py",
+    "sync/test_random_acts.py",
+    "importer/test_files_of_providers.py",
+    "deploy/test_wheel.py",
+    "cli/test_up.py",
+    "providers/test_conformance.py",
+    "sync/test_failures.py",
+    "delivery/test_pacing.py",
+    "delivery/test_log.py",
+    "oauth/test_provider_oauth.py",
+    "flows/test_freshness.py",
+    "importer/test_account_imports.py",
+    "faults/test_refresh_kill.py",
+    "importer/test_commands.py",
+    "console/test_embedding_browser.py",
+    "faults/test_kill.py",
+    "runtime/test_kafka_seam.py",
+    "console/test_pages.py",
+    "delivery/test_holds.py",
+    "console/test_hostile.py",
+    "runtime/test_observability.py",
+    "sync/test_flow.py",
+    "oauth/test_manual_credentials.py",
+    "importer/test_page_process.py",
+    "console/test_openid.py",
+    "console/test_connect.py",
+    "oauth/test_apps.py",
+)
+"""Modules that take about a minute or more, the longest first: short ones fill the end of a run."""
 _LAST = frozenset({"contracts", "manifests", "verification", "webhooks", "wire"})
-"""Folders of modules that take seconds: they come last, so that all workers of a run end at the same time.
-
-Not `providers`: one of its modules takes more than a minute, and would be the tail of a run."""
+"""Folders of modules that take seconds: they come last, so that all workers of a run end at the same time."""
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +145,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.parent.name in _LAST)
+    """Put the longest modules first and the shortest last; `loadfile` keeps this order."""
+    places = {Path(__file__).parent / module: place for place, module in enumerate(_FIRST)}
+    items.sort(key=lambda item: (item.path.parent.name in _LAST, places.get(item.path, len(places))))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

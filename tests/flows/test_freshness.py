@@ -32,7 +32,7 @@ from tests.support.outgoing import new_type
 from tests.support.recorded_secrets import record_secret
 from tests.support.subscriber import Subscriber
 
-TRIALS = int(environ.get("INTERLINK_TEST_TRIALS", "200"))
+TRIALS = int(environ.get("INTERLINK_TEST_TRIALS", "100"))
 """Of each of the two kinds, divisible by `_ROUND`. With snapshots of a second ago, 2,000 of 2,000 failed."""
 FEW = TRIALS // 5
 """Of what takes several calls."""

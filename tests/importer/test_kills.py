@@ -29,7 +29,7 @@ from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
 
-KILLS: Final = int(os.environ.get("INTERLINK_TEST_KILLS", "4"))
+KILLS: Final = int(os.environ.get("INTERLINK_TEST_KILLS", "2"))
 SEED: Final = int(os.environ.get("INTERLINK_TEST_SEED", "0")) or random.SystemRandom().randrange(10**6)
 TAKEOVER_S: Final = 30.0
 """In which another process goes on with the import of one that was killed."""
@@ -40,7 +40,7 @@ _AHEAD: Final = 150
 _DAYS: Final = 2 * (_AHEAD + 30 * (KILLS + 3))
 """Files of the export: both of a channel are a batch. Up to 30 batches get done for a kill."""
 _MESSAGES: Final = 10
-"""Of each day: with 4 kills, 7,200 in all."""
+"""Of each day: with 2 kills, 6,000 in all."""
 _WORDS: Final = 400
 """Of each message: the pipe takes few batches."""
 _UNDONE_DAYS: Final = 200
