@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,12 @@ def test_helm_finds_nothing_in_an_example(helm: Helm, tmp_path: Path, name: str)
     (copy / "values.yaml").write_text(json.dumps(example_values(name)), "utf-8")
     found = helm.lint(copy).splitlines()
     assert found == ["[INFO] Chart.yaml: icon is recommended", "Failed: false"]
+
+
+def test_the_chart_has_the_version_of_the_project() -> None:
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    project = tomllib.loads((chart.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert about["version"] == about["appVersion"] == project["version"]
 
 
 def test_the_committed_manifests_are_what_the_chart_renders(helm: Helm) -> None:
