@@ -22,6 +22,7 @@ from docs.generator.manifest import manifest_page
 from docs.generator.metrics import metrics_page
 from docs.generator.openapi import rest_api_pages
 from docs.generator.problems import problems_page
+from docs.generator.retention import retention_page
 
 _REPOSITORY_PAGES: Final = {
     "README.md": "index.md",
@@ -43,6 +44,7 @@ _GENERATED_LINKS: Final = {
     "reference/kafka-acls.md",
     "reference/metrics.md",
     "reference/problems.md",
+    "reference/retention.md",
 }
 _NOTES: Final = "providers/notes"
 """The READMEs of the provider folders on the site."""
@@ -78,6 +80,7 @@ def stage(project: Path, build: Path) -> int:
     pages["reference/kafka-acls.md"] = acls_page()
     pages["reference/metrics.md"] = metrics_page()
     pages["reference/problems.md"] = problems_page()
+    pages["reference/retention.md"] = retention_page()
     for target, text in pages.items():
         _write(build / "docs" / target, replace_diagrams(text))
     _write(build / "docs/reference/openapi.json", openapi.text)
