@@ -76,8 +76,8 @@ _COLLECTIONS: Final = {
 _PAGE: Final = """\
 # Retention
 
-Generated from the topics and the indexes. What a service keeps with the settings of now: `GET /api/retention/gateway`,
-`delivery`, `sync` and `importer`, or Retention in the console.
+Generated from the topics and the indexes. What a service keeps with the settings of now:
+`GET /api/retention/gateway`, `delivery`, `sync` and `importer`, or Retention in the console.
 
 ## Topics
 
@@ -101,8 +101,8 @@ Counted on Apache Kafka on 2026-11-25, with signed webhooks of 1.0 KB and 1.1 de
 The embedded database wrote 10,580 bytes to disk for a delivery of 3,042 bytes, with indexes and journal
 ([measurements](measurements.md)). Larger bodies cost their size in each record but the execution.
 
-So a thousand events a second for seven days, 605 million, take 1.6 TB of `webhook_deliveries`, and 1.6 TB of the two
-topics for each replica. `INTERLINK_DELIVERED_DAYS=1` divides the former by seven.
+So a thousand events a second for seven days, 605 million, take 1.6 TB of `webhook_deliveries`, and 1.6 TB of
+the two topics for each replica. `INTERLINK_DELIVERED_DAYS=1` divides the former by seven.
 """
 
 
