@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: run setup test check lint docs manifests manifests-audit audit sbom bench chaos lock clean
+.PHONY: run setup test check lint docs manifests manifests-audit audit sbom bench chaos lock otelcol clean
 
 run: $(RUN_STAMP)
 	@exec $(BIN)/interlink up
@@ -77,12 +77,17 @@ bench: setup
 chaos: setup
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
-# requirements.lock is what the image has. -run adds the embedded broker and database, and what installs the project;
-# -dev adds what tests it. Each is a constraint of the next, so that all have the same versions.
+# The OpenTelemetry Collector, for the test of traces that needs a real one: minutes the first time, with Go 1.25.
+otelcol:
+	@mkdir -p .cache/otelcol
+	cd tests/support/otelcol && go build -trimpath -o ../../../.cache/otelcol/otelcol .
+
+# requirements.lock is what the image has, the extra `otel` included. -run adds the embedded broker and database, and
+# what installs the project; -dev adds what tests it. Each is a constraint of the next, so that all have the same versions.
 lock: setup
-	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) --extra otel pyproject.toml -o requirements.lock
 	$(COMPILE) -c requirements.lock --extra embedded --group build pyproject.toml -o requirements-run.lock
-	$(COMPILE) -c requirements-run.lock --extra embedded --group dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) -c requirements-run.lock --extra embedded --extra otel --group dev pyproject.toml -o requirements-dev.lock
 
 # The data folder stays: its encryption key and its store are nowhere else. `rm -r .interlink` begins anew.
 clean:

@@ -197,6 +197,7 @@ async def build(runtime: Runtime) -> Service:
             runtime.workspace_cleanup(data.delete),
         ],
         indexes=INDEXES,
+        is_edge=True,
     )
 
 

@@ -25,6 +25,7 @@ from services.sync.carry.reactions import ReactionSetter
 from services.sync.carry.scene import SceneCalls
 from services.sync.carry.status import StatusEvents
 from services.sync.carry.stored_changes import StoredChanges
+from services.sync.carry.traced import TracedCarry
 from services.sync.carry.work import Work
 from services.sync.conflict_resolution import ConflictResolution
 from services.sync.endpoint_messages import EndpointMessages
@@ -71,6 +72,7 @@ from shared.contracts.errors import NotFound
 from shared.contracts.topics import CHAT_EVENTS, CHAT_SIGNALS, SYNC_REQUESTED, WEBHOOKS_RECEIVED
 from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
+from shared.runtime import tracing
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.mongo import Index
@@ -181,7 +183,7 @@ async def build(runtime: Runtime) -> Service:
     lanes = Lanes(
         queue,
         StoredChanges(queue, lane_records, carrier.retry_for_s),
-        carrier.carry,
+        carrier.carry if tracing.tracer is None else TracedCarry(carrier.carry, tracing.tracer),
         runtime.log,
         account_pause_s=carrier.account_pause_s,
         assignment=lambda: requested.assignment,

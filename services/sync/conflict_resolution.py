@@ -16,7 +16,7 @@ from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import derive
 from shared.manifests.channel_types import MessageWritten, Person, Place
 from shared.richtext.markdown import parse_markdown
-from shared.wire.tracing import child_traceparent
+from shared.runtime.tracing import continue_trace
 
 Choice = Literal["this", "other"]
 _EVENT_TYPE = "sync.conflict.resolved"
@@ -87,7 +87,7 @@ class ConflictResolution:
             time=rfc3339(conflict.resolved_at or conflict.created_at),
             data=b"{}",
             subject=conflict.synced_id,
-            traceparent=child_traceparent(""),
+            traceparent=continue_trace(""),
         )
         change = MessageWritten(
             external_id=conflict.synced_id,

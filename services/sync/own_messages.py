@@ -11,7 +11,7 @@ from shared.manifests.channel_types import Outgoing, Person, Place
 from shared.richtext.markdown_render import render_markdown
 from shared.richtext.tree import Document, Paragraph, Text
 from shared.runtime.kafka.producer import Record
-from shared.wire.tracing import child_traceparent
+from shared.runtime.tracing import continue_trace
 
 _AUTHOR: Final = "Interlink"
 
@@ -60,5 +60,5 @@ def own_chat_record(
         event_id=event_id,
         workspace=mapping.workspace,
         time=now(),
-        traceparent=child_traceparent(""),
+        traceparent=continue_trace(""),
     )

@@ -12,6 +12,8 @@ Paths = Mapping[str, Sequence[str]]
 A pattern covers its path and every path below it. A part in braces, such as `{id}`, stands for any one part.
 """
 
+WEBHOOKS_PREFIX: Final = "/api/webhooks/"
+"""Webhooks of providers; the gateway's."""
 CONSOLE: Final = "console"
 CONSOLE_PATH: Final = "/console"
 """Pages for people: the address of the hub leads there."""

@@ -45,6 +45,7 @@ BROKER_UNAVAILABLE: Final = Gauge(
 )
 HANDLED: Final = Counter("interlink_handled_total", "Records handled.", ["topic", "group"])
 BATCH_RETRIES: Final = Counter("interlink_batch_retries_total", "Batches tried again.", ["group"])
+SPANS: Final = Counter("interlink_spans_total", "Spans of traces: exported, failed, or dropped.", ["outcome"])
 DEAD_LETTERED: Final = Counter(
     "interlink_dead_lettered_total",
     "Records published to the dead-letter topic.",

@@ -22,7 +22,7 @@ from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Document, Index, translate_errors, utcnow
 from shared.runtime.records import Record, StoredPart
-from shared.wire.tracing import child_traceparent
+from shared.runtime.tracing import continue_trace
 
 _PENDING_FILTER: Final = {"untold": True}
 OUTBOX_INDEX: Final = Index((("changed_at", 1), ("_id", 1)), where=_PENDING_FILTER)
@@ -133,7 +133,7 @@ class Outbox(Generic[R]):
             time=rfc3339(event.at),
             data=orjson.dumps(event.data),
             subject=record.id,
-            traceparent=child_traceparent(""),
+            traceparent=continue_trace(""),
         )
         try:
             await self._producer.publish(

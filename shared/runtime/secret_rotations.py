@@ -11,7 +11,7 @@ from shared.contracts.ids import WorkspaceId, new_event_id
 from shared.contracts.topics import INTEGRATION_EVENTS
 from shared.runtime.kafka.producer import Record, event_record
 from shared.runtime.mongo import utcnow
-from shared.wire.tracing import child_traceparent
+from shared.runtime.tracing import continue_trace
 
 PUBLISH_TIMEOUT_S: Final = 1.8
 
@@ -40,6 +40,6 @@ def rotation_record(
         time=now(),
         data=orjson.dumps({**fields, "rotated_at": rfc3339(at), "old_secret_expires_at": expires_at}),
         subject=subject,
-        traceparent=child_traceparent(""),
+        traceparent=continue_trace(""),
     )
     return event_record(INTEGRATION_EVENTS, subject, event)

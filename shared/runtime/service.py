@@ -33,7 +33,7 @@ from starlette.types import ASGIApp
 
 from shared.contracts.errors import Misconfigured
 from shared.contracts.topics import Topic
-from shared.runtime import metrics
+from shared.runtime import metrics, tracing
 from shared.runtime.clock import ClockWatch
 from shared.runtime.configuration import Configuration
 from shared.runtime.draining import Draining
@@ -44,6 +44,7 @@ from shared.runtime.kafka.batch import BatchHandler
 from shared.runtime.kafka.connection import connection
 from shared.runtime.kafka.consumer import Consumer, Drain
 from shared.runtime.kafka.producer import Producer
+from shared.runtime.kafka.traced_producer import TracedProducer
 from shared.runtime.logs import Log, configure
 from shared.runtime.mongo import Index, Mongo
 from shared.runtime.periodic_task import PeriodicTask
@@ -64,6 +65,7 @@ from shared.runtime.web.openapi import OpenApiApp, operation_id
 from shared.runtime.web.server import Server
 from shared.runtime.web.service_app import ServiceApp
 from shared.runtime.web.shared_indexes import SHARED_INDEXES
+from shared.runtime.web.traced_requests import TracedRequests
 from shared.runtime.web.uvicorn_protocol import BoundedHeadProtocol
 from shared.runtime.workers.fork import Worker, bind
 from shared.runtime.workers.memory import SharedMemory
@@ -115,8 +117,7 @@ class Runtime:
     @property
     def instance(self) -> str:
         """The name of this process: host name and listening address. After a restart it is the same."""
-        name = f"{socket.gethostname()}-{self.hub.host}-{self.hub.port}"
-        return f"{name}-w{self.worker.number}" if self.worker and self.worker.number else name
+        return _instance(self.hub, self.worker)
 
     @property
     def workers(self) -> int:
@@ -231,10 +232,17 @@ class Service:
     consumers: Sequence[Consumer] = ()
     indexes: Mapping[str, Sequence[Index]] = field(default_factory=dict)
     """The indexes of the service's own collections."""
+    is_edge: bool = False
+    """True if strangers call this service: whether their requests are traced is the hub's decision."""
     gc_thresholds: tuple[int, int, int] = (100_000, 50, 100)
 
 
 Build = Callable[[Runtime], Awaitable[Service]]
+
+
+def _instance(hub: HubSettings, worker: Worker | None) -> str:
+    name = f"{socket.gethostname()}-{hub.host}-{hub.port}"
+    return f"{name}-w{worker.number}" if worker and worker.number else name
 
 
 @contextlib.asynccontextmanager
@@ -255,7 +263,15 @@ async def runtime(name: str, worker: Worker | None = None) -> AsyncIterator[Runt
         log = log.bind(worker=worker.number)
     vault = open_vault(hub)
     mongo = Mongo(mongo_settings, app=f"interlink-{name}")
-    producer = Producer(kafka, log, client_id=f"interlink-{name}")
+    tracer = tracing.tracer = tracing.start_tracing(
+        name, instance=_instance(hub, worker), ratio=hub.trace_ratio
+    )
+    client_id = f"interlink-{name}"
+    producer = (
+        TracedProducer(kafka, log, client_id=client_id, tracer=tracer)
+        if tracer
+        else Producer(kafka, log, client_id=client_id)
+    )
     clock_watch = ClockWatch(mongo, log)
     configuration = Configuration(mongo, log)
     keyring = Keyring(mongo, configuration, vault, log)
@@ -272,6 +288,8 @@ async def runtime(name: str, worker: Worker | None = None) -> AsyncIterator[Runt
         await configuration.stop()
         await producer.stop()
         mongo.close()
+        if tracer:
+            await tracer.stop()
 
 
 async def serve(name: str, build: Build, *, worker: Worker | None = None) -> None:
@@ -292,7 +310,10 @@ async def serve(name: str, build: Build, *, worker: Worker | None = None) -> Non
             siblings = Siblings(worker, {"ready": ready, "alive": alive}, context.log)
             ready, alive, exposition = siblings.ready, siblings.alive, siblings.exposition
             parts.insert(0, siblings)
-        app = ServiceApp(service.app, context.hub.proxies, ready=ready, alive=alive, exposition=exposition)
+        own_app = service.app
+        if tracing.tracer is not None:
+            own_app = TracedRequests(own_app, tracing.tracer, is_edge=service.is_edge)
+        app = ServiceApp(own_app, context.hub.proxies, ready=ready, alive=alive, exposition=exposition)
         server = Server(
             uvicorn.Config(
                 app,

@@ -209,6 +209,16 @@ class HubSettings(BaseSettings):
         ),
     )
 
+    trace_ratio: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description=(
+            "The share of requests whose traces are recorded, from 0 (off) to 1 (all). Above 0 it needs the "
+            "extra `otel`; the collector is set by `OTEL_EXPORTER_OTLP_ENDPOINT`."
+        ),
+    )
+
     @field_validator("trusted_proxies")
     @classmethod
     def _proxies(cls, text: str) -> str:

@@ -52,13 +52,13 @@ from shared.runtime.egress.client import EgressClient
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.mongo import utcnow
 from shared.runtime.secret_rotations import PUBLISH_TIMEOUT_S, rotation_record
+from shared.runtime.tracing import continue_trace
 from shared.runtime.web.access import ApiKey
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 from shared.runtime.web.versions import IfMatch, check_version, expected_version
 from shared.webhooks.formats import render_body
 from shared.webhooks.signatures import SigningProfile, new_secret, public_key, signing_key
-from shared.wire.tracing import child_traceparent
 
 _TEST_PUBLISH_TIMEOUT_S: Final = 1.8
 
@@ -249,7 +249,7 @@ class WebhooksApi:
             workspace=key.workspace,
             time=now(),
             data=b'{"message":"This is a test."}',
-            traceparent=child_traceparent(""),
+            traceparent=continue_trace(""),
         )
         body = render_body(webhook.format, event_fields_of(event, event.type, "0"))
         delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)

@@ -7,6 +7,7 @@ from datetime import datetime
 from time import thread_time
 from typing import Final
 
+from services.delivery.engine.attempt_spans import begin_attempt, end_attempt
 from services.delivery.log.deliveries import ClaimedDelivery
 from services.delivery.log.statistics import Statistics
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
@@ -17,7 +18,7 @@ from services.delivery.model.retry_policy import (
     AttemptOutcome,
     evaluate_attempt,
 )
-from shared.runtime import metrics
+from shared.runtime import metrics, tracing
 from shared.runtime.clock import now_s
 from shared.runtime.egress.client import EgressClient, EgressResponse
 from shared.runtime.logs import Log
@@ -54,7 +55,9 @@ class Attempter:
         if number == 1:
             metrics.EVENT_AGE_SECONDS.observe(_age_s(request.occurred_at, started))
         metrics.IN_FLIGHT.inc()
-        headers, response = await self._send(webhook, claimed, number)
+        span = None if tracing.tracer is None else begin_attempt(tracing.tracer, webhook, claimed)
+        traceparent = request.traceparent if span is None else span.traceparent
+        headers, response = await self._send(webhook, claimed, number, traceparent)
         metrics.IN_FLIGHT.dec()
         attempt = Attempt(number, started, headers, response)
         # Attempts are counted from the start of the present retry cycle.
@@ -65,6 +68,8 @@ class Attempter:
         metrics.ATTEMPT_SECONDS.observe(response.seconds)
         metrics.deliveries(outcome.status).inc()
         metrics.WORKSPACE_USAGE.count(webhook.workspace, "attempt")
+        if span is not None:
+            end_attempt(span, attempt, outcome)
         self._log.info(
             "delivery.attempted",
             trace_id=request.traceparent[3:35],
@@ -96,7 +101,7 @@ class Attempter:
                 await asyncio.sleep(cpu_s if cpu_s > _CHEAP_TRANSFORM_S else 0)
 
     async def _send(
-        self, webhook: OutgoingWebhook, claimed: ClaimedDelivery, number: int
+        self, webhook: OutgoingWebhook, claimed: ClaimedDelivery, number: int, traceparent: str
     ) -> tuple[Mapping[str, str], EgressResponse]:
         """Send one request; return its headers as the log may store them, and the response."""
         request = claimed.request
@@ -110,7 +115,7 @@ class Attempter:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": _USER_AGENT,
-            "traceparent": request.traceparent,
+            "traceparent": traceparent,
             **SIGNERS[webhook.profile](
                 webhook.valid_keys(), request.delivery_id, request.event_type, number, now_s(), body
             ),

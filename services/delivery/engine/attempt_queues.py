@@ -209,6 +209,7 @@ class AttemptQueues:
             # What was delivered is worth an entry in any case: it prevents a repeat.
             is_lost=_never if delivered else delivery.is_lost,
             blocks=queue.webhook.strict and not delivered,
+            traceparent=attempt.traceparent,
         )
 
     async def _write_leased(
@@ -224,7 +225,8 @@ class AttemptQueues:
         # The lease of this delivery must be in the log before its result.
         if not await delivery.lease:
             return
-        await self._results.write(self._deliveries.result_update(claimed, attempt, outcome))
+        update = self._deliveries.result_update(claimed, attempt, outcome)
+        await self._results.write(update, traceparent=attempt.traceparent)
         if outcome.due_at is not None:
             queue.state.note_due(outcome.due_at)
 

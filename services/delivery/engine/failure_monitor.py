@@ -30,7 +30,7 @@ from shared.contracts.topics import INTEGRATION_EVENTS
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
-from shared.wire.tracing import child_traceparent
+from shared.runtime.tracing import continue_trace
 
 _RECORD_DELAY: Final = timedelta(seconds=60)
 """A failure that ends sooner is not written."""
@@ -248,7 +248,7 @@ class FailureMonitor:
             time=now(),
             data=orjson.dumps(data),
             subject=webhook.id,
-            traceparent=child_traceparent(""),
+            traceparent=continue_trace(""),
         )
         await self._producer.publish(
             event_record(INTEGRATION_EVENTS, webhook.id, event), timeout_s=_PUBLISH_TIMEOUT_S

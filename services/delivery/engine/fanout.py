@@ -31,11 +31,11 @@ from shared.runtime.failpoints import failpoint
 from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.kafka.producer import Producer
+from shared.runtime.tracing import continue_trace
 from shared.webhooks.event_fields import EventFields
 from shared.webhooks.formats import BodyFormat, render_body
 from shared.wire.bodies import parse_json
 from shared.wire.expressions import BudgetExceeded, Checkpoint
-from shared.wire.tracing import child_traceparent
 
 PUBLISH_TIMEOUT_S: Final = 30.0
 _MAX_REQUEST_BYTES: Final = DELIVERY_REQUESTED.max_message_bytes - (64 << 10)
@@ -261,7 +261,7 @@ class Fanout:
             event_fields = event_fields_of(
                 event, event_type, str(order_of(received)), self._providers if from_provider else None
             )
-            traceparent = child_traceparent(event.traceparent)
+            traceparent = continue_trace(event.traceparent)
             bodies: dict[BodyFormat, bytes] = {}
             for webhook in webhooks:
                 fault = ""

@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from services.delivery.engine.attempt_spans import OnWritten, trace_write
 from services.delivery.log.deliveries import Deliveries
 from shared.contracts.errors import DatabaseUnavailable
-from shared.runtime import metrics
+from shared.runtime import metrics, tracing
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Write
@@ -28,11 +29,6 @@ _RETRY: Final = Backoff(first_s=0.2, max_s=5.0)
 
 class LostPartition(Exception):
     """Another process owns the partition by now, and writes the log entry of this request."""
-
-
-OnWritten = Callable[[Exception | None], None]
-"""Called when a write is in the log. Otherwise with the error: `LostPartition`; `DatabaseUnavailable` if the
-service stops first; any other if MongoDB or its driver rejects this write."""
 
 
 @dataclass(slots=True)
@@ -80,12 +76,15 @@ class ResultWriter:
         *,
         is_lost: Callable[[], bool] | None = None,
         blocks: bool = False,
+        traceparent: str = "",
     ) -> None:
         """Write this with others of this moment, then call `on_written`.
 
         If `is_lost` returns True when the write's turn comes, it is left out. `blocks` says that other work
-        waits for it.
+        waits for it. `traceparent` is the context of what is written, if it may be traced.
         """
+        if traceparent and tracing.tracer is not None:
+            on_written = trace_write(tracing.tracer, on_written, traceparent)
         self._pending.append(_PendingWrite(write, on_written, is_lost))
         self._note_unacknowledged()
         self._has_pending.set()
@@ -94,8 +93,8 @@ class ResultWriter:
         elif blocks:
             asyncio.get_running_loop().call_later(_BLOCKING_DELAY_S, self._is_due.set)
 
-    async def write(self, result: Write) -> None:
-        """Write one result with others of this moment; return when it is in the log."""
+    async def write(self, result: Write, *, traceparent: str = "") -> None:
+        """Write one result with others of this moment; return when it is in the log. See `put`."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def on_written(error: Exception | None) -> None:
@@ -106,7 +105,7 @@ class ResultWriter:
             else:
                 written.set_exception(error)
 
-        self.put(result, on_written, blocks=True)
+        self.put(result, on_written, blocks=True, traceparent=traceparent)
         await written
 
     async def _run(self) -> None:

@@ -262,7 +262,8 @@ class Scheduler:
             self._failure_monitor.record_attempt(
                 endpoint_state, webhook, delivery.request, attempt, outcome, manual=delivery.manual
             )
-            await self._results.write(self._deliveries.result_update(delivery, attempt, outcome))
+            update = self._deliveries.result_update(delivery, attempt, outcome)
+            await self._results.write(update, traceparent=attempt.traceparent)
             failpoint("schedule.written")
             # Only after the write: a search before it would not find the delivery.
             if outcome.due_at is not None:

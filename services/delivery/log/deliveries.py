@@ -164,6 +164,8 @@ class ClaimedDelivery:
 
     It goes past hold and open circuit, and its result decides about them.
     """
+    first_attempt: str = ""
+    """The `traceparent` that the first attempt in the log had."""
 
     @property
     def id(self) -> str:

@@ -1,6 +1,6 @@
 """Claims of due deliveries, and where they are found."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -178,4 +178,9 @@ def _claimed_delivery(document: Document) -> ClaimedDelivery:
         document["attempt_count"],
         document["fence"],
         document.get("round_start", 0),
+        first_attempt=_first_traceparent(document.get("attempts")),
     )
+
+
+def _first_traceparent(attempts: Sequence[Mapping[str, Any]] | None) -> str:
+    return str(attempts[0]["request_headers"].get("traceparent", "")) if attempts else ""

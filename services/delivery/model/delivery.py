@@ -10,7 +10,7 @@ from shared.contracts.envelope import Event, now
 from shared.contracts.errors import Malformed
 from shared.contracts.ids import DeliveryId, WebhookId, new_event_id
 from shared.runtime.kafka.batch import ConsumedEvent
-from shared.wire.tracing import child_traceparent
+from shared.runtime.tracing import continue_trace
 
 REQUESTED_TYPE: Final = "delivery.requested"
 DUE_TYPE: Final = "delivery.due"
@@ -79,7 +79,7 @@ def replay_event(
     event_names = (earlier.event_id, earlier.event_type)
     attributes = {"replay_of": earlier.replay_of or earlier.delivery_id, "replay_no": str(replay_no)}
     attributes |= _MANUAL if manual else {}
-    traceparent = child_traceparent(earlier.traceparent)
+    traceparent = continue_trace(earlier.traceparent)
     return _requested_event(
         delivery_id,
         earlier.webhook_id,

@@ -53,6 +53,11 @@ class Attempt:
         return self.response.status is not None and 200 <= self.response.status < 300
 
     @property
+    def traceparent(self) -> str:
+        """The context that the request had; '' if nothing was sent."""
+        return self.request_headers.get("traceparent", "")
+
+    @property
     def is_hub_failure(self) -> bool:
         """True if the hub failed and not the endpoint: the egress proxy is unavailable."""
         return self.response.failure == "proxy"

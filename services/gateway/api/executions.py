@@ -18,10 +18,10 @@ from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime.kafka.producer import Producer, RecordPosition, event_record
 from shared.runtime.kafka.reader import read_record
 from shared.runtime.settings import KafkaSettings
+from shared.runtime.tracing import continue_trace
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
-from shared.wire.tracing import child_traceparent
 
 _READ_TIMEOUT_S: Final = 10.0
 _ACK_TIMEOUT_S: Final = 1.8
@@ -171,6 +171,6 @@ def _replayed_event(event: Event, execution_id: str, number: str) -> Event:
         data=event.data,
         subject=event.subject,
         content_type=event.content_type,
-        traceparent=child_traceparent(event.traceparent),
+        traceparent=continue_trace(event.traceparent),
         attributes={**event.attributes, "replay_of": original},
     )

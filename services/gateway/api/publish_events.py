@@ -20,6 +20,7 @@ from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, T
 from shared.contracts.event_types import canonical, is_published_by_hub
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.producer import Producer, event_record
+from shared.runtime.tracing import admit_trace, continue_trace
 from shared.runtime.web.access import ApiKey, Keyring, authorize, requires
 from shared.runtime.web.openapi import clean_schema
 from shared.runtime.web.problems import field_errors, openapi_response
@@ -27,7 +28,6 @@ from shared.runtime.web.query_parameters import reject_parameters
 from shared.runtime.web.routes import Routes
 from shared.runtime.web.times import to_utc
 from shared.wire.bodies import inflate, media_type, parse_json
-from shared.wire.tracing import child_traceparent
 
 MAX_BODY_BYTES: Final = 5 * 1024 * 1024
 """The largest body of any management call: a batch of 500 events has to fit."""
@@ -121,7 +121,9 @@ class PublishEventsApi:
             raise UnsupportedMedia(f"send {', '.join(sorted(_MEDIA_TYPES))}")
         raw = (await receive()).get("body", b"")  # complete, because `BodyLimit` is outside
         body = inflate(raw, headers.get(b"content-encoding", b"").decode("latin-1").lower(), MAX_BODY_BYTES)
-        events = parse_events(body, key, self._types.checks(key.workspace), self._fixed)
+        traceparent = headers.get(b"traceparent", b"").decode("latin-1")
+        checks = self._types.checks(key.workspace)
+        events = parse_events(body, key, checks, self._fixed, traceparent=traceparent)
         records = [event_record(CHAT_EVENTS, event.subject or event.source, event) for event in events]
         await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
         return 202, orjson.dumps({"accepted": [event.id for event in events]})
@@ -134,10 +136,14 @@ async def publish_events(key: Publisher) -> None:
     """
 
 
-def parse_events(body: bytes, key: ApiKey, checks: SchemaChecks, fixed: FixedEventTypes) -> list[Event]:
+def parse_events(
+    body: bytes, key: ApiKey, checks: SchemaChecks, fixed: FixedEventTypes, *, traceparent: str = ""
+) -> list[Event]:
     """Parse the events of a request for the caller's workspace.
 
-    An alias of a type becomes its canonical name. Raises `Malformed`, `Invalid` (with the index and field of
+    An alias of a type becomes its canonical name. `traceparent` is the context of events that name none.
+
+    Raises `Malformed`, `Invalid` (with the index and field of
     each error), `TooLarge` for more than 500 events, and `Forbidden` for an event of another workspace.
     """
     parsed = parse_json(body)
@@ -152,7 +158,7 @@ def parse_events(body: bytes, key: ApiKey, checks: SchemaChecks, fixed: FixedEve
         if len(errors) >= _MAX_ERRORS:
             break
         try:
-            events.append(_parse_event(CloudEvent.model_validate(item), key, checks, fixed))
+            events.append(_parse_event(CloudEvent.model_validate(item), key, checks, fixed, traceparent))
         except ValidationError as error:
             invalid = field_errors(error.errors(include_input=False, include_url=False))
             errors += [FieldError(f"{index}.{item.field}", item.message) for item in invalid]
@@ -163,7 +169,9 @@ def parse_events(body: bytes, key: ApiKey, checks: SchemaChecks, fixed: FixedEve
     return events
 
 
-def _parse_event(event: CloudEvent, key: ApiKey, checks: SchemaChecks, fixed: FixedEventTypes) -> Event:
+def _parse_event(
+    event: CloudEvent, key: ApiKey, checks: SchemaChecks, fixed: FixedEventTypes, traceparent: str
+) -> Event:
     if event.workspace not in (None, key.workspace):
         raise Forbidden("this API key belongs to another workspace")
     name = canonical(event.type)
@@ -183,7 +191,7 @@ def _parse_event(event: CloudEvent, key: ApiKey, checks: SchemaChecks, fixed: Fi
         time=rfc3339(event.time) if event.time else now(),
         data=data,
         subject=event.subject,
-        traceparent=child_traceparent(event.traceparent),
+        traceparent=admit_trace(event.traceparent) if event.traceparent else continue_trace(traceparent),
     )
 
 

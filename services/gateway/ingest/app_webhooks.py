@@ -13,6 +13,7 @@ from shared.connections.account_routes import AppKey
 from shared.connections.apps import Apps
 from shared.connections.provider_app import INSTALLATION, App, uses_own_app
 from shared.contracts.errors import Forbidden, Malformed
+from shared.contracts.routes import WEBHOOKS_PREFIX
 from shared.manifests.catalogue import receiving_provider
 from shared.manifests.connect_models import Setting
 from shared.manifests.connector import Connector
@@ -22,7 +23,7 @@ from shared.manifests.response_template import Handshake, Response
 from shared.manifests.webhook import WebhookDefinition
 from shared.verification.request import SECRET_SETTING, InboundRequest
 
-PREFIX: Final = "/api/webhooks/"
+PREFIX: Final = WEBHOOKS_PREFIX
 ALIAS_PREFIX: Final = "/integrations/"
 ALIAS_SUFFIX: Final = "/webhook"
 

@@ -18,8 +18,8 @@ from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.logs import Log
+from shared.runtime.tracing import continue_trace
 from shared.runtime.workers.memory import SharedMemory
-from shared.wire.tracing import child_traceparent
 
 ACK_TIMEOUT_S: Final = 1.5
 _ACK_AFTER_WAIT_TIMEOUT_S: Final = 0.9
@@ -76,7 +76,7 @@ class EventPublisher:
             for endpoint, event in zip(endpoints, events, strict=True)
         ]
         context.endpoints, context.events, context.event_ids = endpoints, events, ids
-        traceparent = child_traceparent(first_header(context.headers, b"traceparent"))
+        traceparent = continue_trace(first_header(context.headers, b"traceparent"))
         context.trace_id = traceparent[3:35]
 
         async def publish_fresh(fresh: Sequence[int]) -> None:

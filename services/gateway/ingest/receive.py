@@ -30,12 +30,13 @@ from services.gateway.ingest.publisher import EventPublisher
 from services.gateway.ingest.rate_limit import ChargedWork, RateLimits, TokenBucket, TokenBuckets, check_rate
 from services.gateway.ingest.responses import rejection_response, retryable_response, send_response
 from services.gateway.ingest.targets import AppTarget, EndpointTarget, Target, TargetServices
+from services.gateway.ingest.verification_span import trace_verify
 from services.gateway.ingest.verify import BadSignature, Verifier, hashed_bytes
 from services.gateway.settings import GatewaySettings
 from shared.contracts.errors import BrokerUnavailable, NotFound, Rejected, RetryLater, Unauthenticated
 from shared.manifests.response_template import Response
 from shared.manifests.webhook import WebhookDefinition
-from shared.runtime import metrics
+from shared.runtime import metrics, tracing
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
@@ -266,7 +267,11 @@ class Receiver:
         """Verify the request and publish its events. `raw` is the body before decompression."""
         try:
             with ChargedWork(rejected, hashed_bytes(request, raw) * max(1, target.secret_count())):
-                context.verdict = await target.verify(definition, request, raw)
+                if tracing.tracer is None:
+                    context.verdict = await target.verify(definition, request, raw)
+                else:
+                    verifying = target.verify(definition, request, raw)
+                    context.verdict = await trace_verify(tracing.tracer, target, context, verifying)
         except BadSignature as error:
             context.verdict = error.verdict
             context.signature_failure = SignatureFailure(error.verdict, error.scheme, request)

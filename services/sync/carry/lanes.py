@@ -305,7 +305,13 @@ class Lanes:
         # A new owner of the partition missed earlier calls of `retry_waiting`, so it retries at once.
         stored_pause_s = 0.0 if outcome.needs_person else outcome.pause_s
         due_at = utcnow() + timedelta(seconds=stored_pause_s)
-        await self._queue.postpone(change.stored, due_at, attempts=attempts, reason=outcome.reason)
+        await self._queue.postpone(
+            change.stored,
+            due_at,
+            attempts=attempts,
+            reason=outcome.reason,
+            first_attempt=change.first_attempt,
+        )
         # All are stored. A waiting lane holds no changes in memory.
         self._rejoined -= {item.stored.id for item in lane.changes if item.stored}
         lane.changes.clear()

@@ -28,6 +28,8 @@ class Change:
     attempts: int = 0
     faults: int = 0
     """Errors of the hub itself."""
+    first_attempt: str = ""
+    """The `traceparent` of its first attempt, if that was traced."""
     method: str = ""
     """The method of the provider that was called last."""
 

@@ -144,6 +144,7 @@ class StoredChanges:
             leg_id=request.leg_id,
             request=request.model_dump(),
             traceparent=change.traceparent,
+            first_attempt=change.first_attempt or None,
             give_up_at=give_up_at,
             created_at=now,
             expires_at=max(give_up_at, now) + RETENTION,
@@ -193,4 +194,5 @@ def restored(queued: QueuedChange) -> Change:
         received_at=datetime.fromisoformat(request.received_at),
         stored=queued,
         attempts=queued.attempts,
+        first_attempt=queued.first_attempt or "",
     )

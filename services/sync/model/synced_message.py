@@ -180,6 +180,8 @@ class QueuedChange(Record):
     leg_id: str
     request: dict[str, Any]
     traceparent: str = ""
+    first_attempt: str | None = None
+    """The `traceparent` of its first attempt, if that was traced."""
     attempts: int = 0
     give_up_at: datetime
     reason: str = ""

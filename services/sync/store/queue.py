@@ -125,9 +125,16 @@ class SyncQueue:
                 documents += await self._collection.find(query).limit(limit).to_list(limit)
         return sorted(map(QueuedChange.from_document, documents), key=lambda change: change.position)
 
-    async def postpone(self, change: QueuedChange, due_at: datetime, *, attempts: int, reason: str) -> None:
-        """Store the next due time of a change, its number of attempts, and the reason to wait."""
-        fields = {"due_at": due_at, "attempts": attempts, "reason": reason}
+    async def postpone(
+        self, change: QueuedChange, due_at: datetime, *, attempts: int, reason: str, first_attempt: str = ""
+    ) -> None:
+        """Store the next due time of a change, its number of attempts, and the reason to wait.
+
+        `first_attempt` is the `traceparent` of its first attempt, if that was traced.
+        """
+        fields: Document = {"due_at": due_at, "attempts": attempts, "reason": reason}
+        if first_attempt:
+            fields["first_attempt"] = first_attempt
         with translate_errors():
             await self._collection.update_one({"_id": change.id}, {"$set": fields})
 

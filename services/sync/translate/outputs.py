@@ -27,7 +27,7 @@ from shared.contracts.messages import Payload
 from shared.contracts.sync import Kind, SourceRef, SyncRequested
 from shared.contracts.topics import SYNC_REQUESTED
 from shared.runtime.kafka.producer import Record, event_record
-from shared.wire.tracing import child_traceparent
+from shared.runtime.tracing import continue_trace
 
 REQUESTED_TYPE: Final = "sync.requested"
 
@@ -86,7 +86,7 @@ def requested_record(
         occurred_at=cause.attributes.get("occurred_at") or cause.time,
         received_at=cause.time,
     )
-    return request_record(request, cause.workspace, leg, child_traceparent(cause.traceparent))
+    return request_record(request, cause.workspace, leg, continue_trace(cause.traceparent))
 
 
 def signal_record(cause: Event, mapping: Mapping, leg: Leg, author: ChatAuthor) -> Record:
@@ -103,7 +103,7 @@ def signal_record(cause: Event, mapping: Mapping, leg: Leg, author: ChatAuthor) 
         occurred_at=cause.time,
         received_at=cause.time,
     )
-    return request_record(request, cause.workspace, leg, child_traceparent(cause.traceparent))
+    return request_record(request, cause.workspace, leg, continue_trace(cause.traceparent))
 
 
 def request_record(request: SyncRequested, workspace: str, leg: Leg, traceparent: str) -> Record:

@@ -2,12 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from aiokafka import ConsumerRecord
 
 from shared.contracts.envelope import Event
 from shared.runtime.kafka.watermark import PartitionTracker, TrackedRecord
+
+if TYPE_CHECKING:
+    from shared.runtime.spans import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class OpenRecord(TrackedRecord):
     `finish` gets the record and the error that ended its handling; None means success.
     """
 
-    __slots__ = ("attempts", "event", "finish", "source")
+    __slots__ = ("attempts", "event", "finish", "source", "span")
 
     def __init__(self, tracker: PartitionTracker, source: ConsumerRecord, finish: "Finish") -> None:
         super().__init__(tracker, source.offset, len(source.value or b"") + len(source.key or b""))
@@ -37,6 +40,8 @@ class OpenRecord(TrackedRecord):
         self.finish = finish
         self.attempts = 0
         """Number of times that the handling ended with `RetryLater`."""
+        self.span: Span | None = None
+        """The span of its handling, if its trace is recorded."""
 
 
 Finish = Callable[[OpenRecord, Exception | None], None]

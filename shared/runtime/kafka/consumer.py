@@ -22,9 +22,10 @@ from faststream.kafka import KafkaBroker
 from shared.contracts.envelope import parse_event
 from shared.contracts.errors import BrokerUnavailable, Malformed
 from shared.contracts.topics import Topic
-from shared.runtime import metrics
+from shared.runtime import metrics, tracing
 from shared.runtime.kafka.batch import BatchHandler, ConsumedEvent, OpenRecord
 from shared.runtime.kafka.connection import broker_connection
+from shared.runtime.kafka.consumption_spans import begin_consumption
 from shared.runtime.kafka.dead_letters import DeadLetterQueue, DeadLetterWriter, RecordCopy, reason_and_error
 from shared.runtime.kafka.fetch_pacing import FetchPacing
 from shared.runtime.kafka.handling import RecordHandling
@@ -290,6 +291,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 except Malformed as error:
                     self._dead_letter_queue.put(record, error)
                 else:
+                    if tracing.tracer is not None:
+                        begin_consumption(tracing.tracer, record, self.group)
                     records.append(record)
         if records:
             await self._handling.handle(records)

@@ -21,8 +21,9 @@ from typing import Final
 from aiokafka import TopicPartition
 
 from shared.contracts.errors import RetryLater
-from shared.runtime import metrics
+from shared.runtime import metrics, tracing
 from shared.runtime.kafka.batch import Batch, BatchHandler, OpenRecord
+from shared.runtime.kafka.consumption_spans import end_consumption
 from shared.runtime.kafka.dead_letters import DeadLetterQueue
 from shared.runtime.kafka.watermark import PartitionTracker
 from shared.runtime.logs import Log
@@ -82,6 +83,8 @@ class RecordHandling:
 
     def finish(self, record: OpenRecord, error: Exception | None) -> None:
         """Complete a record, publish its dead letter, or hold it for another attempt."""
+        if record.span is not None and not isinstance(error, RetryLater):
+            record.span.end(type(error).__name__ if error else None)
         tracker = record.tracker
         if tracker.is_revoked:
             return
@@ -155,8 +158,11 @@ class RecordHandling:
             if not isinstance(error, RetryLater) and len(records) > 1:
                 self._log.warning("batch.failed", error=f"{type(error).__name__}: {error}")
             return error, [record for record in batch.close() if not record.tracker.is_revoked]
-        for tracker, group in groupby(batch.close(), key=attrgetter("tracker")):
+        completed = batch.close()
+        for tracker, group in groupby(completed, key=attrgetter("tracker")):
             tracker.complete(*group)
+        if tracing.tracer is not None:
+            end_consumption(completed)
         return None, ()
 
     def _hold(
