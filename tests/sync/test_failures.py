@@ -1,14 +1,39 @@
 """Failures of providers and of the hub: nothing is lost, doubled or out of order, and the API says why."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import Any
 
+import pytest
+
+from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.fakes.telegram_api import Fault
-from tests.sync.three_legs import ThreeLegs, World
+from tests.support.otlp import CollectedSpan, Collector
+from tests.sync.three_legs import ThreeLegs, World, connected
 
 POST = "/api/chat.postMessage"
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as listening:
+        yield listening
+        assert not listening.rejected
+
+
+@pytest.fixture(scope="module")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, bus: Bus, store: Store, collector: Collector
+) -> Iterator[World]:
+    """A world whose traces are recorded."""
+    env = {
+        "INTERLINK_TRACE_RATIO": "1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "300",
+    }
+    with connected(tmp_path_factory.mktemp("world"), bus, store, **env) as found:
+        yield found
 
 
 def target(legs: ThreeLegs, text: str, provider: str) -> dict[str, Any]:
@@ -38,6 +63,48 @@ def test_retry_after_is_obeyed_for_its_conversation_only(world: World) -> None:
     limited.agree("limited")
     assert monotonic() - began >= 2
     assert asked() == 3, "asked again once, and not before"
+
+
+def test_a_retry_by_another_process_is_linked_to_the_first_attempt(
+    world: World, collector: Collector
+) -> None:
+    """From the webhook of one provider to the message at another, in one trace."""
+    legs = world.mapped()
+    world.telegram.fail(Fault(429, retry_after=4, method="sendMessage"))
+    legs.slack.write("never-in-a-span")
+    eventually(lambda: target(legs, "never-in-a-span", "telegram").get("reason"))
+
+    def carried() -> list[CollectedSpan]:
+        """The attempts at Telegram of the trace in which one had to be repeated."""
+        sent = [
+            span
+            for span in collector.spans
+            if span.attributes.get("interlink.provider_method") == "sendMessage"
+        ]
+        repeated = {span.trace_id for span in sent if span.attributes["interlink.outcome"] == "waits"}
+        return [span for span in sent if span.trace_id in repeated]
+
+    eventually(carried)
+    world.restart_sync()
+    legs.agree("never-in-a-span")
+    eventually(lambda: len(carried()) == 2)
+    first, second = carried()
+    assert second.links == ((first.trace_id, first.span_id),)
+    assert second.parent_id == first.parent_id
+    assert second.attributes["interlink.attempt"] == 2
+    assert second.attributes["interlink.provider_method"] == "sendMessage"
+    names = {(span.service, span.name) for span in collector.spans if span.trace_id == first.trace_id}
+    assert {
+        ("gateway", "POST /api/webhooks/{provider}"),
+        ("gateway", "send webhooks.received"),
+        ("sync", "process webhooks.received"),
+        ("sync", "send chat.inbound"),
+        ("sync", "send sync.requested"),
+        ("sync", "process sync.requested"),
+    } <= names
+    exported = b"".join(collector.raw)
+    assert b"never-in-a-span" not in exported
+    assert world.bot.token.encode() not in exported
 
 
 def test_telegrams_retry_after_is_obeyed(world: World) -> None:
