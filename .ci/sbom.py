@@ -22,7 +22,8 @@ from packaging.markers import Marker
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
-_CLASSIFIERS = {
+_NAMES = {
+    "3-Clause BSD License": "BSD-3-Clause",
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD-3-Clause",
     "ISC License (ISCL)": "ISC",
@@ -52,8 +53,8 @@ def license_of(name: str) -> str:
     classifiers = [item.rpartition(" :: ")[2] for item in described.get_all("Classifier") or []]
     candidates = [
         described.get("License-Expression"),
-        described.get("License"),
-        " OR ".join(_CLASSIFIERS[item] for item in classifiers if item in _CLASSIFIERS),
+        _NAMES.get(described.get("License") or "", described.get("License")),
+        " OR ".join(_NAMES[item] for item in classifiers if item in _NAMES),
     ]
     for candidate in filter(None, candidates):
         try:

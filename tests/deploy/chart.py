@@ -59,6 +59,18 @@ _CONNECTION: Mapping[str, type[BaseSettings]] = {
     "KAFKA_SESSION_TIMEOUT_MS": KafkaSettings,
     "MONGODB_TIMEOUT_MS": MongoSettings,
 }
+_TRACES = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": {
+        "type": "string",
+        "pattern": "^https?://",
+        "description": "The collector of traces, which takes OTLP over HTTP. Allow it in extraEgress.",
+    },
+    "OTEL_RESOURCE_ATTRIBUTES": {
+        "type": "string",
+        "description": "Attributes of all spans, as name=value, separated by commas.",
+    },
+}
+"""Variables of the OpenTelemetry SDK. Those with secrets do not belong into values."""
 _KEYWORDS = (
     *("type", "enum", "pattern", "minLength", "maxLength"),
     *("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"),
@@ -70,6 +82,7 @@ def settings_schemas() -> dict[str, dict[str, Any]]:
     shared = {
         **_properties(HubSettings),
         **{name: _properties(kind)[name] for name, kind in _CONNECTION.items()},
+        **_TRACES,
     }
     return {
         "settings_all": _closed(shared),

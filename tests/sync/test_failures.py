@@ -32,7 +32,7 @@ def world(
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "300",
     }
-    with connected(tmp_path_factory.mktemp("world"), bus, store, **env) as found:
+    with connected(tmp_path_factory.mktemp("world"), bus, store, None, **env) as found:
         yield found
 
 
