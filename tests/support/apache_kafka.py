@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from tests.support import maven
 from tests.support.ports import free_port, is_free
 
 _POM = Path(__file__).parent / "kafka" / "pom.xml"
@@ -29,7 +30,6 @@ _CACHE = Path(__file__).parents[2] / ".cache" / "kafka"
 CLUSTER_ID = "aW50ZXJsaW5rLXRlc3RzIQ"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
-_FETCH_SECONDS = 600.0
 
 # The serial collector and a small heap: the broker shares two cores with what is being tested.
 _JVM = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
@@ -81,7 +81,7 @@ def available() -> str | None:
     version = re.search(r'version "(\d+)', shown.stderr + shown.stdout)
     if version is None or int(version[1]) < 17:
         return f"Apache Kafka needs Java 17 or newer, found {version[1] if version else 'an unknown version'}"
-    if shutil.which("mvn") is None and not _is_fetched():
+    if not maven.available() and not _is_fetched():
         return "Apache Kafka's jars are fetched with Maven once, and mvn is not on the PATH"
     return None
 
@@ -319,19 +319,7 @@ def formatted_storage(users: Mapping[str, str] = MappingProxyType({})) -> Path:
 
 def _fetch(jars: Path) -> None:
     staging = jars.with_name(f"{jars.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    goal = ("dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={staging}")
-    done = subprocess.run(
-        ["mvn", "-q", "-B", "-f", str(_POM), *goal],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_FETCH_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"Maven did not fetch Apache Kafka:\n{done.stdout[-3000:]}")
+    maven.copy_dependencies(_POM, staging, "-DincludeScope=runtime")
     shutil.copyfile(_POM, staging / "pom.xml")
     shutil.rmtree(jars, ignore_errors=True)
     staging.rename(jars)

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,10 +21,11 @@ from typing import Any, Self
 
 import yaml
 
+from tests.support import maven
+
 _ROOT = Path(__file__).parents[2]
 _POM = Path(__file__).parent / "helm" / "pom.xml"
 _CACHE = _ROOT / ".cache" / "helm"
-_FETCH_SECONDS = 600.0
 KUBERNETES = "1.34.0"
 """The version of Kubernetes that templates are rendered for."""
 
@@ -38,7 +38,7 @@ def unavailable() -> str | None:
     """Say in one line why Helm cannot be run here; None if it can."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         return "the library of Helm is for Linux on x86-64"
-    if shutil.which("mvn") is None and not _library().exists():
+    if not maven.available() and not _library().exists():
         return "the library of Helm is fetched with Maven once, and mvn is not on the PATH"
     return None
 
@@ -102,19 +102,7 @@ def _fetched() -> Path:
         if library.exists():
             return library
         staging = library.parent.with_suffix(".partial")
-        shutil.rmtree(staging, ignore_errors=True)
-        goal = ("dependency:copy-dependencies", "-DexcludeTransitive=true", f"-DoutputDirectory={staging}")
-        done = subprocess.run(
-            ["mvn", "-q", "-B", "-f", str(_POM), *goal],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_FETCH_SECONDS,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"Maven did not fetch Helm:\n{done.stdout[-3000:]}")
+        maven.copy_dependencies(_POM, staging, "-DexcludeTransitive=true")
         [jar] = staging.glob("*.jar")
         with zipfile.ZipFile(jar) as archive:
             archive.extract(library.name, staging)
