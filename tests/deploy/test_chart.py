@@ -366,8 +366,9 @@ def test_services_scale_by_what_waits_for_them(rendered: Mapping[str, Sequence[O
     properties = chart.schema()["properties"]["services"]["properties"]
     for service, topic in _SCALED_BY.items():
         spec = scaled[service]["spec"]
-        limits = properties[service]["properties"]["autoscaling"]["properties"]["maxReplicas"]
-        assert spec["maxReplicaCount"] == limits["maximum"] == topic.partitions
+        limits = properties[service]["properties"]["autoscaling"]["properties"]["partitions"]
+        partitions = example_values("large")["services"][service]["autoscaling"]["partitions"]
+        assert spec["maxReplicaCount"] == partitions == limits["minimum"] == topic.partitions
         groups = _groups(service)
         for trigger in spec["triggers"]:
             data = trigger["metadata"]
@@ -425,7 +426,12 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ),
     ({"services": {"gateway": {"settings": {"INTERLINK_ALLOW_HTTP": True}}}}, "'INTERLINK_ALLOW_HTTP' not"),
     ({"services": {"delivery": {"settings": {"INTERLINK_MOST_IN_FLIGHT": 0}}}}, "INTERLINK_MOST_IN_FLIGHT"),
-    ({"services": {"delivery": {"autoscaling": {"maxReplicas": 13}}}}, "/delivery/autoscaling/maxReplicas"),
+    ({"services": {"delivery": {"autoscaling": {"maxReplicas": 0}}}}, "/delivery/autoscaling/maxReplicas"),
+    ({"services": {"delivery": {"autoscaling": {"partitions": 11}}}}, "/delivery/autoscaling/partitions"),
+    (
+        {"services": {"sync": {"replicas": 13}}},
+        "services.sync.replicas: 13 pods with 1 workers are more processes than the 12 partitions",
+    ),
     (
         {
             "services": {"delivery": {"workers": 2}},

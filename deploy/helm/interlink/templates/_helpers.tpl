@@ -61,13 +61,6 @@ console: [gateway, delivery, sync, oauth, importer]
 oauth: [gateway]
 {{- end -}}
 
-{{/* Partitions of the topic with which a service scales, as in shared/contracts/topics.py. */}}
-{{- define "interlink.partitions" -}}
-delivery: 12
-sync: 12
-importer: 6
-{{- end -}}
-
 {{- define "interlink.selector" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
