@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.contracts.errors import Misconfigured
-from shared.runtime.mongo import Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Duplicate, Mongo, translate_errors, utcnow
 from shared.runtime.secrets import KEY_BYTES, KEY_FILE_VARIABLE, KEY_VARIABLE, LocalKeyProvider, Vault
 from shared.runtime.settings import HubSettings
 
@@ -22,13 +22,16 @@ async def first_used_at(mongo: Mongo, key_id: str) -> datetime:
 
     Raises `DatabaseUnavailable`.
     """
+    keys = mongo.collection(COLLECTION)
     with translate_errors():
-        document = await mongo.collection(COLLECTION).find_one_and_update(
-            {"_id": key_id},
-            {"$setOnInsert": {"first_used_at": utcnow()}},
-            upsert=True,
-            return_document=True,
-        )
+        document = await keys.find_one({"_id": key_id})
+    if document is None:
+        document = {"_id": key_id, "first_used_at": utcnow()}
+        try:
+            with translate_errors():
+                await keys.insert_one(document)
+        except Duplicate:  # another process that starts now was first, by milliseconds
+            pass
     first_used: datetime = document["first_used_at"]
     return first_used
 
