@@ -24,21 +24,24 @@ class Readable(Protocol):
 
 MAX_LEVELS: Final = 100
 """Levels of objects and lists in a stream of JSON. An export of any chat has about ten."""
+MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
+"""Maximum size of one text in a stream of JSON."""
 _ESCAPE: Final = re.compile(rb"\\.", re.DOTALL)
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class ShallowFile:
-    """A file of JSON that is not nested deeper than about MAX_LEVELS: `read` raises `ValueError` where it is.
+    """A file of JSON with about MAX_LEVELS and MAX_TEXT_BYTES at most: `read` raises `ValueError` beyond.
 
     The stream parser makes a text of the way to each value, which takes gigabytes of copies for 100,000
-    levels.
+    levels; and it reads a text from its start again with each part of the file.
     """
 
     def __init__(self, file: Readable) -> None:
         self._file = file
         self._is_in_text = False
         self._is_escaped = False
+        self._text_bytes = 0
         self._open = b""
 
     def read(self, size: int = -1) -> bytes:
@@ -58,6 +61,9 @@ class ShallowFile:
         parts = data.split(b'"')
         outside = b"".join(parts[self._is_in_text :: 2])
         self._is_in_text ^= len(parts) % 2 == 0
+        self._text_bytes = len(parts[-1]) + (self._text_bytes if len(parts) == 1 else 0)
+        if self._is_in_text and self._text_bytes > MAX_TEXT_BYTES:
+            raise ValueError(f"it has a text of more than {MAX_TEXT_BYTES} bytes")
         brackets = self._open + outside.translate(None, _NO_BRACKETS)
         for _ in range(MAX_LEVELS + 1):  # each closes a level, and the last one finds nothing
             closed = brackets.replace(b"[]", b"").replace(b"{}", b"")

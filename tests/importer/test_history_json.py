@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.manifests.history_json import MAX_LEVELS, ShallowFile
+from shared.manifests.history_json import MAX_LEVELS, MAX_TEXT_BYTES, ShallowFile
 
 _VALUES = st.recursive(
     st.none() | st.floats(allow_nan=False) | st.text(st.sampled_from('ab"\\[]{}é\n'), max_size=12),
@@ -43,3 +43,11 @@ def test_levels_are_counted_as_they_are(levels: int, size: int, text: str, is_ob
         return  # where a chunk ends decides
     with pytest.raises(ValueError, match="more than 100 levels"):
         whole(data, size)
+
+
+def test_a_text_has_a_bound_and_a_file_has_none() -> None:
+    text = b'"' + b"x" * (MAX_TEXT_BYTES - 10) + b'"'
+    data = b"[" + b",".join([text] * 2) + b"]"
+    assert whole(data, 1 << 16) == data
+    with pytest.raises(ValueError, match="a text of more than 16777216 bytes"):
+        whole(data.replace(b'","', b"---"), 1 << 16)

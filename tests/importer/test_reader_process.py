@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,15 +145,18 @@ def test_a_part_is_in_order_of_time_with_replies_behind_their_parents(tmp_path: 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"[" * 100_000, "not valid JSON"),
-        (b'[{"a": ' * 100_000, "not valid JSON"),
-        (b'["' + b"x" * 150_000_000 + b'"]', "too much memory"),
-        (b"[" + b"[" * 20_000_000, "not valid JSON|too much memory|too long"),
+        (lambda: b"[" * 100_000, "not valid JSON"),
+        (lambda: b'[{"a": ' * 100_000, "not valid JSON"),
+        (lambda: b'["' + b"x" * 150_000_000 + b'"]', "a text of more than"),
+        (lambda: b"[[" + b",".join([b'"' + b"x" * 4_000_000 + b'"'] * 40) + b"]]", "too much memory"),
+        (lambda: b"[" * 20_000_001, "not valid JSON|too much memory|too long"),
     ],
-    ids=["levels", "objects in objects", "one long text", "a file of brackets"],
+    ids=["levels", "objects in objects", "one long text", "many texts", "a file of brackets"],
 )
-def test_hostile_json_ends_one_unit_or_one_reader(tmp_path: Path, content: bytes, reason: str) -> None:
-    path = written(tmp_path, slack_export({"general/2024-01-02": content}), stored=True)
+def test_hostile_json_ends_one_unit_or_one_reader(
+    tmp_path: Path, content: Callable[[], bytes], reason: str
+) -> None:
+    path = written(tmp_path, slack_export({"general/2024-01-02": content()}), stored=True)
     try:
         _, [damage] = everything(path, SMALL)
     except Unreadable as refusal:
