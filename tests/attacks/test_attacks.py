@@ -20,6 +20,11 @@ _MODULES = [
     if not results.name.startswith("test_")
 ]
 ATTACKS: list[Attack] = [attack for module in _MODULES for attack in getattr(module, "ATTACKS", ())]
+_SETUPS: list[Setup] = []
+for _attack in ATTACKS:
+    if _attack.setup not in _SETUPS:
+        _SETUPS.append(_attack.setup)
+ATTACKS.sort(key=lambda attack: _SETUPS.index(attack.setup))  # each hub is started once
 
 
 @pytest.fixture(scope="module")
