@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from bson.codec_options import CodecOptions
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
@@ -13,7 +14,6 @@ from pymongo import (
     AsyncMongoClient,
     DeleteMany,
     InsertOne,
-    ReadPreference,
     ReplaceOne,
     UpdateMany,
     UpdateOne,
@@ -27,6 +27,7 @@ from pymongo.errors import (
     ExecutionTimeout,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
 )
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
@@ -59,6 +60,8 @@ _PERMANENT_ERRORS: Final[Mapping[int, str]] = {
     86: "an index exists with other options: remove that",
 }
 """Errors by MongoDB's code that last until a person acts."""
+_OPTIONS: Final[Mapping[str, Any]] = {"retryWrites": True, "w": "majority", "readPreference": "primary"}
+"""Options that a connection string cannot change."""
 _INDEX_NOT_FOUND: Final = 27
 _DELETE_BATCH: Final = 100
 _INDEX_TIMEOUT_S: Final = 3600.0
@@ -92,7 +95,10 @@ class Index:
 class Mongo:
     """The connection to MongoDB, over one pooled client.
 
-    Raises `Misconfigured` if the connection string is malformed.
+    Writes are acknowledged by a majority of the replica set, and what a primary acknowledges alone could be
+    taken back when it steps down. Reads are from the primary, because secondaries may lack what was just
+    acknowledged: claims, fences and tokens rely on it. Raises `Misconfigured` if the connection string is
+    malformed or says otherwise, or if one of its files cannot be used.
     """
 
     def __init__(self, settings: MongoSettings, *, app: str) -> None:
@@ -101,6 +107,7 @@ class Mongo:
         uri = settings.uri.get_secret_value()
         if not uri.startswith(("mongodb://", "mongodb+srv://")):
             raise Misconfigured("MONGODB_URI must start with mongodb:// or mongodb+srv://")
+        _check_options(uri)
         try:
             self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(uri, **self._options())
             self._database: AsyncIOMotorDatabase[Document] = self._client.get_default_database(
@@ -108,6 +115,11 @@ class Mongo:
             ).with_options(CodecOptions(tz_aware=True, tzinfo=UTC))
         except (ConfigurationError, ValueError) as error:
             raise Misconfigured(f"MONGODB_URI: {error}") from None
+        except OSError as error:  # `ssl.SSLError` is one
+            raise Misconfigured(
+                f"MONGODB_URI: {error}: give PEM files that the service can read in tlsCAFile and "
+                "tlsCertificateKeyFile"
+            ) from None
         _forget_source()
 
     def collection(self, name: str) -> Collection:
@@ -116,8 +128,7 @@ class Mongo:
     def async_database(self) -> AsyncDatabase[Document]:
         """Return the database over a new client for this event loop, without Motor's threads.
 
-        The caller closes the client. It reads from the primary, whatever the connection string prefers:
-        secondaries may lack what was just acknowledged.
+        The caller closes the client.
         """
         # While the loop is busy, a thread waits for the interpreter's lock again and again. A read of 0.4 ms
         # was measured at more than a second.
@@ -126,7 +137,7 @@ class Mongo:
         )
         _forget_source()
         return client.get_default_database(_DEFAULT_DATABASE).with_options(
-            CodecOptions(tz_aware=True, tzinfo=UTC), read_preference=ReadPreference.PRIMARY
+            CodecOptions(tz_aware=True, tzinfo=UTC)
         )
 
     def _options(self) -> dict[str, Any]:
@@ -138,14 +149,19 @@ class Mongo:
             "serverSelectionTimeoutMS": timeout_ms,
             "connectTimeoutMS": timeout_ms,
             "socketTimeoutMS": max(20_000, timeout_ms),
-            "retryWrites": True,
+            **_OPTIONS,
             "tz_aware": True,
         }
 
     async def ping(self) -> None:
-        """Check the connection. Raises `DatabaseRefused` or `DatabaseUnavailable`."""
-        with translate_errors():
-            await self._database.command("ping")
+        """Check the connection. Raises `DatabaseRefused`, or `DatabaseUnavailable` with the reason."""
+        try:
+            with translate_errors():
+                await self._database.command("ping")
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, ServerSelectionTimeoutError):
+                raise DatabaseUnavailable(_connection_problem(error.__cause__)) from error
+            raise
 
     async def time(self) -> datetime | None:
         """Return the database's time of day, or None if it does not say. Raises as `ping`."""
@@ -260,6 +276,34 @@ class Mongo:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _check_options(uri: str) -> None:
+    """Raise `Misconfigured` if a connection string wants weaker writes or reads than the hub's."""
+    for name, value in parse_qsl(uri.partition("?")[2].replace(";", "&"), keep_blank_values=True):
+        for option, needed in _OPTIONS.items():
+            if name.lower() == option.lower() and value.lower() != str(needed).lower():
+                raise Misconfigured(
+                    f"MONGODB_URI: {name}={value} is not possible, because the hub needs {option}="
+                    f"{str(needed).lower() if needed is True else needed}: remove it"
+                )
+
+
+def _connection_problem(error: ServerSelectionTimeoutError) -> str:
+    """Return why no server could be selected, and what to do."""
+    reason = str(error).partition(" (configured timeouts")[0].partition(", Timeout:")[0]
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        fix = "set tlsCAFile to the authority that signed it, and name the servers as their certificates do"
+        return f"MongoDB's certificate is not accepted ({reason}): {fix}"
+    if "WRONG_VERSION_NUMBER" in reason or "UNEXPECTED_EOF" in reason:
+        return f"MongoDB has no TLS on this port ({reason}): remove tls=true, or name another port"
+    if "SSL" in reason:
+        return f"the TLS handshake with MongoDB failed ({reason}): check whether it asks for a certificate"
+    if "replica set" in reason:
+        return f"MongoDB did not answer: {reason}: wait for its primary, or check replicaSet"
+    if "reset by peer" in reason or "connection closed" in reason:
+        return f"MongoDB closed the connection ({reason}): check whether it requires tls=true"
+    return f"MongoDB did not answer: {reason or type(error).__name__}"
 
 
 def _forget_source() -> None:

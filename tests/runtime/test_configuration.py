@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import pytest
 import structlog
 from pydantic import SecretStr
-from pymongo import ReadPreference
 
 from interlink.embedded import EmbeddedPair
 from shared.contracts.errors import DatabaseUnavailable
@@ -252,14 +251,6 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     with suppress(ConnectionError):
         while data := await reader.read(65_536):
             writer.write(data)
-
-
-async def test_configuration_is_read_from_the_primary(store: Store) -> None:
-    uri = store.uri()
-    uri += f"{'&' if '?' in uri else '?'}readPreference=secondaryPreferred"
-    database = Mongo(MongoSettings(uri=SecretStr(uri)), app="test").async_database()
-    assert database["x"].read_preference == ReadPreference.PRIMARY
-    await database.client.close()
 
 
 async def test_a_process_that_missed_too_many_changes_reloads_all(

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from pymongo import ReadPreference
 
 from shared.contracts.errors import Misconfigured
 from shared.runtime.kafka.connection import broker_connection, connection
@@ -128,6 +129,37 @@ def test_the_databases_password_comes_from_a_file(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MONGODB_PASSWORD_FILE", str(secret))
     client: Any = Mongo(load(MongoSettings), app="test").collection("x").database.client
     assert client.options._options["password"] == "from-a-file"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("w=majority&readPreference=primary&retryWrites=true&appName=x", ""),
+        ("w=1", "w=1 is not possible, because the hub needs w=majority: remove it"),
+        ("readPreference=secondaryPreferred", "needs readPreference=primary: remove it"),
+        ("retrywrites=false", "retrywrites=false is not possible, .* needs retryWrites=true: remove it"),
+        ("tls=true&tlsCAFile=nowhere.pem", "No such file or directory: 'nowhere.pem': give PEM files"),
+        ("tls=true&tlsCAFile={noise}", "no certificate or crl found.* give PEM files .* tlsCAFile"),
+        ("tls=true&tlsCAFile={ca}&tlsCertificateKeyFile={cert}", "Private key doesn't match certificate"),
+        ("tls=true&tlsCAFile={ca}&tlsCertificateKeyFile={both}", ""),
+    ],
+)
+async def test_the_databases_options(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: str, problem: str
+) -> None:
+    options = options.format(**_pem(tmp_path))
+    monkeypatch.setenv("MONGODB_URI", f"mongodb://127.0.0.1:1/interlink?{options}")
+    if problem:
+        with pytest.raises(Misconfigured, match=f"^MONGODB_URI: .*{problem}"):
+            Mongo(load(MongoSettings), app="test")
+        return
+    mongo = Mongo(load(MongoSettings), app="test")
+    database = mongo.async_database()
+    for collection in (mongo.collection("x"), database["x"]):
+        assert collection.read_preference == ReadPreference.PRIMARY
+        assert collection.write_concern.document == {"w": "majority"}
+    await database.client.close()
+    mongo.close()
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])

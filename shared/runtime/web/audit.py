@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.routing import BaseRoute, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.contracts.errors import DatabaseUnavailable, Rejected
+from shared.contracts.errors import DatabaseUnavailable, Rejected, RetryLater
 from shared.contracts.ids import new_audit_entry_id
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
@@ -83,6 +83,9 @@ class Audit:
             key = await caller_of(scope, self._keyring)
         except Rejected:
             return await self._app(scope, receive, send)  # the route rejects it as usual
+        except RetryLater as error:
+            # Not by the route, where the same key might be known a moment later.
+            return await problem_response(503, str(error), headers={"Retry-After": "1"})(scope, receive, send)
         body = b""
         if not route.is_streamed:
             body = (await receive()).get("body", b"")  # complete, because `BodyLimit` is outside

@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.contracts.errors import DatabaseUnavailable, Rejected
+from shared.contracts.errors import DatabaseUnavailable, Rejected, RetryLater
 from shared.runtime.secrets import Vault
 from shared.runtime.web.access import ApiKey, Keyring, caller_of
 from shared.runtime.web.body_limit import replay_body
@@ -59,6 +59,9 @@ class Idempotency:
             key = await caller_of(scope, self._keyring)
         except Rejected:
             return await self._app(scope, receive, send)  # the route rejects it as usual
+        except RetryLater as error:
+            # Not by the route, where the same key might be known a moment later.
+            return await problem_response(503, str(error), headers={"Retry-After": "1"})(scope, receive, send)
         if not 1 <= len(idempotency_key) <= _MAX_KEY_LENGTH:
             response = problem_response(400, f"Idempotency-Key has 1 to {_MAX_KEY_LENGTH} bytes")
             return await response(scope, receive, send)
