@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from typing import Final
 
 from tests.chaos.faults import FAULTS, Impossible
 from tests.chaos.rig import Rig
 from tests.chaos.tally import Tally
 from tests.support.apache_kafka import available
+
+_RECOVERY_S: Final = 180.0
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Row:
         )
 
 
-def cause(rig: Rig, row: Row) -> bool:
+def cause(rig: Rig, row: Row, recovery_s: float) -> bool:
     """Cause a fault and wait until the hub has recovered; return False if it has not in time."""
     before = rig.look()
     acknowledged, failed, duplicates = before.acknowledged, before.failures.total(), before.duplicates.total()
@@ -49,9 +52,9 @@ def cause(rig: Rig, row: Row) -> bool:
         return True
     ended = monotonic()
     waiting = set(rig.look().missing)
-    recovered = rig.until(lambda: not waiting & rig.tally.missing)
+    recovered = rig.until(lambda: not waiting & rig.tally.missing, recovery_s)
     # Something new has to get through as well.
-    recovered = recovered and rig.until(lambda: rig.tally.last_acknowledged_at > ended)
+    recovered = recovered and rig.until(lambda: rig.tally.last_acknowledged_at > ended, recovery_s)
     row.max_recovery_s = max(row.max_recovery_s, monotonic() - ended)
     row.times += 1
     row.acknowledged += rig.tally.acknowledged - acknowledged
@@ -95,7 +98,15 @@ def problems(tally: Tally, rows: Sequence[Row]) -> list[str]:
 
 
 def chaos(
-    folder: Path, *, faults: Sequence[str], minutes: float, rate: float, seed: int, disk_mb: int, broken: bool
+    folder: Path,
+    *,
+    faults: Sequence[str],
+    minutes: float,
+    rate: float,
+    seed: int,
+    disk_mb: int,
+    broken: bool,
+    recovery_s: float = _RECOVERY_S,
 ) -> int:
     """Cause each fault once, and more in random order until the minutes are over; return the exit status."""
     rng = random.Random(seed)  # noqa: S311 -- to be repeated
@@ -104,18 +115,18 @@ def chaos(
     stuck = ""
     with Rig(folder, rate, disk_mb, broken) as rig:
         with rig.load():
-            rig.until(lambda: rig.tally.acknowledged > rate)
+            rig.until(lambda: rig.tally.acknowledged > rate, recovery_s)
             first = True
             while not stuck and (first or monotonic() - began < minutes * 60):
                 for name in rng.sample(list(faults), len(faults)):
                     if not first and monotonic() - began >= minutes * 60:
                         break
-                    if not cause(rig, rows[name]):
+                    if not cause(rig, rows[name], recovery_s):
                         stuck = name
                         break
                     _say(str(rows[name]))
                 first = False
-        rig.until(lambda: not rig.tally.missing)
+        rig.until(lambda: not rig.tally.missing, recovery_s)
         rig.wait(1)
         tally = rig.look()
     _say("")

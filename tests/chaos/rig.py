@@ -29,7 +29,6 @@ _STRICT_EVERY: Final = 8
 """Every eighth conversation is of events that a webhook gets in strict order, besides the one for all."""
 SERVICES: Final = ("gateway", "delivery")
 _PRESTOP_S: Final = 1.0
-_RECOVERY_S: Final = 180.0
 
 
 class Program:
@@ -235,7 +234,7 @@ class Rig:
         """Let a fault last, and keep counting."""
         self.until(lambda: False, seconds)
 
-    def until(self, condition: Callable[[], bool], within_s: float = _RECOVERY_S) -> bool:
+    def until(self, condition: Callable[[], bool], within_s: float) -> bool:
         """Keep counting until the condition holds; return whether it did in time."""
         deadline = monotonic() + within_s
         while True:

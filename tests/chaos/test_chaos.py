@@ -13,7 +13,17 @@ pytestmark = pytest.mark.skipif(available() is not None, reason=str(available())
 
 
 def _chaos(folder: Path, *faults: str, broken: bool = False) -> int:
-    return chaos(folder, faults=faults, minutes=0, rate=20, seed=1, disk_mb=512, broken=broken)
+    recovery_s = 15 if broken else 120
+    return chaos(
+        folder,
+        faults=faults,
+        minutes=0,
+        rate=20,
+        seed=1,
+        disk_mb=512,
+        broken=broken,
+        recovery_s=recovery_s,
+    )
 
 
 def test_nothing_is_lost_and_no_request_fails_during_a_rolling_restart(
