@@ -19,7 +19,7 @@ name ends in `_total`; a histogram has `_bucket`, `_sum` and `_count`, in second
 
 Of `interlink_workspace_usage_total`, each process has the 50 workspaces by name that use most, compared every
 five minutes, and all others together as `other`: a label for each of any number of workspaces has no bound.
-The sum over the processes has all of a workspace's use only while each of them has it by name.
+The sum over processes and workers has all of a workspace's use only while each of them has it by name.
 """
 
 

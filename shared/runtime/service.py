@@ -301,7 +301,8 @@ async def serve(name: str, build: Build, *, worker: Worker | None = None) -> Non
         await wait_for_topics_and_indexes(name, context.kafka, context.mongo, indexes, context.log)
         health = HealthChecks(context.mongo, context.producer, service.consumers)
         ready, alive, exposition = health.ready, health.alive, _own_exposition
-        await set_start_metrics(name, context.mongo, context.vault, context.kafka)
+        number = worker.number if worker else 0
+        await set_start_metrics(name, number, context.mongo, context.vault, context.kafka)
         broker_check = PeriodicTask(context.producer.check, _BROKER_CHECK_INTERVAL_S, context.log)
         parts = [*service.parts, broker_check]
         if worker is None or worker.number == 0:

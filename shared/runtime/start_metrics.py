@@ -13,8 +13,11 @@ from shared.runtime.settings import KafkaSettings, MongoSettings, load
 from shared.runtime.version import VERSION
 
 
-async def set_start_metrics(service: str, mongo: Mongo, vault: Vault, kafka: KafkaSettings) -> None:
-    """Set the metrics of a process that starts. Raises `DatabaseUnavailable`."""
+async def set_start_metrics(
+    service: str, worker: int, mongo: Mongo, vault: Vault, kafka: KafkaSettings
+) -> None:
+    """Set the metrics of a process that starts; `worker` is its number. Raises `DatabaseUnavailable`."""
+    metrics.WORKSPACE_USAGE.worker = worker
     metrics.BUILD_INFO.labels(service, VERSION).set(1)
     first_used = await first_used_at(mongo, vault.current)
     metrics.ENCRYPTION_KEY_FIRST_USED.set(first_used.timestamp())

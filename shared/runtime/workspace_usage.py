@@ -22,12 +22,15 @@ _MAX_COMPARED: Final = 1_000
 
 
 class WorkspaceUsage(Collector):
-    """A counter with the labels `workspace` and `kind`."""
+    """A counter with the labels `workspace`, `kind` and `worker`."""
 
     MAX_WORKSPACES: Final = 50
 
     def __init__(self, name: str, documentation: str) -> None:
         self._name, self._documentation = name, documentation
+        self.worker = 0
+        """The number of this process among the workers of its service. Each gives names of its own: without
+        this label, the sum of all would go back when one of them exchanges a name."""
         self._named: dict[str, Counter[str]] = {}
         self._other: Counter[str] = Counter()
         self._recent: Counter[str] = Counter()
@@ -71,8 +74,8 @@ class WorkspaceUsage(Collector):
         family = self._family()
         for workspace, counts in [*self._named.items(), (_OTHER, self._other)]:
             for kind, used in counts.items():
-                family.add_metric([workspace, kind], used)
+                family.add_metric([workspace, kind, str(self.worker)], used)
         yield family
 
     def _family(self) -> CounterMetricFamily:
-        return CounterMetricFamily(self._name, self._documentation, labels=["workspace", "kind"])
+        return CounterMetricFamily(self._name, self._documentation, labels=["workspace", "kind", "worker"])

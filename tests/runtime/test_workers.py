@@ -253,4 +253,8 @@ def test_a_killed_delivery_worker_loses_nothing_and_limits_hold(
         attempted = [line for line in hub.log_lines("delivery") if line["event"] == "delivery.attempted"]
         assert {line["worker"] for line in attempted} == {0, 1}
         assert hub.metric("delivery", "interlink_consumer_lag") == 0
+        for worker in ("0", "1"):
+            assert (
+                hub.metric("delivery", "interlink_workspace_usage_total", kind="attempt", worker=worker) >= 1
+            )
         assert subscriber.max_concurrent <= MAX_IN_FLIGHT // 2, "half of all are for other workspaces"
