@@ -247,7 +247,7 @@ def test_kills_and_restarts_change_nothing(rig: Rig, note: Callable[[str], None]
     }
     order = [rng.choices(("importer", "reader", "both importers"), (5, 5, 1))[0] for _ in range(KILLS - 1)]
     for name in ("importer", "broker", "database"):  # at least once
-        order.insert(rng.randrange(1, len(order)), name)
+        order.insert(rng.randint(1, len(order)), name)
     for name in order:
         rig.make_progress(found["id"])
         rig.chat.permits = rng.randint(0, _BATCHES)
