@@ -129,6 +129,8 @@ def chaos(
         rig.until(lambda: not rig.tally.missing, recovery_s)
         rig.wait(1)
         tally = rig.look()
+        for failure in rig.ended:
+            _say(f"restarted: {failure}")
     _say("")
     _say(f"{datetime.now(UTC):%Y-%m-%d}, seed {seed}, {rate:g} webhooks a second, two processes of a service")
     _say("")

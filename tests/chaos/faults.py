@@ -3,13 +3,16 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from interlink.embedded import EmbeddedServer
 from tests.chaos.proxy import MODES
 from tests.chaos.rig import Member, Rig
+from tests.support.apache_kafka import ApacheKafka
 
 _LASTS_S: Final = 10.0
 _STANDS_STILL_S: Final = 15.0
@@ -70,10 +73,18 @@ def _rolling(rig: Rig) -> None:
 
 def _server_killed(name: str, rig: Rig) -> None:
     """Kill the broker or the database, and start it again three seconds later."""
-    server = rig.broker if name == "broker" else rig.database
-    server.kill()
-    rig.wait(3)
-    server.start()
+    with _down(name, rig) as server:
+        server.kill()
+        rig.wait(3)
+        server.start()
+
+
+@contextmanager
+def _down(name: str, rig: Rig) -> Iterator[ApacheKafka | EmbeddedServer]:
+    """A server that a fault may end."""
+    rig.is_database_down = name == "database"
+    yield rig.broker if name == "broker" else rig.database
+    rig.is_database_down = False
 
 
 def _line(name: str, mode: str, rig: Rig) -> None:
@@ -90,14 +101,14 @@ def _full(name: str, rig: Rig) -> None:
     disk = rig.disks[name]
     if not disk.limited:
         raise Impossible("a disk of its own needs root and tmpfs")
-    disk.fill()
-    try:
-        rig.wait(_LASTS_S)
-    finally:
-        disk.free()
-    server = rig.broker if name == "broker" else rig.database
-    server.kill()
-    server.start()
+    with _down(name, rig) as server:
+        disk.fill()
+        try:
+            rig.wait(_LASTS_S)
+        finally:
+            disk.free()
+        server.kill()
+        server.start()
 
 
 def _clocks(rig: Rig) -> None:

@@ -125,6 +125,10 @@ class Rig:
         self.lines: dict[str, Program] = {}
         self.members: list[Member] = []
         self._addresses: list[str] = []
+        self.is_database_down = False
+        """Whether a fault keeps the database down now."""
+        self.ended: list[str] = []
+        """How databases ended that no fault had killed."""
         strict = range(0, CONVERSATIONS, _STRICT_EVERY)
         self.tally = Tally(strict)
         self._events = ["issues" if number in strict else "push" for number in range(CONVERSATIONS)]
@@ -230,6 +234,12 @@ class Rig:
         self.tally.received(received)
         return self.tally
 
+    def _restart_ended_servers(self) -> None:
+        """Start a database again that has ended by itself, as `interlink up` does, and count it."""
+        if not self.is_database_down and (failure := self.database.failure()):
+            self.ended.append(failure)
+            self.database.start()
+
     def wait(self, seconds: float) -> None:
         """Let a fault last, and keep counting."""
         self.until(lambda: False, seconds)
@@ -239,6 +249,7 @@ class Rig:
         deadline = monotonic() + within_s
         while True:
             self.look()
+            self._restart_ended_servers()
             if condition():
                 return True
             if monotonic() > deadline:
