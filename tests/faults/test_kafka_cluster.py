@@ -351,7 +351,9 @@ def test_no_webhook_is_lost_when_brokers_fail(world: World, cluster: KafkaCluste
         for _ in range(20):  # to partitions of all brokers: the others lead those of the dead one by now
             post_until(lambda answer: answer.status_code == 202)
         third.kill()
-        refused = post_until(lambda answer: answer.status_code == 503)
+        refused = post_until(
+            lambda answer: answer.status_code == 503 and "NotEnoughReplicas" in hub.log_text("gateway")
+        )
         assert refused.headers["retry-after"]
         assert httpx.get(hub.url("gateway") + "/healthz", timeout=10).status_code == 200
         second.start()  # two are enough

@@ -44,7 +44,7 @@ def login() -> SASLPlaintext | None:
 
 
 broker = KafkaBroker(
-    environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092"),
+    environ.get("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092").split(","),
     security=login(),
     client_id="minichat",
     acks="all",  # by every in-sync replica; the default is one
