@@ -49,7 +49,8 @@ class Log:
         failed = claimed.request.delivery_id == FAILS
         status = "dead_letter" if claimed.request.delivery_id == self.dead else "delivered"
         due_at = utcnow() if failed else None
-        return None, SimpleNamespace(due_at=due_at, status="retrying" if failed else status)
+        outcome = SimpleNamespace(due_at=due_at, status="retrying" if failed else status)
+        return SimpleNamespace(traceparent=""), outcome
 
     async def write_entries(self, entries: Sequence[tuple[str, str]]) -> None:
         self.started_writes += 1
