@@ -17,6 +17,8 @@ from tests.support.apache_kafka import ApacheKafka
 _LASTS_S: Final = 10.0
 _STANDS_STILL_S: Final = 15.0
 """Longer than a member of a consumer group, and any lease, may be silent."""
+_FLOWS_WITHIN_S: Final = 30.0
+"""How long a kill waits until deliveries flow, so that there is something to lose."""
 _CLOCK: Final = Path(__file__).with_name("clock.c")
 _JUMPS_S: Final = (3600, -3600, 0)
 
@@ -32,9 +34,11 @@ def _members(rig: Rig, service: str) -> list[Member]:
 def _killed(service: str, rig: Rig) -> None:
     """Kill each process of a service in turn, with requests in its hands, and start it again."""
     for member in _members(rig, service):
-        rig.lines["receiver"].tell("delay")
-        rig.wait(1)
+        rig.until(lambda: not rig.tally.missing, _FLOWS_WITHIN_S)
+        rig.lines["receiver"].tell("silent")
+        rig.wait(1.5)
         member.hub.kill(service)
+        rig.lines["receiver"].tell("reset")  # what the line holds of the killed process is gone as well
         rig.lines["receiver"].tell("pass")
         rig.wait(1)
         member.start()

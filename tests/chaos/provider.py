@@ -23,6 +23,7 @@ import orjson
 from tests.chaos.journal import SyncedJournal
 from tests.support.github import signed
 
+CONVERSATIONS: Final = 16
 _ANSWER_S: Final = 10.0
 _PAUSE_S: Final = 0.2
 _PADDING: Final = "x" * 1000
@@ -41,7 +42,8 @@ class Provider:
 
     async def converse(self, conversation: int, endpoint: dict[str, str]) -> None:
         """Send the webhooks 1, 2, 3, ... of a conversation."""
-        due = monotonic()
+        due = monotonic() + conversation * self._every_s / CONVERSATIONS
+        await asyncio.sleep(due - monotonic())
         for number in count(1):
             if self.over.is_set():
                 return

@@ -28,6 +28,7 @@ class Line:
         self._passes = asyncio.Event()
         self._passes.set()
         self._mode = "pass"
+        self._resets = 0
         self._open: set[asyncio.StreamWriter] = set()
 
     def change(self, mode: str) -> None:
@@ -38,14 +39,16 @@ class Line:
         else:
             self._passes.set()
         if mode == "reset":
+            self._resets += 1
             for writer in self._open:
                 _reset(writer)
 
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection until either side ends it."""
-        if self._mode == "reset":
-            return _reset(writer)
+        resets = self._resets
         await self._passes.wait()
+        if self._mode == "reset" or self._resets != resets:
+            return _reset(writer)
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from interlink.embedded import EmbeddedServer, database
 from interlink.supervise import ProcessGroup
+from tests.chaos.provider import CONVERSATIONS
 from tests.chaos.tally import Tally
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.backends import Bus, Store
@@ -24,7 +25,6 @@ from tests.support.hub import Hub
 from tests.support.journal import Reading
 from tests.support.ports import free_port
 
-CONVERSATIONS: Final = 16
 _STRICT_EVERY: Final = 8
 """Every eighth conversation is of events that a webhook gets in strict order, besides the one for all."""
 SERVICES: Final = ("gateway", "delivery")
@@ -121,7 +121,7 @@ class Rig:
         self.disks = {name: Disk(folder / name, disk_mb) for name in ("broker", "database")}
         for disk in self.disks.values():
             self._stack.callback(disk.close)
-        self._broken: Sequence[str] = ("tests.support.commits_first",) if broken else ()
+        self._broken: Sequence[str] = ("tests.support.commits_first", "1") if broken else ()
         self.lines: dict[str, Program] = {}
         self.members: list[Member] = []
         self._addresses: list[str] = []

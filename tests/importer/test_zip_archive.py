@@ -115,6 +115,12 @@ def test_whatever_is_changed_in_an_archive_it_is_read_or_refused(data: st.DataOb
             read(archive, entry.name)
 
 
+def test_a_name_that_is_damaged_in_the_directory_is_named_as_damage() -> None:
+    before, _, directory = zipped({"чат.json": "[1]"}).getvalue().rpartition("чат".encode())
+    with pytest.raises(Unreadable, match="is damaged"):
+        ZipArchive(BytesIO(before + b"\xed\xed\xed\xed\xed\xed" + directory))
+
+
 def test_a_name_that_is_damaged_before_the_data_is_named_as_damage() -> None:
     data = zipped({"чат.json": "[1]"}).getvalue()
     damaged = data.replace("чат".encode(), b"\xed\xed\xed\xed\xed\xed", 1)  # in front of the data only

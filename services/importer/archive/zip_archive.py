@@ -20,8 +20,11 @@ _MAX_DIRECTORY_PER_ENTRY: Final = 1024
 _MAX_UNCHECKED_RATIO_BYTES: Final = 1024 * 1024
 """Maximum size in bytes of a file without a limit of its compression ratio."""
 _LOCAL_HEADER: Final = 30
-_DAMAGE_ERRORS: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
-"""The exceptions that `zipfile` raises for damaged data and for unsupported compression methods."""
+_DAMAGE_ERRORS: Final = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError),
+    UnicodeDecodeError,
+)
+"""The exceptions that `zipfile` raises for damage, and for unsupported compression methods."""
 
 
 @dataclass(frozen=True, slots=True)
