@@ -4,8 +4,10 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -15,9 +17,12 @@ from pymongo import MongoClient
 from services.console.pages.kinds import Kind
 from services.console.pages.registry import KINDS
 from tests.console.person import Answer, Person
+from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub
+from tests.support.second_process import second_process
+from tests.support.slow_line import slow_line
 from tests.support.subscriber import Subscriber
 
 
@@ -382,6 +387,40 @@ def test_a_service_that_is_down_takes_only_its_parts_with_it(hub: Hub, admin: Pe
         hub.start_service("sync")
         hub.wait_ready("sync")
     eventually(lambda: "sync ready" in admin.open("/console").text)
+
+
+def test_a_database_that_does_not_answer_is_named_within_five_seconds(
+    hub: Hub, admin: Person, bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The database accepts everything, and answers nothing: as one that has too much to do."""
+    uri = urlsplit(hub.env["MONGODB_URI"])
+    portal = {"customer": "acme", "events": ["*"], "origins": ["https://chat.example.com"]}
+    address = urlsplit(hub.call("POST", "/api/portal-sessions", portal, expect=201)["url"])
+    folder = tmp_path_factory.mktemp("slow")
+    with slow_line(uri.port or 27017) as line:
+        netloc = uri.netloc.rpartition("@")[0] + f"@127.0.0.1:{urlsplit(line.url).port}"
+        query = "&".join(filter(None, (uri.query, "directConnection=true")))
+        through = uri._replace(netloc=netloc.removeprefix("@"), query=query).geturl()
+        with second_process("console", hub, folder, bus, store, MONGODB_URI=through) as other:
+            person = Person(other.url("console"))
+            person.client.cookies = admin.client.cookies
+            page = person.open("/console/webhooks")
+            assert page.status == 200
+            line.is_held = True
+            with ThreadPoolExecutor(4) as pool:
+                opened = [
+                    pool.submit(person.open, path)
+                    for path in ("/console/webhooks", "/console/sign-in", f"{address.path}?{address.query}")
+                ]
+                opened.append(pool.submit(person.send, page, "/console/sign-out", origin=person.base))
+                refused = [item.result() for item in opened]
+            line.is_held = False
+            for answer in refused:
+                assert answer.status == 503
+                assert "Try again in a moment" in answer.text
+                assert answer.response.elapsed.total_seconds() < 7
+            assert "may have been done already" in refused[-1].text
+            eventually(lambda: person.open("/console/sign-in").status == 200)
 
 
 def test_static_files_are_versioned_compressed_and_of_the_hub(hub: Hub, admin: Person) -> None:

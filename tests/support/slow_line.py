@@ -1,4 +1,4 @@
-"""A line to a server that is slow, counts bytes, and can be cut."""
+"""A line to a server that is slow, counts bytes, and can be held or cut."""
 
 import asyncio
 import threading
@@ -17,6 +17,8 @@ class SlowLine:
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
         self.forwarded = 0
+        self.is_held = False
+        """While it is true, nothing more reaches the server, and connections stay open."""
         self.url = ""
 
     def cut(self) -> None:
@@ -53,6 +55,8 @@ class SlowLine:
             if counted:
                 await asyncio.sleep(len(piece) / self._rate)
                 self.forwarded += len(piece)
+                while self.is_held:  # noqa: ASYNC110 -- another thread ends it
+                    await asyncio.sleep(0.02)
             target.write(piece)
             await target.drain()
         with suppress(OSError):

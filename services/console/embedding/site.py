@@ -16,7 +16,7 @@ from services.console.embedding.records import EmbeddedSession, EmbeddedSessions
 from services.console.embedding.theme import stylesheet
 from services.console.embedding.visits import EmbeddedHeaders, EmbeddedVisits
 from services.console.embedding.window import ConnectWindow
-from services.console.hub_api import HubApi
+from services.console.hub_api import HubApi, page_timeout
 from services.console.web.action_forms import ActionForms
 from services.console.web.forms import BadForm, Form, first, read_form
 from services.console.web.frame import see_other
@@ -87,10 +87,12 @@ class EmbeddedSite:
         """Return the routes that sessions of both kinds have."""
 
         async def open_session(request: Request) -> Response:
-            return await self._open(request, _ID_PREFIXES[path])
+            async with page_timeout():
+                return await self._open(request, _ID_PREFIXES[path])
 
         async def theme(request: Request) -> Response:
-            session = await self._visits.session_of(request, _ID_PREFIXES[path])
+            async with page_timeout():
+                session = await self._visits.session_of(request, _ID_PREFIXES[path])
             return Response(stylesheet(session.theme if session else {}), media_type="text/css")
 
         return [
@@ -190,8 +192,9 @@ class EmbeddedSite:
 
     def _page(self, page: Page, kind: str) -> Handler:
         async def checked(request: Request) -> Response:
-            visit = await self._visit(request, kind)
-            return visit if isinstance(visit, Response) else await page(request, visit)
+            async with page_timeout():
+                visit = await self._visit(request, kind)
+                return visit if isinstance(visit, Response) else await page(request, visit)
 
         return self._guarded(checked)
 
@@ -199,14 +202,18 @@ class EmbeddedSite:
         """Return a handler that checks origin and token of a submitted form before `page` handles it."""
 
         async def checked(request: Request) -> Response:
-            visit = await self._visit(request, kind)
-            if isinstance(visit, Response):
-                return visit
             form = await read_form(request) if self._visits.own_origin.sent(request) else {}
-            if not visit.has_token(first(form, "token")):
-                text = "This form is not of this page, or has expired. Nothing was changed: do it again here."
-                return self._frame.problem(visit, 403, "Refused", text)
-            return await page(request, visit, form)
+            async with page_timeout():
+                visit = await self._visit(request, kind)
+                if isinstance(visit, Response):
+                    return visit
+                if not visit.has_token(first(form, "token")):
+                    text = (
+                        "This form is not of this page, or has expired. Nothing was changed: "
+                        "do it again here."
+                    )
+                    return self._frame.problem(visit, 403, "Refused", text)
+                return await page(request, visit, form)
 
         return self._guarded(checked)
 
@@ -219,7 +226,7 @@ class EmbeddedSite:
                 return await handler(request)
             except BadForm as error:
                 return self._frame.problem(None, 400, "The form cannot be read", error.detail)
-            except DatabaseUnavailable:
+            except (DatabaseUnavailable, TimeoutError):
                 return self._frame.problem(None, 503, "Not available", "Try again in a moment.")
             except InterlinkError as error:
                 status = getattr(error, "status", 503)

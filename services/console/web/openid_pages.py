@@ -6,6 +6,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.console.hub_api import page_timeout
 from services.console.openid.sign_in import MAX_AGE_S, OpenIdSignIn
 from services.console.web.frame import see_other
 from services.console.web.visits import Visits, address_of, local_path
@@ -44,9 +45,10 @@ class OpenIdPages:
         answer = {name: value[:_MAX_PARAMETER] for name, value in request.query_params.items()}
         cookie, client = self._visits.sign_in_cookie(request), address_of(request)
         try:
-            started, next_path = await self._sign_in.finish(
-                answer, cookie, address=client, agent=request.headers.get("user-agent", "")
-            )
+            async with page_timeout():
+                started, next_path = await self._sign_in.finish(
+                    answer, cookie, address=client, agent=request.headers.get("user-agent", "")
+                )
         except InterlinkError as error:
             status = error.status if isinstance(error, Rejected) else 503
             reason = error.reason if isinstance(error, Rejected) else "unavailable"
@@ -55,6 +57,7 @@ class OpenIdPages:
         else:
             self._log.info("console.signed_in", client=client, openid=True)
             response = see_other(local_path(next_path))
-            await self._visits.start(request, response, started)
+            async with page_timeout():
+                await self._visits.start(request, response, started)
         self._visits.delete_sign_in_cookie(response)
         return response

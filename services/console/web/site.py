@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.console.hub_api import HubApi, Refusal
+from services.console.hub_api import HubApi, Refusal, page_timeout
 from services.console.live.event_feed import EventFeed
 from services.console.live.streams import Streams
 from services.console.openid.configuration import CALLBACK_PATH
@@ -218,8 +218,9 @@ class Site:
 
     async def _sign_in_page(self, request: Request) -> Response:
         next_path = local_path(request.query_params.get("next", ""))
-        if not request.query_params.get("another") and await self._visits.of(request):
-            return see_other(next_path)
+        async with page_timeout():
+            if not request.query_params.get("another") and await self._visits.of(request):
+                return see_other(next_path)
         return self._ask(200, next_path)
 
     def _ask(self, status: int, next_path: str, problem: str = "") -> Response:
@@ -240,19 +241,20 @@ class Site:
             return self._ask(403, "/console", "this form is not of the console: enter the key here")
         form = await read_form(request)
         next_path = local_path(first(form, "next"))
-        try:
-            session_id, key = await self._sign_in.sign_in(
-                first(form, "key").strip(),
-                address=address_of(request),
-                agent=request.headers.get("user-agent", ""),
-            )
-        except Rejected as error:
-            self._log.warning("console.sign_in_refused", client=address_of(request), reason=error.reason)
-            return self._ask(error.status, next_path, str(error))
-        self._log.info("console.signed_in", key_id=key.id, client=address_of(request))
-        response = see_other(next_path)
-        await self._visits.start(request, response, {key.workspace: session_id})
-        return response
+        async with page_timeout():
+            try:
+                session_id, key = await self._sign_in.sign_in(
+                    first(form, "key").strip(),
+                    address=address_of(request),
+                    agent=request.headers.get("user-agent", ""),
+                )
+            except Rejected as error:
+                self._log.warning("console.sign_in_refused", client=address_of(request), reason=error.reason)
+                return self._ask(error.status, next_path, str(error))
+            self._log.info("console.signed_in", key_id=key.id, client=address_of(request))
+            response = see_other(next_path)
+            await self._visits.start(request, response, {key.workspace: session_id})
+            return response
 
     async def _sign_out(self, _request: Request, visit: Visit, _form: Form) -> Response:
         """End the sessions of the browser, in every workspace."""
@@ -274,11 +276,12 @@ class Site:
         """Return a page that only members see. Without a session it is the form to sign in."""
 
         async def checked(request: Request) -> Response:
-            visit = await self._visits.of(request)
-            if visit is None:
-                query = f"?{request.url.query}" if request.url.query else ""
-                return self._ask(401, local_path(request.url.path + query))
-            return await page(request, visit)
+            async with page_timeout():
+                visit = await self._visits.of(request)
+                if visit is None:
+                    query = f"?{request.url.query}" if request.url.query else ""
+                    return self._ask(401, local_path(request.url.path + query))
+                return await page(request, visit)
 
         return self._guarded(checked)
 
@@ -289,20 +292,21 @@ class Site:
             if not self._visits.is_own_origin(request):
                 text = "This form was not sent by a page of the console. Nothing was changed."
                 return self._frame.problem(None, 403, "Refused", text)
-            visit = await self._visits.of(request)
-            if visit is None:
-                return self._ask(401, "/console", "the session has ended: sign in, and do it again")
             form = await read_form(request)
-            if not visit.has_token(token := first(form, "token")):
-                text = "The form has expired, and nothing was changed. Open the page, and do it again."
-                if other := next((other for other in visit.others if other.has_token(token)), None):
-                    now, then = visit.member.key.workspace, other.member.key.workspace
-                    text = (
-                        f"The form is of the workspace {then}, and you have changed to {now} since. "
-                        "Nothing was changed: change back, and do it again."
-                    )
-                return self._frame.problem(visit, 403, "Refused", text)
-            return await page(request, visit, form)
+            async with page_timeout():
+                visit = await self._visits.of(request)
+                if visit is None:
+                    return self._ask(401, "/console", "the session has ended: sign in, and do it again")
+                if not visit.has_token(token := first(form, "token")):
+                    text = "The form has expired, and nothing was changed. Open the page, and do it again."
+                    if other := next((other for other in visit.others if other.has_token(token)), None):
+                        now, then = visit.member.key.workspace, other.member.key.workspace
+                        text = (
+                            f"The form is of the workspace {then}, and you have changed to {now} since. "
+                            "Nothing was changed: change back, and do it again."
+                        )
+                    return self._frame.problem(visit, 403, "Refused", text)
+                return await page(request, visit, form)
 
         return self._guarded(checked)
 
@@ -325,7 +329,8 @@ class Site:
         if not self._visits.is_own_origin(request):
             text = "This form was not sent by a page of the console. Nothing was changed."
             return self._frame.problem(None, 403, "Refused", text)
-        visit = await self._visits.of(request)
+        async with page_timeout():
+            visit = await self._visits.of(request)
         if visit is None:
             return self._ask(401, "/console/imports/new", "the session has ended: sign in, and do it again")
         if not visit.member.key.allows("imports:write"):
@@ -344,7 +349,8 @@ class Site:
         """Return what a script of the console does: it sends the session's token in a header."""
 
         async def checked(request: Request) -> Response:
-            visit = await self._visits.of(request)
+            async with page_timeout():
+                visit = await self._visits.of(request)
             if visit is None:
                 return Response("the session has ended: sign in again", 401, media_type="text/plain")
             is_own = request.method == "HEAD" or self._visits.is_own_origin(request)
@@ -364,8 +370,10 @@ class Site:
                 return self._frame.problem(None, 400, "The form cannot be read", error.detail)
             except Refusal as refusal:
                 return self._frame.problem(None, refusal.status, refusal.title, refusal.detail)
-            except DatabaseUnavailable:
-                text = "The database does not answer, so nobody can be recognized. Try again in a moment."
+            except (DatabaseUnavailable, TimeoutError):
+                text = "The database does not answer in time. Try again in a moment."
+                if request.method == "POST":
+                    text += " It may have been done already: look at its page first."
                 return self._frame.problem(None, 503, "Not available", text)
             except InterlinkError as error:
                 return self._frame.problem(None, getattr(error, "status", 503), "Not possible", str(error))
