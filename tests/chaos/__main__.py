@@ -126,8 +126,8 @@ def chaos(
                         break
                     _say(str(rows[name]))
                 first = False
-        rig.until(lambda: not rig.tally.missing, recovery_s)
-        rig.wait(1)
+        rig.until(lambda: not rig.tally.missing or rig.nothing_left(), _RECOVERY_S)
+        rig.wait(1)  # for what is on its way to the receiver, and for duplicates
         tally = rig.look()
         for failure in rig.ended:
             _say(f"restarted: {failure}")

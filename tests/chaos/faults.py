@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from interlink.embedded import EmbeddedServer
@@ -34,7 +35,8 @@ def _members(rig: Rig, service: str) -> list[Member]:
 def _killed(service: str, rig: Rig) -> None:
     """Kill each process of a service in turn, with requests in its hands, and start it again."""
     for member in _members(rig, service):
-        rig.until(lambda: not rig.tally.missing, _FLOWS_WITHIN_S)
+        at = monotonic()
+        rig.until(lambda: rig.tally.last_taken_at > at, _FLOWS_WITHIN_S)  # noqa: B023 -- asked at once
         rig.lines["receiver"].tell("silent")
         rig.wait(1.5)
         member.hub.kill(service)

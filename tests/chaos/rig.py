@@ -21,6 +21,7 @@ from tests.chaos.provider import CONVERSATIONS
 from tests.chaos.tally import Tally
 from tests.support.apache_kafka import ApacheKafka
 from tests.support.backends import Bus, Store
+from tests.support.group_lag import delivery_is_behind
 from tests.support.hub import Hub
 from tests.support.journal import Reading
 from tests.support.ports import free_port
@@ -161,7 +162,7 @@ class Rig:
         self._line("receiver", receiver_line, int(receiver.hear()))
         self._received = Reading(self.folder / "receiver.jsonl")
         self._sent = Reading(self.folder / "provider.jsonl")
-        bus = Bus("Apache Kafka", {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker_port}"})
+        bus = self._bus = Bus("Apache Kafka", {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker_port}"})
         address = urlsplit(self.database.uri)
         uri = self.database.uri.replace(f":{address.port}", f":{database_line}")
         self._start_hub(bus, Store("the embedded store", uri), f"http://127.0.0.1:{receiver_line}")
@@ -178,7 +179,9 @@ class Rig:
                 Member(hub, name, self._broken if name == "delivery" else ()) for name in SERVICES
             ]
         for member in self.members:
-            member.start()
+            member.hub.start_service(member.service, module=member.module)
+        for member in self.members:
+            member.hub.wait_ready(member.service)
         retry = {"schedule": [0] + [1] * 10 + [5] * 39}
         for path, events in (("any", ["github.*"]), ("strict", ["github.issues"])):
             order = {"ordering": "strict"} if path == "strict" else {}
@@ -233,6 +236,14 @@ class Rig:
         self.tally.sent(self._sent.more())
         self.tally.received(received)
         return self.tally
+
+    def nothing_left(self) -> bool:
+        """Return whether delivery has nothing to do, so that what is missing will stay so."""
+        if delivery_is_behind(self._bus):
+            return False
+        unfinished = {"status": ["pending", "delivering", "retrying"]}
+        count = self.members[0].hub.call("GET", "/api/deliveries/count", params=unfinished)["count"]
+        return bool(count == 0)
 
     def _restart_ended_servers(self) -> None:
         """Start a database again that has ended by itself, as `interlink up` does, and count it."""

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(available() is not None, reason=str(available())
 
 
 def _chaos(folder: Path, *faults: str, broken: bool = False) -> int:
-    recovery_s = 15 if broken else 120
+    recovery_s = 3 if broken else 120  # the end of a run says whether what is missing is late or lost
     return chaos(
         folder,
         faults=faults,

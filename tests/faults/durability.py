@@ -14,15 +14,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import uuid4
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
 from interlink.embedded import EmbeddedServer
 from shared.contracts.envelope import rfc3339
-from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, DELIVERY_REQUESTED, Topic
+from shared.contracts.topics import DEAD_LETTERS, DELIVERY_REQUESTED, Topic
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.external import ExternalProducer, ExternalReceiver
 from tests.support.external_producer import TYPES
+from tests.support.group_lag import delivery_is_behind
 from tests.support.hub import Hub
 from tests.support.journal import Fact
 from tests.support.report import Report, recovery, report
@@ -74,8 +75,7 @@ class Rig:
 
     def nothing_left(self) -> bool:
         """Whether delivery has nothing to do: all read and committed, nothing open in the log."""
-        groups = {f"{DELIVERY}-fanout": CHAT_EVENTS, f"{DELIVERY}-attempt": DELIVERY_REQUESTED}
-        if any(asyncio.run(_behind(self.bus, group, topic)) for group, topic in groups.items()):
+        if delivery_is_behind(self.bus):
             return False
         # One list with every state: a delivery that is sent again may be in none of three lists read in turn.
         return not any(
@@ -225,16 +225,6 @@ def _owed(acknowledged: Iterable[Fact]) -> set[tuple[str, str]]:
         for path, webhook in WEBHOOKS.items()
         if fact["type"] in webhook["events"]
     }
-
-
-async def _behind(bus: Bus, group: str, topic: Topic) -> int:
-    """Records of a topic that a group has not committed."""
-    partitions = [TopicPartition(topic.name, number) for number in range(topic.partitions)]
-    async with AIOKafkaConsumer(
-        bootstrap_servers=bus.env["KAFKA_BOOTSTRAP_SERVERS"], group_id=group, enable_auto_commit=False
-    ) as consumer:
-        ends = await consumer.end_offsets(partitions)
-        return sum([ends[each] - (await consumer.committed(each) or 0) for each in partitions])
 
 
 def chat_event(name: str, kind: str) -> RawRecord:
