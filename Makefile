@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: run setup test check lint docs manifests manifests-audit audit sbom bench chaos lock otelcol clean
+.PHONY: run setup test check lint docs manifests manifests-audit audit sbom bench chaos lock otelcol database clean
 
 run: $(RUN_STAMP)
 	@exec $(BIN)/interlink up
@@ -81,6 +81,13 @@ chaos: setup
 otelcol:
 	@mkdir -p .cache/otelcol
 	cd tests/support/otelcol && go build -trimpath -o ../../../.cache/otelcol/otelcol .
+
+# SecantusDB's server in Rust, for tests and benches: minutes the first time, with Rust 1.95. It is put where cargo puts
+# programs. The crate asks for a newer Rust than it needs.
+SECANTUSD := 0.5.3-beta.196
+database:
+	@secantusd-rs --version 2>/dev/null | grep -qx 'secantusd-rs $(SECANTUSD)' || \
+	cargo install --quiet secantus-mdb --version $(SECANTUSD) --locked --ignore-rust-version
 
 # requirements.lock is what the image has, the extra `otel` included. -run adds the embedded broker and database, and
 # what installs the project; -dev adds what tests it. Each is a constraint of the next, so that all have the same versions.

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from bench.system import has_sync
 from bench.table import table
 from bench.text import text
 from bench.trace import trace, trace_tables
+from interlink.embedded import DATABASE_PROGRAM
 
 STAGES: Final = (
     "gateway",
@@ -64,6 +66,8 @@ def main() -> int:
         plan = replace(plan, quiet_pause_s=arguments.pause)
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     machine = described() | {"bus": arguments.bus, "pinning": cores().description}
+    if program := os.environ.get(DATABASE_PROGRAM):
+        machine["database"] = program
     if not has_sync():
         machine["sync"] = "not installed: not measured"
     for name, value in machine.items():

@@ -18,7 +18,16 @@ import pytest
 from interlink.embedded import EmbeddedPair, EmbeddedServer, database
 from interlink.supervise import ProcessGroup
 from tests.support import apache_kafka, capture, run
-from tests.support.backends import Bus, Store, best_bus, best_store, embedded, embedded_broker, started_kafka
+from tests.support.backends import (
+    Bus,
+    Store,
+    best_bus,
+    best_store,
+    choose_database,
+    embedded,
+    embedded_broker,
+    started_kafka,
+)
 from tests.support.hub import hub_with
 from tests.support.leaks import Searched, search
 
@@ -113,6 +122,7 @@ def _base(config: pytest.Config) -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     # Nothing that is collected is freed: searching it for garbage, then and during the tests, is wasted.
     gc.disable()
+    choose_database()
     config.pluginmanager.register(Summary())
     # On a busy machine, an example takes as long as it takes: no test here is about time.
     hypothesis.settings.register_profile("untimed", deadline=None)

@@ -1,6 +1,7 @@
 """The embedded pair, and the supervision under it: what each server and the process group promise."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import pymongo
 import pymongo.errors
 import pytest
 
-from interlink.embedded import HOST, EmbeddedPair, saved_addresses
+from interlink.embedded import DATABASE_PROGRAM, HOST, EmbeddedError, EmbeddedPair, saved_addresses
 from interlink.supervise import Backoff, Child, ProcessGroup, ProcessSpec, describe_exit
 from tests.cli.commands import gone_within
+from tests.support.backends import QUICK_DATABASE
 
 _STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
 
@@ -35,10 +37,23 @@ def python(script: str, folder: Path, *, stop_timeout_s: float = 5) -> ProcessSp
     )
 
 
+@pytest.fixture(autouse=True)
+def the_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database that users have, whichever one the other tests use."""
+    monkeypatch.delenv(DATABASE_PROGRAM, raising=False)
+
+
 class TestPair:
-    def test_what_the_store_acknowledged_survives_a_kill(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("program", ["", QUICK_DATABASE])
+    def test_what_the_store_acknowledged_survives_a_kill(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+    ) -> None:
+        if program and not shutil.which(program):
+            pytest.skip(f"no {program}: `make database` builds it")
+        monkeypatch.setenv(DATABASE_PROGRAM, program)
         pair = EmbeddedPair(tmp_path)
         pair.database.start()
+        assert ("secantusd-rs" in pair.database.child.spec.command[0]) is bool(program)
         try:
             with pymongo.MongoClient[dict[str, int]](pair.mongodb_uri) as client:
                 things = client.get_default_database()["things"]
@@ -90,6 +105,13 @@ class TestPair:
         assert not [
             part for part in pair.database.child.spec.command if password.read_text("utf-8").strip() in part
         ]
+
+    def test_a_program_that_is_not_there_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(DATABASE_PROGRAM, "secantusd-xy")
+        with pytest.raises(EmbeddedError, match="INTERLINK_DATABASE_PROGRAM: no program 'secantusd-xy'"):
+            EmbeddedPair(tmp_path)
 
     def test_ports_stay_while_they_are_free(self, tmp_path: Path) -> None:
         first = EmbeddedPair(tmp_path)

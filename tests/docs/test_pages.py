@@ -29,6 +29,7 @@ NAMED_SETTING: Final = re.compile(r"`((?:INTERLINK|KAFKA|MONGODB)_[A-Z_]*[A-Z])(
 NOT_OF_SERVICES: Final = {
     *("INTERLINK_BALANCERS", "INTERLINK_BOOTSTRAP_ADMIN_KEY", "KAFKA_IMAGE_TAG"),  # of the containers
     *("INTERLINK_APPS_DIR", "INTERLINK_APP_GITHUB_CLIENT_ID", "INTERLINK_DATA_DIR"),
+    "INTERLINK_DATABASE_PROGRAM",  # of `interlink up`
     *("INTERLINK_URL", "INTERLINK_API_KEY"),  # of the commands
 }
 SERVICES_WITH_INDEXES: Final = ("gateway", "delivery", "sync", "oauth", "importer", "console")
