@@ -62,7 +62,8 @@ _LOSSES: Final[dict[str, tuple[str, str]]] = {
 }
 """The loss of each node. An emoji of Unicode loses nothing as text."""
 _ALWAYS: Final = frozenset({Text, Paragraph})
-_PARENTS: Final = frozenset({Paragraph, Quote, Link, *MARKS})
+PARENTS: Final = frozenset({Paragraph, Quote, Link, *MARKS})
+"""The nodes with `children`."""
 _BULLET: Final = "•"
 
 
@@ -90,7 +91,7 @@ def node_kinds(document: Document) -> set[type]:
     for node in left:  # which grows
         kind = type(node)
         kinds.add(kind)
-        if kind in _PARENTS:
+        if kind in PARENTS:
             left += node.children  # type: ignore[union-attr]
         elif isinstance(node, ListBlock):
             left += chain.from_iterable(node.items)

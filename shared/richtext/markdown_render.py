@@ -59,6 +59,7 @@ _BEGINNING: Final = re.compile(r"\A(?:[>=-]|#(?=#|\s|\Z)|:(?=-))")
 _NUMBER: Final = re.compile(r"\A(\s*\d{1,9})([.)])(?=\s|\Z)")
 _MARKS: Final[dict[type, str]] = {Bold: "**", Italic: "_", Strike: "~~", Underline: "++", Spoiler: "||"}
 _ENTITY: Final = re.compile(r"&(?=[#A-Za-z][A-Za-z0-9]{1,31};)")
+_SAFE_ID: Final = re.compile("[A-Za-z0-9:_.~-]*")
 _BACKTICKS: Final = re.compile("`+")
 
 
@@ -117,20 +118,18 @@ def _item(block: ListBlock, number: int, *, is_second: bool) -> str:
 def _inlines(nodes: Sequence[Inline], *, is_paragraph: bool = False) -> str:
     """Return the Markdown of inline nodes. The characters beside marks become entities where they must."""
     parts: list[str] = []
-    count = len(nodes)
+    last = len(nodes) - 1
     after_mark = ""
+    previous: Inline | None = None
     for index, node in enumerate(nodes):
-        previous = nodes[index - 1] if index else None
         mark = ""
         if isinstance(node, Text):
-            following = nodes[index + 1] if index + 1 < count else None
             part = _text(
                 node.text,
-                at_start=isinstance(previous, LineBreak) or (is_paragraph and previous is None),
-                at_end=isinstance(following, LineBreak) or (is_paragraph and following is None),
+                at_start=isinstance(previous, LineBreak) if index else is_paragraph,
+                at_end=isinstance(nodes[index + 1], LineBreak) if index < last else is_paragraph,
             )
-        elif isinstance(node, MARKS):
-            mark = _MARKS[type(node)]
+        elif (mark := _MARKS.get(type(node), "")) and isinstance(node, MARKS):
             part = f"{mark}{_inlines(node.children)}{mark}"
         else:
             part = _inline(node, previous)
@@ -142,6 +141,7 @@ def _inlines(nodes: Sequence[Inline], *, is_paragraph: bool = False) -> str:
             parts[-1] = parts[-1][:-1] + "\\!"
         after_mark = mark
         parts.append(part)
+        previous = node
     return "".join(parts)
 
 
@@ -215,7 +215,7 @@ def _label(label: str) -> str:
 
 
 def _id(id_: str) -> str:
-    return quote(id_, safe=":-_.~")
+    return id_ if _SAFE_ID.fullmatch(id_) else quote(id_, safe=":-_.~")
 
 
 def _target(url: str) -> str:

@@ -6,10 +6,10 @@ that system's in their place.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from shared.richtext.build import canonical, is_clean_line, is_in_a_line, only_text
-from shared.richtext.degrade import everyone_text
+from shared.richtext.degrade import PARENTS, everyone_text
 from shared.richtext.tree import (
     MARKS,
     ChannelMention,
@@ -42,6 +42,9 @@ class Mentioned:
         return bool(self.users or self.channels or self.groups or self.everyone)
 
 
+_NOBODY: Final = Mentioned()
+
+
 def map_mentions(
     document: Document,
     *,
@@ -55,15 +58,22 @@ def map_mentions(
     Mentions without a function stay as they are. What a function returns is not mapped again.
     """
     functions = {UserMention: user, ChannelMention: channel, GroupMention: group, EveryoneMention: everyone}
-    replacer = _Replacer({kind: function for kind, function in functions.items() if function})
-    blocks = tuple(map(replacer.block, document.blocks))
+    return _mapped(document, functions)
+
+
+def _mapped(document: Document, functions: "Functions") -> Document:
+    replacer = _Replacer(functions)
+    blocks = tuple([replacer.block(block) for block in document.blocks])
     return canonical(Document(blocks, is_canonical=document.is_canonical and replacer.is_canonical))
+
+
+Functions = Mapping[type, Callable[[Any], Inline] | None]
 
 
 class _Replacer:
     """Replaces mentions. `is_canonical` if a canonical tree has stayed one."""
 
-    def __init__(self, functions: Mapping[type, Callable[[Any], Inline]]) -> None:
+    def __init__(self, functions: Functions) -> None:
         self._functions = functions
         self.is_canonical = True
 
@@ -83,7 +93,7 @@ class _Replacer:
     def _inlines(self, nodes: tuple[Inline, ...]) -> tuple[Inline, ...]:
         done: list[Inline] = []
         for node in nodes:
-            new = self._inline(node)
+            new = node if type(node) is Text else self._inline(node)
             if type(new) is Text and done and type(last := done[-1]) is Text:
                 done[-1] = Text(last.text + new.text)  # as in a canonical tree
             else:
@@ -136,13 +146,13 @@ def resolve_mentions(
     def group_text(node: GroupMention) -> Inline:
         return Text(f"@{node.label or node.id}")
 
-    return map_mentions(
-        document,
-        user=resolved_user,
-        channel=resolved_channel,
-        group=None if groups else group_text,
-        everyone=None if mass_mentions else _scope_text,
-    )
+    functions: Functions = {
+        UserMention: resolved_user,
+        ChannelMention: resolved_channel,
+        GroupMention: None if groups else group_text,
+        EveryoneMention: None if mass_mentions else _scope_text,
+    }
+    return _mapped(document, functions)
 
 
 def _scope_text(node: EveryoneMention) -> Inline:
@@ -169,9 +179,13 @@ def mentioned(document: Document) -> Mentioned:
     rest: list[_Block | Inline] = list(reversed(document.blocks))
     while rest:
         node = rest.pop()
+        kind = type(node)
+        if kind is Text:
+            continue
+        if kind in PARENTS:
+            rest.extend(reversed(node.children))  # type: ignore[union-attr]
+            continue
         match node:
-            case Text() | CodeBlock():
-                pass
             case ListBlock(items):
                 rest.extend(child for item in reversed(items) for child in reversed(item))
             case UserMention(id_):
@@ -182,6 +196,6 @@ def mentioned(document: Document) -> Mentioned:
                 groups[id_] = None
             case EveryoneMention(scope):
                 scopes[scope] = None
-            case _:
-                rest.extend(reversed(getattr(node, "children", ())))
+    if not (users or channels or groups or scopes):
+        return _NOBODY
     return Mentioned(tuple(users), tuple(channels), tuple(groups), tuple(scopes))

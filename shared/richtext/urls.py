@@ -1,6 +1,7 @@
 """Check the targets of links. Pure."""
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -18,7 +19,12 @@ def safe_url(url: str) -> str:
     Characters that a URL cannot have are percent-encoded.
     """
     url = url.strip()
-    if len(url) > MAX_URL_CHARACTERS or not _TARGET.fullmatch(url):
+    return "" if len(url) > MAX_URL_CHARACTERS else _checked(url)
+
+
+@lru_cache(maxsize=256)  # a parser asks whether it is one, and then builds the link
+def _checked(url: str) -> str:
+    if not _TARGET.fullmatch(url):
         return ""
     safe = _UNSAFE.sub(lambda match: quote(match[0], safe="", errors="replace"), url)
     return safe if len(safe) <= MAX_URL_CHARACTERS else ""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.providers.slack.blocks import parse_body, parse_whole_body
-from shared.providers.slack.mrkdwn import is_plain, parse_marked, parse_mrkdwn
+from shared.providers.slack.mrkdwn import is_plain, parse_marked, parse_mrkdwn, simple_line
 from shared.providers.slack.rich_text import Budget
 from shared.richtext.build import canonical, only_text
 from shared.richtext.markdown_render import render_markdown
@@ -24,6 +24,9 @@ _PARTS: Final = st.sampled_from(
         "&lt;",
         ":tada:",
         "<@U1>",
+        "<https://example.com/x?a=1|job 7>",
+        "<https://example.com/x?a=1|*again*>",
+        "<http:///|b>",
         "```",
         "1. ",
         "- ",
@@ -140,3 +143,15 @@ def test_the_shortcut_is_taken(text: str) -> None:
 )
 def test_what_has_marks_is_read_in_full(text: str) -> None:
     assert not is_plain(text)
+
+
+@pytest.mark.parametrize("text", ["<@U1>", "<@U1> built <https://a.b/c|job 7>, again"])
+def test_links_and_mentions_in_a_line_take_the_shortcut(text: str) -> None:
+    assert simple_line(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["*b* <@U1>", "<@U1>\n", "<@U1|ada>", "<https://a.b>", "<https://a.b|x><https://a.b|y>"]
+)
+def test_what_the_shortcut_would_read_otherwise_does_not_take_it(text: str) -> None:
+    assert simple_line(text) is None

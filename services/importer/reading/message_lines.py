@@ -12,7 +12,8 @@ from shared.manifests.channel_types import MessageWritten, Person
 from shared.manifests.history_types import HistoryMessage, HistoryRecord, Skipped
 from shared.richtext.build import clean_line, only_text
 from shared.richtext.markdown_render import render_markdown
-from shared.richtext.mentions import mentioned, resolve_mentions
+from shared.richtext.mentions import Mentioned, mentioned, resolve_mentions
+from shared.richtext.tree import ChannelMention, UserMention
 
 MAX_REACTIONS: Final = 1_000
 """People in the reactions of one message; further ones are only counted."""
@@ -36,6 +37,14 @@ class Names:
         """Return the name of a person; an empty text if it is unknown."""
         known = self.people.get(person)
         return known.name if known else ""
+
+    def user_of(self, mention: UserMention) -> tuple[str, str]:
+        """Return the user of the chat whom an export mentions, '' if there is none, and the name."""
+        return self.users.get(mention.id, ""), mention.label or self.name_of(mention.id)
+
+    def channel_of(self, mention: ChannelMention) -> tuple[str, str]:
+        """Return the channel of the chat that an export mentions, '' if there is none, and the name."""
+        return self.channels.get(mention.id, ""), mention.label or self.conversations.get(mention.id, "")
 
 
 def line_of(record: HistoryRecord, names: Names, day: str | None = None) -> dict[str, Any]:
@@ -127,27 +136,26 @@ def _text(message: MessageWritten, names: Names) -> tuple[str, list[str]]:
     Mentions of groups, of everyone and of people who are no users of the chat become text.
     """
     body = message.body
-    losses: dict[str, None] = {}
+    losses: list[str] = []
     if only_text(body) is None and (found := mentioned(body)):
-        lost = {
-            "user_mention": not names.users.keys() >= set(found.users),
-            "channel_mention": not names.channels.keys() >= set(found.channels),
-            "group_mention": bool(found.groups),
-            "everyone_mention": bool(found.everyone),
-        }
-        losses |= {name: None for name, is_lost in lost.items() if is_lost}
+        losses = _lost(found, names)
         body = resolve_mentions(
-            body,
-            user=lambda node: (names.users.get(node.id, ""), node.label or names.name_of(node.id)),
-            channel=lambda node: (
-                names.channels.get(node.id, ""),
-                node.label or names.conversations.get(node.id, ""),
-            ),
-            groups=False,
-            mass_mentions=False,
+            body, user=names.user_of, channel=names.channel_of, groups=False, mass_mentions=False
         )
     rendered = render_markdown(body)
-    losses |= dict.fromkeys(loss.node for loss in rendered.losses)
+    if rendered.losses:
+        losses = list(dict.fromkeys([*losses, *(loss.node for loss in rendered.losses)]))
     if len(rendered.text) > MAX_TEXT_CHARACTERS:
-        losses[_TEXT_CUT] = None
-    return rendered.text[:MAX_TEXT_CHARACTERS], list(losses)
+        losses.append(_TEXT_CUT)
+    return rendered.text[:MAX_TEXT_CHARACTERS], losses
+
+
+def _lost(found: Mentioned, names: Names) -> list[str]:
+    """Return which kinds of mentions become text."""
+    lost = (
+        ("user_mention", found.users and set(found.users) - names.users.keys()),
+        ("channel_mention", found.channels and set(found.channels) - names.channels.keys()),
+        ("group_mention", found.groups),
+        ("everyone_mention", found.everyone),
+    )
+    return [name for name, ids in lost if ids]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from shared.providers.slack.mrkdwn import parse_mrkdwn
+from shared.providers.slack.mrkdwn import parse_mrkdwn, simple_line
 from shared.providers.slack.rich_text import Budget, objects, parse_rich_text, simple_inlines, text_of
 from shared.richtext.build import canonical
 from shared.richtext.runs import is_link, paragraphs_of, runs_of, text_runs, with_mark
@@ -25,12 +25,16 @@ def marker_of(message: Mapping[str, Any]) -> str | None:
 
 def parse_body(message: Mapping[str, Any]) -> Document:
     """Parse the text of a message, whatever kind of blocks it has."""
-    if (
-        (block := _only(message.get("blocks"), "rich_text"))
-        and (section := _only(block.get("elements"), "rich_text_section"))
-        and (inlines := simple_inlines(section.get("elements")))
-        and message.get("subtype") != "me_message"
+    blocks = message.get("blocks")
+    if not blocks:
+        inlines = simple_line(text_of(message.get("text")))
+    elif (block := _only(blocks, "rich_text")) and (
+        section := _only(block.get("elements"), "rich_text_section")
     ):
+        inlines = simple_inlines(section.get("elements"))
+    else:
+        inlines = None
+    if inlines and message.get("subtype") != "me_message":
         return Document((Paragraph(inlines),), is_canonical=True)
     return parse_whole_body(message)
 

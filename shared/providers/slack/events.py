@@ -39,7 +39,7 @@ _HIDDEN_FILES: Final = frozenset({"tombstone", "hidden_by_limit"})
 MAX_FILES: Final = 50
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?")
 _MAX_CACHED: Final = 500
-"""Characters of a person in the cache."""
+"""Characters of a person in the cache, beside the name."""
 
 
 def parse_changes(payload: Mapping[str, Any], account: Account) -> Sequence[Change]:
@@ -138,9 +138,9 @@ def parse_author(message: Mapping[str, Any]) -> Person:
         return bot
     profile = _object(message.get("user_profile"))
     name = text_of(profile.get("display_name")) or text_of(profile.get("real_name"))
-    described = user, name[:200], text_of(profile.get("image_192")), text_of(profile.get("image_72"))
-    known = _known_person if sum(map(len, described)) <= _MAX_CACHED else _person
-    return known(*described, bot=bool(bot_id))
+    large, small = text_of(profile.get("image_192")), text_of(profile.get("image_72"))
+    known = _known_person if len(user) + len(large) + len(small) <= _MAX_CACHED else _person
+    return known(user, name[:200], large, small, bool(bot_id))
 
 
 def _bot(message: Mapping[str, Any], bot_id: str, user: str) -> Person | None:
@@ -153,11 +153,11 @@ def _bot(message: Mapping[str, Any], bot_id: str, user: str) -> Person | None:
     return Person(user or bot_id, _name(name), _picture(icons, "image_72", "image_48"), bot=True)
 
 
-def _person(user: str, name: str, *pictures: str, bot: bool) -> Person:
-    """Return a person with the first of the pictures that is an address. Raises `Malformed`."""
+def _person(user: str, name: str, large: str, small: str, bot: bool) -> Person:
+    """Return a person with the first of two pictures that is an address. Raises `Malformed`."""
     if not is_id(user):
         raise Malformed("user: missing: a message of Slack has user or bot_id")
-    return Person(user, _name(name), next(filter(_is_address, pictures), None), bot=bot)
+    return Person(user, _name(name), next(filter(_is_address, (large, small)), None), bot=bot)
 
 
 _known_person = lru_cache(maxsize=4_096)(_person)
@@ -267,8 +267,8 @@ def _id(values: Mapping[str, Any], name: str) -> str:
 
 
 def _timestamp(values: Mapping[str, Any], name: str) -> str:
-    value = text_of(values.get(name))
-    if not _TIMESTAMP.fullmatch(value):
+    value = values.get(name)
+    if not isinstance(value, str) or not _TIMESTAMP.fullmatch(value):
         raise Malformed(f"event.{name}: not a timestamp of Slack")
     return value
 

@@ -72,9 +72,9 @@ def read_record(record: Any, conversation: str, account: Account) -> HistoryReco
         message,
         _kind(record, subtype),
         _reactions(record) if "reactions" in record else (),
-        edited_at=parse_time(edited.get("ts")) if isinstance(edited, dict) else None,
-        pinned=bool(record.get("pinned_to")),
-        lost_files=tuple(lost.values()),
+        parse_time(edited.get("ts")) if isinstance(edited, dict) else None,
+        bool(record.get("pinned_to")),
+        tuple(lost.values()),
     )
 
 

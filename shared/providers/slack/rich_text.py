@@ -138,16 +138,18 @@ def simple_inlines(elements: Any) -> tuple[Inline, ...] | None:
 
 def _simple_node(element: Mapping[str, Any]) -> Inline | None:
     """Return the node of a text with one mark, or of a mention of a person; None for any other element."""
-    style = element.get("style")
-    match element:
-        case {"type": "user", "user_id": str(user)} if not style and is_id(user):
-            return UserMention(user)
-        case {"type": "text", "text": str(text)} if text and isinstance(style, dict) and len(style) == 1:
-            (name,) = style
-            mark = _STYLES.get(name) if style[name] is True else None
-            if mark and is_in_a_line(text) and not (text[0].isspace() or text[-1].isspace()):
-                return mark((Text(text),))
-    return None
+    kind, style = element.get("type"), element.get("style")
+    if kind == "user":
+        user = text_of(element.get("user_id"))
+        return UserMention(user) if not style and is_id(user) else None
+    text = text_of(element.get("text"))
+    if kind != "text" or not text or not isinstance(style, dict) or len(style) != 1:
+        return None
+    (name,) = style
+    mark = _STYLES.get(name) if style[name] is True else None
+    if mark is None or text[0].isspace() or text[-1].isspace() or not is_in_a_line(text):
+        return None
+    return mark((Text(text),))
 
 
 def _parse_group(kind: str, group: list[Mapping[str, Any]], budget: Budget) -> Sequence[Block]:
