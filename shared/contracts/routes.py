@@ -66,7 +66,7 @@ UPLOADS_PATH: Final = "/api/uploads"
 _ACCOUNT_CALL: Final = re.compile(r"/api/integrations/[^/]+/proxy/.*")
 _FILE: Final = re.compile(rf"({FILES_PATH}|{IMPORTED_FILES_PATH})/[^/]+")
 _CONNECT_RESULT: Final = re.compile(rf"{CONNECT_PATH}/con_[0-9a-zA-Z]+/done")
-_UPLOAD: Final = re.compile(rf"{UPLOADS_PATH}/[^/]+|{CONSOLE_UPLOAD_PATH}")
+_UPLOAD: Final = re.compile(rf"{UPLOADS_PATH}/[^/]+|{CONSOLE_PATH}(/in/[^/]+)?/imports/upload")
 _IMPORT_RESULT: Final = re.compile(r"/api/imports/[^/]+/(events|report|files)")
 """Server-sent events, and documents with rows for each day or file."""
 MAX_STREAMED_BYTES: Final = 10 * 1024 * 1024

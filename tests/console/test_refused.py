@@ -312,97 +312,102 @@ def test_every_answer_has_the_policy(hub: Hub, member: Person) -> None:
 
 
 @pytest.fixture
-def both(hub: Hub, member: Person) -> tuple[Person, str]:
-    """Somebody who has signed in to a second workspace too, which counts now, and its key."""
+def both(hub: Hub, member: Person) -> tuple[Person, str, str]:
+    """Somebody who has signed in to a second workspace too, its key, and the address of its pages."""
     other = hub.other_workspace()
     page = member.open("/console/sign-in?another=1")
-    assert member.send(page, "/console/sign-in", key=other).path == "/console"
-    return member, other
-
-
-def change(person: Person) -> Answer:
-    """Change to the other workspace."""
-    page = person.open("/console")
-    [session] = [found["value"] for tag, found in page.elements if found.get("name") == "session"]
-    return person.send(page, "/console/workspace", session=session)
+    base = member.send(page, "/console/sign-in", key=other).path
+    assert base.startswith("/console/in/other-")
+    return member, other, base
 
 
 def workspace_of(page: Answer) -> str:
     return page.response.text.partition("<br>workspace ")[2].partition("<")[0]
 
 
-def test_a_person_changes_between_workspaces_whose_data_stays_apart(
-    hub: Hub, both: tuple[Person, str], bus: Bus, store: Store, tmp_path_factory: pytest.TempPathFactory
+def test_two_tabs_work_in_two_workspaces_whose_data_stays_apart(
+    hub: Hub,
+    both: tuple[Person, str, str],
+    bus: Bus,
+    store: Store,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    person, other = both
-    webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
-    theirs = hub.call(
-        "POST",
-        "/api/outgoing-webhooks",
-        {"name": "theirs", "url": "http://127.0.0.1:9/", "events": ["never.sent"]},
-        key=other,
-    )["id"]
-    second = workspace_of(person.open("/console"))
-    statuses = [person.open(f"/console/webhooks/{item}").status for item in (webhook, theirs)]
-    assert (second.startswith("other-"), statuses) == (True, [404, 200])
-    assert workspace_of(change(person)) == hub.workspace
-    statuses = [person.open(f"/console/webhooks/{item}").status for item in (webhook, theirs)]
-    assert statuses == [200, 404]
-    assert person.open("/console/sessions").text.count("this one") == 1
+    person, other, base = both
+    second = base.removeprefix("/console/in/")
+    assert [workspace_of(person.open(path)) for path in ("/console", base)] == [hub.workspace, second]
+    tabs = {None: "/console", other: base}
+    forms = {key: person.open(f"{tab}/webhooks/do/create") for key, tab in tabs.items()}
+    made = {}
+    for key, tab in tabs.items():
+        name = token_hex(4)
+        values = {"name": name, "url": f"http://127.0.0.1:9/{name}", "pick": "user.*", "do": "save"}
+        sent = person.send(forms[key], "/do/create", **values)
+        assert "whsec_" in sent.text, sent.text.partition("Sign out")[2][:600]
+        [found] = hub.call("GET", f"/api/outgoing-webhooks?name={name}", key=key)["items"]
+        made[key] = f"/webhooks/{found['id']}"
+        paused = person.send(person.open(tab + made[key]), "/do/pause")
+        assert paused.path == f"{tab}{made[key]}?done=pause"
+        assert hub.call("GET", f"/api/outgoing{made[key].replace('/', '-', 1)}", key=key)["paused"] is True
+    assert person.open(base + made[None]).status == 404
+    assert person.open("/console" + made[other]).status == 404
+    for path in ("", "/webhooks", "/catalogue", "/help", "/statistics", "/imports/new", made[other]):
+        page = person.open(base + path)
+        assert page.status == 200
+        targets = [*page.links, *(form.action for form in page.forms)]
+        change = f"/console/in/{hub.workspace}"
+        own = [target for target in targets if target.startswith("/console") and target != change]
+        assert len(own) > 10
+        assert [target for target in own if not f"{target}/".startswith((f"{base}/", f"{base}?"))] == []
     cookies = {COOKIE: session_id(person)}
     with second_process("console", hub, tmp_path_factory.mktemp("second"), bus, store) as process:
-        page = Answer(httpx.get(f"{process.url('console')}/console/statistics", cookies=cookies))
-    assert workspace_of(page) == hub.workspace
-    assert f"Change to {second}" in page.text
-    person.send(person.open("/console"), "/sign-out")
+        page = Answer(httpx.get(f"{process.url('console')}{base}/statistics", cookies=cookies))
+    assert workspace_of(page) == second
+    person.send(person.open(base), "/sign-out")
     for one in cookies[COOKIE].split("."):
         answer = httpx.get(f"{person.base}/console", cookies={COOKIE: one})
         assert answer.status_code == 401, "signing out ends the sessions in both"
 
 
-def test_a_form_of_the_workspace_before_changes_nothing(hub: Hub, both: tuple[Person, str]) -> None:
-    """As of a page in another tab: what it sends never goes to the workspace that counts now."""
-    person, _ = both
-    change(person)
-    webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
-    stale = [person.open(f"/console/webhooks/{webhook}"), person.open("/console/webhooks/do/create")]
-    second = workspace_of(change(person))
-    for page, action in zip(stale, ("/do/pause", "/do/create"), strict=True):
-        refused = person.send(page, action)
-        assert refused.status == 403
-        assert f"is of the workspace {hub.workspace}, and you have changed to {second}" in refused.text
-    token = stale[0].form("/sign-out").fields["token"]
-    headers = {"origin": person.base, "x-form-token": token}
-    assert person.client.post("/console/uploads", headers=headers).status_code == 403
-    shown = next(found["data-session"] for tag, found in stale[0].elements if tag == "body")
-    stream = person.client.get("/console/live", params={"session": str(shown)}, timeout=5)
-    assert stream.text.startswith("event: ended"), "no events of the one workspace on a page of the other"
-    change(person)
-    assert person.send(stale[0], "/do/pause").status == 200
-    assert hub.call("GET", f"/api/outgoing-webhooks/{webhook}")["paused"] is True
-
-
-def test_only_the_browsers_own_sessions_can_be_changed_to(hub: Hub, both: tuple[Person, str]) -> None:
-    person, _ = both
-    stranger = Person(hub.url("gateway"))
-    stranger.sign_in(hub.other_workspace())
-    before = session_id(person)
+def test_what_a_page_of_one_workspace_sends_never_reaches_the_other(
+    hub: Hub, both: tuple[Person, str, str]
+) -> None:
+    person, other, base = both
     page = person.open("/console")
-    for forged in (digest_of(session_id(stranger)), session_id(stranger), ""):
-        assert person.send(page, "/console/workspace", session=forged).status == 404
-    assert session_id(person) == before
+    token, session = token_of(person), next(at["data-session"] for tag, at in page.elements if tag == "body")
+    headers = {"origin": person.base, "x-form-token": token}
+    for path in ("/webhooks/do/create", "/sessions/key"):
+        data = {"token": token, "name": "x", "url": "http://127.0.0.1:9/"}
+        assert person.client.post(base + path, data=data, headers=headers).status_code == 403
+    assert person.client.post(f"{base}/uploads", headers=headers).status_code == 403
+    stream = person.client.get(f"{base}/live", params={"session": str(session)}, timeout=5)
+    assert stream.text.startswith("event: ended"), "no events of the one workspace on a page of the other"
+    assert hub.call("GET", "/api/outgoing-webhooks", key=other)["items"] == []
+
+
+def test_only_the_browsers_own_workspaces_can_be_opened(hub: Hub, both: tuple[Person, str, str]) -> None:
+    person, _, base = both
+    stranger = Person(hub.url("gateway"))
+    key = hub.other_workspace()
+    theirs = workspace_of(stranger.sign_in(key))
+    for forged in (theirs, "%22%3E", "%0a", digest_of(session_id(stranger)), "x" * 300):
+        page = person.open(f"/console/in/{forged}/webhooks")
+        assert (page.status, "Sign out" in page.text) == (401, False), forged
+    page = person.open(f"/console/in/{theirs}/webhooks?order=name")
+    assert person.send(page, "/console/sign-in", key=key).path == f"/console/in/{theirs}/webhooks?order=name"
+    assert workspace_of(person.open("/console")) == hub.workspace, "a further sign-in changes no other tab"
+    assert workspace_of(person.open(base)) == base.removeprefix("/console/in/")
     many = ".".join(["x"] * 50 + [session_id(stranger)])
     assert httpx.get(f"{person.base}/console", cookies={COOKIE: many}).status_code == 401, "bounded"
 
 
 def test_a_revoked_key_ends_the_session_of_its_workspace_alone(
-    hub: Hub, both: tuple[Person, str], sessions: Any
+    hub: Hub, both: tuple[Person, str, str], sessions: Any
 ) -> None:
-    person, _ = both
-    first = session_id(person).split(".")[1]
+    person, _, base = both
+    first = session_id(person).split(".")[0]
     hub.call("DELETE", f"/api/api-keys/{sessions.find_one({'_id': digest_of(first)})['key_id']}")
     page = person.open("/console")
-    assert workspace_of(page).startswith("other-")
+    assert workspace_of(page) == workspace_of(person.open(base)) == base.removeprefix("/console/in/")
     assert "Change to" not in page.text
     assert httpx.get(f"{person.base}/console", cookies={COOKIE: first}).status_code == 401
 

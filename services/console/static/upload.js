@@ -7,6 +7,7 @@ const button = form.querySelector("button");
 const part = Number(form.dataset.part);
 const TUS = { "Tus-Resumable": "1.0.0", "X-Form-Token": form.elements.token.value };
 const PAUSES_MS = [500, 1000, 2000, 5000, 10000, 30000];
+const uploads = location.pathname.replace("imports/new", "uploads");
 form.hidden = false;
 
 async function call(method, address, headers = {}, body = undefined) {
@@ -21,11 +22,11 @@ const offsetOf = (response) => Number(response.headers.get("Upload-Offset"));
 
 async function begin(file) {
   for (const { dataset } of document.querySelectorAll(".unfinished li")) {
-    if (dataset.name === file.name && Number(dataset.size) === file.size) return `/console/uploads/${dataset.id}`;
+    if (dataset.name === file.name && Number(dataset.size) === file.size) return `${uploads}/${dataset.id}`;
   }
   const name = btoa(String.fromCharCode(...new TextEncoder().encode(file.name)));
   const headers = { "Upload-Length": file.size, "Upload-Metadata": `filename ${name}` };
-  return (await call("POST", "/console/uploads", headers)).headers.get("Location");
+  return (await call("POST", uploads, headers)).headers.get("Location");
 }
 
 async function send(file) {

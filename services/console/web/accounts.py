@@ -71,7 +71,7 @@ class AccountPages:
                     visit.member, "POST", f"{path}/fields", body=body, once=first(form, "once")
                 )
                 return see_other(account_path(integration) + "?done=connect")
-            body = {"return_to": return_address(item["provider"], integration), **own}
+            body = {"return_to": return_address(visit, item["provider"], integration), **own}
             body |= {"params": rest} if rest else {}
             answer, cookies = await self._hub.call_with_cookies(
                 visit.member, "POST", f"{path}/reconnect", body=body, once=first(form, "once")

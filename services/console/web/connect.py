@@ -16,6 +16,7 @@ from services.console.web.catalogue import APP, OAUTH, PATH, apps_of, entry_of, 
 from services.console.web.forms import Form, first, split_own, values_of
 from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
+from services.console.web.workspace_addresses import address_in
 
 _PEM: Final = "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----"
 """Matches the patterns of secrets that have several lines."""
@@ -59,7 +60,7 @@ class ConnectPages:
         except Refusal as refusal:
             return self._frame.refused(visit, refusal, back)
         try:
-            body = _body(entry["id"], option, values_of(form, _fields(option, apps)))
+            body = _body(visit, entry["id"], option, values_of(form, _fields(option, apps)))
             answer, cookies = await self._hub.call_with_cookies(
                 visit.member, "POST", option["path"], body=body, once=first(form, "once")
             )
@@ -146,9 +147,10 @@ def account_path(integration: str) -> str:
     return f"/console/integrations/{quote(integration, safe='')}"
 
 
-def return_address(provider: str, account: str = "") -> str:
+def return_address(visit: Visit, provider: str, account: str = "") -> str:
     """Return where the provider sends the person back to; `account` is the one to connect again."""
-    return f"{_RETURN}?{urlencode({'provider': provider} | ({'account': account} if account else {}))}"
+    query = urlencode({"provider": provider} | ({"account": account} if account else {}))
+    return address_in(visit.base, f"{_RETURN}?{query}")
 
 
 def option_of(entry: Json, kind: str) -> Json:
@@ -227,9 +229,9 @@ def account_fields(option: Json) -> list[Field]:
     return fields
 
 
-def _body(provider: str, option: Json, values: Mapping[str, Any]) -> Json:
+def _body(visit: Visit, provider: str, option: Json, values: Mapping[str, Any]) -> Json:
     """Return the body of the call."""
     own, rest = split_own(values)
     if option["kind"] in OAUTH:
-        return {"provider": provider, "params": rest, "return_to": return_address(provider), **own}
+        return {"provider": provider, "params": rest, "return_to": return_address(visit, provider), **own}
     return {"provider": provider, "kind": option["kind"], "fields": rest, **own}

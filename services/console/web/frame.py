@@ -10,6 +10,7 @@ from services.console.pages.registry import GROUPS, KINDS
 from services.console.pages.rendering import Renderer
 from services.console.web.static_files import StaticFiles
 from services.console.web.visits import Visit
+from services.console.web.workspace_addresses import base_of, html_in
 from shared.runtime.web.api_keys import Scope
 
 
@@ -42,11 +43,9 @@ class Frame:
             menu=[(group, kinds) for group, kinds in menu if kinds],
             token=visit.token if visit else "",
             page_id=visit.page_id if visit else "",
-            workspaces=[(other.record_id, other.member.key.workspace) for other in visit.others]
-            if visit
-            else (),
+            workspaces=[(base_of(workspace), workspace) for workspace in visit.workspaces] if visit else (),
         )
-        return HTMLResponse(body, status)
+        return HTMLResponse(html_in(visit.base if visit else "", body), status)
 
     def fragment(self, template: str, **values: Any) -> Markup:
         """Return a part of a page."""

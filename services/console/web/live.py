@@ -17,6 +17,7 @@ from services.console.web.event_stream import EventStream, message
 from services.console.web.frame import Frame
 from services.console.web.overview import Overview, filter_of
 from services.console.web.visits import Visit
+from services.console.web.workspace_addresses import html_in
 from shared.contracts.errors import DatabaseUnavailable, OverLimit
 
 _FIGURES_S: Final = 2.0
@@ -82,7 +83,7 @@ class Live:
                     return
                 figures_at = now + _FIGURES_S
                 visit = replace(visit, member=Member(key, visit.member.address))
-                html = await self._overview.figures(visit)
+                html = html_in(visit.base, await self._overview.figures(visit))
                 if html != figures:
                     figures = html
                     messages.append(message("figures", {"html": html}))
@@ -95,7 +96,7 @@ class Live:
             position, gaps = page.position, ring.gaps
             if page.events or page.left_out or missed or available != self._feed.is_available:
                 available = self._feed.is_available
-                messages.append(self._rows(page, missed=missed, available=available))
+                messages.append(self._rows(visit.base, page, missed=missed, available=available))
             if not messages and now - sent_at >= _ALIVE_S:
                 messages.append(message("alive"))
             if messages:
@@ -104,8 +105,8 @@ class Live:
                 yield b"".join(messages)
             await self._streams.draining.wait(_TICK_S)
 
-    def _rows(self, page: EventPage, *, missed: bool, available: bool) -> bytes:
+    def _rows(self, base: str, page: EventPage, *, missed: bool, available: bool) -> bytes:
         """Return the message with the rows of events, oldest first."""
-        rows = self._frame.fragment("event_rows.html", events=page.events)
+        rows = html_in(base, self._frame.fragment("event_rows.html", events=page.events))
         data = {"html": rows, "left_out": page.left_out, "missed": missed, "available": available}
         return message("events", data, page.events[-1].id if page.events else "")

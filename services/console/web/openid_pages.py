@@ -56,8 +56,7 @@ class OpenIdPages:
             response = self._ask(status, "/console", str(error))
         else:
             self._log.info("console.signed_in", client=client, openid=True)
-            response = see_other(local_path(next_path))
             async with page_timeout():
-                await self._visits.start(request, response, started)
+                response = await self._visits.start(request, started, local_path(next_path))
         self._visits.delete_sign_in_cookie(response)
         return response

@@ -47,6 +47,7 @@ from services.console.web.static_files import StaticFiles
 from services.console.web.visits import SecurityHeaders, Visit, Visits, address_of, local_path
 from services.console.web.webhook_forms import WebhookForms
 from services.console.web.whole_path import PathPages
+from services.console.web.workspace_addresses import WorkspaceAddresses
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError, Rejected
 from shared.contracts.routes import CONSOLE_UPLOAD_PATH, MAX_UPLOAD_BYTES
 from shared.runtime.logs import Log
@@ -110,7 +111,6 @@ class Site:
             Route("/console/sign-in", self._guarded(self._sign_in_form), methods=["POST"]),
             *self._openid_routes(),
             Route("/console/sign-out", self._form(self._sign_out), methods=["POST"]),
-            Route("/console/workspace", self._form(self._change_workspace), methods=["POST"]),
             Route("/console/find", self._page(Find(self._hub, self._frame).show)),
             Route("/console/paths/{id:path}", self._page(PathPages(self._hub, self._frame).show)),
             Route("/console/imports/new", self._page(imports.show), methods=["GET"]),
@@ -144,7 +144,7 @@ class Site:
                 routes.append(Route(f"/console/{kind.path}{suffix}", self._form(form), methods=["POST"]))
         return Starlette(
             routes=routes,
-            middleware=[Middleware(SecurityHeaders)],
+            middleware=[Middleware(WorkspaceAddresses), Middleware(SecurityHeaders)],
             exception_handlers={404: self._not_found, 405: self._not_found, Exception: self._failed},
         )
 
@@ -252,23 +252,13 @@ class Site:
                 self._log.warning("console.sign_in_refused", client=address_of(request), reason=error.reason)
                 return self._ask(error.status, next_path, str(error))
             self._log.info("console.signed_in", key_id=key.id, client=address_of(request))
-            response = see_other(next_path)
-            await self._visits.start(request, response, {key.workspace: session_id})
-            return response
+            return await self._visits.start(request, {key.workspace: session_id}, next_path)
 
     async def _sign_out(self, _request: Request, visit: Visit, _form: Form) -> Response:
         """End the sessions of the browser, in every workspace."""
         response = see_other("/console/sign-in")
         await self._visits.end(response, visit)
         return response
-
-    async def _change_workspace(self, _request: Request, visit: Visit, form: Form) -> Response:
-        """Go on in another workspace that the browser is signed in to. Pages of the former one are stale."""
-        response = see_other("/console")
-        if self._visits.change(response, visit, first(form, "session")):
-            return response
-        text = "You are not signed in to this workspace any more. Sign in to it again."
-        return self._frame.problem(visit, 404, "Not found", text, "/console/sign-in?another=1")
 
     # Checks
 
@@ -279,8 +269,7 @@ class Site:
             async with page_timeout():
                 visit = await self._visits.of(request)
                 if visit is None:
-                    query = f"?{request.url.query}" if request.url.query else ""
-                    return self._ask(401, local_path(request.url.path + query))
+                    return self._ask(401, self._visits.next_path(request))
                 return await page(request, visit)
 
         return self._guarded(checked)
@@ -297,14 +286,8 @@ class Site:
                 visit = await self._visits.of(request)
                 if visit is None:
                     return self._ask(401, "/console", "the session has ended: sign in, and do it again")
-                if not visit.has_token(token := first(form, "token")):
+                if not visit.has_token(first(form, "token")):
                     text = "The form has expired, and nothing was changed. Open the page, and do it again."
-                    if other := next((other for other in visit.others if other.has_token(token)), None):
-                        now, then = visit.member.key.workspace, other.member.key.workspace
-                        text = (
-                            f"The form is of the workspace {then}, and you have changed to {now} since. "
-                            "Nothing was changed: change back, and do it again."
-                        )
                     return self._frame.problem(visit, 403, "Refused", text)
                 return await page(request, visit, form)
 

@@ -1,18 +1,19 @@
 """Sessions of browsers' requests, the check of a form's origin, and the headers of pages."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hmac import compare_digest
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.console.hub_api import Member
 from services.console.sessions.records import digest_of, form_token
 from services.console.sessions.sign_in import SignIn
+from services.console.web.workspace_addresses import address_in, asked_workspace, base_of
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -47,11 +48,18 @@ class Visit:
     member: Member
     others: "tuple[Visit, ...]" = ()
     """The browser's sessions in other workspaces, which the member can change to."""
+    base: str = ""
+    """What the addresses of a page begin with if that of the request names its workspace."""
 
     @property
     def sessions(self) -> "tuple[Visit, ...]":
         """All sessions of the browser: the one of the visit, and the others."""
         return (self, *self.others)
+
+    @property
+    def workspaces(self) -> Sequence[str]:
+        """The other workspaces that the browser is signed in to."""
+        return [other.member.key.workspace for other in self.others]
 
     @property
     def page_id(self) -> str:
@@ -94,8 +102,8 @@ class OwnOrigin:
 class Visits:
     """Finds the sessions of requests, and sets the cookie of new ones.
 
-    The cookie has a session for each workspace that the person has signed in to, and the first one counts.
-    Each is an ordinary session of its workspace, which ends by itself.
+    The cookie has a session for each workspace that the person has signed in to. That of the workspace in
+    the address counts, or the first one. Each is an ordinary session of its workspace, which ends by itself.
     """
 
     def __init__(self, sign_in: SignIn, public_base: str) -> None:
@@ -109,7 +117,17 @@ class Visits:
     async def of(self, request: Request) -> Visit | None:
         """Return the visit of a request; None without a valid session. Raises `DatabaseUnavailable`."""
         session_ids = request.cookies.get(self._cookie, "").split(_SEPARATOR)[:MAX_WORKSPACES]
-        client = address_of(request)
+        client, workspace = address_of(request), asked_workspace(request)
+        visit = await self._first(session_ids, client)
+        if not workspace or visit is None:
+            return visit
+        if visit.member.key.workspace != workspace:
+            asked = [found.session_id for found in visit.others if found.member.key.workspace == workspace]
+            visit = await self._first([*asked, *session_ids], client) if asked else None
+        return replace(visit, base=base_of(workspace)) if visit else None
+
+    async def _first(self, session_ids: Sequence[str], client: str) -> Visit | None:
+        """Return a visit with the first of these sessions that is valid, and note its use."""
         for place, session_id in enumerate(session_ids):
             if found := await self._sign_in.find(session_id) if session_id else None:
                 session, key = found
@@ -130,35 +148,41 @@ class Visits:
                 found.setdefault(key.workspace, visit)
         return tuple(found.values())
 
-    async def start(self, request: Request, response: Response, new: Mapping[str, str]) -> None:
-        """Give new sessions, ids by workspace, to the browser: the first one counts.
+    async def start(self, request: Request, new: Mapping[str, str], next_path: str) -> Response:
+        """Give new sessions, ids by workspace, to the browser, and return the redirect to the next page.
 
         It keeps its sessions in other workspaces. Those in the same ones end: the browser forgets them, so
-        nobody else may have them.
+        nobody else may have them. The next page is one of the first new workspace.
         """
         before = await self.of(request)
-        session_ids = list(new.values())
+        session_ids: dict[str, str] = {}
         for visit in before.sessions if before else ():
             workspace = visit.member.key.workspace
-            if workspace in new or len(session_ids) >= MAX_WORKSPACES:
+            if workspace in new or len(session_ids.keys() | new.keys()) >= MAX_WORKSPACES:
                 await self._sign_in.end(workspace, visit.record_id)
-            else:
-                session_ids.append(visit.session_id)
-        self._set_cookie(response, session_ids)
-
-    def change(self, response: Response, visit: Visit, record_id: str) -> bool:
-        """Make one of the browser's other sessions count. Return False if there is none with this id."""
-        if all(other.record_id != record_id for other in visit.others):
-            return False
-        ordered = sorted(visit.sessions, key=lambda found: found.record_id != record_id)
-        self._set_cookie(response, [found.session_id for found in ordered])
-        return True
+            if workspace in new:
+                session_ids[workspace] = new[workspace]
+            elif len(session_ids.keys() | new.keys()) < MAX_WORKSPACES:
+                session_ids[workspace] = visit.session_id
+        session_ids |= new
+        is_first = next(iter(session_ids)) == next(iter(new))
+        base = "" if is_first else base_of(next(iter(new)))
+        response = RedirectResponse(address_in(base, next_path), 303)
+        self._set_cookie(response, list(session_ids.values()))
+        return response
 
     async def end(self, response: Response, visit: Visit) -> None:
         """End every session of the browser."""
         for found in visit.sessions:
             await self._sign_in.end(found.member.key.workspace, found.record_id)
         response.delete_cookie(self._cookie, path="/", secure=self._https, httponly=True, samesite="lax")
+
+    @staticmethod
+    def next_path(request: Request) -> str:
+        """Return the address of a request, to go on there after signing in."""
+        workspace = asked_workspace(request)
+        query = f"?{request.url.query}" if request.url.query else ""
+        return address_in(base_of(workspace) if workspace else "", local_path(request.url.path + query))
 
     def is_own_origin(self, request: Request) -> bool:
         """Return whether a page of the hub sent a form."""
