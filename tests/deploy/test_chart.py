@@ -18,6 +18,8 @@ import yaml
 from pydantic_settings import BaseSettings
 from typer.testing import CliRunner
 
+from docs.generator.alerts import DOCUMENTATION
+from docs.generator.monitoring import FOLDER
 from interlink.cli import app
 from interlink.prepare import BOOTSTRAP_FILE_VARIABLE
 from shared.connections.configured_apps import APPS_DIR_VARIABLE
@@ -390,6 +392,28 @@ def _groups(service: str) -> set[str]:
     return {f"{service}-{group}" for group in re.findall(r'group="(\w+)"', source)}
 
 
+# Monitoring
+
+
+def test_rules_and_dashboards_are_those_of_deploy_monitoring(
+    helm: Helm, rendered: Mapping[str, Sequence[Object]], tmp_path: Path
+) -> None:
+    rules = (FOLDER / "rules.yaml").read_text("utf-8")
+    own = rules.replace(DOCUMENTATION, "https://wiki.example.org/hub")
+    assert own != rules
+    values = {"prometheusRule": {"documentationUrl": "https://wiki.example.org/hub", "labels": {"a": "b"}}}
+    [changed] = of_kind(with_values(helm, tmp_path, "large", values), "PrometheusRule").values()
+    assert changed["spec"] == yaml.safe_load(own)
+    assert changed["metadata"]["labels"]["a"] == "b"
+    dashboards = of_kind(rendered["large"], "ConfigMap")["dashboards"]
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert dashboards["data"] == {
+        f"interlink-{file.name}": file.read_text("utf-8") for file in (FOLDER / "dashboards").iterdir()
+    }
+    for kind in ("PodMonitor", "PrometheusRule", "ConfigMap"):
+        assert not of_kind(rendered["small"], kind), "off by default"
+
+
 # Values
 
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (
@@ -418,6 +442,9 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"httpRoute": {"enabled": True}}, "/httpRoute"),
     ({"networkPolicy": {"ingressFrom": []}}, "networkPolicy.ingressFrom: name the pods"),
     ({"podMonitor": {"enabled": True}}, "networkPolicy.metricsFrom: name the pods"),
+    ({"prometheusRule": {"enabled": True}}, "/prometheusRule/documentationUrl"),
+    ({"prometheusRule": {"documentationUrl": "docs.example.com"}}, "/prometheusRule/documentationUrl"),
+    ({"grafanaDashboards": {"folder": "hub"}}, "'folder' not allowed"),
     ({"keda": {"enabled": True}}, "/keda/prometheusAddress"),
     ({"services": {"gateway": {"replicas": 0}}}, "/services/gateway/replicas"),
     (
