@@ -8,7 +8,7 @@ DEV_STAMP := $(VENV)/.ready
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: run setup test check lint docs manifests manifests-audit audit sbom bench chaos lock otelcol database clean
+.PHONY: run setup test check lint docs manifests manifests-audit audit sbom image-size bench chaos lock otelcol database clean
 
 run: $(RUN_STAMP)
 	@exec $(BIN)/interlink up
@@ -69,6 +69,10 @@ audit: setup
 # The bill of materials of the image (CycloneDX), and its licenses as a table, in build/.
 sbom: setup
 	$(BIN)/python .ci/sbom.py
+
+# The size of what the image holds, built without a container engine: needs root and debootstrap.
+image-size: setup
+	.ci/image-size
 
 bench: setup
 	$(BIN)/python -m bench
