@@ -223,4 +223,6 @@ class UnitFiles:
 
 def count_files(line: Line) -> int:
     """Return how many files a message has, with those that are lost."""
+    if "files" not in line and "lost_files" not in line:  # as in most
+        return 0
     return len(line.get("files", ())) + len(line.get("lost_files", ()))

@@ -30,7 +30,8 @@ class MessageItems:
         id_of = self._selection.ids_of(part.target.conversation)
         messages = [line["m"] for line in lines if "m" in line]
         ids = {message["id"]: id_of(message["id"]) for message in messages}
-        parents = {thread: id_of(thread) for message in messages if (thread := message.get("thread"))}
+        threads = {message["thread"] for message in messages if "thread" in message}
+        parents = {thread: ids[thread] if thread in ids else id_of(thread) for thread in threads}
         own, others = await self._known.among(part, messages, {*ids.values(), *parents.values()})
         items: list[Item] = []
         outside: list[bytes] = []
@@ -112,8 +113,9 @@ class MessageItems:
             part.fail(f"{part.name}, {message['id']}", reason, "", day, reactions)
             part.files.settle((), [message_id])
             return None
-        for loss in message.get("losses", ()):
-            part.counts[f"losses.{loss}"] += 1
+        if "losses" in message:
+            for loss in message["losses"]:
+                part.counts[f"losses.{loss}"] += 1
         if self._samples is not None:
             self._samples.take(part.target.conversation, data)
         if is_changed:

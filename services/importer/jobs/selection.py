@@ -21,6 +21,8 @@ _MAX_ADDRESS: Final = 2_048
 _MAX_AUTHORS: Final = 1_000
 _DAY_S: Final = 86_400
 _MICROSECONDS: Final = 1_000_000
+_UNEDITED: Final = crc32(b"\0")
+_MINUTES: Final = tuple(f"{minute // 60:02d}:{minute % 60:02d}:" for minute in range(1_440))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,11 @@ class Selection:
         """Return why a message is left out; None if it is imported."""
         if not self._since <= line["at"] < self._until:
             return "outside_time_range"
-        kind = line.get("kind")
-        if kind == "bot" and not self.plan.bots:
-            return "bot"
-        if kind == "system" and not self.plan.system_messages:
-            return "system_message"
+        if "kind" in line:
+            if line["kind"] == "bot" and not self.plan.bots:
+                return "bot"
+            if line["kind"] == "system" and not self.plan.system_messages:
+                return "system_message"
         if "thread" in line and not self.plan.threads:
             return "thread"
         return "person_left_out" if line["author"] in self._left_out else None
@@ -101,10 +103,10 @@ class Selection:
             "origin": self.origin(conversation, line["id"], line.get("permalink")),
             "created_at": moment(line["at"]),
         }
-        if thread := line.get("thread"):
-            found["thread_id"] = unpacked(parents[thread])
-        if reply_to := line.get("reply_to"):
-            found["reply_to_id"] = unpacked(self.ids_of(conversation)(reply_to))
+        if "thread" in line:
+            found["thread_id"] = unpacked(parents[line["thread"]])
+        if "reply_to" in line:
+            found["reply_to_id"] = unpacked(self.ids_of(conversation)(line["reply_to"]))
         if "edited_at" in line:
             found["edited_at"] = moment(line["edited_at"])
         if "pinned" in line and self.plan.pins:
@@ -159,8 +161,8 @@ class Selection:
 
 def mark_of(line: Mapping[str, Any]) -> bytes:
     """Return a mark of a message's content, in 4 bytes: most probably another one after it was edited."""
-    content = f"{line.get('edited_at') or ''}\0{line['text']}".encode("utf-8", "surrogatepass")
-    return crc32(content).to_bytes(MARK_BYTES)
+    before = crc32(f"{line['edited_at'] or ''}\0".encode()) if "edited_at" in line else _UNEDITED
+    return crc32(line["text"].encode("utf-8", "surrogatepass"), before).to_bytes(MARK_BYTES)
 
 
 def moment(unix: float) -> str | None:
@@ -175,9 +177,7 @@ def moment(unix: float) -> str | None:
     if microseconds == _MICROSECONDS:
         seconds, microseconds = seconds + 1, 0
     day, second = divmod(seconds, _DAY_S)
-    minute, second = divmod(second, 60)
-    hour, minute = divmod(minute, 60)
-    return f"{_day_text(day)}T{hour:02d}:{minute:02d}:{second:02d}.{microseconds // 1000:03d}Z"
+    return f"{_day_text(day)}T{_MINUTES[second // 60]}{second % 60:02d}.{microseconds // 1000:03d}Z"
 
 
 @lru_cache(maxsize=4_096)
