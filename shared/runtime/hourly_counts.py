@@ -26,9 +26,16 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 }
 OTHER: Final = "other"
 CountKind = Literal[
-    "events", "rate_limited", "requests_accepted", "requests_refused", "requests_limited", "requests_ms"
+    "events",
+    "rate_limited",
+    "requests_accepted",
+    "requests_refused",
+    "requests_limited",
+    "requests_ms",
+    "requests_latency",
 ]
-"""Events by type; answers 429 by provider; requests, and their milliseconds, by endpoint or integration."""
+"""Events by type; answers 429 by provider; requests, their milliseconds, and those in each latency bucket, by
+endpoint or integration."""
 _FLUSH_INTERVAL_S: Final = 5.0
 _MAX_NAMES: Final = 200
 _MAX_NAME: Final = 100
@@ -69,8 +76,13 @@ class HourlyCounts:
         """Write the pending counts once, and end."""
         await self._flushing.stop()
 
-    def add(self, workspace: str, kind: CountKind, name: str, count: int = 1) -> None:
-        """Count occurrences of a name. For hot paths: no I/O."""
+    def add(
+        self, workspace: str, kind: CountKind, name: str, count: int = 1, *, bucket: int | None = None
+    ) -> None:
+        """Count occurrences of a name, with a `bucket` under `<name> <bucket>`. For hot paths: no I/O.
+
+        Names are limited, buckets are not: callers use a fixed number.
+        """
         now = utcnow()
         if not self._hour <= now < self._hour + _HOUR:  # computed once an hour, not for every event
             self._hour = hour_of(now)
@@ -81,6 +93,8 @@ class HourlyCounts:
             if len(names) >= _MAX_NAMES:
                 name = OTHER
             names.add(name)
+        if bucket is not None:
+            name = f"{name} {bucket}"
         tally = self._tallies.setdefault(key, {})
         tally[name] = tally.get(name, 0) + count
 

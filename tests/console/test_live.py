@@ -1,6 +1,7 @@
 """The stream of the overview as raw HTTP: what it brings, its bounds, and when it ends."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -197,11 +198,14 @@ def test_statistics_count_events_by_type_and_help_checks_the_hub(hub: Hub, admin
     assert (item["name"], item["accepted"], item["refused"]) == ("counted", 1, 2)
     assert item["success_rate"] == pytest.approx(1 / 3, abs=0.001)
     assert 0 < item["mean_ms"] < 10_000
+    assert 0 < item["p50_ms"] <= item["p95_ms"] < 20_000
+    assert item["p95_ms"] <= 2 * 3 * item["mean_ms"] + 1, "none of three takes more than all together"
     others = hub.call("GET", "/api/statistics/endpoints", key=foreign)
     assert (others["items"], others["hours"]) == ([], [])
     page = admin.open("/console/statistics")
     of_endpoint = admin.open(page.link(f"&endpoint={endpoint['id']}"))
     assert "accepted 1 refused 2 turned away 0 succeeded 33.3 %" in of_endpoint.text
+    assert re.search(r"mean time [\d.]+ ms time p50 [\d.]+ ms time p95 [\d.]+ ms", of_endpoint.text)
     assert webhooks[0] not in page.response.text, "the tenth of the newest is the last one"
     later = admin.open(page.link("&webhooks="))
     assert "Its deliveries" in admin.open(later.link(f"&webhook={webhooks[0]}")).text

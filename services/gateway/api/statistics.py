@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI, Query
 from pydantic import AwareDatetime, BaseModel
 
 from services.gateway.ingest.endpoint_records import EndpointRepository
+from services.gateway.ingest.request_counts import percentile_ms
 from shared.contracts.envelope import rfc3339
 from shared.runtime.hourly_counts import RETENTION_DAYS, CountKind, HourlyCounts
 from shared.runtime.limits import WorkspaceLimits
@@ -61,7 +62,8 @@ class RequestCountsOut(BaseModel):
     """Requests to endpoints. `limited` were turned away by a limit of the hub, or while it was not available.
 
     `success_rate` is the share of `accepted` in `accepted` and `refused`, `mean_ms` the mean time from the
-    first byte of those to the response: null without any.
+    first byte of those to the response, and `p50_ms` and `p95_ms` its percentiles: null without any. The
+    percentiles are interpolated in buckets that each end at twice the time of the one before.
     """
 
     accepted: int
@@ -69,6 +71,8 @@ class RequestCountsOut(BaseModel):
     limited: int
     success_rate: float | None
     mean_ms: float | None
+    p50_ms: float | None
+    p95_ms: float | None
 
 
 class RequestHourOut(RequestCountsOut):
@@ -103,6 +107,8 @@ _REQUEST_KINDS: Final[Mapping[CountKind, str]] = {
     "requests_limited": "limited",
     "requests_ms": "ms",
 }
+_LATENCY: Final = "latency "
+"""Begins the names of latency buckets among the counts."""
 
 
 class StatisticsApi:
@@ -160,6 +166,12 @@ class StatisticsApi:
                         if endpoint_id in (None, name):
                             by_endpoint[name][field] += count
                             by_hour[hour][field] += count
+            async for hour, counts in self._counts.read(key.workspace, "requests_latency", begin, end):
+                for entry, count in counts.items():
+                    name, _, bucket = entry.rpartition(" ")
+                    if endpoint_id in (None, name):
+                        by_endpoint[name][_LATENCY + bucket] += count
+                        by_hour[hour][_LATENCY + bucket] += count
         ordered = sorted(by_endpoint, key=lambda name: (-_requests(by_endpoint[name]), name))
         shown = ordered[position : position + limit]
         known = await self._endpoints.find_some(shown, key.workspace)
@@ -206,10 +218,15 @@ def _requests(counts: Counter[str]) -> int:
 def _shown(counts: Counter[str]) -> dict[str, Any]:
     """Return the fields of `RequestCountsOut`."""
     timed = counts["accepted"] + counts["refused"]
+    latency = {
+        int(name.removeprefix(_LATENCY)): count for name, count in counts.items() if name.startswith(_LATENCY)
+    }
     return {
         "accepted": counts["accepted"],
         "refused": counts["refused"],
         "limited": counts["limited"],
         "success_rate": round(counts["accepted"] / timed, 4) if timed else None,
         "mean_ms": round(counts["ms"] / timed, 1) if timed else None,
+        "p50_ms": percentile_ms(latency, 0.5),
+        "p95_ms": percentile_ms(latency, 0.95),
     }

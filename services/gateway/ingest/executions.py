@@ -142,7 +142,7 @@ class Executions:
         if rejected and outcome in _HUB_OUTCOMES:
             counts.limited += 1
             return False
-        counts.seconds += seconds
+        counts.add_time(seconds)
         if not rejected:
             counts.accepted += 1
             counts.triggered += events
@@ -202,6 +202,8 @@ class Executions:
             for kind, number in kinds.items():
                 if number:
                     self._hours.add(added.workspace, kind, endpoint_id, number)
+            for bucket, number in added.latency.items():
+                self._hours.add(added.workspace, "requests_latency", endpoint_id, number, bucket=bucket)
 
     async def _records(self, executions: Sequence[Execution]) -> list[ExecutionRecord]:
         """Return the records to write, with signature failures diagnosed as far as the limit allows."""
