@@ -335,6 +335,16 @@ def test_chosen_rows_shown_rows_or_all_hits_are_sent_again_or_discarded(
         admin.open(f"/console/deliveries?webhook_id={webhook}&status=discarded"), "/bulk/retry"
     )
     assert "all 2 hits of this search" in asked.text
+    [delivery, *_] = hub.deliveries(webhook_id=webhook, status="discarded")
+    trace = hub.call("GET", f"/api/deliveries/{delivery['id']}")["trace_id"]
+    for query in (f"event_id={delivery['event_id']}", f"trace_id={trace}"):
+        asked = admin.open(f"/console/deliveries/bulk/retry?webhook_id={webhook}&status=discarded&{query}")
+        assert "all 1 hits of this search" in asked.text
+    job = admin.send(asked, "/bulk/retry", rows="all")
+    assert "/console/jobs/job_" in job.path, job.text
+    sent = f"/api/deliveries/{delivery['id']}"
+    eventually(lambda: hub.call("GET", sent)["status"] == "delivered")
+    assert len(hub.deliveries(webhook_id=webhook, status="discarded")) == 1, "not those of other traces"
     delivered = admin.open(f"/console/deliveries?webhook_id={webhook}&status=delivered")
     asked = admin.send(delivered, "/bulk/retry")
     assert "All hits of this search cannot be chosen" in asked.text

@@ -21,7 +21,7 @@ from services.console.web.visits import Visit
 _MAX_ROWS: Final = 100
 _MAX_REASONS: Final = 10
 _ALL: Final = "all"
-_FILTERS: Final = frozenset({"webhook_id", "event_type", "error", "since", "until"})
+_FILTERS: Final = frozenset({"webhook_id", "event_type", "event_id", "trace_id", "error", "since", "until"})
 """Filters of lists that jobs have, beside the status."""
 
 Json = Mapping[str, Any]

@@ -1,17 +1,19 @@
 """The delivery log's API: every delivery with its attempts."""
 
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI
 
 from services.delivery.api.customers import CustomerDeliveries
 from services.delivery.api.delivery_schemas import DeliveryCountOut, DeliveryOut, masked
 from services.delivery.api.fields import (
     CustomerReader,
     ErrorQuery,
+    EventIdQuery,
     FilterQuery,
     Reader,
     StatusQuery,
+    TraceIdQuery,
     sees_payloads,
 )
 from services.delivery.engine.waiting_reasons import WaitingReasons
@@ -48,15 +50,9 @@ class DeliveriesApi:
         webhook_id: FilterQuery = None,
         event_type: FilterQuery = None,
         status: StatusQuery = None,
-        event_id: Annotated[str | None, Query(max_length=1000)] = None,
+        event_id: EventIdQuery = None,
         error: ErrorQuery = None,
-        trace_id: Annotated[
-            str | None,
-            Query(
-                pattern="^[0-9a-f]{32}$",
-                description="The id of a trace: it is the same from the provider's request to each attempt.",
-            ),
-        ] = None,
+        trace_id: TraceIdQuery = None,
         since: UtcTime | None = None,
         until: UtcTime | None = None,
         limit: Limit = 50,
@@ -95,7 +91,9 @@ class DeliveriesApi:
         webhook_id: FilterQuery = None,
         event_type: FilterQuery = None,
         status: StatusQuery = None,
+        event_id: EventIdQuery = None,
         error: ErrorQuery = None,
+        trace_id: TraceIdQuery = None,
         since: UtcTime | None = None,
         until: UtcTime | None = None,
     ) -> DeliveryCountOut:
@@ -104,8 +102,10 @@ class DeliveriesApi:
             key.workspace,
             webhook_id=webhook_id,
             event_type=event_type,
+            event_id=event_id,
             statuses=status or STATUSES,
             error=error,
+            trace_id=trace_id,
             since=since,
             until=until,
         )

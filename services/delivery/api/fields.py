@@ -1,7 +1,7 @@
 """Types that several API modules share: access, parameters and times."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Query
 from pydantic import Field
@@ -33,6 +33,15 @@ StatusQuery = Annotated[
 ]
 ErrorQuery = Annotated[str | None, Query(max_length=100, description="The error class of the last attempt.")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+TRACE_ID: Final = "^[0-9a-f]{32}$"
+EventIdQuery = Annotated[str | None, Query(max_length=1000)]
+TraceIdQuery = Annotated[
+    str | None,
+    Query(
+        pattern=TRACE_ID,
+        description="The id of a trace: it is the same from the provider's request to each attempt.",
+    ),
+]
 
 
 def customer_of(key: ApiKey) -> str | None:

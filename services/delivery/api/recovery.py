@@ -233,6 +233,8 @@ class RecoveryApi:
             )
         scope = JobScope(
             event_type=body.event_type,
+            event_id=body.event_id,
+            trace_id=body.trace_id,
             since=body.since,
             until=body.until,
             last_error=body.error,

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.delivery.api.delivery_schemas import PayloadOut
-from services.delivery.api.fields import Name, optional_rfc3339
+from services.delivery.api.fields import TRACE_ID, Name, optional_rfc3339
 from services.delivery.api.webhook_fields import Events
 from services.delivery.log.deliveries import Delivery
 from services.delivery.log.recovery_jobs import RecoveryJob
@@ -65,6 +65,8 @@ class _Selection(BaseModel):
     ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_IDS)] | None = None
     webhook_id: Name | None = None
     event_type: Name | None = None
+    event_id: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    trace_id: Annotated[str, Field(pattern=TRACE_ID)] | None = None
     since: UtcTime | None = None
     until: UtcTime | None = None
     error: Name | None = None

@@ -38,6 +38,8 @@ class JobScope(TypedDict, total=False):
     until: datetime | None
     events: list[str] | None
     event_type: str | None
+    event_id: str | None
+    trace_id: str | None
     last_error: str | None
 
 
@@ -51,6 +53,8 @@ class RecoveryJob(Job):
     until: datetime | None = None
     events: tuple[str, ...] | None = None
     event_type: str | None = None
+    event_id: str | None = None
+    trace_id: str | None = None
     last_error: str | None = None
     replay_no: int | None = None
     """The number of a replay, from which the ids of the new deliveries derive."""

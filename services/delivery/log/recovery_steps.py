@@ -127,8 +127,10 @@ def _job_query(job: RecoveryJob) -> DeliveryQuery:
         workspace=job.workspace,
         webhook_id=job.webhook_id,
         event_type=job.event_type,
+        event_id=job.event_id,
         statuses=job.statuses,
         error=job.last_error,
+        trace_id=job.trace_id,
         since=job.since,
         until=min(job.until, job.created_at) if job.until else job.created_at,
     )

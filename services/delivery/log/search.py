@@ -147,7 +147,7 @@ class DeliverySearch:
         """Return the number of deliveries in the statuses of a query; None if counting takes too long."""
         try:
             async with asyncio.timeout(timeout_s):
-                if query.event_type is None and query.error is None:
+                if not (query.event_type or query.event_id or query.error or query.trace_id):
                     return await self._count_indexed(query, max_ms=int(timeout_s * 1000))
                 count, after = 0, None
                 while True:
