@@ -28,7 +28,7 @@ from services.importer.jobs.run_step import Outlets, RunStep
 from services.importer.jobs.source_readers import SourceReaders
 from services.importer.jobs.steps import ImportSteps
 from services.importer.jobs.undo_step import UndoStep
-from services.importer.jobs.verify_step import VerifyStep
+from services.importer.jobs.verify_step import ReportRows, VerifyStep
 from services.importer.publish import confirmations as confirmation_store
 from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.publish.confirmations import Confirmations
@@ -115,6 +115,7 @@ async def build(runtime: Runtime) -> Service:
         Marks(runtime.mongo),
     )
     reports, users = Reports(runtime.mongo), ChatUsers(runtime.mongo)
+    rows = ReportRows(stores, reports)
     directory = ChatDirectory(runtime.mongo)
     ledger = Ledger(stores.units, stores.confirmations)
     new_contents = NewContents(imports, stores.contents, directory)
@@ -133,7 +134,7 @@ async def build(runtime: Runtime) -> Service:
         read,
         RunStep(imports, readers, read, stores, directory, outlets, files.addresses, file_limits),
         FilesStep(imports, readers, files, file_limits),
-        VerifyStep(imports, stores, reports),
+        VerifyStep(imports, rows),
         UndoStep(imports, outlets, stores, ledger, new_contents, files.cleanup),
     )
     estimate = Estimate(rate, memory)
@@ -144,7 +145,7 @@ async def build(runtime: Runtime) -> Service:
             ImportsApi(
                 imports, stores.contents, stores.issues, ledger, new_contents, estimate, runtime.draining
             ),
-            ReportsApi(imports, stores.contents, reports, files.records, estimate),
+            ReportsApi(imports, stores.contents, reports, rows, files.records, estimate),
             ImportFilesApi(imports, files.records),
             RetentionApi(runtime.name, "imports:read", retentions(settings)),
             AccountImportsApi(imports, accounts, estimate),

@@ -1,6 +1,7 @@
 """The report of an import: for each channel and day, what was found and what became of it."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -18,9 +19,11 @@ from services.importer.files.records import ImportFiles
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.source import AccountSource
-from services.importer.jobs.verify_step import COUNTS
+from services.importer.jobs.verify_step import COUNTS, ReportRows
 from services.importer.store.contents import Contents
 from services.importer.store.reports import Kind, Reports
+from shared.runtime.cached_reads import CachedReads
+from shared.runtime.mongo import utcnow
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.routes import Routes
 
@@ -33,6 +36,8 @@ _MAX_SHOWN: Final = 10_000
 _MAX_FILES: Final = 1_000
 """Files on the page for people."""
 _CSV_ROWS: Final = 500
+_LAST_PART: Final = timedelta(seconds=10)
+"""A cancelled import stores the part that it is at within this time."""
 _COLUMNS: Final = (
     *("conversation", "name", "channel_id", "day", *COUNTS),
     *("first", "last", "digest"),
@@ -56,9 +61,13 @@ class ReportsApi:
         imports: Imports,
         contents: Contents,
         reports: Reports,
+        rows: ReportRows,
         files: ImportFiles,
         estimate: Estimate,
     ) -> None:
+        self._report_rows = rows
+        self._people: CachedReads[dict[str, int]] = CachedReads()
+        self._storing: CachedReads[int] = CachedReads()
         self._imports = imports
         self._contents = contents
         self._reports = reports
@@ -90,12 +99,12 @@ class ReportsApi:
         `files` has the addresses of the list of files, each with its bytes and its hash, and of the same as
         CSV; the page has the first 1,000 of them.
         """
-        job = await self._imports.find(key.workspace, import_id)
+        job = await self._find(key.workspace, import_id)
         if form == "csv":
             name = f'attachment; filename="{job.id}.csv"'
             headers = {"Content-Disposition": name}
             return StreamingResponse(self._csv(job), media_type="text/csv; charset=utf-8", headers=headers)
-        people = await self._contents.count_people(job.id)
+        people = await self._people.get(key.workspace, job.id, lambda: self._contents.count_people(job.id))
         if form == "json" and not rows:
             return Response(orjson.dumps(self._summary(job, people)), media_type="application/json")
         channels, _ = await self._reports.page(job.run_id, "channels", documents=_MAX_CHANNELS)
@@ -156,8 +165,21 @@ class ReportsApi:
     async def _rows(
         self, workspace: str, import_id: str, kind: Kind, limit: int, cursor: str | None
     ) -> tuple[list[bytes], str | None]:
-        job = await self._imports.find(workspace, import_id)
+        job = await self._find(workspace, import_id)
         return await self._reports.rows(job.run_id, kind, limit=limit, cursor=cursor)
+
+    async def _find(self, workspace: str, import_id: str) -> ImportJob:
+        """Return an import with rows in its report.
+
+        One that was cancelled, or failed, has none before somebody looks at it.
+        """
+        job = await self._imports.find(workspace, import_id)
+        if job.state in ("cancelled", "failed") and job.has_published:
+            stored, _ = await self._reports.page(job.run_id, "channels", documents=1)
+            is_final = job.finished_at is None or utcnow() > job.finished_at + _LAST_PART
+            if not stored or not is_final:
+                await self._storing.get(workspace, job.id, lambda: self._report_rows.store(job))
+        return job
 
     async def _csv(self, job: ImportJob) -> AsyncIterator[str]:
         yield csv_lines([_COLUMNS])
@@ -186,6 +208,11 @@ def _not_determined(job: ImportJob) -> list[str]:
         notes.append("a dry run: nothing was published; the chat may have messages that the hub cannot see")
     elif job.confirms is False:
         notes.append("published, not confirmed: the chat did not say what it stored")
+    if job.state in ("cancelled", "failed"):
+        ended = "was cancelled" if job.state == "cancelled" else "failed"
+        notes.append(
+            f"the import {ended}: the chat may have messages of its last batches, which no row counts"
+        )
     if job.late:
         notes.append(
             f"{job.late} messages that count as imported were in the chat already, or rejected: it confirmed "

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from shared.connections.files.failure import FileReason
 from shared.contracts.errors import Malformed
-from shared.runtime.mongo import Index, Mongo, UpdateOne, translate_errors
+from shared.runtime.mongo import Document, Index, Mongo, UpdateOne, translate_errors
 from shared.runtime.records import Record
 from shared.runtime.web.paging import Page
 
@@ -29,6 +29,9 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 }
 _IDS_PER_QUERY: Final = 50
 _POSITION_DIGITS: Final = 8
+_MAX_POSITION: Final = 10**_POSITION_DIGITS - 1
+_SPAN_FACTOR: Final = 10
+"""Each search for the next files spans so many times as many positions as the one before."""
 _SAME_FILES: Final = 10
 
 FileState = Literal["waiting", "stored", "address", "skipped", "failed"]
@@ -134,19 +137,23 @@ class ImportFiles:
     ) -> list[FileRecord]:
         """Return files in the order of the export, behind a position and an id.
 
-        Two queries, because the embedded database uses no index for an alternative (`$or`).
+        One query for the rest of a position, because the embedded database uses no index for an alternative
+        (`$or`); and several for the next positions: without an end, it reads and sorts all that follow.
         """
-        order = [("position", 1), ("_id", 1)]
+        documents: list[Document] = []
+        end = -1
         with translate_errors():
-            if after is None:
-                documents = await self._files.find(query).sort(order).limit(limit).to_list(limit)
-            else:
-                position, file_id = after
-                same = {**query, "position": position, "_id": {"$gt": file_id}}
+            if after is not None:
+                end, file_id = after
+                same = {**query, "position": end, "_id": {"$gt": file_id}}
                 documents = await self._files.find(same).sort("_id", 1).limit(limit).to_list(limit)
-                if left := limit - len(documents):
-                    later = {**query, "position": {"$gt": position}}
-                    documents += await self._files.find(later).sort(order).limit(left).to_list(left)
+            span = 1
+            while len(documents) < limit and end < _MAX_POSITION:
+                left = limit - len(documents)
+                later = {**query, "position": {"$gt": end, "$lte": end + span}}
+                order = [("position", 1), ("_id", 1)]
+                documents += await self._files.find(later).sort(order).limit(left).to_list(left)
+                end, span = end + span, span * _SPAN_FACTOR
         return [FileRecord.from_document(document) for document in documents]
 
     async def count_waiting(self, import_id: str) -> int:

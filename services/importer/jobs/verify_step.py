@@ -26,27 +26,15 @@ _MAX_OUTSIDE: Final = 200_000
 
 
 class VerifyStep:
-    """Adds the counts of the parts up, by channel and day."""
+    """The last step: stores the report."""
 
-    def __init__(self, imports: Imports, stores: Stores, reports: Reports) -> None:
+    def __init__(self, imports: Imports, rows: "ReportRows") -> None:
         self._imports = imports
-        self._stores = stores
-        self._reports = reports
+        self._rows = rows
 
     async def run(self, job: ImportJob) -> StepResult:
         """Store the report of an import, which is completed then; after a dry run it is ready again."""
-        await self._reports.delete_run(job.run_id)
-        channels = _Rows(self._reports, job, "channels")
-        days = _Rows(self._reports, job, "days")
-        without_parent = 0
-        async for record in self._stores.contents.each_channel(job.id):
-            totals, by_day = await self._totals(job, record)
-            without_parent += totals["without_parent"]
-            await channels.add(_channel_row(record, totals))
-            for day, counts in sorted(by_day.items()):
-                await days.add(_day_row(record, day, counts))
-        await channels.close()
-        await days.close()
+        without_parent = await self._rows.store(job)
         numbers: dict[str, Any] = {f"{job.counted}.without_parent": without_parent} if without_parent else {}
         if job.is_dry_run:
             numbers["trial.seconds"] = round((utcnow() - job.started_at).total_seconds(), 1)
@@ -57,6 +45,30 @@ class VerifyStep:
         if job.is_dry_run:
             return StepResult(waits=True, changes={"stage": "ready", "step": "read"})
         return StepResult(finished=True, changes={"stage": "completed"})
+
+
+class ReportRows:
+    """Adds the counts of the parts up, by channel and day."""
+
+    def __init__(self, stores: Stores, reports: Reports) -> None:
+        self._stores = stores
+        self._reports = reports
+
+    async def store(self, job: ImportJob) -> int:
+        """Store the rows of the parts that are done. Return how many replies are without their parents."""
+        await self._reports.delete_run(job.run_id)
+        channels = _Rows(self._reports, job, "channels")
+        days = _Rows(self._reports, job, "days")
+        without_parent = 0
+        async for record in self._stores.contents.each_channel(job.id):
+            totals, by_day = await self._totals(job, record)
+            without_parent += totals["without_parent"]
+            await channels.add(_channel_row(record, totals))
+            for day, counts in sorted(by_day.items()):
+                await days.add(_day_row(record, day, counts))
+        await days.close()
+        await channels.close()  # last: `ReportsApi` takes them for complete rows
+        return without_parent
 
     async def _totals(
         self, job: ImportJob, record: ChannelRecord
