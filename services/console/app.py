@@ -118,6 +118,7 @@ async def build(runtime: Runtime) -> Service:
             runtime.workspace_cleanup(sessions.delete_all, views.delete_all, embedded_sessions.delete_all),
         ],
         indexes=INDEXES,
+        is_edge=True,
         # Pages leave cycles behind, which would take some 70 MB before the usual thresholds.
         gc_thresholds=(5_000, 5, 3),
     )

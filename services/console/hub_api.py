@@ -14,6 +14,7 @@ from shared.contracts.errors import Malformed
 from shared.contracts.routes import CONSOLE, service_for_path
 from shared.runtime.http_client import ApiClient, HeaderPairs, Unreachable
 from shared.runtime.secrets import Vault
+from shared.runtime.tracing import continue_trace
 from shared.runtime.web.access import ApiKey
 from shared.runtime.web.api_keys import Scope
 from shared.runtime.web.service_keys import Actor, service_key
@@ -29,17 +30,26 @@ Parameters = Mapping[str, str | Sequence[str]]
 
 @dataclass(slots=True)
 class Member:
-    """The member who makes a request: the key of their session, their address, and the session's id."""
+    """The member who makes a request: the key of their session, their address, and the session's id.
+
+    `traceparent` is the context of the request's span; without one, the first call begins a trace.
+    """
 
     key: ApiKey
     address: str
     session: str = ""
+    traceparent: str = ""
     _deadline: float = 0.0
 
     def deadline(self) -> float:
         """Return until when (time of the event loop) the calls of this request may take, from the first."""
         self._deadline = self._deadline or asyncio.get_running_loop().time() + _TIMEOUT_S
         return self._deadline
+
+    def context(self) -> str:
+        """Return the `traceparent` of the calls of this request, which are in one trace."""
+        self.traceparent = continue_trace(self.traceparent)
+        return self.traceparent
 
 
 @dataclass(eq=False)
@@ -165,6 +175,7 @@ class HubApi:
         scopes = [] if key.customer else cast("list[Scope]", sorted(key.scopes))
         acting = key.acting or Actor(key.id, key.name, role=key.role, session=member.session)
         token = service_key(self._vault, CONSOLE, key.workspace, scopes, acting, customer=key.customer)
+        headers = {**headers, "traceparent": member.context()}
         return await self._send(
             token, member.address, member.deadline(), method, path, content, headers, params
         )
@@ -179,7 +190,7 @@ class HubApi:
         token = service_key(self._vault, CONSOLE, workspace, scopes, None)
         content = orjson.dumps(body)
         deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
-        headers = _json_headers(path, content, "")
+        headers = {**_json_headers(path, content, ""), "traceparent": continue_trace("")}
         _, answer = await self._send(token, address, deadline, method, path, content, headers, {})
         return _json(answer)
 

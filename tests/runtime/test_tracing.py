@@ -21,11 +21,13 @@ from aiohttp import web
 from shared.contracts.errors import Misconfigured
 from shared.contracts.topics import CHAT_INBOUND
 from shared.runtime.tracing import start_tracing
+from tests.console.person import Person
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub
 from tests.support.otlp import CollectedSpan, Collector
+from tests.support.outgoing import new_type
 from tests.support.ports import free_port
 from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber, WebhookRequest
@@ -60,8 +62,8 @@ def _hub(
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "200",
     }
-    folder = tmp_path_factory.mktemp("hub")
-    with TracedHub(folder, bus, store, services=("gateway", "delivery", "sync"), env=env) as hub:
+    folder, services = tmp_path_factory.mktemp("hub"), ("gateway", "delivery", "sync", "console")
+    with TracedHub(folder, bus, store, services=services, env=env, entrance=True) as hub:
         yield hub
 
 
@@ -151,6 +153,44 @@ def test_one_trace_from_webhook_to_delivery_and_chat_message(
     exported = b"".join(collector.raw)
     for secret in (BODY[8:24], endpoint["secret"].encode(), b"hook-path", b"hook-query", b"sha256="):
         assert secret not in exported
+
+
+def test_events_of_a_program_are_traced(hub: Hub, collector: Collector) -> None:
+    """Those without a trace of their own belong to that of the request."""
+    kind, request_trace, own_trace = new_type(), token_hex(16), token_hex(16)
+    caller, own = token_hex(8), f"00-{own_trace}-{token_hex(8)}-00"
+    event = {"specversion": "1.0", "type": kind, "source": "/tests", "data": {}}
+    events = [{**event, "id": f"{kind}.1"}, {**event, "id": f"{kind}.2", "traceparent": own}]
+    with Subscriber() as subscriber, hub.client("gateway") as client:
+        hub.outgoing_webhook(subscriber.url, events=[kind])
+        headers = {"traceparent": f"00-{request_trace}-{caller}-00"}
+        assert client.post("/api/events", json=events, headers=headers).status_code == 202
+        subscriber.wait_for(2)
+    spans = collector.wait_for(
+        request_trace, "POST /api/events", "send chat.events", "process chat.events", "attempt"
+    )
+    request = one(spans, "gateway", "POST /api/events")
+    assert (request.kind, request.parent_id) == ("server", caller)
+    produced = one(spans, "gateway", "send chat.events")
+    assert (produced.kind, produced.parent_id) == ("producer", request.span_id)
+    fanned_out = one(spans, "delivery", "process chat.events", "delivery-fanout")
+    assert fanned_out.parent_id == produced.span_id
+    assert one(spans, "delivery", "attempt")
+    others = collector.wait_for(own_trace, "send chat.events", "process chat.events", "attempt")
+    assert one(others, "gateway", "send chat.events").parent_id == own.split("-")[2]
+    assert one(others, "delivery", "attempt")
+
+
+def test_calls_of_a_page_are_in_the_trace_of_the_page(hub: Hub, collector: Collector) -> None:
+    person, trace_id, browser = Person(hub.url("console")), token_hex(16), token_hex(8)
+    with person.client as client:
+        person.sign_in(hub.admin_key)
+        client.headers["traceparent"] = f"00-{trace_id}-{browser}-00"
+        assert person.open("/console/deliveries").status == 200
+    spans = collector.wait_for(trace_id, "GET /api/deliveries")
+    page = one(spans, "console", "GET /console/deliveries")
+    assert (page.kind, page.parent_id) == ("server", browser)
+    assert one(spans, "delivery", "GET /api/deliveries").parent_id == page.span_id
 
 
 def test_no_token_in_a_path_becomes_part_of_a_span(hub: Hub, collector: Collector) -> None:

@@ -11,7 +11,7 @@ from starlette.types import Scope as AsgiScope
 from services.console.embedding.records import EmbeddedSession, EmbeddedSessions
 from services.console.hub_api import Member
 from services.console.sessions.records import digest_of
-from services.console.web.visits import OwnOrigin, Visit, address_of, policy
+from services.console.web.visits import OwnOrigin, Visit, address_of, policy, trace_context
 from shared.contracts.ids import WorkspaceId
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, Keyring
@@ -97,6 +97,7 @@ class EmbeddedVisits:
             address=address_of(request),
             customer=customer,
         )
+        member.traceparent = trace_context(request)
         return Visit(secret, session.id, member)
 
     def set_cookie(self, response: Response, session: EmbeddedSession, secret: str, path: str) -> None:

@@ -112,7 +112,8 @@ class Overview:
     async def _read(self, name: str, visit: Visit) -> Any:
         """Return the response of a part's call, or the refusal."""
         _, path, params = _PARTS[name]
-        member = Member(visit.member.key, visit.member.address)  # with the whole time of a request
+        # With the whole time of a request.
+        member = Member(visit.member.key, visit.member.address, traceparent=visit.member.context())
         try:
             return await self._hub.call(member, "GET", path, params=params)
         except Refusal as refusal:

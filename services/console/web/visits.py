@@ -14,6 +14,7 @@ from services.console.hub_api import Member
 from services.console.sessions.records import digest_of, form_token
 from services.console.sessions.sign_in import SignIn
 from services.console.web.workspace_addresses import address_in, asked_workspace, base_of
+from shared.runtime import tracing
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -99,6 +100,11 @@ class OwnOrigin:
         return not self.is_https and origin == f"http://{request.headers.get('host', '')}"
 
 
+def trace_context(request: Request) -> str:
+    """Return the context of a request's span; '' without one: what the browser sent was not checked."""
+    return "" if tracing.tracer is None else request.headers.get("traceparent", "")
+
+
 class Visits:
     """Finds the sessions of requests, and sets the cookie of new ones.
 
@@ -119,12 +125,18 @@ class Visits:
         session_ids = request.cookies.get(self._cookie, "").split(_SEPARATOR)[:MAX_WORKSPACES]
         client, workspace = address_of(request), asked_workspace(request)
         visit = await self._first(session_ids, client)
-        if not workspace or visit is None:
+        if visit is None:
+            return None
+        visit.member.traceparent = trace_context(request)
+        if not workspace:
             return visit
         if visit.member.key.workspace != workspace:
             asked = [found.session_id for found in visit.others if found.member.key.workspace == workspace]
             visit = await self._first([*asked, *session_ids], client) if asked else None
-        return replace(visit, base=base_of(workspace)) if visit else None
+            if visit is None:
+                return None
+            visit.member.traceparent = trace_context(request)
+        return replace(visit, base=base_of(workspace))
 
     async def _first(self, session_ids: Sequence[str], client: str) -> Visit | None:
         """Return a visit with the first of these sessions that is valid, and note its use."""

@@ -24,14 +24,15 @@ class BareRoute:
 
     def __init__(self, app: ASGIApp, *, path: str, handler: BareHandler, log: Log) -> None:
         self._app = app
-        self._path = path
+        self.path = path
         self._handler = handler
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] != self.path or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        scope["route"] = self  # as routers do: spans are named after its path
         try:
             status, body = await self._handler(scope, receive)
         except KNOWN_ERRORS as error:
