@@ -4,7 +4,8 @@ One process owns an account, so its calls are counted in memory, separately for 
 connected it. A new owner starts counting at zero; if the provider then answers 429, its pause is obeyed.
 """
 
-from collections import OrderedDict, deque
+from bisect import insort
+from collections import OrderedDict
 from time import monotonic
 from typing import Final
 
@@ -12,6 +13,9 @@ from shared.manifests.channel_models import ChannelSpec, RateScope, RateSpec
 
 _MAX_WINDOWS: Final = 50_000
 """Counted rates of all accounts of a process; the least recently used are forgotten."""
+_RESERVED_S: Final = 300.0
+_USABLE_S: Final = 60.0
+"""How long a reserved time may be used after it: the call that it counts should be near."""
 ANY_METHOD: Final = "*"
 
 _Key = tuple[str, str, str]
@@ -22,34 +26,55 @@ class Pace:
     """The calls of the accounts of one process. Times are those of `monotonic`, in seconds."""
 
     def __init__(self) -> None:
-        self._windows: OrderedDict[_Key, deque[float]] = OrderedDict()
+        self._windows: OrderedDict[_Key, list[float]] = OrderedDict()
+        """Times of the last calls that a rule counts, in order. Reserved ones are later than now."""
+        self._reserved: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        """Times reserved, by account, lane and method."""
         self._blocked: dict[_Key, float] = {}
 
-    def delay(self, account: str, spec: ChannelSpec, method: str, conversation: str) -> float:
-        """Return the seconds until a method may be called; 0.0 for now."""
-        now = monotonic()
-        until = max((self._blocked_until(key) for key in _blocks(account, method, conversation)), default=0.0)
-        for number, rule in _rules(spec, method):
-            window = self._windows.get(_window_key(account, number, rule, method, conversation))
-            if window is not None and len(window) >= rule.amount:
-                until = max(until, window[-rule.amount] + rule.per_s)
-        return max(0.0, until - now)
+    def take(self, account: str, spec: ChannelSpec, method: str, conversation: str, lane: str = "") -> float:
+        """Count a call if it may be made now and return 0.0; else return the seconds until it may.
 
-    def take(self, account: str, spec: ChannelSpec, method: str, conversation: str) -> float:
-        """Count a call if it may be made now and return 0.0; else return the seconds until it may."""
-        if delay := self.delay(account, spec, method, conversation):
-            return delay
+        A lane that has to wait gets the next free time, up to five minutes from now: so lanes are served
+        in the order in which they asked, and do not all come back for one call. Without `lane`, nothing is
+        reserved.
+        """
         now = monotonic()
-        for number, rule in _rules(spec, method):
-            key = _window_key(account, number, rule, method, conversation)
-            window = self._windows.get(key)
-            if window is None:
-                window = self._windows[key] = deque(maxlen=rule.amount)
-                if len(self._windows) > _MAX_WINDOWS:
-                    self._windows.popitem(last=False)
-            self._windows.move_to_end(key)
-            window.append(now)
-        return 0.0
+        blocked_until = max(
+            (self._blocked_until(key) for key in _blocks(account, method, conversation)), default=0.0
+        )
+        reserved = self._reserved.pop((account, lane, method), None)
+        if reserved is not None and now - reserved < _USABLE_S and blocked_until <= now:
+            if reserved <= now:
+                return 0.0  # it was counted when it was reserved
+            self._reserved[account, lane, method] = reserved
+            return reserved - now
+        until = max(now, blocked_until)
+        counted = [
+            (_window_key(account, number, rule, method, conversation), rule)
+            for number, rule in _rules(spec, method)
+        ]
+        for key, rule in counted:
+            window = self._windows.get(key, ())
+            if len(window) >= rule.amount:
+                until = max(until, window[-rule.amount] + rule.per_s)
+        if until > now and (not lane or until <= blocked_until or until - now > _RESERVED_S):
+            return until - now
+        for key, rule in counted:
+            self._count(key, rule, until)
+        if until > now:
+            self._reserved[account, lane, method] = until
+            if len(self._reserved) > _MAX_WINDOWS:
+                self._reserved.popitem(last=False)
+        return until - now
+
+    def _count(self, key: _Key, rule: RateSpec, at: float) -> None:
+        window = self._windows.setdefault(key, [])
+        insort(window, at)
+        del window[: -rule.amount]
+        self._windows.move_to_end(key)
+        if len(self._windows) > _MAX_WINDOWS:
+            self._windows.popitem(last=False)
 
     def block(self, account: str, scope: RateScope, method: str, conversation: str, pause_s: float) -> None:
         """Let nothing of a scope go out for a while: the provider has asked for it."""

@@ -107,9 +107,9 @@ class SceneCalls:
         """Return the function to await before each step: it obeys the rates, and stores `sending_at`."""
 
         async def before(step: Step) -> None:
-            key, conversation = scene.change.rate_key, scene.leg.conversation
+            key, conversation, lane = scene.change.rate_key, scene.leg.conversation, scene.change.lane
             scene.change.method = step.method
-            while delay := self._pace.take(key, scene.spec, step.method, conversation):
+            while delay := self._pace.take(key, scene.spec, step.method, conversation, lane):
                 if delay > _MAX_HOLD_S:
                     reason = "The provider allows no more calls for now: the hub waits."
                     metrics.SYNC_WAITS.labels(scene.leg.provider, "pace").inc()
