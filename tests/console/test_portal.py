@@ -208,6 +208,11 @@ def test_sessions_end_by_time_and_with_their_key_in_every_process(
     demoted = hub.call("POST", "/api/portal-sessions", body, key=member["key"], expect=201)
     page = guest.open(path_of(demoted["url"]))
     assert page.status == 200
+    rotated = hub.call("POST", f"/api/members/{member['id']}/rotate-key")["key"]
+    assert guest.open(page.path).status == 404, "it ends with the key that started it"
+    demoted = hub.call("POST", "/api/portal-sessions", body, key=rotated, expect=201)
+    page = guest.open(path_of(demoted["url"]))
+    assert page.status == 200
     hub.call("PATCH", f"/api/members/{member['id']}", {"role": "viewer"})
     assert guest.open(page.path).status == 404
     late = portal(hub, customer="late")

@@ -67,9 +67,8 @@ class EmbeddedVisits:
         session = await self._sessions.find(session_id) if session_id.startswith(prefix) else None
         if session is None:
             return None
-        if not await self._keyring.is_valid(
-            session.key_id, "portal:write" if session.portal else "connect:write"
-        ):
+        scope: Scope = "portal:write" if session.portal else "connect:write"
+        if not await self._keyring.allows_session(session.key_id, scope, session.created_at):
             return None
         if session.portal:
             setattr(request.state, _ANCESTORS, session.origins)

@@ -167,14 +167,17 @@ class Keyring:
         """Delete every member of a workspace, removed ones too."""
         await self.members.delete_all({"workspace": workspace}, {"digest": None})
 
-    async def is_valid(self, key_id: str, scope: Scope) -> bool:
-        """Return whether the key, or the member, with this id is valid now and has a scope.
+    async def allows_session(self, key_id: str, scope: Scope, started: datetime) -> bool:
+        """Return whether a session that the key, or the member, with this id started can go on.
 
-        Otherwise as `authenticate`. It is no use of the key.
+        It ends with the key, with the member's key of that time, and with the scope. Otherwise as
+        `authenticate`. It is no use of the key.
         """
         await self._configuration.ensure_current()
         key = self._checked(self._by_id.get(key_id), is_use=False)
-        return key is not None and key.allows(scope)
+        if key is None or (key.sessions_from and started < key.sessions_from):
+            return False
+        return key.allows(scope)
 
     def _valid(self, key_digest: str, *, is_use: bool) -> ApiKey | None:
         return self._checked(self._by_digest.get(key_digest), is_use=is_use)
@@ -232,7 +235,7 @@ def _digest_and_member(record: MemberRecord) -> tuple[str, ApiKey]:
         record.removed_at,  # so a removed member is like an expired key
         record.name,
         record.role,
-        sessions_from=record.restored_at,
+        sessions_from=max(filter(None, (record.restored_at, record.key_from)), default=None),
     )
     return record.digest or "", member
 

@@ -87,6 +87,8 @@ class MemberRecord(Record):
     removed_at: datetime | None = stored_null()
     restored_at: datetime | None = stored_null()
     """The last restore. Sessions from before ended with the removal, and stay ended."""
+    key_from: datetime | None = None
+    """Time at which the key was replaced; None if it is the first one."""
     deleted_at: datetime | None = None
 
     @property
@@ -169,7 +171,8 @@ class Members:
 
         Raises `Conflict` if the key was replaced, or the member removed, since then.
         """
-        changed = {"digest": digest(key), "prefix": shown_prefix(key), "changed_at": utcnow()}
+        now = utcnow()
+        changed = {"digest": digest(key), "prefix": shown_prefix(key), "changed_at": now, "key_from": now}
         with translate_errors():
             document = await self._collection.find_one_and_update(
                 {"_id": member.id, "digest": member.digest, "deleted_at": None},
