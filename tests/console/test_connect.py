@@ -386,6 +386,22 @@ def test_a_secret_that_the_provider_shows_later_is_stored_afterwards(hub: Hub, a
     assert "answered with status 2" in admin.send(stored, "/setup/test").text
 
 
+def test_a_secret_that_the_provider_hands_over_is_shown_once(hub: Hub, admin: Person) -> None:
+    form = admin.open("/console/endpoints/new/notion")
+    created = admin.send(form, "/new/notion", **{"own-name": "pages"})
+    assert "has not confirmed the address yet" in created.text
+    [endpoint] = hub.call("GET", "/api/inbound-endpoints?limit=1")["items"]
+    handed = f"secret_{token_hex(24)}"
+    assert httpx.post(endpoint["url"], json={"verification_token": handed}).status_code == 200
+    setup = f"/console/endpoints/{endpoint['id']}/setup"
+    page = admin.open(setup)
+    assert "handed over a secret" in page.text
+    assert handed not in page.response.text
+    assert handed in admin.send(page, "/do/show-secret").text
+    for path in (setup, setup.removesuffix("/setup")):
+        assert not any(form.action.endswith("/do/show-secret") for form in admin.open(path).forms)
+
+
 def test_settings_of_a_provider_are_fields_of_the_form(hub: Hub, admin: Person) -> None:
     form = admin.open("/console/endpoints/new/aws-sns")
     wrong = admin.send(form, "/new/aws-sns", topic_arn="not one", **{"own-name": "topic"})

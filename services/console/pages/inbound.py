@@ -39,6 +39,10 @@ def endpoint_advice(item: Json) -> str:
         return "It has no secret yet: follow the setup steps."
     if item["awaits"] == "handshake":
         return "The provider has not confirmed the address yet: follow the setup steps."
+    if item["secret_handed_over"]:
+        return (
+            "The provider has handed over a secret. If it asks for it again, show it: that is possible once."
+        )
     return f"It is disabled: {item['disabled_reason']}." if item["disabled_reason"] else ""
 
 
@@ -111,6 +115,15 @@ ENDPOINTS: Final = Kind(
             fields=(OVERLAP, Field("secret", "Secret", "key", "Only if the provider gives you one.")),
             effect="A new secret is made. The old one stays valid for some time, so nothing is refused.",
             shown={"secret": "New secret", "old_secrets_until": "The old one is valid until"},
+        ),
+        Action(
+            "show-secret",
+            "Show the handed-over secret",
+            "/api/inbound-endpoints/{id}/handed-over-secret",
+            "integrations:write",
+            "The secret of the provider's handshake is shown only now: enter it where the provider asks.",
+            fits=lambda item: bool(item["secret_handed_over"]),
+            shown={"secret": "Secret"},
         ),
         Action(
             "disable",

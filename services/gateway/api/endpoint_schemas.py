@@ -118,6 +118,7 @@ class EndpointOut(BaseModel):
     """An inbound endpoint. `secret` is only in the response that created or changed it.
 
     `awaits` is what the endpoint needs before it can verify requests. A secret setting is null.
+    `secret_handed_over`: the secret of the provider's handshake can be shown, once.
     `disabled_reason` says why the endpoint's `source` cannot be used and what to change; until then it
     accepts no requests. `polled`: its events come from a polling trigger, and `url` is empty.
     `old_secrets_until` is until when each secret before the newest is valid. `version` is for `If-Match`.
@@ -129,6 +130,7 @@ class EndpointOut(BaseModel):
     url: str
     status: EndpointStatus
     awaits: Literal["secret", "handshake"] | None
+    secret_handed_over: bool
     disabled_reason: str | None
     channel_id: str | None
     events: list[str]
@@ -179,6 +181,7 @@ class EndpointOut(BaseModel):
             url=url,
             status=endpoint_status(record, source_error),
             awaits=None if record.polled else missing_setup(webhook, record),
+            secret_handed_over=bool(record.handed_over),
             disabled_reason=source_error or None,
             channel_id=record.channel_id,
             events=list(record.events),
