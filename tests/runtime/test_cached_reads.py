@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from services.console.live.shared_reads import SharedReads
 from shared.runtime import cached_reads
 from shared.runtime.cached_reads import CachedReads
 
@@ -58,14 +57,30 @@ def test_a_quick_count_is_not_cached_and_an_error_is_not_stored() -> None:
     assert asyncio.run(ask()) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("spares", "calls"), [(False, 2), (True, 1)])
-def test_what_took_long_to_read_is_read_less_often(spares: bool, calls: int) -> None:
+@pytest.mark.parametrize(("factor", "calls"), [(0, 2), (20, 1)])
+def test_what_took_long_to_read_is_read_less_often(factor: int, calls: int) -> None:
     counter = Counter(0.12)
 
     async def ask() -> None:
-        reads = SharedReads(0.05, spares=spares)
-        await reads.get("part", counter)
-        assert await reads.get("part", counter) == calls
+        reads = CachedReads[int](min_s=0.05, factor=factor, at_once=None)
+        await reads.get("w", "part", counter)
+        assert await reads.get("w", "part", counter) == calls
 
     asyncio.run(ask())
     assert counter.calls == calls
+
+
+def test_results_are_read_ahead_and_the_oldest_leave_what_is_too_much() -> None:
+    counter = Counter(0)
+
+    async def ask() -> list[int]:
+        reads = CachedReads[int](min_s=60, max_size=5, size_of=lambda call: call)
+        reads.refresh("a", None, counter)
+        await asyncio.sleep(0.01)
+        reads.refresh("a", None, counter)
+        first = await reads.get("a", None, counter)
+        others = [await reads.get(name, None, counter) for name in ("b", "c")]  # 1 + 2 + 3 are too much
+        again = [await reads.get(name, None, counter) for name in ("c", "b", "a")]
+        return [first, *others, *again]
+
+    assert asyncio.run(ask()) == [1, 2, 3, 3, 2, 4]

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from services.console.live.shared_reads import SharedReads
 from services.console.sessions.sign_in import SignIn
 from shared.contracts.errors import OverLimit
+from shared.runtime.cached_reads import CachedReads
 from shared.runtime.draining import Draining
 from shared.runtime.web.access import ApiKey
 
@@ -31,7 +31,7 @@ class Streams:
     def __init__(self, sign_in: SignIn, draining: Draining) -> None:
         self._sign_in = sign_in
         self._open: Counter[tuple[str, str]] = Counter()
-        self._checks = SharedReads(_CHECKED_S)
+        self._checks: CachedReads[dict[str, ApiKey | None]] = CachedReads(min_s=_CHECKED_S, factor=0)
         self.draining = draining
 
     def open(self, session: str, key: ApiKey) -> "OpenStream":
@@ -54,10 +54,9 @@ class Streams:
 
         All sessions are read together, once in two seconds. Raises `DatabaseUnavailable`.
         """
-        keys = await self._checks.get("", self._read_keys)
+        keys = await self._checks.get("", "keys", self._read_keys)
         if session in keys:
-            found: ApiKey | None = keys[session]
-            return found
+            return keys[session]
         # It was opened after they were read.
         return (await self._sign_in.find_all([session])).get(session)
 

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
-from services.console.live.shared_reads import SharedReads
 from services.console.pages.help_checks import (
     CheckResult,
     check_accounts,
@@ -25,6 +24,7 @@ from services.console.web.frame import Frame
 from services.console.web.visits import Visit
 from shared.contracts.envelope import rfc3339
 from shared.manifests.catalogue import CALLBACK_PATH
+from shared.runtime.cached_reads import CachedReads
 from shared.runtime.mongo import utcnow
 from shared.runtime.web.api_keys import Scope
 
@@ -46,7 +46,7 @@ class HealthPages:
         self._hub = hub
         self._frame = frame
         self._public_base = public_base
-        self._reads = SharedReads(_CHECKS_S, spares=True)
+        self._reads: CachedReads[Any] = CachedReads(min_s=_CHECKS_S, factor=20, at_once=None)
 
     async def statistics(self, request: Request, visit: Visit) -> Response:
         """Return the statistics page. The query parameter `span` is day, week or month.
@@ -116,8 +116,8 @@ class HealthPages:
         """Run the checks, and return the page with their results."""
         host = request.headers.get("host", "")
         services, callback, apps, ended, broken, queue, webhooks, imports = await asyncio.gather(
-            self._reads.get("services", self._hub.readiness_checks),
-            self._reads.get("callback", lambda: self._hub.status_of(CALLBACK_PATH)),
+            self._reads.get("", "services", self._hub.readiness_checks),
+            self._reads.get("", "callback", lambda: self._hub.status_of(CALLBACK_PATH)),
             self._list(visit, "/api/platform-credentials", "integrations:read"),
             self._list(visit, "/api/integrations", "integrations:read", status="reauth_required", limit="10"),
             self._list(visit, "/api/integrations", "integrations:read", status="error", limit="10"),

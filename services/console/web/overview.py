@@ -15,9 +15,9 @@ from starlette.responses import Response
 from services.console.hub_api import HubApi, Member, Refusal
 from services.console.live.event_feed import EventFeed
 from services.console.live.events import EventFilter
-from services.console.live.shared_reads import SharedReads
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
+from shared.runtime.cached_reads import CachedReads
 from shared.runtime.web.api_keys import Scope
 
 _PARTS: Final[Mapping[str, tuple[Scope, str, Mapping[str, str]]]] = {
@@ -56,7 +56,7 @@ class Overview:
         self._hub = hub
         self._frame = frame
         self._feed = feed
-        self._reads = SharedReads(_FRESH_S, spares=True)
+        self._reads: CachedReads[Any] = CachedReads(min_s=_FRESH_S, factor=20, at_once=None)
         self._rendered: dict[tuple[str, ...], tuple[float, Sequence[Any], Markup]] = {}
         """By workspace and parts: the time of rendering, the results that were rendered, and the HTML."""
 
@@ -85,8 +85,8 @@ class Overview:
         key = visit.member.key
         names = [name for name, (scope, _, _) in _PARTS.items() if key.allows(scope)]
         found = await asyncio.gather(
-            self._reads.get("services", self._hub.readiness),
-            *(self._reads.get((key.workspace, name), partial(self._read, name, visit)) for name in names),
+            self._reads.get("", "services", self._hub.readiness),
+            *(self._reads.get(key.workspace, name, partial(self._read, name, visit)) for name in names),
         )
         rendered = self._rendered.get((key.workspace, *names))
         if rendered and all(map(is_, rendered[1], found)):

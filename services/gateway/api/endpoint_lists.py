@@ -7,12 +7,11 @@ counts of all endpoints. They are read together, and used for some seconds.
 
 import base64
 import binascii
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import islice
-from time import monotonic
 from typing import Annotated, Final, Literal
 
 import orjson
@@ -28,8 +27,8 @@ from services.gateway.ingest.endpoint_records import (
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.request_counts import StoredCounts
 from shared.contracts.errors import Malformed
+from shared.runtime.cached_reads import CachedReads
 from shared.runtime.configuration import Configuration
-from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.web.paging import Page
 from shared.webhooks.incoming import INCOMING_PROVIDER
 
@@ -47,6 +46,8 @@ _READ_SHARE: Final = 20
 """Counts are used for at least as many times as long as it took to read them."""
 _MAX_NAME: Final = 100
 """Characters of a name that count for its order."""
+_MANY: Final = 1_000
+"""From here on, reading the counts takes longer than a page may."""
 _MAX_COUNTS: Final = 200_000
 """Counts of endpoints in memory, of all workspaces together."""
 _NONE: Final = StoredCounts()
@@ -85,21 +86,26 @@ class EndpointLists:
         self._repository = repository
         self._endpoints = endpoints
         self._configuration = configuration
-        self._readers = WorkspaceLimits(1)
-        self._counts: OrderedDict[str, tuple[float, Mapping[str, StoredCounts]]] = OrderedDict()
-        """By workspace: until when they are used, and the counts by endpoint."""
+        self._counts: CachedReads[Mapping[str, StoredCounts]] = CachedReads(
+            min_s=_COUNTS_TTL_S, factor=_READ_SHARE, max_size=_MAX_COUNTS, size_of=len
+        )
 
     async def page(self, workspace: str, query: EndpointQuery) -> Page[ProviderEndpoint]:
         """Return a page of a workspace's endpoints. Raises `Malformed` if the cursor is invalid."""
         await self._configuration.ensure_current()
         needs_counts = query.order in _BY_COUNTS or query.status in ("active", "error")
-        counts = await self._read_counts(workspace) if needs_counts else {}
+        read = partial(self._repository.stored_counts, workspace)
+        counts: Mapping[str, StoredCounts] = {}
+        if needs_counts:
+            counts = await self._counts.get(workspace, "counts", read)
         value_of, is_reverse = _ORDERS[query.order]
         keys = [
             (value_of(endpoint, counts.get(endpoint.id, _NONE)), str(endpoint.id))
             for endpoint in self._endpoints.of_workspace(workspace)
             if _matches(endpoint, counts, query)
         ]
+        if len(keys) > _MANY and not needs_counts and not query.cursor:
+            self._counts.refresh(workspace, "counts", read)  # who sees the list may order it by them next
         keys.sort(reverse=is_reverse)
         if query.cursor:
             after = _decode(query.cursor, str if query.order == "name" else int)
@@ -112,22 +118,6 @@ class EndpointLists:
             items=[record for record in records if isinstance(record, ProviderEndpoint)],
             next_cursor=_encode(keys[query.limit - 1]) if has_more else None,
         )
-
-    async def _read_counts(self, workspace: str) -> Mapping[str, StoredCounts]:
-        async with self._readers.hold(workspace):  # of several calls, the first one reads
-            known = self._counts.get(workspace)
-            if known and known[0] > monotonic():
-                return known[1]
-            started = monotonic()
-            counts = await self._repository.stored_counts(workspace)
-            now = monotonic()
-            self._counts[workspace] = now + max(_COUNTS_TTL_S, _READ_SHARE * (now - started)), counts
-            self._counts.move_to_end(workspace)
-            for name in [name for name, (until, _) in self._counts.items() if until <= now]:
-                del self._counts[name]
-            while len(self._counts) > 1 and sum(len(item) for _, item in self._counts.values()) > _MAX_COUNTS:
-                self._counts.popitem(last=False)
-            return counts
 
 
 def _matches(endpoint: InboundEndpoint, counts: Mapping[str, StoredCounts], query: EndpointQuery) -> bool:
