@@ -124,7 +124,8 @@ _OVERVIEW: Final = (
         "ops",
         [
             (
-                "topk(10, sum by (workspace) (rate(interlink_workspace_usage_total[5m])))",
+                "topk(10, sum by (workspace) "
+                '(rate(interlink_workspace_usage_total{kind!="stored_byte"}[5m])))',
                 "{{workspace}}",
             )
         ],
@@ -134,6 +135,7 @@ _OWN: Final[dict[str, tuple[Panel, ...]]] = {
     "gateway": (
         _rate("Requests by outcome", "interlink_requests_total", "outcome"),
         _rate("Requests by route", "interlink_requests_total", "route"),
+        _rate("Refused over a quota", "interlink_quota_refusals_total", "quota"),
         _rate("Wrong signatures", "interlink_signature_failures_total", "provider", "reason"),
         _quantiles("Acknowledgement by Kafka", "interlink_produce_seconds", "topic"),
         _rate("Not acknowledged", "interlink_produce_failures_total", "topic"),
@@ -194,13 +196,24 @@ _WORKSPACE: Final = (
     *(
         _rate(title, f'{_USE},kind="{kind}"}}', "workspace")
         for title, kind in (
+            ("Requests with events", "request"),
             ("Events in", "event"),
             ("Delivery attempts", "attempt"),
             ("Messages sent", "message"),
             ("Calls with accounts", "account_call"),
+            ("Refused over a quota", "refusal"),
         )
     ),
-    Panel("In a day", "short", [(f"sum by (kind) (increase({_USE}}}[1d]))", "{{kind}}")]),
+    Panel(
+        "Stored",
+        "Bps",
+        [(f'sum by (workspace) (rate({_USE},kind="stored_byte"}}[5m]))', "{{workspace}}")],
+    ),
+    Panel(
+        "In a day",
+        "short",
+        [(f'sum by (kind) (increase({_USE},kind!="stored_byte"}}[1d]))', "{{kind}}")],
+    ),
     Panel(
         "Share of all",
         "percentunit",

@@ -24,6 +24,7 @@ _COLLECTIONS: Final = {
     "console_sign_in_failures": ("failed sign-ins by address", "minutes"),
     "console_used_states": ("sign-ins that were completed", "minutes"),
     "console_views": ("saved filters", "180 days after the last use"),
+    "daily_usage": ("what each workspace used, by day, for quotas", "90 days"),
     "deferred_events": ("events beyond a workspace's fair share", _WORK),
     "delivery_jobs": ("retries and erasures of many deliveries", "30 days after the job finished"),
     "delivery_queues": ("the queue of each webhook with something to send", _WORK),

@@ -63,6 +63,7 @@ from shared.contracts.topics import (
 )
 from shared.manifests.event_names import EventNames
 from shared.manifests.registry import registry
+from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.jobs import JobWorker
@@ -116,7 +117,8 @@ async def build(runtime: Runtime) -> Service:
         owned=lambda: (events.assignment[0], {(item.topic, item.partition) for item in events.assigned}),
     )
     endpoint_states = EndpointStates(due_deliveries, endpoint_health, settings)
-    attempter = Attempter(client, statistics, runtime.log)
+    usage = DailyUsage(runtime.mongo, runtime.log)
+    attempter = Attempter(client, statistics, usage, runtime.log)
     failure_monitor = FailureMonitor(
         webhooks,
         endpoint_health,
@@ -232,6 +234,7 @@ async def build(runtime: Runtime) -> Service:
             erasures,
             statistics,
             counts,
+            usage,
             unmatched,
             failure_monitor,
             results,

@@ -26,6 +26,7 @@ from services.gateway.api.polled_events import PolledEventsApi
 from services.gateway.api.proxy import ServiceProxy
 from services.gateway.api.publish_events import MAX_BODY_BYTES, PublishEventsApi
 from services.gateway.api.statistics import StatisticsApi
+from services.gateway.api.usage import UsageApi
 from services.gateway.api.workspaces import WorkspacesApi
 from services.gateway.ingest import endpoint_records, execution_records
 from services.gateway.ingest.app_webhooks import PREFIX, AppWebhooks, alias_provider
@@ -37,6 +38,7 @@ from services.gateway.ingest.execution_records import ExecutionRepository
 from services.gateway.ingest.executions import Executions
 from services.gateway.ingest.polled_events import PolledEvents
 from services.gateway.ingest.public_keys import PublishedKeys
+from services.gateway.ingest.quotas import WorkspaceQuotas
 from services.gateway.ingest.rate_limit import RateLimits
 from services.gateway.ingest.receive import Receiver
 from services.gateway.ingest.verify import Verifier
@@ -49,6 +51,7 @@ from shared.connections.apps import Apps
 from shared.connections.configured_apps import configured_apps
 from shared.contracts.routes import CONSOLE, CONSOLE_PATH, is_streamed
 from shared.manifests.registry import registry
+from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.mongo import Index
@@ -93,6 +96,8 @@ async def build(runtime: Runtime) -> Service:
     )
     executions = ExecutionRepository(runtime.mongo)
     counts = HourlyCounts(runtime.mongo, log)
+    usage = DailyUsage(runtime.mongo, log)
+    quotas = WorkspaceQuotas(settings, usage, runtime.mongo, runtime.configuration, log)
     recorder = Executions(
         executions, endpoints, counts, log, retention_days=settings.executions_days, workers=runtime.workers
     )
@@ -113,6 +118,7 @@ async def build(runtime: Runtime) -> Service:
         Confirmations(client, log, limits),
         recorder,
         runtime.producer,
+        quotas,
         log,
         limits=limits,
         memory=runtime.memory,
@@ -120,7 +126,7 @@ async def build(runtime: Runtime) -> Service:
     event_types = EventTypeRepository(runtime.mongo)
     types = EventTypes(event_types, runtime.configuration, log)
     fixed_types = FixedEventTypes(known.providers)
-    publish_events = PublishEventsApi(types, fixed_types, runtime.keyring, runtime.producer)
+    publish_events = PublishEventsApi(types, fixed_types, runtime.keyring, quotas, runtime.producer)
     polled_events = PolledEventsApi(PolledEvents(inbound, receiver.publisher, recorder), runtime.keyring)
     catalogue = Catalogue(known, public_base)
     proxy = ServiceProxy({name: str(url) for name, url in settings.peers.items()}, runtime.draining)
@@ -130,7 +136,16 @@ async def build(runtime: Runtime) -> Service:
     admins = Admins(keys, members, issuer=settings.oidc_issuer)
     workspaces = Workspaces(runtime.mongo)
     data = GatewayData(
-        keys, runtime.keyring, endpoints, inbound, executions, routes, types, runtime.audit_entries, counts
+        keys,
+        runtime.keyring,
+        endpoints,
+        inbound,
+        executions,
+        routes,
+        types,
+        runtime.audit_entries,
+        counts,
+        usage,
     )
     management = runtime.management_app(
         "Interlink gateway",
@@ -157,11 +172,13 @@ async def build(runtime: Runtime) -> Service:
                 workspaces,
                 keys,
                 runtime.keyring,
+                quotas.snapshot,
                 operator=runtime.hub.operator_workspace,
                 keys_per_workspace=settings.api_keys_per_workspace,
             ),
             AuditApi(runtime.audit_entries),
             StatisticsApi(counts, endpoints),
+            UsageApi(usage, quotas, workspaces, operator=runtime.hub.operator_workspace),
             RetentionApi(runtime.name, "webhooks:read", retentions(settings, runtime.hub)),
             DocumentsApi(proxy),
             EndpointsApi(
@@ -173,7 +190,7 @@ async def build(runtime: Runtime) -> Service:
                 runtime.producer,
                 operator=runtime.hub.operator_workspace,
             ),
-            ExecutionsApi(endpoints, routes, executions, runtime.producer, runtime.kafka),
+            ExecutionsApi(endpoints, routes, executions, runtime.producer, quotas, runtime.kafka),
             CatalogueApi(catalogue, apps),
             IntegrationWebhooksApi(endpoints, inbound, catalogue, known.providers, public_base),
             EventTypesApi(event_types, types, fixed_types),
@@ -191,6 +208,8 @@ async def build(runtime: Runtime) -> Service:
             apps,
             routes,
             counts,
+            usage,
+            quotas,
             recorder,
             types,
             proxy,

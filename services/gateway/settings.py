@@ -1,8 +1,13 @@
 """The settings of the gateway."""
 
+from typing import Annotated, Final
+
 from pydantic import Field, HttpUrl
 
 from shared.runtime.settings import EgressSettings
+
+MAX_QUOTA: Final = 10**15
+_Quota = Annotated[int, Field(ge=0, le=MAX_QUOTA)] | None
 
 
 class GatewaySettings(EgressSettings):
@@ -59,6 +64,30 @@ class GatewaySettings(EgressSettings):
         ge=1,
         le=100_000,
         description="The maximum number of members of one workspace, with those who were removed.",
+    )
+    quota_requests: _Quota = Field(
+        default=None,
+        description=(
+            "The quota of requests with events of one workspace in a UTC day, unless it has its own "
+            "(`PATCH /api/workspaces/{id}`). Without it there is no limit. 0 refuses all."
+        ),
+    )
+    quota_events: _Quota = Field(
+        default=None, description="The quota of events of one workspace in a UTC day, likewise."
+    )
+    quota_deliveries: _Quota = Field(
+        default=None,
+        description=(
+            "The quota of delivery attempts of one workspace in a UTC day, likewise. Beyond it, new events "
+            "are refused; those that were accepted are delivered."
+        ),
+    )
+    quota_stored_bytes: _Quota = Field(
+        default=None,
+        description=(
+            "The quota of bytes of events, and of bodies of deliveries, of one workspace within seven UTC "
+            "days with the current one, likewise."
+        ),
     )
     oidc_issuer: str = Field(
         default="",

@@ -5,6 +5,7 @@ from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.execution_records import ExecutionRepository
 from shared.connections.account_routes import AccountRoutes
+from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.web.access import Keyring
 from shared.runtime.web.api_keys import ApiKeys
@@ -25,6 +26,7 @@ class GatewayData:
         types: EventTypes,
         audit_entries: AuditEntries,
         counts: HourlyCounts,
+        usage: DailyUsage,
     ) -> None:
         self._keys = keys
         self._keyring = keyring
@@ -35,6 +37,7 @@ class GatewayData:
         self._types = types
         self._audit_entries = audit_entries
         self._counts = counts
+        self._usage = usage
 
     async def delete(self, workspace: str) -> None:
         """Delete everything. Safe to repeat. Raises `DatabaseUnavailable`."""
@@ -49,3 +52,4 @@ class GatewayData:
         await self._types.delete_all(workspace)
         await self._audit_entries.delete_all(workspace)
         await self._counts.delete_all(workspace)
+        await self._usage.delete_all(workspace)

@@ -46,10 +46,14 @@ class FieldError:
 
 
 class Rejected(InterlinkError):
-    """The input can never be accepted. `status` is its HTTP status, `reason` a stable code for programs."""
+    """The input can never be accepted. `status` is its HTTP status, `reason` a stable code for programs.
+
+    If a limit is used up, `retry_after` says in how many seconds the same input can be accepted.
+    """
 
     status = 400
     reason = "malformed"
+    retry_after: float | None = None
 
     def __init__(self, detail: str, *, errors: tuple[FieldError, ...] = ()) -> None:
         super().__init__(detail)
@@ -122,6 +126,17 @@ class OverLimit(Rejected):
 
     status = 429
     reason = "over_limit"
+
+
+class OverQuota(Rejected):
+    """The workspace has used up a quota. `retry_after` is in seconds."""
+
+    status = 429
+    reason = "over_quota"
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class Misconfigured(InterlinkError):

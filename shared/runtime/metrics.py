@@ -156,8 +156,14 @@ CERTIFICATE_EXPIRY: Final = Gauge(
 )
 WORKSPACE_USAGE: Final = WorkspaceUsage(
     "interlink_workspace_usage_total",
-    "Events, attempts, account calls and sent messages of the workspaces that this process serves "
-    f"{WorkspaceUsage.MAX_WORKSPACES} of by name, and of all others as `other`.",
+    "Requests with events, events, attempts, stored bytes, refusals over a quota, account calls and sent "
+    f"messages of the workspaces that this process serves {WorkspaceUsage.MAX_WORKSPACES} of by name, and of "
+    "all others as `other`.",
+)
+QUOTA_REFUSALS: Final = Counter(
+    "interlink_quota_refusals_total",
+    "Requests refused, and events of app webhooks left out, because their workspace is over a quota.",
+    ["quota"],
 )
 
 

@@ -13,7 +13,9 @@ from typing import Final, Literal
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import REGISTRY, Collector
 
-UsageKind = Literal["event", "attempt", "account_call", "message"]
+UsageKind = Literal["request", "event", "attempt", "stored_byte", "refusal", "account_call", "message"]
+_UNRANKED: Final[UsageKind] = "stored_byte"
+"""Bytes decide nothing about names: they would outnumber everything else."""
 
 _OTHER: Final = "other"
 _TURN_S: Final = 300.0
@@ -40,18 +42,19 @@ class WorkspaceUsage(Collector):
 
     def count(self, workspace: str, kind: UsageKind, amount: int = 1) -> None:
         """Count what a workspace used."""
+        rank = 0 if kind == _UNRANKED else amount
         own = self._named.get(workspace)
         if own is None and len(self._named) < self.MAX_WORKSPACES:
             own = self._named[workspace] = Counter()
         if own is not None:
             own[kind] += amount
-            self._recent[workspace] += amount
+            self._recent[workspace] += rank
             return
         self._other[kind] += amount
         # However many workspaces use a little, those that use much stay.
         while len(self._recent) >= _MAX_COMPARED:
             self._recent = Counter({name: used // 2 for name, used in self._recent.items() if used > 1})
-        self._recent[workspace] += amount
+        self._recent[workspace] += rank
 
     def turn(self) -> None:
         """Give the names of the workspaces that used least since the last turn to those that used more."""

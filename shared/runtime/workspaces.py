@@ -13,6 +13,7 @@ from pydantic import Field
 
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import WorkspaceId
+from shared.runtime.daily_usage import QuotaName
 from shared.runtime.due_work import OPEN, DueWork, DueWorker
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors, utcnow
@@ -25,6 +26,7 @@ DELETIONS: Final = "workspace_deletions"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("is_listed", 1), ("created_at", -1), ("_id", -1))),
+        Index((("changed_at", 1),)),
         Index((("expires_at", 1),), ttl_s=0),
     ),
     DELETIONS: (
@@ -59,6 +61,8 @@ class WorkspaceRecord(Record):
     deleted_at: datetime | None = None
     """Time at which an operator deleted it."""
     expires_at: datetime | None = None
+    quotas: Mapping[QuotaName, int] = Field(default_factory=dict)
+    """Its own quotas; those of the installation count for the others."""
 
     @property
     def status(self) -> WorkspaceStatus:
@@ -138,9 +142,16 @@ class Workspaces:
             paging,
         )
 
-    async def rename(self, workspace: str, name: str) -> WorkspaceRecord:
-        """Change the name of a workspace. Raises `NotFound`."""
-        return await self._change(workspace, {"name": name})
+    async def change(self, workspace: str, changes: Mapping[str, Any]) -> WorkspaceRecord:
+        """Change fields of a workspace, by their names. Raises `NotFound`."""
+        fields = WorkspaceRecord.stored_fields({**changes, "changed_at": utcnow()})
+        with translate_errors():
+            document = await self._workspaces.find_one_and_update(
+                {"_id": workspace}, {"$set": fields}, return_document=True
+            )
+        if document is None:
+            raise NotFound("no such workspace")
+        return WorkspaceRecord.from_document(document)
 
     async def delete(self, workspace: str) -> WorkspaceRecord:
         """Mark a workspace as deleted, and make the services delete its data. Safe to repeat.
@@ -149,7 +160,7 @@ class Workspaces:
         """
         record = await self.find(workspace)
         if not record.deleted_at:
-            record = await self._change(workspace, {"deleted_at": utcnow()})
+            record = await self.change(workspace, {"deleted_at": utcnow()})
         now = utcnow()
         for service in SERVICES_WITH_DATA:
             deletion = WorkspaceDeletion(
@@ -182,20 +193,8 @@ class Workspaces:
         if any(other.get("open") for other in others):
             return False
         # Two services that end at the same time both get here, which does no harm.
-        await self._change(
-            deletion.workspace, {"is_listed": False, "name": "", "expires_at": now + _RESERVED}
-        )
+        await self.change(deletion.workspace, {"is_listed": False, "name": "", "expires_at": now + _RESERVED})
         return True
-
-    async def _change(self, workspace: str, changes: Mapping[str, Any]) -> WorkspaceRecord:
-        fields = WorkspaceRecord.stored_fields({**changes, "changed_at": utcnow()})
-        with translate_errors():
-            document = await self._workspaces.find_one_and_update(
-                {"_id": workspace}, {"$set": fields}, return_document=True
-            )
-        if document is None:
-            raise NotFound("no such workspace")
-        return WorkspaceRecord.from_document(document)
 
 
 DeleteData = Callable[[str], Awaitable[None]]

@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from secrets import token_hex
+from time import sleep
 from typing import Any
 
 import httpx
@@ -12,11 +14,13 @@ import pytest
 from pymongo import MongoClient
 
 from shared.runtime.workspaces import SERVICES_WITH_DATA
+from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub, hub_with
 from tests.support.person import Person
 from tests.support.rotating_server import RotatingServer
+from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 from tests.support.tickets import RETURN_TO, bring_back, start
 
@@ -26,10 +30,11 @@ CALLS: tuple[tuple[str, str, Any], ...] = (
     ("POST", PATH, {"name": "x"}),
     ("GET", PATH, None),
     ("GET", f"{PATH}/x", None),
-    ("PATCH", f"{PATH}/x", {"name": "x"}),
+    ("PATCH", f"{PATH}/x", {"name": "x", "quotas": {"events": 10**9}}),
     ("DELETE", f"{PATH}/x", None),
     ("POST", f"{PATH}/x/api-keys", {}),
 )
+NO_QUOTAS = dict.fromkeys(("requests", "events", "deliveries", "stored_bytes"))
 OWN_LISTS = {
     "gateway": "/api/inbound-endpoints",
     "delivery": "/api/outgoing-webhooks",
@@ -90,6 +95,7 @@ def test_a_workspaces_life(hub: Hub) -> None:
     shown = made | {"key": None}
     assert hub.call("GET", f"{PATH}/{own}") == shown
     assert shown in hub.call("GET", PATH)["items"]
+    assert made["quotas"] == NO_QUOTAS
     renamed = hub.call("PATCH", f"{PATH}/{own}", {"name": "Acme Ltd"})
     assert renamed == shown | {"name": "Acme Ltd"}
     another = hub.call("POST", f"{PATH}/{own}/api-keys", {"name": "found again"}, expect=201)
@@ -139,6 +145,122 @@ def test_the_same_call_makes_one_workspace(hub: Hub) -> None:
         answers = [client.post(PATH, json={"id": own, "name": "x"}, headers=headers) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [201, 201]
     assert answers[0].json() == answers[1].json()
+
+
+# Quotas
+
+
+def usage(hub: Hub, key: str, query: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = hub.call("GET", f"/api/usage{query}", key=key)
+    return found
+
+
+def used(hub: Hub, key: str, quota: str) -> int:
+    return next(int(item["used"]) for item in usage(hub, key)["quotas"] if item["quota"] == quota)
+
+
+def publish(hub: Hub, key: str, event_type: str = "nobody.listens", *, count: int = 1) -> httpx.Response:
+    """Publish events with 100 bytes of data each."""
+    event = {"specversion": "1.0", "type": event_type, "source": "/t", "data": "x" * 98}
+    return call(hub, key, "POST", "/api/events", [event | {"id": token_hex(8)} for _ in range(count)])
+
+
+def is_over(answer: httpx.Response, quota: str) -> bool:
+    """Whether a request was refused over a quota, with everything that the sender has to know."""
+    if answer.status_code != 429:
+        return False
+    problem = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (problem["status"], problem["type"]) == (429, "/api/problems/429")
+    assert f"raise `{quota}`" in problem["detail"]
+    assert 1 <= int(answer.headers["retry-after"]) <= 3600
+    return True
+
+
+def test_a_quota_counts_what_is_verified_at_every_gateway(
+    hub: Hub, tmp_path: Path, bus: Bus, store: Store
+) -> None:
+    tenant, neighbour = make(hub), make(hub)
+    key, path = tenant["key"], f"{PATH}/{tenant['id']}"
+    endpoint = hub.call("POST", "/api/inbound-endpoints", {"provider": "github", "name": "x"}, key=key)
+    changed = hub.call("PATCH", path, {"quotas": {"events": 50, "stored_bytes": 100_000}})
+    assert changed["name"] == "Acme"
+    assert changed["quotas"] == NO_QUOTAS | {"events": 50, "stored_bytes": 100_000}
+    for _ in range(5):
+        assert deliver(hub, endpoint | {"secret": "wrong"}).status_code == 401
+    delivery = token_hex(8)
+    first = deliver(hub, endpoint, delivery)
+    assert first.status_code == 202
+    eventually(lambda: used(hub, key, "events") == 1, 30)
+    assert used(hub, key, "requests") == 1
+    with second_process("gateway", hub, tmp_path / "other", bus, store) as other:
+        for at in (hub, other):
+            assert publish(at, key, count=30).status_code == 202
+        for at in (hub, other):
+            own = 31
+            while not is_over(answer := deliver(at, endpoint), "events"):
+                assert answer.status_code == 202
+                own += 1
+                assert own < 50, "it has to know what the other one has counted"
+                sleep(1)
+            assert is_over(publish(at, key), "events")
+        # A repeat of what was accepted is not refused: its sender only missed the answer.
+        assert deliver(hub, endpoint, delivery).json() == first.json() | {"duplicate": True}
+        for at in (hub, other):
+            assert publish(at, neighbour["key"]).status_code == 202
+            assert at.metric("gateway", "interlink_quota_refusals_total", quota="events") >= 2
+            for kind in ("request", "event", "stored_byte", "refusal"):
+                assert at.metric(
+                    "gateway", "interlink_workspace_usage_total", workspace=tenant["id"], kind=kind
+                )
+        # A change is in effect at once.
+        hub.call("PATCH", path, {"quotas": {"stored_bytes": 1}})
+        for at in (hub, other):
+            assert is_over(deliver(at, endpoint), "stored_bytes")
+        hub.call("PATCH", path, {"quotas": {}})
+        for at in (hub, other):
+            assert deliver(at, endpoint).status_code == 202
+            assert publish(at, key).status_code == 202
+    # The other one has written its counts when it ended.
+    eventually(lambda: usage(hub, key)["days"][0]["refused"] >= 6, 30)
+    found = usage(hub, key)
+    assert found["workspace"] == tenant["id"]
+    [today] = found["days"]
+    assert today["events"] >= 65
+    assert today["requests"] >= 8
+    assert today["deliveries"] == 0
+    assert today["stored_bytes"] >= 62 * 100
+    assert {item["quota"]: item["limit"] for item in found["quotas"]} == NO_QUOTAS
+    assert found["resets_at"].endswith("T00:00:00.000Z"), found["resets_at"]
+    assert usage(hub, hub.admin_key, f"?workspace={tenant['id']}") == found
+    assert usage(hub, key, f"?workspace={tenant['id']}") == found
+    hub.call("GET", f"/api/usage?workspace={tenant['id']}", key=neighbour["key"], expect=403)
+    hub.call("GET", "/api/usage?workspace=ws-nobody", expect=404)
+    reader = hub.call("POST", "/api/api-keys", {"name": "x", "scopes": ["webhooks:read"]})["key"]
+    hub.call("GET", f"/api/usage?workspace={tenant['id']}", key=reader, expect=403)
+
+
+def test_events_are_refused_when_the_deliveries_are_used_up_and_none_is_lost(hub: Hub) -> None:
+    tenant = make(hub)
+    key = tenant["key"]
+    hub.call("PATCH", f"{PATH}/{tenant['id']}", {"quotas": {"deliveries": 3}})
+    with Subscriber() as subscriber:
+        webhook = {"name": "x", "url": subscriber.url, "events": ["order.*"]}
+        for _ in range(2):
+            hub.call("POST", "/api/outgoing-webhooks?force=true", webhook, key=key)
+        for _ in range(4):
+            assert publish(hub, key, "order.made").status_code == 202
+        subscriber.wait_for(8)
+        eventually(lambda: is_over(publish(hub, key, "nobody.listens"), "deliveries"), 30)
+    assert used(hub, key, "deliveries") == 8
+
+
+@pytest.mark.parametrize("quota", [-1, 10**15 + 1, "many"])
+def test_a_quota_that_is_not_acceptable(hub: Hub, quota: Any) -> None:
+    tenant = make(hub)
+    answer = hub.call("PATCH", f"{PATH}/{tenant['id']}", {"quotas": {"events": quota}}, expect=422)
+    assert [error["field"] for error in answer["errors"]] == ["quotas.events"]
+    hub.call("PATCH", f"{PATH}/{tenant['id']}", {"quotas": {"bytes": 1}}, expect=422)
 
 
 # Deletion
@@ -200,10 +322,10 @@ def fill(hub: Hub, tenant: Mapping[str, Any], subscriber: Subscriber) -> dict[st
     return dict(endpoint)
 
 
-def deliver(hub: Hub, endpoint: Mapping[str, Any]) -> httpx.Response:
+def deliver(hub: Hub, endpoint: Mapping[str, Any], delivery: str = "") -> httpx.Response:
     body = json.dumps({"zen": token_hex(8)}).encode()
     url = f"{hub.url('gateway')}/api/{endpoint['url'].partition('/api/')[2]}"
-    headers = {**signed(endpoint["secret"], "ping", body), "x-github-delivery": token_hex(8)}
+    headers = {**signed(endpoint["secret"], "ping", body), "x-github-delivery": delivery or token_hex(8)}
     return httpx.post(url, content=body, headers=headers, timeout=10)
 
 
@@ -224,7 +346,7 @@ def test_a_workspace_is_deleted_with_its_data_and_no_other(hub: Hub, database: A
         subscriber.wait_for(2)
         logs = (
             *("webhook_deliveries", "webhook_executions", "unmatched_events", "delivery_stats"),
-            "hourly_counts",
+            *("hourly_counts", "daily_usage"),
         )
         for each in (tenant, neighbour):
             for name in logs:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from services.console.live.streams import MAX_OF_SESSION
-from tests.console.person import Person
+from tests.console.person import Answer, Person
 from tests.support.eventually import eventually
 from tests.support.github import signed
 from tests.support.hub import Hub
@@ -202,7 +202,21 @@ def test_statistics_count_events_by_type_and_help_checks_the_hub(hub: Hub, admin
     assert item["p95_ms"] <= 2 * 3 * item["mean_ms"] + 1, "none of three takes more than all together"
     others = hub.call("GET", "/api/statistics/endpoints", key=foreign)
     assert (others["items"], others["hours"]) == ([], [])
-    page = admin.open("/console/statistics")
+    quotas = {"events": 1, "stored_bytes": 2**21}
+    hub.call("PATCH", f"/api/workspaces/{hub.workspace}", {"quotas": quotas})
+
+    def page_with_use() -> Answer | None:
+        used = {item["quota"]: item["used"] for item in hub.call("GET", "/api/usage")["quotas"]}
+        page = admin.open("/console/statistics")
+        shown = (
+            f"Requests with events today {used['requests']:,} none",
+            f"Events today {used['events']:,} 1 (used up)",
+            " 2.0 MiB",
+        )
+        return page if used["events"] and all(text in page.text for text in shown) else None
+
+    page = eventually(page_with_use)
+    hub.call("PATCH", f"/api/workspaces/{hub.workspace}", {"quotas": {}})
     of_endpoint = admin.open(page.link(f"&endpoint={endpoint['id']}"))
     assert "accepted 1 refused 2 turned away 0 succeeded 33.3 %" in of_endpoint.text
     assert re.search(r"mean time [\d.]+ ms time p50 [\d.]+ ms time p95 [\d.]+ ms", of_endpoint.text)

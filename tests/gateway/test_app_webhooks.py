@@ -414,6 +414,48 @@ def test_a_meeting_is_for_the_person_whose_it_is(world: World, a: str, b: str) -
 # Whose app
 
 
+def test_a_workspace_over_its_quota_is_left_out_and_others_get_their_events(
+    world: World, slack: str, a: str, b: str
+) -> None:
+    team = f"T{token_hex(5)}"
+    left_out, other = (world.connected(item, "slack", team, app=OF_ALL) for item in (a, b))
+    app = world.register("slack", workspace=a, client="over-quota", signing_secret=new_secret())
+    ready(world, "slack", app["signing_secret"])
+    own = world.connected(a, "slack", team, app=(a, "over-quota"))
+    path = f"/api/workspaces/{a}"
+    world.hub.call("PATCH", path, {"quotas": {"events": 0}})
+    try:
+        body, signed = of_slack(slack, team)
+        assert world.send("slack", body, signed).status_code == 200
+        assert routes(world.put(1)) == {(b, other)}
+        listed = partial(world.hub.call, "GET", key=world.keys[a])
+        events = f"/api/inbound-endpoints/{left_out}/events"
+        [execution] = eventually(lambda: listed(events)["items"])
+        assert (execution["outcome"], execution["status"], execution["types"]) == (
+            *("over_quota", 429),
+            ["message"],
+        )
+        assert "quota of 0 events a day" in execution["detail"]
+        payload = listed(f"{events}/{execution['id']}/payload")
+        assert json.loads(body)["event_id"] in payload["items"][0]["data"]
+        # The installation's app is never refused, not even if all is left out: it might be disabled.
+        with world.integrations() as integrations:
+            integrations.update_one({"_id": other}, {"$set": {"status": "disabled"}})
+        asyncio.run(world.announced(other))
+        assert world.send("slack", *of_slack(slack, team)).status_code == 200
+        # An own app is the workspace's alone: its provider may send the event again.
+        answer = world.send("slack", *of_slack(app["signing_secret"], team))
+        assert answer.status_code == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 3600
+        # Who has not signed learns nothing, and costs nothing.
+        assert world.send("slack", *of_slack(new_secret(), team)).status_code == 401
+        assert world.put(0) == []
+    finally:
+        world.hub.call("PATCH", path, {"quotas": {}})
+    assert world.send("slack", *of_slack(app["signing_secret"], team)).status_code == 200
+    assert routes(world.put(1)) == {(a, own)}
+
+
 def test_a_workspaces_own_app_reaches_its_own_accounts_and_no_others(
     world: World, slack: str, a: str, b: str
 ) -> None:

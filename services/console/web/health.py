@@ -70,6 +70,7 @@ class HealthPages:
             calls["counts"] = self._read(visit, "/api/statistics", params)
             calls["attempts"] = self._read(visit, "/api/queue/stats/hours", params)
             calls["by_webhook"] = self._by_webhook(visit, params, pages["webhooks"])
+            calls["usage"] = self._read(visit, "/api/usage", {})
         found = dict(zip(calls, await asyncio.gather(*calls.values()), strict=True))
         return self._frame.page(
             "statistics.html",
@@ -85,6 +86,7 @@ class HealthPages:
             counts=found.get("counts"),
             attempts=found.get("attempts"),
             by_webhook=found.get("by_webhook"),
+            usage=found.get("usage"),
         )
 
     async def _requests(self, visit: Visit, params: Mapping[str, str], endpoint: str, cursor: str) -> Any:

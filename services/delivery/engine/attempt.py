@@ -20,6 +20,7 @@ from services.delivery.model.retry_policy import (
 )
 from shared.runtime import metrics, tracing
 from shared.runtime.clock import now_s
+from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.egress.client import EgressClient, EgressResponse
 from shared.runtime.logs import Log
 from shared.runtime.mongo import utcnow
@@ -36,8 +37,9 @@ _CHEAP_TRANSFORM_S: Final = 0.001
 class Attempter:
     """Sends a delivery once and evaluates the result. It schedules and stores nothing."""
 
-    def __init__(self, client: EgressClient, statistics: Statistics, log: Log) -> None:
+    def __init__(self, client: EgressClient, statistics: Statistics, usage: DailyUsage, log: Log) -> None:
         self._client = client
+        self._usage = usage
         self._transform_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._statistics = statistics
         self._log = log
@@ -67,7 +69,9 @@ class Attempter:
         self._statistics.record(webhook.id, webhook.workspace, outcome.status, response.seconds, started)
         metrics.ATTEMPT_SECONDS.observe(response.seconds)
         metrics.deliveries(outcome.status).inc()
-        metrics.WORKSPACE_USAGE.count(webhook.workspace, "attempt")
+        # The log stores the body once, whatever the number of attempts.
+        stored_bytes = len(request.body) if number == 1 else 0
+        self._usage.add(webhook.workspace, {"deliveries": 1, "stored_bytes": stored_bytes})
         if span is not None:
             end_attempt(span, attempt, outcome)
         self._log.info(

@@ -10,6 +10,7 @@ from services.gateway.api.publish_events import AcceptedEventsOut
 from services.gateway.ingest.endpoint import INTEGRATION_ID_PREFIX
 from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.execution_records import ExecutionRecord, ExecutionRepository
+from services.gateway.ingest.quotas import WorkspaceQuotas
 from shared.connections.account_routes import AccountRoutes
 from shared.contracts.envelope import Event, now, parse_event
 from shared.contracts.errors import Conflict, Forbidden
@@ -41,12 +42,14 @@ class ExecutionsApi:
         accounts: AccountRoutes,
         executions: ExecutionRepository,
         producer: Producer,
+        quotas: WorkspaceQuotas,
         kafka: KafkaSettings,
     ) -> None:
         self._endpoints = endpoints
         self._accounts = accounts
         self._executions = executions
         self._producer = producer
+        self._quotas = quotas
         self._kafka = kafka
 
     def mount(self, app: FastAPI) -> None:
@@ -111,12 +114,14 @@ class ExecutionsApi:
     async def replay(self, endpoint_id: str, execution_id: str, key: Operator) -> AcceptedEventsOut:
         """Publish the events again, under new ids. Subscribers and channels receive them once more."""
         record = await self._find(endpoint_id, execution_id, key)
+        self._quotas.check(key.workspace)
         events = await self._read_events(record)
         # The number of the replay is in the new ids: each replay has its own.
         number = str(await self._executions.count_replay(record))
         replayed = [_replayed_event(event, execution_id, number) for event in events]
         records = [event_record(WEBHOOKS_RECEIVED, endpoint_id, event) for event in replayed]
         await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
+        self._quotas.count(key.workspace, [event.data for event in replayed])
         return AcceptedEventsOut(accepted=[event.id for event in replayed])
 
     async def _check(self, endpoint_id: str, key: ApiKey) -> None:

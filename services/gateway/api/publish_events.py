@@ -15,6 +15,7 @@ from services.gateway.api.event_type_registry import (
     FixedEventTypes,
     SchemaChecks,
 )
+from services.gateway.ingest.quotas import WorkspaceQuotas
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, TooLarge, UnsupportedMedia
 from shared.contracts.event_types import canonical, is_published_by_hub
@@ -92,11 +93,17 @@ class PublishEventsApi:
     """The route that publishes events."""
 
     def __init__(
-        self, types: EventTypes, fixed: FixedEventTypes, keyring: Keyring, producer: Producer
+        self,
+        types: EventTypes,
+        fixed: FixedEventTypes,
+        keyring: Keyring,
+        quotas: WorkspaceQuotas,
+        producer: Producer,
     ) -> None:
         self._types = types
         self._fixed = fixed
         self._keyring = keyring
+        self._quotas = quotas
         self._producer = producer
 
     def mount(self, app: FastAPI) -> None:
@@ -107,7 +114,10 @@ class PublishEventsApi:
             methods=["POST"],
             response_model=AcceptedEventsOut,
             status_code=202,
-            responses={415: openapi_response("The body is of another type.")},
+            responses={
+                415: openapi_response("The body is of another type."),
+                429: openapi_response("A quota of the workspace is used up.", retry_after=True),
+            },
             openapi_extra=_REQUEST_BODY,
         )
 
@@ -124,8 +134,10 @@ class PublishEventsApi:
         traceparent = headers.get(b"traceparent", b"").decode("latin-1")
         checks = self._types.checks(key.workspace)
         events = parse_events(body, key, checks, self._fixed, traceparent=traceparent)
+        self._quotas.check(key.workspace)
         records = [event_record(CHAT_EVENTS, event.subject or event.source, event) for event in events]
         await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
+        self._quotas.count(key.workspace, [event.data for event in events])
         return 202, orjson.dumps({"accepted": [event.id for event in events]})
 
 

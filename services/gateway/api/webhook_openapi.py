@@ -23,7 +23,7 @@ _ERROR_RESPONSES: Final = {
     410: "The endpoint is disabled.",
     413: "The body is too large.",
     415: "The content type or encoding is not accepted.",
-    429: "Too many requests. Send it again after `Retry-After`.",
+    429: "Too many requests, or the workspace is over a quota. Send it again after `Retry-After`.",
     503: "Kafka is not available, the webhook cannot be verified yet, or the `source` is not valid. "
     "Send it again.",
 }

@@ -1,16 +1,18 @@
 """`/api/workspaces`: the workspaces of the installation, for admin keys of the operator's workspace."""
 
 import secrets
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from fastapi import Depends, FastAPI
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
-from services.gateway.api.fields import Name, StrictModel
+from services.gateway.api.fields import Name, StrictModel, sent_fields
+from services.gateway.settings import MAX_QUOTA
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, Forbidden
 from shared.contracts.ids import WorkspaceId
+from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.access import ApiKey, Keyring, requires
 from shared.runtime.web.api_keys import ApiKeyRecord, ApiKeys, generate_key
 from shared.runtime.web.paging import Page, PagingQuery
@@ -36,10 +38,29 @@ class WorkspaceCreate(StrictModel):
     name: Name
 
 
-class WorkspaceUpdate(StrictModel):
-    """`PATCH /api/workspaces/{workspace_id}`."""
+_Quota = Annotated[int, Field(ge=0, le=MAX_QUOTA)] | None
 
-    name: Name
+
+class OwnQuotas(StrictModel):
+    """The quotas that a workspace has of its own. Null: that of the installation; 0 refuses all."""
+
+    requests: _Quota = Field(default=None, description="Requests with events in a UTC day.")
+    events: _Quota = Field(default=None, description="Events in a UTC day.")
+    deliveries: _Quota = Field(default=None, description="Delivery attempts in a UTC day.")
+    stored_bytes: _Quota = Field(
+        default=None,
+        description="Bytes of events and bodies of deliveries, within seven UTC days with the current one.",
+    )
+
+
+class WorkspaceUpdate(StrictModel):
+    """`PATCH /api/workspaces/{workspace_id}`: only the fields that are sent change.
+
+    `quotas` replaces all quotas of the workspace: those without a number are the installation's.
+    """
+
+    name: Name | None = None
+    quotas: OwnQuotas | None = None
 
 
 class WorkspaceKeyCreate(StrictModel):
@@ -59,6 +80,7 @@ class WorkspaceOut(BaseModel):
     status: WorkspaceStatus
     created_at: str
     deleted_at: str | None
+    quotas: OwnQuotas
     key: str | None = None
 
     @classmethod
@@ -70,6 +92,7 @@ class WorkspaceOut(BaseModel):
             status=record.status,
             created_at=rfc3339(record.created_at),
             deleted_at=rfc3339(record.deleted_at) if record.deleted_at else None,
+            quotas=OwnQuotas.model_validate(record.quotas),
         )
 
 
@@ -89,14 +112,19 @@ class WorkspacesApi:
         workspaces: Workspaces,
         keys: ApiKeys,
         keyring: Keyring,
+        quotas: Snapshot[Any],
         *,
         operator: str,
         keys_per_workspace: int,
     ) -> None:
-        """Set the repositories. Only admin keys of the workspace `operator` may use these routes."""
+        """Set the repositories, and the quotas that processes have in memory.
+
+        Only admin keys of the workspace `operator` may use these routes.
+        """
         self._workspaces = workspaces
         self._keys = keys
         self._keyring = keyring
+        self._quotas = quotas
         self._operator = operator
         self._keys_per_workspace = keys_per_workspace
 
@@ -138,9 +166,14 @@ class WorkspacesApi:
         return WorkspaceOut.of(await self._workspaces.find(workspace_id))
 
     async def change_workspace(self, workspace_id: str, body: WorkspaceUpdate, key: Admin) -> WorkspaceOut:
-        """Change the name of a workspace."""
+        """Change the name or the quotas of a workspace."""
         self._check_operator(key)
-        return WorkspaceOut.of(await self._workspaces.rename(workspace_id, body.name))
+        changes = sent_fields(body)
+        if body.quotas:
+            changes["quotas"] = body.quotas.model_dump(exclude_none=True)
+        record = await self._workspaces.change(workspace_id, changes)
+        await self._quotas.announce(workspace_id)
+        return WorkspaceOut.of(record)
 
     async def delete_workspace(self, workspace_id: str, key: Admin) -> JSONResponse:
         """Delete a workspace with its data. Its API keys and members are refused when this responds.

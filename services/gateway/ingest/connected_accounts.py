@@ -29,7 +29,9 @@ class ConnectedAccounts:
     def __init__(self, routes: AccountRoutes, limits: RateLimits) -> None:
         self._routes = routes
         self._accepted = TokenBuckets(_EVENTS_PER_MINUTE, limits=limits, kind="accepted")
-        self._recorded_rejections = limits.bucket("recorded", "accounts", RECORDED_REJECTIONS_PER_MINUTE)
+        self._recorded_rejections = TokenBuckets(
+            RECORDED_REJECTIONS_PER_MINUTE, limits=limits, kind="recorded"
+        )
 
     async def of(
         self, provider: str, app: AppSecret, accounts: Collection[AccountRef]
@@ -67,7 +69,7 @@ class ConnectedAccounts:
             dedupe_window_s=None,
             message_events=_NO_EVENTS,
             accepted=self._accepted.of(account.id),
-            recorded_rejections=self._recorded_rejections,
+            recorded_rejections=self._recorded_rejections.of(account.workspace),
         )
 
 

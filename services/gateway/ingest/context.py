@@ -44,6 +44,8 @@ class RequestContext:
     """Positions of events on Kafka, by their index in `events`."""
     trace_id: str = ""
     """The trace of its events; '' if it has none."""
+    outcome: "RequestOutcome | None" = None
+    """The outcome of this part of a request, if it is another one than that of the request."""
 
     def for_endpoint(self, indexes: Sequence[int]) -> "RequestContext":
         """Return the part of a request for several accounts that belongs to one of them.

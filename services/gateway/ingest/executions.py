@@ -21,7 +21,7 @@ from services.gateway.ingest.endpoint import INTEGRATION_ID_PREFIX, InboundEndpo
 from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.execution_records import ExecutionRecord, ExecutionRepository
 from services.gateway.ingest.request_counts import RequestCounts
-from shared.contracts.errors import InterlinkError
+from shared.contracts.errors import InterlinkError, OverQuota
 from shared.contracts.ids import EventId, new_execution_id
 from shared.runtime import metrics
 from shared.runtime.hourly_counts import CountKind, HourlyCounts
@@ -39,8 +39,14 @@ _MAX_ACCEPTED_PER_FLUSH: Final = 100
 REJECTED_RETENTION_DAYS: Final = 2
 MAX_STORED_BODY_BYTES: Final = 2_048
 """Bytes of a rejected body that are stored."""
-_HUB_OUTCOMES: Final = frozenset({"rate_limited", "bus_unavailable", "unavailable", "source_refused"})
-"""Outcomes that the hub causes, not the request: neither counted as errors nor stored."""
+_OVER_QUOTA: Final = OverQuota.reason
+_HUB_OUTCOMES: Final = frozenset(
+    {"rate_limited", _OVER_QUOTA, "bus_unavailable", "unavailable", "source_refused"}
+)
+"""Outcomes that the hub causes, not the request: not counted as errors.
+
+Only those over a quota are stored: a sender may not repeat them, and a person asks which ones they were.
+"""
 _MAX_DIAGNOSED_PER_FLUSH_BYTES: Final = 2 * MAX_DIAGNOSED_BYTES
 """Bytes of rejected bodies that are diagnosed per flush; the rest gets the plain verdict."""
 _MAX_DETAIL_LENGTH: Final = 500
@@ -141,7 +147,7 @@ class Executions:
             counts = self._counts[endpoint.id] = RequestCounts(endpoint.workspace)
         if rejected and outcome in _HUB_OUTCOMES:
             counts.limited += 1
-            return False
+            return outcome == _OVER_QUOTA and endpoint.recorded_rejections.try_take() == 0
         counts.add_time(seconds)
         if not rejected:
             counts.accepted += 1

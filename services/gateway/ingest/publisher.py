@@ -10,11 +10,11 @@ from services.gateway.ingest.context import RequestContext
 from services.gateway.ingest.deduplication import RecentDeliveries, SharedRecentDeliveries
 from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.errors import TooManyRequests
+from services.gateway.ingest.quotas import WorkspaceQuotas
 from services.gateway.ingest.rate_limit import charge
 from shared.contracts.ids import EventId, event_id_for, new_event_id
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.manifests.webhook import WebhookEvent
-from shared.runtime import metrics
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer, Record
 from shared.runtime.logs import Log
@@ -36,6 +36,7 @@ class EventPublisher:
         self,
         producer: Producer,
         configuration: Configuration,
+        quotas: WorkspaceQuotas,
         log: Log,
         *,
         dedupe_window_s: float,
@@ -44,6 +45,7 @@ class EventPublisher:
         """Set the window of endpoints that have none of their own, and the memory that workers share."""
         self._producer = producer
         self._configuration = configuration
+        self.quotas = quotas
         self._log = log
         self._dedupe_window_s = dedupe_window_s
         self._recent = SharedRecentDeliveries(memory) if memory else RecentDeliveries()
@@ -59,14 +61,17 @@ class EventPublisher:
         events: Sequence[WebhookEvent],
         context: RequestContext,
         timeout_s: float,
+        *,
+        within_quotas: bool = False,
     ) -> list[int]:
         """Publish each event for the endpoint at the same index; return the indexes of those that are new.
 
         An event that was published within the deduplication window is not published again. Sets endpoints,
-        events, event ids and positions of the context.
+        events, event ids and positions of the context. `within_quotas` says that the caller has checked the
+        quotas of the workspaces.
 
-        Raises `Malformed`, `TooManyRequests`, and `BrokerUnavailable` if Kafka does not acknowledge within
-        `timeout_s` seconds.
+        Raises `Malformed`, `TooManyRequests`, `OverQuota`, and `BrokerUnavailable` if Kafka does not
+        acknowledge within `timeout_s` seconds.
         """
         content_type(context.headers)  # raises if it is too long for a header of the envelope
         ids = [
@@ -80,6 +85,9 @@ class EventPublisher:
         context.trace_id = traceparent[3:35]
 
         async def publish_fresh(fresh: Sequence[int]) -> None:
+            if not within_quotas:
+                for workspace in {endpoint.workspace for endpoint in endpoints}:
+                    self.quotas.check(workspace)
             # Checked before, too. Other requests may have used up the limit while this body was received.
             _charge_endpoints(endpoints, fresh)
             records = [
@@ -98,8 +106,7 @@ class EventPublisher:
         first = endpoints[0]
         window_s = self._dedupe_window_s if first.dedupe_window_s is None else first.dedupe_window_s
         fresh = await self._recent.publish_once(ids, publish_fresh, window_s=window_s)
-        for index in fresh:
-            metrics.WORKSPACE_USAGE.count(endpoints[index].workspace, "event")
+        self._count(endpoints, events, fresh)
         self._log.info(
             "webhook.accepted" if fresh else "webhook.duplicate",
             trace_id=context.trace_id,
@@ -111,6 +118,14 @@ class EventPublisher:
             ms=round((perf_counter() - context.started) * 1000, 1),
         )
         return fresh
+
+    def _count(
+        self, endpoints: Sequence[InboundEndpoint], events: Sequence[WebhookEvent], fresh: Sequence[int]
+    ) -> None:
+        """Count a request, and its fresh events, towards the quotas of the workspaces that it is for."""
+        for workspace in {endpoint.workspace for endpoint in endpoints}:
+            own = [events[index].data for index in fresh if endpoints[index].workspace == workspace]
+            self.quotas.count(workspace, own)
 
 
 def _charge_endpoints(endpoints: Sequence[InboundEndpoint], fresh: Sequence[int]) -> None:

@@ -22,11 +22,12 @@ from services.gateway.ingest.default_targets import DefaultTarget, SharedTarget
 from services.gateway.ingest.diagnostics import SignatureFailure
 from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
-from services.gateway.ingest.errors import MethodNotAllowed, TooManyRequests
+from services.gateway.ingest.errors import MethodNotAllowed
 from services.gateway.ingest.executions import Executions
 from services.gateway.ingest.incoming_message import SLACK_SUFFIX
 from services.gateway.ingest.public_keys import CALLER
 from services.gateway.ingest.publisher import EventPublisher
+from services.gateway.ingest.quotas import WorkspaceQuotas
 from services.gateway.ingest.rate_limit import ChargedWork, RateLimits, TokenBucket, TokenBuckets, check_rate
 from services.gateway.ingest.responses import rejection_response, retryable_response, send_response
 from services.gateway.ingest.targets import AppTarget, EndpointTarget, Target, TargetServices
@@ -70,6 +71,7 @@ class Receiver:
         confirmations: Confirmations,
         executions: Executions,
         producer: Producer,
+        quotas: WorkspaceQuotas,
         log: Log,
         *,
         limits: RateLimits,
@@ -77,7 +79,7 @@ class Receiver:
     ) -> None:
         """Set the parts; `memory` is what the workers of this service share, None without workers."""
         publisher = EventPublisher(
-            producer, configuration, log, dedupe_window_s=settings.dedupe_window_s, memory=memory
+            producer, configuration, quotas, log, dedupe_window_s=settings.dedupe_window_s, memory=memory
         )
         self.publisher: Final = publisher
         """Publishes the events, and remembers those of the deduplication window."""
@@ -189,7 +191,7 @@ class Receiver:
         metrics.requests(route, outcome.outcome).inc()
         if target:
             for endpoint, own in target.records(context):
-                self._record_execution(endpoint, own, outcome)
+                self._record_execution(endpoint, own, own.outcome or outcome)
         return outcome.response
 
     async def _accept(
@@ -212,9 +214,7 @@ class Receiver:
             return await self._accept_body(target, context, scope, receive, rejected)
         except Rejected as error:
             # A verified request is the provider's own, and a limit that is used up must not be charged again.
-            is_charged = context.verdict is not VerificationResult.VERIFIED and not isinstance(
-                error, TooManyRequests
-            )
+            is_charged = context.verdict is not VerificationResult.VERIFIED and error.retry_after is None
             if is_charged and target.counts_rejections:
                 rejected.take()
             raise

@@ -7,7 +7,7 @@ import orjson
 from starlette.types import Message, Scope, Send
 
 from services.gateway.ingest.confirmations import NotConfirmed
-from services.gateway.ingest.errors import MethodNotAllowed, SourceRefused, TooManyRequests
+from services.gateway.ingest.errors import MethodNotAllowed, SourceRefused
 from services.gateway.ingest.public_keys import KeysUnavailable
 from services.gateway.ingest.verify import BadSignature, NoSecretYet
 from shared.contracts.errors import BrokerUnavailable, Rejected, RetryLater
@@ -63,7 +63,7 @@ def rejection_response(definition: WebhookDefinition | None, error: Rejected) ->
         if status < 300:  # a provider that must not learn of the rejection gets no problem document either
             return Response(status)
     headers = [_PROBLEM_HEADER]
-    if isinstance(error, TooManyRequests):
+    if error.retry_after is not None:
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", ", ".join(error.methods).encode()))

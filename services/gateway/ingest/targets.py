@@ -25,6 +25,7 @@ from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.ingest.errors import Gone, MethodNotAllowed, SourceRefused
 from services.gateway.ingest.incoming_message import post_message
+from services.gateway.ingest.over_quota import OverQuotaPart
 from services.gateway.ingest.publisher import EventPublisher
 from services.gateway.ingest.rate_limit import TokenBucket
 from services.gateway.ingest.responses import accepted_body, json_response
@@ -257,7 +258,7 @@ class EndpointTarget(Target):
 class AppTarget(Target):
     """The app webhook of a provider: its events are for the accounts that connected one of its apps."""
 
-    __slots__ = ("_app", "_services", "_webhook")
+    __slots__ = ("_app", "_over_quota", "_services", "_webhook")
 
     counts_rejections = False
     """A provider sends webhooks of other installations' apps from the same addresses: see `ChargedWork`."""
@@ -266,6 +267,8 @@ class AppTarget(Target):
         self._webhook = webhook
         self._services = services
         self._app = _UNVERIFIED
+        self._over_quota: dict[str, OverQuotaPart] = {}
+        """What was left out of the request, by integration."""
 
     @property
     def name(self) -> str:
@@ -333,15 +336,34 @@ class AppTarget(Target):
             for account in receivers:
                 if account.id not in by_account:
                     by_account[account.id] = accounts.endpoint(self._webhook, app, account)
-                to_endpoints.append(by_account[account.id])
+                endpoint = by_account[account.id]
+                if error := publisher.quotas.refuse(endpoint.workspace):
+                    part = self._over_quota.setdefault(account.id, OverQuotaPart(endpoint, error))
+                    part.events.append(event)
+                    continue
+                to_endpoints.append(endpoint)
                 to_publish.append(event)
         if not to_publish:
-            return "unconnected" if events else "accepted"
+            return self._without_events(events)
         # Rounded to tenths: the producer holds a queue for each distinct timeout, and never removes one.
         remaining_s = max(0.1, round(APP_REQUEST_TIMEOUT_S - (perf_counter() - started), 1))
         timeout_s = min(publisher.ack_timeout_s, remaining_s)
-        fresh = await publisher.publish(to_endpoints, to_publish, context, timeout_s)
+        fresh = await publisher.publish(to_endpoints, to_publish, context, timeout_s, within_quotas=True)
         return "accepted" if fresh else "duplicate"
+
+    def _without_events(self, events: Sequence[WebhookEvent]) -> str:
+        """Return the outcome of a request of which nothing is published.
+
+        Raises `OverQuota` if all was left out and the app belongs to the one workspace whose events they are.
+        An app that others use too must not be refused: the provider might disable its webhook for all.
+        """
+        parts = list(self._over_quota.values())
+        if not parts:
+            return "unconnected" if events else "accepted"
+        owners = {workspace for workspace, _ in self._app.app_keys}
+        if owners == {parts[0].endpoint.workspace}:
+            raise parts[0].error
+        return "over_quota"
 
     def records(self, context: RequestContext) -> Iterable[tuple[InboundEndpoint, RequestContext]]:
         """Return the accounts whose events were to be published.
@@ -350,3 +372,5 @@ class AppTarget(Target):
         """
         for endpoint, indexes in indexes_by_endpoint(context.endpoints):
             yield endpoint, context.for_endpoint(indexes)
+        for part in self._over_quota.values():
+            yield part.endpoint, part.context(context)

@@ -79,7 +79,8 @@ PROBLEM_TEXTS: Final[dict[int, ProblemText]] = {
     ),
     429: ProblemText(
         "A limit of the key, the caller, the endpoint or the workspace is used up.",
-        "Wait for the seconds in `Retry-After`, and send fewer requests at a time.",
+        "Wait for the seconds in `Retry-After`, and send fewer requests at a time. `GET /api/usage` has the "
+        "workspace's quotas; an operator raises them.",
     ),
     431: ProblemText(
         "The request line and the headers are too large.",

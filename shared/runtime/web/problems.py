@@ -131,7 +131,9 @@ KNOWN_ERRORS: Final = (Rejected, RetryLater, Misconfigured)
 def error_response(error: Rejected | RetryLater | Misconfigured, path: str, log: Log) -> Response:
     """Return the answer to a call that failed, as problem details. `path` is for the log."""
     if isinstance(error, Rejected):
-        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+        if error.retry_after is not None:
+            headers["Retry-After"] = str(max(1, round(error.retry_after)))
         return problem_response(error.status, error.detail, errors=error.errors, headers=headers)
     if isinstance(error, RetryLater):
         retry_after = str(max(1, round(error.retry_after)))
