@@ -11,6 +11,7 @@ from docs.generator.alerts import SERVICES
 _WIDTH: Final = 8
 _PER_ROW: Final = 3
 _DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+_RANKED: Final = 'interlink_workspace_usage_total{kind!="stored_byte"}'
 _PROMQL: Final = re.compile(r"^```promql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 Json = dict[str, Any]
 
@@ -124,8 +125,7 @@ _OVERVIEW: Final = (
         "ops",
         [
             (
-                "topk(10, sum by (workspace) "
-                '(rate(interlink_workspace_usage_total{kind!="stored_byte"}[5m])))',
+                f"topk(10, sum by (workspace) (rate({_RANKED}[5m])))",
                 "{{workspace}}",
             )
         ],
