@@ -111,6 +111,7 @@ NEEDS: dict[ROW, str] = {
     ("GET", "/api/queue/stats/hours"): "webhooks:read",
     ("GET", "/api/statistics"): "webhooks:read",
     ("GET", "/api/statistics/endpoints"): "integrations:read",
+    ("GET", "/api/usage"): "webhooks:read",
     ("GET", "/api/executions"): "integrations:read",
     ("GET", "/api/retention/gateway"): "webhooks:read",
     ("GET", "/api/retention/delivery"): "webhooks:read",
