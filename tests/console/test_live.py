@@ -216,6 +216,7 @@ def test_statistics_count_events_by_type_and_help_checks_the_hub(hub: Hub, admin
         return page if used["events"] and all(text in page.text for text in shown) else None
 
     page = eventually(page_with_use)
+    assert page
     hub.call("PATCH", f"/api/workspaces/{hub.workspace}", {"quotas": {}})
     of_endpoint = admin.open(page.link(f"&endpoint={endpoint['id']}"))
     assert "accepted 1 refused 2 turned away 0 succeeded 33.3 %" in of_endpoint.text
