@@ -33,7 +33,12 @@ class Place:
         self.cleanup = FileCleanup(self.records, self.folder)
 
     async def store(
-        self, import_id: str, number: int, workspace: str = WORKSPACE, content: bytes = b"data"
+        self,
+        import_id: str,
+        number: int,
+        workspace: str = WORKSPACE,
+        content: bytes = b"data",
+        position: int = 0,
     ) -> Path:
         """Store a file of an import, as the phase of files does."""
         expires_at = datetime.now(UTC) + timedelta(days=1)
@@ -47,7 +52,7 @@ class Place:
             id=file_id_of(import_id, attachment),
             import_id=import_id,
             workspace=workspace,
-            position=0,
+            position=position,
             message_id=f"msg_{number}",
             attachment_id=attachment,
             name="a.bin",
@@ -140,3 +145,24 @@ def test_files_that_no_record_names_are_deleted(run: Callable[[Test], None]) -> 
         assert await place.records.bytes_of(WORKSPACE) == 4
 
     run(check)
+
+
+def test_pages_have_every_file_once_wherever_it_is_in_the_export(run: Callable[[Test], None]) -> None:
+    async def test(place: Place) -> None:
+        import_id = f"imp_{token_hex(4)}"
+        positions = [0, 0, 0, 1, 2, 10, 11, 12, 112, 113, 11_111, 499_999, 99_999_999, 99_999_999]
+        for number, position in enumerate(positions):
+            await place.store(import_id, number, position=position)
+        for limit in (1, 2, 5, 50):
+            found: list[int] = []
+            cursor: str | None = None
+            while True:
+                page = await place.records.page(import_id, state="stored", limit=limit, cursor=cursor)
+                assert len(page.items) == limit or page.next_cursor is None
+                found += [item.position for item in page.items]
+                if (cursor := page.next_cursor) is None:
+                    break
+            assert found == positions
+        assert (await place.records.page(import_id, state="waiting", limit=5, cursor=None)).items == []
+
+    run(test)
