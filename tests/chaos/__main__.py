@@ -17,6 +17,7 @@ from tests.chaos.tally import Tally
 from tests.support.apache_kafka import available
 
 _RECOVERY_S: Final = 180.0
+_MAX_LINES: Final = 20
 
 
 @dataclass
@@ -141,7 +142,11 @@ def chaos(
     _say("")
     for line in summary(tally, monotonic() - began):
         _say(line)
+    if rig.calls:
+        calls = ", ".join(f"{number:,} {name}" for name, number in sorted(rig.calls.items()))
+        _say(f"calls of APIs: {calls}, {len(rig.failed_calls):,} failed")
     found = problems(tally, list(rows.values()))
+    found += [f"a call while services were replaced: {line}" for line in rig.failed_calls[:_MAX_LINES]]
     if stuck:
         found.append(f"the hub did not recover from: {stuck}")
     for line in found:

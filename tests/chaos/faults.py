@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Final
 
 from interlink.embedded import EmbeddedServer
+from tests.chaos.others import OTHERS, Others
 from tests.chaos.proxy import MODES
 from tests.chaos.rig import Member, Rig
 from tests.support.apache_kafka import ApacheKafka
@@ -75,6 +76,16 @@ def _rolling(rig: Rig) -> None:
     for member in rig.members:
         _replace(rig, member)
         rig.wait(0.5)
+
+
+def rolling_others(services: Sequence[str], rig: Rig) -> None:
+    """Replace every process of the services that no webhook passes, while their APIs are called."""
+    others = Others(rig, services)
+    with others.running():
+        for member in others.members:
+            others.replace(member)
+    rig.calls += others.calls
+    rig.failed_calls += others.failed
 
 
 def _server_killed(name: str, rig: Rig) -> None:
@@ -143,6 +154,7 @@ FAULTS: Final[Mapping[str, Callable[[Rig], None]]] = {
     "gateway stands still": partial(_suspended, "gateway"),
     "delivery stands still": partial(_suspended, "delivery"),
     "rolling restart": _rolling,
+    "rolling restart of the others": partial(rolling_others, OTHERS),
     "kill -9 of the broker": partial(_server_killed, "broker"),
     "kill -9 of the database": partial(_server_killed, "database"),
     **{

@@ -1,18 +1,22 @@
 """A line between two processes that can be slow, be reset, or fall silent.
 
-`python -m tests.chaos.proxy PORT TARGET_PORT`, until its input ends. Each line of the input is a mode:
+`python -m tests.chaos.proxy PORT TARGET_PORT...`, until its input ends. With several targets, new connections
+go to each in turn, as behind a Service of Kubernetes. Each line of the input is a mode, or new targets:
 
 pass    forward (the mode at the start)
 delay   forward each piece 200 ms late
 reset   reset the open connections, and each new one
 silent  take connections and bytes and forward nothing, as a half-open line does
+to PORT ...  the targets of new connections from now on
 """
 
 import asyncio
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Final
 
 MODES: Final = ("pass", "delay", "reset", "silent")
@@ -21,10 +25,11 @@ _DELAY_S: Final = 0.2
 
 
 class Line:
-    """Forwards connections to a port of this machine, in the way that `mode` says."""
+    """Forwards connections to ports of this machine, in the way that `mode` says."""
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+    def __init__(self, target_ports: Sequence[int]) -> None:
+        self.target_ports = target_ports
+        self._turn = count()
         self._passes = asyncio.Event()
         self._passes.set()
         self._mode = "pass"
@@ -50,7 +55,8 @@ class Line:
         if self._mode == "reset" or self._resets != resets:
             return _reset(writer)
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+            port = self.target_ports[next(self._turn) % len(self.target_ports)]
+            there, back = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
             return _reset(writer)
         own = {writer, back}
@@ -83,15 +89,19 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def main(port: int, target_port: int) -> None:
+async def main(port: int, *target_ports: int) -> None:
     """Serve until the input ends."""
-    line = Line(target_port)
+    line = Line(target_ports)
     await asyncio.start_server(line.forward, "127.0.0.1", port)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while mode := (await asyncio.to_thread(sys.stdin.readline)).strip():
-        line.change(mode)
+        word, *ports = mode.split()
+        if word == "to":
+            line.target_ports = [int(each) for each in ports]
+        else:
+            line.change(mode)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(*map(int, sys.argv[1:])))

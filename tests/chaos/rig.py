@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from tests.support.ports import free_port
 _STRICT_EVERY: Final = 8
 """Every eighth conversation is of events that a webhook gets in strict order, besides the one for all."""
 SERVICES: Final = ("gateway", "delivery")
-_PRESTOP_S: Final = 1.0
+PRESTOP_S: Final = 1.0
 
 
 class Program:
@@ -126,6 +127,10 @@ class Rig:
         self.lines: dict[str, Program] = {}
         self.members: list[Member] = []
         self._addresses: list[str] = []
+        self.services = SERVICES
+        self.calls: Counter[str] = Counter()
+        """Requests to the APIs of services that were replaced."""
+        self.failed_calls: list[str] = []
         self.is_database_down = False
         """Whether a fault keeps the database down now."""
         self.ended: list[str] = []
@@ -162,10 +167,11 @@ class Rig:
         self._line("receiver", receiver_line, int(receiver.hear()))
         self._received = Reading(self.folder / "receiver.jsonl")
         self._sent = Reading(self.folder / "provider.jsonl")
-        bus = self._bus = Bus("Apache Kafka", {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker_port}"})
+        bus = self.bus = Bus("Apache Kafka", {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker_port}"})
         address = urlsplit(self.database.uri)
         uri = self.database.uri.replace(f":{address.port}", f":{database_line}")
-        self._start_hub(bus, Store("the embedded store", uri), f"http://127.0.0.1:{receiver_line}")
+        store = self.store = Store("the embedded store", uri)
+        self._start_hub(bus, store, f"http://127.0.0.1:{receiver_line}")
 
     def _start_hub(self, bus: Bus, store: Store, receiver: str) -> None:
         first = Hub(
@@ -173,7 +179,8 @@ class Rig:
         )
         second = Hub(self.folder / "second", bus, store, services=SERVICES, env=first.env)
         first.init(first.workspace)
-        for hub in (first, second):
+        self.hubs = (first, second)
+        for hub in self.hubs:
             self._stack.callback(hub.stop)
             self.members += [
                 Member(hub, name, self._broken if name == "delivery" else ()) for name in SERVICES
@@ -228,7 +235,7 @@ class Rig:
         """Take a gateway out of the load balancer, as long before its end as a cluster does it."""
         self._addresses.remove(gateway.hub.url("gateway"))
         self._provider.tell(json.dumps(self._addresses))
-        sleep(_PRESTOP_S)
+        sleep(PRESTOP_S)
 
     def look(self) -> Tally:
         """Count what the journals have got since the last look."""
@@ -239,7 +246,7 @@ class Rig:
 
     def nothing_left(self) -> bool:
         """Return whether delivery has nothing to do, so that what is missing will stay so."""
-        if delivery_is_behind(self._bus):
+        if delivery_is_behind(self.bus):
             return False
         unfinished = {"status": ["pending", "delivering", "retrying"]}
         count = self.members[0].hub.call("GET", "/api/deliveries/count", params=unfinished)["count"]
