@@ -170,10 +170,12 @@ class Others:
             assert person_there.sign_in(hub.admin_key).status == 200
             cookies = "; ".join(f"{name}={value}" for name, value in person_there.client.cookies.items())
             person_there.close()
-            pages = [("GET", path, None, {}) for path in ("/console/deliveries", "/console/mappings")]
+            pages: list[Step] = [
+                ("GET", path, None, {}) for path in ("/console/deliveries", "/console/mappings")
+            ]
             flows.append({"service": "console", "headers": {"cookie": cookies}, "steps": pages})
             portal = {"customer": "acme", "events": ["user.*"], "origins": ["https://chat.example.com"]}
-            create = [("POST", "/api/portal-sessions", portal, {})]
+            create: list[Step] = [("POST", "/api/portal-sessions", portal, {})]
             flows.append({"service": "console", "headers": key, "steps": create})
         return flows
 
