@@ -56,6 +56,9 @@ def test_a_webhook_is_made_with_picked_events_and_tried_before(hub: Hub, admin: 
     assert (broken.status, "transform" in broken.text) == (422, True)
     made = send(admin, broken, **values, do="save")
     assert "whsec_" in made.text
+    same = send(admin, admin.open("/console/webhooks/do/create"), **values | {"name": "twin"}, do="save")
+    assert (same.status, "change that one, or choose Save anyway" in same.text) == (409, True)
+    assert "whsec_" in send(admin, same, **values | {"name": "twin"}, do="force").text
     stored = hub.call("GET", f"/api/outgoing-webhooks?name={values['name']}")["items"][0]
     assert sorted(stored["events"]) == ["message.created", "user.*"]
     assert stored["filter"]["condition"] == "data.absent"

@@ -79,6 +79,7 @@ DELIVERIES: Final = Kind(
         Filter("trace_id", "trace id"),
     ),
     name="event_type",
+    notes={"test": "A test event is on its way."},
     bulk=(
         BulkAction(
             "retry",

@@ -25,6 +25,8 @@ from shared.webhooks.signatures import SigningProfile
 
 _API: Final = "/api/outgoing-webhooks"
 _PAGES: Final = 10
+_FORCE: Final = "repeat with ?force=true"
+"""In a refusal that a parameter of the call overrides."""
 _MAX_GROUP: Final = 50
 """Event types of a group that the form has at once; those of a larger one on demand."""
 _SAMPLES: Final = "10"
@@ -87,12 +89,13 @@ class WebhookForms:
             if first(form, "do") == "preview":
                 preview = await self._preview(visit, form, body)
                 return await self._page(request, visit, item, form, preview=preview)
+            once, params = first(form, "once"), {"force": "true"} if first(form, "do") == "force" else {}
             if item is None:
-                answer = await self._hub.call(visit.member, "POST", _API, body=body, once=first(form, "once"))
+                answer = await self._hub.call(visit.member, "POST", _API, body=body, once=once, params=params)
             else:
                 path = f"{_API}/{quote(item['id'], safe='')}"
                 await self._hub.call(
-                    visit.member, "PATCH", path, body=body, once=first(form, "once"), version=based_on(form)
+                    visit.member, "PATCH", path, body=body, once=once, version=based_on(form), params=params
                 )
                 return see_other(f"{self._base(request)}/{quote(item['id'], safe='')}?done=edit")
         except Refusal as refusal:
@@ -143,6 +146,9 @@ class WebhookForms:
     ) -> Response:
         if edit is None and item is not None:
             edit = Edit(item["version"] if (version := based_on(form)) is None else version)
+        can_force = refusal is not None and _FORCE in refusal.detail
+        if refusal and can_force:
+            refusal = replace(refusal, detail=refusal.detail.replace(_FORCE, "choose Save anyway"))
         types, samples = await asyncio.gather(self._types(visit), self._samples(visit, item))
         own = f"/{quote(item['id'], safe='')}" if item else ""
         listed = {name for name in ("*", *(f"{group}.*" for group, _ in types)) if _is_offered(name, visit)}
@@ -170,6 +176,7 @@ class WebhookForms:
             filled={**form, "events": ["\n".join(name for name in chosen if name not in listed)]},
             samples=samples,
             refusal=refusal,
+            can_force=can_force,
             preview=preview,
             errors=errors_of(
                 refusal, (*_FIELDS, *_FILTER, _TRANSFORM, _FORMAT, _ORDERING, _PROFILE, _PATTERNS)
