@@ -241,7 +241,11 @@ def _json(answer: bytes) -> Any:
     try:
         return orjson.loads(answer) if answer else None
     except ValueError:
-        raise Refusal(502, "Bad Gateway", "the service answered with something else than JSON") from None
+        raise Refusal(
+            502,
+            "Bad Gateway",
+            "the service answered with something else than JSON: try again; its log says why",
+        ) from None
 
 
 def _refusal(status: int, answer: bytes) -> Refusal:
@@ -256,5 +260,7 @@ def _refusal(status: int, answer: bytes) -> Refusal:
         if errors:
             detail = "; ".join(f"{field}: {message}" for field, message in errors)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Refusal(status, "Error", f"the service answered with status {status}")
+        return Refusal(
+            status, "Error", f"the service answered with status {status}: try again; its log says why"
+        )
     return Refusal(status, title[:200], detail[:2000], errors)

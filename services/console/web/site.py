@@ -279,7 +279,7 @@ class Site:
 
         async def checked(request: Request) -> Response:
             if not self._visits.is_own_origin(request):
-                text = "This form was not sent by a page of the console. Nothing was changed."
+                text = "No page of the console sent this form, so nothing was changed. Do it again there."
                 return self._frame.problem(None, 403, "Refused", text)
             form = await read_form(request)
             async with page_timeout():
@@ -310,7 +310,7 @@ class Site:
 
     async def _checked_file(self, page: FileFormPage, body: RequestBody, request: Request) -> Response:
         if not self._visits.is_own_origin(request):
-            text = "This form was not sent by a page of the console. Nothing was changed."
+            text = "No page of the console sent this form, so nothing was changed. Do it again there."
             return self._frame.problem(None, 403, "Refused", text)
         async with page_timeout():
             visit = await self._visits.of(request)
@@ -365,9 +365,14 @@ class Site:
 
     async def _not_found(self, _request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 404
-        return self._frame.problem(None, status, "Not found", "There is no such page in the console.")
+        return self._frame.problem(
+            None,
+            status,
+            "Not found",
+            "There is no such page in the console. Go back, and choose one in the menu.",
+        )
 
     async def _failed(self, request: Request, error: Exception) -> Response:
         self._log.error("console.page_failed", path=request.url.path, exc_info=error)
-        text = "The console failed to show this page. It is in its log as console.page_failed."
+        text = "The console failed to show this page. Try again; its log says why, as console.page_failed."
         return self._frame.problem(None, 500, "Failed", text)
