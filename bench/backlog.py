@@ -14,7 +14,8 @@ from bench.waiting import database_at, fill
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.model.due_cursor import DueCursor
-from shared.runtime.mongo import Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Mongo, translate_errors
 
 _WEBHOOKS: Final = 10
 _CLAIM_SIZE: Final = 50

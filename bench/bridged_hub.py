@@ -43,8 +43,9 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.ids import provider_message_id_for
 from shared.contracts.sync import SourceRef, SyncRequested
 from shared.contracts.topics import SYNC_REQUESTED
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import partition_of
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import Document
 from tests.support.provider_hosts import NAMES, PUBLIC
 
 SECRET: Final = "the-signing-secret-of-the-app"  # noqa: S105 -- signs the requests of this bench

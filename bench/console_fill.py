@@ -17,8 +17,9 @@ from services.gateway.ingest.endpoint_records import COLLECTION as ENDPOINTS
 from services.sync.model.synced_message import MESSAGES, SyncedMessage, Target, TraceEntry
 from services.sync.store.mappings import COLLECTION as MAPPINGS
 from services.sync.store.messages import expiry
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import Document
 from shared.runtime.workspaces import COLLECTION as WORKSPACES
 
 _BATCH: Final = 1_000

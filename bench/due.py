@@ -27,8 +27,9 @@ from bench.machine import described
 from interlink import embedded
 from interlink.supervise import ProcessGroup
 from shared.connections.integrations import COLLECTION, INDEXES, OPEN_FILTER, IntegrationRepository
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Producer
-from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.mongo import Document, Mongo
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from shared.runtime.settings import KafkaSettings, MongoSettings
 

@@ -31,7 +31,8 @@ from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.key_search import DeliveryQuery
 from services.delivery.log.search import page
 from shared.contracts.ids import derive
-from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Document, Mongo
 from shared.runtime.settings import MongoSettings
 
 WORKSPACES: Final = ("busy", "quiet")

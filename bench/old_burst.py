@@ -22,8 +22,9 @@ from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.key_search import DeliveryQuery
 from services.delivery.log.search import DeliverySearch
 from services.delivery.log.statistics import Statistics
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.mongo import Document
 
 AGE: Final = timedelta(days=6)
 _BATCH: Final = 1_000

@@ -17,10 +17,11 @@ from services.delivery.settings import DeliverySettings
 from shared.contracts.envelope import now
 from shared.contracts.ids import WebhookId, delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN
 from shared.runtime.kafka.producer import partition_of
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 
 _BATCH: Final = 1_000

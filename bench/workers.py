@@ -29,7 +29,8 @@ from bench.system import BusName, System
 from bench.waiting import database_at, fill
 from bench.webhook import body
 from services.delivery.log.deliveries import DELIVERIES
-from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Collection, Document, translate_errors
 
 PARTS: Final = ("scale", "endpoints", "open", "log")
 _BATCH: Final = 1_000

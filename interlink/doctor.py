@@ -24,10 +24,11 @@ from shared.connections.configured_apps import APPS_DIR_VARIABLE, configured_app
 from shared.contracts.errors import InterlinkError, Misconfigured
 from shared.manifests.catalogue import CALLBACK_PATH
 from shared.manifests.registry import registry
+from shared.runtime.clock import utcnow
 from shared.runtime.encryption_keys import open_vault
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from shared.runtime.kafka.admin import absent_topics
-from shared.runtime.mongo import Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Mongo, translate_errors
 from shared.runtime.prerequisites import shorten
 from shared.runtime.settings import HubSettings, KafkaSettings, MongoSettings, load
 from shared.runtime.web import idempotency_keys

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from shared.contracts.errors import Conflict
-from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors
 from shared.runtime.records import Record
 
 COLLECTION: Final = "console_views"

@@ -6,7 +6,7 @@ from services.sync.store.mappings import MappingRepository
 from services.sync.store.messages import SyncedMessages
 from services.sync.store.queue import SyncQueue
 from shared.contracts.errors import Conflict, NotFound
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 _UNSENT: tuple[TargetState, ...] = ("waiting", "failed", "unknown")
 

@@ -21,9 +21,10 @@ from shared.connections.provider_app import (
 )
 from shared.contracts.errors import Misconfigured
 from shared.manifests.connector import Connector
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors
 from shared.runtime.records import Record, stored_null
 from shared.runtime.secrets import StoredSecret, Vault
 from shared.runtime.snapshot import Snapshot

@@ -9,7 +9,7 @@ from shared.connections.integration_record import Account, Integration
 from shared.connections.provider_app import App
 from shared.manifests.connector import Connector
 from shared.manifests.token_response import TokenResponse, Tokens
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 MAIN: Final = ""
 """The name of a credential's main grant. Further grants of the same consent have names of their own."""

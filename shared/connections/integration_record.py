@@ -12,8 +12,9 @@ from pydantic import Field
 
 from shared.contracts.envelope import rfc3339
 from shared.contracts.ids import derive, new_integration_id
+from shared.runtime.clock import utcnow
 from shared.runtime.leases import LeasedRecord
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Index, utcnow
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Index
 from shared.runtime.outbox import OUTBOX_INDEX, OutboxRecord, PendingEvent
 from shared.runtime.records import StoredPart
 from shared.runtime.secrets import StoredSecret

@@ -23,11 +23,12 @@ from shared.connections.integration_record import (
 from shared.contracts.errors import NotFound
 from shared.contracts.topics import INTEGRATION_EVENTS
 from shared.runtime import configuration
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.leases import HEARTBEAT_INTERVAL_S, Leases
 from shared.runtime.logs import Log
 from shared.runtime.metrics import ACCOUNTS_FAILED
-from shared.runtime.mongo import Document, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Document, Mongo, translate_errors
 from shared.runtime.outbox import Outbox
 from shared.runtime.secrets import Sealed, Vault
 from shared.runtime.web.paging import Page, Paging, page

@@ -17,9 +17,9 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, Misconfigured
 from shared.manifests.connector import Connector
 from shared.manifests.provider_response import ProviderUnavailable
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
 from shared.runtime.metrics import REFRESHES
-from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 
 MAX_PAUSE_S: Final = 900.0

@@ -51,11 +51,11 @@ from shared.manifests.provider_response import (
 )
 from shared.manifests.scopes import granted_user_scopes
 from shared.manifests.token_response import TokenResponse
+from shared.runtime.clock import utcnow
 from shared.runtime.failpoints import failpoint
 from shared.runtime.leases import Lease, LeaseObserver, Leases
 from shared.runtime.logs import Log
 from shared.runtime.metrics import REFRESHES
-from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 from shared.runtime.secrets import Sealed
 from shared.wire.provider_http import ProviderRequest, ProviderResponse

@@ -28,10 +28,10 @@ from shared.contracts.errors import Conflict, DatabaseUnavailable, RetryLater
 from shared.manifests.accounts import manual_credential_values
 from shared.manifests.connector import Connector
 from shared.manifests.provider_response import ProviderRejected, ProviderUnavailable
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.runtime.version import VERSION
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 

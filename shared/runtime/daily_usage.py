@@ -12,9 +12,10 @@ from itertools import islice
 from typing import Final, Literal
 
 from shared.contracts.errors import InterlinkError
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
 from shared.runtime.metrics import WORKSPACE_USAGE
-from shared.runtime.mongo import Duplicate, Index, Mongo, UpdateOne, translate_errors, utcnow
+from shared.runtime.mongo import Duplicate, Index, Mongo, UpdateOne, translate_errors
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.records import Record
 from shared.runtime.workspace_usage import UsageKind

@@ -20,8 +20,9 @@ from uuid import uuid4
 from pydantic import Field
 
 from shared.contracts.errors import DatabaseUnavailable, RetryLater
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Document, translate_errors
 from shared.runtime.records import Record, stored_null
 from shared.runtime.retry import Backoff
 

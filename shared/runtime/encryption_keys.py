@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from shared.contracts.errors import Misconfigured
-from shared.runtime.mongo import Duplicate, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Duplicate, Mongo, translate_errors
 from shared.runtime.secrets import KEY_BYTES, KEY_FILE_VARIABLE, KEY_VARIABLE, LocalKeyProvider, Vault
 from shared.runtime.settings import HubSettings
 

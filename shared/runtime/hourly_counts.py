@@ -14,8 +14,9 @@ from urllib.parse import quote, unquote
 from pydantic import Field
 
 from shared.contracts.errors import InterlinkError
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Duplicate, Index, Mongo, UpdateOne, translate_errors, utcnow
+from shared.runtime.mongo import Duplicate, Index, Mongo, UpdateOne, translate_errors
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.records import Record
 

@@ -16,9 +16,10 @@ from typing import Any, Final, Generic, Literal, TypeVar
 from pydantic import Field
 
 from shared.contracts.errors import Conflict, NotFound, RetryLater
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN, DueWork, DueWorker, LeaseLost
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Index, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Index, translate_errors
 from shared.runtime.records import Record, stored_null
 from shared.runtime.retry import Backoff
 from shared.runtime.web.paging import Page, Paging, page

@@ -31,7 +31,7 @@ from pymongo.errors import (
 )
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
-from shared.runtime import clock
+from shared.runtime.clock import utcnow
 from shared.runtime.settings import MongoSettings, read_secret_file
 
 Document = dict[str, Any]
@@ -71,9 +71,6 @@ TOMBSTONE_TTL_S: Final = 24 * 3600
 
 class Duplicate(Exception):
     """A unique index refused the document: an equal one exists."""
-
-
-utcnow = clock.utcnow
 
 
 @dataclass(frozen=True, slots=True)

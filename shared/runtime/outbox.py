@@ -17,10 +17,11 @@ from shared.contracts.envelope import Event, rfc3339
 from shared.contracts.errors import Misconfigured, Rejected, RetryLater
 from shared.contracts.ids import EventId
 from shared.contracts.topics import Topic
+from shared.runtime.clock import utcnow
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Document, Index, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Document, Index, translate_errors
 from shared.runtime.records import Record, StoredPart
 from shared.runtime.tracing import continue_trace
 

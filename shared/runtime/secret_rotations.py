@@ -9,8 +9,8 @@ import orjson
 from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.ids import WorkspaceId, new_event_id
 from shared.contracts.topics import INTEGRATION_EVENTS
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Record, event_record
-from shared.runtime.mongo import utcnow
 from shared.runtime.tracing import continue_trace
 
 PUBLISH_TIMEOUT_S: Final = 1.8

@@ -9,9 +9,10 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from shared.contracts.errors import InterlinkError
 from shared.runtime import mongo
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, translate_errors, utcnow
+from shared.runtime.mongo import Document, translate_errors
 
 _POLL_INTERVAL_S: Final = 10.0
 _RELOAD_INTERVAL_S: Final = 600.0

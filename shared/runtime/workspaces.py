@@ -13,10 +13,11 @@ from pydantic import Field
 
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import WorkspaceId
+from shared.runtime.clock import utcnow
 from shared.runtime.daily_usage import QuotaName
 from shared.runtime.due_work import OPEN, DueWork, DueWorker
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors
 from shared.runtime.records import Record
 from shared.runtime.retry import Backoff
 from shared.runtime.web.paging import Page, Paging, page

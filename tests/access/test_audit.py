@@ -16,8 +16,9 @@ from pymongo import MongoClient
 from starlette.types import Message, Receive, Scope, Send
 
 from shared.contracts.ids import ApiKeyId, WorkspaceId, new_audit_entry_id
+from shared.runtime.clock import utcnow
 from shared.runtime.failpoints import FAILPOINT_VARIABLE
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from shared.runtime.web.access import ApiKey, Keyring
 from shared.runtime.web.audit import Audit, AuditedRoute

@@ -10,7 +10,7 @@ import pytest
 from pymongo import MongoClient
 
 from services.console.embedding.records import COLLECTION, MAX_ATTEMPTS
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from tests.console.guest import Guest
 from tests.console.person import Answer
 from tests.console.test_connect import BOT_TOKEN, somebody, telegram

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pymongo import MongoClient
 
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from tests.console.guest import Guest
 from tests.console.person import Answer, Person
 from tests.support.backends import Bus, Store

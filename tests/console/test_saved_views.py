@@ -7,7 +7,7 @@ import pytest
 from bench.log import mongo_at
 from services.console.saved_views import COLLECTION, MAX_VIEWS, SavedViews
 from shared.contracts.errors import Conflict
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from tests.support.backends import Store
 
 

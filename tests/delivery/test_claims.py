@@ -15,7 +15,8 @@ from services.delivery.app import INDEXES
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.model.due_cursor import DueCursor
-from shared.runtime.mongo import Collection, Document, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Collection, Document
 from tests.support.backends import Store
 
 WEBHOOK = "wh_1"

@@ -23,9 +23,10 @@ from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.model.retry_policy import Attempt, AttemptOutcome
 from services.delivery.settings import DeliverySettings
 from shared.contracts.ids import WebhookId, delivery_id_for
+from shared.runtime.clock import utcnow
 from shared.runtime.egress.client import EgressResponse
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.mongo import Document, Mongo
 from tests.delivery.test_log import expected, run
 from tests.support.backends import Store
 

@@ -10,8 +10,9 @@ from services.delivery.log.deliveries import DELIVERIES, Deliveries
 from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.statistics import Statistics
 from services.delivery.settings import DeliverySettings
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Collection, Document, Mongo, utcnow
+from shared.runtime.mongo import Collection, Document, Mongo
 from tests.delivery.test_claims import DONE, WEBHOOK, entry
 from tests.support.backends import Store
 

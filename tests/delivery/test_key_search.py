@@ -19,8 +19,9 @@ from services.delivery.log.recovery_jobs import RecoveryJob
 from services.delivery.log.recovery_steps import RecoverySteps
 from services.delivery.log.search import page
 from services.delivery.log.statistics import Statistics
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.mongo import Document, Mongo
 from shared.runtime.web.paging import Page
 from tests.delivery.test_log import COMBINATIONS, NOW, can_match, expected, filled, is_covered, run
 from tests.support.backends import Store

@@ -7,7 +7,7 @@ from pymongo import MongoClient
 
 from services.delivery.log.deliveries import DELIVERIES
 from services.delivery.model.due_cursor import ORDER_BITS
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with

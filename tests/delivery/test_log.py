@@ -40,10 +40,11 @@ from services.delivery.log.search import page
 from services.delivery.log.statistics import STATISTICS, Statistics
 from services.delivery.settings import DeliverySettings
 from shared.contracts.errors import Malformed
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.hourly_counts import hour_of
 from shared.runtime.logs import Log, configure
-from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.mongo import Document, Mongo
 from tests.support.backends import Store
 from tests.support.eventually import eventually
 from tests.support.expiry import stored_ttls

@@ -1,9 +1,10 @@
 """Statistics of many webhooks are written in turns, and all of them when the service stops."""
 
 from services.delivery.log.statistics import STATISTICS, Statistics
+from shared.runtime.clock import utcnow
 from shared.runtime.hourly_counts import hour_of
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from tests.delivery.test_log import run
 from tests.support.backends import Store
 

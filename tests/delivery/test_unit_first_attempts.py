@@ -20,10 +20,10 @@ from shared.contracts.envelope import Event
 from shared.contracts.ids import DeliveryId, EventId, WebhookId, WorkspaceId
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.runtime import metrics
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.batch import ConsumedEvent, OpenRecord
 from shared.runtime.kafka.handling import RecordHandling
 from shared.runtime.kafka.watermark import PartitionTracker
-from shared.runtime.mongo import utcnow
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 FAILS = "dlv_3"

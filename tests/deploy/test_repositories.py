@@ -70,7 +70,7 @@ def test_only_repositories_handle_documents() -> None:
     "code",
     [
         "from shared.runtime.mongo import Document",
-        "from shared.runtime.mongo import Collection, utcnow",
+        "from shared.runtime.mongo import Collection, Mongo",
         "from shared.runtime import mongo",
         "import shared.runtime.mongo",
         "things = mongo.collection('things')",
@@ -82,7 +82,7 @@ def test_a_module_handles_documents(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["from shared.runtime.mongo import Mongo, utcnow", "from collections.abc import Collection"]
+    "code", ["from shared.runtime.mongo import Duplicate, Mongo", "from collections.abc import Collection"]
 )
 def test_a_module_does_not_handle_documents(code: str) -> None:
     assert not handles_documents(code)

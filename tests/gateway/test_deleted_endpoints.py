@@ -9,8 +9,9 @@ from services.gateway.ingest.endpoint_records import EndpointRepository, Incomin
 from services.gateway.ingest.endpoints import InboundEndpoints
 from services.gateway.settings import GatewaySettings
 from shared.contracts.ids import EndpointId, WorkspaceId
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from shared.webhooks.incoming import INCOMING_PROVIDER
 from tests.support.backends import Store

@@ -25,9 +25,10 @@ from services.importer.uploads.records import Upload, Uploads
 from shared.contracts.envelope import Event
 from shared.contracts.history import HISTORY_MESSAGES, HISTORY_STORED
 from shared.contracts.topics import CHAT_EVENTS
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.kafka.producer import Record
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
 

@@ -14,7 +14,7 @@ from services.sync.model.mapping import Mapping as SyncMapping
 from services.sync.model.person_link import PersonLink, person_link_id
 from services.sync.store import mappings, people_links
 from shared.contracts.history import MAX_BATCH, MAX_BATCH_BYTES
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from tests.importer.archives import USERS, slack_export, slack_message, zipped
 from tests.importer.history_chat import HistoryChat
 from tests.importer.test_imports import imported, reached, ready

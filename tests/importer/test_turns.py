@@ -15,8 +15,9 @@ from services.importer.jobs.source import AccountSource, UploadSource
 from services.importer.jobs.steps import ImportSteps
 from services.importer.publish.broker_memory import BrokerMemory
 from shared.contracts.errors import Conflict, OverLimit, RetryLater
+from shared.runtime.clock import utcnow
 from shared.runtime.jobs import JobFailed, StepResult
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.web.paging import Paging
 from tests.importer.import_places import RUNNING, ImportPlace, run_with
 from tests.support.backends import Store

@@ -19,7 +19,8 @@ from services.importer.store.chat_directory import ChatDirectory
 from services.importer.store.contents import Contents
 from services.importer.store.issues import Issues
 from services.importer.store.marks import Marks
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Mongo
 from tests.importer.import_places import Import, message_ids, run_with, started
 from tests.support.backends import Store
 from tests.support.eventually import until

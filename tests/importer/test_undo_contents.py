@@ -14,8 +14,9 @@ from services.importer.store.contents import ChannelRecord, Contents, PersonReco
 from shared.contracts.envelope import Event
 from shared.contracts.history import HISTORY_STORED
 from shared.contracts.topics import CHAT_EVENTS
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.batch import ConsumedEvent
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from tests.importer.archives import slack_message
 from tests.importer.history_chat import HistoryChat
 from tests.importer.import_places import Import, run_with, started

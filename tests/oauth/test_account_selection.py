@@ -16,7 +16,8 @@ from shared.connections.integration_record import COLLECTION, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.manifests.registry import registry
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Document
 from shared.runtime.service import Runtime, runtime
 from tests.support.hub import Hub, hub_with
 

@@ -16,7 +16,7 @@ from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.registry import registry
 from shared.manifests.subscription_requests import needs_account
 from shared.manifests.subscriptions import SubscriptionSpec
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.wire.bodies import JSON_CONTENT_TYPE
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 

@@ -14,7 +14,8 @@ from services.oauth.subscriptions.records import (
     ProviderSubscription,
     SubscriptionRepository,
 )
-from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Document, Mongo
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from tests.support.backends import Store
 

@@ -19,7 +19,7 @@ from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.manifests.accounts import AccountIdentity
 from shared.manifests.registry import registry
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from tests.oauth.test_integration_users import published
 from tests.support.accounts import Accounts
 from tests.support.backends import Bus, Store

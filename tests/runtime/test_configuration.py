@@ -18,9 +18,10 @@ from pydantic import SecretStr
 from interlink.embedded import EmbeddedPair
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime import configuration, snapshot
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import COLLECTION, Configuration
 from shared.runtime.metrics import CONFIGURATION_UNCHECKED
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from shared.runtime.shared_check import SharedCheck
 from shared.runtime.snapshot import Snapshot

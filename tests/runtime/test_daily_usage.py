@@ -10,9 +10,10 @@ import pytest
 from bench.log import mongo_at
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime import daily_usage
+from shared.runtime.clock import utcnow
 from shared.runtime.daily_usage import DailyUsage, day_of
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from tests.support.backends import Store
 
 LOG = configure("test", "error")

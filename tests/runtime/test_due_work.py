@@ -9,9 +9,10 @@ import pytest
 
 from bench.log import mongo_at
 from shared.contracts.errors import BrokerUnavailable
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN, DueWork, DueWorker, LeaseLost
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Collection, Document, Index, utcnow
+from shared.runtime.mongo import Collection, Document, Index
 from shared.runtime.records import Record
 from shared.runtime.retry import Backoff
 from tests.support.backends import Store

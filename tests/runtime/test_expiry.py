@@ -18,9 +18,10 @@ from interlink.prepare import indexes
 from services.delivery.log.deliveries import DELIVERIES
 from services.gateway.ingest.execution_records import COLLECTION as EXECUTIONS
 from shared.runtime import expiry as expiry_module
+from shared.runtime.clock import utcnow
 from shared.runtime.expiry import Expiry
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, Index, utcnow
+from shared.runtime.mongo import Document, Index
 from shared.runtime.web.audit_entries import COLLECTION as AUDIT
 from shared.runtime.web.idempotency_keys import COLLECTION as IDEMPOTENCY_KEYS
 from tests.support.backends import Store, in_database

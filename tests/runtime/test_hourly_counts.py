@@ -6,9 +6,9 @@ import pytest
 
 from bench.log import mongo_at
 from shared.runtime import hourly_counts
+from shared.runtime.clock import utcnow
 from shared.runtime.hourly_counts import OTHER, HourlyCounts
 from shared.runtime.logs import configure
-from shared.runtime.mongo import utcnow
 from tests.support.backends import Store
 
 

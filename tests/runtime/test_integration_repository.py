@@ -13,8 +13,9 @@ from pymongo import MongoClient
 from services.oauth.authorization.state_record import StoredState
 from shared.connections.integration_record import COLLECTION, Account, Integration, SelectedResource
 from shared.connections.integrations import IntegrationRepository
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Producer
-from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.mongo import Document, Mongo
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store

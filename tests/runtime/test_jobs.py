@@ -13,9 +13,10 @@ import pytest
 
 from bench.log import mongo_at
 from shared.contracts.errors import Conflict, NotFound, RetryLater
+from shared.runtime.clock import utcnow
 from shared.runtime.jobs import JOB_INDEXES, Job, JobFailed, Jobs, JobWorker, StepResult
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Collection, utcnow
+from shared.runtime.mongo import Collection
 from shared.runtime.web.paging import Paging
 from tests.support.backends import Store
 

@@ -10,8 +10,9 @@ from pydantic import SecretStr
 from shared.connections.integration_record import COLLECTION, Integration
 from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration, announce_changes
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
 

@@ -15,8 +15,9 @@ from pymongo import MongoClient
 from structlog.testing import capture_logs
 
 from shared.contracts.topics import INTEGRATION_EVENTS
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Producer
-from shared.runtime.mongo import Collection, Document, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Document, Mongo, translate_errors
 from shared.runtime.outbox import OUTBOX_INDEX, Outbox, OutboxRecord, PendingEvent
 from shared.runtime.settings import KafkaSettings, MongoSettings
 from tests.support.backends import Bus, Store

@@ -9,7 +9,8 @@ import pytest
 from bench.log import Finds, Plan, explained, finds, mongo_at
 from services.delivery.log.deliveries import DELIVERIES
 from shared.contracts.errors import Malformed
-from shared.runtime.mongo import Collection, Index, Mongo, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Collection, Index, Mongo
 from shared.runtime.web.list_reader import LongList
 from shared.runtime.web.paging import Page, Paging, decode_cursor, decode_position, page
 from tests.support.backends import Store

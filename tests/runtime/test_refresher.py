@@ -25,8 +25,9 @@ from shared.connections.refresher import Refresher
 from shared.connections.tokens import TokenSource
 from shared.manifests.provider_response import ProviderUnavailable
 from shared.manifests.registry import registry
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Producer, Record
-from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.mongo import Document, Mongo
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from shared.runtime.settings import MongoSettings
 from shared.wire.provider_http import ProviderRequest, ProviderResponse

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from shared.contracts.errors import Unauthenticated
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.secrets import LocalKeyProvider, Vault
 from shared.runtime.web.api_keys import Scope
 from shared.runtime.web.service_keys import Actor, Customer, open_service_key, service_key

@@ -30,7 +30,7 @@ from shared.connections.refresh_types import Timing
 from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import InterlinkError
 from shared.manifests.registry import registry
-from shared.runtime import mongo, outbox
+from shared.runtime import clock, outbox
 from shared.runtime.egress.client import create_egress_client
 from shared.runtime.failpoints import FAILPOINT_VARIABLE, failpoint_for
 from shared.runtime.service import Runtime, runtime
@@ -184,7 +184,7 @@ def _run(commands: Connection, env: Mapping[str, str], log: str, timing: Timing,
 
 def _set_clock(ahead_s: float) -> None:
     """Every module of the hub that asks for the time gets another one."""
-    ahead, true = timedelta(seconds=ahead_s), mongo.utcnow
+    ahead, true = timedelta(seconds=ahead_s), clock.utcnow
     for module in list(sys.modules.values()):
         if getattr(module, "utcnow", None) is true:
             vars(module)["utcnow"] = lambda: true() + ahead

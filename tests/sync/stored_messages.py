@@ -20,7 +20,7 @@ from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import rfc3339
 from shared.contracts.ids import provider_message_id_for
 from shared.contracts.sync import Kind, SourceRef, SyncRequested
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from tests.support.hub import Hub
 
 PATH: Final = "/api/synced-messages"

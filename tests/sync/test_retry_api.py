@@ -11,7 +11,7 @@ from services.sync.model.conflict import COLLECTION, Conflict, conflict_id_for
 from services.sync.model.mapping import lane_of
 from services.sync.model.synced_message import QUEUE, SyncedMessage
 from shared.contracts.topics import CHAT_INBOUND
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from tests.support.backends import Bus
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with

@@ -10,7 +10,7 @@ from pymongo import MongoClient
 
 from services.sync.model.synced_message import MESSAGES, TraceEntry
 from shared.contracts.envelope import rfc3339
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from tests.support.hub import Hub, hub_with
 from tests.support.roles import role_key
 from tests.sync.stored_messages import PATH, chat_mapping, store_message, target_of

@@ -16,7 +16,7 @@ from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import Event, now
 from shared.manifests.channel_types import ConversationMoved, MessageDeleted
 from shared.richtext.tree import Document, Paragraph, UserMention
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 _MESSAGES = 200
 _TEXT = 40_000

@@ -16,7 +16,8 @@ from services.sync.translate.echoes import Echoes
 from shared.connections.channel_accounts import AccountRef
 from shared.manifests.channel_types import MessageWritten, Person, Place
 from shared.richtext.tree import Document
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
 

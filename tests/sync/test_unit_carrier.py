@@ -16,7 +16,7 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import BrokerUnavailable
 from shared.contracts.sync import Kind, SourceRef, SyncRequested
 from shared.manifests.channel_types import ChannelFailure
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 _NOW = utcnow()
 _LEG = Leg(id="slack", provider="slack", account="T1", conversation="C1")

@@ -24,7 +24,8 @@ from services.sync.store.queue_counts import QueueCounts
 from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import rfc3339
 from shared.contracts.sync import SourceRef, SyncRequested
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
 

@@ -18,9 +18,10 @@ from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import Event, rfc3339
 from shared.contracts.errors import DatabaseUnavailable, Malformed
 from shared.contracts.sync import SourceRef, SyncRequested
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration, announce_changes
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.settings import MongoSettings
 from tests.support.backends import Store
 

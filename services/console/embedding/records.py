@@ -10,7 +10,8 @@ from typing import Final
 
 from services.console.sessions.records import digest_of
 from shared.contracts.errors import OverLimit
-from shared.runtime.mongo import Document, Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Document, Index, Mongo, translate_errors
 from shared.runtime.quotas import Quota
 from shared.runtime.records import Record, StoredPart
 

@@ -13,7 +13,7 @@ from services.console.hub_api import Member
 from services.console.sessions.records import digest_of
 from services.console.web.visits import OwnOrigin, Visit, address_of, policy, trace_context
 from shared.contracts.ids import WorkspaceId
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.access import ApiKey, Keyring
 from shared.runtime.web.api_keys import Scope
 from shared.runtime.web.service_keys import Actor, Customer

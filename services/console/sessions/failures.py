@@ -6,7 +6,8 @@ from secrets import token_hex
 from typing import Final
 
 from shared.contracts.errors import OverLimit
-from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Index, Mongo, translate_errors
 from shared.runtime.records import Record
 
 COLLECTION: Final = "console_sign_in_failures"

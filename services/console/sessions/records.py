@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Index, Mongo, translate_errors
 from shared.runtime.records import Record
 
 COLLECTION: Final = "console_sessions"

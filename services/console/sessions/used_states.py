@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors
 from shared.runtime.records import Record
 
 COLLECTION: Final = "console_used_states"

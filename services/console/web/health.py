@@ -25,7 +25,7 @@ from services.console.web.visits import Visit
 from shared.contracts.envelope import rfc3339
 from shared.manifests.catalogue import CALLBACK_PATH
 from shared.runtime.cached_reads import CachedReads
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.api_keys import Scope
 
 _CHECKS_S: Final = 2.0

@@ -16,7 +16,7 @@ from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import NotFound
 from shared.runtime.cached_reads import CachedReads
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.routes import Routes
 from shared.runtime.web.times import UtcTime
 

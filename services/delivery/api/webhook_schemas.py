@@ -32,7 +32,7 @@ from services.delivery.model.outgoing_webhook import MAX_RETRY_AFTER_S, Encrypte
 from services.delivery.model.retry_policy import ClientErrorPolicy
 from services.delivery.webhooks.repository import AuthSummary, RateLimitPart, WebhookRecord
 from shared.contracts.envelope import rfc3339
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.record_secrets import old_secrets_until
 from shared.webhooks.filters import FilterSettings
 from shared.webhooks.formats import BodyFormat

@@ -48,9 +48,9 @@ from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed, Mi
 from shared.contracts.ids import WorkspaceId, delivery_id_for, new_event_id, new_webhook_id
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.manifests.event_names import EventNames
+from shared.runtime.clock import utcnow
 from shared.runtime.egress.client import EgressClient
 from shared.runtime.kafka.producer import Producer, event_record
-from shared.runtime.mongo import utcnow
 from shared.runtime.secret_rotations import PUBLISH_TIMEOUT_S, rotation_record
 from shared.runtime.tracing import continue_trace
 from shared.runtime.web.access import ApiKey

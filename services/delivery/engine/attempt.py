@@ -19,11 +19,10 @@ from services.delivery.model.retry_policy import (
     evaluate_attempt,
 )
 from shared.runtime import metrics, tracing
-from shared.runtime.clock import now_s
+from shared.runtime.clock import now_s, utcnow
 from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.egress.client import EgressClient, EgressResponse
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.runtime.version import VERSION
 from shared.webhooks.signatures import SIGNERS
 from shared.wire.expressions import ExpressionError, project

@@ -31,10 +31,9 @@ from services.delivery.model.retry_policy import Attempt, AttemptOutcome
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime import metrics
-from shared.runtime.clock import now_ms
+from shared.runtime.clock import now_ms, utcnow
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 
 _TICK_S: Final = 0.1
 _STALL_TIMEOUT_S: Final = 0.2

@@ -12,8 +12,8 @@ from services.delivery.engine.deferred_events import (
     source_name,
 )
 from services.delivery.model.delivery import order_of
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.batch import Completion, ConsumedEvent
-from shared.runtime.mongo import utcnow
 
 _CHUNK_EVENTS: Final = 100
 _CHUNK_BYTES: Final = 64 << 10

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import datetime, timedelta
 
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 
 def loop_time() -> float:

@@ -13,7 +13,7 @@ from services.delivery.model.circuit_breaker import BreakerPolicy, CircuitBreake
 from services.delivery.model.due_cursor import DueCursor
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.rate_limiter import RateLimiter
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 _POLL_INTERVAL_S: Final = 1.0
 _MAX_MANUAL: Final = 100

@@ -12,7 +12,7 @@ from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.settings import DeliverySettings
 from shared.runtime import metrics
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 _BUSY_INTERVAL_S: Final = 0.25
 _RESERVED_DIVISOR: Final = 10

@@ -27,9 +27,9 @@ from shared.contracts.envelope import Event, now, rfc3339
 from shared.contracts.errors import RetryLater
 from shared.contracts.ids import EventId, derive
 from shared.contracts.topics import INTEGRATION_EVENTS
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.runtime.tracing import continue_trace
 
 _RECORD_DELAY: Final = timedelta(seconds=60)

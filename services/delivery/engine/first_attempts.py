@@ -20,11 +20,10 @@ from services.delivery.model.delivery import DUE_TYPE, DeliveryRequest, read_req
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.envelope import Event
 from shared.contracts.ids import DeliveryId
-from shared.runtime.clock import now_ms
+from shared.runtime.clock import now_ms, utcnow
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 
 
 class FirstAttemptHandler:

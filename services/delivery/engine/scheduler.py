@@ -18,9 +18,9 @@ from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime import metrics
+from shared.runtime.clock import utcnow
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 
 _POLL_INTERVAL_S: Final = 0.5
 """The longest time until a change of the assignment is noticed."""

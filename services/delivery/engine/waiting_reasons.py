@@ -16,7 +16,7 @@ from services.delivery.model.delivery_status import WAITING, WaitingReason
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from services.delivery.webhooks.queues import DeliveryQueues
 from services.delivery.webhooks.repository import SendConditions, WebhookRepository
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 _RATE_LIMIT_GRACE: Final = timedelta(seconds=3)
 """An endpoint state that waits for its rate limit checks it and writes it every second."""

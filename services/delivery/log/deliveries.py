@@ -19,6 +19,7 @@ from services.delivery.model.delivery_status import DeliveryStatus
 from services.delivery.model.retry_policy import MAX_LOGGED_BODY_BYTES, Attempt, AttemptOutcome
 from services.delivery.settings import DeliverySettings
 from shared.contracts.ids import DeliveryId, WebhookId
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN, claimed_query
 from shared.runtime.logs import Log
 from shared.runtime.mongo import (
@@ -31,7 +32,6 @@ from shared.runtime.mongo import (
     UpdateOne,
     Write,
     translate_errors,
-    utcnow,
 )
 from shared.runtime.records import Record, StoredPart
 

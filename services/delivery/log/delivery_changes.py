@@ -12,8 +12,9 @@ from typing import Any, Final, Literal
 from services.delivery.log.deliveries import DELIVERIES, Delivery
 from services.delivery.model.delivery_status import WAITING
 from services.delivery.settings import DeliverySettings
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import claimed_query
-from shared.runtime.mongo import Collection, Mongo, UpdateOne, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Mongo, UpdateOne, translate_errors
 
 Action = Literal["recover", "cancel", "discard"]
 

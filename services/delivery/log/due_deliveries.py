@@ -20,8 +20,9 @@ from services.delivery.model.due_cursor import (
     cursor_value,
     position_of,
 )
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN, DueWork
-from shared.runtime.mongo import Collection, Document, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Document, Mongo, translate_errors
 
 _MAX_TIMEOUT_S: Final = 60.0
 """The longest timeout of an outgoing webhook that the API accepts."""

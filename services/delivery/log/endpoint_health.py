@@ -6,7 +6,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from shared.runtime.mongo import Collection, Document, Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Collection, Document, Index, Mongo, translate_errors
 from shared.runtime.records import Record, StoredPart, stored_null
 
 HEALTH: Final = "webhook_health"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 EntryTally = dict[int, list[int]]
 """Entries by interval of the hour: all, and those that were not delivered when they were logged."""

@@ -12,9 +12,10 @@ from typing import Any, Final
 from services.delivery.log.delivery_changes import DeliveryChanges, ErasureResult
 from shared.contracts.errors import DatabaseUnavailable, Misconfigured
 from shared.contracts.ids import derive
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Collection, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Index, Mongo, translate_errors
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.records import Record
 from shared.runtime.snapshot import Snapshot

@@ -33,7 +33,8 @@ from services.delivery.log.log_slices import (
     slices_newest_first,
     slices_oldest_first,
 )
-from shared.runtime.mongo import Collection, Document, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Collection, Document, translate_errors
 
 STATUSES: Final = (
     "pending",

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from services.delivery.log.entry_counts import EntryCounts
-from shared.runtime.mongo import Document, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Document
 
 LogKey = tuple[datetime, str]
 """The position of a delivery in the log: when it was logged, and its id."""

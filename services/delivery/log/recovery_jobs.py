@@ -12,9 +12,10 @@ from services.delivery.log.delivery_changes import Action
 from services.delivery.log.recovery import Recovery
 from services.delivery.webhooks.repository import WebhookRepository
 from shared.contracts.errors import BrokerUnavailable, Conflict, NotFound
+from shared.runtime.clock import utcnow
 from shared.runtime.jobs import JOB_INDEXES, Job, Jobs
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Index, Mongo, utcnow
+from shared.runtime.mongo import Index, Mongo
 from shared.runtime.records import stored_null
 from shared.runtime.web.paging import Page, Paging
 

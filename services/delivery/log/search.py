@@ -20,8 +20,9 @@ from services.delivery.log.log_slices import TIME_RESOLUTION, LogKey
 from services.delivery.log.statistics import Statistics
 from services.delivery.model.delivery import DeliveryRequest
 from shared.contracts.errors import DatabaseUnavailable, Malformed
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN
-from shared.runtime.mongo import Collection, Document, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Collection, Document, Mongo, translate_errors
 from shared.runtime.web.paging import Page
 
 T = TypeVar("T")

@@ -26,18 +26,10 @@ from services.delivery.log.entry_counts import (
     entry_increments,
 )
 from shared.contracts.errors import InterlinkError
+from shared.runtime.clock import utcnow
 from shared.runtime.hourly_counts import hour_of
 from shared.runtime.logs import Log
-from shared.runtime.mongo import (
-    Collection,
-    Duplicate,
-    Index,
-    Mongo,
-    UpdateOne,
-    Write,
-    translate_errors,
-    utcnow,
-)
+from shared.runtime.mongo import Collection, Duplicate, Index, Mongo, UpdateOne, Write, translate_errors
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.records import Record
 

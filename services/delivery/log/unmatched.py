@@ -15,6 +15,7 @@ from pydantic import Field
 from shared.contracts.errors import InterlinkError
 from shared.contracts.ids import derive
 from shared.runtime import metrics
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
 from shared.runtime.mongo import (
     Collection,
@@ -25,7 +26,6 @@ from shared.runtime.mongo import (
     UpdateOne,
     Write,
     translate_errors,
-    utcnow,
 )
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.records import Record, StoredPart

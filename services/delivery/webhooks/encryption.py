@@ -11,7 +11,7 @@ from services.delivery.model.outgoing_webhook import EncryptedPart, SigningKeys
 from services.delivery.model.webhook_auth import WebhookAuth, webhook_auth
 from services.delivery.webhooks.repository import AuthSummary, WebhookRecord
 from shared.contracts.errors import InterlinkError
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.record_secrets import StoredSecret, decrypt_all, rotate_secret, store_secret
 from shared.runtime.secrets import Sealed, Vault
 from shared.webhooks.signatures import signing_key

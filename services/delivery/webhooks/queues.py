@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Document, Index, Mongo, translate_errors
 from shared.runtime.records import Record
 from shared.runtime.snapshot import Snapshot
 

@@ -14,9 +14,10 @@ from services.delivery.model.outgoing_webhook import MAX_RETRY_AFTER_S, Ordering
 from services.delivery.model.retry_policy import ClientErrorPolicy
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import WebhookId, WorkspaceId
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors
 from shared.runtime.quotas import Quota
 from shared.runtime.record_secrets import StoredSecret
 from shared.runtime.records import Record, StoredPart, stored_null

@@ -12,7 +12,7 @@ from services.gateway.api.admins import LAST_ADMIN_KEY, Admins
 from services.gateway.api.fields import Name, StrictModel, invalid_field
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, NotFound
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.access import ApiKey, Keyring, requires
 from shared.runtime.web.api_keys import (
     AccountLimits,

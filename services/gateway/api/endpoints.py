@@ -44,8 +44,8 @@ from services.gateway.ingest.receive import Receiver
 from shared.contracts.errors import Conflict, Forbidden, NotFound
 from shared.contracts.ids import EndpointId, WorkspaceId, new_endpoint_id
 from shared.manifests.registry import Registry
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Producer
-from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Limit, Page, Since, Until
 from shared.runtime.web.routes import Routes

@@ -7,9 +7,10 @@ from typing import Any, Final, TypeVar
 from pydantic import Field
 
 from shared.contracts.errors import Conflict, NotFound
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors
 from shared.runtime.records import Record, stored_null
 from shared.runtime.snapshot import Snapshot
 

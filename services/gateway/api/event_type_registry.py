@@ -15,9 +15,9 @@ from shared.contracts.event_types import EVENT_TYPES, canonical, is_published_by
 from shared.contracts.messages import ProviderEvent
 from shared.manifests.event_names import EventNames
 from shared.manifests.registry import Provider
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.runtime.snapshot import Snapshot
 from shared.webhooks.incoming import INCOMING_PROVIDER
 from shared.wire.json_schema import BoundedSchema

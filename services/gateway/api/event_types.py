@@ -20,7 +20,7 @@ from services.gateway.api.event_type_registry import (
 from services.gateway.api.fields import StrictModel
 from shared.contracts.errors import Conflict, FieldError, Invalid, Malformed
 from shared.contracts.event_types import canonical
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.routes import Routes

@@ -15,8 +15,8 @@ from services.gateway.ingest.endpoint_records import EndpointRepository, Incomin
 from services.gateway.ingest.endpoints import InboundEndpoints
 from shared.contracts.envelope import rfc3339
 from shared.contracts.ids import new_endpoint_id
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Producer
-from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes

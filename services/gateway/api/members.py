@@ -12,7 +12,8 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, Forbidden
 from shared.contracts.ids import WorkspaceId, member_id_for, new_member_id
 from shared.contracts.routes import CONSOLE
-from shared.runtime.mongo import Duplicate, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Duplicate
 from shared.runtime.web.access import ApiKey, Keyring, requires
 from shared.runtime.web.api_keys import ApiKeys, digest, generate_key, shown_prefix
 from shared.runtime.web.members import MemberRecord, Members, Role

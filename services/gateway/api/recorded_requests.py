@@ -11,7 +11,7 @@ from services.gateway.api.fields import invalid_field
 from shared.contracts.errors import Conflict, Rejected
 from shared.manifests.fixtures import FIXTURES, Fixture, read_fixtures
 from shared.manifests.registry import Provider, Registry
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import SchemeVerifier
 

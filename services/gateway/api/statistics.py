@@ -11,9 +11,9 @@ from pydantic import AwareDatetime, BaseModel
 from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.request_counts import percentile_ms
 from shared.contracts.envelope import rfc3339
+from shared.runtime.clock import utcnow
 from shared.runtime.hourly_counts import RETENTION_DAYS, CountKind, HourlyCounts
 from shared.runtime.limits import WorkspaceLimits
-from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Cursor, Limit, decode_position
 from shared.runtime.web.routes import Routes

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from services.gateway.ingest.quotas import QUOTAS, WorkspaceQuotas
 from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Forbidden
+from shared.runtime.clock import utcnow
 from shared.runtime.daily_usage import STORED_DAYS, DailyUsage, QuotaName, UsageRecord, day_of
-from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.routes import Routes
 from shared.runtime.workspaces import Workspaces

@@ -11,8 +11,8 @@ from services.gateway.ingest.executions import MAX_STORED_BODY_BYTES, Execution,
 from shared.contracts.ids import EventId
 from shared.manifests.response_template import Response
 from shared.manifests.webhook import WebhookEvent
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import RecordPosition
-from shared.runtime.mongo import utcnow
 from shared.verification.request import InboundRequest
 from shared.verification.scheme import VerificationResult
 from shared.wire.tracing import trace_id_of

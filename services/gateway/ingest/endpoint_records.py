@@ -15,17 +15,10 @@ from services.gateway.ingest.request_counts import RequestCounts, StoredCounts, 
 from services.gateway.settings import GatewaySettings
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import EndpointId, WorkspaceId
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import (
-    TOMBSTONE_TTL_S,
-    Document,
-    Duplicate,
-    Index,
-    Mongo,
-    translate_errors,
-    utcnow,
-)
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Duplicate, Index, Mongo, translate_errors
 from shared.runtime.quotas import Quota
 from shared.runtime.record_secrets import StoredSecret
 from shared.runtime.records import Record, stored_null

@@ -19,9 +19,9 @@ from shared.contracts.errors import Invalid, Misconfigured
 from shared.manifests.registry import Provider
 from shared.manifests.sender_description import apply_description
 from shared.manifests.webhook import WebhookDefinition
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.runtime.record_secrets import StoredSecret, decrypt_all, rotate_secret, store_secret
 from shared.runtime.secrets import Sealed, Vault
 from shared.runtime.snapshot import Snapshot

@@ -9,10 +9,11 @@ from typing import Final, get_args
 from services.gateway.settings import GatewaySettings
 from shared.contracts.errors import OverQuota
 from shared.runtime import metrics, workspaces
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.daily_usage import DailyUsage, QuotaName
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Document, Mongo, utcnow
+from shared.runtime.mongo import Document, Mongo
 from shared.runtime.snapshot import Snapshot
 from shared.runtime.workspaces import WorkspaceRecord
 

@@ -8,7 +8,8 @@ from math import exp2
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from shared.runtime.mongo import UpdateOne, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import UpdateOne
 
 _LAST_BUCKET: Final = 15
 """The latency bucket from 16.4 s on. Bucket 0 is below 1 ms, and bucket n from 2^(n-1) ms to below 2^n ms."""

@@ -16,7 +16,7 @@ from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.store.contents import ChannelRecord, PersonRecord
 from services.importer.store.issues import IssueRecord
 from shared.contracts.envelope import rfc3339
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.access import ApiKey
 
 

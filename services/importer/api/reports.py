@@ -23,7 +23,7 @@ from services.importer.jobs.verify_step import COUNTS, ReportRows
 from services.importer.store.contents import Contents
 from services.importer.store.reports import Kind, Reports
 from shared.runtime.cached_reads import CachedReads
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.paging import Cursor, Limit, Page
 from shared.runtime.web.routes import Routes
 

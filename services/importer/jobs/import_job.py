@@ -7,9 +7,10 @@ from pydantic import Field
 
 from services.importer.accounts.walk import Walk
 from services.importer.jobs.source import Source
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN
 from shared.runtime.jobs import Job
-from shared.runtime.mongo import Index, utcnow
+from shared.runtime.mongo import Index
 from shared.runtime.records import StoredPart, stored_null
 
 COLLECTION: Final = "imports"

@@ -13,8 +13,9 @@ from services.importer.uploads.folder import UploadFolder
 from services.importer.uploads.records import Uploads
 from shared.contracts.errors import Conflict, NotFound, OverLimit
 from shared.contracts.ids import derive
+from shared.runtime.clock import utcnow
 from shared.runtime.jobs import Jobs
-from shared.runtime.mongo import Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Mongo, translate_errors
 from shared.runtime.web.paging import Page, Paging
 
 _WAITING: Final = 20

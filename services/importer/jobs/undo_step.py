@@ -28,8 +28,8 @@ from services.importer.publish.history_batches import BatchFactory, Item
 from services.importer.publish.outlet import Outlet
 from services.importer.store.units import MARK_BYTES, UnitRecord, add_digest, packed, split_ids, unpacked
 from shared.contracts.history import HISTORY_WITHDRAWN
+from shared.runtime.clock import utcnow
 from shared.runtime.jobs import JobFailed, StepResult
-from shared.runtime.mongo import utcnow
 
 _IN_FLIGHT: Final = timedelta(seconds=15)
 """A batch that was announced so long ago is published by now, or never: longer than a send may take."""

@@ -16,8 +16,8 @@ from services.importer.store.contents import ChannelRecord
 from services.importer.store.reports import ROWS, Kind, Reports
 from services.importer.store.units import add_digest, split_ids
 from shared.contracts.envelope import rfc3339
+from shared.runtime.clock import utcnow
 from shared.runtime.jobs import StepResult
-from shared.runtime.mongo import utcnow
 
 COUNTS: Final = ("found", "imported", "duplicate", "skipped", "failed", "changed")
 """The numbers of a row. Found = imported + duplicate + skipped + failed; changed are among the duplicates."""

@@ -14,8 +14,9 @@ from pydantic import Field, ValidationError
 from services.importer.publish.history_batches import Batch
 from shared.contracts.errors import Malformed
 from shared.contracts.history import HISTORY_STORED, HISTORY_WITHDRAWN, HistoryStored
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.batch import ConsumedEvent
-from shared.runtime.mongo import Index, Mongo, UpdateOne, translate_errors, utcnow
+from shared.runtime.mongo import Index, Mongo, UpdateOne, translate_errors
 from shared.runtime.records import Record
 
 COLLECTION: Final = "import_batches"

@@ -9,7 +9,8 @@ from typing import Final
 
 from services.importer.uploads.folder import UploadFolder
 from shared.contracts.errors import Conflict, NotFound
-from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Index, Mongo, translate_errors
 from shared.runtime.records import Record
 from shared.runtime.web.paging import Page, Paging, page
 

@@ -22,7 +22,7 @@ from shared.connections.integration_record import Integration, IntegrationStatus
 from shared.contracts.envelope import rfc3339
 from shared.manifests.connector import Connector
 from shared.manifests.scopes import missing_scopes
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.times import UtcTime
 
 Health = Literal["ok", "at_risk", "broken", "none"]

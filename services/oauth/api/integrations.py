@@ -35,7 +35,7 @@ from shared.connections.tokens import Access, TokenSource
 from shared.contracts.errors import Conflict
 from shared.manifests.connector import Connector
 from shared.manifests.provider_response import ProviderRejected
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes

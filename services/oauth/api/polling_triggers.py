@@ -22,7 +22,7 @@ from shared.contracts.ids import new_polling_trigger_id
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.scopes import missing_scopes
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes

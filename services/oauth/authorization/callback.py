@@ -40,8 +40,8 @@ from shared.manifests.provider_response import (
     ProviderUnavailable,
 )
 from shared.manifests.token_response import TokenResponse
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 

@@ -37,11 +37,11 @@ from shared.contracts.errors import (
     NotFound,
 )
 from shared.manifests.connector import Connector
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import DueWorker, LeaseLost
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
 from shared.runtime.metrics import CONNECTIONS
-from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 
 _MAX_CONCURRENT: Final = 10

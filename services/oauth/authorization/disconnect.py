@@ -12,8 +12,8 @@ from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, Misconfigured, NotFound, RetryLater
 from shared.manifests.connector import Connector
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 
 _MAX_ATTEMPTS: Final = 5
 _REFRESH_TIMEOUT_S: Final = 15.0

@@ -29,7 +29,7 @@ from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.oauth1 import OAuth1Flow, RequestToken
 from shared.manifests.provider_response import ProviderRejected
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.wire.oauth import new_code_verifier, new_state
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue

@@ -41,7 +41,8 @@ from services.oauth.authorization.state_record import (
     UsedState,
 )
 from shared.contracts.errors import DatabaseUnavailable, Misconfigured
-from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors
 from shared.runtime.records import StoredPart
 from shared.runtime.secrets import Sealed, Vault
 from shared.wire.oauth import new_state

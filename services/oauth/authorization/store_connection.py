@@ -32,7 +32,8 @@ from shared.manifests.accounts import AccountIdentity, AccountResource
 from shared.manifests.connector import Connector
 from shared.manifests.scopes import granted_user_scopes
 from shared.manifests.token_response import TokenResponse
-from shared.runtime.mongo import Duplicate, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Duplicate
 
 _MAX_ATTEMPTS: Final = 5
 

@@ -19,8 +19,9 @@ from shared.connections.integration_record import Resource
 from shared.contracts.errors import Misconfigured, NotFound
 from shared.manifests.accounts import AccountIdentity, AccountResource
 from shared.manifests.token_response import TokenResponse, Tokens
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN, DueWork, claimed_query
-from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Index, Mongo, translate_errors
 from shared.runtime.records import Record, StoredPart
 from shared.runtime.secrets import StoredSecret, Vault
 from shared.wire.oauth import new_state

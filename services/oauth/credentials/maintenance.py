@@ -23,8 +23,8 @@ from shared.connections.integrations import IntegrationRepository
 from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, DatabaseUnavailable, NotFound, RetryLater
 from shared.manifests.connector import Connector
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.runtime.periodic_task import PeriodicTask
 
 _MAX_CONCURRENT: Final = 20

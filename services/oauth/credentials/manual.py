@@ -27,8 +27,9 @@ from shared.manifests.connect_models import ManualCredential
 from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.provider_response import GrantRevoked, ProviderRejected
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Duplicate, utcnow
+from shared.runtime.mongo import Duplicate
 from shared.runtime.retry import Backoff
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue

@@ -33,7 +33,7 @@ from shared.manifests.connector import Connector
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.provider_response import ProviderRejected
 from shared.manifests.token_response import TokenResponse, Tokens
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.wire.redaction import redact
 from shared.wire.request_template import MissingValue
 

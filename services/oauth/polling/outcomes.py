@@ -7,9 +7,9 @@ from typing import Final
 from services.oauth.polling.errors import PollRefused
 from services.oauth.polling.records import PollingTrigger, PollingTriggerRepository
 from shared.connections.integration_record import LastError
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
 from shared.runtime.metrics import POLLS
-from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 
 _PAUSES: Final = Backoff(first_s=60.0, max_s=6 * 3600.0, spread=0.2)

@@ -43,12 +43,12 @@ from shared.manifests.poll_pages import (
 )
 from shared.manifests.provider_response import as_text, select_value
 from shared.manifests.scopes import missing_scopes
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import DueWorker, LeaseLost
 from shared.runtime.failpoints import failpoint
 from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.logs import Log
 from shared.runtime.metrics import POLLS
-from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 
 _MAX_CONCURRENT: Final = 5 * MAX_CONCURRENT_POLLS

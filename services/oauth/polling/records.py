@@ -17,8 +17,9 @@ from shared.connections.integration_record import LastError
 from shared.contracts.errors import NotFound
 from shared.contracts.ids import PollingTriggerId
 from shared.manifests.poll_pages import PollState
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN, DueRecord, DueWork, claimed_query
-from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors
 from shared.runtime.quotas import Quota
 from shared.runtime.records import stored_null
 from shared.runtime.web.paging import Page, Paging, page

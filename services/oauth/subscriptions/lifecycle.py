@@ -34,8 +34,8 @@ from shared.contracts.errors import Conflict, InterlinkError, NotFound
 from shared.contracts.ids import provider_subscription_id_for
 from shared.manifests.field_validation import validate_fields
 from shared.manifests.subscriptions import SubscriptionSpec
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 
 _CLAIM_TIMEOUT_S: Final = 15.0
 _CLAIM_POLL_INTERVAL_S: Final = 0.1

@@ -31,8 +31,8 @@ from shared.manifests.subscription_requests import (
     subscription_values,
 )
 from shared.manifests.subscriptions import SubscriptionSpec
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.wire.provider_http import ProviderRequest, ProviderResponse
 from shared.wire.redaction import redact
 from shared.wire.request_template import RequestTemplate

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from shared.connections.integration_record import LastError
 from shared.contracts.errors import NotFound
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN, DueRecord, DueWork
-from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors
 from shared.runtime.records import stored_null
 from shared.runtime.secrets import StoredSecret, Vault
 

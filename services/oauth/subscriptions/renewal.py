@@ -16,10 +16,10 @@ from shared.connections.integration_record import USABLE, LastError
 from shared.connections.refresh_outcome import NotConnected
 from shared.contracts.errors import Invalid, RetryLater
 from shared.manifests.provider_response import ProviderRejected
+from shared.runtime.clock import utcnow
 from shared.runtime.due_work import DueWorker
 from shared.runtime.logs import Log
 from shared.runtime.metrics import PROVIDER_SUBSCRIPTIONS
-from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 from shared.wire.request_template import MissingValue
 

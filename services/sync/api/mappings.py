@@ -30,7 +30,7 @@ from services.sync.store.mappings import MappingCriteria, MappingRepository
 from shared.connections.channel_accounts import ChannelAccounts
 from shared.contracts.errors import OverLimit
 from shared.contracts.ids import new_mapping_id
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
 from shared.runtime.web.versions import IfMatch, check_version, expected_version

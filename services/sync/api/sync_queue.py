@@ -13,7 +13,7 @@ from services.sync.store.mappings import MappingRepository
 from services.sync.store.queue_counts import LaneCount, QueueCount, QueueCounts
 from shared.contracts.envelope import rfc3339
 from shared.runtime.cached_reads import CachedReads
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.web.routes import Routes
 
 _MAX_SHOWN: Final = 100

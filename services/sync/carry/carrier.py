@@ -22,9 +22,9 @@ from shared.contracts.errors import BrokerUnavailable, Conflict, DatabaseUnavail
 from shared.manifests.channel_failures import split_fix
 from shared.manifests.channel_types import ChannelFailure
 from shared.runtime import metrics
+from shared.runtime.clock import utcnow
 from shared.runtime.hourly_counts import HourlyCounts
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 
 _PAUSES: Final = Backoff(first_s=1.0, max_s=3600.0, spread=0.1)

@@ -25,7 +25,7 @@ from shared.manifests.channel_types import (
     Sends,
 )
 from shared.richtext.markdown import parse_markdown
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 
 class MessageEditor:

@@ -19,9 +19,9 @@ from shared.contracts.errors import Rejected, RetryLater
 from shared.contracts.ids import derive
 from shared.manifests.channel_types import ChannelFailure, Place, Sends
 from shared.manifests.registry import Provider
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 
 _TIMEOUT_S: Final = 10.0
 _PERIOD_S: Final = 10.0

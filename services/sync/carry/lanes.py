@@ -24,8 +24,8 @@ from services.sync.model.lane_record import LaneRecord
 from services.sync.model.synced_message import QueuedChange
 from services.sync.store.queue import SyncQueue
 from shared.contracts.errors import DatabaseUnavailable, RetryLater
+from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 
 _TURN: Final = 32
 """Changes that a lane applies in one turn, before the next lane of its workspace has one."""

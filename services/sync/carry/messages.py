@@ -17,8 +17,8 @@ from shared.manifests.channel_types import ChannelFailure, Place, Sends
 from shared.manifests.registry import Provider
 from shared.richtext.markdown import parse_markdown
 from shared.runtime import metrics
+from shared.runtime.clock import utcnow
 from shared.runtime.failpoints import failpoint
-from shared.runtime.mongo import utcnow
 from shared.runtime.retry import Backoff
 
 _FETCH_ATTEMPTS: Final = 4

@@ -12,7 +12,7 @@ from services.sync.store.messages import SyncedMessages, target_update
 from shared.manifests.channel_failures import split_fix
 from shared.richtext.tree import Loss
 from shared.runtime import metrics
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 NO_PROBLEM: Final[Mapping[str, None]] = {"code": None, "reason": None, "fix": None}
 """The fields that a target's last problem has, emptied: for a target whose last change succeeded."""

@@ -18,8 +18,8 @@ from services.sync.store.messages import SyncedMessages, target_update
 from shared.connections.channel_calls import LocalFile
 from shared.manifests.channel_types import FindsSent, Place, Sends, Sent
 from shared.richtext.tree import Document, Loss
+from shared.runtime.clock import utcnow
 from shared.runtime.failpoints import failpoint
-from shared.runtime.mongo import utcnow
 
 _MOSTLY_NONE: Final = ("thread", "permalink", "code", "reason", "fix")
 """Fields that only the target's lane sets, or a person's retry empties."""

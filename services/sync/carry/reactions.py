@@ -13,7 +13,7 @@ from shared.manifests.channel_types import (
     Reacts,
 )
 from shared.richtext.tree import Loss
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 
 class ReactionSetter:

@@ -30,8 +30,8 @@ from shared.manifests.channel_types import (
 from shared.richtext.runs import paragraphs_of, text_runs, with_mark
 from shared.richtext.tree import Bold, Document
 from shared.runtime import metrics
+from shared.runtime.clock import utcnow
 from shared.runtime.failpoints import failpoint
-from shared.runtime.mongo import utcnow
 
 T = TypeVar("T")
 _MAX_HOLD_S: Final = 2.0

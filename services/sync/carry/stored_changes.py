@@ -17,8 +17,8 @@ from services.sync.store.lane_records import LaneRecords
 from services.sync.store.queue import RETENTION, SyncQueue
 from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.sync import SyncRequested
+from shared.runtime.clock import utcnow
 from shared.runtime.failpoints import failpoint
-from shared.runtime.mongo import utcnow
 
 WINDOW: Final = 32
 """Maximum number of changes of a lane that are read at a time."""

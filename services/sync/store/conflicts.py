@@ -5,7 +5,8 @@ from typing import Final
 
 from services.sync.model.conflict import COLLECTION, Conflict, ConflictState
 from shared.contracts.errors import NotFound
-from shared.runtime.mongo import Document, Duplicate, Index, InsertOne, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Document, Duplicate, Index, InsertOne, Mongo, translate_errors
 from shared.runtime.web.paging import Page, Paging, page
 
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {

@@ -17,10 +17,11 @@ from shared.contracts.envelope import rfc3339
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import derive
 from shared.contracts.topics import INTEGRATION_EVENTS
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.kafka.producer import Producer
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, translate_errors, utcnow
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, translate_errors
 from shared.runtime.outbox import OUTBOX_INDEX, Outbox, PendingEvent
 from shared.runtime.quotas import Quota
 from shared.runtime.web.paging import Page, Paging, page

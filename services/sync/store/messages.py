@@ -19,6 +19,7 @@ from services.sync.model.synced_message import (
     synced_id_for,
 )
 from shared.contracts.errors import Misconfigured, NotFound
+from shared.runtime.clock import utcnow
 from shared.runtime.grouped import Grouped
 from shared.runtime.mongo import (
     Document,
@@ -29,7 +30,6 @@ from shared.runtime.mongo import (
     UpdateOne,
     Write,
     translate_errors,
-    utcnow,
 )
 from shared.runtime.web.list_reader import LongList
 from shared.runtime.web.paging import Page, Paging, page

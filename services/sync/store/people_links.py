@@ -7,7 +7,8 @@ from typing import Final
 from services.sync.model.person_link import LinkMethod, PersonLink, person_link_id
 from shared.connections.channel_accounts import AccountRef
 from shared.contracts.errors import NotFound
-from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Document, Duplicate, Index, Mongo, translate_errors
 from shared.runtime.quotas import Quota
 from shared.runtime.web.paging import Page, Paging, page
 

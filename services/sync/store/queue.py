@@ -6,15 +6,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.sync.model.synced_message import QUEUE, QueuedChange
-from shared.runtime.mongo import (
-    Document,
-    Duplicate,
-    Index,
-    InsertOne,
-    Mongo,
-    translate_errors,
-    utcnow,
-)
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Document, Duplicate, Index, InsertOne, Mongo, translate_errors
 
 RETENTION: Final = timedelta(days=7)
 """A change that has failed can be tried again this long after it would have been given up."""

@@ -26,7 +26,7 @@ from shared.manifests.channel_types import (
 )
 from shared.richtext.mentions import has_mentions
 from shared.richtext.tree import Document
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 LATE_S: Final = 60.0
 """A change may come this long before its message, or a reply before what it answers."""

@@ -12,7 +12,7 @@ from services.sync.translate.incoming import Incoming, StoredByChat
 from shared.manifests.channel_types import (
     MessageWritten,
 )
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 
 class Echoes:

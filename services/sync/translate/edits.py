@@ -29,7 +29,7 @@ from shared.manifests.channel_types import (
     MessageWritten,
 )
 from shared.richtext.markdown_render import render_markdown
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 
 class Edits:

@@ -33,7 +33,7 @@ from shared.manifests.channel_types import (
 from shared.richtext.markdown import parse_markdown
 from shared.richtext.plain import render_plain
 from shared.richtext.tree import Document
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 
 _EXCERPT: Final = 80
 

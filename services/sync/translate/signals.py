@@ -13,9 +13,9 @@ from shared.connections.channel_accounts import ChannelAccounts
 from shared.contracts.chat import SIGNAL, ChatSignal
 from shared.contracts.errors import Malformed
 from shared.manifests.channel_types import Signals
+from shared.runtime.clock import utcnow
 from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.kafka.producer import Producer, Record
-from shared.runtime.mongo import utcnow
 
 MAX_AGE_S: Final = 10.0
 _ACK_TIMEOUT_S: Final = 5.0

@@ -16,9 +16,10 @@ from starlette.types import Scope as AsgiScope
 
 from shared.contracts.errors import Forbidden, InterlinkError, Unauthenticated
 from shared.contracts.ids import WorkspaceId
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Mongo, utcnow
+from shared.runtime.mongo import Mongo
 from shared.runtime.secrets import Vault
 from shared.runtime.snapshot import Snapshot
 from shared.runtime.web.api_keys import (

@@ -13,9 +13,10 @@ from typing import Any, Final, Literal, Self, TypeVar
 from pydantic import Field
 
 from shared.contracts.ids import ApiKeyId, WorkspaceId, new_api_key_id
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration, announce_changes
 from shared.runtime.logs import Log
-from shared.runtime.mongo import TOMBSTONE_TTL_S, Duplicate, Index, Mongo, UpdateOne, translate_errors, utcnow
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Duplicate, Index, Mongo, UpdateOne, translate_errors
 from shared.runtime.quotas import Quota
 from shared.runtime.records import Record, StoredPart, stored_null
 from shared.runtime.snapshot import Snapshot

@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.contracts.errors import DatabaseUnavailable, Rejected, RetryLater
 from shared.contracts.ids import new_audit_entry_id
+from shared.runtime.clock import utcnow
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
-from shared.runtime.mongo import utcnow
 from shared.runtime.web.access import ApiKey, Keyring, caller_of
 from shared.runtime.web.audit_entries import AuditActor, AuditEntries, AuditEntry, search_terms
 from shared.runtime.web.body_limit import replay_body

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.ids import AuditEntryId, WorkspaceId
-from shared.runtime.mongo import Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Index, Mongo, translate_errors
 from shared.runtime.records import Record, StoredPart, stored_null
 from shared.runtime.web.list_reader import LongList
 from shared.runtime.web.paging import Page, Paging, page

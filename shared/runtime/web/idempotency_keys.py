@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Duplicate, Index, Mongo, translate_errors
 from shared.runtime.records import Record
 from shared.runtime.secrets import Sealed
 

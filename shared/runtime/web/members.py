@@ -13,17 +13,10 @@ from pydantic import Field
 
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.ids import MemberId, WorkspaceId
+from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
-from shared.runtime.mongo import (
-    TOMBSTONE_TTL_S,
-    Document,
-    Index,
-    Mongo,
-    UpdateOne,
-    translate_errors,
-    utcnow,
-)
+from shared.runtime.mongo import TOMBSTONE_TTL_S, Document, Index, Mongo, UpdateOne, translate_errors
 from shared.runtime.quotas import Quota
 from shared.runtime.records import Record, stored_null
 from shared.runtime.snapshot import Snapshot

@@ -12,7 +12,8 @@ from fastapi import Depends, Query
 from pydantic import BaseModel
 
 from shared.contracts.errors import Malformed
-from shared.runtime.mongo import Collection, Document, utcnow
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Collection, Document
 from shared.runtime.web.list_reader import EARLIEST, LATEST, ListQuery, ListReader, LongList
 from shared.runtime.web.times import UtcTime
 

@@ -17,7 +17,7 @@ import orjson
 
 from shared.contracts.errors import InterlinkError, Unauthenticated
 from shared.contracts.ids import WorkspaceId
-from shared.runtime.mongo import utcnow
+from shared.runtime.clock import utcnow
 from shared.runtime.secrets import Vault, pack, unpack
 from shared.runtime.web.api_keys import Scope
 
