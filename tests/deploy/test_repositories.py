@@ -16,6 +16,7 @@ WITHOUT_INDEXES = {
     "services/delivery/log/key_search.py": "searches of the log's keys; indexes in deliveries.py",
     "services/delivery/log/log_slices.py": "slices of time for searches of the log; indexes in deliveries.py",
     "services/delivery/log/search.py": "searches of the log; indexes in deliveries.py",
+    "services/gateway/ingest/quotas.py": "quotas in memory; indexes in shared/runtime/workspaces.py",
     "services/importer/store/chat_directory.py": "mappings and links of sync; indexes in the sync service",
     "services/importer/jobs/imports.py": "the states of imports; indexes in import_job.py",
     "services/sync/endpoint_messages.py": "descriptions of senders in memory; indexes in endpoint_records.py",

@@ -26,12 +26,14 @@ JobKind = Literal["recover", "replay", "discard", "cancel"]
 
 MAX_RUNNING: Final = 20
 """Running jobs that a workspace may have."""
+_LATER_FIELDS: Final = frozenset({"event_id", "trace_id"})
+"""Stored only where they are given: otherwise a job is as an earlier release stores it."""
 
 
 class JobScope(TypedDict, total=False):
     """The deliveries of a job: all that match. `events` has patterns, `last_error` an error class.
 
-    A field that is given is stored, also as null.
+    A field that is given is stored, also as null, but for `_LATER_FIELDS`.
     """
 
     statuses: list[str]
@@ -80,7 +82,9 @@ class RecoveryJobs:
         Raises `NotFound`; `Conflict` if the webhook is disabled or too many jobs are running.
         """
         await self.jobs.check_limit(workspace)
-        more: dict[str, object] = {**scope}
+        more: dict[str, object] = {
+            name: value for name, value in scope.items() if value is not None or name not in _LATER_FIELDS
+        }
         if webhook_id is not None and kind != "discard":
             more["replay_no"] = await self._check_webhook(kind, workspace, webhook_id)
         return await self.jobs.start(_new_job(kind, workspace, webhook_id=webhook_id), more)
