@@ -80,7 +80,14 @@ class MessageControl:
     async def _reopen(self, message: SyncedMessage, leg: str) -> SyncedMessage:
         """Let a target be sent to again. Where the outcome is not known, it is found out first."""
         entry = TraceEntry(at=utcnow(), step="retried")
-        fields = {"code": None, "reason": None, "fix": None, "attempts": 0, "fetches": 0}
+        fields = {
+            "code": None,
+            "reason": None,
+            "fix": None,
+            "attempts": 0,
+            "fetches": 0,
+            "first_fetch_at": None,
+        }
         states: tuple[tuple[TargetState, TargetState], ...] = (("failed", "waiting"), ("unknown", "sending"))
         for before, after in states:
             changed = await self._messages.change_target(

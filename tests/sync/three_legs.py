@@ -152,7 +152,7 @@ class World:
 
     def check(self) -> None:
         """Fail if the hub sent a provider what it refuses as a fault, or the chat could not read an event."""
-        assert self.hosts.faults == []
+        assert self.hosts.faults == [], "; ".join(self.hosts.faults[:5])
         assert self.slack.complaints == [], "; ".join(self.slack.complaints[:5])
         assert self.telegram.complaints == []
         assert self.chat.errors == []

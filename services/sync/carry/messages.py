@@ -22,9 +22,11 @@ from shared.runtime.failpoints import failpoint
 from shared.runtime.retry import Backoff
 
 _FETCH_ATTEMPTS: Final = 4
-"""Maximum number of attempts to download a message's files, before it is sent without those that fail.
+_FETCH_FOR: Final = timedelta(seconds=14)
+"""After so many attempts to download a message's files, over so long, it is sent without those that fail.
 
-Failures of the target do not count.
+Attempts alone say little: each account of the workspace that is connected again ends all pauses. Failures of
+the target do not count.
 """
 _FETCH_PAUSES: Final = Backoff(first_s=2.0, max_s=60.0)
 
@@ -68,9 +70,12 @@ class MessageSender:
         async with self._fetcher.fetch(attachments, message.workspace, provider) as results:
             files = [result for result in results if isinstance(result, FetchedFile)]
             problems = [result for result in results if isinstance(result, FileProblem)]
-            if any(problem.retryable for problem in problems) and target.fetches < _FETCH_ATTEMPTS:
+            since = target.first_fetch_at or utcnow()
+            is_early = target.fetches < _FETCH_ATTEMPTS or utcnow() - since < _FETCH_FOR
+            if any(problem.retryable for problem in problems) and is_early:
                 fetches = target.fetches + 1
-                await self._messages.write([target_update(message.id, leg.id, {"fetches": fetches})])
+                fields = {"fetches": fetches, "first_fetch_at": since}
+                await self._messages.write([target_update(message.id, leg.id, fields)])
                 return Waits(_FETCH_PAUSES.pause_s(fetches), problems[0].text)
             try:
                 await self._send_parts(scene, scene.channel, target, place, files, problems)

@@ -63,6 +63,8 @@ class Target(StoredPart):
     attempts: int = 0
     fetches: int = 0
     """Number of attempts that ended because a file of the message could not be downloaded."""
+    first_fetch_at: datetime | None = None
+    """When the first of them ended."""
     sent_at: datetime | None = stored_null()
     discarded_at: datetime | None = stored_null()
     """When the target was discarded: changes received before are not applied."""
