@@ -86,7 +86,7 @@ otelcol:
 	@mkdir -p .cache/otelcol
 	cd tests/support/otelcol && go build -trimpath -o ../../../.cache/otelcol/otelcol .
 
-# SecantusDB's server in Rust, for tests and benches: minutes the first time, with Rust 1.95. It is put where cargo puts
+# SecantusDB's server in Rust, for benches and chaos runs: minutes the first time, with Rust 1.95. It is put where cargo puts
 # programs. The crate asks for a newer Rust than it needs.
 SECANTUSD := 0.5.3-beta.196
 database:

@@ -198,8 +198,8 @@ def broker(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
 def database(folder: Path, process_group: ProcessGroup) -> EmbeddedServer:
     """Return the database of this folder, not started. Raises `EmbeddedError` if it is not installed.
 
-    `INTERLINK_DATABASE_PROGRAM` names SecantusDB's other server (`secantusd-rs`, in Rust), which has the same
-    options and files and takes an eighth of the CPU; no wheel has it.
+    `INTERLINK_DATABASE_PROGRAM` names another server with its options, for measurements: `secantusd-rs`
+    takes an eighth of the CPU.
     """
     program = _database_program()
     port = stored_port(folder, "store")

@@ -23,7 +23,6 @@ from tests.support.backends import (
     Store,
     best_bus,
     best_store,
-    choose_database,
     embedded,
     embedded_broker,
     started_kafka,
@@ -122,7 +121,6 @@ def _base(config: pytest.Config) -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     # Nothing that is collected is freed: searching it for garbage, then and during the tests, is wasted.
     gc.disable()
-    choose_database()
     config.pluginmanager.register(Summary())
     # On a busy machine, an example takes as long as it takes: no test here is about time.
     hypothesis.settings.register_profile("untimed", deadline=None)

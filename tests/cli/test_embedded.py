@@ -19,7 +19,6 @@ import pytest
 from interlink.embedded import DATABASE_PROGRAM, HOST, EmbeddedError, EmbeddedPair, saved_addresses
 from interlink.supervise import Backoff, Child, ProcessGroup, ProcessSpec, describe_exit
 from tests.cli.commands import gone_within
-from tests.support.backends import QUICK_DATABASE
 
 _STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
 
@@ -37,14 +36,8 @@ def python(script: str, folder: Path, *, stop_timeout_s: float = 5) -> ProcessSp
     )
 
 
-@pytest.fixture(autouse=True)
-def the_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database that users have, whichever one the other tests use."""
-    monkeypatch.delenv(DATABASE_PROGRAM, raising=False)
-
-
 class TestPair:
-    @pytest.mark.parametrize("program", ["", QUICK_DATABASE])
+    @pytest.mark.parametrize("program", ["", "secantusd-rs"])
     def test_what_the_store_acknowledged_survives_a_kill(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
     ) -> None:

@@ -246,8 +246,8 @@ async def test_in_a_browser_each_role_signs_in_and_out_and_a_removed_member_is_o
                 await tab.see("#key")
         async with started.user() as tab:
             await sign_in_by_clicks(hub, tab, "dora")
-            await tab.press("#menu button[name=session]")
-            await tab.at("/console$")
+            await tab.press("#menu a[href='/console/in/beta']")
+            await tab.at("/console/in/beta$")
             assert "workspace beta" in await tab.see("#menu .who")
             assert tab.complaints == []
         async with started.user() as tab:

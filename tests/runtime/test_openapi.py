@@ -51,7 +51,7 @@ NAMES = set(
     create_mapping list_mappings preview_mappings read_mapping change_mapping delete_mapping pause_mapping
     resume_mapping test_mapping list_sync_conversations list_sync_people put_people_links list_people_links
     delete_people_link list_synced_messages read_synced_message retry_synced_message discard_synced_message
-    list_conflicts resolve_conflict read_sync_queue_stats
+    list_conflicts resolve_conflict read_sync_queue_stats read_usage
     append_upload cancel_import change_import_plan check_upload create_import
     create_integration_import create_upload delete_upload
     list_import_channels read_import_plan read_import_undo

@@ -16,7 +16,6 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from interlink.embedded import (
-    DATABASE_PROGRAM,
     EmbeddedPair,
     EmbeddedServer,
     broker,
@@ -91,24 +90,6 @@ def docker_answers() -> bool:
     except subprocess.TimeoutExpired:
         return False
     return asked.returncode == 0
-
-
-QUICK_DATABASE = "secantusd-rs"
-QUICK_DATABASE_VERSION = "0.5.3-beta.196"
-
-
-def choose_database() -> None:
-    """Let the embedded database of this process be the quick one, if `make database` has built it.
-
-    Tests that run `interlink` as a user does give it an environment without this choice.
-    """
-    if shutil.which(QUICK_DATABASE) is None:
-        return
-    version = subprocess.run(
-        [QUICK_DATABASE, "--version"], capture_output=True, text=True, check=False
-    ).stdout
-    if version.startswith(f"{QUICK_DATABASE} {QUICK_DATABASE_VERSION}\n"):
-        os.environ.setdefault(DATABASE_PROGRAM, QUICK_DATABASE)
 
 
 class _Pair(EmbeddedPair):
@@ -197,7 +178,7 @@ def best_store(pair: EmbeddedPair) -> Store:
         container = MongoDbContainer("mongo:8")
         container.start()
         return Store("MongoDB in a container", container.get_connection_url(), container.stop)
-    return Store(f"SecantusDB ({os.environ.get(DATABASE_PROGRAM, 'the wheel')})", pair.mongodb_uri)
+    return Store("the embedded store (SecantusDB)", pair.mongodb_uri)
 
 
 _SHORT_SESSION_MS = "2000"
