@@ -29,7 +29,7 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 }
 _IDS_PER_QUERY: Final = 50
 _POSITION_DIGITS: Final = 8
-_MAX_POSITION: Final = 10**_POSITION_DIGITS - 1
+_POSITIONS: Final = 10**_POSITION_DIGITS
 _SPAN_FACTOR: Final = 10
 """Each search for the next files spans so many times as many positions as the one before."""
 _SAME_FILES: Final = 10
@@ -141,19 +141,21 @@ class ImportFiles:
         (`$or`); and several for the next positions: without an end, it reads and sorts all that follow.
         """
         documents: list[Document] = []
-        end = -1
+        start = 0
         with translate_errors():
             if after is not None:
-                end, file_id = after
-                same = {**query, "position": end, "_id": {"$gt": file_id}}
+                position, file_id = after
+                start = position + 1
+                same = {**query, "position": position, "_id": {"$gt": file_id}}
                 documents = await self._files.find(same).sort("_id", 1).limit(limit).to_list(limit)
             span = 1
-            while len(documents) < limit and end < _MAX_POSITION:
+            while len(documents) < limit and start < _POSITIONS:
                 left = limit - len(documents)
-                later = {**query, "position": {"$gt": end, "$lte": end + span}}
+                # With `$lte`, the embedded database leaves out the last position.
+                later = {**query, "position": {"$gte": start, "$lt": start + span}}
                 order = [("position", 1), ("_id", 1)]
                 documents += await self._files.find(later).sort(order).limit(left).to_list(left)
-                end, span = end + span, span * _SPAN_FACTOR
+                start, span = start + span, span * _SPAN_FACTOR
         return [FileRecord.from_document(document) for document in documents]
 
     async def count_waiting(self, import_id: str) -> int:
