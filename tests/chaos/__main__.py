@@ -103,29 +103,37 @@ def chaos(
     *,
     faults: Sequence[str],
     minutes: float,
+    webhooks: int,
     rate: float,
     seed: int,
     disk_mb: int,
     broken: bool,
     recovery_s: float = _RECOVERY_S,
 ) -> int:
-    """Cause each fault once, and more in random order until the minutes are over; return the exit status."""
+    """Cause each fault once, and more in random order; return the exit status.
+
+    Faults go on until the minutes are over and as many webhooks are acknowledged.
+    """
     rng = random.Random(seed)  # noqa: S311 -- to be repeated
     rows = {name: Row(name) for name in faults}
     began = monotonic()
     stuck = ""
+
+    def is_over(rig: Rig) -> bool:
+        return monotonic() - began >= minutes * 60 and rig.tally.acknowledged >= webhooks
+
     with Rig(folder, rate, disk_mb, broken) as rig:
         with rig.load():
             rig.until(lambda: rig.tally.acknowledged > rate, recovery_s)
             first = True
-            while not stuck and (first or monotonic() - began < minutes * 60):
+            while not stuck and (first or not is_over(rig)):
                 for name in rng.sample(list(faults), len(faults)):
-                    if not first and monotonic() - began >= minutes * 60:
+                    if not first and is_over(rig):
                         break
                     if not cause(rig, rows[name], recovery_s):
                         stuck = name
                         break
-                    _say(str(rows[name]))
+                    _say(f"{rows[name]} {rig.tally.acknowledged:,} in all")
                 first = False
         rig.until(lambda: not rig.tally.missing or rig.nothing_left(), _RECOVERY_S)
         rig.wait(1)  # for what is on its way to the receiver, and for duplicates
@@ -162,7 +170,8 @@ def _say(line: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the options and run."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="no fault begins later (default: 10)")
+    parser.add_argument("--minutes", type=float, default=10, help="how long faults begin (default: 10)")
+    parser.add_argument("--webhooks", type=int, default=0, help="and until as many are acknowledged")
     parser.add_argument("--rate", type=float, default=50, help="webhooks a second (default: 50)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--only", action="append", choices=list(FAULTS), help="this fault; can be repeated")
@@ -179,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder,
             faults=given.only or list(FAULTS),
             minutes=given.minutes,
+            webhooks=given.webhooks,
             rate=given.rate,
             seed=given.seed,
             disk_mb=given.disk_mb,
