@@ -15,7 +15,7 @@ SERVICES: Final = ("gateway", "delivery", "sync", "oauth", "importer", "console"
 ACCEPTANCE_BUDGET: Final = 0.001
 """Share of authentic webhooks that may get a 503 in 30 days."""
 FIRST_ATTEMPT_BUDGET: Final = 0.01
-"""Share of first attempts that may start later than 5 s after the request's record, in 30 days."""
+"""Share of first attempts that may start later than 5 s after the event's record, in 30 days."""
 
 _WINDOWS: Final = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 _PAGE: Final = ((14.4, "1h", "5m"), (6, "6h", "30m"))

@@ -76,7 +76,7 @@ EVENT_AGE_SECONDS: Final = Histogram(
 )
 FIRST_ATTEMPTS: Final = Counter(
     "interlink_first_attempts_total",
-    "First attempts that started within 5 s of their request's record (`in_time`), or later (`late`). Those "
+    "First attempts that started within 5 s of their event's record (`in_time`), or later (`late`). Those "
     "that wait for the limits of their endpoint are not counted.",
     ["outcome"],
 )

@@ -20,7 +20,7 @@ from shared.contracts.envelope import Event
 from shared.contracts.ids import DeliveryId, EventId, WebhookId, WorkspaceId
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.runtime import metrics
-from shared.runtime.clock import utcnow
+from shared.runtime.clock import now_ms, utcnow
 from shared.runtime.kafka.batch import ConsumedEvent, OpenRecord
 from shared.runtime.kafka.handling import RecordHandling
 from shared.runtime.kafka.watermark import PartitionTracker
@@ -151,11 +151,19 @@ class Partition:
         )
         self._offset = 0
 
-    async def poll(self, number: int) -> None:
-        """Hand over the next record: a request for a delivery of this number."""
+    async def poll(self, number: int, at_ms: int = 0, accepted_ms: int = 0) -> None:
+        """Hand over the next record: a request for a delivery of this number, with the broker's times."""
         source = Event(EventId(f"e{number}"), "t.made", "/s", WorkspaceId("w"), "2026-01-01T00:00:00Z", b"{}")
-        event = request_event(DeliveryId(f"dlv_{number}"), WebhookId("wh_1"), source, "t.made", b"{}", TRACE)
-        at_ms = 1_700_000_000_000 + number
+        event = request_event(
+            DeliveryId(f"dlv_{number}"),
+            WebhookId("wh_1"),
+            source,
+            "t.made",
+            b"{}",
+            TRACE,
+            accepted_ms=accepted_ms,
+        )
+        at_ms = at_ms or 1_700_000_000_000 + number
         raw: Any = SimpleNamespace(offset=self._offset, value=b"", key=b"wh_1")
         record = OpenRecord(self.tracker, raw, self._handling.finish)
         record.event = ConsumedEvent(event, DELIVERY_REQUESTED.name, 0, self._offset, at_ms, b"wh_1")
@@ -247,6 +255,29 @@ async def test_a_dead_head_is_in_the_log_before_the_next_is_attempted() -> None:
     log.write.set()
     await partition.saved()
     assert log.sent == ["dlv_0", "dlv_1"]
+
+
+async def test_a_first_attempt_is_late_by_the_age_of_its_event_also_where_the_fan_out_stood_still() -> None:
+    partition = Partition(await handler(Log()))
+    before = _late_attempts()
+    await partition.poll(0, at_ms=now_ms(), accepted_ms=now_ms() - 60_000)
+    await partition.poll(1, at_ms=now_ms(), accepted_ms=now_ms())
+    await partition.poll(2, at_ms=now_ms())
+    await partition.saved()
+    assert _late_attempts() == before + 1
+    await partition.poll(4, at_ms=now_ms() - 60_000)
+    await partition.saved()
+    assert _late_attempts() == before + 2, "without an event's time, by the age of the request"
+
+
+def _late_attempts() -> float:
+    [late] = [
+        sample.value
+        for family in metrics.FIRST_ATTEMPTS.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.labels["outcome"] == "late"
+    ]
+    return float(late)
 
 
 async def test_a_revoked_partition_gets_no_open_entry_and_no_further_attempt() -> None:

@@ -25,7 +25,7 @@ from services.delivery.engine.failure_monitor import FailureMonitor
 from services.delivery.engine.results import LostPartition, ResultWriter
 from services.delivery.log.deliveries import ClaimedDelivery, Deliveries, attempt_lease
 from services.delivery.log.erasures import Erasures
-from services.delivery.model.delivery import DeliveryRequest, at_ms_of
+from services.delivery.model.delivery import DeliveryRequest
 from services.delivery.model.outgoing_webhook import OutgoingWebhook
 from services.delivery.model.retry_policy import Attempt, AttemptOutcome
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
@@ -162,7 +162,7 @@ class AttemptQueues:
         delivery.started_at = self._clock.now
         queue.in_flight[request.delivery_id] = delivery
         # By the broker's time: a sender chooses the time of its event.
-        is_late = now_ms() - at_ms_of(request.order) > FIRST_ATTEMPT_TARGET_MS
+        is_late = now_ms() - request.accepted_ms > FIRST_ATTEMPT_TARGET_MS
         (self._started_late if is_late else self._started_in_time).inc()
         self._endpoint_states.acquire(queue.state, queue.webhook)
         task = asyncio.create_task(self._attempt(queue, delivery))

@@ -283,7 +283,15 @@ class Fanout:
                 # Derived from event and webhook: publishing the event again gives the same delivery.
                 delivery_id = delivery_id_for(event.workspace, event.source, event.id, webhook.id)
                 yield request_event(
-                    delivery_id, webhook.id, event, event_type, body, traceparent, fault=fault
+                    delivery_id,
+                    webhook.id,
+                    event,
+                    event_type,
+                    body,
+                    traceparent,
+                    fault=fault,
+                    # From the backlog, it has waited for its workspace's share: nobody is woken for that.
+                    accepted_ms=received.at_ms if checkpoint is None else 0,
                 )
         # No request was yielded: neither a pattern nor a filter let the event through.
         if reason:

@@ -46,6 +46,8 @@ class DeliveryRequest:
     manual: bool = False
     """True if a person requested this delivery. It is not stored."""
     fault: str = ""
+    accepted_ms: int = 0
+    """The broker's time in ms of the record from which on a first attempt can be late. It is not stored."""
 
 
 def request_event(
@@ -58,12 +60,16 @@ def request_event(
     *,
     manual: bool = False,
     fault: str = "",
+    accepted_ms: int = 0,
 ) -> Event:
     """Return the event that requests a delivery; `event_type` is the canonical type.
 
-    With a `fault`, the delivery is logged as failed with that reason.
+    With a `fault`, the delivery is logged as failed with that reason. `accepted_ms` is the broker's time from
+    which on a first attempt can be late, that of the event's record; without, that of the request's record.
     """
     attributes = dict(_MANUAL) if manual else {}
+    if accepted_ms:
+        attributes["accepted_ms"] = str(accepted_ms)
     if fault:
         attributes["fault"] = fault[:_MAX_FAULT_LENGTH]
     names = (event.id, event_type)
@@ -153,9 +159,10 @@ def read_request(received: ConsumedEvent) -> DeliveryRequest:
         partition=received.partition,
         order=order_of(received),
         replay_of=event.attributes.get("replay_of", ""),
-        replay_no=_parse_replay_no(event.attributes.get("replay_no", "0")),
+        replay_no=_parse_number(event, "replay_no", 9),
         manual="manual" in event.attributes,
         fault=event.attributes.get("fault", ""),
+        accepted_ms=_parse_number(event, "accepted_ms", 15) or received.at_ms,
     )
 
 
@@ -173,7 +180,8 @@ def at_ms_of(order: int) -> int:
     return order >> ORDER_BITS
 
 
-def _parse_replay_no(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise Malformed(f"replay_no is {text[:20]!r}: not a number")
+def _parse_number(event: Event, name: str, max_digits: int) -> int:
+    text = event.attributes.get(name, "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= max_digits):
+        raise Malformed(f"{name} is {text[:20]!r}: not a number")
     return int(text)
