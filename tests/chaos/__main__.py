@@ -42,15 +42,17 @@ class Row:
         )
 
 
-def cause(rig: Rig, row: Row, recovery_s: float) -> bool:
-    """Cause a fault and wait until the hub has recovered; return False if it has not in time."""
+def cause(rig: Rig, row: Row, recovery_s: float) -> str:
+    """Cause a fault and wait until the hub has recovered; return what went wrong, or nothing."""
     before = rig.look()
     acknowledged, failed, duplicates = before.acknowledged, before.failures.total(), before.duplicates.total()
     try:
         FAULTS[row.fault](rig)
     except Impossible as error:
         row.skipped = str(error)
-        return True
+        return ""
+    except Exception as error:  # noqa: BLE001 -- hours of counting before it are not thrown away
+        return f"the fault {row.fault} failed: {error!r}"
     ended = monotonic()
     waiting = set(rig.look().missing)
     recovered = rig.until(lambda: not waiting & rig.tally.missing, recovery_s)
@@ -61,7 +63,7 @@ def cause(rig: Rig, row: Row, recovery_s: float) -> bool:
     row.acknowledged += rig.tally.acknowledged - acknowledged
     row.failed += rig.tally.failures.total() - failed
     row.duplicates += rig.tally.duplicates.total() - duplicates
-    return recovered
+    return "" if recovered else f"the hub did not recover from: {row.fault}"
 
 
 def summary(tally: Tally, seconds: float) -> list[str]:
@@ -130,8 +132,7 @@ def chaos(
                 for name in rng.sample(list(faults), len(faults)):
                     if not first and is_over(rig):
                         break
-                    if not cause(rig, rows[name], recovery_s):
-                        stuck = name
+                    if stuck := cause(rig, rows[name], recovery_s):
                         break
                     _say(f"{rows[name]} {rig.tally.acknowledged:,} in all")
                 first = False
@@ -156,7 +157,7 @@ def chaos(
     found = problems(tally, list(rows.values()))
     found += [f"a call while services were replaced: {line}" for line in rig.failed_calls[:_MAX_LINES]]
     if stuck:
-        found.append(f"the hub did not recover from: {stuck}")
+        found.append(stuck)
     for line in found:
         _say(f"FAILED: {line}")
     return 1 if found else 0

@@ -139,7 +139,9 @@ class Others:
             ]
         if "sync" in self._services:
             steps["sync"] = [[("GET", "/api/mappings", None, {})]]
-            person = {"provider": "slack", "person_id": "ada", "user_id": "usr_1"}
+            # Named: each time that this fault is caused, there is one account more.
+            account = f"{api.url}/ada"
+            person = {"provider": "slack", "account": account, "person_id": "ada", "user_id": "usr_1"}
             self._connect_slack(hub, api)
             eventually(lambda: hub.call("PUT", "/api/people-links", person))
             steps["sync"].append([("PUT", "/api/people-links", person, {})])
