@@ -248,6 +248,40 @@ async def test_what_happens_is_seen_without_a_reload_unless_it_is_paused(hub: Hu
     assert await tab.evaluate("document.body.dataset.loaded") == "once"
 
 
+async def test_two_tabs_are_in_two_workspaces(chromium: Browser, hub: Hub, tab: Tab) -> None:
+    await tab.goto(f"{hub.url('gateway')}/console/webhooks")
+    address = "/console/sign-in?another=1&next=/console/webhooks"
+    await tab.call("Runtime.evaluate", expression=f"window.open('{address}'), true", userGesture=True)
+    async with chromium.target("another=1") as second:
+        await second.fill("#key", hub.other_workspace())
+        await second.press("button.btn-primary")
+        await second.at("/console/in/other-[^/]+/webhooks$")
+        assert "workspace other-" in await second.see("#menu .who")
+        # Each goes on in its own, by links, by a form, and after a reload.
+        await tab.call("Page.bringToFront")
+        await tab.press("#menu a[href='/console/deliveries']")
+        await tab.at("/console/deliveries$")
+        await tab.reload()
+        assert f"workspace {hub.workspace}" in await tab.see("#menu .who")
+        await second.call("Page.bringToFront")
+        await second.press("#menu a[href$='/webhooks']")
+        await second.at("/console/in/other-[^/]+/webhooks$")
+        await second.press("main a[href$='/webhooks/do/create']")
+        await second.fill("#f-name", "of the second")
+        await second.fill("#f-url", "https://receiver.example.com/second")
+        await second.press("input[name=pick][value='*']")
+        await second.press("button[value=save]")
+        await second.until("document.body.innerText.includes('The webhook was created')")
+        await second.at("/console/in/other-")
+        await tab.call("Page.bringToFront")
+        await tab.goto(f"{hub.url('gateway')}/console/webhooks")
+        assert "of the second" not in await tab.text()
+        await second.call("Page.bringToFront")
+        await second.press("#menu a[href$='/webhooks']")
+        await second.until("document.body.innerText.includes('of the second')")
+        assert second.complaints == tab.complaints == []
+
+
 async def test_a_webhook_is_created_and_sent_again_and_an_import_started_by_keyboard(
     hub: Hub, tab: Tab
 ) -> None:

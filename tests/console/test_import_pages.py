@@ -140,7 +140,7 @@ def test_an_import_goes_from_the_file_to_the_undo_without_script(
     assert "2024-01-01" in admin.open(f"{path}/days").text
 
     runs = admin.send(admin.open(f"{path}/do/start"), "/do/start")
-    assert "The import runs" in runs.text
+    assert "It was started" in runs.text
     done_job = reached(hub, path.rpartition("/")[2], "completed")
     ended = admin.open(path)
     check(ended)

@@ -223,5 +223,5 @@ def test_an_import_is_tried_reported_and_cancelled(hub: Hub, admin: Person) -> N
     shown = admin.client.get(admin.open(here).link("/report.html"))
     assert (shown.status_code, shown.headers["content-type"]) == (200, "application/octet-stream")
     cancelled = admin.send(admin.open(f"{here}/do/cancel"), "/do/cancel")
-    assert "The import ends" in cancelled.text
+    assert "It was cancelled." in cancelled.text
     assert hub.call("GET", "/api/imports")["items"][0]["status"] == "cancelled"

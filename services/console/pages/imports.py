@@ -54,7 +54,7 @@ IMPORTS: Final = Kind(
             "Dry run",
             "/api/imports/{id}/start",
             "imports:write",
-            "It is tried. Nothing is published.",
+            "A dry run was started. Nothing is published.",
             fits=status_in("ready"),
             body=lambda _values, _item: {"dry_run": True},
         ),
@@ -63,7 +63,7 @@ IMPORTS: Final = Kind(
             "Start",
             "/api/imports/{id}/start",
             "imports:write",
-            "The import runs.",
+            "It was started.",
             fits=status_in("ready"),
             effect="Channels and messages are published to the chat. They can be undone.",
             body=lambda _values, _item: {"dry_run": False},
@@ -73,7 +73,7 @@ IMPORTS: Final = Kind(
             "Pause",
             "/api/imports/{id}/pause",
             "imports:write",
-            "It publishes nothing more until it is resumed.",
+            "It was paused.",
             fits=status_in("reading", "running", "verifying"),
         ),
         Action(
@@ -81,7 +81,7 @@ IMPORTS: Final = Kind(
             "Resume",
             "/api/imports/{id}/resume",
             "imports:write",
-            "The import goes on.",
+            "It was resumed.",
             fits=status_in("paused"),
         ),
         Action(
@@ -89,7 +89,7 @@ IMPORTS: Final = Kind(
             "Cancel",
             "/api/imports/{id}/cancel",
             "imports:write",
-            "The import ends.",
+            "It was cancelled. What it has published stays until it is undone.",
             fits=status_in("reading", "ready", "running", "verifying", "paused"),
             effect="It ends where it is. Messages that it has published stay, until they are undone.",
             is_destructive=True,
@@ -99,7 +99,7 @@ IMPORTS: Final = Kind(
             "Undo",
             "/api/imports/{id}/undo",
             "imports:write",
-            "Its messages are taken away.",
+            "The undo was started.",
             fits=lambda item: (
                 item["status"] in ("completed", "failed", "cancelled", "paused")
                 and item["started_at"] is not None
@@ -124,7 +124,7 @@ IMPORTS: Final = Kind(
     ),
     template="import.html",
     first=("status", "repeat", "starts_at", "integration_id", "created_at", "started_at", "completed_at"),
-    notes={"answers": "It is read again with these answers.", "options": "The options are stored."},
+    notes={"answers": "The answers are stored.", "options": "The options are stored."},
     downloads=(
         Download("Report (page)", "/api/imports/{id}/report", "report.html", {"format": "html"}),
         Download("Report (CSV)", "/api/imports/{id}/report", "report.csv", {"format": "csv"}),
