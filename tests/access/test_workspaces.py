@@ -255,6 +255,23 @@ def test_events_are_refused_when_the_deliveries_are_used_up_and_none_is_lost(hub
     assert used(hub, key, "deliveries") == 8
 
 
+def test_a_replay_counts_and_is_refused_as_the_event_was(hub: Hub) -> None:
+    tenant = make(hub)
+    key, path = tenant["key"], f"{PATH}/{tenant['id']}"
+    endpoint = hub.call("POST", "/api/inbound-endpoints", {"provider": "github", "name": "x"}, key=key)
+    events = f"/api/inbound-endpoints/{endpoint['id']}/events"
+    assert deliver(hub, endpoint).status_code == 202
+    [execution] = eventually(lambda: hub.call("GET", events, key=key)["items"])
+    replay = f"{events}/{execution['id']}/replay"
+    hub.call("PATCH", path, {"quotas": {"events": 2}})
+    assert call(hub, key, "POST", replay).status_code == 202
+    assert is_over(call(hub, key, "POST", replay), "events")
+    assert hub.call("GET", f"{events}/{execution['id']}", key=key)["replays"] == 1
+    eventually(lambda: used(hub, key, "events") == 2, 30)
+    hub.call("PATCH", path, {"quotas": {}})
+    assert call(hub, key, "POST", replay).status_code == 202
+
+
 @pytest.mark.parametrize("quota", [-1, 10**15 + 1, "many"])
 def test_a_quota_that_is_not_acceptable(hub: Hub, quota: Any) -> None:
     tenant = make(hub)

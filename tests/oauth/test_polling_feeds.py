@@ -253,6 +253,27 @@ def test_a_workspace_has_a_maximum_of_triggers(world: World) -> None:
     assert "INTERLINK_POLLING_TRIGGERS_PER_WORKSPACE" in refused["detail"]
 
 
+def test_what_is_new_while_a_quota_is_used_up_becomes_events_afterwards(world: World) -> None:
+    hub = world.hub
+    tenant = hub.call("POST", "/api/workspaces", {"name": "Acme"}, expect=201)
+    key, path = tenant["key"], f"/api/workspaces/{tenant['id']}"
+    items = world.feed("/over", "old")
+    trigger = world.polled(TRIGGER, key=key, url=url("/over"))["id"]
+    hub.call("PATCH", path, {"quotas": {"events": 0}})
+    items += ["first", "second"]
+    shown = world.poll(trigger, status="failing", key=key)
+    assert "raise `events`" in shown["last_error"]["detail"]
+    assert world.events(shown["endpoint_id"]) == []
+    hub.call("PATCH", path, {"quotas": {}})
+    shown = world.poll(trigger, key=key)
+    assert shown["last_error"] is None
+    assert [data["title"] for data in world.data(shown["endpoint_id"])] == ["first", "second"]
+    [today] = eventually(
+        lambda: [day for day in hub.call("GET", "/api/usage", key=key)["days"] if day["events"] == 2], 30
+    )
+    assert today["refused"] == 1
+
+
 def test_the_endpoint_accepts_no_requests(world: World) -> None:
     hub, items = world.hub, world.feed("/closed", "old")
     trigger = world.polled(TRIGGER, url=url("/closed"))["id"]
