@@ -297,6 +297,32 @@ def test_a_message_that_is_deleted_before_its_outcome_is_known_goes_away(world: 
     assert legs.telegram.texts() == [] or "duplicate_possible" in in_telegram
 
 
+def test_a_reaction_that_is_removed_before_its_outcome_is_known_goes_away(world: World) -> None:
+    legs = world.mapped()
+    news = legs.chat.write("news")
+    legs.agree("news")
+    world.slack.faults.lose_response("reactions.add")
+    world.telegram.fail(Fault(loses_response=True, method="setMessageReaction"))
+    legs.chat.react(news, "🔥")
+    legs.until(lambda: all(place.find("news").reactions for place in legs.places))
+    world.slack.faults.rate_limit("reactions.add", retry_after_s=3)
+    world.telegram.fail(Fault(429, retry_after=3, method="setMessageReaction"))
+    legs.chat.unreact(news, "🔥")
+    legs.until(lambda: not any(place.find("news").reactions for place in legs.places))
+    # And one that is set again before it is known that it is gone is there.
+    legs.chat.react(news, "🔥")
+    legs.until(lambda: all(place.find("news").reactions for place in legs.places))
+    world.slack.faults.clear()
+    world.slack.faults.lose_response("reactions.remove")
+    legs.chat.unreact(news, "🔥")
+    legs.until(lambda: not legs.slack.find("news").reactions)
+    world.slack.faults.rate_limit("reactions.remove", retry_after_s=3)
+    legs.chat.react(news, "🔥")
+    legs.until(lambda: all(place.find("news").reactions for place in legs.places))
+    world.slack.faults.clear()
+    legs.quiet(0.3)
+
+
 def test_a_reaction_to_a_message_that_is_gone_where_it_was_written_stops_nothing(world: World) -> None:
     legs = world.mapped()
     legs.telegram.delete(legs.telegram.write("gone"))

@@ -37,35 +37,51 @@ class ReactionSetter:
         channel = scene.channel
         if not isinstance(channel, Reacts):
             raise ChannelFailure("unsupported", "react", "The hub cannot set reactions there.")
+        limit = channel.reactions_per_message
         shown = list(target.reactions if target else message.source_reactions)
+        unsure = list(target.unsure_reactions if target else message.unsure_source_reactions)
+        if limit == 1 and unsure:  # each call replaces what is there: any of them may be
+            shown, unsure = [], [*shown, *unsure]
         states = sorted(message.reactions.values(), key=lambda state: state.at)
         wanted = list(dict.fromkeys(state.emoji for state in states if state.added and state.leg != leg.id))
         staying = [emoji for emoji in shown if emoji in wanted]
-        limit = channel.reactions_per_message
         new = [emoji for emoji in wanted if emoji not in staying]
         room = len(new) if limit is None else max(0, limit - len(staying))
-        result = [*staying, *new[:room]]
-        if target:
-            external_id, thread = await self._calls.part_id(scene, target.parts, 0), target.thread
-        else:
-            external_id, thread = message.external_id, message.thread
-        place = Place(leg.conversation, thread)
-        losses: list[Loss] = [Loss("reaction", f"not shown: {emoji}") for emoji in new[room:]]
-        replaced = limit == 1 and bool(result)
-        for emoji in shown:
-            if emoji not in result and not (replaced and result[0] not in shown):
+        new, left = new[:room], new[room:]
+        result = [*staying, *new]
+        replaced = limit == 1 and bool(new)
+        possible = () if replaced else dict.fromkeys([*shown, *unsure])
+        gone = [emoji for emoji in possible if emoji not in result]
+        losses: list[Loss] = [Loss("reaction", f"not shown: {emoji}") for emoji in left]
+        if gone or new:
+            # A call whose outcome is lost may have been made, and what is wanted may change before the next.
+            await self._store(scene, staying, [*gone, *new])
+            if target:
+                external_id, thread = await self._calls.part_id(scene, target.parts, 0), target.thread
+            else:
+                external_id, thread = message.external_id, message.thread
+            place = Place(leg.conversation, thread)
+            for emoji in gone:
                 losses += await self._set_reaction(scene, channel, external_id, place, emoji, added=False)
-        for emoji in result:
-            if emoji not in shown:
+            for emoji in new:
                 losses += await self._set_reaction(scene, channel, external_id, place, emoji, added=True)
         now = utcnow()
         trace = [TraceEntry(at=now, step="reacted", detail=" ".join(result)), *loss_entries(losses, now)]
-        if target:
-            write = target_update(message.id, leg.id, {**NO_PROBLEM, "reactions": tuple(result)}, trace)
-        else:
-            write = update(message.id, {"source_reactions": tuple(result)})
-        await self._messages.write([write])
+        await self._store(scene, result, (), trace)
         return Done()
+
+    async def _store(
+        self, scene: Scene, shown: Sequence[str], unsure: Sequence[str], trace: Sequence[TraceEntry] = ()
+    ) -> None:
+        """Store which emoji the target shows, and which it may show."""
+        if scene.target:
+            fields = {"reactions": tuple(shown), "unsure_reactions": tuple(unsure)}
+            solved = NO_PROBLEM if trace else {}
+            write = target_update(scene.message.id, scene.leg.id, {**fields, **solved}, trace)
+        else:
+            fields = {"source_reactions": tuple(shown), "unsure_source_reactions": tuple(unsure)}
+            write = update(scene.message.id, fields)
+        await self._messages.write([write])
 
     async def _set_reaction(
         self,

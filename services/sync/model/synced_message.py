@@ -40,7 +40,8 @@ class Target(StoredPart):
     `parts` are the ids of its parts in order, `thread` is the thread that has it, `revision` is that of the
     last edit shown there. `sending_at` is stored before a part is sent, and removed with the outcome: if it
     is set after a crash, the part may have been sent. The state is `sending` meanwhile, except for a part
-    that an edit adds, during which it stays `sent`. `reactions` are the emoji that the hub has set there.
+    that an edit adds, during which it stays `sent`. `reactions` are the emoji that the hub has set there, and
+    `unsure_reactions` those that may be set: stored before the calls, and removed with their outcome.
     """
 
     leg: str
@@ -55,6 +56,7 @@ class Target(StoredPart):
     """Digest of the text last sent to the chat, by which an echo of an edit is recognized."""
     revision: int = -1
     reactions: tuple[str, ...] = ()
+    unsure_reactions: tuple[str, ...] = ()
     sending_at: datetime | None = stored_null()
     permalink: str | None = stored_null()
     code: str | None = stored_null()
@@ -126,6 +128,8 @@ class SyncedMessage(Record):
     reactions: dict[str, PersonReaction] = Field(default_factory=dict)
     source_reactions: tuple[str, ...] = ()
     """The emoji that the hub has set on the message where it was written."""
+    unsure_source_reactions: tuple[str, ...] = ()
+    """Those that may be set there, as the `unsure_reactions` of a target."""
     targets: dict[str, Target] = Field(default_factory=dict)
 
     @property

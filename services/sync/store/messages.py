@@ -54,7 +54,9 @@ RETENTION: Final = timedelta(days=RETENTION_DAYS)
 _MAX_IDS: Final = 50
 """Ids of a query: the embedded database takes quadratic time in their number."""
 _MAX_WRITES: Final = 200
-_COMES_BEFORE: Final = frozenset({"id", "reactions", "source_reactions", "late_edit", "deleted"})
+_COMES_BEFORE: Final = frozenset(
+    {"id", "reactions", "source_reactions", "unsure_source_reactions", "late_edit", "deleted"}
+)
 """Fields of a record that stands for a message; they stay when the message comes."""
 _NOT_LISTED: Final = {"reactions": 0, "late_edit": 0}
 _EXAMINED: Final = 100
