@@ -23,6 +23,10 @@ class RetryLater(InterlinkError):
 
 
 class BrokerUnavailable(RetryLater):
+    """Kafka cannot take events now."""
+
+
+class Unacknowledged(BrokerUnavailable):
     """Kafka did not acknowledge in time. The event may still be stored: its id makes the repeat harmless."""
 
 

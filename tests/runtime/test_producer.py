@@ -2,13 +2,17 @@
 
 import asyncio
 from secrets import token_hex
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from structlog.testing import ReturnLogger
 
-from shared.contracts.errors import BrokerUnavailable, TooLarge
+from services.gateway.ingest.quotas import WorkspaceQuotas
+from services.gateway.settings import GatewaySettings
+from shared.contracts.errors import BrokerUnavailable, TooLarge, Unacknowledged
 from shared.contracts.topics import Topic
 from shared.runtime.kafka.producer import Producer, Record, RecordPosition
 from shared.runtime.logs import Log
@@ -97,3 +101,48 @@ def test_a_record_that_no_broker_accepts_is_refused_beside_others(
             await producer.publish(small, timeout_s=1)
 
     asyncio.run(publish())
+
+
+def test_a_batch_is_published_as_a_whole_or_counted(bus: Bus, settings: KafkaSettings, topic: Topic) -> None:
+    """With a record that is too large, none is sent. After a send without an answer, some may be."""
+    tap = Tap(bus, topic.name)
+
+    class Usage:
+        events = 0
+
+        def add(self, _workspace: str, counts: dict[str, int]) -> None:
+            self.events += counts["events"]
+
+    usage = Usage()
+    no_topic = Topic("no such topic!", "any", "No broker has it.", (), ())
+    nowhere = cast("Any", SimpleNamespace(collection=lambda _name: None))
+    quotas = WorkspaceQuotas(GatewaySettings.model_construct(), cast("Any", usage), *[nowhere] * 3)
+
+    async def publish(producer: Producer, records: list[Record], timeout_s: float) -> None:
+        with quotas.counted("w", [record.value for record in records]):
+            await producer.publish_all(records, timeout_s=timeout_s)
+
+    async def run() -> None:
+        producer = Producer(settings, LOG, client_id="test")
+        producer.start()
+        try:
+            await producer.wait_ready(10)
+            small = Record(topic, b"key", b"{}", [])
+            # Too large with its key and headers only: aiokafka counts them too.
+            large = Record(topic, b"k" * 500, bytes(8 * 1024 * 1024 - 1000), [("h", b"v" * 500)])
+            with pytest.raises(TooLarge):
+                await producer.publish_all([small, small, large], timeout_s=20)
+            assert await asyncio.to_thread(tap.look) == []
+            await publish(producer, [small, small], 20)
+            assert usage.events == 2
+            with pytest.raises(Unacknowledged):
+                await publish(producer, [small, small, small._replace(topic=no_topic)], 1)
+            assert usage.events == 5
+            with pytest.raises(BrokerUnavailable):  # at once: the client is being replaced
+                await publish(producer, [small], 20)
+            assert usage.events == 5
+            assert len(await asyncio.to_thread(tap.look)) == 4
+        finally:
+            await producer.stop()
+
+    asyncio.run(run())

@@ -120,8 +120,8 @@ class ExecutionsApi:
         number = str(await self._executions.count_replay(record))
         replayed = [_replayed_event(event, execution_id, number) for event in events]
         records = [event_record(WEBHOOKS_RECEIVED, endpoint_id, event) for event in replayed]
-        await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
-        self._quotas.count(key.workspace, [event.data for event in replayed])
+        with self._quotas.counted(key.workspace, [event.data for event in replayed]):
+            await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
         return AcceptedEventsOut(accepted=[event.id for event in replayed])
 
     async def _check(self, endpoint_id: str, key: ApiKey) -> None:

@@ -136,8 +136,8 @@ class PublishEventsApi:
         events = parse_events(body, key, checks, self._fixed, traceparent=traceparent)
         self._quotas.check(key.workspace)
         records = [event_record(CHAT_EVENTS, event.subject or event.source, event) for event in events]
-        await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
-        self._quotas.count(key.workspace, [event.data for event in events])
+        with self._quotas.counted(key.workspace, [event.data for event in events]):
+            await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
         return 202, orjson.dumps({"accepted": [event.id for event in events]})
 
 
@@ -193,6 +193,8 @@ def _parse_event(
     if is_published_by_hub(name):
         raise _invalid("type", HUB_ONLY)
     data = _json(event.data)
+    if len(data) > MAX_BODY_BYTES:  # a number such as 1e15 is longer than it was in the body
+        raise _invalid("data", f"at most {MAX_BODY_BYTES} bytes as JSON, with every number written out")
     if field_error := checks.first_error(name, event.data, len(data)):
         raise _invalid(f"data.{field_error.field}".rstrip("."), f"{name}: {field_error.message}")
     return Event(

@@ -12,6 +12,7 @@ from services.gateway.ingest.endpoint import InboundEndpoint
 from services.gateway.ingest.errors import TooManyRequests
 from services.gateway.ingest.quotas import WorkspaceQuotas
 from services.gateway.ingest.rate_limit import charge
+from shared.contracts.errors import TooLarge, Unacknowledged
 from shared.contracts.ids import EventId, event_id_for, new_event_id
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.manifests.webhook import WebhookEvent
@@ -70,8 +71,8 @@ class EventPublisher:
         events, event ids and positions of the context. `within_quotas` says that the caller has checked the
         quotas of the workspaces.
 
-        Raises `Malformed`, `TooManyRequests`, `OverQuota`, and `BrokerUnavailable` if Kafka does not
-        acknowledge within `timeout_s` seconds.
+        Raises `Malformed`, `TooLarge`, `TooManyRequests`, `OverQuota`, and `BrokerUnavailable` if Kafka does
+        not acknowledge within `timeout_s` seconds.
         """
         content_type(context.headers)  # raises if it is too long for a header of the envelope
         ids = [
@@ -94,11 +95,15 @@ class EventPublisher:
                 _new_record(endpoints[index], events[index], ids[index], traceparent, test=context.test)
                 for index in fresh
             ]
-            if len(records) == 1:
-                position = await self._producer.publish(records[0], timeout_s=timeout_s)
-                context.positions[fresh[0]] = position
-                return
-            positions = await self._producer.publish_all(records, timeout_s=timeout_s)
+            try:
+                if len(records) == 1:
+                    position = await self._producer.publish(records[0], timeout_s=timeout_s)
+                    context.positions[fresh[0]] = position
+                    return
+                positions = await self._producer.publish_all(records, timeout_s=timeout_s)
+            except (Unacknowledged, TooLarge):  # as in `WorkspaceQuotas.counted`
+                self._count(endpoints, events, fresh)
+                raise
             context.positions.update(zip(fresh, positions, strict=True))
 
         # All events of a request have the window of the first: they are of one endpoint, or of accounts

@@ -3,11 +3,12 @@
 They are checked and counted after verification only: a stranger must not use up a workspace's quota.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, get_args
 
 from services.gateway.settings import GatewaySettings
-from shared.contracts.errors import OverQuota
+from shared.contracts.errors import OverQuota, TooLarge, Unacknowledged
 from shared.runtime import metrics, workspaces
 from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
@@ -87,6 +88,20 @@ class WorkspaceQuotas:
         """Count a request, and the data of its events that were published. For hot paths: no I/O."""
         stored_bytes = sum(map(len, published))
         self._usage.add(workspace, {"requests": 1, "events": len(published), "stored_bytes": stored_bytes})
+
+    @contextmanager
+    def counted(self, workspace: str, events: Sequence[bytes]) -> Iterator[None]:
+        """Count a request, and the data of its events, once the context has published them.
+
+        They count also if it fails after they were sent: some may be on Kafka, and nobody may publish
+        uncounted.
+        """
+        try:
+            yield
+        except (Unacknowledged, TooLarge):
+            self.count(workspace, events)
+            raise
+        self.count(workspace, events)
 
     def _parse(self, document: Document) -> Mapping[QuotaName, int]:
         own = WorkspaceRecord.from_document(document).quotas

@@ -16,10 +16,11 @@ from typing import Final, NamedTuple, cast
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from shared.contracts.envelope import Event
-from shared.contracts.errors import BrokerUnavailable, InterlinkError, TooLarge
+from shared.contracts.errors import BrokerUnavailable, InterlinkError, TooLarge, Unacknowledged
 from shared.contracts.topics import Topic
 from shared.runtime import metrics
 from shared.runtime.deadlines import DeadlineQueues
@@ -118,8 +119,9 @@ class Producer:
     async def publish(self, record: Record, *, timeout_s: float) -> RecordPosition:
         """Publish one record, wait for the acknowledgement, and return the record's position.
 
-        Raises `BrokerUnavailable` if there is no acknowledgement within `timeout_s` seconds, or at once while
-        there is no connection. Raises `TooLarge` if the record is larger than the broker accepts.
+        Raises `Unacknowledged` if there is no acknowledgement within `timeout_s` seconds, and
+        `BrokerUnavailable` at once while there is no connection. Raises `TooLarge` if the record is larger
+        than the broker accepts.
         """
         client = self._client
         if client is None:
@@ -139,11 +141,15 @@ class Producer:
     async def publish_all(self, records: Sequence[Record], *, timeout_s: float) -> list[RecordPosition]:
         """Publish records in order, wait until all are acknowledged, and return their positions.
 
-        Raises as `publish`; then some of the records may have been published.
+        Raises as `publish`. After `Unacknowledged`, or `TooLarge` from a broker with a lower limit than the
+        hub's, some of the records may have been published. A record over the hub's limit is found before the
+        first one is sent.
         """
         client = self._client
         if client is None:
             raise BrokerUnavailable("Kafka is not available")
+        if any(_size(record) > _MAX_RECORD_BYTES for record in records):
+            raise _too_large()
         started = perf_counter()
         try:
             with self._deadlines.deadline(timeout_s):
@@ -167,7 +173,7 @@ class Producer:
     ) -> InterlinkError:
         """Return the hub's error for a failed send, and replace the client if it did not answer."""
         if isinstance(error, MessageSizeTooLargeError):
-            return TooLarge(f"the event is larger than Kafka accepts ({_MAX_RECORD_BYTES} bytes)")
+            return _too_large()
         for topic in topics:
             metrics.PRODUCE_FAILURES.labels(topic).inc()
         right = f"Write on topic {', '.join(sorted(topics))}"
@@ -177,7 +183,7 @@ class Producer:
         self._log.warning("producer.not_acknowledged", error=type(error).__name__, timeout_s=timeout_s)
         if client is self._client:  # otherwise another failed send has replaced it already
             self._replace()
-        return BrokerUnavailable(f"Kafka did not acknowledge within {timeout_s} s")
+        return Unacknowledged(f"Kafka did not acknowledge within {timeout_s} s")
 
     def _replace(self) -> None:
         old, self._client = self._client, None
@@ -231,6 +237,15 @@ def partition_of(key: bytes, partitions: int) -> int:
     Hashes are cached, because aiokafka's murmur2 is pure Python.
     """
     return _hash(key) % partitions
+
+
+def _size(record: Record) -> int:
+    """Return the bytes of a record as aiokafka estimates them before it refuses one: never too few."""
+    return int(DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, record.headers))
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the event is larger than Kafka accepts ({_MAX_RECORD_BYTES} bytes)")
 
 
 async def _send(client: AIOKafkaProducer, record: Record) -> "asyncio.Future[RecordMetadata]":
