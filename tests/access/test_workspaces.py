@@ -272,6 +272,18 @@ def test_a_replay_counts_and_is_refused_as_the_event_was(hub: Hub) -> None:
     assert call(hub, key, "POST", replay).status_code == 202
 
 
+def test_what_is_over_a_quota_uses_up_the_rate_limit_too(hub: Hub) -> None:
+    """Or else a flood would cost the reading and the verification of each request."""
+    tenant = make(hub)
+    fields = {"provider": "github", "name": "x", "rate_limit": 3}
+    endpoint = hub.call("POST", "/api/inbound-endpoints", fields, key=tenant["key"])
+    hub.call("PATCH", f"{PATH}/{tenant['id']}", {"quotas": {"events": 0}})
+    assert all(is_over(deliver(hub, endpoint), "events") for _ in range(3))
+    limited = deliver(hub, endpoint)
+    assert limited.status_code == 429
+    assert "too many requests" in limited.json()["detail"]
+
+
 @pytest.mark.parametrize("quota", [-1, 10**15 + 1, "many"])
 def test_a_quota_that_is_not_acceptable(hub: Hub, quota: Any) -> None:
     tenant = make(hub)

@@ -562,6 +562,27 @@ def test_a_described_batch_and_handshake(hub: Hub, tap: Tap) -> None:
     ]
 
 
+def test_repeats_and_requests_without_events_use_up_the_rate_limit_too(hub: Hub) -> None:
+    """They cost as much work: six requests with one new event need six tokens."""
+    source = {
+        "verification": [{"scheme": "token", "from": "{header:x-api-key}"}],
+        "batch": ["items[*]"],
+        "delivery_id": "{item:id}",
+    }
+    endpoint = make(hub, "generic", secret="a token of ours", source=source, rate_limit=6)
+
+    def posted(*ids: int) -> tuple[int, bool]:
+        body = json.dumps({"items": [{"id": number} for number in ids]}).encode()
+        answer = send(hub, endpoint, body, headers={"x-api-key": "a token of ours"})
+        assert answer.status_code == 202 or int(answer.headers["retry-after"]) >= 1
+        return answer.status_code, answer.json().get("duplicate", False)
+
+    assert posted(1) == (202, False)
+    assert [posted(1), posted(1, 1), posted(1)] == [(202, True)] * 3
+    assert [posted(), posted()] == [(202, False)] * 2
+    assert [posted(1), posted(), posted(2)] == [(429, False)] * 3
+
+
 SIGNED = {"signature": {"header": "x-sign"}}
 INSECURE = {"url": "http://keys.example.com/key.pem", "hosts": ["keys.example.com"]}
 TELLING = {"about": "x", "when": {"method": "GET"}, "answer": {"text": "{setting:secret}"}}

@@ -86,11 +86,12 @@ class EventPublisher:
         context.trace_id = traceparent[3:35]
 
         async def publish_fresh(fresh: Sequence[int]) -> None:
+            # Checked before, too. Other requests may have used up the limit while this body was received.
+            # Before the quotas: a request that is over one costs as much work as others.
+            _charge_endpoints(endpoints, fresh)
             if not within_quotas:
                 for workspace in {endpoint.workspace for endpoint in endpoints}:
                     self.quotas.check(workspace)
-            # Checked before, too. Other requests may have used up the limit while this body was received.
-            _charge_endpoints(endpoints, fresh)
             records = [
                 _new_record(endpoints[index], events[index], ids[index], traceparent, test=context.test)
                 for index in fresh
@@ -111,6 +112,8 @@ class EventPublisher:
         first = endpoints[0]
         window_s = self._dedupe_window_s if first.dedupe_window_s is None else first.dedupe_window_s
         fresh = await self._recent.publish_once(ids, publish_fresh, window_s=window_s)
+        if not fresh:
+            _charge_endpoints(endpoints, fresh)
         self._count(endpoints, events, fresh)
         self._log.info(
             "webhook.accepted" if fresh else "webhook.duplicate",
@@ -134,13 +137,15 @@ class EventPublisher:
 
 
 def _charge_endpoints(endpoints: Sequence[InboundEndpoint], fresh: Sequence[int]) -> None:
-    """Take a token for each fresh event from the limit of its endpoint.
+    """Take a token for each fresh event from the limit of its endpoint; one of an endpoint without any.
 
     Raises `TooManyRequests`, and takes none, if an endpoint has no token at all.
     """
     if len(endpoints) == 1:
         return charge(endpoints[0].accepted, 1)
-    counts = Counter(endpoints[index].id for index in fresh)
+    counts = Counter({endpoint.id: 1 for endpoint in endpoints}) | Counter(
+        endpoints[index].id for index in fresh
+    )
     charged: list[InboundEndpoint] = []
     try:
         for endpoint in {item.id: item for item in endpoints}.values():

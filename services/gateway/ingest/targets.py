@@ -27,7 +27,7 @@ from services.gateway.ingest.errors import Gone, MethodNotAllowed, SourceRefused
 from services.gateway.ingest.incoming_message import post_message
 from services.gateway.ingest.over_quota import OverQuotaPart
 from services.gateway.ingest.publisher import EventPublisher
-from services.gateway.ingest.rate_limit import TokenBucket
+from services.gateway.ingest.rate_limit import TokenBucket, charge
 from services.gateway.ingest.responses import accepted_body, json_response
 from services.gateway.ingest.verify import Verifier
 from shared.contracts.errors import Conflict, Malformed, NotFound
@@ -240,6 +240,8 @@ class EndpointTarget(Target):
     ) -> RequestOutcome:
         endpoint, publisher = self._endpoint, self._services.publisher
         events = definition.events(request)
+        if not events:  # it has cost as much work as one with an event
+            charge(endpoint.accepted, 1)
         endpoints = [endpoint] * len(events)
         fresh = await publisher.publish(endpoints, events, context, publisher.ack_timeout_s) if events else []
         duplicate = bool(events) and not fresh
