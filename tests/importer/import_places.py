@@ -9,16 +9,21 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from services.importer.files.records import ImportFiles
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
 from services.importer.jobs.late_confirmations import LateConfirmations
 from services.importer.jobs.progress import Progress
+from services.importer.jobs.run_context import Stores
 from services.importer.jobs.source import UploadSource
 from services.importer.publish.broker_memory import BrokerMemory
 from services.importer.publish.confirmations import Confirmations
 from services.importer.publish.history_batches import Batch, BatchFactory, Item
 from services.importer.publish.live_traffic import LiveTraffic
 from services.importer.publish.outlet import Outlet
+from services.importer.store.contents import Contents
+from services.importer.store.issues import Issues
+from services.importer.store.marks import Marks
 from services.importer.store.units import MARK_BYTES, UnitRecord, Units, packed, split_ids, unpacked
 from services.importer.uploads.folder import UploadFolder
 from services.importer.uploads.records import Upload, Uploads
@@ -54,6 +59,12 @@ class ImportPlace:
         self.units = Units(mongo)
         self.confirmations = Confirmations(mongo)
         self.late = LateConfirmations(self.imports, self.units, self.confirmations)
+
+    def stores(self) -> Stores:
+        """The repositories to which an import writes."""
+        mongo = self.mongo
+        files = ImportFiles(mongo)
+        return Stores(self.units, Issues(mongo), Contents(mongo), self.confirmations, files, Marks(mongo))
 
     async def uploaded(self, workspace: str, content: bytes = b"an export") -> Upload:
         """An upload whose bytes have arrived."""

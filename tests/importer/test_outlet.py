@@ -38,7 +38,7 @@ def test_at_most_64_batches_are_unconfirmed_and_a_stall_is_shown(
                     return (await found.place.imports.find(found.job.workspace, found.job.id)).waiting_for
 
                 async with asyncio.timeout(60):
-                    while await shown() != STALLED:  # noqa: ASYNC110 -- it looks at what came out
+                    while await shown() != STALLED.format(batch_id=found.topic.batches[0]):  # noqa: ASYNC110 -- it looks at what came out
                         await asyncio.sleep(0.05)
                 assert not putting.done()
             await found.confirm(found.topic.batches[number])

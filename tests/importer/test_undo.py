@@ -9,16 +9,11 @@ import pytest
 
 from services.importer.files.cleanup import FileCleanup
 from services.importer.files.folder import FileFolder
-from services.importer.files.records import ImportFiles
 from services.importer.jobs.ledger import Ledger
 from services.importer.jobs.new_contents import NewContents
-from services.importer.jobs.run_context import Stores
 from services.importer.jobs.undo_step import UndoStep
 from services.importer.publish import outlet as outlet_module
 from services.importer.store.chat_directory import ChatDirectory
-from services.importer.store.contents import Contents
-from services.importer.store.issues import Issues
-from services.importer.store.marks import Marks
 from shared.runtime.clock import utcnow
 from shared.runtime.mongo import Mongo
 from tests.importer.import_places import Import, message_ids, run_with, started
@@ -28,19 +23,11 @@ from tests.support.eventually import until
 
 def undo_of(found: Import) -> UndoStep:
     place = found.place
-    files = ImportFiles(place.mongo)
-    stores = Stores(
-        place.units,
-        Issues(place.mongo),
-        Contents(place.mongo),
-        place.confirmations,
-        files,
-        Marks(place.mongo),
-    )
+    stores = place.stores()
     outlets: Any = SimpleNamespace(outlet=lambda *_: found.outlet)
     ledger = Ledger(place.units, place.confirmations)
     contents = NewContents(place.imports, stores.contents, ChatDirectory(place.mongo))
-    cleanup = FileCleanup(files, FileFolder(place.folder))
+    cleanup = FileCleanup(stores.files, FileFolder(place.folder))
     return UndoStep(place.imports, outlets, stores, ledger, contents, cleanup)
 
 

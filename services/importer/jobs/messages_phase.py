@@ -23,6 +23,7 @@ from services.importer.jobs.run_context import RunContext
 from services.importer.jobs.samples import Samples
 from services.importer.jobs.selection import Selection
 from services.importer.jobs.source_parts import SourceParts
+from services.importer.publish.outlet import MAX_PENDING
 from services.importer.reading.protocol import SourcePart
 from shared.contracts.history import HISTORY_MESSAGES
 from shared.manifests.channel_types import ChannelFailure
@@ -58,16 +59,13 @@ class MessagesPhase:
                 async for found in parts:
                     part = await self._publish(found)
                     self._pending.append(part)
-                    await self._commit_settled()
+                    await self._commit_until(MAX_PENDING)
                     if part.walk is not None and monotonic() > until and not run.job.is_dry_run:
                         waits = AccountWaits(0.0)
                         break
         except (CallWaits, ChannelFailure) as error:
             waits = account_waits(error)
-        await run.outlet.flush()
-        while self._pending:
-            await run.outlet.poll()
-            await self._commit_settled()
+        await self._commit_until(0)
         if waits is not None:
             if isinstance(run.source, AccountReader):
                 await run.progress.write({"walk": self._walk(run.source.walk)})
@@ -84,6 +82,7 @@ class MessagesPhase:
             found.name,
             self._selection.targets[found.conversation],
             UnitFiles(self._planner, found.position),
+            records=len(found.lines),
             size=found.size,
             walk=found.walk,
             read_at=found.read_at,
@@ -110,6 +109,18 @@ class MessagesPhase:
         return part
 
     # Storing
+
+    async def _commit_until(self, limit: int) -> None:
+        """Store parts as done until what is pending weighs no more than `limit` batches.
+
+        Without the limit, all that follows a batch that the chat never confirms would be in memory. Raises
+        `Stopped`.
+        """
+        await self._commit_settled()
+        while sum(part.weight for part in self._pending) > limit:
+            await self._run.outlet.flush()  # what is not published never settles
+            await self._run.outlet.poll()
+            await self._commit_settled()
 
     async def _commit_settled(self) -> None:
         """Store the first parts as done if their batches are settled, at most 50 at a time."""

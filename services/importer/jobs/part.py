@@ -9,6 +9,7 @@ from services.importer.accounts.walk import Walk
 from services.importer.files.attachments import UnitFiles
 from services.importer.jobs.selection import Target
 from services.importer.store.units import UnitRecord, add_digest, packed
+from shared.contracts.history import MAX_BATCH
 
 FOUND, SELECTED, IMPORTED, DUPLICATE, SKIPPED, FAILED, CHANGED = (
     *("found", "selected", "imported", "duplicate", "skipped", "failed", "changed"),
@@ -43,6 +44,7 @@ class Part:
     name: str
     target: Target
     files: UnitFiles
+    records: int = 0
     size: int = 0
     walk: Walk | None = None
     """The place of the next page of a connected account."""
@@ -59,6 +61,11 @@ class Part:
     """Place, reason and record of what failed."""
     batches: list[str] = field(default_factory=list)
     next_number: int = 0
+
+    @property
+    def weight(self) -> int:
+        """What it takes in memory until it is stored, in batches: at least 1."""
+        return max(1, len(self.batches), self.records // MAX_BATCH)
 
     @property
     def place(self) -> str:

@@ -8,7 +8,10 @@ from services.importer.jobs.imports import Imports
 
 STALLED_S: Final = 30.0
 """After so many seconds without a confirmation, people see what an import waits for."""
-STALLED: Final = "the chat to confirm batches (history.stored): see its log"
+STALLED: Final = (
+    "the chat to confirm the batch {batch_id} (history.stored): see its log. To publish the batch again, "
+    "pause and resume"
+)
 
 
 class Stopped(Exception):
@@ -46,7 +49,8 @@ class Progress:
         """Return whether the chat has confirmed a batch that was not waited for."""
         return (await self._imports.find(self._job.workspace, self._job.id)).late_batches > 0
 
-    async def show_wait(self, waited_s: float) -> None:
-        """Show why the import makes no progress, if it has waited for long. Raises `Stopped`."""
+    async def show_wait(self, batch_id: str, waited_s: float) -> None:
+        """Show for which batch the import waits, if it has waited for long. Raises `Stopped`."""
         if waited_s > STALLED_S:
-            await self.write({"waiting_for": STALLED})
+            await self.check_turn()  # one that is paused waits for nothing
+            await self.write({"waiting_for": STALLED.format(batch_id=batch_id)})

@@ -25,7 +25,7 @@ from services.importer.jobs.run_step import Outlets
 from services.importer.publish.broker_memory import BrokerFull
 from services.importer.publish.confirmations import BatchRecord
 from services.importer.publish.history_batches import BatchFactory, Item
-from services.importer.publish.outlet import Outlet
+from services.importer.publish.outlet import MAX_PENDING, Outlet
 from services.importer.store.units import MARK_BYTES, UnitRecord, add_digest, packed, split_ids, unpacked
 from shared.contracts.history import HISTORY_WITHDRAWN
 from shared.runtime.clock import utcnow
@@ -135,20 +135,16 @@ class _Undo:
 
     async def withdraw(self) -> None:
         """Withdraw the parts behind the cursor. Raises `Stopped`."""
-        outlet = self._outlet
         while page := await self._stores.units.read(self._job.id, after=self._cursor):
             for record in page:
                 if record.ids:
                     self._pending.append(await self._published(record))
-                    await self._commit_settled()
+                    await self._commit_until(MAX_PENDING)
                 elif record.duplicates:
                     await self._stores.units.keep(record, [])
             await self._stores.marks.remove(self._job.workspace, {record.source for record in page})
             self._cursor = page[-1].id
-        await outlet.flush()
-        while self._pending:
-            await outlet.poll()
-            await self._commit_settled()
+        await self._commit_until(0)
 
     async def _published(self, record: UnitRecord) -> _Withdrawal:
         """Publish the withdrawal of a part, without the messages that it leaves to other imports."""
@@ -209,6 +205,17 @@ class _Undo:
                 await self._imports.add(heir, inherited=len(left))
                 await self._progress.write({}, {"left": len(left)})
         return list(remaining)
+
+    async def _commit_until(self, limit: int) -> None:
+        """Take parts out of the ledger until what is pending weighs no more than `limit` batches.
+
+        Raises `Stopped`.
+        """
+        await self._commit_settled()
+        while sum(max(1, len(part.batches)) for part in self._pending) > limit:
+            await self._outlet.flush()
+            await self._outlet.poll()
+            await self._commit_settled()
 
     async def _commit_settled(self) -> None:
         while self._pending and self._outlet.is_settled(self._pending[0].batches):

@@ -12,6 +12,8 @@ from services.importer.publish.live_traffic import LiveTraffic
 from shared.runtime.kafka.producer import Producer
 
 MAX_UNCONFIRMED: Final = 64
+MAX_PENDING: Final = 2 * MAX_UNCONFIRMED
+"""Batches in memory from the oldest unconfirmed one on, beyond which nothing further is read."""
 _PUBLISHED_AT_ONCE: Final = 16
 _ACK_TIMEOUT_S: Final = 10.0
 _FIRST_POLL_S: Final = 0.01
@@ -28,8 +30,8 @@ class Turn(Protocol):
         """Raise an error if the import was stopped, or another process has it."""
         ...
 
-    async def show_wait(self, waited_s: float) -> None:
-        """Show for how many seconds the oldest unconfirmed batch has waited."""
+    async def show_wait(self, batch_id: str, waited_s: float) -> None:
+        """Show that a batch, the oldest unconfirmed one, has waited for so many seconds."""
         ...
 
     async def has_late_confirmations(self) -> bool:
@@ -119,6 +121,7 @@ class Outlet:
         """Batches for which no confirmation is awaited."""
         self._next_at = 0.0
         self._asked_at = 0.0
+        self._poll_pause_s = _FIRST_POLL_S
 
     async def put(self, batches: Iterable[Batch]) -> None:
         """Take batches, and publish them when there are enough; wait while too many are unconfirmed.
@@ -171,11 +174,10 @@ class Outlet:
         self._unconfirmed -= unconfirmed
 
     async def poll(self) -> None:
-        """Read new confirmations; pause if there are none.
+        """Read new confirmations; pause if there are none, and show a long wait.
 
         Raises `DatabaseUnavailable` and `Stopped`.
         """
-        pause_s = _FIRST_POLL_S
         while self._open:
             found = await self._confirmations.confirmed(self._import_id)
             new = [item for item in found if item.id in self._open]
@@ -184,18 +186,20 @@ class Outlet:
                 self._outcomes[item.id] = item
             if new:
                 self.confirms = True
+                self._poll_pause_s = _FIRST_POLL_S
                 return
-            waited_s = monotonic() - min(self._open.values())
+            oldest = next(iter(self._open))
+            waited_s = monotonic() - self._open[oldest]
             if self.confirms is None and waited_s > SILENCE_S:
                 self.confirms = False
                 self._unconfirmed.update(self._open)
                 self._open.clear()
                 return
-            if pause_s > _MAX_POLL_S:
-                await self._turn.show_wait(waited_s)
+            await asyncio.sleep(self._poll_pause_s)
+            if self._poll_pause_s == _MAX_POLL_S:
+                await self._turn.show_wait(oldest, waited_s)
                 return
-            await asyncio.sleep(pause_s)
-            pause_s *= 2
+            self._poll_pause_s = min(2 * self._poll_pause_s, _MAX_POLL_S)
 
     async def _has_late_confirmations(self) -> bool:
         """Find out, each second, whether the chat confirms after all."""
