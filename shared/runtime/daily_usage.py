@@ -1,8 +1,9 @@
 """Count what each workspace uses by UTC day, in memory and written every 5 s, for quotas and the API.
 
 There is one document for each workspace and day, which processes increment. It is deleted after 90 days.
-A killed process loses at most the counts of 5 s. What is counted within 5 s of midnight may count on the next
-day, and so does what MongoDB does not take until then.
+A killed process loses at most the counts of 5 s, and so does a write whose response is lost: its repetition
+could count twice. What is counted within 5 s of midnight may count on the next day, and so does what MongoDB
+does not take until then.
 """
 
 from collections import Counter
@@ -15,7 +16,7 @@ from shared.contracts.errors import InterlinkError
 from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
 from shared.runtime.metrics import WORKSPACE_USAGE
-from shared.runtime.mongo import Duplicate, Index, Mongo, UpdateOne, translate_errors
+from shared.runtime.mongo import Index, Mongo, UpdateOne, translate_errors, write_increments
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.records import Record
 from shared.runtime.workspace_usage import UsageKind
@@ -125,18 +126,15 @@ class DailyUsage:
         self.start_day()
         asked, self._asked = self._asked, set()
         pending, self._pending = self._pending, {}
+        if pending:
+            writes = {workspace: self._write(workspace, counts) for workspace, counts in pending.items()}
+            for workspace in await write_increments(self._collection, writes, self._log):
+                self._pending.setdefault(workspace, Counter()).update(pending[workspace])
         try:
-            if pending:
-                writes = [self._write(workspace, counts) for workspace, counts in pending.items()]
-                with translate_errors():
-                    await self._collection.bulk_write(writes, ordered=False)
-                pending = {}
             await self._read_totals(asked)
-        except (InterlinkError, Duplicate) as error:
-            self._log.warning("daily_usage.flush_failed", error=str(error))
+        except InterlinkError as error:
+            self._log.warning("daily_usage.read_failed", error=str(error))
             self._asked |= asked
-            for workspace, counts in pending.items():
-                self._pending.setdefault(workspace, Counter()).update(counts)
 
     async def read(self, workspace: str, days: int) -> Sequence[UsageRecord]:
         """Return the records of a workspace of the last `days` days with today, oldest first.

@@ -1,8 +1,9 @@
 """Count events and refusals of a workspace by hour and name, in memory, for statistics.
 
 There is one document for each workspace, kind of count and UTC hour. It is deleted after 90 days. Counts are
-written every 5 s, so a killed process loses at most those of 5 s. Names are untrusted: a process counts at
-most 200 names of a workspace in each kind and hour, and further ones as `OTHER`.
+written every 5 s, so a killed process loses at most those of 5 s, and so does a write whose response is lost:
+its repetition could count twice. Names are untrusted: a process counts at most 200 names of a workspace in
+each kind and hour, and further ones as `OTHER`.
 """
 
 import asyncio
@@ -13,10 +14,9 @@ from urllib.parse import quote, unquote
 
 from pydantic import Field
 
-from shared.contracts.errors import InterlinkError
 from shared.runtime.clock import utcnow
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Duplicate, Index, Mongo, UpdateOne, translate_errors
+from shared.runtime.mongo import Index, Mongo, UpdateOne, translate_errors, write_increments
 from shared.runtime.periodic_task import PeriodicTask
 from shared.runtime.records import Record
 
@@ -106,17 +106,15 @@ class HourlyCounts:
         self._names = {key: names for key, names in self._names.items() if key[2] == hour}
         if not tallies:
             return
-        writes = [_write(key, tally) for key, tally in tallies.items()]
-        try:
-            with translate_errors():
-                await self._collection.bulk_write(writes, ordered=False)
-        except (InterlinkError, Duplicate) as error:
-            self._log.warning("hourly_counts.write_failed", error=str(error))
-            for key, later in self._tallies.items():
-                tally = tallies.setdefault(key, {})
-                for name, count in later.items():
-                    tally[name] = tally.get(name, 0) + count
-            self._tallies = dict(list(tallies.items())[-_MAX_TALLIES:])
+        writes = {key: _write(key, tally) for key, tally in tallies.items()}
+        unwritten = {key: tallies[key] for key in await write_increments(self._collection, writes, self._log)}
+        if not unwritten:
+            return
+        for key, later in self._tallies.items():
+            tally = unwritten.setdefault(key, {})
+            for name, count in later.items():
+                tally[name] = tally.get(name, 0) + count
+        self._tallies = dict(list(unwritten.items())[-_MAX_TALLIES:])
 
     async def read(
         self, workspace: str, kind: CountKind, since: datetime, until: datetime

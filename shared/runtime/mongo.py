@@ -1,11 +1,11 @@
-"""The only code that opens MongoDB connections: the client, the translation of its errors, and indexes."""
+"""The only code that opens MongoDB connections: the client, what its errors mean, and indexes."""
 
 import linecache
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from bson.codec_options import CodecOptions
@@ -32,11 +32,13 @@ from pymongo.errors import (
 
 from shared.contracts.errors import DatabaseRefused, DatabaseUnavailable, Misconfigured
 from shared.runtime.clock import utcnow
+from shared.runtime.logs import Log
 from shared.runtime.settings import MongoSettings, read_secret_file
 
 Document = dict[str, Any]
 Collection = AsyncIOMotorCollection[Document]
 Write = InsertOne[Document] | ReplaceOne[Document] | UpdateOne | UpdateMany | DeleteMany
+_Key = TypeVar("_Key")
 
 __all__ = [
     "Collection",
@@ -330,3 +332,36 @@ def translate_errors() -> Iterator[None]:
         raise DatabaseUnavailable(f"MongoDB refused: {type(error).__name__} {error.code}") from error
     except PyMongoError as error:
         raise DatabaseUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
+
+
+async def write_increments(
+    collection: Collection, writes: Mapping[_Key, UpdateOne], log: Log
+) -> Sequence[_Key]:
+    """Write increments; return the keys of those that were certainly not written, for a later call.
+
+    Repeating an increment that was written would count twice: one that may have been written is not returned,
+    and lost if it was not. Errors are logged, not raised.
+    """
+    keys, reason = list(writes), ""
+    # Twice: of two processes that insert the same document at the same time, one is refused.
+    for _ in range(2):
+        if not keys:
+            break
+        try:
+            await collection.bulk_write([writes[key] for key in keys], ordered=False)
+        except BulkWriteError as error:
+            refused = error.details.get("writeErrors", [])
+            keys = [keys[write["index"]] for write in refused]
+            reason = str([write.get("errmsg") for write in refused[:1]] or error)
+        except PyMongoError as error:
+            is_sent = not isinstance(error, ServerSelectionTimeoutError)
+            if is_sent and not error.has_error_label("NoWritesPerformed"):
+                keys = []
+            reason = type(error).__name__
+            break
+        else:
+            return ()
+    log.warning(
+        "mongo.increments_failed", collection=collection.name, kept=len(keys), of=len(writes), error=reason
+    )
+    return keys

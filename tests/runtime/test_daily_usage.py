@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from secrets import token_hex
+from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect, BulkWriteError, ServerSelectionTimeoutError
 
 from bench.log import mongo_at
 from shared.contracts.errors import DatabaseUnavailable
@@ -13,7 +15,7 @@ from shared.runtime import daily_usage
 from shared.runtime.clock import utcnow
 from shared.runtime.daily_usage import DailyUsage, day_of
 from shared.runtime.logs import configure
-from shared.runtime.mongo import Mongo
+from shared.runtime.mongo import Mongo, UpdateOne
 from tests.support.backends import Store
 
 LOG = configure("test", "error")
@@ -93,7 +95,7 @@ async def test_counts_that_cannot_be_written_are_written_later(
 
     async def fail(*_: object, **__: object) -> None:
         usage.add(own, {"events": 1})
-        raise DatabaseUnavailable("a test")
+        raise ServerSelectionTimeoutError("a test")
 
     def fail_to_read(*_: object) -> None:
         raise DatabaseUnavailable("a test")
@@ -108,3 +110,49 @@ async def test_counts_that_cannot_be_written_are_written_later(
     await usage.flush()
     assert usage.totals(own)["events"] == 3
     assert [record.events for record in await usage.read(own, 1)] == [3]
+
+
+async def test_a_write_that_fails_for_one_workspace_counts_once_for_the_others(
+    mongo: Mongo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other, usage = f"ws-{token_hex(4)}", f"ws-{token_hex(4)}", DailyUsage(mongo, LOG)
+    documents, write = mongo.collection(daily_usage.COLLECTION), usage._collection.bulk_write
+    broken = {"_id": f"{own}/{utcnow():%Y-%m-%d}", "events": "not a number"}
+    await documents.insert_one(broken)
+    for workspace, count in ((other, 1), (own, 2)):
+        usage.add(workspace, {"events": count})
+    for _ in range(3):
+        await usage.flush()
+    await documents.delete_one({"_id": broken["_id"]})
+    await usage.flush()
+    await usage.flush()
+
+    async def events() -> list[int]:
+        return [record.events for name in (other, own) for record in await usage.read(name, 1)]
+
+    assert await events() == [1, 2]
+    calls = 0
+
+    async def race(writes: list[UpdateOne], **options: Any) -> None:
+        """Let another process insert the second document first."""
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            await write(writes, **options)
+            return
+        await write(writes[:1], **options)
+        raise BulkWriteError({"writeErrors": [{"index": 1, "code": 11000}]})
+
+    async def lose_the_response(writes: list[UpdateOne], **options: Any) -> None:
+        await write(writes, **options)
+        raise AutoReconnect("a test")
+
+    for replaced, expected in ((race, [11, 12]), (lose_the_response, [21, 22])):
+        for workspace in (other, own):
+            usage.add(workspace, {"events": 10})
+        with monkeypatch.context() as patch:
+            patch.setattr(usage._collection, "bulk_write", replaced)
+            await usage.flush()
+        assert await events() == expected
+    await usage.flush()
+    assert await events() == [21, 22]

@@ -52,3 +52,23 @@ async def test_hours_are_read_in_their_order_across_queries(
     found = counts.read("ordered", "events", times[0], now + timedelta(hours=1))
     assert [hour async for hour, _ in found] == [hourly_counts.hour_of(time) for time in times]
     mongo.close()
+
+
+async def test_a_write_that_fails_for_one_workspace_counts_once_for_the_others(store: Store) -> None:
+    mongo = mongo_at(store.uri())
+    counts, now = HourlyCounts(mongo, configure("test", "error")), utcnow()
+    documents = mongo.collection(hourly_counts.COLLECTION)
+    broken = f"broken/events/{now:%Y-%m-%dT%H}"
+    await documents.insert_one({"_id": broken, "counts": "none"})
+    for workspace, count in (("other", 1), ("broken", 2)):
+        counts.add(workspace, "events", "a.b", count)
+    for _ in range(3):
+        await counts.flush()
+        counts.add("broken", "events", "a.b")
+    await documents.delete_one({"_id": broken})
+    await counts.flush()
+    await counts.flush()
+    for workspace, count in (("other", 1), ("broken", 5)):
+        found = counts.read(workspace, "events", now - timedelta(hours=1), now + timedelta(hours=1))
+        assert [names async for _, names in found] == [{"a.b": count}]
+    mongo.close()
