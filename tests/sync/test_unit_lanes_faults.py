@@ -87,6 +87,41 @@ async def test_a_change_that_was_stored_although_storing_failed_is_found(
     await queue.has_stored(0, LANES)
 
 
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_change_that_is_sent_while_it_is_stored_is_not_applied_again(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    """Its lane overflows, so that `put` stores it too; with `fails`, the database's response is lost."""
+    queue.held = {"0": asyncio.Event()}
+    lanes = await queue.start()
+    await lanes.put([queue.change(0)])
+    add, is_stored, goes_on = SyncQueue.add, asyncio.Event(), asyncio.Event()
+
+    async def slow_add(self: SyncQueue, changes: Any) -> None:
+        if not fails:  # the change ends before it is stored
+            is_stored.set()
+            await goes_on.wait()
+        await add(self, changes)
+        is_stored.set()
+        await goes_on.wait()
+        if fails:
+            raise DatabaseUnavailable("MongoDB does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SyncQueue, "add", slow_add)
+        putting = asyncio.create_task(lanes.put([queue.change(number) for number in range(1, 40)]))
+        await is_stored.wait()
+        queue.held["0"].set()
+        await queue.carried_to(1)
+        goes_on.set()
+        await putting
+    await lanes.put([queue.change(number) for number in range(32, 40)])  # again, if their records failed
+    await until(lambda: not lanes._lanes)
+    in_memory = [number for number in queue.carried if int(number) < 32]
+    assert in_memory == [str(number) for number in range(32)]
+    await queue.has_stored(0)
+
+
 async def test_signals_do_not_wait(queue: Queue) -> None:
     """They are worth nothing later, and would be counted as messages that wait."""
     lanes = await with_one_stored(queue)

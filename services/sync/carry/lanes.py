@@ -3,6 +3,8 @@
 A change is applied while its Kafka record is open. If its lane has to wait, or has more than 32 changes, the
 changes are stored in `sync_queue` and their records are completed: memory stays bounded, and no partition is
 held. The owner of a partition also applies the stored changes of that partition.
+
+No change is stored behind one that is not: a new owner applies what is stored before records come again.
 """
 
 import asyncio
@@ -67,6 +69,8 @@ class Lanes:
         self._turns = Turns(self._turn)
         self._loaded = 0
         self._loading = asyncio.Lock()
+        self._putting = asyncio.Lock()
+        """Held while `put` stores changes."""
         self._due: list[tuple[float, int, Lane]] = []
         """Heap of waiting lanes by due time. An entry with another time than the lane's `due_at` is stale."""
         self._numbers = count()
@@ -116,7 +120,10 @@ class Lanes:
             self._run(lane)
         if stored:
             try:
-                await self._stored.store_all(list(stored.items()))
+                async with self._putting:
+                    await self._stored.store_all(
+                        [(lane, [*lane.changes, *found]) for lane, found in stored.items()]
+                    )
             except DatabaseUnavailable as error:
                 fail([change for found in stored.values() for change in found], error)
             for lane in stored:
@@ -270,12 +277,16 @@ class Lanes:
 
     async def _apply_outcome(self, lane: Lane, change: Change, outcome: Outcome) -> None:
         """Store the outcome of a lane's first change; then remove the change and complete its record."""
+        if change.completion and lane.storing:  # `put` is storing it
+            async with self._putting:
+                pass
         if change.is_revoked:
             del lane.changes[0]  # the new owner of its partition gets the record again
             return
         match outcome:
             case Done():
                 if change.stored is not None:
+                    complete(change)  # before the removal: `put` must not store it again
                     await self._queue.remove(change.stored.id)
             case Failed(reason):
                 await self._stored.store(lane, [change])

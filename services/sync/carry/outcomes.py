@@ -12,7 +12,8 @@ from shared.runtime.kafka.batch import Completion
 class Change:
     """A change to apply at one target.
 
-    It has the `completion` of its record, or it is `stored`. `position` orders the changes of a lane.
+    It has the `completion` of its record, or it is `stored`. It has both while it is being stored, and after
+    that has failed: it may be in the database. `position` orders the changes of a lane.
     """
 
     request: SyncRequested

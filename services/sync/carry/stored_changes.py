@@ -38,13 +38,16 @@ class StoredChanges:
         return await self._records.of_partitions(partitions)
 
     async def store(self, lane: Lane, changes: Iterable[Change]) -> None:
-        """Store the changes of a lane that are not stored yet, and complete their Kafka records."""
+        """Store the changes of a lane whose Kafka records are open, in their order, and complete the records.
+
+        While the write is under way, and if it fails, its first changes may be stored already.
+        """
         await self.store_all([(lane, list(changes))])
 
     async def store_all(self, changes_by_lane: Sequence[tuple[Lane, Sequence[Change]]]) -> None:
         """Store changes of several lanes in one write; see `store`."""
         new = [
-            (lane, [change for change in changes if change.stored is None and not change.is_revoked])
+            (lane, [change for change in changes if change.completion and not change.is_revoked])
             for lane, changes in changes_by_lane
         ]
         new = [(lane, changes) for lane, changes in new if changes]
@@ -52,11 +55,12 @@ class StoredChanges:
             return
         with _storing(new):
             await self._record(new)
-            stored = [(change, self._queued(change)) for _, changes in new for change in changes]
-            await self._queue.add([queued for _, queued in stored])
+            stored = [change for _, changes in new for change in changes]
+            for change in stored:
+                change.stored = self._queued(change)
+            await self._queue.add([change.stored for change in stored if change.stored])
             failpoint("carry.queued")
-        for change, queued in stored:
-            change.stored = queued
+        for change in stored:
             complete(change)
 
     async def rejoin_all(self, changes_by_lane: Sequence[tuple[Lane, Sequence[Change]]]) -> None:

@@ -61,16 +61,27 @@ class SyncQueue:
             await self._collection.delete_many({"workspace": workspace})
 
     async def add(self, changes: Sequence[QueuedChange]) -> None:
-        """Insert changes. One that exists stays as it is: its Kafka record was redelivered."""
-        if not changes:
-            return
-        try:
+        """Insert changes in their order: after an error or a kill, the first of them are stored.
+
+        One that exists stays as it is: its Kafka record was redelivered.
+        """
+        missing = list(changes)
+        while missing:
+            try:
+                with translate_errors():
+                    await self._collection.bulk_write([InsertOne(change.document()) for change in missing])
+            except Duplicate:  # the write has ended there
+                missing = await self._missing(missing)
+            else:
+                return
+
+    async def _missing(self, changes: Sequence[QueuedChange]) -> list[QueuedChange]:
+        existing: set[str] = set()
+        for batch in _batches(changes):
             with translate_errors():
-                await self._collection.bulk_write(
-                    [InsertOne(change.document()) for change in changes], ordered=False
-                )
-        except Duplicate:
-            pass
+                found = await self._collection.find({"_id": {"$in": batch}}, {"_id": 1}).to_list(None)
+            existing.update(document["_id"] for document in found)
+        return [change for change in changes if change.id not in existing]
 
     async def first(self, lane: str, cursor: QueueCursor, limit: int) -> list[QueuedChange]:
         """Return up to `limit` waiting changes of a lane, in their order; fewer if the next is much later.
