@@ -18,6 +18,7 @@ from shared.contracts.envelope import now
 from shared.contracts.ids import WebhookId, delivery_id_for
 from shared.contracts.topics import DELIVERY_REQUESTED
 from shared.runtime.clock import utcnow
+from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.due_work import OPEN
 from shared.runtime.kafka.producer import partition_of
 from shared.runtime.logs import configure
@@ -73,7 +74,9 @@ async def _fill(
     async with database_at(uri) as mongo:
         log = configure("bench", "error")
         statistics = Statistics(mongo, log)
-        deliveries = Deliveries(mongo, DeliverySettings(), statistics, log, instance="bench")
+        deliveries = Deliveries(
+            mongo, DeliverySettings(), statistics, DailyUsage(mongo, log), log, instance="bench"
+        )
         await asyncio.gather(*(insert(deliveries) for _ in range(_WRITERS)))
     return perf_counter() - started
 

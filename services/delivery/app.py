@@ -102,7 +102,10 @@ async def build(runtime: Runtime) -> Service:
     queues = DeliveryQueues(runtime.mongo, runtime.configuration, runtime.log)
     webhooks = OutgoingWebhooks(repository, queues, encryption, runtime.configuration, runtime.log)
     statistics = Statistics(runtime.mongo, runtime.log)
-    deliveries = Deliveries(runtime.mongo, settings, statistics, runtime.log, instance=runtime.instance)
+    usage = DailyUsage(runtime.mongo, runtime.log)
+    deliveries = Deliveries(
+        runtime.mongo, settings, statistics, usage, runtime.log, instance=runtime.instance
+    )
     due_deliveries = DueDeliveries(runtime.mongo, holder=deliveries.holder)
     delivery_search = DeliverySearch(runtime.mongo, statistics, deliveries.retention)
     customers = CustomerDeliveries(delivery_search, repository)
@@ -117,7 +120,6 @@ async def build(runtime: Runtime) -> Service:
         owned=lambda: (events.assignment[0], {(item.topic, item.partition) for item in events.assigned}),
     )
     endpoint_states = EndpointStates(due_deliveries, endpoint_health, settings)
-    usage = DailyUsage(runtime.mongo, runtime.log)
     attempter = Attempter(client, statistics, usage, runtime.log)
     failure_monitor = FailureMonitor(
         webhooks,

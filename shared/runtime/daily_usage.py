@@ -54,7 +54,7 @@ class UsageRecord(Record):
     deliveries: int = 0
     """Attempts."""
     stored_bytes: int = 0
-    """Bytes of the events of this day, and of the deliveries that were first attempted on it."""
+    """Bytes of the events of this day, and of the deliveries that came into the log on it."""
     refused: int = 0
     """Requests that were refused over a quota, and events of app webhooks that were left out."""
 

@@ -248,7 +248,13 @@ def test_events_are_refused_when_the_deliveries_are_used_up_and_none_is_lost(hub
         webhook = {"name": "x", "url": subscriber.url, "events": ["order.*"]}
         for _ in range(2):
             hub.call("POST", "/api/outgoing-webhooks?force=true", webhook, key=key)
-        for _ in range(4):
+        hub.call("POST", "/api/queue/pause", key=key)
+        assert publish(hub, key, "order.made").status_code == 202
+        # What waits without an attempt is stored all the same: the event, and two deliveries with its data.
+        eventually(lambda: used(hub, key, "stored_bytes") > 3 * 100, 30)
+        assert used(hub, key, "deliveries") == 0
+        hub.call("POST", "/api/queue/resume", key=key)
+        for _ in range(3):
             assert publish(hub, key, "order.made").status_code == 202
         subscriber.wait_for(8)
         eventually(lambda: is_over(publish(hub, key, "nobody.listens"), "deliveries"), 30)

@@ -24,6 +24,7 @@ from services.delivery.model.retry_policy import Attempt, AttemptOutcome
 from services.delivery.settings import DeliverySettings
 from shared.contracts.ids import WebhookId, delivery_id_for
 from shared.runtime.clock import utcnow
+from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.egress.client import EgressResponse
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Document, Mongo
@@ -174,7 +175,8 @@ def test_every_new_entry_is_counted_and_no_attempt_is_made_up(store: Store) -> N
     async def work(mongo: Mongo) -> tuple[list[Document], Any]:
         statistics = statistics_of(mongo)
         log = configure("tests", "error")
-        deliveries = Deliveries(mongo, DeliverySettings(), statistics, log, instance="tests")
+        usage = DailyUsage(mongo, log)
+        deliveries = Deliveries(mongo, DeliverySettings(), statistics, usage, log, instance="tests")
         response = EgressResponse(204, None, "", {}, b"", 0.1, None)
         attempt = Attempt(1, started, {}, response)
         await deliveries.write(
@@ -188,6 +190,8 @@ def test_every_new_entry_is_counted_and_no_attempt_is_made_up(store: Store) -> N
         await statistics.stop()
         logged = await mongo.collection(DELIVERIES).count_documents({})
         assert logged == 4
+        # The body of each is stored, whether it was attempted or waits.
+        assert usage.totals("w") == {"stored_bytes": 4 * len(request(1).body)}
         rows = await mongo.collection(STATISTICS).find({}).to_list(None)
         return rows, await statistics.webhook_hours("wh_1", started)
 

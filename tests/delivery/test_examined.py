@@ -11,6 +11,7 @@ from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.statistics import Statistics
 from services.delivery.settings import DeliverySettings
 from shared.runtime.clock import utcnow
+from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.logs import configure
 from shared.runtime.mongo import Collection, Document, Mongo
 from tests.delivery.test_claims import DONE, WEBHOOK, entry
@@ -86,7 +87,8 @@ def test_what_waited_too_long_is_found_without_examining_the_log(store: Store) -
 
     async def expire(mongo: Mongo) -> None:
         log = configure("tests", "error")
-        deliveries = Deliveries(mongo, DeliverySettings(), Statistics(mongo, log), log, instance="tests")
+        statistics, usage = Statistics(mongo, log), DailyUsage(mongo, log)
+        deliveries = Deliveries(mongo, DeliverySettings(), statistics, usage, log, instance="tests")
         counts.append(await deliveries.dead_letter_expired(WEBHOOK, utcnow()))
 
     async def check(log: Collection) -> None:

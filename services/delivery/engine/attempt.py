@@ -68,9 +68,7 @@ class Attempter:
         self._statistics.record(webhook.id, webhook.workspace, outcome.status, response.seconds, started)
         metrics.ATTEMPT_SECONDS.observe(response.seconds)
         metrics.deliveries(outcome.status).inc()
-        # The log stores the body once, whatever the number of attempts.
-        stored_bytes = len(request.body) if number == 1 else 0
-        self._usage.add(webhook.workspace, {"deliveries": 1, "stored_bytes": stored_bytes})
+        self._usage.add(webhook.workspace, {"deliveries": 1})
         if span is not None:
             end_attempt(span, attempt, outcome)
         self._log.info(

@@ -20,6 +20,7 @@ from services.delivery.model.retry_policy import MAX_LOGGED_BODY_BYTES, Attempt,
 from services.delivery.settings import DeliverySettings
 from shared.contracts.ids import DeliveryId, WebhookId
 from shared.runtime.clock import utcnow
+from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.due_work import OPEN, claimed_query
 from shared.runtime.logs import Log
 from shared.runtime.mongo import (
@@ -179,7 +180,14 @@ class Deliveries:
     """
 
     def __init__(
-        self, mongo: Mongo, settings: DeliverySettings, statistics: Statistics, log: Log, *, instance: str
+        self,
+        mongo: Mongo,
+        settings: DeliverySettings,
+        statistics: Statistics,
+        usage: DailyUsage,
+        log: Log,
+        *,
+        instance: str,
     ) -> None:
         """Open the log.
 
@@ -190,6 +198,7 @@ class Deliveries:
         self.holder: Mapping[str, str] = {"holder": instance, "holder_run": uuid4().hex}
         """The fields that name this process in a lease."""
         self._statistics = statistics
+        self._usage = usage
         self._log = log
         self.retention: Mapping[str, timedelta] = {
             "delivered": timedelta(days=settings.delivered_days),
@@ -253,7 +262,6 @@ class Deliveries:
 
         Their error is `circuit_open`.
         """
-        now = utcnow()
         overdue: Document = {**OPEN, "due_at": {"$lte": due_before}}
         with translate_errors():
             # The embedded database would scan the log if the query had other fields than its index. A webhook
@@ -265,17 +273,7 @@ class Deliveries:
             results = [
                 await self._collection.update_many(
                     {"_id": {"$in": batch}, **overdue, "status": {"$in": _WAITING}},
-                    {
-                        "$set": {
-                            "status": "dead_letter",
-                            "failed": True,
-                            "last_error": "circuit_open",
-                            "finished_at": now,
-                            "expires_at": now + self.retention["dead_letter"],
-                        },
-                        "$unset": {"due_at": "", "open": ""},
-                        "$inc": {"fence": 1},
-                    },
+                    self._ending({"status": "dead_letter", "failed": True, "last_error": "circuit_open"}),
                 )
                 for batch in batches_of_ids(ids)
             ]
@@ -283,25 +281,23 @@ class Deliveries:
 
     async def cancel_all(self, webhook_id: str) -> None:
         """Cancel every open delivery of a deleted webhook."""
-        now = utcnow()
         with translate_errors():
             await self._collection.update_many(
-                {"webhook_id": webhook_id, **OPEN},
-                {
-                    "$set": {
-                        "status": "cancelled",
-                        "finished_at": now,
-                        "expires_at": now + self.retention["dead_letter"],
-                    },
-                    "$unset": {"due_at": "", "open": ""},
-                    "$inc": {"fence": 1},
-                },
+                {"webhook_id": webhook_id, **OPEN}, self._ending({"status": "cancelled"})
             )
+
+    def _ending(self, state: Document) -> Document:
+        """Return the update that ends open deliveries in this state without another attempt."""
+        now = utcnow()
+        state |= {"finished_at": now, "expires_at": now + self.retention["dead_letter"]}
+        return {"$set": state, "$unset": {"due_at": "", "open": ""}, "$inc": {"fence": 1}}
 
     def _entry(self, request: DeliveryRequest, *, delivered: bool = False) -> Document:
         """Return the common fields of a new entry, and count it."""
         created_at = utcnow()
         self._statistics.record_entry(request.webhook_id, request.workspace, created_at, delivered=delivered)
+        # Once, whatever the attempts: what waits for its first one is stored, too.
+        self._usage.add(request.workspace, {"stored_bytes": len(request.body)})
         state = {"created_at": created_at, "fence": 0, "attempt_count": 0, "attempts": []}
         return _request_fields(request) | state
 
