@@ -15,6 +15,7 @@ from tests.console.person import Answer, Person
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
+from tests.support.outgoing import Moody
 from tests.support.second_process import second_process
 from tests.support.subscriber import Subscriber
 
@@ -88,6 +89,18 @@ def test_a_customer_has_webhooks_of_his_own(hub: Hub, guest: Guest) -> None:
         hub.call("GET", f"/api/outgoing-webhooks/{theirs}")
     entry = hub.call("GET", "/api/audit", params={"resource": webhook})["items"][-1]
     assert (entry["actor"]["user"], entry["actor"]["service"]) == ("full", "console")
+
+
+def test_a_delivery_that_is_retried_is_followed_in_the_portal(hub: Hub, guest: Guest) -> None:
+    with Subscriber(Moody(500)) as receiver:
+        made = portal(hub, customer="failing")
+        page = guest.open(path_of(made["url"]))
+        done = create(guest, page, receiver.url, pick=["message.created"])
+        tested = guest.send(guest.open(done.link("/webhooks/wh_")), "/do/test")
+        receiver.wait_for(1)
+        delivery = guest.open(tested.path.partition("?")[0])
+        assert (tested.status, delivery.status) == (200, 200), delivery.text
+        assert "live.js" in delivery.response.text
 
 
 def test_the_headers_and_the_cookie_of_a_portal(hub: Hub) -> None:

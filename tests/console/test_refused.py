@@ -328,6 +328,7 @@ def workspace_of(page: Answer) -> str:
 def test_two_tabs_work_in_two_workspaces_whose_data_stays_apart(
     hub: Hub,
     both: tuple[Person, str, str],
+    sessions: Any,
     bus: Bus,
     store: Store,
     tmp_path_factory: pytest.TempPathFactory,
@@ -349,6 +350,11 @@ def test_two_tabs_work_in_two_workspaces_whose_data_stays_apart(
         assert paused.path == f"{tab}{made[key]}?done=pause"
         assert hub.call("GET", f"/api/outgoing{made[key].replace('/', '-', 1)}", key=key)["paused"] is True
     assert person.open(base + made[None]).status == 404
+    entries = sessions.database["audit_entries"]
+    entry = entries.find_one({"workspace": second})
+    entries.insert_many([{**entry, "_id": f"{entry['_id']}{number:04}"} for number in range(1001)])
+    more = person.client.get(f"{base}/audit.csv").headers["link"]
+    assert more.startswith(f"<{base}/audit.csv?"), "the rest is in the same workspace"
     assert person.open("/console" + made[other]).status == 404
     for path in ("", "/webhooks", "/catalogue", "/help", "/statistics", "/imports/new", made[other]):
         page = person.open(base + path)
@@ -392,10 +398,14 @@ def test_only_the_browsers_own_workspaces_can_be_opened(hub: Hub, both: tuple[Pe
     for forged in (theirs, "%22%3E", "%0a", digest_of(session_id(stranger)), "x" * 300):
         page = person.open(f"/console/in/{forged}/webhooks")
         assert (page.status, "Sign out" in page.text) == (401, False), forged
+        assert "this address is of the workspace" in page.text
     page = person.open(f"/console/in/{theirs}/webhooks?order=name")
     assert person.send(page, "/console/sign-in", key=key).path == f"/console/in/{theirs}/webhooks?order=name"
     assert workspace_of(person.open("/console")) == hub.workspace, "a further sign-in changes no other tab"
     assert workspace_of(person.open(base)) == base.removeprefix("/console/in/")
+    wrong = person.open("/console/in/nobody/webhooks")
+    again = person.send(wrong, "/console/sign-in", key=hub.admin_key)
+    assert "sign in with a key of it" in again.text, "it is the key of another workspace"
     many = ".".join(["x"] * 50 + [session_id(stranger)])
     assert httpx.get(f"{person.base}/console", cookies={COOKIE: many}).status_code == 401, "bounded"
 

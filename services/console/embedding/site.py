@@ -5,10 +5,10 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from services.console.embedding.frame import EmbeddedFrame, Logo, base_of, home_of
 from services.console.embedding.kinds import KINDS, PORTAL_WEBHOOKS
@@ -69,9 +69,9 @@ class EmbeddedSite:
         self._logo = logo
         self._log = log
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """Return the ASGI app."""
-        return Starlette(
+        app = Starlette(
             routes=[
                 Route(f"{_FILES_PATH}/{{name}}", self._file),
                 *self._session_routes(PORTAL_PATH),
@@ -79,9 +79,10 @@ class EmbeddedSite:
                 *self._session_routes(CONNECT_PATH),
                 *self._window_routes(),
             ],
-            middleware=[Middleware(EmbeddedHeaders)],
             exception_handlers={404: self._not_found, 405: self._not_found, Exception: self._failed},
         )
+        # Around all of it: a page that failed is made outside of Starlette's own middleware.
+        return EmbeddedHeaders(app)
 
     def _session_routes(self, path: str) -> list[Route]:
         """Return the routes that sessions of both kinds have."""

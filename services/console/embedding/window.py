@@ -18,6 +18,7 @@ from services.console.web.forms import Form, errors_of, first, split_own, values
 from services.console.web.frame import see_other
 from services.console.web.visits import Visit
 
+_CONFIRMATION_REQUIRED: Final = "confirmation_required"
 _EXPIRED: Final = "expired"
 _MAX_PARAMETER: Final = 200
 
@@ -131,11 +132,18 @@ class ConnectWindow:
         return _report(session, status="failed", error=_EXPIRED)
 
     def _finished(self, session: EmbeddedSession, visit: Visit, **result: str) -> Response:
+        title, text = "Connected", "You can close this window."
+        if result["status"] == _CONFIRMATION_REQUIRED:
+            title = "Almost done"
+            text = (
+                "The chat has to confirm the account. If this window stays open, go back to the chat and "
+                "connect again."
+            )
         return self._frame.page(
             "connect_done.html",
             visit,
-            title="Connected",
-            text="You can close this window.",
+            title=title,
+            text=text,
             report=_report(session, **result),
             base="",
         )

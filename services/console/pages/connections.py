@@ -31,6 +31,11 @@ def _account_advice(item: Json) -> str:
         case "pending":
             if item["choices"]:
                 return "One step is left: choose what it is connected for."
+            if item["reason"] == "confirmation_required":
+                return (
+                    "It was allowed at the provider, and the chat has not confirmed it yet. After ten "
+                    "minutes the grant is revoked: then connect it again."
+                )
             return "Nobody has agreed at the provider yet: connect it again."
         case "reauth_required":
             how = "Connect it again" if item["kind"] in _OAUTH else "Enter new credentials"
@@ -190,15 +195,16 @@ MAPPINGS: Final = Kind(
             "Pause",
             "/api/mappings/{id}/pause",
             "sync:write",
-            "Messages wait until it is resumed.",
+            "It is paused. What is written until it is resumed is not forwarded.",
             fits=status_in("active", "error"),
+            effect="What is written until it is resumed is not forwarded. Messages that wait already stay.",
         ),
         Action(
             "resume",
             "Resume",
             "/api/mappings/{id}/resume",
             "sync:write",
-            "Messages follow again, those that waited first.",
+            "New messages are forwarded again, after those that already waited.",
             fits=status_in("paused", "error"),
         ),
         Action(

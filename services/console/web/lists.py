@@ -19,6 +19,7 @@ from services.console.web.frame import Frame, see_other
 from services.console.web.paths import done_message, filled, list_address
 from services.console.web.selection import MAX_CURSOR, Selection, address, kind_of
 from services.console.web.visits import Visit
+from services.console.web.workspace_addresses import address_in
 
 _ROWS: Final = 50
 MAX_CSV_ROWS: Final = 1000
@@ -110,7 +111,8 @@ class ListPages:
         name = kind.path.rpartition("/")[2]
         headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
         if more:
-            headers["Link"] = f'<{address(f"{here}.csv", selection.query(cursor=more))}>; rel="next"'
+            following = address_in(visit.base, address(f"{here}.csv", selection.query(cursor=more)))
+            headers["Link"] = f'<{following}>; rel="next"'
         return Response(csv_of(selection.shown, items), headers=headers, media_type="text/csv")
 
     async def _export(self, kind: Kind, request: Request, visit: Visit) -> Response:

@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from services.console.hub_api import HubApi, Refusal, page_timeout
 from services.console.live.event_feed import EventFeed
@@ -89,7 +90,7 @@ class Site:
         self._frame = Frame(files)
         self._visits = Visits(sign_in, public_base)
 
-    def app(self) -> Starlette:
+    def app(self) -> ASGIApp:
         """Return the ASGI app."""
         forms = ActionForms(self._frame)
         objects = ObjectPages(self._hub, self._frame, forms)
@@ -142,11 +143,13 @@ class Site:
                 routes.append(Route(f"/console/{kind.path}{suffix}", self._page(page), methods=["GET"]))
             for suffix, form in (*objects.forms(kind), *bulk.forms(kind)):
                 routes.append(Route(f"/console/{kind.path}{suffix}", self._form(form), methods=["POST"]))
-        return Starlette(
+        app = Starlette(
             routes=routes,
-            middleware=[Middleware(WorkspaceAddresses), Middleware(SecurityHeaders)],
+            middleware=[Middleware(WorkspaceAddresses)],
             exception_handlers={404: self._not_found, 405: self._not_found, Exception: self._failed},
         )
+        # Around all of it: a page that failed is made outside of Starlette's own middleware.
+        return SecurityHeaders(app)
 
     def _import_routes(self, forms: ActionForms) -> list[Route]:
         """Return the routes of the steps of an import."""
@@ -269,7 +272,7 @@ class Site:
             async with page_timeout():
                 visit = await self._visits.of(request)
                 if visit is None:
-                    return self._ask(401, self._visits.next_path(request))
+                    return self._ask(401, self._visits.next_path(request), self._visits.problem(request))
                 return await page(request, visit)
 
         return self._guarded(checked)

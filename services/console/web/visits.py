@@ -124,19 +124,16 @@ class Visits:
         """Return the visit of a request; None without a valid session. Raises `DatabaseUnavailable`."""
         session_ids = request.cookies.get(self._cookie, "").split(_SEPARATOR)[:MAX_WORKSPACES]
         client, workspace = address_of(request), asked_workspace(request)
+        if workspace:
+            # Only this one is in use: those of other workspaces end by themselves.
+            found = await self._others(session_ids, client, "")
+            asked = [one.session_id for one in found if one.member.key.workspace == workspace]
+            session_ids = [*asked, *session_ids] if asked else []
         visit = await self._first(session_ids, client)
-        if visit is None:
+        if visit is None or workspace not in ("", visit.member.key.workspace):
             return None
         visit.member.traceparent = trace_context(request)
-        if not workspace:
-            return visit
-        if visit.member.key.workspace != workspace:
-            asked = [found.session_id for found in visit.others if found.member.key.workspace == workspace]
-            visit = await self._first([*asked, *session_ids], client) if asked else None
-            if visit is None:
-                return None
-            visit.member.traceparent = trace_context(request)
-        return replace(visit, base=base_of(workspace))
+        return replace(visit, base=base_of(workspace)) if workspace else visit
 
     async def _first(self, session_ids: Sequence[str], client: str) -> Visit | None:
         """Return a visit with the first of these sessions that is valid, and note its use."""
@@ -148,7 +145,10 @@ class Visits:
         return None
 
     async def _others(self, session_ids: Sequence[str], client: str, workspace: str) -> tuple[Visit, ...]:
-        """Return the valid ones of these sessions, one for each workspace but the given one."""
+        """Return the valid ones of these sessions, one for each workspace but the given one.
+
+        They are not in use by that.
+        """
         if not session_ids:
             return ()
         records = {digest_of(session_id): session_id for session_id in session_ids}
@@ -195,6 +195,16 @@ class Visits:
         workspace = asked_workspace(request)
         query = f"?{request.url.query}" if request.url.query else ""
         return address_in(base_of(workspace) if workspace else "", local_path(request.url.path + query))
+
+    def problem(self, request: Request) -> str:
+        """Return what keeps somebody who has signed in from a page; empty if nobody has."""
+        workspace = asked_workspace(request)
+        if not workspace or not request.cookies.get(self._cookie):
+            return ""
+        return (
+            f"this address is of the workspace {workspace[:80]}: sign in with a key of it, or open /console "
+            "for your own pages"
+        )
 
     def is_own_origin(self, request: Request) -> bool:
         """Return whether a page of the hub sent a form."""
