@@ -967,6 +967,9 @@ def test_a_caller_cannot_say_where_it_comes_from(proxy: Proxy) -> None:
         ("/api/integrations/int_1/proxy/files", 11 * 1024 * 1024, False),
         ("/api/integrations/int_1/token", 1200 * 1024, False),
         ("/api/uploads/upl_1", 12 * 1024 * 1024, True),
+        ("/console/imports/upload", 12 * 1024 * 1024, True),
+        ("/console/in/acme/imports/upload", 12 * 1024 * 1024, True),
+        ("/console/in/acme/imports/account", 1200 * 1024, False),
         ("/api/uploads", 1200 * 1024, False),
     ],
 )
