@@ -6,13 +6,15 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from time import monotonic, time
 from typing import Any
 
 import httpx
 import jwt
+import psutil
 import pytest
 from pymongo import MongoClient
 
@@ -269,6 +271,49 @@ def test_a_payload_is_read_from_its_topic_and_replayed(hub: Hub, tap: Tap) -> No
     assert replayed.value == BODY
     assert replayed.attributes["replay_of"] == event_id
     assert hub.call("GET", path)["replays"] == 2
+
+
+def test_the_events_of_a_repeat_are_looked_for_among_the_earliest_only(hub: Hub) -> None:
+    """A sender can repeat a request as often as it likes."""
+    endpoint = make(hub)
+    post(hub, endpoint, x_github_delivery="d-8")
+    post(hub, endpoint, x_github_delivery="d-8")
+    repeat, _ = executions(hub, endpoint, 2)
+    path = f"/api/inbound-endpoints/{endpoint['id']}/events/{repeat['id']}/payload"
+    with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"], tz_aware=True) as mongo:
+        stored = mongo.get_default_database()["webhook_executions"]
+        document = stored.find_one({"_id": repeat["id"]})
+        assert document is not None
+        for number, minutes in ((150, 1), (150, -1)):
+            at = document["created_at"] + timedelta(minutes=minutes)
+            stored.insert_many(
+                [{**document, "_id": f"exe_{token_hex(8)}", "created_at": at} for _ in range(number)]
+            )
+            if minutes > 0:
+                assert len(hub.call("GET", path)["items"]) == 1
+            else:
+                hub.call("GET", path, expect=409)
+
+
+def test_payloads_of_a_workspace_are_read_two_at_a_time(hub: Hub) -> None:
+    """Each read has connections and memory of its own."""
+    endpoint = make(hub)
+    post(hub, endpoint)
+    [execution] = executions(hub, endpoint)
+    path = f"/api/inbound-endpoints/{endpoint['id']}/events/{execution['id']}/payload"
+    process = psutil.Process(hub.pid("gateway"))
+    port = int(hub.env["KAFKA_BOOTSTRAP_SERVERS"].rpartition(":")[2])
+
+    def connections() -> int:
+        return sum(item.raddr[1:] == (port,) for item in process.net_connections("tcp"))
+
+    before, max_seen = connections(), 0
+    with ThreadPoolExecutor(30) as pool:
+        reads = [pool.submit(hub.call, "GET", path) for _ in range(60)]
+        while not all(read.done() for read in reads):
+            max_seen = max(max_seen, connections())
+    assert all(len(read.result()["items"]) == 1 for read in reads)
+    assert before < max_seen <= before + 8
 
 
 def test_what_is_no_event_has_nothing_to_replay(hub: Hub) -> None:

@@ -8,10 +8,11 @@ from secrets import token_hex
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.consumer import fetcher
 
 from shared.contracts.topics import Topic
 from shared.runtime.kafka import tail as tail_module
-from shared.runtime.kafka.reader import RecordCounter, StoredRecord, read_record, read_topic
+from shared.runtime.kafka.reader import RecordCounter, StoredRecord, read_records, read_topic
 from shared.runtime.kafka.tail import TailBatch, tail
 from shared.runtime.logs import configure
 from shared.runtime.settings import KafkaSettings
@@ -68,15 +69,46 @@ def test_a_topic_is_read_to_the_end_of_its_last_batch(broker: Bus) -> None:
 def test_each_record_is_read_at_its_position_and_none_after_the_end(broker: Bus) -> None:
     name = f"read-{token_hex(4)}"
 
-    async def read() -> list[bytes | None]:
-        await _write_batches(broker, name, BATCHES)
-        records: list[bytes | None] = []
-        for offset in (0, 2, 3, 4, 6, 8, 9, 1000):
-            record = await read_record(_settings(broker), _topic(name), (0, offset), timeout_s=10)
-            records.append(record.value if record else None)
-        return records
+    async def read(*offsets: int, max_bytes: int = 1000) -> dict[int, bytes | None]:
+        positions = [(0, offset) for offset in offsets]
+        found = await read_records(
+            _settings(broker), _topic(name), positions, max_bytes=max_bytes, timeout_s=10
+        )
+        return {offset: record.value if record else None for (_, offset), record in found.items()}
 
-    assert asyncio.run(read()) == [b"0", b"2", b"3", b"4", b"6", b"8", None, None]
+    async def read_all() -> None:
+        await _write_batches(broker, name, BATCHES)
+        inside = {offset: b"%d" % offset for offset in (0, 2, 3, 4, 6, 8)}
+        assert await read(8, 6, 4, 3, 2, 0, 9, 1000) == inside | {9: None, 1000: None}
+        assert await read(1000, 9, max_bytes=1) == {9: None, 1000: None}
+        assert await read(5, 7, 3, max_bytes=2) == {3: b"3", 5: b"5"}
+
+    asyncio.run(read_all())
+
+
+def test_little_more_is_fetched_than_the_records_that_are_read(
+    broker: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker sends everything that follows a record, if it may; a large record comes as a whole."""
+    name, large, fetched = f"read-{token_hex(4)}", b"x" * 500_000, list[int]()
+
+    class Fetched(fetcher.MemoryRecords):  # type: ignore[misc]
+        def __init__(self, data: bytes) -> None:
+            fetched.append(len(data))
+            super().__init__(data)
+
+    async def read() -> list[bytes | None]:
+        await _write_batches(broker, name, [1])
+        async with AIOKafkaProducer(bootstrap_servers=broker.env["KAFKA_BOOTSTRAP_SERVERS"]) as producer:
+            for _ in range(8):
+                await producer.send_and_wait(name, large, partition=0)
+        monkeypatch.setattr(fetcher, "MemoryRecords", Fetched)
+        positions = [(0, 0), (0, 1), (0, 4)]
+        found = await read_records(_settings(broker), _topic(name), positions, max_bytes=10**6, timeout_s=10)
+        return [record.value if record else None for record in found.values()]
+
+    assert asyncio.run(read()) == [b"0", large, large]
+    assert max(fetched) < 600_000
 
 
 def test_a_count_grows_with_each_batch_and_is_unknown_without_a_broker(broker: Bus) -> None:

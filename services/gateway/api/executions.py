@@ -17,17 +17,22 @@ from shared.contracts.errors import Conflict, Forbidden
 from shared.contracts.ids import derive
 from shared.contracts.topics import WEBHOOKS_RECEIVED
 from shared.runtime.kafka.producer import Producer, RecordPosition, event_record
-from shared.runtime.kafka.reader import read_record
+from shared.runtime.kafka.reader import read_records
+from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.settings import KafkaSettings
 from shared.runtime.tracing import continue_trace
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
+from shared.verification.batch import MAX_DOCUMENTS_BYTES
 
 _READ_TIMEOUT_S: Final = 10.0
 _ACK_TIMEOUT_S: Final = 1.8
 _MAX_READ_EVENTS: Final = 20
 """Events of one execution that are read from Kafka."""
+_MAX_READ_BYTES: Final = MAX_DOCUMENTS_BYTES
+_MAX_READERS: Final = 2
+"""Reads of one workspace at a time: each holds the events of an execution, and up to 8 MiB more of Kafka."""
 
 Reader = Annotated[ApiKey, Depends(requires("integrations:read"))]
 Operator = Annotated[ApiKey, Depends(requires("integrations:operate"))]
@@ -51,6 +56,7 @@ class ExecutionsApi:
         self._producer = producer
         self._quotas = quotas
         self._kafka = kafka
+        self._readers = WorkspaceLimits(_MAX_READERS)
 
     def mount(self, app: FastAPI) -> None:
         """Add the routes to the app."""
@@ -107,22 +113,24 @@ class ExecutionsApi:
             truncated = record.size > len(record.body)
             payload = PayloadOut.of(None, "", record.content_type or "", record.body, truncated=truncated)
             return PayloadsOut(items=[payload])
-        events = await self._read_events(record)
-        items = [PayloadOut.of(event.id, event.type, event.content_type, event.data) for event in events]
-        return PayloadsOut(items=items)
+        async with self._readers.hold(key.workspace):
+            events = await self._read_events(record)
+            items = [PayloadOut.of(event.id, event.type, event.content_type, event.data) for event in events]
+            return PayloadsOut(items=items)
 
     async def replay(self, endpoint_id: str, execution_id: str, key: Operator) -> AcceptedEventsOut:
         """Publish the events again, under new ids. Subscribers and channels receive them once more."""
         record = await self._find(endpoint_id, execution_id, key)
-        self._quotas.check(key.workspace)
-        events = await self._read_events(record)
-        # The number of the replay is in the new ids: each replay has its own.
-        number = str(await self._executions.count_replay(record))
-        replayed = [_replayed_event(event, execution_id, number) for event in events]
-        records = [event_record(WEBHOOKS_RECEIVED, endpoint_id, event) for event in replayed]
-        with self._quotas.counted(key.workspace, [event.data for event in replayed]):
-            await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
-        return AcceptedEventsOut(accepted=[event.id for event in replayed])
+        async with self._readers.hold(key.workspace):
+            self._quotas.check(key.workspace)
+            events = await self._read_events(record)
+            # The number of the replay is in the new ids: each replay has its own.
+            number = str(await self._executions.count_replay(record))
+            replayed = [_replayed_event(event, execution_id, number) for event in events]
+            records = [event_record(WEBHOOKS_RECEIVED, endpoint_id, event) for event in replayed]
+            with self._quotas.counted(key.workspace, [event.data for event in replayed]):
+                await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
+            return AcceptedEventsOut(accepted=[event.id for event in replayed])
 
     async def _check(self, endpoint_id: str, key: ApiKey) -> None:
         """Raise `NotFound` if the endpoint or integration is not of the caller's workspace."""
@@ -143,9 +151,17 @@ class ExecutionsApi:
         positions = await self._positions(execution)
         if not positions:
             raise Conflict("this execution has no events on Kafka")
+        positions = positions[:_MAX_READ_EVENTS]
+        found = await read_records(
+            self._kafka,
+            WEBHOOKS_RECEIVED,
+            positions,
+            max_bytes=_MAX_READ_BYTES,
+            timeout_s=_READ_TIMEOUT_S,
+        )
         events: list[Event] = []
-        for position in positions[:_MAX_READ_EVENTS]:
-            record = await read_record(self._kafka, WEBHOOKS_RECEIVED, position, timeout_s=_READ_TIMEOUT_S)
+        for position in positions:
+            record = found.get(position)
             event = parse_event(record.headers, record.value) if record else None
             if event is None or event.id not in (execution.event_ids or ()):
                 raise Conflict(
@@ -161,7 +177,7 @@ class ExecutionsApi:
         """
         if execution.positions or not execution.event_ids:
             return execution.positions
-        first = await self._executions.find_published(execution)
+        first = await self._executions.find_published(execution, execution.event_ids[0])
         return first.positions if first else []
 
 

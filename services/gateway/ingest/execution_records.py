@@ -1,7 +1,7 @@
 """Executions as they are stored: their record, their indexes, and every read and write of them."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from pydantic import Field
@@ -15,6 +15,10 @@ from shared.runtime.web.list_reader import LongList
 from shared.runtime.web.paging import Page, Paging, page
 
 COLLECTION: Final = "webhook_executions"
+_MAX_WINDOW: Final = timedelta(days=1, minutes=1)
+"""The maximum deduplication window, and the time that requests take."""
+_EXAMINED: Final = 25
+"""Executions that are read at a time in search of the one that published an event, four times at most."""
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("endpoint_id", 1), ("created_at", -1), ("_id", -1))),
@@ -112,15 +116,28 @@ class ExecutionRepository:
             raise NotFound("no such execution")
         return ExecutionRecord.from_document(document)
 
-    async def find_published(self, execution: ExecutionRecord) -> ExecutionRecord | None:
-        """Return an execution of the same endpoint that has published one of the events of this one."""
-        query = {"workspace": execution.workspace, "related_ids": {"$in": list(execution.event_ids or ())}}
-        with translate_errors():
-            async for document in self._collection.find(query):
-                record = ExecutionRecord.from_document(document)
-                if record.endpoint_id == execution.endpoint_id and record.positions:
-                    return record
-        return None
+    async def find_published(self, execution: ExecutionRecord, event_id: str) -> ExecutionRecord | None:
+        """Return an execution of the same endpoint that published an event before this one repeated it.
+
+        Looks at the earliest ones with the event within the maximum deduplication window: the first of them
+        has published it, and a sender can add any number of repeats.
+        """
+
+        def has_published(document: Document) -> bool:
+            return document["endpoint_id"] == execution.endpoint_id and bool(
+                ExecutionRecord.from_document(document).positions
+            )
+
+        found = await page(
+            self._collection,
+            {"workspace": execution.workspace, "related_ids": event_id},
+            ExecutionRecord.from_document,
+            Paging(limit=1, order="oldest", since=execution.created_at - _MAX_WINDOW),
+            matches=has_published,
+            examined=_EXAMINED,
+            long_list=self._list,
+        )
+        return found.items[0] if found.items else None
 
     async def delete_all(self, endpoint_id: str) -> None:
         """Delete the executions of an endpoint or an integration."""

@@ -1,7 +1,8 @@
 """Read the records of a topic without a consumer group: no offset is committed, no consumer is disturbed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from shared.runtime.kafka.refusals import explain
 from shared.runtime.settings import KafkaSettings
 
 _FETCH_WAIT_MS: Final = 100
+_SCAN_FETCH_BYTES: Final = 8 * 1024 * 1024
+_RECORD_FETCH_BYTES: Final = 64 * 1024
+"""For single records. A broker returns what follows a position, the first batch even if it is larger."""
 _POLL_TIMEOUT_MS: Final = 1_000
 _TRAILING_RECORD_TIMEOUT_S: Final = 1.0
 """For a record at or after the end offset that the broker reports.
@@ -62,36 +66,42 @@ async def read_topic(settings: KafkaSettings, topic: Topic) -> AsyncIterator[Sto
         await client.stop()
 
 
-async def read_record(
-    settings: KafkaSettings, topic: Topic, position: RecordPosition, *, timeout_s: float
-) -> StoredRecord | None:
-    """Return the record at a position; None if it is gone (retention, or a broker that lost its data).
+async def read_records(
+    settings: KafkaSettings,
+    topic: Topic,
+    positions: Collection[RecordPosition],
+    *,
+    max_bytes: int,
+    timeout_s: float,
+) -> Mapping[RecordPosition, StoredRecord | None]:
+    """Return the records at positions; None for one that is gone (retention, or a broker that lost its data).
 
-    Raises `BrokerUnavailable` if there is no broker, or no answer within `timeout_s` seconds.
+    They are read in the order of their positions, until their values have `max_bytes` bytes: further ones are
+    not in the result. Raises `BrokerUnavailable` if there is no broker, or they are not all read within
+    `timeout_s` seconds.
     """
-    partition, offset = TopicPartition(topic.name, position[0]), position[1]
-    client = _client(settings, offset_reset="none")
+    found: dict[RecordPosition, StoredRecord | None] = {}
+    offsets = defaultdict[int, list[int]](list)
+    for partition, offset in sorted(set(positions)):
+        offsets[partition].append(offset)
+    size = 0
+    client = _client(settings, offset_reset="none", fetch_bytes=_RECORD_FETCH_BYTES)
     try:
         async with asyncio.timeout(timeout_s):
             await client.start()
-            client.assign([partition])
-            first = (await client.beginning_offsets([partition]))[partition]
-            end = (await client.end_offsets([partition]))[partition]
-            if offset < first:
-                return None
-            client.seek(partition, offset)
-            record = await (client.getone(partition) if offset < end else _read_trailing(client, partition))
+            for partition, own in offsets.items():
+                async for offset, record in _read_at(client, TopicPartition(topic.name, partition), own):
+                    found[partition, offset] = record
+                    size += len(record.value or b"") if record else 0
+                    if size >= max_bytes:
+                        return found
     except TimeoutError:
-        raise BrokerUnavailable(f"Kafka did not return the record within {timeout_s:.0f} s") from None
+        raise BrokerUnavailable(f"Kafka did not return the records within {timeout_s:.0f} s") from None
     except (KafkaError, OSError) as error:
         raise BrokerUnavailable(await explain(settings, error, f"Read on topic {topic.name}")) from None
     finally:
         await client.stop()
-    if record is None or record.offset != offset:
-        return None
-    return StoredRecord(
-        record.partition, record.offset, record.timestamp, record.key, record.value, record.headers
-    )
+    return found
 
 
 class RecordCounter:
@@ -135,6 +145,27 @@ class RecordCounter:
         ]
 
 
+async def _read_at(
+    client: AIOKafkaConsumer, partition: TopicPartition, offsets: Sequence[int]
+) -> AsyncIterator[tuple[int, StoredRecord | None]]:
+    """Yield the records of a partition at ascending offsets; None for one that is not there."""
+    client.assign([partition])
+    first = (await client.beginning_offsets([partition]))[partition]
+    end = (await client.end_offsets([partition]))[partition]
+    following: int | None = None
+    is_over = False
+    for offset in offsets:
+        if offset < first or is_over:
+            yield offset, None
+            continue
+        if offset != following:  # else it is fetched already: a seek would fetch its batch again
+            client.seek(partition, offset)
+        record = await (client.getone(partition) if offset < end else _read_trailing(client, partition))
+        is_over = record is None
+        following = record.offset + 1 if record else None
+        yield offset, _stored(record) if record and record.offset == offset else None
+
+
 async def _read_trailing(client: AIOKafkaConsumer, partition: TopicPartition) -> Any:
     """Return the next record at or after the reported end; None if there is none."""
     try:
@@ -144,15 +175,18 @@ async def _read_trailing(client: AIOKafkaConsumer, partition: TopicPartition) ->
         return None
 
 
-def _client(settings: KafkaSettings, *topics: str, offset_reset: str) -> AIOKafkaConsumer:
-    """Return a consumer without a group."""
+def _client(
+    settings: KafkaSettings, *topics: str, offset_reset: str, fetch_bytes: int = _SCAN_FETCH_BYTES
+) -> AIOKafkaConsumer:
+    """Return a consumer without a group, which fetches about `fetch_bytes` at a time."""
     return AIOKafkaConsumer(
         *topics,
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset=offset_reset,
         fetch_max_wait_ms=_FETCH_WAIT_MS,
-        max_partition_fetch_bytes=8 * 1024 * 1024,
+        max_partition_fetch_bytes=fetch_bytes,
+        fetch_max_bytes=fetch_bytes,  # the embedded broker knows only this one
         request_timeout_ms=10_000,
         **connection(settings),
     )
@@ -170,11 +204,10 @@ async def _read_until(
             raise BrokerUnavailable("Kafka stopped answering in the middle of the topic")
         for records in polled.values():
             for record in records:
-                yield StoredRecord(
-                    record.partition,
-                    record.offset,
-                    record.timestamp,
-                    record.key,
-                    record.value,
-                    record.headers,
-                )
+                yield _stored(record)
+
+
+def _stored(record: Any) -> StoredRecord:
+    return StoredRecord(
+        record.partition, record.offset, record.timestamp, record.key, record.value, record.headers
+    )
