@@ -14,7 +14,8 @@ _INTRODUCTION: Final = """\
 
 Generated from the code of the services. Every call but those under `webhooks` and the OAuth callback needs an
 API key: `Authorization: Bearer ilk_...`. Errors are problem details (RFC 9457). Lists have `next_cursor`:
-send it as `cursor` for the next page. Calls that change something take an `Idempotency-Key`.
+send it as `cursor` for the next page. Calls that change something take an `Idempotency-Key`. A call that
+was refused, for example over a quota, can be repeated with the same key.
 
 The document itself: [openapi.json](openapi.json), or `/api/openapi.json` of a running hub.
 """

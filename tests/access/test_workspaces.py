@@ -70,9 +70,9 @@ def make(hub: Hub, **fields: Any) -> dict[str, Any]:
 
 
 def call(
-    hub: Hub, key: str, method: str, path: str, body: Any = None, *, service: str = "gateway"
+    hub: Hub, key: str, method: str, path: str, body: Any = None, *, service: str = "gateway", once: str = ""
 ) -> httpx.Response:
-    headers = {"authorization": f"Bearer {key}"}
+    headers = {"authorization": f"Bearer {key}"} | ({"idempotency-key": once} if once else {})
     return httpx.request(method, hub.url(service) + path, json=body, headers=headers, timeout=20)
 
 
@@ -271,11 +271,13 @@ def test_a_replay_counts_and_is_refused_as_the_event_was(hub: Hub) -> None:
     replay = f"{events}/{execution['id']}/replay"
     hub.call("PATCH", path, {"quotas": {"events": 2}})
     assert call(hub, key, "POST", replay).status_code == 202
-    assert is_over(call(hub, key, "POST", replay), "events")
+    assert is_over(call(hub, key, "POST", replay, once="x"), "events")
     assert hub.call("GET", f"{events}/{execution['id']}", key=key)["replays"] == 1
     eventually(lambda: used(hub, key, "events") == 2, 30)
     hub.call("PATCH", path, {"quotas": {}})
-    assert call(hub, key, "POST", replay).status_code == 202
+    first, repeat = (call(hub, key, "POST", replay, once="x") for _ in range(2))
+    assert (first.status_code, repeat.status_code) == (202, 202)
+    assert first.text == repeat.text
 
 
 def test_what_is_over_a_quota_uses_up_the_rate_limit_too(hub: Hub) -> None:

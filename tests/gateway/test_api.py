@@ -595,11 +595,15 @@ def test_changes_and_removals_too(hub: Hub, client: httpx.Client) -> None:
     _problem(client.delete(path), 404)
 
 
-def test_a_refusal_is_repeated_too(client: httpx.Client) -> None:
-    key = token_hex(8)
-    answers = [_once(client, "/api/inbound-endpoints", {"name": "x"}, key) for _ in range(2)]
-    for answer in answers:
-        _problem(answer, 422, "provider")
+def test_a_refusal_leaves_the_key_for_the_call_that_succeeds(client: httpx.Client) -> None:
+    key, name = token_hex(8), f"order.t{token_hex(4)}"
+    path, created = "/api/event-types", {"name": name, "about": "x"}
+    _problem(_once(client, path, {"name": name}, key), 422, "about")
+    assert client.post(path, json=created).status_code == 201
+    _problem(_once(client, path, created, key), 409)
+    assert client.delete(f"{path}/{name}").status_code == 204
+    answers = [_once(client, path, created, key) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
     assert answers[0].text == answers[1].text
 
 

@@ -319,9 +319,8 @@ class Poller:
             return claimed
         endpoint = await self._endpoints.create_polled(
             claimed.workspace,
-            # The idempotency key: a repeat after a crash finds the endpoint that was created before it. It
-            # changes with the hour, because the gateway repeats a refusal for a day.
-            f"{claimed.id} {utcnow():%Y-%m-%dT%H}",
+            # The idempotency key: a repeat after a crash finds the endpoint that was created before it.
+            claimed.id,
             claimed.provider,
             claimed.name,
             claimed.channel_id,

@@ -1,6 +1,8 @@
 """`Idempotency-Key`: a repeated mutating call gets the first response again (IETF httpapi draft 07).
 
-The responses are stored for a day: see `idempotency_keys`.
+The responses of calls that were carried out are stored for a day: see `idempotency_keys`. A refusal is not
+stored. It has changed nothing, and its reason may be gone when the call is repeated: a quota was raised, an
+item in the way was deleted, a scope was granted.
 """
 
 import asyncio
@@ -136,7 +138,7 @@ class Idempotency:
         *,
         is_stored: bool,
     ) -> None:
-        if status >= 500 or not is_stored:
+        if status >= 400 or not is_stored:
             await self._keys.release(record_id)  # so that the caller can try again
             return
         decoded_headers = [[part.decode("latin-1") for part in pair] for pair in headers]

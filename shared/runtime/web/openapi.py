@@ -23,7 +23,8 @@ _IDEMPOTENCY_KEY_PARAMETER: Final = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "A name that you choose for this call. Repeats within a day get the first response again.",
+    "description": "A name that you choose for this call. Once it has succeeded, repeats within a day get "
+    "its response again. A refusal is not remembered: the same call may succeed later.",
 }
 _COMMON_ERRORS: Final = {
     401: "There is no API key, or it is unknown, expired or revoked.",
