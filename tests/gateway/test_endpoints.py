@@ -27,6 +27,11 @@ from tests.support.tap import Tap, TopicRecord
 BODY = b'{"action":"opened","issue":{"number":1,"title":"gr\\u00fc\\u00df \\/ dich"}}'
 AGAIN = json.dumps(json.loads(BODY), ensure_ascii=False, separators=(",", ":")).encode()
 """The same as BODY, written anew."""
+BATCHES = {
+    "verification": [{"scheme": "token", "from": "{header:x-api-key}"}],
+    "batch": ["items[*]"],
+    "delivery_id": "{item:id}",
+}
 
 
 hub = hub_with(services=("gateway",), workspace="endpoints")
@@ -271,6 +276,38 @@ def test_a_payload_is_read_from_its_topic_and_replayed(hub: Hub, tap: Tap) -> No
     assert replayed.value == BODY
     assert replayed.attributes["replay_of"] == event_id
     assert hub.call("GET", path)["replays"] == 2
+
+
+def test_a_replay_has_all_events_or_none(hub: Hub, tap: Tap) -> None:
+    """Those of a repeat are where several earlier requests published them."""
+    endpoint = make(hub, "generic", secret="a token of ours", source=BATCHES)
+    for numbers in (range(15), range(15, 30), range(30), range(28, 32), range(200, 301)):
+        body = json.dumps({"items": [{"id": number} for number in numbers]}).encode()
+        assert send(hub, endpoint, body, headers={"x-api-key": "a token of ours"}).status_code == 202
+    large, mixed, repeat, second, _ = executions(hub, endpoint, 5)
+    assert (repeat["outcome"], mixed["outcome"], large["events"]) == ("duplicate", "accepted", 101)
+    events = f"/api/inbound-endpoints/{endpoint['id']}/events"
+    for execution, count in ((repeat, 30), (mixed, 4)):
+        ids = execution["event_ids"]
+        replayed = hub.call("POST", f"{events}/{execution['id']}/replay", expect=202)["accepted"]
+        assert len(ids) == len(replayed) == count
+        put(tap, replayed[-1])
+        originals = {record.attributes["ce_id"]: record.attributes.get("replay_of") for record in tap.look()}
+        assert [originals[event_id] for event_id in replayed] == ids
+        payloads = hub.call("GET", f"{events}/{execution['id']}/payload")["items"]
+        assert [payload["event_id"] for payload in payloads] == ids[:20]
+    problem = hub.call("POST", f"{events}/{large['id']}/replay", expect=409)
+    assert "1 of the 101 events" in problem["detail"]
+    with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"]) as mongo:
+        stored = mongo.get_default_database()["webhook_executions"]
+        lost = {"places.0.1": 10**9, "places.1": []}  # as if Kafka had lost its data
+        assert stored.update_one({"_id": second["id"]}, {"$set": lost}).modified_count == 1
+    problem = hub.call("POST", f"{events}/{second['id']}/replay", expect=409)
+    assert "2 of the 15 events" in problem["detail"]
+    assert "1 no longer on Kafka" in problem["detail"]
+    assert "1 published neither" in problem["detail"]
+    assert len(hub.call("GET", f"{events}/{second['id']}/payload")["items"]) == 13
+    assert hub.call("GET", f"{events}/{second['id']}")["replays"] == 0
 
 
 def test_the_events_of_a_repeat_are_looked_for_among_the_earliest_only(hub: Hub) -> None:
@@ -609,12 +646,7 @@ def test_a_described_batch_and_handshake(hub: Hub, tap: Tap) -> None:
 
 def test_repeats_and_requests_without_events_use_up_the_rate_limit_too(hub: Hub) -> None:
     """They cost as much work: six requests with one new event need six tokens."""
-    source = {
-        "verification": [{"scheme": "token", "from": "{header:x-api-key}"}],
-        "batch": ["items[*]"],
-        "delivery_id": "{item:id}",
-    }
-    endpoint = make(hub, "generic", secret="a token of ours", source=source, rate_limit=6)
+    endpoint = make(hub, "generic", secret="a token of ours", source=BATCHES, rate_limit=6)
 
     def posted(*ids: int) -> tuple[int, bool]:
         body = json.dumps({"items": [{"id": number} for number in ids]}).encode()

@@ -59,7 +59,7 @@ def test_executions_are_stored_as_they_were(document: dict[str, Any]) -> None:
     current = ExecutionOut.of(record).model_dump()
     assert (current["bytes"], current["duration_ms"]) == (10, 1.5)
     assert (current["events"], current["replays"]) == (document.get("events", 0), document.get("replays", 0))
-    assert record.positions == ([(3, 99)] if "places" in document else [])
+    assert record.positions == ({"evt_1": (3, 99)} if "places" in document else {})
 
 
 @pytest.mark.parametrize("document", _EARLIER["inbound_endpoints"], ids=lambda item: item["provider"])

@@ -1,10 +1,10 @@
 """`/api/inbound-endpoints/{id}/events`: executions, their payloads, and replay. `/api/executions`: search."""
 
-from collections.abc import Sequence
 from typing import Annotated, Final
 
 from fastapi import Depends, FastAPI, Query
 
+from services.gateway.api.execution_events import ExecutionEvents
 from services.gateway.api.execution_schemas import ExecutionOut, PayloadOut, PayloadsOut
 from services.gateway.api.publish_events import AcceptedEventsOut
 from services.gateway.ingest.endpoint import INTEGRATION_ID_PREFIX
@@ -12,25 +12,20 @@ from services.gateway.ingest.endpoint_records import EndpointRepository
 from services.gateway.ingest.execution_records import ExecutionRecord, ExecutionRepository
 from services.gateway.ingest.quotas import WorkspaceQuotas
 from shared.connections.account_routes import AccountRoutes
-from shared.contracts.envelope import Event, now, parse_event
-from shared.contracts.errors import Conflict, Forbidden
+from shared.contracts.envelope import Event, now
+from shared.contracts.errors import Forbidden
 from shared.contracts.ids import derive
 from shared.contracts.topics import WEBHOOKS_RECEIVED
-from shared.runtime.kafka.producer import Producer, RecordPosition, event_record
-from shared.runtime.kafka.reader import read_records
+from shared.runtime.kafka.producer import Producer, event_record
 from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.settings import KafkaSettings
 from shared.runtime.tracing import continue_trace
 from shared.runtime.web.access import ApiKey, requires
 from shared.runtime.web.paging import Page, PagingQuery
 from shared.runtime.web.routes import Routes
-from shared.verification.batch import MAX_DOCUMENTS_BYTES
 
-_READ_TIMEOUT_S: Final = 10.0
 _ACK_TIMEOUT_S: Final = 1.8
-_MAX_READ_EVENTS: Final = 20
-"""Events of one execution that are read from Kafka."""
-_MAX_READ_BYTES: Final = MAX_DOCUMENTS_BYTES
+_MAX_SHOWN_EVENTS: Final = 20
 _MAX_READERS: Final = 2
 """Reads of one workspace at a time: each holds the events of an execution, and up to 8 MiB more of Kafka."""
 
@@ -55,7 +50,7 @@ class ExecutionsApi:
         self._executions = executions
         self._producer = producer
         self._quotas = quotas
-        self._kafka = kafka
+        self._events = ExecutionEvents(executions, kafka)
         self._readers = WorkspaceLimits(_MAX_READERS)
 
     def mount(self, app: FastAPI) -> None:
@@ -102,7 +97,7 @@ class ExecutionsApi:
         return ExecutionOut.of(await self._find(endpoint_id, execution_id, key))
 
     async def payload(self, endpoint_id: str, execution_id: str, key: Reader) -> PayloadsOut:
-        """Return the events' data as it is on Kafka; of a rejected request, the start of its body.
+        """Return the data of the first 20 events that is still on Kafka; the start of a rejected body.
 
         Raises `Forbidden` if the caller lacks the scope `payloads:read`.
         """
@@ -114,16 +109,19 @@ class ExecutionsApi:
             payload = PayloadOut.of(None, "", record.content_type or "", record.body, truncated=truncated)
             return PayloadsOut(items=[payload])
         async with self._readers.hold(key.workspace):
-            events = await self._read_events(record)
+            events = await self._events.read_first(record, _MAX_SHOWN_EVENTS)
             items = [PayloadOut.of(event.id, event.type, event.content_type, event.data) for event in events]
             return PayloadsOut(items=items)
 
     async def replay(self, endpoint_id: str, execution_id: str, key: Operator) -> AcceptedEventsOut:
-        """Publish the events again, under new ids. Subscribers and channels receive them once more."""
+        """Publish all events again, under new ids. Subscribers and channels receive them once more.
+
+        If some can no longer be read, none is published: 409 says how many, and why.
+        """
         record = await self._find(endpoint_id, execution_id, key)
         async with self._readers.hold(key.workspace):
             self._quotas.check(key.workspace)
-            events = await self._read_events(record)
+            events = await self._events.read_all(record)
             # The number of the replay is in the new ids: each replay has its own.
             number = str(await self._executions.count_replay(record))
             replayed = [_replayed_event(event, execution_id, number) for event in events]
@@ -142,43 +140,6 @@ class ExecutionsApi:
     async def _find(self, endpoint_id: str, execution_id: str, key: ApiKey) -> ExecutionRecord:
         await self._check(endpoint_id, key)
         return await self._executions.find(endpoint_id, execution_id)
-
-    async def _read_events(self, execution: ExecutionRecord) -> list[Event]:
-        """Return the events of an execution from Kafka.
-
-        Raises `Conflict` if it has none, or if they are no longer on Kafka.
-        """
-        positions = await self._positions(execution)
-        if not positions:
-            raise Conflict("this execution has no events on Kafka")
-        positions = positions[:_MAX_READ_EVENTS]
-        found = await read_records(
-            self._kafka,
-            WEBHOOKS_RECEIVED,
-            positions,
-            max_bytes=_MAX_READ_BYTES,
-            timeout_s=_READ_TIMEOUT_S,
-        )
-        events: list[Event] = []
-        for position in positions:
-            record = found.get(position)
-            event = parse_event(record.headers, record.value) if record else None
-            if event is None or event.id not in (execution.event_ids or ()):
-                raise Conflict(
-                    "the events of this execution are no longer on Kafka: it stores them for 7 days"
-                )
-            events.append(event)
-        return events
-
-    async def _positions(self, execution: ExecutionRecord) -> Sequence[RecordPosition]:
-        """Return where the events of an execution are on Kafka.
-
-        A repeated request has published nothing: its events are where the first request published them.
-        """
-        if execution.positions or not execution.event_ids:
-            return execution.positions
-        first = await self._executions.find_published(execution, execution.event_ids[0])
-        return first.positions if first else []
 
 
 def _replayed_event(event: Event, execution_id: str, number: str) -> Event:

@@ -1,6 +1,6 @@
 """Executions as they are stored: their record, their indexes, and every read and write of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -17,8 +17,8 @@ from shared.runtime.web.paging import Page, Paging, page
 COLLECTION: Final = "webhook_executions"
 _MAX_WINDOW: Final = timedelta(days=1, minutes=1)
 """The maximum deduplication window, and the time that requests take."""
-_EXAMINED: Final = 25
-"""Executions that are read at a time in search of the one that published an event, four times at most."""
+_EXAMINED: Final = 10
+"""Executions that are read at a time in search of the one that published an event, about three times."""
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     COLLECTION: (
         Index((("endpoint_id", 1), ("created_at", -1), ("_id", -1))),
@@ -66,9 +66,9 @@ class ExecutionRecord(Record):
     """Ids by which it is found: its trace, its events, and the provider's own ids of them."""
 
     @property
-    def positions(self) -> list[RecordPosition]:
-        """Positions on Kafka of this request's events."""
-        return [(place[0], place[1]) for place in self.places or () if place]
+    def positions(self) -> dict[str, RecordPosition]:
+        """Positions on Kafka of the events that this request published, by their ids."""
+        return _positions(self.event_ids or (), self.places or ())
 
 
 class ExecutionRepository:
@@ -116,28 +116,43 @@ class ExecutionRepository:
             raise NotFound("no such execution")
         return ExecutionRecord.from_document(document)
 
-    async def find_published(self, execution: ExecutionRecord, event_id: str) -> ExecutionRecord | None:
-        """Return an execution of the same endpoint that published an event before this one repeated it.
+    async def find_positions(
+        self, execution: ExecutionRecord, event_ids: Sequence[str]
+    ) -> dict[str, RecordPosition]:
+        """Return the positions on Kafka of an execution's events, as far as they are known.
+
+        An event that it repeated is where an earlier request published it.
+        """
+        positions = execution.positions
+        for event_id in event_ids:
+            if event_id not in positions:
+                # That request may have published others of them, too.
+                positions = await self._find_earlier(execution, event_id) | positions
+        return positions
+
+    async def _find_earlier(self, execution: ExecutionRecord, event_id: str) -> dict[str, RecordPosition]:
+        """Return the positions of a request to the same endpoint that published an event; {} if unknown.
 
         Looks at the earliest ones with the event within the maximum deduplication window: the first of them
         has published it, and a sender can add any number of repeats.
         """
 
-        def has_published(document: Document) -> bool:
-            return document["endpoint_id"] == execution.endpoint_id and bool(
-                ExecutionRecord.from_document(document).positions
-            )
+        def positions(document: Document) -> dict[str, RecordPosition]:
+            return _positions(document.get("event_ids", ()), document.get("places", ()))
 
         found = await page(
             self._collection,
             {"workspace": execution.workspace, "related_ids": event_id},
-            ExecutionRecord.from_document,
+            positions,
             Paging(limit=1, order="oldest", since=execution.created_at - _MAX_WINDOW),
-            matches=has_published,
+            fields={"created_at": 1, "endpoint_id": 1, "event_ids": 1, "places": 1},
+            matches=lambda document: (
+                document["endpoint_id"] == execution.endpoint_id and event_id in positions(document)
+            ),
             examined=_EXAMINED,
             long_list=self._list,
         )
-        return found.items[0] if found.items else None
+        return found.items[0] if found.items else {}
 
     async def delete_all(self, endpoint_id: str) -> None:
         """Delete the executions of an endpoint or an integration."""
@@ -151,3 +166,11 @@ class ExecutionRepository:
                 {"_id": record.id}, {"$inc": {"replays": 1}}, return_document=True
             )
         return int(document["replays"]) if document else record.replays or 1
+
+
+def _positions(event_ids: Iterable[str], places: Iterable[Sequence[int]]) -> dict[str, RecordPosition]:
+    return {
+        event_id: (place[0], place[1])
+        for event_id, place in zip(event_ids, places, strict=False)  # an event for each place
+        if place
+    }

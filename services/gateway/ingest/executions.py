@@ -50,7 +50,7 @@ Only those over a quota are stored: a sender may not repeat them, and a person a
 _MAX_DIAGNOSED_PER_FLUSH_BYTES: Final = 2 * MAX_DIAGNOSED_BYTES
 """Bytes of rejected bodies that are diagnosed per flush; the rest gets the plain verdict."""
 _MAX_DETAIL_LENGTH: Final = 500
-_MAX_LISTED_EVENTS: Final = 100
+MAX_LISTED_EVENTS: Final = 100
 """Events of one request that its execution lists."""
 _MAX_RELATED: Final = 20
 """Events, and ids of the provider, by which an execution is found: each costs an entry of the index."""
@@ -230,7 +230,7 @@ class Executions:
         days = self._retention_days
         if execution.rejected:
             days = min(days, REJECTED_RETENTION_DAYS)
-        events = execution.events[:_MAX_LISTED_EVENTS]
+        events = execution.events[:MAX_LISTED_EVENTS]
         has_events, has_body = bool(events), execution.rejected and bool(execution.body)
         positions = execution.positions
         related_ids = [
@@ -253,7 +253,7 @@ class Executions:
             test=execution.test or None,
             events=len(execution.events) or None,
             types=_distinct(item.event for item in events) if has_events else None,
-            event_ids=tuple(execution.event_ids[:_MAX_LISTED_EVENTS]) if has_events else None,
+            event_ids=tuple(execution.event_ids[:MAX_LISTED_EVENTS]) if has_events else None,
             triggers=_distinct(name for item in events for name in item.triggers) if has_events else None,
             accounts=_distinct(item.account for item in events if item.account) or None,
             occurred_at=min((item.occurred_at for item in events if item.occurred_at), default=None),
