@@ -25,7 +25,7 @@ def spec_failure(spec: "ChannelSpec", code: str, *, fallback: str = "") -> Chann
         detail = f": {fallback[:200]}" if fallback else ""
         text = f"The provider refused the message ({code[:100]}){detail}. Correct it and send it again."
         return ChannelFailure("message", code[:100], text)
-    return ChannelFailure(known.kind, code, known.text, scope=known.scope)
+    return ChannelFailure(known.kind, code, known.text, scope=known.scope, uncertain=known.uncertain)
 
 
 def history_failure(spec: "HistorySpec", code: str) -> ChannelFailure:
@@ -40,7 +40,10 @@ def history_failure(spec: "HistorySpec", code: str) -> ChannelFailure:
 
 
 def status_failure(response: CallResponse, *, scope: "RateScope") -> ChannelFailure | None:
-    """Return the failure of status 429 or 5xx; None for another status. `scope` is what a 429 pauses."""
+    """Return the failure of status 429 or 5xx; None for another status. `scope` is what a 429 pauses.
+
+    A 5xx is uncertain: the provider, or a proxy before it, may have failed after the effect.
+    """
     if response.status == 429:
         pause = retry_after(response.headers)
         text = "The provider allows no more calls for now: the hub waits and tries again."
@@ -48,7 +51,7 @@ def status_failure(response: CallResponse, *, scope: "RateScope") -> ChannelFail
     if response.status >= 500:
         text = f"The provider failed (status {response.status}): the hub tries again."
         pause = retry_after(response.headers)
-        return ChannelFailure("later", f"http_{response.status}", text, retry_after=pause)
+        return ChannelFailure("later", f"http_{response.status}", text, retry_after=pause, uncertain=True)
     return None
 
 
@@ -65,6 +68,8 @@ def checked(
     """Carry an operation out, and raise the `ChannelFailure` of its first response that is one.
 
     After the visible step nothing is raised: the message is there, and the operation does without the rest.
+    But the operation may raise one itself, if it cannot do without. Failures before the visible step are
+    never uncertain, those after it always.
     """
     shown = False
     try:
@@ -73,12 +78,16 @@ def checked(
             response = yield step
             failure = classify(response, step)
             if failure and not shown:
+                failure.uncertain &= step.visible
                 raise failure
             shown = shown or step.visible
             step = operation.send(response)
     except StopIteration as done:
         result: T = done.value
         return result
+    except ChannelFailure as failure:
+        failure.uncertain |= shown
+        raise
 
 
 def split_fix(text: str) -> tuple[str, str | None]:

@@ -95,6 +95,9 @@ class FailureSpec(ManifestModel):
     )
     text: Sentence = Field(description="The problem and its fix, for people.")
     scope: RateScope = Field(default="account", description="What pauses, if the class is `later`.")
+    uncertain: bool = Field(
+        default=False, description="If the class is `later`: a message may have been sent in spite of it."
+    )
 
 
 class ChannelSpec(ManifestModel):

@@ -163,7 +163,8 @@ to do
 class ChannelFailure(Exception):
     """A provider refused. `code` is its own, `text` names the problem and the fix for a person.
 
-    `needed` are scopes that the account lacks, if that is the reason.
+    `needed` are scopes that the account lacks, if that is the reason. With `uncertain`, it may have done in
+    spite of it what it was asked: people may see the effect.
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class ChannelFailure(Exception):
         retry_after: float | None = None,
         scope: Literal["conversation", "method", "account"] = "account",
         needed: Sequence[str] = (),
+        uncertain: bool = False,
     ) -> None:
         super().__init__(text)
         self.kind = kind
@@ -183,6 +185,7 @@ class ChannelFailure(Exception):
         self.retry_after = retry_after
         self.scope = scope
         self.needed = needed
+        self.uncertain = uncertain
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,9 @@ SYNC_ECHOES: Final = Counter(
 SYNC_SENT: Final = Counter("interlink_sync_sent_total", "Messages sent to a target.", ["provider"])
 SYNC_FAILED: Final = Counter("interlink_sync_failed_total", "Changes that were given up.", ["provider"])
 SYNC_UNKNOWN: Final = Counter(
-    "interlink_sync_unknown_total", "Calls that may have had an effect, but were not answered.", ["provider"]
+    "interlink_sync_unknown_total",
+    "Calls that failed or were not answered, and may have had an effect.",
+    ["provider"],
 )
 SYNC_RATE_LIMITED: Final = Counter(
     "interlink_sync_rate_limited_total", "Calls that a provider refused as too many (429).", ["provider"]

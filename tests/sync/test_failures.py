@@ -10,6 +10,7 @@ from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.fakes.telegram_api import Fault
 from tests.support.otlp import CollectedSpan, Collector
+from tests.support.provider_hosts import Reply
 from tests.sync.three_legs import ThreeLegs, World, connected
 
 POST = "/api/chat.postMessage"
@@ -128,9 +129,14 @@ def test_messages_stay_in_order_while_a_provider_fails(world: World) -> None:
     legs.until(lambda: legs.slack.texts() == texts)
 
 
-def test_slack_is_asked_for_a_message_whose_response_was_lost(world: World) -> None:
+@pytest.mark.parametrize(
+    "reply",
+    [None, Reply(502), Reply.json({"ok": False, "error": "fatal_error"}), Reply(200)],
+    ids=["lost", "502", "fatal_error", "unreadable"],
+)
+def test_slack_is_asked_for_a_message_whose_response_was_lost(world: World, reply: Reply | None) -> None:
     legs = world.mapped()
-    world.slack.faults.lose_response("chat.postMessage")
+    world.slack.faults.lose_response("chat.postMessage", reply=reply)
     written = legs.chat.write("once")
     legs.until(lambda: target(legs, "once", "slack")["state"] == "sent")
     legs.agree("once")
@@ -164,9 +170,12 @@ def test_a_message_with_a_file_is_sent_once_when_its_id_cannot_be_asked_for(worl
     legs.until(lambda: len(legs.slack.texts()) == 1 and legs.slack.texts()[0].endswith("edited"))
 
 
-def test_telegram_gets_a_message_again_whose_response_was_lost_and_the_trace_says_so(world: World) -> None:
+@pytest.mark.parametrize("code", [0, 502, 200])
+def test_telegram_gets_a_message_again_whose_response_was_lost_and_the_trace_says_so(
+    world: World, code: int
+) -> None:
     legs = world.mapped()
-    world.telegram.fail(Fault(loses_response=True, method="sendMessage"))
+    world.telegram.fail(Fault(code, loses_response=True, method="sendMessage"))
     legs.chat.write("maybe twice")
     legs.until(lambda: target(legs, "maybe twice", "telegram")["state"] == "sent")
     assert legs.telegram.texts() == ["maybe twice"] * 2

@@ -8,6 +8,7 @@ from typing import Final
 
 from tests.support.eventually import eventually
 from tests.support.fakes.telegram_api import Fault
+from tests.support.provider_hosts import Reply
 from tests.sync.three_legs import ThreeLegs
 
 _CONNECTED_WITHIN_S: Final = 30.0
@@ -38,6 +39,7 @@ class Weather:
             "Slack limits": lambda: slack.faults.rate_limit("*"),
             "Slack fails": lambda: slack.faults.fail("*"),
             "Slack's response is lost": lambda: slack.faults.lose_response("*"),
+            "Slack fails late": lambda: slack.faults.lose_response("*", reply=Reply(502)),
             "Slack is late": lambda: slack.faults.delay("*", 0.5),
             "Slack repeats an event": lambda: setattr(slack.events, "duplicate_next", 2),
             "Slack's event comes before its response": lambda: setattr(slack.events, "before_response", 2),
@@ -45,6 +47,7 @@ class Weather:
             "Telegram limits": lambda: telegram.fail(Fault(429, retry_after=1)),
             "Telegram fails": lambda: telegram.fail(Fault(502)),
             "Telegram's response is lost": lambda: telegram.fail(Fault(loses_response=True)),
+            "Telegram fails late": lambda: telegram.fail(Fault(502, loses_response=True)),
             "Telegram is late": lambda: telegram.fail(Fault(delay_s=0.5)),
             "Telegram repeats an update": lambda: setattr(updates, "duplicate_next", 2),
             "Telegram swaps updates": lambda: setattr(updates, "swap_next", 1),

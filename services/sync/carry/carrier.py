@@ -166,8 +166,16 @@ class Carrier:
                     self._counts.add(change.workspace, "rate_limited", leg.provider)
                 if failure.retry_after is not None:
                     self._calls.block(change, leg, failure)
+                if failure.uncertain:
+                    metrics.SYNC_UNKNOWN.labels(leg.provider).inc()
                 return await self._later(
-                    change, message, leg, failure.code, failure.text, pause_s=failure.retry_after
+                    change,
+                    message,
+                    leg,
+                    failure.code,
+                    failure.text,
+                    pause_s=failure.retry_after,
+                    unknown=failure.uncertain,
                 )
             case "conversation":
                 if await self._mappings.set_error(

@@ -31,6 +31,7 @@ class _Fault:
     count: int
     status: int = 0
     seconds: float = 0
+    reply: Reply | None = None
 
 
 class Faults:
@@ -59,9 +60,9 @@ class Faults:
         """Answer late, after the effect."""
         self._faults.append(_Fault("delay", method, count, seconds=seconds))
 
-    def lose_response(self, method: str, count: int = 1) -> None:
-        """Do what was asked, and end the connection instead of an answer."""
-        self._faults.append(_Fault("lost", method, count))
+    def lose_response(self, method: str, count: int = 1, reply: Reply | None = None) -> None:
+        """Do what was asked, and answer with an error, or end the connection instead of an answer."""
+        self._faults.append(_Fault("lost", method, count, reply=reply))
 
     def cut(self, method: str, count: int = 1) -> None:
         """End the connection before anything is done. (`ProviderHosts.take_down` refuses connections.)"""
@@ -92,7 +93,8 @@ class Faults:
         """Return what becomes of a reply."""
         if late := self._take(method, "delay"):
             time.sleep(late.seconds)
-        return Reply.gone() if self._take(method, "lost") else reply
+        lost = self._take(method, "lost")
+        return (lost.reply or Reply.gone()) if lost else reply
 
     def wait_for_message(self, channel: str) -> int:
         """Return the seconds until the channel takes another message, 0 when it took this one."""

@@ -34,7 +34,8 @@ _TOKEN: Final = re.compile(r"\d+:[A-Za-z0-9_-]{30,}")
 class Fault:
     """What happens to a call: a delay, then an error instead of its effect, or a lost response after it.
 
-    `method` limits it to one method. `code` is 0 for none.
+    `method` limits it to one method. `code` is 0 for none; with `loses_response`, it is answered after the
+    effect.
     """
 
     code: int = 0
@@ -49,8 +50,8 @@ class Fault:
             wait = self.retry_after
             refusal = Refusal(429, f"Too Many Requests: retry after {wait}", {"retry_after": wait})
             return Reply.json(refusal.envelope(), 429)
-        if self.code == 502:
-            return Reply.html("<h1>502 Bad Gateway</h1>", 502)
+        if self.code in (200, 502):
+            return Reply.html("<h1>a page of a proxy</h1>", self.code)
         return Reply.json(Refusal(self.code, "Internal Server Error").envelope(), self.code)
 
 
@@ -94,12 +95,14 @@ class TelegramApi(People):
             fault = self._fault(name)
             if fault.delay_s:
                 time.sleep(fault.delay_s)
-            if fault.code:
+            if fault.code and not fault.loses_response:
                 return fault.reply()
             result = self._call(bot, name, request)
         except Refusal as refusal:
             return Reply.json(refusal.envelope(), refusal.code)
-        return Reply.gone() if fault.loses_response else Reply.json({"ok": True, "result": result})
+        if fault.loses_response:
+            return fault.reply() if fault.code else Reply.gone()
+        return Reply.json({"ok": True, "result": result})
 
     def _bot(self, path: str, token: str) -> Bot:
         if not path.startswith("/bot") or not _TOKEN.fullmatch(token):
