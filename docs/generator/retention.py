@@ -64,7 +64,10 @@ _COLLECTIONS: Final = {
     "watches": ("subscriptions at providers", _FOR_EVER),
     "webhook_deliveries": (
         "the log of deliveries, with bodies and attempts",
-        "`INTERLINK_DELIVERED_DAYS` (7) if delivered, else `INTERLINK_DEAD_LETTER_DAYS` (30)",
+        (
+            "`INTERLINK_DELIVERED_DAYS` (7) if delivered, else `INTERLINK_DEAD_LETTER_DAYS` (30); one of a "
+            "stopped webhook ends after as long"
+        ),
     ),
     "webhook_executions": (
         "requests to endpoints, with their bodies",

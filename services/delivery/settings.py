@@ -70,7 +70,13 @@ class DeliverySettings(EgressSettings):
         default=7, ge=1, le=365, description="Days for which the log keeps a successful delivery."
     )
     dead_letter_days: int = Field(
-        default=30, ge=1, le=365, description="Days for which the log keeps any other finished delivery."
+        default=30,
+        ge=1,
+        le=365,
+        description=(
+            "Days for which the log keeps any other finished delivery, and for which a due one waits for a "
+            "webhook that is paused or disabled before it is dead."
+        ),
     )
 
     @property

@@ -99,9 +99,16 @@ def test_a_page_shows_what_is_not_empty_and_the_rest_on_demand() -> None:
     assert [name for name, _ in others] == ["note", "count", "health", "tags", "error"]
 
 
-@pytest.mark.parametrize("error", [*get_args(EgressFailure), "redirect", "circuit_open"])
+@pytest.mark.parametrize("error", [*get_args(EgressFailure), "redirect", "circuit_open", "stopped"])
 def test_every_error_class_has_a_next_step(error: str) -> None:
     assert next_step(error, None) not in ("", next_step("another", None))
+
+
+@pytest.mark.parametrize("error", ["circuit_open", "stopped"])
+def test_what_waited_too_long_says_nothing_of_attempts(error: str) -> None:
+    delivery: dict[str, Any] = {"status": "dead_letter", "error": error, "attempts": []}
+    assert advice_of(delivery) == next_step(error, None)
+    assert not is_repaired_by_settings(delivery)
 
 
 def test_a_status_has_the_next_step_of_its_own() -> None:

@@ -89,7 +89,7 @@ def test_what_waited_too_long_is_found_without_examining_the_log(store: Store) -
         log = configure("tests", "error")
         statistics, usage = Statistics(mongo, log), DailyUsage(mongo, log)
         deliveries = Deliveries(mongo, DeliverySettings(), statistics, usage, log, instance="tests")
-        counts.append(await deliveries.dead_letter_expired(WEBHOOK, utcnow()))
+        counts.append(await deliveries.dead_letter_expired(WEBHOOK, utcnow(), "circuit_open"))
 
     async def check(log: Collection) -> None:
         assert await log.count_documents({"status": "dead_letter", "last_error": "circuit_open"}) == 20

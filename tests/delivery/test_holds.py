@@ -6,7 +6,9 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
+from services.delivery.log.deliveries import DELIVERIES
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
@@ -182,8 +184,17 @@ def test_what_waits_for_its_turn_says_so(hub: Hub) -> None:
 
 
 def test_another_process_and_the_next_owner_know_it(hub: Hub, tmp_path: Path, bus: Bus, store: Store) -> None:
-    with Subscriber() as held_subscriber, Subscriber() as broken_subscriber:
+    with Subscriber() as held_subscriber, Subscriber() as broken_subscriber, Subscriber() as third_subscriber:
         quiet, broken = held(hub, held_subscriber), opened(hub, broken_subscriber)
+        paused = hub.outgoing_webhook(third_subscriber.url, events=[new_type()])
+        hub.call("POST", f"{path_of(paused)}/pause")
+        numbered(hub, paused["events"][0], 2)
+        recent, old = waiting(hub, paused, "paused", 2)
+        with MongoClient[dict[str, Any]](hub.env["MONGODB_URI"]) as client:
+            log = client.get_default_database()[DELIVERIES]
+            for delivery, days in ((recent, 29), (old, 31)):
+                due_at = datetime.now(UTC) - timedelta(days=days)
+                log.update_one({"_id": delivery["id"]}, {"$set": {"due_at": due_at}})
         with second_process("delivery", hub, tmp_path, bus, store) as second:
             assert in_s(health(second, quiet)["held_until"]) > 500
             assert health(second, broken)["circuit"] == "open"
@@ -198,6 +209,16 @@ def test_another_process_and_the_next_owner_know_it(hub: Hub, tmp_path: Path, bu
             numbered(hub, webhook["events"][0], first=3)
             waiting(hub, webhook, reason, 4)
         assert (len(held_subscriber.got), len(broken_subscriber.got)) == (1, 1)
+        # What has waited for a month is given up; a person can still send it.
+        [waits] = waiting(hub, paused, "paused", 1)
+        assert waits["id"] == recent["id"]
+        dead = read(hub, old["id"])
+        assert (dead["status"], dead["error"], dead["attempt_count"]) == ("dead_letter", "stopped", 0)
+        assert dead["finished_at"]
+        assert third_subscriber.got == []
+        hub.call("POST", f"{path_of(paused)}/resume")
+        hub.call("POST", f"/api/deliveries/{old['id']}/retry", expect=202)
+        eventually(lambda: {n_of(got) for got in third_subscriber.got} == {0, 1})
 
 
 # Ended by a person

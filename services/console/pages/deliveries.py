@@ -27,10 +27,11 @@ def _one(_: Values, item: Json) -> Json:
 
 UNTIL: Final = Field("until", "Until (UTC)", "time", "Left empty: until now.")
 _REASONS: Final = (
-    *("timeout", "connection", "tls", "dns", "status", "redirect", "circuit_open", "address_refused"),
-    *("protocol", "closed_mid_response", "bad_url", "transform_failed", "condition_too_expensive", "proxy"),
+    *("timeout", "connection", "tls", "dns", "status", "redirect", "circuit_open", "stopped"),
+    *("address_refused", "protocol", "closed_mid_response", "bad_url", "transform_failed"),
+    *("condition_too_expensive", "proxy"),
 )
-"""The error classes of attempts."""
+"""The error classes of attempts, and of waits that were too long."""
 _SELECTION: Final = (
     Field("webhook_id", "Webhook id"),
     Field("event_type", "Event type"),

@@ -24,6 +24,8 @@ _BY_CLASS: Final[Mapping[str, str]] = {
     "proxy": "The hub's egress proxy does not work: that is the operator's. Retry when it does.",
     "redirect": "The receiver redirects, and redirects are not followed. Enter the address that it names.",
     "circuit_open": "The receiver failed so often that this waited too long. Repair it, then retry.",
+    "stopped": "Its webhook was paused or disabled for so long that this was given up. Resume or enable the "
+    "webhook, then retry.",
 }
 _BY_STATUS: Final[Mapping[int, str]] = {
     400: "The receiver does not accept this body. The response says why; format or projection can change it.",
@@ -49,7 +51,9 @@ _WAITS: Final[Mapping[str, str]] = {
     "rate_limited": "It waits for the webhook's rate limit.",
     "queued": "It waits behind earlier deliveries of its webhook.",
 }
-_OF_SETTINGS: Final = frozenset({"proxy", "closed_mid_response", "circuit_open"})
+_WAITED: Final = frozenset({"circuit_open", "stopped"})
+"""Classes of what waited too long, often without an attempt."""
+_OF_SETTINGS: Final = _WAITED | {"proxy", "closed_mid_response"}
 """Classes that no setting of the webhook repairs."""
 
 
@@ -78,7 +82,7 @@ def advice_of(delivery: Json) -> str:
     text = next_step(delivery.get("error"), status_code)
     if delivery.get("status") == "retrying":
         return f"The last attempt failed, and it is tried again. {text}"
-    return f"Every attempt failed. {text}"
+    return text if delivery.get("error") in _WAITED else f"Every attempt failed. {text}"
 
 
 def is_repaired_by_settings(delivery: Json) -> bool:

@@ -80,7 +80,8 @@ class DeliveryOut(PayloadOut):
     """One delivery; `attempts` and `body` only when it is read on its own.
 
     `error` is the error class of the last attempt, or `circuit_open` if it waited too long behind an open
-    circuit. An erased delivery has `erased_at` and no `body`. A waiting delivery is not attempted before
+    circuit, or `stopped` if it waited too long for a webhook that was paused, disabled or unreadable. An
+    erased delivery has `erased_at` and no `body`. A waiting delivery is not attempted before
     `next_attempt_at`, because of `waiting_reason` (null: its schedule). `next_attempt_at` is null if a person
     has to act first (`paused`, `disabled`, `unreadable`). `occurred_at` is when the hub received the event;
     the body has the provider's own time. If it is `masked`, because the caller lacks the scope

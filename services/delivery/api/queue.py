@@ -28,7 +28,10 @@ class QueueApi:
         routes.add("/queue/resume", self.resume_queue, methods=["POST"])
 
     async def pause_queue(self, key: Operator) -> QueueStateOut:
-        """Pause every delivery of the workspace."""
+        """Pause every delivery of the workspace.
+
+        What has waited for `INTERLINK_DEAD_LETTER_DAYS` (30) is a dead letter with the error `stopped`.
+        """
         return await self._set_queue(key, paused=True)
 
     async def resume_queue(self, key: Operator) -> QueueStateOut:

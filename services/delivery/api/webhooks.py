@@ -297,7 +297,10 @@ class WebhooksApi:
         return await self._switch(webhook_id, key, enabled_changes(enabled=False))
 
     async def pause(self, webhook_id: str, key: CustomerOperator) -> WebhookOut:
-        """Pause the webhook: events are stored, and nothing is sent until it is resumed."""
+        """Pause the webhook: events are stored, and nothing is sent until it is resumed.
+
+        What has waited for `INTERLINK_DEAD_LETTER_DAYS` (30) is a dead letter with the error `stopped`.
+        """
         return await self._switch(webhook_id, key, {"paused": True})
 
     async def resume(self, webhook_id: str, key: CustomerOperator) -> WebhookOut:

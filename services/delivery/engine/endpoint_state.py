@@ -40,6 +40,7 @@ class EndpointState:
         "manual_ids",
         "next_due",
         "next_expiry_check",
+        "next_stopped_check",
         "not_before",
         "partition",
         "rate_limiter",
@@ -83,6 +84,8 @@ class EndpointState:
         """Until when the rate limit gave no permit at the last request for one."""
         self.next_expiry_check = 0.0
         """The next check for deliveries that waited too long behind an open circuit."""
+        self.next_stopped_check = 0.0
+        """The next check for those that waited too long for a person who stopped the webhook."""
         self.resets: int | None = None
         """The webhook's `resets` that hold and circuit belong to; None before the webhook is read."""
         self.manual_ids: set[str] = set()

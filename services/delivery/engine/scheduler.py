@@ -6,11 +6,12 @@ from datetime import timedelta
 from typing import Any, Final
 
 from services.delivery.engine.attempt import Attempter
+from services.delivery.engine.clock import loop_time
 from services.delivery.engine.endpoint_state import EndpointState
 from services.delivery.engine.endpoint_states import EndpointStates
 from services.delivery.engine.failure_monitor import FailureMonitor
 from services.delivery.engine.results import ResultWriter
-from services.delivery.log.deliveries import MAX_EXPIRED, ClaimedDelivery, Deliveries
+from services.delivery.log.deliveries import MAX_EXPIRED, ClaimedDelivery, Deliveries, WaitedFor
 from services.delivery.log.due_deliveries import DueDeliveries
 from services.delivery.log.endpoint_health import EndpointHealthRecords
 from services.delivery.log.erasures import Erasures
@@ -32,6 +33,7 @@ _STOPPED_POLL_INTERVAL_S: Final = 1.0
 _DATABASE_RETRY_INTERVAL_S: Final = 1.0
 _SHUTDOWN_TIMEOUT_S: Final = 10.0
 _EXPIRY_POLL_INTERVAL_S: Final = 10.0
+_STOPPED_EXPIRY_INTERVAL_S: Final = 3600.0
 
 
 class Scheduler:
@@ -119,7 +121,8 @@ class Scheduler:
                 if not self._webhooks.may_send(webhook):
                     endpoint_state.is_limited = True
                     # Time in which a person stopped the webhook is no wait behind the circuit.
-                    endpoint_state.breaker.restart_wait(asyncio.get_running_loop().time())
+                    endpoint_state.breaker.restart_wait(loop_time())
+                    await self._dead_letter_stopped(endpoint_state, webhook)
                     endpoint_state.pause(_STOPPED_POLL_INTERVAL_S)
                     return
                 # A person's requests first: they go past hold and circuit.
@@ -131,7 +134,7 @@ class Scheduler:
                 endpoint_state.is_limited = permits == own_permits
                 # Nothing can start and nothing will free a permit here: come back later.
                 if permits == 0 and not attempts:
-                    await self._dead_letter_expired(endpoint_state, webhook)
+                    await self._dead_letter_behind_circuit(endpoint_state, webhook)
                     endpoint_state.pause_until_permitted(webhook)
                     self._failure_monitor.write_hold_state(endpoint_state)
                     return
@@ -213,17 +216,38 @@ class Scheduler:
                 attempts.add(self._create_task(self._attempt(endpoint_state, webhook, delivery)))
         return attempts
 
-    async def _dead_letter_expired(self, endpoint_state: EndpointState, webhook: OutgoingWebhook) -> None:
+    async def _dead_letter_behind_circuit(
+        self, endpoint_state: EndpointState, webhook: OutgoingWebhook
+    ) -> None:
         """Dead-letter deliveries that waited behind an open circuit for longer than allowed."""
         wait_s = endpoint_state.wait_s_behind_circuit(webhook)
-        if wait_s is None:
-            return
-        count = await self._deliveries.dead_letter_expired(webhook.id, utcnow() - timedelta(seconds=wait_s))
-        if count < MAX_EXPIRED:
+        if wait_s is not None and await self._dead_letter_expired(webhook, wait_s, "circuit_open"):
             endpoint_state.postpone_expiry(min(_EXPIRY_POLL_INTERVAL_S, wait_s / 4))
+
+    async def _dead_letter_stopped(self, endpoint_state: EndpointState, webhook: OutgoingWebhook) -> None:
+        """Dead-letter deliveries that waited for a stopped webhook for as long as dead letters are kept.
+
+        Without it, the bodies that a paused webhook collects would be stored for ever.
+        """
+        if loop_time() < endpoint_state.next_stopped_check:
+            return
+        wait_s = self._deliveries.retention["dead_letter"].total_seconds()
+        if await self._dead_letter_expired(webhook, wait_s, "stopped"):
+            endpoint_state.next_stopped_check = loop_time() + _STOPPED_EXPIRY_INTERVAL_S
+
+    async def _dead_letter_expired(self, webhook: OutgoingWebhook, wait_s: float, error: WaitedFor) -> bool:
+        """Dead-letter deliveries that have been due for longer than `wait_s`; return whether these were all.
+
+        Raises `DatabaseUnavailable`.
+        """
+        due_before = utcnow() - timedelta(seconds=wait_s)
+        count = await self._deliveries.dead_letter_expired(webhook.id, due_before, error)
         if count:
             metrics.deliveries("dead_letter").inc(count)
-            self._log.warning("delivery.waited_too_long", webhook_id=webhook.id, count=count, wait_s=wait_s)
+            self._log.warning(
+                "delivery.waited_too_long", webhook_id=webhook.id, count=count, wait_s=wait_s, error=error
+            )
+        return count < MAX_EXPIRED
 
     async def _cancel_erased(
         self, endpoint_state: EndpointState, claimed: list[ClaimedDelivery]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import uuid4
 
 from pydantic import Field
@@ -38,7 +38,9 @@ from shared.runtime.records import Record, StoredPart
 
 DELIVERIES: Final = "webhook_deliveries"
 MAX_EXPIRED: Final = 1000
-"""Deliveries that are dead-lettered at a time behind an open circuit."""
+"""Deliveries that are dead-lettered at a time because they waited too long."""
+WaitedFor = Literal["circuit_open", "stopped"]
+"""The error class of a delivery that waited too long: behind an open circuit, or for a stopped webhook."""
 _LOG_ORDER: Final = (("status", 1), ("created_at", -1), ("_id", -1))
 """The end of each index that `search.py` reads: the order of the log within one status."""
 
@@ -124,7 +126,7 @@ class Delivery(Record):
     """Attempts before the present retry cycle."""
     failed: bool = False
     last_error: str | None = None
-    """The error class of the last attempt, or `circuit_open`."""
+    """The error class of the last attempt, or of a wait that was too long."""
     finished_at: datetime | None = None
     expires_at: datetime | None = None
     erased_at: datetime | None = None
@@ -257,11 +259,8 @@ class Deliveries:
         except Duplicate:
             self._log.info("delivery.already_logged", writes=len(writes))
 
-    async def dead_letter_expired(self, webhook_id: str, due_before: datetime) -> int:
-        """Dead-letter deliveries that were due before this time, at most `MAX_EXPIRED`; return how many.
-
-        Their error is `circuit_open`.
-        """
+    async def dead_letter_expired(self, webhook_id: str, due_before: datetime, error: WaitedFor) -> int:
+        """Dead-letter deliveries that were due before this time, at most `MAX_EXPIRED`; return how many."""
         overdue: Document = {**OPEN, "due_at": {"$lte": due_before}}
         with translate_errors():
             # The embedded database would scan the log if the query had other fields than its index. A webhook
@@ -273,7 +272,7 @@ class Deliveries:
             results = [
                 await self._collection.update_many(
                     {"_id": {"$in": batch}, **overdue, "status": {"$in": _WAITING}},
-                    self._ending({"status": "dead_letter", "failed": True, "last_error": "circuit_open"}),
+                    self._ending({"status": "dead_letter", "failed": True, "last_error": error}),
                 )
                 for batch in batches_of_ids(ids)
             ]
