@@ -57,7 +57,7 @@ _COLLECTIONS: Final = {
     "sync_conflicts": ("changes of a message at two places at once", "30 days"),
     "sync_lanes": ("conversations with something to send", _WORK),
     "sync_mappings": ("mappings of channels", _TOMBSTONE),
-    "sync_queue": ("changes of messages that failed, for a retry", "until it is done, at most 7 days"),
+    "sync_queue": ("changes of messages that wait or failed", "until it is done, or failed 7 days ago"),
     "synced_messages": ("messages and their traces", "400 days"),
     "unmatched_events": ("events that no webhook wanted", "7 days"),
     "uploads": ("uploads", "`INTERLINK_UPLOAD_DAYS` (7)"),

@@ -13,13 +13,13 @@ from pydantic import SecretStr
 
 from services.sync.carry.lane import Lane
 from services.sync.carry.lanes import Lanes
-from services.sync.carry.outcomes import Change, Done, Outcome, Waits
+from services.sync.carry.outcomes import Change, Done, Failed, Outcome, Waits
 from services.sync.carry.stored_changes import StoredChanges
 from services.sync.model.lane_record import LANES
 from services.sync.model.mapping import lane_of
-from services.sync.model.synced_message import QUEUE
+from services.sync.model.synced_message import QUEUE, QueuedChange
 from services.sync.store.lane_records import LaneRecords
-from services.sync.store.queue import POSITION_BITS, SyncQueue
+from services.sync.store.queue import INDEXES, POSITION_BITS, SyncQueue
 from services.sync.store.queue_counts import QueueCounts
 from shared.contracts.chat import ChatAuthor
 from shared.contracts.envelope import rfc3339
@@ -374,6 +374,26 @@ async def test_a_retry_that_is_requested_while_a_lane_is_read_is_not_lost(
     second.retry_waiting(queue.workspace)
     goes_on.set()
     assert await queue.carried_to(1) == ["1"]
+
+
+async def test_a_change_that_waits_for_long_expires_only_after_it_has_failed(queue: Queue) -> None:
+    """A mapping may be paused for weeks."""
+    queue.outcome, collection = waits, queue.mongo.collection(QUEUE)
+    lanes, change = await queue.start(), queue.change(1)
+    change.received_at -= timedelta(days=30)
+    await lanes.put([change])
+    await queue.has_stored(1)
+    await queue.mongo.delete_expired(INDEXES)
+    assert (await collection.find_one({"workspace": queue.workspace}) or {})["state"] == "waiting"
+    queue.outcome = lambda _: Failed("no")
+    lanes.retry_waiting(queue.workspace)
+    await until(lambda: not lanes._lanes)
+    failed = await collection.find_one({"workspace": queue.workspace, "state": "failed"}) or {}
+    assert timedelta(days=6) < failed["expires_at"] - utcnow() < timedelta(days=8)
+    await lanes.stop()
+    await SyncQueue(queue.mongo).retry([QueuedChange.from_document(failed)], 3600)
+    retried = await collection.find_one({"workspace": queue.workspace, "state": "aside"}) or {}
+    assert retried["expires_at"] - utcnow() > timedelta(days=30)
 
 
 async def test_a_new_owner_asks_at_once_where_a_person_may_have_acted(queue: Queue) -> None:

@@ -14,7 +14,8 @@ from services.sync.carry.outcomes import Change
 from services.sync.model.lane_record import LaneRecord
 from services.sync.model.synced_message import QueuedChange
 from services.sync.store.lane_records import LaneRecords
-from services.sync.store.queue import RETENTION, SyncQueue
+from services.sync.store.messages import RETENTION
+from services.sync.store.queue import SyncQueue
 from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.sync import SyncRequested
 from shared.runtime.clock import utcnow
@@ -133,7 +134,6 @@ class StoredChanges:
 
     def _queued(self, change: Change) -> QueuedChange:
         request, now = change.request, utcnow()
-        give_up_at = change.received_at + timedelta(seconds=self._retry_for_s(request.mapping_id))
         return QueuedChange(
             id=request.request_id,
             workspace=change.workspace,
@@ -149,9 +149,9 @@ class StoredChanges:
             request=request.model_dump(),
             traceparent=change.traceparent,
             first_attempt=change.first_attempt or None,
-            give_up_at=give_up_at,
+            give_up_at=change.received_at + timedelta(seconds=self._retry_for_s(request.mapping_id)),
             created_at=now,
-            expires_at=max(give_up_at, now) + RETENTION,
+            expires_at=now + RETENTION,
         )
 
 

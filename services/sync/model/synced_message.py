@@ -171,7 +171,8 @@ class QueuedChange(Record):
     The `waiting` changes of a `lane` (`lane_of`) are applied by `position`, the first one not before its
     `due_at`. A change that is `aside` is retried at `due_at`, and later changes of its lane do not wait for
     it; if its lane waits at that time, it becomes `waiting`. A `failed` change is stored for a retry by a
-    person. `partition` is that of its record on `sync.requested`: the owner of that partition applies it.
+    person, for some days; the others do not expire before their message. `partition` is that of its record on
+    `sync.requested`: the owner of that partition applies it.
     """
 
     workspace: str

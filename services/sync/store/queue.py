@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.sync.model.synced_message import QUEUE, QueuedChange
+from services.sync.store.messages import RETENTION as MESSAGE_RETENTION
 from shared.runtime.clock import utcnow
 from shared.runtime.mongo import Document, Duplicate, Index, InsertOne, Mongo, translate_errors
 
 RETENTION: Final = timedelta(days=7)
-"""A change that has failed can be tried again this long after it would have been given up."""
+"""A change that has failed can be tried again for this long."""
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     QUEUE: (
         Index((("lane", 1), ("state", 1), ("position", 1))),
@@ -155,8 +156,8 @@ class SyncQueue:
                 )
 
     async def fail(self, change: QueuedChange, reason: str) -> None:
-        """Keep a change that was given up, for a retry."""
-        await self._set_state(change.id, "failed", reason=reason)
+        """Keep a change that was given up, for a retry, until it expires."""
+        await self._set_state(change.id, "failed", reason=reason, expires_at=utcnow() + RETENTION)
 
     async def remove(self, change_id: str) -> None:
         """Remove a change that is done."""
@@ -180,7 +181,7 @@ class SyncQueue:
             "due_at": now,
             "attempts": 0,
             "give_up_at": give_up_at,
-            "expires_at": give_up_at + RETENTION,
+            "expires_at": now + MESSAGE_RETENTION,
         }
         for batch in _batches(changes):
             with translate_errors():
