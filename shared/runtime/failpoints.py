@@ -48,6 +48,8 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "carry.sending": "a message is marked as being sent, the provider is not called",
     "carry.sent": "the provider has answered, neither link nor state is stored",
     "carry.written": "link and state are stored, the record is not complete",
+    "undo.left": "messages of a part are left to another import, the numbers of both are as before",
+    "undo.withdrawn": "messages of a part are out of the ledger, the numbers are as before",
     "audit.before_status": "a management call is carried out, its status is not stored and no answer is sent",
 }
 """Every failpoint, and the state in which a process dies there."""

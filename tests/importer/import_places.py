@@ -24,7 +24,8 @@ from services.importer.publish.outlet import Outlet
 from services.importer.store.contents import Contents
 from services.importer.store.issues import Issues
 from services.importer.store.marks import Marks
-from services.importer.store.units import MARK_BYTES, UnitRecord, Units, packed, split_ids, unpacked
+from services.importer.store.unit_record import MARK_BYTES, UnitRecord, packed, split_ids, unpacked
+from services.importer.store.units import Units
 from services.importer.uploads.folder import UploadFolder
 from services.importer.uploads.records import Upload, Uploads
 from shared.contracts.envelope import Event

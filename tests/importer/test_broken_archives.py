@@ -26,7 +26,7 @@ from services.importer.reading.description import describe
 from services.importer.reading.message_lines import Names, line_of
 from services.importer.reading.protocol import encoded
 from services.importer.reading.readers import open_archive
-from services.importer.store.units import unpacked
+from services.importer.store.unit_record import unpacked
 from shared.contracts.history import HistoryChannel, HistoryMessage, HistoryUser
 from shared.manifests.history_types import Contents, Unreadable
 from tests.importer.rich_exports import RICH_EXPORTS, Documents, Lines, RichExport, places, written

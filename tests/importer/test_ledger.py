@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bench.log import mongo_at
-from services.importer.store.units import COLLECTION, INDEXES, MARK_BYTES, UnitRecord, Units, split_ids
+from services.importer.store.unit_record import MARK_BYTES, UnitRecord, split_ids
+from services.importer.store.units import COLLECTION, INDEXES, Units
 from tests.support.backends import Store
 
 WORKSPACE, SOURCE = "w", "slack:T1:C1"

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 
+import httpx
 import pytest
 
 from services.importer.store.contents import ChannelRecord, Contents, PersonRecord
@@ -15,6 +18,7 @@ from shared.contracts.envelope import Event
 from shared.contracts.history import HISTORY_STORED
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.clock import utcnow
+from shared.runtime.failpoints import FAILPOINT_VARIABLE
 from shared.runtime.kafka.batch import ConsumedEvent
 from shared.runtime.mongo import Mongo
 from tests.importer.archives import slack_message
@@ -131,6 +135,27 @@ def test_an_undo_is_killed_paused_and_cancelled_at_its_channels(hub: Hub, chat: 
     assert hub.call("POST", f"{path}/cancel")["status"] == "cancelled"
     chat.permits = inf
     assert undone(hub, done["id"])["undo"]["channels"] == {"removed": 2, "retained": []}
+    assert is_empty(chat)
+
+
+def test_an_undo_that_is_killed_between_its_writes_counts_each_message(hub: Hub, chat: HistoryChat) -> None:
+    first = imported(hub, export(_MORE, team="T00000207"))
+    later = imported(hub, export(team="T00000207"))
+    for point in ("undo.left", "undo.withdrawn"):
+        hub.kill("importer")
+        hub.start_service("importer", **{FAILPOINT_VARIABLE: point})
+        hub.wait_ready("importer")
+        if point == "undo.left":
+            with suppress(httpx.TransportError):  # it may be killed before it has answered
+                start_undo(hub, first["id"], keep_shared=True)
+        eventually(lambda: hub.ended("importer"))
+        assert hub.ended("importer") == -signal.SIGKILL
+    hub.start_service("importer")
+    hub.wait_ready("importer")
+    done = reached(hub, first["id"], "undone", within_s=120)
+    assert (done["withdrawn"], done["left"], done["added"]) == (1, 5, 0)
+    assert hub.call("GET", f"/api/imports/{later['id']}")["added"] == len(chat.messages) == 5
+    undone(hub, later["id"])
     assert is_empty(chat)
 
 

@@ -449,8 +449,9 @@ def _errors(job: ImportJob) -> list[str]:
 def _warnings(job: ImportJob) -> list[str]:
     """Return doubts about the export, the plan and the last run."""
     notes = list(job.summary.notes) if job.summary else []
+    number = sum(job.lost_by.values())
     lost = (
-        f"the undo of another import has taken {job.lost} messages away that this import had found in the "
+        f"the undo of another import has taken {number} messages away that this import had found in the "
         "chat: import again to have them"
     )
-    return [*notes, *job.plan_warnings, *job.run_warnings, *([lost] if job.lost else [])]
+    return [*notes, *job.plan_warnings, *job.run_warnings, *([lost] if number else [])]

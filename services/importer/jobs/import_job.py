@@ -1,12 +1,12 @@
 """An import as it is stored: a job with stages, its plan and its counts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from services.importer.accounts.walk import Walk
-from services.importer.jobs.source import Source
+from services.importer.jobs.source import AccountSource, Source
 from shared.runtime.clock import utcnow
 from shared.runtime.due_work import OPEN
 from shared.runtime.jobs import Job
@@ -126,10 +126,10 @@ class ImportJob(Job):
     """Messages that an undo has taken away."""
     left: int = 0
     """Messages that an undo has left to other imports, which have found them too."""
-    inherited: int = 0
-    """Messages that undone imports have left to this one."""
-    lost: int = 0
-    """Messages that it has found in the chat, and that the undo of another import has taken away."""
+    inherited_from: dict[str, int] = Field(default_factory=dict)
+    """Messages that undone imports have left to this one, by the ids of these."""
+    lost_by: dict[str, int] = Field(default_factory=dict)
+    """Messages that it has found in the chat, and that undos of other imports have taken away."""
     late: int = 0
     """Messages that count as imported, and that the chat had or rejects: it confirmed them late."""
     late_batches: int = 0
@@ -156,7 +156,7 @@ class ImportJob(Job):
         if self.remaining is not None:
             return self.remaining
         imported = int(self.counts.get("messages", {}).get("imported", 0))
-        return imported + self.inherited - self.withdrawn - self.left - self.late
+        return imported + sum(self.inherited_from.values()) - self.withdrawn - self.left - self.late
 
     @property
     def run_id(self) -> str:
@@ -181,3 +181,26 @@ class ImportJob(Job):
 def dry_run_id(import_id: str) -> str:
     """Return the id under which parts and issues of an import's dry run are stored."""
     return f"{import_id}:dry"
+
+
+def conflicting_query(job: ImportJob) -> Mapping[str, Any] | None:
+    """Return the query for imports of the workspace that may not run beside this one; None without any."""
+    if isinstance(job.source, AccountSource):
+        return {"source.provider": job.source.provider, "source.account": job.source.account}
+    if job.summary is None or job.stage == "reading" or job.is_dry_run:
+        return None
+    stages: Sequence[Stage] = ("running", "verifying", "undoing") if job.stage == "undoing" else ("undoing",)
+    return {
+        "source.kind": "upload",
+        "summary.provider": job.summary.provider,
+        "summary.account": job.summary.account,
+        "stage": {"$in": list(stages)},
+        "dry_run": False,
+    }
+
+
+def expected_bytes(job: ImportJob) -> int:
+    """Return how many bytes an import takes in Kafka: by its dry run, or else about those of the export."""
+    if job.trial and (measured := job.trial.get("kafka")):
+        return int(measured.get("bytes", 0))
+    return job.summary.size if job.summary else 0

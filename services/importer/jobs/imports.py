@@ -5,7 +5,15 @@ from datetime import timedelta
 from secrets import token_hex
 from typing import Any, Final
 
-from services.importer.jobs.import_job import COLLECTION, ImportJob, Repeat, Stage, start_changes
+from services.importer.jobs.import_job import (
+    COLLECTION,
+    ImportJob,
+    Repeat,
+    Stage,
+    conflicting_query,
+    expected_bytes,
+    start_changes,
+)
 from services.importer.jobs.plan import Plan
 from services.importer.jobs.source import ANY_FOLDER, AccountSource, Source, UploadSource
 from services.importer.publish.broker_memory import BrokerFull, BrokerMemory
@@ -273,7 +281,7 @@ class Imports:
         with translate_errors():
             if await self._collection.count_documents(query, limit=self._running) >= self._running:
                 return False
-            if (same := _conflicting(job)) is None:
+            if (same := conflicting_query(job)) is None:
                 return True
             return await self._collection.count_documents({**query, **same}, limit=1) == 0
 
@@ -309,6 +317,11 @@ class Imports:
         increments = ImportJob.stored_fields(numbers)
         with translate_errors():
             await self._collection.update_one({"_id": import_id}, {"$inc": increments})
+
+    async def raise_to(self, import_id: str, numbers: Mapping[str, int]) -> None:
+        """Raise numbers of an import to these, by their dotted stored names; one that is higher stays."""
+        with translate_errors():
+            await self._collection.update_one({"_id": import_id}, {"$max": numbers})
 
     async def give_back(self, import_id: str, messages: int, remaining: int) -> None:
         """Note that the chat has confirmed an undo late, and has not removed so many messages.
@@ -379,28 +392,5 @@ class Imports:
         return job
 
 
-def _conflicting(job: ImportJob) -> Mapping[str, Any] | None:
-    """Return the query for imports of the workspace that may not run beside this one; None without any."""
-    if isinstance(job.source, AccountSource):
-        return {"source.provider": job.source.provider, "source.account": job.source.account}
-    if job.summary is None or job.stage == "reading" or job.is_dry_run:
-        return None
-    stages: Sequence[Stage] = ("running", "verifying", "undoing") if job.stage == "undoing" else ("undoing",)
-    return {
-        "source.kind": "upload",
-        "summary.provider": job.summary.provider,
-        "summary.account": job.summary.account,
-        "stage": {"$in": list(stages)},
-        "dry_run": False,
-    }
-
-
 def _stored(plan: Plan) -> dict[str, Any]:
     return plan.model_dump(mode="json", by_alias=True)
-
-
-def expected_bytes(job: ImportJob) -> int:
-    """Return how many bytes an import takes in Kafka: by its dry run, or else about those of the export."""
-    if job.trial and (measured := job.trial.get("kafka")):
-        return int(measured.get("bytes", 0))
-    return job.summary.size if job.summary else 0

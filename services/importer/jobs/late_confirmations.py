@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from services.importer.jobs.imports import Imports
 from services.importer.publish.confirmations import BatchRecord, Confirmations
-from services.importer.store.units import Units, packed_ids, split_ids
+from services.importer.store.unit_record import packed_ids, split_ids
+from services.importer.store.units import Units
 from shared.runtime.kafka.batch import ConsumedEvent
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from services.importer.publish.confirmations import BatchRecord, Confirmations
-from services.importer.store.units import Units, packed_ids, split_ids
+from services.importer.store.unit_record import packed_ids, split_ids
+from services.importer.store.units import Units
 
 
 class Ledger:
@@ -48,8 +49,14 @@ class Ledger:
         What became of them is not in the ledger.
         """
         batches = await self._confirmations.unsettled(import_id)
-        stored = await self._units.existing({batch.part for batch in batches})
-        return [batch for batch in batches if batch.part not in stored]
+        parts = {batch.id: {batch.part, in_flight_part(batch)} for batch in batches}
+        stored = await self._units.existing(set().union(*parts.values()))
+        return [batch for batch in batches if stored.isdisjoint(parts[batch.id])]
+
+
+def in_flight_part(batch: BatchRecord) -> str:
+    """Return the id of the part with which an undo adds a batch that was under way to the ledger."""
+    return f"{batch.import_id}:way:{batch.id}"
 
 
 def added(batch: BatchRecord) -> list[bytes]:

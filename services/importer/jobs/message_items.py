@@ -10,7 +10,7 @@ from services.importer.jobs.part import FOUND, SELECTED, UNKNOWN_DAY, Known, Par
 from services.importer.jobs.samples import Samples
 from services.importer.jobs.selection import Selection, mark_of
 from services.importer.publish.history_batches import MAX_ITEM_BYTES, Item
-from services.importer.store.units import has_mark, unpacked
+from services.importer.store.unit_record import has_mark, unpacked
 from shared.contracts.history import MAX_BATCH_BYTES
 
 Line = Mapping[str, Any]

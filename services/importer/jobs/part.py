@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from services.importer.accounts.walk import Walk
 from services.importer.files.attachments import UnitFiles
 from services.importer.jobs.selection import Target
-from services.importer.store.units import UnitRecord, add_digest, packed
+from services.importer.store.unit_record import UnitRecord, add_digest, packed
 from shared.contracts.history import MAX_BATCH
 
 FOUND, SELECTED, IMPORTED, DUPLICATE, SKIPPED, FAILED, CHANGED = (

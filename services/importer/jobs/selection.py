@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from services.importer.jobs.plan import Plan
-from services.importer.store.units import MARK_BYTES, unpacked
+from services.importer.store.unit_record import MARK_BYTES, unpacked
 from shared.contracts.envelope import rfc3339
 from shared.contracts.ids import ProviderMessageIds
 from shared.manifests.history_types import LATEST

@@ -5,7 +5,7 @@ warning: their reports say that these messages are in the chat.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +17,7 @@ from services.importer.files.cleanup import FileCleanup
 from services.importer.jobs.contents_withdrawal import ContentsWithdrawal
 from services.importer.jobs.import_job import ImportJob
 from services.importer.jobs.imports import Imports
-from services.importer.jobs.ledger import Ledger, added
+from services.importer.jobs.ledger import Ledger, added, in_flight_part
 from services.importer.jobs.new_contents import NewContents
 from services.importer.jobs.progress import Progress, Stopped
 from services.importer.jobs.run_context import Stores
@@ -26,9 +26,19 @@ from services.importer.publish.broker_memory import BrokerFull
 from services.importer.publish.confirmations import BatchRecord
 from services.importer.publish.history_batches import BatchFactory, Item
 from services.importer.publish.outlet import MAX_PENDING, Outlet
-from services.importer.store.units import MARK_BYTES, UnitRecord, add_digest, packed, split_ids, unpacked
+from services.importer.store.unit_record import (
+    MARK_BYTES,
+    Claims,
+    Undone,
+    UnitRecord,
+    add_digest,
+    packed,
+    split_ids,
+    unpacked,
+)
 from shared.contracts.history import HISTORY_WITHDRAWN
 from shared.runtime.clock import utcnow
+from shared.runtime.failpoints import failpoint
 from shared.runtime.jobs import JobFailed, StepResult
 
 _IN_FLIGHT: Final = timedelta(seconds=15)
@@ -36,9 +46,6 @@ _IN_FLIGHT: Final = timedelta(seconds=15)
 _STOPPED: Final = timedelta(seconds=5)
 """So long after the undo was asked for, the process that had the import has stored its last parts."""
 _PAUSE_S: Final = 1.0
-
-Claims = Sequence[tuple[str, set[bytes]]]
-"""Other imports, each with messages that it has found, too."""
 
 
 class UndoStep:
@@ -68,6 +75,7 @@ class UndoStep:
         run = _Undo(job, self._imports, self._stores, progress, outlet, batches)
         contents = ContentsWithdrawal(job, self._imports, self._contents, outlet, batches)
         try:
+            await run.count()
             await run.withdraw()
             await self._add_in_flight(job, progress)
             # Also what the process that had the import has stored meanwhile.
@@ -78,6 +86,7 @@ class UndoStep:
         except Stopped:
             return StepResult()
         await self._cleanup.delete_marked()
+        await run.count()
         remaining = await self._stores.units.count_added(job.id)
         changes = {"stage": "undone", "remaining": remaining, "confirms": outlet.confirms, **removed}
         return StepResult(finished=True, changes=changes)
@@ -132,6 +141,21 @@ class _Undo:
         self._cursor = job.cursor or ""
         self._pending: deque[_Withdrawal] = deque()
         self._has_others: dict[str, bool] = {}
+        self._undone = Undone(0, Counter(), Counter())
+
+    async def count(self) -> None:
+        """Raise the numbers of the imports to those of the ledger: a process may have ended before it did."""
+        job, imports = self._job, self._imports
+        undone = self._undone = await self._stores.units.undone(job.id)
+        await imports.raise_to(job.id, {"withdrawn": undone.withdrawn, "left": undone.left.total()})
+        for heir, number in undone.left.items():
+            await self._raise_share(heir, "inherited_from", number)
+        for other, number in undone.lost.items():
+            await self._raise_share(other, "lost_by", number)
+
+    async def _raise_share(self, import_id: str, field: str, number: int) -> None:
+        """Raise what another import has by this undo, or has lost."""
+        await self._imports.raise_to(import_id, {f"{field}.{self._job.id}": number})
 
     async def withdraw(self) -> None:
         """Withdraw the parts behind the cursor. Raises `Stopped`."""
@@ -141,7 +165,7 @@ class _Undo:
                     self._pending.append(await self._published(record))
                     await self._commit_until(MAX_PENDING)
                 elif record.duplicates:
-                    await self._stores.units.keep(record, [])
+                    await self._stores.units.withdraw(record.id, (), ())
             await self._stores.marks.remove(self._job.workspace, {record.source for record in page})
             self._cursor = page[-1].id
         await self._commit_until(0)
@@ -198,13 +222,18 @@ class _Undo:
         for heir, claimed in claims:
             left = [packed_id for packed_id in remaining if packed_id in claimed]
             if left:
-                await self._stores.units.leave_to(heir, record, left)
                 for packed_id in left:
                     del remaining[packed_id]
-                await self._stores.units.keep(record, list(remaining))
-                await self._imports.add(heir, inherited=len(left))
-                await self._progress.write({}, {"left": len(left)})
+                # A part in progress is completed also if the undo is stopped meanwhile.
+                await asyncio.shield(self._leave_to(heir, record, set(left)))
         return list(remaining)
+
+    async def _leave_to(self, heir: str, record: UnitRecord, ids: set[bytes]) -> None:
+        number = await self._stores.units.leave(record, ids, heir)
+        failpoint("undo.left")
+        self._undone.left[heir] += number
+        await self._raise_share(heir, "inherited_from", self._undone.left[heir])
+        await self._progress.write({}, {"left": number})
 
     async def _commit_until(self, limit: int) -> None:
         """Take parts out of the ledger until what is pending weighs no more than `limit` batches.
@@ -219,7 +248,7 @@ class _Undo:
 
     async def _commit_settled(self) -> None:
         while self._pending and self._outlet.is_settled(self._pending[0].batches):
-            await self._commit(self._pending.popleft())
+            await asyncio.shield(self._commit(self._pending.popleft()))
 
     async def _commit(self, done: _Withdrawal) -> None:
         """Take the messages out of the ledger that the chat has deleted; those that it rejects stay."""
@@ -228,10 +257,12 @@ class _Undo:
         # Before the ids are gone: a repeated step finds them again.
         withdrawn = [message_id for message_id in done.ids if message_id not in retained]
         await self._stores.files.withdraw(self._job.workspace, withdrawn)
-        await self._stores.units.keep(
-            done.record, [packed(message_id) for message_id in done.ids if message_id in retained]
-        )
-        removed = set(map(packed, withdrawn))
+        removed = await self._stores.units.withdraw(done.record.id, set(map(packed, withdrawn)), done.claims)
+        failpoint("undo.withdrawn")
+        for other, claimed in done.claims:
+            if number := len(claimed & removed):
+                self._undone.lost[other] += number
+                await self._raise_share(other, "lost_by", self._undone.lost[other])
         # Behind the part: one that is withdrawn already has no ids left when the step is repeated.
         await self._progress.write(
             {
@@ -241,9 +272,6 @@ class _Undo:
             },
             {"withdrawn": len(removed), "done": len(removed)},
         )
-        for other, claimed in done.claims:
-            if number := len(claimed & removed):
-                await self._imports.add(other, lost=number)
         await self._outlet.forget(done.batches)
 
 
@@ -251,7 +279,7 @@ def _unit(job: ImportJob, batch: BatchRecord) -> UnitRecord:
     """Return a batch that was under way as a part of the ledger. The times of its messages are unknown."""
     ids = added(batch)
     return UnitRecord(
-        id=f"{job.id}:way:{batch.id}",
+        id=in_flight_part(batch),
         import_id=job.id,
         workspace=job.workspace,
         position=0,

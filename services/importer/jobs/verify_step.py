@@ -14,7 +14,7 @@ from services.importer.jobs.run_context import Stores
 from services.importer.jobs.source import AccountSource
 from services.importer.store.contents import ChannelRecord
 from services.importer.store.reports import ROWS, Kind, Reports
-from services.importer.store.units import add_digest, split_ids
+from services.importer.store.unit_record import add_digest, split_ids
 from shared.contracts.envelope import rfc3339
 from shared.runtime.clock import utcnow
 from shared.runtime.jobs import StepResult

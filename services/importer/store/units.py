@@ -5,17 +5,26 @@ takes the first away, unless a later import has them among the second. A later i
 finds them as duplicates.
 """
 
-import re
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, Final, TypeVar
 
-from pydantic import Field
-
+from services.importer.store.unit_record import (
+    ID_BYTES,
+    MARK_BYTES,
+    Claims,
+    Undone,
+    UnitRecord,
+    ledger_fields,
+    marked_ids,
+    removal,
+    split_ids,
+)
 from shared.contracts.errors import DatabaseUnavailable
 from shared.contracts.ids import derive
 from shared.runtime.mongo import Index, Mongo, ReplaceOne, translate_errors
-from shared.runtime.records import Record
 
 COLLECTION: Final = "import_units"
 INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
@@ -25,54 +34,12 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
         Index((("import_id", 1), ("_id", 1))),
     )
 }
-ID_BYTES: Final = 16
-MARK_BYTES: Final = 4
-_PREFIX: Final = "msg_"
-_DERIVED: Final = re.compile(f"{_PREFIX}[0-9a-f]{{{2 * ID_BYTES}}}")
+T = TypeVar("T")
 _MAX_ATTEMPTS: Final = 10
 _READ_AT_ONCE: Final = 200
 _MAX_IDS_PER_QUERY: Final = 50
 """The embedded database takes quadratic time in the number of ids of a query."""
 _WITHOUT_IDS: Final = {"ids": 0, "marks": 0, "changed": 0, "duplicates": 0}
-
-
-class UnitRecord(Record):
-    """A part of a unit that is done, or messages that an undone import left to this one.
-
-    `unit` is the unit's id, `position` and `offset` are where it begins. `source` is the conversation that it
-    was read from, with provider and account; empty for a dry run. `ids` are the messages that the import
-    added, `marks` those of their contents, `duplicates` those that the chat had, and `changed` the ones of
-    these that were updated, each with its mark. `outside` has the parents of replies which are not in this
-    part. `first` and `last` are Unix times of all these messages, 0 without any.
-
-    `days` has by day: found, selected, imported, duplicate, skipped, failed, changed; and `first`, `last` and
-    `digest` (`add_digest`) of the messages that the chat has. `added_by` is the import that added `ids`, if
-    it is not this one.
-    """
-
-    import_id: str
-    workspace: str
-    position: int
-    offset: int = 0
-    unit: str = ""
-    source: str
-    conversation: str
-    channel_id: str
-    first: float = 0.0
-    last: float = 0.0
-    added: int = 0
-    ids: bytes = b""
-    marks: bytes = b""
-    changed: bytes = b""
-    duplicates: bytes = b""
-    outside: bytes = b""
-    days: dict[str, dict[str, Any]] = Field(default={})
-    added_by: str | None = None
-
-    @property
-    def adder(self) -> str:
-        """The import that added the messages."""
-        return self.added_by or self.import_id
 
 
 class Units:
@@ -120,10 +87,10 @@ class Units:
         found: dict[bytes, bytes] = {}
         changed: dict[bytes, set[bytes]] = {}
         async for document in self._around(workspace, source, first, last, other_than, fields):
-            marks = _split(document.get("marks", b""), MARK_BYTES)
-            pairs = zip(_split(document["ids"]), marks, strict=False)
+            marks = split_ids(document.get("marks", b""), MARK_BYTES)
+            pairs = zip(split_ids(document["ids"]), marks, strict=False)
             found |= {packed_id: mark for packed_id, mark in pairs if packed_id in among}
-            for pair in _split(document.get("changed", b""), ID_BYTES + MARK_BYTES):
+            for pair in split_ids(document.get("changed", b""), ID_BYTES + MARK_BYTES):
                 if pair[:ID_BYTES] in among:
                     changed.setdefault(pair[:ID_BYTES], set()).add(pair[ID_BYTES:])
         return {key: mark + b"".join(changed.get(key, ())) for key, mark in found.items()}
@@ -137,18 +104,18 @@ class Units:
         *,
         other_than: str,
         among: set[bytes],
-    ) -> list[tuple[str, set[bytes]]]:
+    ) -> Claims:
         """Return which of these messages other imports have found or added, around these times.
 
-        Each item has the import's id, and what it has of `among`.
+        They are in the order of the imports' ids.
         """
         fields = {"ids": 1, "duplicates": 1}
         found: dict[str, set[bytes]] = {}
         async for document in self._around(workspace, source, first, last, other_than, fields):
-            claimed = _split(document["ids"]) + _split(document.get("duplicates", b""))
+            claimed = split_ids(document["ids"]) + split_ids(document.get("duplicates", b""))
             if shared := among.intersection(claimed):
                 found.setdefault(document["import_id"], set()).update(shared)
-        return list(found.items())
+        return sorted(found.items(), key=itemgetter(0))
 
     async def ids_of_others(
         self, workspace: str, source: str, *, other_than: str
@@ -156,7 +123,7 @@ class Units:
         """Yield the ids of messages that other imports added to a conversation, part by part."""
         always = float("-inf"), float("inf")
         async for document in self._around(workspace, source, *always, other_than, {"ids": 1}):
-            yield _split(document["ids"])
+            yield split_ids(document["ids"])
 
     async def _around(
         self,
@@ -204,7 +171,7 @@ class Units:
             ]
         found: set[bytes] = set()
         async for document in self._documents(parts, {"ids": 1}):
-            found.update(among.intersection(_split(document["ids"])))
+            found.update(among.intersection(split_ids(document["ids"])))
         return found
 
     async def _documents(
@@ -243,7 +210,7 @@ class Units:
         query = {"import_id": import_id, "conversation": conversation}
         with translate_errors():
             async for document in self._collection.find(query, {"ids": 1, "duplicates": 1}):
-                yield _split(document["ids"]) + _split(document.get("duplicates", b""))
+                yield split_ids(document["ids"]) + split_ids(document.get("duplicates", b""))
 
     async def existing(self, ids: Iterable[str]) -> set[str]:
         """Return which of these parts are stored."""
@@ -261,91 +228,116 @@ class Units:
             found = self._collection.find({"import_id": import_id}, {"added": 1})
             return sum([document.get("added", 0) async for document in found])
 
-    async def keep(self, record: UnitRecord, ids: Sequence[bytes]) -> None:
-        """Leave only these ids of a part in the ledger: others were withdrawn, or left to another import."""
-        retained = set(ids)
-        pairs = zip(_split(record.ids), _split(record.marks, MARK_BYTES), strict=False)
-        marks = [(packed_id, mark) for packed_id, mark in pairs if packed_id in retained]
-        changes: dict[str, Any] = {
-            "ids": b"".join(packed_id for packed_id, _ in marks),
-            "marks": b"".join(mark for _, mark in marks),
-            "added": len(marks),
-            "changed": b"",
-            "duplicates": b"",
-        }
-        if not marks:
-            changes["source"] = ""  # no other import has to know of it
+    async def undone(self, import_id: str) -> Undone:
+        """Return what undos have taken out of the ledger of an import."""
+        fields = {"withdrawn": 1, "left": 1, "lost": 1}
+        withdrawn, left, lost = 0, Counter[str](), Counter[str]()
         with translate_errors():
-            await self._collection.update_one({"_id": record.id}, {"$set": changes})
+            async for document in self._collection.find({"import_id": import_id}, fields):
+                withdrawn += document.get("withdrawn", 0)
+                left.update(document.get("left", {}))
+                lost.update(document.get("lost", {}))
+        return Undone(withdrawn, left, lost)
+
+    async def withdraw(self, record_id: str, ids: Collection[bytes], claims: Claims) -> set[bytes]:
+        """Take messages of a part out of the ledger that the chat has removed; return those that it had.
+
+        They are counted on the part, for the imports in `claims`, too, with the same write: whatever is
+        repeated, `undone` has each once.
+        """
+
+        def change(record: UnitRecord) -> tuple[set[bytes], dict[str, Any]]:
+            removed, changes = removal(record, ids)
+            lost = Counter({other: len(claimed & removed) for other, claimed in claims})
+            changes["withdrawn"] = record.withdrawn + len(removed)
+            changes["lost"] = dict(Counter(record.lost) + lost)
+            return removed, changes
+
+        return await self._change(record_id, change) or set()
+
+    async def leave(self, record: UnitRecord, ids: Collection[bytes], heir: str) -> int:
+        """Move messages of a part to the ledger of another import; return how many the part had.
+
+        They are counted as those that `withdraw` takes. Doing it again changes nothing.
+        """
+        await self._leave_to(heir, record, ids)
+
+        def change(current: UnitRecord) -> tuple[int, dict[str, Any]]:
+            removed, changes = removal(current, ids)
+            changes["left"] = dict(Counter(current.left) + Counter({heir: len(removed)}))
+            return len(removed), changes
+
+        return await self._change(record.id, change) or 0
 
     async def take(self, record_id: str, duplicates: Collection[bytes], rejected: Collection[bytes]) -> int:
         """Take messages of a part out of the ledger, and return how many: the import has not added them."""
-        for _ in range(_MAX_ATTEMPTS):
-            with translate_errors():
-                document = await self._collection.find_one({"_id": record_id})
-            if document is None:
-                return 0
-            record = UnitRecord.from_document(document)
-            pairs = list(zip(_split(record.ids), _split(record.marks, MARK_BYTES), strict=False))
+
+        def change(record: UnitRecord) -> tuple[int, dict[str, Any]]:
+            pairs = marked_ids(record)
             left = [pair for pair in pairs if pair[0] not in duplicates and pair[0] not in rejected]
-            if len(left) == len(pairs):
-                return 0
             found = [packed_id for packed_id, _ in pairs if packed_id in duplicates]
-            changes = {
-                "ids": b"".join(packed_id for packed_id, _ in left),
-                "marks": b"".join(mark for _, mark in left),
-                "added": len(left),
-                "duplicates": record.duplicates + b"".join(found),
-            }
-            # Not if an undo has changed it meanwhile.
-            with translate_errors():
-                query = {"_id": record_id, "ids": record.ids}
-                if (await self._collection.update_one(query, {"$set": changes})).matched_count:
-                    return len(pairs) - len(left)
-        raise DatabaseUnavailable("a part of an import is changed all the time: try again")
+            changes = {**ledger_fields(left), "duplicates": record.duplicates + b"".join(found)}
+            return len(pairs) - len(left), changes if len(left) < len(pairs) else {}
+
+        return await self._change(record_id, change) or 0
 
     async def give_back(self, record_id: str, ids: Sequence[bytes], source: str) -> int:
         """Add withdrawn messages of a part to the ledger again, and return how many were missing.
 
         The marks of their contents are unknown by then. `source` is what the part had before.
         """
-        for _ in range(_MAX_ATTEMPTS):
-            with translate_errors():
-                document = await self._collection.find_one({"_id": record_id})
-            if document is None:
-                return 0
-            record = UnitRecord.from_document(document)
-            known = set(_split(record.ids))
+
+        def change(record: UnitRecord) -> tuple[int, dict[str, Any]]:
+            known = set(split_ids(record.ids))
             missing = [packed_id for packed_id in ids if packed_id not in known]
             changes = {
                 "ids": record.ids + b"".join(missing),
                 "marks": record.marks + bytes(MARK_BYTES * len(missing)),
                 "added": len(known) + len(missing),
+                "withdrawn": record.withdrawn - len(missing),
                 "source": source,
             }
+            return len(missing), changes
+
+        return await self._change(record_id, change) or 0
+
+    async def _change(
+        self, record_id: str, change: Callable[[UnitRecord], tuple[T, Mapping[str, Any]]]
+    ) -> T | None:
+        """Change fields of a part as it is now; return what `change` has returned, None if there is no part.
+
+        `change` may be called again: an undo and a late confirmation may change a part at the same time.
+        """
+        for _ in range(_MAX_ATTEMPTS):
             with translate_errors():
-                query = {"_id": record_id, "ids": record.ids}
+                document = await self._collection.find_one({"_id": record_id})
+            if document is None:
+                return None
+            record = UnitRecord.from_document(document)
+            result, changes = change(record)
+            if not changes:
+                return result
+            query = {"_id": record_id, "ids": record.ids}
+            with translate_errors():
                 if (await self._collection.update_one(query, {"$set": changes})).matched_count:
-                    return len(missing)
+                    return result
         raise DatabaseUnavailable("a part of an import is changed all the time: try again")
 
-    async def leave_to(self, heir: str, record: UnitRecord, ids: Iterable[bytes]) -> None:
+    async def _leave_to(self, heir: str, record: UnitRecord, ids: Collection[bytes]) -> None:
         """Give messages of a part to the ledger of another import. Doing it again changes nothing."""
-        left = set(ids)
-        pairs = zip(_split(record.ids), _split(record.marks, MARK_BYTES), strict=False)
-        marks = [(packed_id, mark) for packed_id, mark in pairs if packed_id in left]
         copy = record.model_copy(
             update={
                 "id": f"{heir}:left:{derive(record.id)}",
                 "import_id": heir,
                 "added_by": record.adder,
-                "ids": b"".join(packed_id for packed_id, _ in marks),
-                "marks": b"".join(mark for _, mark in marks),
-                "added": len(marks),
+                **ledger_fields([pair for pair in marked_ids(record) if pair[0] in ids]),
                 "changed": b"",
                 "duplicates": b"",
                 "outside": b"",
                 "days": {},
+                "withdrawn": 0,
+                "left": {},
+                "lost": {},
             }
         )
         await self.store([copy])
@@ -359,38 +351,3 @@ class Units:
         """Delete all parts of a workspace."""
         with translate_errors():
             await self._collection.delete_many({"workspace": workspace})
-
-
-def packed(message_id: str) -> bytes:
-    """Return a message id that the hub has derived in 16 bytes; b'' for any other id."""
-    return bytes.fromhex(message_id[len(_PREFIX) :]) if _DERIVED.fullmatch(message_id) else b""
-
-
-def packed_ids(message_ids: Iterable[str]) -> set[bytes]:
-    """Return those of these message ids that the hub has derived, in 16 bytes each."""
-    return set(map(packed, message_ids)) - {b""}
-
-
-def unpacked(packed_id: bytes) -> str:
-    """Return the message id that 16 bytes are."""
-    return _PREFIX + packed_id.hex()
-
-
-def split_ids(ids: bytes) -> list[bytes]:
-    """Return the ids of a ledger, 16 bytes each."""
-    return _split(ids)
-
-
-def has_mark(marks: bytes, mark: bytes) -> bool:
-    """Return whether a mark is among those of a message."""
-    return mark in _split(marks, MARK_BYTES)
-
-
-def add_digest(digest: str, ids: Iterable[bytes]) -> str:
-    """Return a digest of message ids with more ids added, in whatever order: their sum modulo 2**128."""
-    total = int(digest or "0", 16) + sum(int.from_bytes(part) for part in ids)
-    return f"{total % (1 << 128):032x}"
-
-
-def _split(data: bytes, size: int = ID_BYTES) -> list[bytes]:
-    return [data[at : at + size] for at in range(0, len(data), size)]
