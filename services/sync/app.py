@@ -184,6 +184,7 @@ async def build(runtime: Runtime) -> Service:
         queue,
         StoredChanges(queue, lane_records, carrier.retry_for_s),
         carrier.carry if tracing.tracer is None else TracedCarry(carrier.carry, tracing.tracer),
+        carrier.give_up,
         runtime.log,
         account_pause_s=carrier.account_pause_s,
         assignment=lambda: requested.assignment,

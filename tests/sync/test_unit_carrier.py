@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import structlog
 
 from services.sync.carry.carrier import Carrier
-from services.sync.carry.outcomes import Change, Done, Failed, Outcome
+from services.sync.carry.outcomes import Change, Done, Failed, Outcome, SetAside, Stopped, Waits
 from services.sync.model.mapping import Leg, Mapping, MappingStatus
 from services.sync.model.synced_message import SyncedMessage
 from shared.contracts.chat import ChatAuthor
@@ -30,12 +31,23 @@ class Stage:
     status: MappingStatus = "active"
     apply: Callable[[Change], Awaitable[Outcome]] | None = None
     calls: list[str] = field(default_factory=list)
+    received_at: datetime = field(default_factory=utcnow)
 
     async def carry(self, kind: Kind = "message") -> Outcome:
+        return await self.carrier().carry(self.change(kind))
+
+    async def give_up(self) -> Outcome:
+        return await self.carrier().give_up(
+            self.change("message"), "A fault of the hub: its log has the error."
+        )
+
+    def carrier(self) -> Carrier:
         times: dict[str, Any] = {"created_at": _NOW, "changed_at": _NOW, "failed_leg": _LEG.id}
         self.mapping = Mapping(id="map_1", workspace="ws", legs=(_LEG, _CHAT), status=self.status, **times)
         parts: list[Any] = [*[self] * 7, structlog.get_logger(), self]
-        carrier = Carrier(*parts)
+        return Carrier(*parts)
+
+    def change(self, kind: Kind) -> Change:
         received_at = rfc3339(utcnow())
         request = SyncRequested(
             request_id="req_1",
@@ -48,7 +60,7 @@ class Stage:
             occurred_at=received_at,
             received_at=received_at,
         )
-        return await carrier.carry(Change(request, "ws", "", "lane", "slack:T1", 0, 0, utcnow()))
+        return Change(request, "ws", "", "lane", "slack:T1", 0, 0, self.received_at)
 
     # The parts around it
 
@@ -104,6 +116,39 @@ async def test_a_message_that_was_sent_stays_so_if_its_state_cannot_be_published
     with pytest.raises(BrokerUnavailable):
         await stage.carry()
     assert stage.calls == []
+
+
+async def test_a_message_that_the_hub_cannot_apply_has_failed_at_its_target_too() -> None:
+    assert isinstance(await (faulty := Stage()).give_up(), Failed)
+    assert faulty.calls == ["failed", "write"]
+
+    class Faulty(Stage):
+        async def failed(self, *_: object, **__: object) -> None:
+            raise ValueError("the same bug")
+
+    assert isinstance(await (faulty := Faulty()).give_up(), Failed)
+    assert faulty.calls == []
+
+
+async def test_a_change_is_not_set_aside_for_ever() -> None:
+    aside, stage = SetAside(1.0, "Its message is not sent yet."), Stage(apply=ending_with(Done()))
+    for apply in (ending_with(aside), applied(error=Stopped(aside))):
+        stage.apply, stage.received_at = apply, utcnow()
+        assert await stage.carry("edit") == aside
+        stage.received_at = _NOW - timedelta(days=2)
+        assert await stage.carry("edit") == Failed(aside.reason)
+    # The provider's rates let it through in the end, however many are before it.
+    stage.apply = applied(error=Stopped(waits := Waits(5.0, "The provider allows no more calls.")))
+    assert await stage.carry() == waits
+
+
+def ending_with(outcome: Outcome) -> Callable[..., Awaitable[Outcome]]:
+    """Return how a change is applied, with this outcome."""
+
+    async def apply(*_: object) -> Outcome:
+        return outcome
+
+    return apply
 
 
 async def test_a_signal_of_a_paused_mapping_is_dropped() -> None:

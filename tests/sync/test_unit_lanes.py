@@ -52,6 +52,7 @@ class Queue:
     workspace: str = field(default_factory=lambda: f"ws_{token_hex(4)}")
     carried: list[str] = field(default_factory=list)
     outcome: Callable[[Change], Outcome] = lambda _: Done()
+    given_up: list[str] = field(default_factory=list)
     number: int = 0
     assigned: tuple[int, Sequence[int]] = (0, ())
     """The assignment of all processes, if it has a number."""
@@ -96,6 +97,7 @@ class Queue:
             queue,
             StoredChanges(queue, LaneRecords(self.mongo), lambda _: 3600.0),
             self._carry,
+            self._give_up,
             structlog.get_logger(),
             account_pause_s=lambda *_: self.account_pause_s,
             assignment=lambda: self.assigned if self.assigned[0] else (number, list(partitions)),
@@ -125,6 +127,10 @@ class Queue:
         if isinstance(outcome, Done):
             self.carried.append(number)
         return outcome
+
+    async def _give_up(self, change: Change, reason: str) -> Outcome:
+        self.given_up.append(change.request.request_id.rsplit(".", 1)[1])
+        return Failed(reason)
 
 
 async def until(is_so: Callable[[], bool]) -> None:

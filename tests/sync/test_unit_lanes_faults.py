@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from services.sync.carry import lanes as lanes_module
 from services.sync.carry.lanes import Lanes
-from services.sync.carry.outcomes import Change, Done
+from services.sync.carry.outcomes import Change, Done, Outcome
 from services.sync.model.lane_record import LANES
+from services.sync.model.synced_message import QUEUE
 from services.sync.store.queue import SyncQueue
 from shared.contracts.errors import DatabaseUnavailable
 from tests.sync.test_unit_lanes import Queue, Record, queue, until, waits
@@ -120,6 +122,27 @@ async def test_a_change_that_is_sent_while_it_is_stored_is_not_applied_again(
     in_memory = [number for number in queue.carried if int(number) < 32]
     assert in_memory == [str(number) for number in range(32)]
     await queue.has_stored(0)
+
+
+async def test_a_change_that_the_hub_cannot_apply_is_given_up_and_the_next_one_applied(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes_module, "_DATABASE_PAUSE_S", 0.01)
+    attempts: list[str] = []
+
+    def faulty(change: Change) -> Outcome:
+        attempts.append(change.request.request_id.rsplit(".", 1)[1])
+        if attempts[-1] == "1":
+            raise ValueError("a bug")
+        return Done()
+
+    queue.outcome = faulty
+    lanes = await queue.start()
+    await lanes.put([queue.change(1), queue.change(2)])
+    assert await queue.carried_to(1) == ["2"]
+    assert (queue.given_up, attempts) == (["1"], ["1"] * 5 + ["2"])
+    [failed] = await queue.mongo.collection(QUEUE).find({"workspace": queue.workspace}).to_list(None)
+    assert (failed["state"], failed["reason"]) == ("failed", "A fault of the hub: its log has the error.")
 
 
 async def test_signals_do_not_wait(queue: Queue) -> None:

@@ -105,10 +105,30 @@ class Carrier:
         if message is None:
             return Done()  # it has expired, or its workspace was deleted
         outcome = await self._apply(change, mapping, leg, message)
+        if isinstance(outcome, SetAside) and utcnow() > self._give_up_at(change):
+            return await self._fail(change, message, leg, "not_ready", outcome.reason)
         is_accepted = isinstance(outcome, Done) and bool(change.method)  # without a call, nothing is known
         if is_accepted and mapping.status == "error" and mapping.failed_leg == leg.id:
             await self._mappings.clear_error(mapping.id, mapping.workspace)
         return outcome
+
+    async def give_up(self, change: Change, reason: str) -> Outcome:
+        """Fail a change that a fault of the hub keeps from being applied. Raises as `carry`.
+
+        `reason` is the problem and the fix for a person.
+        """
+        mapping = self._index.get(change.request.mapping_id)
+        leg = mapping.leg(change.request.leg_id) if mapping else None
+        try:
+            message = await self._messages.find(change.request.synced_id)
+            if leg is None or message is None or change.request.kind == "signal":
+                return Done()
+            return await self._fail(change, message, leg, "hub_fault", reason)
+        except RetryLater:
+            raise
+        except Exception as error:  # noqa: BLE001 -- the fault may be there too: its lane must go on
+            self._log.error("carry.give_up_failed", synced_id=change.request.synced_id, exc_info=error)
+            return Failed(reason)
 
     async def _apply(self, change: Change, mapping: SyncMapping, leg: Leg, message: SyncedMessage) -> Outcome:
         """Apply a change at its target, and turn a failure into an outcome. Raises as `carry`."""

@@ -39,7 +39,9 @@ _MIN_STALE: Final = 100
 _MAX_FAULTS: Final = 5
 _STOP_TIMEOUT_S: Final = 3.0
 
+
 Carry = Callable[[Change], Awaitable[Outcome]]
+GiveUp = Callable[[Change, str], Awaitable[Outcome]]
 
 
 class Lanes:
@@ -50,18 +52,21 @@ class Lanes:
         queue: SyncQueue,
         stored: StoredChanges,
         carry: Carry,
+        give_up: GiveUp,
         log: Log,
         *,
         account_pause_s: Callable[[str, str], float],
         assignment: Callable[[], tuple[int, Sequence[int]]],
     ) -> None:
-        """`carry` applies one change. `account_pause_s` returns an account's pause in seconds, 0 for none.
+        """`carry` applies one change, and `give_up` fails one for a reason.
 
-        `assignment` returns the number of the current assignment, and the partitions.
+        `account_pause_s` returns an account's pause in seconds, 0 for none. `assignment` returns the number
+        of the current assignment, and the partitions.
         """
         self._queue = queue
         self._stored = stored
         self._carry = carry
+        self._give_up = give_up
         self._log = log
         self._account_pause_s = account_pause_s
         self._assignment = assignment
@@ -266,14 +271,16 @@ class Lanes:
             self._wait(lane, wait_s)
 
     async def _count_fault(self, lane: Lane) -> None:
-        """Count an error of the hub at the first change of a lane; fail the change after `_MAX_FAULTS`."""
+        """Count an error of the hub at the first change of a lane; give it up after `_MAX_FAULTS`."""
         if not lane.changes:
             return
         change = lane.changes[0]
         change.faults += 1
-        if change.faults >= _MAX_FAULTS:
-            with suppress(DatabaseUnavailable):
-                await self._apply_outcome(lane, change, Failed("A fault of the hub: its log has the error."))
+        if change.faults < _MAX_FAULTS or change.is_revoked:
+            return
+        with suppress(RetryLater):
+            outcome = await self._give_up(change, "A fault of the hub: its log has the error.")
+            await self._apply_outcome(lane, change, outcome)
 
     async def _apply_outcome(self, lane: Lane, change: Change, outcome: Outcome) -> None:
         """Store the outcome of a lane's first change; then remove the change and complete its record."""
@@ -341,10 +348,8 @@ class Lanes:
             records = await self._stored.lanes(partitions)
             self._loaded = number
             self._rejoined.clear()
-            for lane in self._lanes.values():
-                lane.is_recorded = (
-                    False  # another process may have owned the partition and removed the record
-                )
+            for lane in self._lanes.values():  # another process may have owned it and removed its record
+                lane.is_recorded = False
             lanes = [self._load_lane(record) for record in records]
             self._resume(lane for lane in lanes if not lane.is_running)
 

@@ -168,7 +168,7 @@ class SceneCalls:
 
 def unsent_message_outcome(scene: Scene) -> Outcome:
     """Return the outcome of a change to a message that the target does not have yet: it is set aside."""
-    if utcnow() - scene.change.received_at > LATE and scene.target and scene.target.state == "waiting":
+    if utcnow() - scene.change.received_at > LATE:
         return SetAside(60.0, "Its message waits.")
     return SetAside(WAIT_S, "Its message is not sent yet.")
 
