@@ -4,16 +4,17 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Final
 
 from tests.chaos.faults import FAULTS, Impossible
 from tests.chaos.rig import Rig
-from tests.chaos.tally import Tally
 from tests.support.apache_kafka import available
 
 _RECOVERY_S: Final = 180.0
@@ -66,38 +67,123 @@ def cause(rig: Rig, row: Row, recovery_s: float) -> str:
     return "" if recovered else f"the hub did not recover from: {row.fault}"
 
 
-def summary(tally: Tally, seconds: float) -> list[str]:
+@dataclass
+class Totals:
+    """What the journals of all hubs of a run say together."""
+
+    acknowledged: int = 0
+    unknown: int = 0
+    failures: int = 0
+    taken: int = 0
+    lost: list[str] = field(default_factory=list)
+    duplicates: int = 0
+    inversions: int = 0
+    unsent: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    failed_calls: list[str] = field(default_factory=list)
+
+    def add(self, rig: Rig) -> None:
+        """Add what became of the webhooks of a hub, after its load has ended."""
+        tally = rig.look()
+        self.acknowledged += tally.acknowledged
+        self.unknown += tally.unknown
+        self.failures += tally.failures.total()
+        self.taken += tally.taken.total()
+        self.lost += sorted(map(str, tally.missing))
+        self.duplicates += tally.duplicates.total()
+        self.inversions += tally.inversions
+        self.unsent += tally.unsent
+        self.calls += rig.calls
+        self.failed_calls += rig.failed_calls
+
+
+def summary(totals: Totals, seconds: float) -> list[str]:
     """Return the totals as lines of text."""
-    lost = len(tally.missing)
     lines = [
-        f"{tally.acknowledged:,} webhooks acknowledged in {seconds / 60:.0f} minutes",
-        f"{tally.unknown:,} of unknown fate, {tally.failures.total():,} requests failed and repeated",
-        f"{tally.taken.total():,} deliveries, {lost:,} lost, {tally.duplicates.total():,} duplicates",
-        f"{tally.inversions:,} overtaken in strict order, {tally.unsent:,} of webhooks that nobody sent",
+        f"{totals.acknowledged:,} webhooks acknowledged in {seconds / 60:.0f} minutes",
+        f"{totals.unknown:,} of unknown fate, {totals.failures:,} requests failed and repeated",
+        f"{totals.taken:,} deliveries, {len(totals.lost):,} lost, {totals.duplicates:,} duplicates",
+        f"{totals.inversions:,} overtaken in strict order, {totals.unsent:,} of webhooks that nobody sent",
     ]
-    if not lost and tally.acknowledged:
+    if not totals.lost and totals.acknowledged:
         lines.append(
-            f"0 lost of {tally.acknowledged:,} acknowledged: with 95 % confidence, fewer than "
-            f"{3 / tally.acknowledged:.1e} of them are lost (3/n)"
+            f"0 lost of {totals.acknowledged:,} acknowledged: with 95 % confidence, fewer than "
+            f"{3 / totals.acknowledged:.1e} of them are lost (3/n)"
         )
+    if totals.calls:
+        calls = ", ".join(f"{number:,} {name}" for name, number in sorted(totals.calls.items()))
+        lines.append(f"calls of APIs: {calls}, {len(totals.failed_calls):,} failed")
     return lines
 
 
-def problems(tally: Tally, rows: Sequence[Row]) -> list[str]:
+def problems(totals: Totals, rows: Sequence[Row]) -> list[str]:
     """Return what must not be."""
     found = []
-    if tally.missing:
-        found.append(f"{len(tally.missing):,} deliveries are lost, such as {min(tally.missing)}")
-    if tally.inversions:
-        found.append(f"{tally.inversions:,} deliveries in strict order overtook an earlier one")
-    if tally.unsent:
-        found.append(f"{tally.unsent:,} deliveries are of webhooks that nobody sent")
+    if totals.lost:
+        found.append(f"{len(totals.lost):,} deliveries are lost, such as {totals.lost[0]}")
+    if totals.inversions:
+        found.append(f"{totals.inversions:,} deliveries in strict order overtook an earlier one")
+    if totals.unsent:
+        found.append(f"{totals.unsent:,} deliveries are of webhooks that nobody sent")
     for row in rows:
         if row.fault == "rolling restart" and row.failed:
             found.append(f"{row.failed:,} requests failed while the processes were replaced")
         if row.fault == "rolling restart" and row.duplicates:
             found.append(f"{row.duplicates:,} deliveries were doubled while the processes were replaced")
+    found += [f"a call while services were replaced: {line}" for line in totals.failed_calls[:_MAX_LINES]]
     return found
+
+
+@dataclass
+class Run:
+    """Causes faults in one hub after the other. A fault that failed, or was not recovered from, ends it.
+
+    Each fault is caused once, and more in random order until the minutes are over and as many webhooks are
+    acknowledged. A hub that has acknowledged `per_hub` is replaced by a new one, with an empty broker and
+    database.
+    """
+
+    rows: Mapping[str, Row]
+    minutes: float
+    webhooks: int
+    per_hub: int
+    rng: random.Random
+    recovery_s: float
+    began: float = field(default_factory=monotonic)
+    totals: Totals = field(default_factory=Totals)
+    stuck: str = ""
+    waiting: list[str] = field(default_factory=list)
+    """The faults that come next."""
+    is_complete: bool = False
+    """True once each fault was caused."""
+
+    def is_over(self, acknowledged: int = 0) -> bool:
+        """Return whether no further fault is caused, with so many webhooks of the current hub."""
+        is_enough = self.totals.acknowledged + acknowledged >= self.webhooks
+        is_late = monotonic() - self.began >= self.minutes * 60
+        return bool(self.stuck) or (self.is_complete and is_late and is_enough)
+
+    def cause_faults(self, rig: Rig, rate: float) -> None:
+        """Cause faults in a hub until it has acknowledged enough, or the run is over."""
+        with rig.load():
+            rig.until(lambda: rig.tally.acknowledged > rate, self.recovery_s)
+            while not self.is_over(rig.tally.acknowledged):
+                if self.per_hub and rig.tally.acknowledged >= self.per_hub:
+                    break
+                row = self.rows[self._next()]
+                self.stuck = cause(rig, row, self.recovery_s)
+                self.is_complete = self.is_complete or not self.waiting
+                _say(f"{row} {self.totals.acknowledged + rig.tally.acknowledged:,} in all")
+        rig.until(lambda: not rig.tally.missing or rig.nothing_left(), _RECOVERY_S)
+        rig.wait(1)  # for what is on its way to the receiver, and for duplicates
+        self.totals.add(rig)
+        for failure in rig.ended:
+            _say(f"restarted: {failure}")
+
+    def _next(self) -> str:
+        if not self.waiting:
+            self.waiting = self.rng.sample(list(self.rows), len(self.rows))
+        return self.waiting.pop()
 
 
 def chaos(
@@ -105,42 +191,23 @@ def chaos(
     *,
     faults: Sequence[str],
     minutes: float,
-    webhooks: int,
     rate: float,
     seed: int,
     disk_mb: int,
     broken: bool,
+    webhooks: int = 0,
+    per_hub: int = 0,
     recovery_s: float = _RECOVERY_S,
 ) -> int:
-    """Cause each fault once, and more in random order; return the exit status.
-
-    Faults go on until the minutes are over and as many webhooks are acknowledged.
-    """
-    rng = random.Random(seed)  # noqa: S311 -- to be repeated
+    """Cause faults, print what became of the webhooks, and return the exit status: see `Run`."""
     rows = {name: Row(name) for name in faults}
-    began = monotonic()
-    stuck = ""
-
-    def is_over(rig: Rig) -> bool:
-        return monotonic() - began >= minutes * 60 and rig.tally.acknowledged >= webhooks
-
-    with Rig(folder, rate, disk_mb, broken) as rig:
-        with rig.load():
-            rig.until(lambda: rig.tally.acknowledged > rate, recovery_s)
-            first = True
-            while not stuck and (first or not is_over(rig)):
-                for name in rng.sample(list(faults), len(faults)):
-                    if not first and is_over(rig):
-                        break
-                    if stuck := cause(rig, rows[name], recovery_s):
-                        break
-                    _say(f"{rows[name]} {rig.tally.acknowledged:,} in all")
-                first = False
-        rig.until(lambda: not rig.tally.missing or rig.nothing_left(), _RECOVERY_S)
-        rig.wait(1)  # for what is on its way to the receiver, and for duplicates
-        tally = rig.look()
-        for failure in rig.ended:
-            _say(f"restarted: {failure}")
+    rng = random.Random(seed)  # noqa: S311 -- to be repeated
+    run = Run(rows, minutes, webhooks, per_hub, rng, recovery_s)
+    for number in count(1):
+        with Rig(folder / str(number), rate, disk_mb, broken) as rig:
+            run.cause_faults(rig, rate)
+        if run.is_over():
+            break
     _say("")
     _say(f"{datetime.now(UTC):%Y-%m-%d}, seed {seed}, {rate:g} webhooks a second, two processes of a service")
     _say("")
@@ -149,15 +216,9 @@ def chaos(
     for row in rows.values():
         _say(str(row))
     _say("")
-    for line in summary(tally, monotonic() - began):
+    for line in summary(run.totals, monotonic() - run.began):
         _say(line)
-    if rig.calls:
-        calls = ", ".join(f"{number:,} {name}" for name, number in sorted(rig.calls.items()))
-        _say(f"calls of APIs: {calls}, {len(rig.failed_calls):,} failed")
-    found = problems(tally, list(rows.values()))
-    found += [f"a call while services were replaced: {line}" for line in rig.failed_calls[:_MAX_LINES]]
-    if stuck:
-        found.append(stuck)
+    found = problems(run.totals, list(rows.values())) + ([run.stuck] if run.stuck else [])
     for line in found:
         _say(f"FAILED: {line}")
     return 1 if found else 0
@@ -173,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="how long faults begin (default: 10)")
     parser.add_argument("--webhooks", type=int, default=0, help="and until as many are acknowledged")
+    parser.add_argument("--per-hub", type=int, default=0, help="begin a new hub after as many")
     parser.add_argument("--rate", type=float, default=50, help="webhooks a second (default: 50)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--only", action="append", choices=list(FAULTS), help="this fault; can be repeated")
@@ -190,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             faults=given.only or list(FAULTS),
             minutes=given.minutes,
             webhooks=given.webhooks,
+            per_hub=given.per_hub,
             rate=given.rate,
             seed=given.seed,
             disk_mb=given.disk_mb,

@@ -22,7 +22,6 @@ def _chaos(folder: Path, *faults: str, broken: bool = False) -> int:
         folder,
         faults=faults,
         minutes=0,
-        webhooks=0,
         rate=20,
         seed=1,
         disk_mb=512,
