@@ -204,6 +204,7 @@ def test_a_quota_counts_what_is_verified_at_every_gateway(
                 assert own < 50, "it has to know what the other one has counted"
                 sleep(1)
             assert is_over(publish(at, key), "events")
+            assert is_over(call(at, key, "POST", "/api/events", []), "events"), "it was read first"
         # A repeat of what was accepted is not refused: its sender only missed the answer.
         assert deliver(hub, endpoint, delivery).json() == first.json() | {"duplicate": True}
         for at in (hub, other):

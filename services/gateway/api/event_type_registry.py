@@ -1,5 +1,6 @@
 """Event types: the built-in ones, those of providers, and those that workspaces registered."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -29,10 +30,11 @@ NAME_PATTERN: Final = r"^[a-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 
 HUB_ONLY: Final = "inbound.* is published by the hub only; report the chat's own changes as message.*"
 
-_MAX_CHECK_WORK: Final = 100_000_000
-"""Size of a schema times the bytes of the data. A check of this size takes about a second at worst."""
-_MAX_CHECK_S: Final = 1.0
-"""CPU time of the checks of one request. They block the event loop."""
+TOO_EXPENSIVE: Final = "too large for the schema of its type: send less data, or simplify the schema"
+_MAX_CHECKS_S: Final = 0.1
+"""CPU time of the checks of one request, before the last one."""
+_CHEAP_CHECKS_S: Final = 0.01
+"""Checks that take no longer together need no pause after them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def _example(provider: str, event: str, fired_triggers: tuple[str, ...]) -> Mapp
 @cache
 def _built_in_schema(name: str) -> BoundedSchema:
     """Return the compiled schema of a built-in type. The first call for a type takes about 2 ms."""
-    return BoundedSchema(orjson.dumps(EVENT_TYPES[name].schema))
+    return BoundedSchema(orjson.dumps(EVENT_TYPES[name].schema), is_trusted=True)
 
 
 class EventTypes:
@@ -195,34 +197,43 @@ def _compile_schema(record: EventTypeRecord) -> BoundedSchema | None:
 
 
 class SchemaChecks:
-    """Checks the event data of one request against schemas, within a limit of CPU time."""
+    """Checks the event data of one request against schemas, within a limit of CPU time.
+
+    A check blocks the event loop, for 0.1 s at worst. So after expensive ones comes a pause as long as they
+    took, in which the requests of other workspaces get their share of the loop.
+    """
 
     def __init__(self, own: Mapping[str, BoundedSchema | None], workspace: str) -> None:
         self._own = own
         self._workspace = workspace
         self._seconds = 0.0
+        self._seconds_before_pause = 0.0
 
-    def first_error(self, name: str, data: Any, length: int) -> FieldError | None:
+    def first_error(self, name: str, data: Any, text: bytes) -> FieldError | None:
         """Return the first error of an event's data; None if the data is valid or the type has no schema.
 
-        `length` is the number of bytes of the data as JSON. The field of the error is a path within the data,
-        empty for the data as a whole.
+        `text` is the data as JSON. The field of the error is a path within the data, empty for the data as a
+        whole.
         """
-        schema: BoundedSchema | None
         if name in EVENT_TYPES:
-            schema = _built_in_schema(name)
+            schema: BoundedSchema | None = _built_in_schema(name)
         else:
             schema = self._own.get(event_type_id(self._workspace, name))
-            if schema is not None and schema.size * length > _MAX_CHECK_WORK:
-                return FieldError(
-                    "", "too large for the schema of its type: send less data, or simplify the schema"
-                )
         if schema is None:
             return None
-        if self._seconds > _MAX_CHECK_S:
+        if self._seconds > _MAX_CHECKS_S:
             return FieldError("", "checking this request takes too long: send fewer events at a time")
         started = thread_time()
         try:
-            return schema.first_error(data, length)
+            if name not in EVENT_TYPES and schema.is_too_expensive(text):
+                return FieldError("", TOO_EXPENSIVE)
+            return schema.first_error(data, len(text))
         finally:
             self._seconds += thread_time() - started
+
+    async def pause(self) -> None:
+        """Let other requests run, if the checks since the last pause were expensive."""
+        seconds = self._seconds - self._seconds_before_pause
+        if seconds > _CHEAP_CHECKS_S:
+            self._seconds_before_pause = self._seconds
+            await asyncio.sleep(seconds)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from services.gateway.api.event_type_records import EventTypeRecord, EventTypeRepository, event_type_id
 from services.gateway.api.event_type_registry import (
     NAME_PATTERN,
+    TOO_EXPENSIVE,
     EventTypes,
     EventTypeSource,
     FixedEventTypes,
@@ -166,6 +167,8 @@ def _validate_schema(schema: Any, example: Any) -> tuple[str | None, str | None]
         raise _invalid(FieldError("schema", str(error))) from None
     if example_text is None:
         return schema_text, None
+    if compiled.is_too_expensive(example_text.encode()):
+        raise _invalid(FieldError("example", TOO_EXPENSIVE))
     if mismatch := compiled.first_error(orjson.loads(example_text), len(example_text)):
         raise _invalid(FieldError(f"example.{mismatch.field}".rstrip("."), mismatch.message))
     return schema_text, example_text

@@ -17,10 +17,19 @@ from services.gateway.api.event_type_registry import (
 )
 from services.gateway.ingest.quotas import WorkspaceQuotas
 from shared.contracts.envelope import Event, now, rfc3339
-from shared.contracts.errors import FieldError, Forbidden, Invalid, Malformed, TooLarge, UnsupportedMedia
+from shared.contracts.errors import (
+    FieldError,
+    Forbidden,
+    Invalid,
+    Malformed,
+    OverLimit,
+    TooLarge,
+    UnsupportedMedia,
+)
 from shared.contracts.event_types import canonical, is_published_by_hub
 from shared.contracts.topics import CHAT_EVENTS
 from shared.runtime.kafka.producer import Producer, event_record
+from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.tracing import admit_trace, continue_trace
 from shared.runtime.web.access import ApiKey, Keyring, authorize, requires
 from shared.runtime.web.openapi import clean_schema
@@ -36,6 +45,8 @@ MAX_EVENTS: Final = 500
 _MAX_HEADER_BYTES: Final = 1000
 _MAX_ERRORS: Final = 50
 """Field errors that a response lists."""
+_MAX_OPEN: Final = 100
+"""Requests of a workspace whose events are parsed and checked, one after another, in each process."""
 _ACK_TIMEOUT_S: Final = 1.8
 _JSON: Final = b"application/json"
 _MEDIA_TYPES: Final = frozenset(
@@ -105,6 +116,8 @@ class PublishEventsApi:
         self._keyring = keyring
         self._quotas = quotas
         self._producer = producer
+        # Only expensive checks, with pauses between them, make a request of the same workspace wait.
+        self._parsing = WorkspaceLimits(1)
 
     def mount(self, app: FastAPI) -> None:
         """Declare the route, for the OpenAPI document. `handle` answers it."""
@@ -116,7 +129,10 @@ class PublishEventsApi:
             status_code=202,
             responses={
                 415: openapi_response("The body is of another type."),
-                429: openapi_response("A quota of the workspace is used up.", retry_after=True),
+                429: openapi_response(
+                    "A quota of the workspace is used up, or too many of its requests wait for their checks.",
+                    retry_after=True,
+                ),
             },
             openapi_extra=_REQUEST_BODY,
         )
@@ -130,11 +146,15 @@ class PublishEventsApi:
         if media_type(headers.get(b"content-type", _JSON).decode("latin-1")) not in _MEDIA_TYPES:
             raise UnsupportedMedia(f"send {', '.join(sorted(_MEDIA_TYPES))}")
         raw = (await receive()).get("body", b"")  # complete, because `BodyLimit` is outside
-        body = inflate(raw, headers.get(b"content-encoding", b"").decode("latin-1").lower(), MAX_BODY_BYTES)
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1").lower()
         traceparent = headers.get(b"traceparent", b"").decode("latin-1")
-        checks = self._types.checks(key.workspace)
-        events = parse_events(body, key, checks, self._fixed, traceparent=traceparent)
-        self._quotas.check(key.workspace)
+        if self._parsing.users(key.workspace) >= _MAX_OPEN:
+            raise OverLimit("checking the events of this workspace takes long: send fewer requests at a time")
+        async with self._parsing.hold(key.workspace):
+            self._quotas.check(key.workspace)
+            body = inflate(raw, encoding, MAX_BODY_BYTES)
+            checks = self._types.checks(key.workspace)
+            events = await parse_events(body, key, checks, self._fixed, traceparent=traceparent)
         records = [event_record(CHAT_EVENTS, event.subject or event.source, event) for event in events]
         with self._quotas.counted(key.workspace, [event.data for event in events]):
             await self._producer.publish_all(records, timeout_s=_ACK_TIMEOUT_S)
@@ -148,7 +168,7 @@ async def publish_events(key: Publisher) -> None:
     """
 
 
-def parse_events(
+async def parse_events(
     body: bytes, key: ApiKey, checks: SchemaChecks, fixed: FixedEventTypes, *, traceparent: str = ""
 ) -> list[Event]:
     """Parse the events of a request for the caller's workspace.
@@ -176,6 +196,7 @@ def parse_events(
             errors += [FieldError(f"{index}.{item.field}", item.message) for item in invalid]
         except Invalid as error:
             errors += [FieldError(f"{index}.{item.field}", item.message) for item in error.errors]
+        await checks.pause()
     if errors:
         raise Invalid("no event was accepted: some are not valid", errors=tuple(errors[:_MAX_ERRORS]))
     return events
@@ -195,7 +216,7 @@ def _parse_event(
     data = _json(event.data)
     if len(data) > MAX_BODY_BYTES:  # a number such as 1e15 is longer than it was in the body
         raise _invalid("data", f"at most {MAX_BODY_BYTES} bytes as JSON, with every number written out")
-    if field_error := checks.first_error(name, event.data, len(data)):
+    if field_error := checks.first_error(name, event.data, data):
         raise _invalid(f"data.{field_error.field}".rstrip("."), f"{name}: {field_error.message}")
     return Event(
         id=event.id,
