@@ -8,8 +8,10 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from secrets import token_hex
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,10 +20,12 @@ import pytest
 from interlink.embedded import EmbeddedPair
 from services.gateway.api.event_type_records import event_type_id
 from services.gateway.api.event_type_registry import FixedEventTypes, SchemaChecks
-from services.gateway.api.publish_events import parse_events
+from services.gateway.api.publish_events import PublishEventsApi
+from shared.contracts.errors import OverLimit
 from shared.contracts.event_types import EVENT_TYPES, is_published_by_hub
 from shared.contracts.ids import ApiKeyId, WorkspaceId
 from shared.manifests.registry import registry
+from shared.runtime.kafka.producer import Record
 from shared.runtime.web.access import ApiKey
 from shared.wire.json_schema import BoundedSchema
 from tests.support.backends import Bus, Store
@@ -425,19 +429,51 @@ def test_a_check_cannot_hold_the_gateway_up(client: httpx.Client, name: str) -> 
     assert "too large" in _faults(example)["example"]
 
 
-async def test_others_run_between_expensive_events() -> None:
-    schema = BoundedSchema(json.dumps({"items": {"allOf": [{"minimum": 0}] * 1600}}).encode())
-    checks = SchemaChecks({event_type_id("w", "order.made"): schema}, "w")
-    event = {"specversion": "1.0", "id": "1", "type": "order.made", "source": "/t", "data": [1] * 3000}
-    key = ApiKey(ApiKeyId("key_1"), WorkspaceId("w"), frozenset({"events:write"}), None)
-    body = json.dumps([event] * 3).encode()
-    parsing = asyncio.create_task(parse_events(body, key, checks, FixedEventTypes({})))
-    turns = 0
-    while not parsing.done():
-        await asyncio.sleep(0)
-        turns += 1
-    assert len(parsing.result()) == 3
-    assert turns > 3
+class _Publishing:
+    """The route that publishes events, with a schema in the workspace `one`; the workspace is the API key."""
+
+    def __init__(self) -> None:
+        schema = BoundedSchema(json.dumps({"items": {"allOf": [{"minimum": 0}] * 1600}}).encode())
+        self.published: list[str] = []
+        own = {event_type_id("one", "order.made"): schema}
+        parts: dict[str, Any] = {
+            "types": SimpleNamespace(checks=lambda workspace: SchemaChecks(own, workspace)),
+            "fixed": FixedEventTypes({}),
+            "keyring": SimpleNamespace(authenticate=self._authenticate),
+            "quotas": SimpleNamespace(check=lambda _: None, counted=lambda _, __: nullcontext()),
+            "producer": SimpleNamespace(publish_all=self._publish_all),
+        }
+        self._api = PublishEventsApi(**parts)
+
+    async def _authenticate(self, presented: str) -> ApiKey:
+        return ApiKey(ApiKeyId("key_1"), WorkspaceId(presented), frozenset({"events:write"}), None)
+
+    async def _publish_all(self, records: list[Record], *, timeout_s: float) -> None:  # noqa: ARG002
+        self.published.append(records[0].key.decode())
+
+    async def post(self, workspace: str, source: str, data: Any, count: int = 1) -> None:
+        event = {"specversion": "1.0", "id": "1", "type": "order.made", "source": source, "data": data}
+        body = json.dumps([event] * count).encode()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        headers = [(b"authorization", workspace.encode())]
+        await self._api.handle({"type": "http", "query_string": b"", "headers": headers}, receive)
+
+
+async def test_only_the_own_workspace_waits_for_expensive_checks() -> None:
+    """Its requests are checked one after another; up to a hundred at a time, so that few wait in memory."""
+    publishing = _Publishing()
+    calls = [publishing.post("one", "/expensive", [1] * 3000, count=3)]
+    calls += [publishing.post("one", "/own", []) for _ in range(99)]
+    tasks = [asyncio.create_task(call) for call in calls]
+    await asyncio.sleep(0)
+    with pytest.raises(OverLimit):
+        await publishing.post("one", "/own", [])
+    await publishing.post("other", "/other", [])
+    await asyncio.gather(*tasks)
+    assert publishing.published == ["/other", "/expensive", *["/own"] * 99]
 
 
 def test_most_types(client: httpx.Client, hub: Hub) -> None:
