@@ -80,9 +80,10 @@ def test_a_mapping_shows_each_conversation_with_its_direction_and_state(
     assert "sends and receives" in mapping.text
     assert "<b>news</b>" in mapping.text
     path = mapping.path.partition("?")[0]
-    admin.send(mapping, "/do/pause")
-    assert "paused" in admin.open(path).text
-    assert "Messages follow again" in admin.send(admin.open(path), "/do/resume").text
+    warning = admin.open(mapping.link("/do/pause"))
+    assert "What is written until it is resumed is not forwarded" in warning.text
+    assert "It is paused" in admin.send(warning, "/do/pause").text
+    assert "New messages are forwarded again" in admin.send(admin.open(path), "/do/resume").text
 
 
 def test_the_second_of_two_people_sees_what_differs_and_chooses(
