@@ -190,7 +190,7 @@ class BoundedSchema:
 
 
 class _Measure(NamedTuple):
-    """What a part of a schema may cost, its references filled in."""
+    """The sizes of a subschema, with its references resolved, from which the cost of a check is estimated."""
 
     size: int = 0
     height: int = 0

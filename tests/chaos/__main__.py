@@ -69,7 +69,7 @@ def cause(rig: Rig, row: Row, recovery_s: float) -> str:
 
 @dataclass
 class Totals:
-    """What the journals of all hubs of a run say together."""
+    """Sums over the journals of all hubs of a run."""
 
     acknowledged: int = 0
     unknown: int = 0

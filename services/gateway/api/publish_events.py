@@ -46,7 +46,7 @@ _MAX_HEADER_BYTES: Final = 1000
 _MAX_ERRORS: Final = 50
 """Field errors that a response lists."""
 _MAX_OPEN: Final = 100
-"""Requests of a workspace whose events are parsed and checked, one after another, in each process."""
+"""Maximum number of requests of a workspace in one process that wait for their turn, or have it."""
 _ACK_TIMEOUT_S: Final = 1.8
 _JSON: Final = b"application/json"
 _MEDIA_TYPES: Final = frozenset(

@@ -64,7 +64,7 @@ class Part:
 
     @property
     def weight(self) -> int:
-        """What it takes in memory until it is stored, in batches: at least 1."""
+        """The number of batches that it counts as in the limit of unstored parts; at least 1."""
         return max(1, len(self.batches), self.records // MAX_BATCH)
 
     @property

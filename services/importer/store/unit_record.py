@@ -62,10 +62,11 @@ class UnitRecord(Record):
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """How many messages undos have taken out of the ledger of an import.
+    """Numbers of messages that undos removed from the ledger of an import.
 
-    `withdrawn` are no longer in the chat; `lost` are those of them that other imports had found, by the ids
-    of these. `left` were left to other imports.
+    `withdrawn` counts messages that were removed from the chat. `lost` counts those of them that other
+    imports had found as duplicates, by the id of the other import. `left` counts messages that stay in the
+    chat and now belong to other imports, by the id of the other import.
     """
 
     withdrawn: int

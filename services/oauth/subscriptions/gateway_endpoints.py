@@ -120,7 +120,8 @@ class GatewayEndpoints:
             headers.append((b"idempotency-key", idempotency_key.encode()))
         content = b"" if body is None else orjson.dumps(body)
         status, _, answer = await self._client.call(method, self._url + path, headers, content)
-        if status == 429:  # a quota of the workspace, whose reason its people have to read
+        if status == 429:
+            # Over a quota: the error is shown to people of the workspace, and the detail names the quota.
             raise Unreachable(f"the gateway answered 429: {_problem_detail(answer)}")
         if status >= 500 or status in (408, 425):
             raise Unreachable(f"the gateway answered {status}")

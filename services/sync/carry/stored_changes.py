@@ -39,9 +39,9 @@ class StoredChanges:
         return await self._records.of_partitions(partitions)
 
     async def store(self, lane: Lane, changes: Iterable[Change]) -> None:
-        """Store the changes of a lane whose Kafka records are open, in their order, and complete the records.
+        """Store those changes of a lane whose Kafka records are not complete, and complete the records.
 
-        While the write is under way, and if it fails, its first changes may be stored already.
+        The changes are inserted in their order. If the write fails, the first of them may be stored.
         """
         await self.store_all([(lane, list(changes))])
 
