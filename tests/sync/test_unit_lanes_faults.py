@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from services.sync.carry import lanes as lanes_module
-from services.sync.carry.lanes import Lanes
+from services.sync.carry.lanes import HUB_FAULT, Lanes
 from services.sync.carry.outcomes import Change, Done, Outcome
 from services.sync.model.lane_record import LANES
 from services.sync.model.synced_message import QUEUE
@@ -142,7 +142,7 @@ async def test_a_change_that_the_hub_cannot_apply_is_given_up_and_the_next_one_a
     assert await queue.carried_to(1) == ["2"]
     assert (queue.given_up, attempts) == (["1"], ["1"] * 5 + ["2"])
     [failed] = await queue.mongo.collection(QUEUE).find({"workspace": queue.workspace}).to_list(None)
-    assert (failed["state"], failed["reason"]) == ("failed", "A fault of the hub: its log has the error.")
+    assert (failed["state"], failed["reason"]) == ("failed", HUB_FAULT)
 
 
 async def test_signals_do_not_wait(queue: Queue) -> None:

@@ -81,7 +81,7 @@ class EmbeddedSite:
             ],
             exception_handlers={404: self._not_found, 405: self._not_found, Exception: self._failed},
         )
-        # Around all of it: a page that failed is made outside of Starlette's own middleware.
+        # Starlette answers an unexpected error outside of its `middleware`: this adds the headers to it too.
         return EmbeddedHeaders(app)
 
     def _session_routes(self, path: str) -> list[Route]:

@@ -197,7 +197,7 @@ MAPPINGS: Final = Kind(
             "sync:write",
             "It is paused. What is written until it is resumed is not forwarded.",
             fits=status_in("active", "error"),
-            effect="What is written until it is resumed is not forwarded. Messages that wait already stay.",
+            effect="What is written until it is resumed is not forwarded. What already waits is sent then.",
         ),
         Action(
             "resume",

@@ -148,7 +148,7 @@ class Site:
             middleware=[Middleware(WorkspaceAddresses)],
             exception_handlers={404: self._not_found, 405: self._not_found, Exception: self._failed},
         )
-        # Around all of it: a page that failed is made outside of Starlette's own middleware.
+        # Starlette answers an unexpected error outside of its `middleware`: this adds the headers to it too.
         return SecurityHeaders(app)
 
     def _import_routes(self, forms: ActionForms) -> list[Route]:
@@ -272,7 +272,9 @@ class Site:
             async with page_timeout():
                 visit = await self._visits.of(request)
                 if visit is None:
-                    return self._ask(401, self._visits.next_path(request), self._visits.problem(request))
+                    return self._ask(
+                        401, self._visits.next_path(request), self._visits.sign_in_problem(request)
+                    )
                 return await page(request, visit)
 
         return self._guarded(checked)

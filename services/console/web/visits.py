@@ -125,7 +125,7 @@ class Visits:
         session_ids = request.cookies.get(self._cookie, "").split(_SEPARATOR)[:MAX_WORKSPACES]
         client, workspace = address_of(request), asked_workspace(request)
         if workspace:
-            # Only this one is in use: those of other workspaces end by themselves.
+            # Only the session of this workspace is used: the idle time of the others goes on.
             found = await self._others(session_ids, client, "")
             asked = [one.session_id for one in found if one.member.key.workspace == workspace]
             session_ids = [*asked, *session_ids] if asked else []
@@ -147,7 +147,7 @@ class Visits:
     async def _others(self, session_ids: Sequence[str], client: str, workspace: str) -> tuple[Visit, ...]:
         """Return the valid ones of these sessions, one for each workspace but the given one.
 
-        They are not in use by that.
+        It does not extend their idle time.
         """
         if not session_ids:
             return ()
@@ -196,8 +196,11 @@ class Visits:
         query = f"?{request.url.query}" if request.url.query else ""
         return address_in(base_of(workspace) if workspace else "", local_path(request.url.path + query))
 
-    def problem(self, request: Request) -> str:
-        """Return what keeps somebody who has signed in from a page; empty if nobody has."""
+    def sign_in_problem(self, request: Request) -> str:
+        """Return why a page asks for a key although the browser has sessions; empty if it has none.
+
+        None of them is of the workspace in the address.
+        """
         workspace = asked_workspace(request)
         if not workspace or not request.cookies.get(self._cookie):
             return ""

@@ -290,7 +290,8 @@ class Fanout:
                     body,
                     traceparent,
                     fault=fault,
-                    # From the backlog, it has waited for its workspace's share: nobody is woken for that.
+                    # The backlog passes a checkpoint. What waited there for its workspace's share must not
+                    # raise the alert on late first attempts.
                     accepted_ms=received.at_ms if checkpoint is None else 0,
                 )
         # No request was yielded: neither a pattern nor a filter let the event through.

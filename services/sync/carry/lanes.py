@@ -36,6 +36,7 @@ _DATABASE_PAUSE_S: Final = 1.0
 _RESUME_INTERVAL_S: Final = 0.005
 """Time between two lanes that are resumed together: thousands at once would overload the database."""
 _MIN_STALE: Final = 100
+HUB_FAULT: Final = "The hub failed to apply this: its log has the error. Retry it when that is mended."
 _MAX_FAULTS: Final = 5
 _STOP_TIMEOUT_S: Final = 3.0
 
@@ -279,7 +280,7 @@ class Lanes:
         if change.faults < _MAX_FAULTS or change.is_revoked:
             return
         with suppress(RetryLater):
-            outcome = await self._give_up(change, "A fault of the hub: its log has the error.")
+            outcome = await self._give_up(change, HUB_FAULT)
             await self._apply_outcome(lane, change, outcome)
 
     async def _apply_outcome(self, lane: Lane, change: Change, outcome: Outcome) -> None:
