@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import wraps
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -40,8 +41,10 @@ MARK: Final = b"\n\x1e\x1f part: "
 SPLIT: Final = " \x1f "
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-_READ_S: Final = 30.0
+_READ_S: Final = 90.0
 _NOTHING_MS: Final = 150
+_REST_S: Final = 5.0
+"""How long what comes after the ends is read, if it never stops: a service may still publish."""
 _OF_THE_STORE: Final = frozenset({"admin", "config", "local"})
 
 _others: set[int] = set()
@@ -223,14 +226,15 @@ async def _read_topics(bootstrap: str, names: list[str], done: dict[TopicPartiti
         for each in there:
             done[each] = max(done.get(each, 0), starts[each])
             consumer.seek(each, done[each])
-        more = True
-        while more or any(done[each] < ends[each] for each in there):
+        more, late = True, monotonic() + _REST_S
+        while (more and monotonic() < late) or any(done[each] < ends[each] for each in there):
             got = await consumer.getmany(timeout_ms=_NOTHING_MS)
             more = bool(got)
-            for each, records in got.items():
+            for records in got.values():
                 for record in records:
                     _capture_record(record)
-                done[each] = records[-1].offset + 1
+            for each in there:  # a position passes markers of transactions and compacted records, too
+                done[each] = await consumer.position(each)
 
 
 def _capture_record(record: Any) -> None:
