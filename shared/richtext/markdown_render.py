@@ -66,9 +66,14 @@ _BACKTICKS: Final = re.compile("`+")
 def render_markdown(document: Document) -> Rendered:
     """Return a document's Markdown. Times and nodes that it does not have become text."""
     if (text := only_text(document)) is not None:
-        return Rendered(_text(text, at_start=True, at_end=True), ())
+        return Rendered(render_line(text), ())
     degraded, losses = degrade(document, SUPPORTED)
     return Rendered("\n\n".join(_blocks(canonical(degraded).blocks)), losses)
+
+
+def render_line(text: str) -> str:
+    """Return the Markdown of a document that is this text only (`only_text`)."""
+    return _text(text, at_start=True, at_end=True)
 
 
 def _blocks(blocks: Sequence[Block]) -> list[str]:
@@ -154,14 +159,19 @@ def _text(text: str, *, at_start: bool, at_end: bool) -> str:
     raw = text.encode("utf-8", "surrogatepass")
     is_plain = len(raw.translate(None, _MAYBE_SPECIAL)) == len(raw)
     escaped = text if is_plain else _SPECIAL.sub(_escape, text)
-    if at_start and text[0] in _BEGINNINGS:
-        escaped = _BEGINNING.sub(_escape, escaped)
-    if text[0].isdigit() or text[0].isspace():
-        escaped = _NUMBER.sub(r"\1\\\2", escaped)
+    first = text[0]
+    if not first.isalpha():  # what begins with a letter needs nothing of this, as most texts
+        if at_start and first in _BEGINNINGS:
+            escaped = _BEGINNING.sub(_escape, escaped)
+        is_blank = first.isspace()
+        if first.isdigit() or (is_blank and text.lstrip()[:1].isdigit()):
+            escaped = _NUMBER.sub(r"\1\\\2", escaped)
+    else:
+        is_blank = False
     if at_end and text[-1].isspace():
         escaped = escaped[:-1] + _entity(text[-1])
-    if at_start and text[0].isspace() and escaped[0] == text[0]:
-        escaped = _entity(text[0]) + escaped[1:]
+    if is_blank and at_start and escaped[0] == first:
+        escaped = _entity(first) + escaped[1:]
     return escaped
 
 

@@ -186,7 +186,7 @@ class UnitFiles:
 
     def attach(self, line: Line, message_id: str) -> Sequence[dict[str, Any]]:
         """Return the attachments of a message that is published."""
-        if not count_files(line):
+        if "files" not in line and "lost_files" not in line:  # as in most
             return ()
         found = self._planner.plan(line, message_id, self._position)
         self._by_message[message_id] = found
@@ -223,6 +223,4 @@ class UnitFiles:
 
 def count_files(line: Line) -> int:
     """Return how many files a message has, with those that are lost."""
-    if "files" not in line and "lost_files" not in line:  # as in most
-        return 0
     return len(line.get("files", ())) + len(line.get("lost_files", ()))

@@ -22,7 +22,10 @@ _MAX_AUTHORS: Final = 1_000
 _DAY_S: Final = 86_400
 _MICROSECONDS: Final = 1_000_000
 _UNEDITED: Final = crc32(b"\0")
-_MINUTES: Final = tuple(f"{minute // 60:02d}:{minute % 60:02d}:" for minute in range(1_440))
+_HOURS: Final = tuple(f"T{hour:02d}:" for hour in range(24))
+_SECONDS: Final = tuple(f"{second // 60:02d}:{second % 60:02d}." for second in range(3_600))
+"""Minutes and seconds, by the second of an hour."""
+_MILLISECONDS: Final = tuple(f"{millisecond:03d}Z" for millisecond in range(1_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,8 @@ def moment(unix: float) -> str | None:
     if microseconds == _MICROSECONDS:
         seconds, microseconds = seconds + 1, 0
     day, second = divmod(seconds, _DAY_S)
-    return f"{_day_text(day)}T{_MINUTES[second // 60]}{second % 60:02d}.{microseconds // 1000:03d}Z"
+    hour, second = divmod(second, 3_600)
+    return _day_text(day) + _HOURS[hour] + _SECONDS[second] + _MILLISECONDS[microseconds // 1_000]
 
 
 @lru_cache(maxsize=4_096)

@@ -11,7 +11,7 @@ from shared.contracts.chat_limits import MAX_TEXT_CHARACTERS
 from shared.manifests.channel_types import MessageWritten, Person
 from shared.manifests.history_types import HistoryMessage, HistoryRecord, Skipped
 from shared.richtext.build import clean_line, only_text
-from shared.richtext.markdown_render import render_markdown
+from shared.richtext.markdown_render import render_line, render_markdown
 from shared.richtext.mentions import Mentioned, mentioned, resolve_mentions
 from shared.richtext.tree import ChannelMention, UserMention
 
@@ -137,17 +137,21 @@ def _text(message: MessageWritten, names: Names) -> tuple[str, list[str]]:
     """
     body = message.body
     losses: list[str] = []
-    if only_text(body) is None and (found := mentioned(body)):
-        losses = _lost(found, names)
-        body = resolve_mentions(
-            body, user=names.user_of, channel=names.channel_of, groups=False, mass_mentions=False
-        )
-    rendered = render_markdown(body)
-    if rendered.losses:
-        losses = list(dict.fromkeys([*losses, *(loss.node for loss in rendered.losses)]))
-    if len(rendered.text) > MAX_TEXT_CHARACTERS:
+    if (only := only_text(body)) is not None:
+        text = render_line(only)
+    else:
+        if found := mentioned(body):
+            losses = _lost(found, names)
+            body = resolve_mentions(
+                body, user=names.user_of, channel=names.channel_of, groups=False, mass_mentions=False
+            )
+        rendered = render_markdown(body)
+        text = rendered.text
+        if rendered.losses:
+            losses = list(dict.fromkeys([*losses, *(loss.node for loss in rendered.losses)]))
+    if len(text) > MAX_TEXT_CHARACTERS:
         losses.append(_TEXT_CUT)
-    return rendered.text[:MAX_TEXT_CHARACTERS], losses
+    return text[:MAX_TEXT_CHARACTERS], losses
 
 
 def _lost(found: Mentioned, names: Names) -> list[str]:

@@ -16,8 +16,9 @@ MAX_BLOCKS: Final = 50
 
 def marker_of(message: Mapping[str, Any]) -> str | None:
     """Return the marker that a hub left on a message, this one or another one; None without one."""
-    for block in objects(message.get("blocks"))[:MAX_BLOCKS]:
-        block_id = block.get("block_id")
+    blocks = message.get("blocks")
+    for block in blocks[:MAX_BLOCKS] if isinstance(blocks, list) else ():
+        block_id = block.get("block_id") if isinstance(block, dict) else None
         if isinstance(block_id, str) and block_id.startswith(MARKER_PREFIX):
             return block_id.removeprefix(MARKER_PREFIX)[:200]
     return None
