@@ -22,6 +22,8 @@ from docs.generator.alerts import DOCUMENTATION
 from docs.generator.monitoring import FOLDER
 from interlink.cli import app
 from interlink.prepare import BOOTSTRAP_FILE_VARIABLE
+from services.importer.reading.reader_process import ReaderLimits
+from services.importer.settings import ImporterSettings
 from shared.connections.configured_apps import APPS_DIR_VARIABLE
 from shared.contracts.routes import DEFAULT_SERVICE, SERVICE_PATHS, RouteTable, service_for_path
 from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, SYNC_REQUESTED, TOPICS
@@ -246,6 +248,27 @@ def test_large_numbers_and_documents_keep_their_form(rendered: Mapping[str, Sequ
     assert environment(found["sync"]["containers"][0])["INTERLINK_FILE_DISK_BYTES"] == "2147483648"
     roles = environment(found["console"]["containers"][0])["INTERLINK_OIDC_ROLES"]
     assert json.loads(roles) == {"hub-admins": {"role": "admin"}}
+
+
+def test_a_name_inside_the_cluster_is_a_full_one(rendered: Mapping[str, Sequence[Object]]) -> None:
+    """The hub's own resolver uses no search domains."""
+    [sync] = pods(rendered["large"])["sync"]["containers"]
+    host = urlsplit(environment(sync)["INTERLINK_CHAT_FILES_URL"]).hostname
+    assert host is not None
+    assert host.endswith(".svc.cluster.local")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_importer_has_memory_for_all_of_its_readers(
+    rendered: Mapping[str, Sequence[Object]], name: str
+) -> None:
+    [importer] = pods(rendered[name])["importer"]["containers"]
+    with mock.patch.dict(os.environ, environment(importer), clear=True):
+        readers = load(ImporterSettings).imports_per_process
+    limit = importer["resources"]["limits"]["memory"]
+    needed = int(importer["args"][-1]) * (readers * ReaderLimits().memory_bytes + 256 * 1024**2)
+    assert limit.endswith("Gi")
+    assert int(limit.removesuffix("Gi")) * 1024**3 >= needed
 
 
 def test_the_init_job_has_arguments_that_the_command_takes(

@@ -28,10 +28,12 @@ from aiokafka.errors import KafkaError
 from docker.utils.build import exclude_paths
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from pydantic.fields import FieldInfo
 
 from interlink.prepare import BOOTSTRAP_VARIABLE
 from services.console.settings import ConsoleSettings
 from services.delivery.settings import DeliverySettings
+from services.gateway.api.proxy import STREAM_DEADLINES
 from services.gateway.settings import GatewaySettings
 from services.importer.settings import ImporterSettings
 from services.oauth.settings import OAuthSettings
@@ -467,6 +469,31 @@ def test_every_variable_is_explained_and_every_explained_variable_is_used() -> N
             explained[setting[2]] = (setting[3] or None) if setting[1] else None
         comment = line.startswith("# ") and not line.startswith("# ---")
     assert explained == used, "the same variables, with the same defaults"
+    fields = settings_fields()
+    for variable, default in used.items():
+        if default is not None and variable in fields and variable != "INTERLINK_PUBLIC_URL":
+            own = fields[variable].get_default(call_default_factory=True)
+            assert default == str(own).lower(), f"{variable} is documented with another default"
+
+
+def settings_fields() -> dict[str, FieldInfo]:
+    """The settings of the hub by their variables."""
+    kinds = (
+        HubSettings,
+        KafkaSettings,
+        MongoSettings,
+        GatewaySettings,
+        DeliverySettings,
+        OAuthSettings,
+        SyncSettings,
+        ImporterSettings,
+        ConsoleSettings,
+    )
+    return {
+        f"{kind.model_config.get('env_prefix', '')}{name}".upper(): field
+        for kind in kinds
+        for name, field in kind.model_fields.items()
+    }
 
 
 # --- secrets, logins and limits -----------------------------------------------------------------------------
@@ -612,22 +639,7 @@ def test_the_broker_wants_the_login_that_the_services_have(
 def test_the_settings_accept_what_the_containers_are_given(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    kinds = (
-        HubSettings,
-        KafkaSettings,
-        MongoSettings,
-        GatewaySettings,
-        DeliverySettings,
-        OAuthSettings,
-        SyncSettings,
-        ImporterSettings,
-        ConsoleSettings,
-    )
-    fields = {
-        f"{kind.model_config.get('env_prefix', '')}{field}".upper()
-        for kind in kinds
-        for field in kind.model_fields
-    }
+    fields = settings_fields()
     for variable in fields:
         monkeypatch.delenv(variable, raising=False)
     secrets = made_secrets(tmp_path)
@@ -655,7 +667,7 @@ def test_the_settings_accept_what_the_containers_are_given(
     assert gateway.peers.keys() == others.get(name, set())
     if name in ("oauth", "console"):
         assert str(oauth.gateway_url) == f"http://gateway:{environment('gateway')['INTERLINK_PORT']}/"
-    assert variables.keys() - fields <= {APPS_DIR_VARIABLE}, "no variable that nobody reads"
+    assert variables.keys() - fields.keys() <= {APPS_DIR_VARIABLE}, "no variable that nobody reads"
 
 
 def test_apps_are_files_that_those_may_read_who_need_them() -> None:
@@ -986,6 +998,13 @@ def test_a_body_has_a_limit_a_little_above_the_services_own(
         assert text == f"{service_for_path(path)} {size}"
     else:
         assert status in {413, 502}, "Caddy before 2.7 says 502"
+
+
+def test_the_proxy_gives_an_upload_the_time_that_the_gateway_gives_it() -> None:
+    """A form without script sends a whole file in one request, which cannot be resumed."""
+    found = re.search(r"^\s+read_body (\d+)m$", CADDYFILE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    assert int(found[1]) * 60 >= STREAM_DEADLINES.total_s
 
 
 @needs_caddy

@@ -54,7 +54,7 @@ _FORWARDED_HEADERS: Final = frozenset(
 
 
 _URL_TOO_LONG: Final = "the URL is longer than 16 KiB: send fewer or shorter query parameters"
-_STREAM_DEADLINES: Final = TransferDeadlines(total_s=960, interval_s=60, interval_bytes=1, answer_s=170)
+STREAM_DEADLINES: Final = TransferDeadlines(total_s=960, interval_s=60, interval_bytes=1, answer_s=170)
 """Longer than those of the services behind, which know what to answer."""
 
 
@@ -135,7 +135,7 @@ class ServiceProxy:
                 url,
                 [*_forwarded(scope), *host],
                 None if body.size == 0 else StreamedBody(body.stream(), body.size),
-                deadlines=_STREAM_DEADLINES,
+                deadlines=STREAM_DEADLINES,
             )
             async with call as response:
                 headers = [
