@@ -194,6 +194,30 @@ def test_missing_malformed_and_old(hub: Hub) -> None:
     assert "not JSON" in malformed["detail"]
 
 
+def test_changes_at_the_same_time_lose_none_that_was_acknowledged(hub: Hub) -> None:
+    """A secret that a rotation has answered verifies, and of the settings only the given ones change."""
+    endpoint, other = make(hub), make(hub, "discord_interactions", secret="ab" * 32)
+    rotate = f"{hub.url('gateway')}/api/inbound-endpoints/{endpoint['id']}/rotate-secret"
+    path = f"{hub.url('gateway')}/api/inbound-endpoints/{other['id']}"
+    settings = [{"reply": "Hello"}, {"answer": "deferred"}]
+    headers = {"authorization": f"Bearer {hub.admin_key}"}
+    with ThreadPoolExecutor(6) as pool:
+        rotations = [pool.submit(httpx.post, rotate, json={}, headers=headers, timeout=30) for _ in range(4)]
+        patches = [
+            pool.submit(httpx.patch, path, json={"settings": item}, headers=headers, timeout=30)
+            for item in settings
+        ]
+        rotated, patched = ([call.result() for call in calls] for calls in (rotations, patches))
+    assert {answer.status_code for answer in (*rotated, *patched)} <= {200, 409}
+    given = [answer.json()["secret"] for answer in rotated if answer.status_code == 200]
+    assert given
+    for secret in given:
+        assert post(hub, endpoint | {"secret": secret}, x_github_delivery=secret[-8:]).status_code == 202
+    stored = read(hub, other)["settings"]
+    for item, answer in zip(settings, patched, strict=True):
+        assert answer.status_code == 409 or item.items() <= stored.items(), (item, stored)
+
+
 def test_five_refused_in_a_row_are_an_error_until_one_is_accepted(hub: Hub) -> None:
     endpoint, bad = make(hub), b"{no json"
     for _ in range(5):

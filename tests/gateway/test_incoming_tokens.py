@@ -1,6 +1,7 @@
 """Tokens of incoming webhooks: in a header at Discord's address, rotated, and only from listed addresses."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -123,6 +124,14 @@ def test_a_token_is_rotated(hub: Hub, bus: Bus, store: Store, tmp_path: Any) -> 
         hub.call("PATCH", item, {"name": "y"})
         eventually(lambda: statuses(fifth) == [200] and post(hub, fourth) == 404)
         assert statuses(fourth, fifth) == [404, 200]
+        # Of those who rotate it at the same time, nobody is given a token that never counts.
+        urls = [process.url("gateway") + f"{item}/rotate-token" for process in (hub, another)] * 4
+        headers = {"authorization": f"Bearer {hub.admin_key}"}
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda url: httpx.post(url, json={}, headers=headers, timeout=30), urls))
+        assert {answer.status_code for answer in answers} <= {200, 409}, [answer.text for answer in answers]
+        given = [answer.json()["token"] for answer in answers if answer.status_code == 200]
+        assert statuses(*given).count(200) == min(len(given), 2) > 0, "two tokens are valid at a time"
     hub.call("DELETE", item, expect=204)
     assert [post(hub, token) for token in (fourth, fifth)] == [404, 404]
     for hours in (-1, 169, "x"):

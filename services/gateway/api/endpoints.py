@@ -215,7 +215,9 @@ class EndpointsApi:
             changes["settings"] = {**record.settings, **sealed}
         if "public_url" in changes:
             changes["public_url"] = public_origin(changes["public_url"])
-        return self._endpoint_out(await self._endpoints.change(record, based_on=version, **changes))
+        unchanged = "settings" in changes and version is None
+        changed = await self._endpoints.change(record, based_on=version, unchanged=unchanged, **changes)
+        return self._endpoint_out(changed)
 
     async def delete(self, endpoint_id: str, key: Writer) -> Response:
         """Delete an endpoint. Its address is unknown from now on."""
@@ -255,7 +257,7 @@ class EndpointsApi:
         overlap = timedelta(hours=body.overlap_hours)
         rotated = self._endpoints.rotate_secret(record, secret, overlap)
         await publish_rotation(self._producer, record, overlap)
-        changed = await self._endpoints.change(record, secrets=rotated, handed_over=False)
+        changed = await self._endpoints.change(record, unchanged=True, secrets=rotated, handed_over=False)
         return self._endpoint_out(changed, secret)
 
     async def handed_over_secret(self, endpoint_id: str, key: Writer) -> HandshakeSecretOut:
@@ -264,7 +266,7 @@ class EndpointsApi:
         secret = self._endpoints.newest_secret(record) if record.handed_over else None
         if secret is None:
             raise Conflict("there is no handed-over secret, or it was shown already")
-        await self._endpoints.change(record, handed_over=False)
+        await self._endpoints.change(record, unchanged=True, handed_over=False)
         return HandshakeSecretOut(secret=secret)
 
     async def test(

@@ -183,6 +183,7 @@ class IncomingWebhooksApi:
         await publish_rotation(self._producer, record, overlap)
         changed = await self._endpoints.change(
             record,
+            unchanged=True,
             token_digest=token_digest(token),
             old_token_digest=record.token_digest if overlap else None,
             old_token_expires_at=utcnow() + overlap if overlap else None,

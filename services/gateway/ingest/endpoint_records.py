@@ -288,26 +288,32 @@ class EndpointRepository:
         except Duplicate:
             raise _default_taken() from None
 
-    async def change(self, record: R, changes: Mapping[str, Any], version: int | None = None) -> R:
+    async def change(
+        self, record: R, changes: Mapping[str, Any], version: int | None = None, *, unchanged: bool = False
+    ) -> R:
         """Set fields, given by their names in Python, and return the changed record.
 
-        With `version`, only that one is changed. Raises `NotFound`, `Outdated`, and `Conflict` if it is to be
-        the default and another one is.
+        With `version`, only that one is changed; with `unchanged`, only what `record` was read as. Raises
+        `NotFound`, `Outdated`, and `Conflict` if it has changed since it was read, or if it is to be the
+        default and another one is.
         """
         fields = type(record).stored_fields({**changes, "changed_at": utcnow()})
         counted = {"$inc": {"version": 1}} if changes.keys() - _STATE else {}
-        query = {"_id": record.id, "deleted_at": None}
-        document: Document | None
+        query: Document = {"_id": record.id, "deleted_at": None}
+        as_read = {"changed_at": record.changed_at} if unchanged else {}
         try:
             with translate_errors():
-                document = await self._collection.find_one_and_update(
-                    {**query, **version_query(version)},
+                document: Document | None = await self._collection.find_one_and_update(
+                    {**query, **version_query(version), **as_read},
                     {"$set": fields, **counted},
                     return_document=True,
                 )
         except Duplicate:
             raise _default_taken() from None
         if document is None:
+            if unchanged:
+                await self.check(record.id, record.workspace)
+                raise Conflict("the endpoint was changed at the same time: try again")
             raise await why_unchanged(self._collection, query, version, _not_found())
         return type(record).from_document(document)
 

@@ -147,12 +147,15 @@ class InboundEndpoints:
             await self._repository.insert(record)
             await self._snapshot.announce(record.id)
 
-    async def change(self, record: R, *, based_on: int | None = None, **changes: Any) -> R:
+    async def change(
+        self, record: R, *, based_on: int | None = None, unchanged: bool = False, **changes: Any
+    ) -> R:
         """Set fields, given by their names in Python, and return the changed record.
 
-        With `based_on`, only that version is changed. Raises `NotFound`, `Outdated`.
+        With `based_on`, only that version is changed; with `unchanged`, only what `record` was read as: for
+        changes that are computed from it. Raises `NotFound`, `Outdated`, `Conflict`.
         """
-        changed = await self._repository.change(record, changes, based_on)
+        changed = await self._repository.change(record, changes, based_on, unchanged=unchanged)
         await self._snapshot.announce(record.id)
         return changed
 
