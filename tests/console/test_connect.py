@@ -418,6 +418,10 @@ def test_a_sender_that_the_catalogue_lacks_is_described_as_json(hub: Hub, admin:
     values = {"own-name": "ours", "own-source": "{no json"}
     wrong = admin.send(form, "/new/generic", **values)
     assert (wrong.status, "Sender: this is not JSON" in wrong.text) == (422, True)
+    for field, value in (("own-source", "[" * 400 + "]" * 400), ("own-rate_limit", "9" * 30)):
+        refused = admin.send(form, "/new/generic", **values | {"own-source": "", field: value})
+        name = refused.form("/generic").fields["own-name"]
+        assert (refused.status, refused.errors, name) == (422, [field], "ours")
     values["own-source"] = ""
     values["own-unsigned_reason"] = "it is inside our network"
     created = admin.send(wrong, "/new/generic", **values)

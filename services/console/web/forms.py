@@ -1,5 +1,6 @@
 """Read the forms of the console: their fields, and the body of the call that they become."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,6 +14,8 @@ from services.console.pages.kinds import Field
 
 MAX_FORM_BYTES: Final = 64 * 1024
 _MAX_FIELDS: Final = 200
+_NUMBER: Final = re.compile(r"[-+]?[0-9]{1,18}")
+"""A number that JSON has room for."""
 OWN: Final = "own-"
 """Prefix of the hub's own fields in a form with a provider's. No name of a provider's field has a dash."""
 
@@ -101,17 +104,18 @@ def _value_of(field: Field, texts: Sequence[str]) -> Any:
         case "key":
             return text.replace("\r\n", "\n")
         case "number":
-            try:
-                return int(text)
-            except ValueError:
-                raise wrong_field(field, "a whole number is needed") from None
+            if not _NUMBER.fullmatch(text):
+                raise wrong_field(field, "a whole number is needed, of at most 18 digits")
+            return int(text)
         case "time":
             return utc_time(text, field.title)
         case "json":
             try:
-                return orjson.loads(text)
-            except ValueError:
-                raise wrong_field(field, "this is not JSON") from None
+                value = orjson.loads(text)
+                orjson.dumps(value)  # for the call: it may have fewer levels than what is read
+            except (ValueError, TypeError):
+                raise wrong_field(field, "this is not JSON, or it has too many levels") from None
+            return value
     return text
 
 
