@@ -21,5 +21,25 @@ def test_messages_in_the_supergroup_that_come_with_its_move_are_forwarded(world:
     legs.until(lambda: "to the supergroup" in supergroup.texts())
 
 
+def test_a_paused_mapping_follows_a_group_that_moves(world: World) -> None:
+    legs = world.legs()
+    group = world.telegram.chat("group", "Example", *world.people.values(), world.bot)
+    world.telegram.set_status(group, world.bot, "administrator", world.people[ADA])
+    mapping = world.create_mapping(world.slack_leg(legs.slack.channel), telegram_leg(world, group))
+    world.hub.call("POST", f"/api/mappings/{mapping}/pause")
+    moved = world.telegram.migrate(group)
+    supergroup = TelegramPlace(world.telegram, world.bot, moved, world.people)
+
+    def is_followed() -> bool:
+        shown = world.hub.call("GET", f"/api/mappings/{mapping}")
+        return str(moved.id) in [leg["conversation"] for leg in shown["legs"]]
+
+    legs.until(is_followed)
+    supergroup.write("while it is paused")
+    world.hub.call("POST", f"/api/mappings/{mapping}/resume")
+    supergroup.write("after")
+    legs.until(lambda: legs.slack.texts() == ["after"])
+
+
 def telegram_leg(world: World, chat: Chat) -> dict[str, str]:
     return {"provider": "telegram", "account": str(world.bot.user.id), "conversation": str(chat.id)}

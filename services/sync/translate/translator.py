@@ -201,6 +201,8 @@ class Translator:
             case _:
                 conversation = change.conversation
         found = self._index.find(ref.workspace, ref.provider, ref.account, conversation)
+        if isinstance(change, ConversationMoved):
+            return found  # a paused mapping needs the new id when it is resumed
         return [mapped for mapped in found if mapped.mapping.status != "paused"]
 
     async def _load(self, state: BatchState, mapped: Sequence[MappedChange]) -> None:
