@@ -120,6 +120,18 @@ def test_a_copied_marker_makes_no_message_one_of_the_hub(world: World) -> None:
     legs.until(lambda: legs.slack.texts() == ["edited by the author", "after"])
 
 
+def test_an_edit_brings_no_excluded_word_to_the_other_legs(world: World) -> None:
+    legs = world.mapped(filters={"exclude_words": ["secret"]})
+    message = legs.slack.write("fine")
+    legs.agree("fine")
+    legs.slack.edit(message, "the secret plan")
+    legs.slack.write("after")
+    legs.until(lambda: "after" in legs.chat.texts() and "after" in legs.telegram.texts())
+    assert legs.chat.texts() == legs.telegram.texts() == ["fine", "after"]
+    legs.slack.edit(message, "the plan")
+    legs.agree("the plan", "after")
+
+
 def inbound(legs: ThreeLegs, *starts: str) -> list[dict[str, Any]]:
     """What the chat got with a text that begins so."""
     return [data for _, data in legs.chat.received if str(data.get("text", "")).startswith(starts)]

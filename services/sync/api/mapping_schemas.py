@@ -70,7 +70,9 @@ class FiltersBody(BaseModel):
     include_words: Annotated[
         _Entries, Field(description="Only those with one of these words; empty: all.")
     ] = ()
-    exclude_words: Annotated[_Entries, Field(description="None with one of these words.")] = ()
+    exclude_words: Annotated[
+        _Entries, Field(description="None with one of these words. An edit that adds one is not forwarded.")
+    ] = ()
 
 
 class OptionsBody(BaseModel):

@@ -12,7 +12,7 @@ from services.sync.model.synced_message import (
 )
 from services.sync.store.mapping_index import MappedLeg
 from services.sync.translate.context import LATE_S, Context
-from services.sync.translate.filters import dropped_because
+from services.sync.translate.filters import dropped_because, has_excluded_word
 from services.sync.translate.incoming import Incoming
 from services.sync.translate.outputs import (
     account_of,
@@ -39,9 +39,12 @@ class Edits:
         self._context = context
 
     def edit(self, incoming: Incoming, change: MessageWritten, mapped: MappedLeg) -> None:
-        """Apply an edit. One that comes before its message is kept until the message comes."""
+        """Apply an edit. One that comes before its message is stored until the message comes.
+
+        After an edit with an excluded word, the copies stay as they are.
+        """
         mapping, leg = mapped
-        if not (mapping.options.edits and leg.sends):
+        if not (mapping.options.edits and leg.sends) or has_excluded_word(mapping.filters, change):
             return
         state = self._context.state
         synced_id, copy_leg = self._context.locate(

@@ -33,6 +33,12 @@ def dropped_because(filters: Filters, message: MessageWritten) -> str | None:
     return None
 
 
+def has_excluded_word(filters: Filters, message: MessageWritten) -> bool:
+    """Return whether a text has a word that must not get to the other legs, by an edit neither."""
+    text = _Words(render_plain(message.body).text) if filters.exclude_words else None
+    return text is not None and any(map(text.has, filters.exclude_words))
+
+
 class _Words:
     """The words of a text, in which a word or phrase is looked for in time that grows with the text only.
 
