@@ -157,7 +157,7 @@ async def build(runtime: Runtime) -> Service:
     )
 
     # Authorizations
-    accounts = AccountMatcher(integrations_repository, connectors)
+    accounts = AccountMatcher(integrations_repository, connectors, tokens)
     states = States(runtime.mongo, runtime.vault)
     starter = AuthorizationStarter(
         states,

@@ -94,6 +94,14 @@ class IntegrationRepository:
             query["workspace"] = workspace
         return [item for item in await self._find(query, _MAX_PER_ACCOUNT) if item.deleted_at is None]
 
+    async def of_identity(self, workspace: str, identity: str) -> list[Integration]:
+        """Return the integration that is the only one with an identity; [] if there is none.
+
+        Raises `DatabaseUnavailable`.
+        """
+        query = {"workspace": workspace, "identity": identity, "holds_identity": True}
+        return [item for item in await self._find(query, 1) if item.deleted_at is None]
+
     async def with_account_id(self, workspace: str, account_id: str, *, limit: int) -> list[Integration]:
         """Return the integrations of an account, a resource or a person, by its id at whatever provider.
 

@@ -65,7 +65,7 @@ def choosing(
 ) -> tuple[AccountSelection, IntegrationRepository]:
     known = kind(here.mongo, here.vault, here.producer, here.log)
     tokens, watching = cast("TokenSource", Quiet()), cast("SubscriptionLifecycle", Quiet())
-    accounts = AccountMatcher(known, registry().connectors)
+    accounts = AccountMatcher(known, registry().connectors, tokens)
     states = States(here.mongo, here.vault)
     return AccountSelection(known, accounts, tokens, states, watching), known
 

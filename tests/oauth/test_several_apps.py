@@ -92,6 +92,27 @@ def test_an_account_moves_to_another_app_only_when_that_is_named(
     assert shared_accounts.call(first, "refresh")["health"] == "ok"
 
 
+def test_the_same_id_at_another_server_is_another_account(
+    shared_accounts: Accounts, second: RotatingServer, person: Person
+) -> None:
+    """Each server numbers its own people: one of them must not get the integration of another."""
+    first = person.connected("oidc", user="usr_ada")
+    came = person.connect("oidc", app="second", user="usr_bob")
+    assert person.go(came["authorization_url"]).status_code == 200
+    other = came["integration_id"]
+    # Also without users, where nothing else tells them apart; and each is found again.
+    assert shared_accounts.shown(person.connected("oidc", app="second"))["id"] == other
+    imported = {"provider": "oidc", "app": "second", "tokens": second.issue()}
+    assert shared_accounts.hub.call("POST", "/api/integrations", imported)["id"] == other
+    assert shared_accounts.shown(person.connected("oidc"))["id"] == first
+    for integration, user, app in ((first, "usr_ada", None), (other, "usr_bob", "second")):
+        shown = shared_accounts.call(integration, "refresh")
+        assert (shown["user"], shown["app"], shown["health"]) == (user, app, "ok")
+    moved = person.reconnect(first, app="second", takeover=True)
+    page = person.go(moved["authorization_url"])
+    assert (page.status_code, "is connected already" in page.text) == (400, True), page.text
+
+
 def test_an_app_can_be_named_with_a_ticket_and_an_import(
     shared_accounts: Accounts, second: RotatingServer, person: Person
 ) -> None:

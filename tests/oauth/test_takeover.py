@@ -17,6 +17,7 @@ from pymongo.errors import DuplicateKeyError
 from services.oauth.authorization.account_identity import AccountMatcher
 from shared.connections.integration_record import Integration
 from shared.connections.integrations import IntegrationRepository
+from shared.connections.tokens import TokenSource
 from shared.manifests.accounts import AccountIdentity
 from shared.manifests.registry import registry
 from shared.runtime.clock import utcnow
@@ -77,6 +78,37 @@ def test_two_people_of_a_team_have_integrations_of_their_own(oauth_hub: OAuthHub
         page = bob.go(bob.reconnect(of_ada["id"])["authorization_url"])
     assert (page.status_code, "other_account" in page.text) == (400, True)
     assert oauth_hub.do(of_ada["id"], "refresh")["user"] == ADA
+
+
+def test_a_person_is_found_among_a_thousand_of_a_team(oauth_hub: OAuthHub, team: Team) -> None:
+    """Connecting the account again keeps its integration, however many colleagues have one."""
+    _, login = team
+    login(1)
+    colleague = oauth_hub.connect("slack", user=BOB)["id"]
+    with MongoClient[dict[str, Any]](oauth_hub.hub.env["MONGODB_URI"]) as mongo:
+        integrations = mongo.get_default_database()["integrations"]
+        stored = integrations.find_one({"_id": colleague})
+        assert stored
+        integrations.insert_many(
+            [
+                {
+                    **stored,
+                    "_id": f"int_0000_{number}",
+                    "account": {**stored["account"], "person": f"U{number}"},
+                    "identity": f"of {number}",
+                }
+                for number in range(1000)
+            ]
+        )
+        try:
+            login(0)
+            of_ada = oauth_hub.connect("slack", user=ADA)
+            with oauth_hub.person() as person:
+                again = person.connect("slack", user=ADA)
+                assert person.go(again["authorization_url"]).status_code == 200
+            assert oauth_hub.shown(again["integration_id"])["id"] == of_ada["id"]
+        finally:
+            integrations.delete_many({"_id": {"$regex": "^int_0000_"}})
 
 
 def test_one_person_of_a_team_does_not_end_what_another_connected(oauth_hub: OAuthHub, team: Team) -> None:
@@ -145,7 +177,8 @@ def test_the_person_of_a_stored_account_is_read_from_its_values(
     times = {"created_at": now, "changed_at": now, "deleted_at": None}
     known = {"_id": "int_1", "workspace": "ws_1", "kind": "oauth2", "name": "", "status": "connected"}
     integration = Integration.from_document(document | times | numbers | known)
-    matcher = AccountMatcher(cast("IntegrationRepository", None), registry().connectors)
+    integrations, tokens = cast("IntegrationRepository", None), cast("TokenSource", None)
+    matcher = AccountMatcher(integrations, registry().connectors, tokens)
     same = matcher.is_same_account
     assert matcher.person_of(integration) == person
     named = person or ("p" if person is None else "")

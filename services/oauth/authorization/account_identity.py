@@ -1,20 +1,27 @@
 """Find which integration an account belongs to.
 
 The identity of an account is its id at the provider, the person whom the token acts for where the account is
-a team's, and the selected resource (a site, a page). An integration that one user of the chat has is never
-given to another one, unless the call asks for a takeover.
+a team's, the selected resource (a site, a page), and the server where an app's settings choose it: each
+server gives ids of its own. An integration that one user of the chat has is never given to another one,
+unless the call asks for a takeover.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from shared.connections.integration_record import Account, Integration, IntegrationEventType
 from shared.connections.integrations import IntegrationRepository
+from shared.connections.provider_app import AppRef
+from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, FieldError
 from shared.contracts.ids import derive
 from shared.manifests.accounts import AccountIdentity, AccountResource
 from shared.manifests.connector import Connector
+from shared.wire.request_template import RequestTemplate
 
+_SERVER_OF_SETTINGS: Final = re.compile(r"(https://)?[^/]*\{setting:")
+"""Matches a token URL whose host comes from the settings of an app."""
 CONNECTED_EVENTS: Final[Mapping[bool, Sequence[IntegrationEventType]]] = {
     False: ("integration.connected",),
     True: ("integration.connected", "integration.taken_over"),
@@ -31,11 +38,19 @@ def account_in_use() -> Conflict:
     return Conflict(ACCOUNT_IN_USE, errors=(FieldError("takeover", "account_in_use"),))
 
 
-def identity_fields(integration: Integration, account: Account) -> dict[str, Any]:
-    """Return the fields that make an integration the only one with this account's identity."""
+def identity_fields(integration: Integration, account: Account, server: str) -> dict[str, Any]:
+    """Return the fields that make an integration the only one with this account's identity.
+
+    `server` is that of the app that it is connected with: see `AccountMatcher.server_of`.
+    """
     resource = account.resource.id if account.resource else ""
-    parts = (integration.provider, integration.kind, account.id, account.person or "", resource)
-    return {"identity": derive(*parts), "holds_identity": True}
+    identity = _identity(integration, account.id, account.person or "", resource, server)
+    return {"identity": identity, "holds_identity": True}
+
+
+def _identity(integration: Integration, account_id: str, person: str, resource: str, server: str) -> str:
+    parts = (integration.provider, integration.kind, account_id, person, resource)
+    return derive(*parts, *([server] if server else []))
 
 
 def has_another_user(integration: Integration, user: str | None) -> bool:
@@ -46,9 +61,24 @@ def has_another_user(integration: Integration, user: str | None) -> bool:
 class AccountMatcher:
     """Compares the accounts of integrations."""
 
-    def __init__(self, integrations: IntegrationRepository, connectors: Mapping[str, Connector]) -> None:
+    def __init__(
+        self, integrations: IntegrationRepository, connectors: Mapping[str, Connector], tokens: TokenSource
+    ) -> None:
         self._integrations = integrations
         self._connectors = connectors
+        self._tokens = tokens
+
+    def server_of(self, integration: Integration, app: AppRef | None) -> str:
+        """Return the server of an integration that is connected with this app.
+
+        It is '' if the provider has only one, or if the app is gone.
+        """
+        connector = self._connectors.get(integration.provider)
+        flow = connector.oauth2 if connector else None
+        if flow is None or app is None or not _SERVER_OF_SETTINGS.match(flow.token_url):
+            return ""
+        values = self._tokens.values(integration.model_copy(update={"app": tuple(app)}))
+        return RequestTemplate(flow.token_url).render_or_empty(values)
 
     def person_of(self, integration: Integration) -> str | None:
         """Return the id of the person of the account whom an integration acts for.
@@ -81,16 +111,26 @@ class AccountMatcher:
         provider_account: AccountIdentity,
         resource: AccountResource | None,
         user: str | None,
+        server: str,
     ) -> Integration | None:
         """Return another integration of the workspace with this account, and with this resource if given.
 
-        A disconnected integration counts for its own user only. Of several, one that is not disconnected
-        comes first, then one of the same person. Raises `DatabaseUnavailable`.
+        `server` is that of the account (`server_of`). A disconnected integration counts for its own user
+        only. Of several, one that is not disconnected comes first, then one of the same person. Raises
+        `DatabaseUnavailable`.
         """
-        candidates = await self._integrations.of_account(
-            integration.provider, provider_account.id, integration.workspace
-        )
-        matching = list(self._matching(candidates, integration, provider_account, resource, user))
+        account_id, resource_id = provider_account.id, resource.id if resource else ""
+        identity = _identity(integration, account_id, provider_account.person, resource_id, server)
+        # The first is found also if more persons of the account are connected than a list has.
+        candidates = [
+            *await self._integrations.of_identity(integration.workspace, identity),
+            *await self._integrations.of_account(integration.provider, account_id, integration.workspace),
+        ]
+        matching = [
+            other
+            for other in self._matching(candidates, integration, provider_account, resource, user)
+            if not server or self.server_of(other, other.app) in ("", server)
+        ]
         matching.sort(
             key=lambda item: (
                 item.status == "disconnected",

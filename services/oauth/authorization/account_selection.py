@@ -77,8 +77,9 @@ class AccountSelection:
             async with self._states.lock(workspace, integration.provider, account.id):
                 merged = await self._find_merged(integration, account.id)
                 provider_account = AccountIdentity(account.id, account.label, person=account.person or "")
+                server = self._accounts.server_of(integration, integration.app)
                 same = await self._accounts.find_same_account(
-                    integration, provider_account, resource, integration.user
+                    integration, provider_account, resource, integration.user, server
                 )
                 if merged is not None:
                     # An earlier call wrote the merged integration and died before it deleted this one.
@@ -102,7 +103,8 @@ class AccountSelection:
 
     async def _apply_selection(self, integration: Integration, account: Account) -> Integration | None:
         """Store the selection in the integration itself. Return None if it changed since it was read."""
-        change: dict[str, Any] = {"account": account, **identity_fields(integration, account)}
+        server = self._accounts.server_of(integration, integration.app)
+        change: dict[str, Any] = {"account": account, **identity_fields(integration, account, server)}
         is_pending = integration.status == "pending"
         if is_pending:
             change |= {"status": "connected", "reason": "", **_due_fields(integration)}
@@ -141,7 +143,7 @@ class AccountSelection:
             **({"tags": integration.tags} if integration.tags else {}),
             **({"metadata": integration.metadata} if integration.metadata else {}),
             "account": account,
-            **identity_fields(same, account),
+            **identity_fields(same, account, self._accounts.server_of(integration, integration.app)),
             "merged_grant": (integration.id, integration.version),
             # Sealing is bound to the integration's id, so the credential is sealed again.
             "credential": self._integrations.seal(same, self._integrations.open(integration)),

@@ -82,7 +82,15 @@ class ConnectionWriter:
             target = await self._find_target(pending, integration, provider_account, resources)
             retained = self._retained_tokens(pending, target, granted, provider_account)
             change = _connection_change(
-                pending, target, connector, granted, provider_account, resources, retained, granted_at
+                pending,
+                target,
+                connector,
+                granted,
+                provider_account,
+                resources,
+                retained,
+                granted_at,
+                server=self._server(pending, target),
             )
             if confirmation is not None:
                 change["confirmation"] = confirmation
@@ -149,13 +157,16 @@ class ConnectionWriter:
         # which integration is the same.
         is_resource_known = resource is not None or not resources
         user = pending.user or integration.user
+        server = self._server(pending, integration)
         same = (
-            await self._accounts.find_same_account(integration, provider_account, resource, user)
+            await self._accounts.find_same_account(integration, provider_account, resource, user, server)
             if is_resource_known
             else None
         )
         is_unchanged = self._accounts.is_same_account(integration, provider_account, integration.user)
-        if is_unchanged and (same is None or resource is None):
+        # With an app of another server it becomes the same id's account there, which may be connected.
+        stays = self._accounts.server_of(integration, integration.app) in ("", server)
+        if is_unchanged and (same is None or (resource is None and stays)):
             _check_available(pending, integration)
             return integration
         if before and not is_unchanged and not pending.any_account:
@@ -171,6 +182,9 @@ class ConnectionWriter:
         target = same or integration
         _check_available(pending, target)
         return target
+
+    def _server(self, pending: PendingAuthorization, integration: Integration) -> str:
+        return self._accounts.server_of(integration, pending.server[:2])
 
     def _retained_tokens(
         self,
@@ -280,11 +294,13 @@ def _connection_change(
     resources: Sequence[AccountResource],
     retained: Mapping[str, Any],
     granted_at: datetime | None,
+    *,
+    server: str,
 ) -> dict[str, Any]:
     """Return the fields to set on `target`, without the credential.
 
-    `retained` are the refresh tokens that are kept from before. The integration stays `pending` if the
-    account has several resources and none is selected.
+    `retained` are the refresh tokens that are kept from before, `server` is that of the account. The
+    integration stays `pending` if the account has several resources and none is selected.
     """
     resource = _preselected_resource(resources, target)
     account = Account(
@@ -330,7 +346,9 @@ def _connection_change(
         **({} if pending.metadata is None else {"metadata": pending.metadata}),
         **reset_refresh_state(target),
         **times,
-        **(identity_fields(target, account) if is_complete else {"allows_takeover": pending.takeover}),
+        **(
+            identity_fields(target, account, server) if is_complete else {"allows_takeover": pending.takeover}
+        ),
     }
 
 
