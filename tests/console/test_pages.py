@@ -270,6 +270,12 @@ def test_a_list_is_read_from_either_end_and_in_a_range_of_time(hub: Hub, admin: 
     assert shown("&order=none.such") == ids[::-1]
     assert shown("&until=2026-01-01T00:00") == []
     assert shown("&since=2026-01-01T00:00") == ids[::-1]
+    # As a page links it: in the form it has no zone, without which a browser would show and send nothing.
+    page = admin.open(f"{of_name}&since=2026-01-31T13:00:00.5%2B01:00")
+    [since] = [
+        found["value"] for tag, found in page.elements if tag == "input" and found.get("name") == "since"
+    ]
+    assert since == "2026-01-31T12:00:00.500"
 
 
 def test_columns_are_in_the_address_of_a_list_and_of_its_csv(hub: Hub, admin: Person) -> None:

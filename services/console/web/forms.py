@@ -126,3 +126,17 @@ def utc_time(text: str, title: str) -> str:
     except ValueError:
         raise BadForm(f"{title}: a time such as 2026-01-31T12:00 is needed") from None
     return moment.replace(tzinfo=moment.tzinfo or UTC).isoformat()
+
+
+def field_time(text: str) -> str:
+    """Return a time as the field of a form can show it: in UTC, and without the zone that links give it.
+
+    Any other text is returned as it is.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            return text
+        return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError):
+        return text

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 from urllib.parse import urlencode
 
 from services.console.pages.kinds import Column, Kind
-from services.console.web.forms import utc_time
+from services.console.web.forms import field_time, utc_time
 
 _MAX_VALUE: Final = 500
 MAX_CURSOR: Final = 2000
@@ -37,6 +37,7 @@ class Selection:
     def of(cls, kind: Kind, parameters: Parameters) -> "Selection":
         """Return the selection of an address. Unknown filters, orders and columns are ignored."""
         values = {item.name: parameters.get(item.name, "")[:_MAX_VALUE] for item in kind.all_filters}
+        values |= {item.name: field_time(values[item.name]) for item in kind.all_filters if item.is_time}
         order = parameters.get(_ORDER, "")
         known = [column.name for column in kind.columns]
         wanted = set(parameters.getlist(_COLUMNS)).intersection(known)
