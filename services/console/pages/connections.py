@@ -23,6 +23,10 @@ _OAUTH: Final = ("oauth2", "oauth1")
 _TARGET_STATES: Final = (
     *("waiting", "sending", "sent", "failed", "unknown", "skipped", "discarded", "deleted"),
 )
+_CHOICES: Final = {
+    "this": "this edit: it is sent to the other conversations",
+    "other": "the other edit: this one stays only where it was made",
+}
 
 
 def _account_advice(item: Json) -> str:
@@ -314,12 +318,10 @@ CONFLICTS: Final = Kind(
             "Resolve",
             "/api/conflicts/{id}/resolve",
             "sync:write",
-            "The edit that was chosen counts in both conversations.",
+            "It is resolved. This edit, if it was chosen, is on its way to the other conversations.",
             fits=lambda item: item.get("state", "open") == "open",
-            fields=(
-                Field("use", "Use", "select", "This edit, or the other one.", options=("this", "other")),
-            ),
-            effect="Both conversations get the same text; the other edit is lost.",
+            fields=(Field("use", "Use", "select", options=tuple(_CHOICES), labels=_CHOICES),),
+            effect="A message was edited in two conversations, and this edit waits for a decision.",
         ),
     ),
 )
