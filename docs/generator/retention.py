@@ -7,6 +7,7 @@ from docs.generator.markdown import table
 from interlink.commands.common import ServiceName
 from interlink.prepare import indexes
 from shared.contracts.topics import TOPICS
+from shared.runtime import configuration, encryption_keys
 
 _HOUR_MS: Final = 3_600_000
 _FOR_EVER: Final = "until it is deleted"
@@ -29,6 +30,7 @@ _COLLECTIONS: Final = {
     "delivery_jobs": ("retries and erasures of many deliveries", "30 days after the job finished"),
     "delivery_queues": ("the queue of each webhook with something to send", _WORK),
     "delivery_stats": ("attempts by webhook and hour", "90 days"),
+    "encryption_keys": ("ids of encryption keys, and since when each is used", "for ever"),
     "erased_events": ("marks of erased events", "as long as a topic may still have the event"),
     "event_types": ("event types with schemas", _TOMBSTONE),
     "hourly_counts": ("events and refusals by hour", "90 days"),
@@ -77,6 +79,7 @@ _COLLECTIONS: Final = {
     "workspace_deletions": ("deletions of workspaces", "30 days after all services have done their part"),
     "workspaces": ("workspaces", _FOR_EVER),
 }
+_WITHOUT_INDEXES: Final = {configuration.COLLECTION, encryption_keys.COLLECTION}
 _PAGE: Final = """\
 # Retention
 
@@ -117,7 +120,7 @@ class UnknownCollection(Exception):
 def retention_page() -> str:
     """Return the page. Raises `UnknownCollection` if a collection has no retention here."""
     services = [name.value for name in ServiceName]
-    existing = {name for group in indexes(services) for name in group} | {"configuration_version"}
+    existing = {name for group in indexes(services) for name in group} | _WITHOUT_INDEXES
     if different := existing ^ _COLLECTIONS.keys():
         raise UnknownCollection(f"docs/generator/retention.py: add or remove {', '.join(sorted(different))}")
     collections = [(f"`{name}`", *described) for name, described in sorted(_COLLECTIONS.items())]

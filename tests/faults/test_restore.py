@@ -16,10 +16,12 @@ from shared.contracts.topics import CHAT_EVENTS, DELIVERY_REQUESTED, TOPICS
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub
-from tests.support.outgoing import Moody, new_type, numbered, read
+from tests.support.outgoing import Moody, n_of, new_type, numbered, read
 from tests.support.subscriber import Subscriber
 
 GROUPS = {"delivery-fanout": CHAT_EVENTS.name, "delivery-attempt": DELIVERY_REQUESTED.name}
+MARGIN_S = 3600
+"""How far before the backup the groups are set back: a record may be handled later than it was stored."""
 Dump = Mapping[str, Sequence[RawBSONDocument]]
 
 
@@ -79,7 +81,7 @@ def test_yesterdays_database_beside_todays_broker(durable_bus: Bus, store: Store
         restore(database, dumped)
         client.close()
         count = len(taking.got)
-        asyncio.run(rewind(durable_bus, taken_at))
+        asyncio.run(rewind(durable_bus, taken_at - MARGIN_S))
         for service in hub.services:
             hub.start_service(service)
         for service in hub.services:
@@ -95,7 +97,8 @@ def test_yesterdays_database_beside_todays_broker(durable_bus: Bus, store: Store
         hub.call("GET", f"/api/outgoing-webhooks/{later['id']}", expect=404)
         # What is sealed opens with the encryption key of the backup.
         numbered(hub, kind, 1, first=5)
-        taking.wait_for(count + 3)
+        # What the log had at the backup is not repeated, though its events were read again.
+        assert sorted(map(n_of, taking.wait_for(count + 3)[count:])) == [3, 4, 5]
         assert read(hub, hub.deliveries(status="delivered")[0]["id"])["status"] == "delivered"
 
 
