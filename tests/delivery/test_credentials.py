@@ -362,6 +362,7 @@ def test_changed_headers_and_auth_hold_for_the_next_event_and_none_takes_them_aw
         ({"headers": {"Authorization": "x"}}, "headers"),
         ({"headers": {"X-A": "1", "x-a": "2"}}, "headers"),
         ({"headers": {"X A": "1"}}, "headers.X A"),
+        ({"headers": {"$ref": "x", "$id": "1"}}, "headers.$ref"),
         ({"headers": {"X-A": "1\r\nX-B: 2"}}, "headers.X-A"),
         ({"headers": {"X-A": "ü"}}, "headers.X-A"),
         ({"auth": {"type": "basic", "username": "a:b", "password": "c"}}, "auth.basic.username"),

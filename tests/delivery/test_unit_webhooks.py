@@ -5,19 +5,24 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from bson import json_util
+from bson import encode, json_util
 
 from services.delivery.engine.deferred_events import ChunkRecord
+from services.delivery.log.deliveries import MAX_STORED_ATTEMPTS, ClaimedDelivery, Deliveries
 from services.delivery.model.circuit_breaker import BreakerPolicy
+from services.delivery.model.retry_policy import Attempt, AttemptOutcome
 from services.delivery.webhooks.encryption import WebhookEncryption
 from services.delivery.webhooks.outgoing_webhooks import compile_webhook
 from services.delivery.webhooks.repository import WebhookRecord
 from shared.contracts.errors import Misconfigured
+from shared.contracts.topics import DELIVERY_REQUESTED
+from shared.runtime.egress.client import EgressResponse
 from shared.runtime.records import Record
 from shared.runtime.secrets import LocalKeyProvider, Vault
-from shared.webhooks.backoff import SCHEDULES
+from shared.webhooks.backoff import MAX_ATTEMPTS, SCHEDULES
 
 FILES = sorted((Path(__file__).parent.parent / "upgrade").glob("records-*.json"))
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -63,6 +68,21 @@ ALL: dict[str, Any] = OLDEST | {
     "circuit_breaker": {"enabled": False, "failures": 3, "pause_s": 0.5},
     "lifts": 2,
 }
+
+
+def test_what_a_hostile_receiver_answers_at_every_attempt_fits_into_a_document() -> None:
+    headers = {f"{number:03}" + "\u00e9" * 5000: "\u00e9" * 8000 for number in range(100)}
+    response = EgressResponse(500, None, "x" * 300, headers, b"\xff" * 100_000, 1.0, None)
+    own = {f"{number:03}".rjust(200, "x"): "[hidden]" for number in range(20)}
+    deliveries = Deliveries.__new__(Deliveries)  # what is built needs neither database nor settings
+    outcome = AttemptOutcome("retrying", NOW)
+    update: Any = deliveries.result_update(
+        ClaimedDelivery(Mock()), Attempt(1, NOW, {**own, "traceparent": "x" * 55}, response), outcome
+    )
+    [attempt] = update._doc["$push"]["attempts"]["$each"]
+    body = DELIVERY_REQUESTED.max_message_bytes
+    assert len(encode({"attempts": [attempt] * MAX_STORED_ATTEMPTS})) + body < 16 * 1024 * 1024
+    assert MAX_ATTEMPTS <= MAX_STORED_ATTEMPTS
 
 
 def stored(collection: str) -> Iterator[dict[str, Any]]:

@@ -238,6 +238,26 @@ def test_an_invalid_server_certificate(
     run(test())
 
 
+def test_a_server_cannot_choose_an_expensive_key_exchange(
+    run: Run[None], ca_file: Path, tmp_path: Path
+) -> None:
+    """A group of 10,000 bits takes half a second; this one is cheap."""
+    tls = server_tls(SERVERS.pair("server", "localhost", key=rsa.generate_private_key(65537, 2048)))
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    tls.set_ciphers("DHE-RSA-AES256-GCM-SHA384")
+    group = tmp_path / "group.pem"
+    numbers = b"\x02\x82\x01\x01" + ((1 << 2048) - 942289).to_bytes(257) + b"\x02\x01\x02"
+    pem = base64.encodebytes(b"\x30\x82" + len(numbers).to_bytes(2) + numbers).decode()
+    group.write_text(f"-----BEGIN DH PARAMETERS-----\n{pem}-----END DH PARAMETERS-----\n")
+    tls.load_dh_params(str(group))
+
+    async def test() -> None:
+        async with serving(tls) as seen, calling(ca_file=ca_file) as client:
+            assert outcome(await post(client, f"https://localhost:{seen.port}/")) == (None, "tls")
+
+    run(test())
+
+
 def test_a_port_without_tls(run: Run[None]) -> None:
     async def test() -> None:
         async with serving() as seen, calling() as client:
@@ -439,6 +459,17 @@ _ENCRYPTED = key_pem(ec.generate_private_key(ec.SECP256R1()), b"password")
 _SMALL_RSA = CLIENTS.pair("small", key=rsa.generate_private_key(65537, 1024))  # noqa: S505
 
 
+def _large_rsa_key(p: int, q: int) -> rsa.RSAPrivateKey:
+    """A key of numbers that are no primes: to find some, or to check them, takes seconds."""
+    private = pow(65537, -1, (p - 1) * (q - 1))
+    rest = rsa.rsa_crt_dmp1(private, p), rsa.rsa_crt_dmq1(private, q), rsa.rsa_crt_iqmp(p, q)
+    numbers = rsa.RSAPrivateNumbers(p, q, private, *rest, rsa.RSAPublicNumbers(65537, p * q))
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
+
+
+_LARGE_RSA = CLIENTS.pair("large", key=_large_rsa_key((1 << 4095) + 5, (1 << 4096) + 3))
+
+
 @pytest.mark.parametrize(
     ("certificate", "key", "why"),
     [
@@ -457,8 +488,9 @@ _SMALL_RSA = CLIENTS.pair("small", key=rsa.generate_private_key(65537, 1024))  #
         (_CERTIFICATE, _OTHER_KEY, "does not belong"),
         (CLIENTS.pem + _CERTIFICATE, _KEY, "does not belong to the first"),
         (*_SMALL_RSA, "TLS cannot use this certificate: ee key too small"),
+        (*_LARGE_RSA, "an RSA key may have 4096"),
     ],
-    ids=[f"case {number}" for number in range(15)],
+    ids=[f"case {number}" for number in range(16)],
 )
 def test_invalid_client_certificates(certificate: str, key: str, why: str) -> None:
     with pytest.raises(Malformed, match=why) as caught:
@@ -576,6 +608,73 @@ def test_a_slow_body_ends_at_the_timeout(run: Run[None]) -> None:
                 answer = await post(client, slow.url, timeout_s=1)
                 assert (outcome(answer), slow.requests) == ((None, "timeout"), 1)
                 assert 0.9 < answer.seconds < 2
+
+    run(test())
+
+
+def test_a_flood_of_responses_ends_the_call(run: Run[None]) -> None:
+    """Interim responses cost more to read than to send: the event loop would do nothing else."""
+
+    def flood(connection: Any) -> None:
+        while True:
+            connection.sendall(b"HTTP/1.1 100 \r\n\r\n" * 1_000)
+
+    def announce(connection: Any) -> None:
+        connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 3 + b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async def test() -> None:
+        async with calling() as client:
+            with MisbehavingServer(flood) as server:
+                assert outcome(await post(client, server.url, timeout_s=5)) == (None, "protocol")
+            with MisbehavingServer(announce) as server:
+                assert outcome(await post(client, server.url)) == (204, None)
+
+    run(test())
+
+
+def test_a_call_leaves_no_connection_behind(run: Run[None], ca_file: Path) -> None:
+    """Neither to a server that sends on over TLS, nor to one that has not read the request."""
+    sent: list[bytes] = []
+    ended = threading.Event()
+
+    def send_on(connection: Any) -> None:
+        with localhost_tls().wrap_socket(connection, server_side=True) as secure:
+            secure.recv(65536)
+            secure.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n")
+            while len(sent) < 2_000:
+                secure.sendall(b"x" * 65536)
+                sent.append(b"")
+
+    def read_late(connection: Any) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+        ended.wait(60)
+        while chunk := connection.recv(65536):
+            sent.append(chunk)
+
+    def serve(listener: socket.socket, talk: Callable[[Any], None]) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            talk(connection)
+
+    async def call(talk: Callable[[Any], None], scheme: str, body: bytes, timeout_s: float) -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            server = threading.Thread(target=serve, args=(listener, talk), daemon=True)
+            server.start()
+            async with calling(ca_file=ca_file) as client:
+                url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/"
+                answer = await client.post(url, {}, body, timeout_s=timeout_s, status_decides=True)
+                assert outcome(answer) == (200, None)
+                ended.set()
+                await asyncio.to_thread(server.join, 60)
+        return sum(map(len, sent)) if body else len(sent)
+
+    async def test() -> None:
+        assert await call(send_on, "https", b"", 10) < 1_000  # of 2,000
+        ended.clear()
+        sent.clear()
+        size = 20_000_000
+        assert await call(read_late, "http", b"x" * size, 1) < size
 
     run(test())
 

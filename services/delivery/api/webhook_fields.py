@@ -19,7 +19,8 @@ MAX_METADATA_VALUE: Final = 500
 _HOST_NAME: Final = re.compile(
     r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?"
 )
-_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
+_HEADER_NAME: Final = re.compile(r"(?!\$)[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}")
+"""No `$` comes first: the log has the names as keys, and a document with `$ref` and `$id` is a reference."""
 _RESERVED_HEADERS: Final = frozenset(
     {"host", "content-length", "content-type", "transfer-encoding", "connection", "upgrade", "te", "trailer"}
     | {"keep-alive", "proxy-authorization", "proxy-connection", "expect", "traceparent", "user-agent"}

@@ -115,7 +115,10 @@ class HeaderAuth(_StrictModel):
 
 
 class CertificateAuth(_StrictModel):
-    """Mutual TLS: a certificate with its chain, and its key without a password, both as PEM."""
+    """Mutual TLS: a certificate with its chain, and its key without a password, both as PEM.
+
+    An RSA key has at most 4096 bits.
+    """
 
     type: Literal["mtls"]
     certificate: Annotated[str, Field(max_length=32_000)]

@@ -71,8 +71,11 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
     ),
 }
 
-_MAX_STORED_ATTEMPTS: Final = 200
-"""The latest attempts of a delivery that are stored; manual retry cycles have no limit."""
+MAX_STORED_ATTEMPTS: Final = 60
+"""The latest attempts of a delivery that are stored; manual retry cycles have no limit.
+
+A document may have 16 MB: these of at most 115 KB, beside a body of 8 MB. A write beyond it fails for ever.
+"""
 _MAX_LOGGED_HEADERS: Final = 50
 _MAX_HEADER_LENGTH: Final = 512
 _WAITING: Final = ["pending", "retrying"]
@@ -242,7 +245,7 @@ class Deliveries:
             state |= _failure_fields(attempt)
         change: dict[str, Any] = {
             "$set": state,
-            "$push": {"attempts": {"$each": [_attempt_fields(attempt)], "$slice": -_MAX_STORED_ATTEMPTS}},
+            "$push": {"attempts": {"$each": [_attempt_fields(attempt)], "$slice": -MAX_STORED_ATTEMPTS}},
         }
         if unset:
             change["$unset"] = unset

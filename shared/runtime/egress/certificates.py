@@ -12,6 +12,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -24,10 +25,18 @@ from cryptography.hazmat.primitives.serialization import (
 from shared.contracts.errors import Malformed, Misconfigured
 
 _MAX_CERTIFICATES: Final = 10
+_MAX_RSA_BITS: Final = 4096
+"""Each connection signs with the key in the event loop: with 16,384 bits that takes a fifth of a second."""
 _CERTIFICATE_EXPIRED: Final = 10
 _CERTIFICATE_NOT_YET_VALID: Final = 9
 _UNKNOWN_ISSUER: Final = frozenset({18, 19, 20, 21})  # self-signed, or an unknown issuer
 _NAME_MISMATCH: Final = frozenset({62, 64})  # host, address
+_CIPHERS: Final = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
+"""Python's own for TLS 1.2, without the key exchange over a group of the server's choice (DHE).
+
+A server that chooses a group of 10,000 bits would hold up the event loop for half a second at
+each connection.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -93,6 +102,8 @@ def tls_context(trusted: str | None, certificate: ClientCertificate | None = Non
     `trusted` has further authorities, as PEM. `certificate` is shown to servers that ask for one.
     """
     context = ssl.create_default_context()
+    context.set_ciphers(_CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(("http/1.1",))
     if trusted is not None:
         context.load_verify_locations(cadata=trusted)
@@ -134,11 +145,15 @@ def _parse_chain(pem: str) -> Sequence[x509.Certificate]:
 
 def _parse_private_key(pem: str) -> PrivateKeyTypes:
     try:
-        return load_pem_private_key(pem.encode(), password=None)
+        # Not validated: that takes seconds for a large key, and an invalid one only fails its handshakes.
+        key = load_pem_private_key(pem.encode(), password=None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
         raise Malformed("the private key is encrypted: give it without a password") from None
     except (ValueError, UnsupportedAlgorithm):
         raise Malformed("the private key is not PEM: -----BEGIN PRIVATE KEY----- and what follows") from None
+    if isinstance(key, RSAPrivateKey) and key.key_size > _MAX_RSA_BITS:
+        raise Malformed(f"the private key has {key.key_size} bits: an RSA key may have {_MAX_RSA_BITS}")
+    return key
 
 
 def _public_bytes(owner: x509.Certificate | PrivateKeyTypes) -> bytes:

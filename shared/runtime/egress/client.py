@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Literal
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -37,6 +37,7 @@ from shared.runtime.egress.errors import AddressRefused, EgressFailure, classify
 from shared.runtime.egress.resolver import DnsResolver
 from shared.runtime.egress.sessions import (
     AbortableWebSocket,
+    GuardedConnector,
     PeerAwareResponse,
     create_session,
     read_body,
@@ -125,9 +126,7 @@ class EgressClient:
         self._ports = ports
         self._proxy = None if proxy is None else parse_proxy_url(proxy)
         self._authorities = None if ca_file is None else read_ca_file(ca_file)
-        self._trust: ssl.SSLContext | Literal[True] = (
-            True if self._authorities is None else tls_context(self._authorities)
-        )
+        self._trust = tls_context(self._authorities)
         self._client_contexts: WeakKeyDictionary[ClientCertificate, ssl.SSLContext] = WeakKeyDictionary()
         self._session: aiohttp.ClientSession | None = None
         self._websocket_session: aiohttp.ClientSession | None = None
@@ -136,7 +135,7 @@ class EgressClient:
         self._deadlines = DeadlineQueues()
 
     async def start(self) -> None:
-        connector = aiohttp.TCPConnector(
+        connector = GuardedConnector(
             # With a proxy, only the proxy's name is resolved here. The operator chose it: it may be a name
             # that only the system's resolver knows.
             resolver=self._resolver if self._proxy is None else ThreadedResolver(),
@@ -330,7 +329,7 @@ class EgressClient:
 
     async def _checked(
         self, url: str, workspace: str, certificate: ClientCertificate | None
-    ) -> tuple[URL, ssl.SSLContext | Literal[True]]:
+    ) -> tuple[URL, ssl.SSLContext]:
         """Return the parsed URL after its checks, and the TLS context for it.
 
         Checks the port, and with a proxy the addresses; without one, the connector checks the addresses.

@@ -3,13 +3,64 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import BadHttpMessage
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 """For the connection alone. The timeout of the whole call may be longer, to wait for the response."""
+_MAX_RESPONSES: Final = 100
+"""Responses to one request: the final one, and interim ones (1xx) before it."""
+_MAX_PARSED_BYTES: Final = 16 * 1024
+"""Bytes that are parsed at a time: a response can have 17 bytes, and the system has up to 256 KB at once."""
+
+
+class GuardedConnector(aiohttp.TCPConnector):
+    """Connects with `GuardedProtocol`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._factory = partial(GuardedProtocol, self._loop)  # type: ignore[assignment]
+
+
+class GuardedProtocol(ResponseHandler):
+    """A connection that a server can neither flood with responses nor hold open once it is closed."""
+
+    _responses = 0
+
+    def set_response_params(self, **settings: Any) -> None:
+        """Begin with the response to another request."""
+        self._responses = 0
+        super().set_response_params(**settings)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        self._responses += 1
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived; break off at too many responses, which would cost as much CPU as it has."""
+        for start in range(0, len(data) or 1, _MAX_PARSED_BYTES):
+            if self._responses > _MAX_RESPONSES:
+                return
+            super().data_received(data[start : start + _MAX_PARSED_BYTES])
+            if self._responses > _MAX_RESPONSES:
+                self.abort()
+                self.set_exception(BadHttpMessage("too many responses to one request"))
+
+    def close(self) -> None:
+        """Close at once.
+
+        A close of TLS would read on until the server ends it too, for up to 30 s, and any other would wait
+        until the server has read the request. A WebSocket's close frame is sent before.
+        """
+        if self.upgraded:
+            super().close()
+        else:
+            self.abort()
 
 
 class PeerAwareResponse(aiohttp.ClientResponse):
