@@ -2,7 +2,9 @@
 
 import csv
 import io
+import os
 import re
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from secrets import token_hex
@@ -358,6 +360,25 @@ def test_a_form_that_is_sent_twice_does_its_work_once(hub: Hub, admin: Person) -
     first, second = (admin.send(form, "/do/create", **values) for _ in range(2))
     assert first.link("/console/webhooks/wh_") == second.link("/console/webhooks/wh_")
     assert len(hub.call("GET", f"/api/outgoing-webhooks?name={name}")["items"]) == 1
+
+
+def test_a_form_whose_service_answers_too_late_does_its_work_once(hub: Hub, admin: Person) -> None:
+    name = token_hex(4)
+    create = admin.open("/console/webhooks/do/create")
+    values = {"name": name, "url": f"http://127.0.0.1:9/{name}", "events": "a.b"}
+    existing = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]
+    rotate = admin.open(f"/console/webhooks/{existing}/do/rotate")
+    os.kill(hub.pid("delivery"), signal.SIGSTOP)
+    try:
+        late = [admin.send(create, "/do/create", **values), admin.send(rotate, "/do/rotate")]
+    finally:
+        os.kill(hub.pid("delivery"), signal.SIGCONT)
+    assert all("The service delivery does not answer" in page.text for page in late)
+    eventually(lambda: name in admin.open(f"/console/webhooks?name={name}").text)
+    assert "Secret" in admin.send(late[0], "/do/create").text
+    assert admin.open(f"/console/webhooks?name={name}").response.text.count("<tr>") == 2
+    assert "New secret" in admin.send(late[1], "/do/rotate").text
+    assert len(hub.call("GET", f"/api/outgoing-webhooks/{existing}")["old_secrets_until"]) == 1
 
 
 def test_a_member_sees_and_does_what_the_key_allows(hub: Hub, person: Person) -> None:

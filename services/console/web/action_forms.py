@@ -1,6 +1,5 @@
 """The page of an action's form: its fields, filled with what was sent before, or stands in the address."""
 
-import secrets
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,7 +9,7 @@ from starlette.responses import Response
 from services.console.hub_api import Refusal
 from services.console.pages.kinds import SECRETS, Action, Field
 from services.console.web.edits import Edit
-from services.console.web.forms import Form, errors_of
+from services.console.web.forms import Form, errors_of, once_of
 from services.console.web.frame import Frame
 from services.console.web.visits import Visit
 
@@ -65,7 +64,7 @@ class ActionForms:
             refusal=refusal,
             errors=errors_of(refusal, action.fields),
             links=links,
-            once=secrets.token_urlsafe(16),
+            once=once_of(form or {}),
             steps=steps,
             copied=copied,
             edit=edit,

@@ -1,6 +1,5 @@
 """Actions on many rows of a list: the rows that are chosen or shown, or all hits of its search."""
 
-import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +12,7 @@ from starlette.responses import Response
 
 from services.console.hub_api import HubApi, Refusal
 from services.console.pages.kinds import BulkAction, Kind
-from services.console.web.forms import BadForm, Form, first
+from services.console.web.forms import BadForm, Form, first, once_of
 from services.console.web.frame import Frame, see_other
 from services.console.web.selection import Selection, address
 from services.console.web.visits import Visit
@@ -141,7 +140,7 @@ class BulkPages:
             filters=filters,
             count=count,
             refusal=refusal,
-            once=secrets.token_urlsafe(16),
+            once=once_of(form),
         )
 
 

@@ -1,6 +1,7 @@
 """Read the forms of the console: their fields, and the body of the call that they become."""
 
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -72,6 +73,14 @@ async def read_form(request: Request) -> Form:
 def first(form: Form, name: str) -> str:
     """Return the value of a field; empty if the form does not have it."""
     return form.get(name, [""])[0]
+
+
+def once_of(form: Form) -> str:
+    """Return the value of `once` for the page of a form: that of one that was sent, else a new one.
+
+    After a call whose response is late or lost, the same form does the work once.
+    """
+    return first(form, "once") or secrets.token_urlsafe(16)
 
 
 def values_of(form: Form, fields: Sequence[Field]) -> dict[str, Any]:

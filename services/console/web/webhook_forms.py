@@ -1,7 +1,6 @@
 """The form of an outgoing webhook, with a choice of event types and a preview of filter and projection."""
 
 import asyncio
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, get_args
@@ -16,7 +15,7 @@ from services.console.pages.kinds import Action, Field, Kind
 from services.console.pages.outgoing import WEBHOOKS
 from services.console.pages.rendering import visible
 from services.console.web.edits import CHANGED, Edit, based_on, compared, is_outdated
-from services.console.web.forms import BadForm, Form, errors_of, first, values_of
+from services.console.web.forms import BadForm, Form, errors_of, first, once_of, values_of
 from services.console.web.frame import Frame, see_other
 from services.console.web.visits import Visit
 from shared.webhooks.formats import BodyFormat
@@ -182,7 +181,7 @@ class WebhookForms:
                 refusal, (*_FIELDS, *_FILTER, _TRANSFORM, _FORMAT, _ORDERING, _PROFILE, _PATTERNS)
             ),
             edit=edit,
-            once=secrets.token_urlsafe(16),
+            once=once_of(form),
         )
 
     async def _types(self, visit: Visit) -> Sequence[tuple[str, Sequence[Json]]]:
