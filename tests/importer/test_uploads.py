@@ -234,6 +234,17 @@ def test_received_bytes_of_a_broken_line_count_without_a_checksum(hub: Hub, clie
         assert eventually(lambda: offset(client, address) == expected)  # noqa: B023 -- asked at once
 
 
+def test_bytes_stop_at_the_reserve_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads that are announced one after another may have more bytes together than the disk."""
+    files = UploadFolder(tmp_path)
+    monkeypatch.setattr(files, "free_bytes", lambda: _GIB + 4)
+    with files.appending("upl_1") as file:
+        files.append(file, b"abcd")
+        with pytest.raises(OSError, match="reserve"):
+            files.append(file, b"abcde")
+    assert files.size_of("upl_1") == 4
+
+
 def test_a_workspace_has_a_bounded_number_of_bytes(client: httpx.Client) -> None:
     """Announced bytes count, so that nobody reserves more than his share."""
     addresses = []

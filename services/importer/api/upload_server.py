@@ -109,7 +109,7 @@ class UploadServer:
                         raise TooLarge(f"the upload was announced with {upload.size} bytes")
                     if hashed:
                         hashed.update(block)
-                    await asyncio.to_thread(_write_all, file, block)
+                    await asyncio.to_thread(self._folder.append, file, block)
                     offset += len(block)
                 is_whole = True
             finally:
@@ -152,12 +152,6 @@ def _version(scope: Scope) -> str | None:
     return next(
         (value.decode("latin-1") for name, value in scope["headers"] if name == b"tus-resumable"), None
     )
-
-
-def _write_all(file: BinaryIO, block: bytes) -> None:
-    view = memoryview(block)
-    while view:
-        view = view[file.write(view) :]
 
 
 def _sync(file: BinaryIO) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import ENOSPC
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from secrets import token_hex
@@ -16,6 +17,8 @@ from shared.contracts.errors import Conflict, Misconfigured, RetryLater
 
 _ID_FILE: Final = "folder-id"
 _MODE: Final = 0o600
+_RESERVE_BYTES: Final = 1024**3
+"""Bytes of the disk that uploads leave free."""
 
 
 class UploadFolder:
@@ -48,6 +51,21 @@ class UploadFolder:
         """Return how many bytes the disk has left."""
         return shutil.disk_usage(self._path).free
 
+    def has_room(self, size: int) -> bool:
+        """Return whether the disk takes so many bytes of an upload, and keeps 1 GiB free."""
+        return self.free_bytes() >= size + _RESERVE_BYTES
+
+    def append(self, file: BinaryIO, block: bytes) -> None:
+        """Append a block to an upload that is open. Raises `OSError`, also if the disk has no room for it.
+
+        Uploads that were announced while there was room can have more bytes together than the disk.
+        """
+        if not self.has_room(len(block)):
+            raise OSError(ENOSPC, "no room but for the reserve")
+        view = memoryview(block)
+        while view:
+            view = view[file.write(view) :]
+
     @contextmanager
     def appending(self, upload_id: str) -> Iterator[BinaryIO]:
         """Open the file of an upload to append to it. Raises `Conflict` if another call does so."""
@@ -67,12 +85,13 @@ class UploadFolder:
 
     def older_than(self, unix: float) -> list[str]:
         """Return the ids of the uploads whose files were last written before a Unix time."""
+        found = []
         with os.scandir(self._path) as entries:
-            return [
-                entry.name
-                for entry in entries
-                if entry.name.startswith("upl_") and entry.stat().st_mtime < unix
-            ]
+            for entry in entries:
+                with suppress(FileNotFoundError):  # another process has deleted it
+                    if entry.name.startswith("upl_") and entry.stat().st_mtime < unix:
+                        found.append(entry.name)
+        return found
 
 
 def other_folder() -> RetryLater:

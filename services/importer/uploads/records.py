@@ -24,8 +24,6 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {
 _MAX_COUNT: Final = 100
 _ORPHAN_AGE_S: Final = 3600.0
 """A file without a record is deleted when nothing was written to it for so long."""
-_RESERVE_BYTES: Final = 1024**3
-"""Bytes of the disk that uploads leave free."""
 
 
 class Upload(Record):
@@ -63,7 +61,7 @@ class Uploads:
             created_at=now,
             expires_at=now + timedelta(days=self._days),
         )
-        if self._folder.free_bytes() < size + _RESERVE_BYTES:
+        if not self._folder.has_room(size):
             raise Conflict("the hub's disk has no room for this upload: ask the operator for more")
         with translate_errors():
             await self._collection.insert_one(upload.document())
