@@ -21,6 +21,7 @@ from pydantic import Field
 
 from shared.contracts.errors import DatabaseUnavailable, RetryLater
 from shared.runtime.clock import utcnow
+from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Collection, Document, translate_errors
 from shared.runtime.records import Record, stored_null
@@ -36,6 +37,9 @@ _MAX_RETRY_INTERVAL_S: Final = 1.0
 """After a search that failed."""
 _MAX_COUNTED_FAILURES: Final = 10_000
 """Documents of which a process knows the failures in a row; beyond it, all are forgotten."""
+_BUSY_PAUSE: Final = timedelta(seconds=5)
+_BUSY_SPACING: Final = timedelta(seconds=0.1)
+"""After which the first document without a slot for its workspace is due again, and each further one."""
 
 
 class Claimed(Protocol):
@@ -246,8 +250,8 @@ class DueWorker(Generic[C]):
     """Works on due documents: a part of a service, beside those of other processes.
 
     Up to `max_concurrent` documents are worked on at a time, the longest overdue first; a slow one holds up
-    no other. A document whose work fails is postponed: at once for `RetryLater`, and logged as an error for
-    anything else.
+    no other. With `workspace_of`, documents of one workspace have at most half of the slots. A document whose
+    work fails is postponed: at once for `RetryLater`, and logged as an error for anything else.
     """
 
     def __init__(
@@ -260,6 +264,7 @@ class DueWorker(Generic[C]):
         poll_interval_s: float,
         backoff: Backoff,
         max_concurrent: int = 1,
+        workspace_of: Callable[[C], str] | None = None,
         before_search: Callable[[], Awaitable[None]] | None = None,
         wake: asyncio.Event | None = None,
         stop_timeout_s: float = 10.0,
@@ -267,9 +272,10 @@ class DueWorker(Generic[C]):
         """Set the work. `process` gets a claimed document and writes its outcome.
 
         `name` is the first part of log events: `<name>.postponed`, `<name>.failed`. The pauses of `backoff`
-        grow with a document's failures in a row in this process. `before_search` runs before each search.
-        Set `wake` when there is new work, so that it need not wait for the next poll. `stop` waits up to
-        `stop_timeout_s` for work that was started, and cancels it then.
+        grow with a document's failures in a row in this process. Set `workspace_of` for work that can hang
+        because of what a workspace chose. `before_search` runs before each search. Set `wake` when there is
+        new work, so that it need not wait for the next poll. `stop` waits up to `stop_timeout_s` for work
+        that was started, and cancels it then.
         """
         self._work = work
         self._process = process
@@ -279,6 +285,10 @@ class DueWorker(Generic[C]):
         self._retry_interval_s = min(poll_interval_s, _MAX_RETRY_INTERVAL_S)
         self._backoff = backoff
         self._max_concurrent = max_concurrent
+        self._workspace_of = workspace_of
+        self._limits = WorkspaceLimits(max(1, max_concurrent // 2))
+        self._postponed_to: dict[str, datetime] = {}
+        """Time to which the last document without a slot was postponed, by workspace."""
         self._before_search = before_search
         self._stop_timeout_s = stop_timeout_s
         self._failures: dict[str, int] = {}
@@ -347,7 +357,7 @@ class DueWorker(Generic[C]):
         try:
             claimed = await self._work.claim(item_id)
             if claimed is not None:
-                await self._process(claimed)
+                await self._process_in_slot(claimed)
         except LeaseLost:
             self._log.warning(f"{self._name}.lease_lost", id=item_id)
         except RetryLater as error:
@@ -361,6 +371,20 @@ class DueWorker(Generic[C]):
             self._wake.set()  # more may be due
         finally:
             del self._running[item_id]
+
+    async def _process_in_slot(self, claimed: C) -> None:
+        """Process a document, or postpone it if its workspace has its share of the slots."""
+        if self._workspace_of is None:
+            return await self._process(claimed)
+        workspace = self._workspace_of(claimed)
+        if self._limits.is_full(workspace):
+            now = utcnow()
+            due_at = max(now + _BUSY_PAUSE, self._postponed_to.get(workspace, now) + _BUSY_SPACING)
+            self._postponed_to[workspace] = due_at
+            await self._work.release(claimed, due_at)
+            return None
+        async with self._limits.hold(workspace):
+            return await self._process(claimed)
 
     async def _postpone(self, item_id: str, claimed: C | None, *, min_pause_s: float = 0.0) -> None:
         if claimed is None:  # not even the claim succeeded: the next poll tries again

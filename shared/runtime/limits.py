@@ -35,6 +35,10 @@ class WorkspaceLimits:
         """Return how many uses of the workspace there are, those that wait included."""
         return self._users.get(workspace, 0)
 
+    def is_full(self, workspace: str) -> bool:
+        """Return whether a further use of the workspace would wait."""
+        return self.users(workspace) >= self._limit
+
     def release(self, workspace: str) -> None:
         self._semaphores[workspace].release()
         self._leave(workspace)

@@ -248,6 +248,42 @@ async def test_failed_work_is_postponed_and_holds_up_no_other(store: Store) -> N
             assert stored["fence"] == 1
 
 
+async def test_work_of_one_workspace_that_hangs_holds_up_no_other(store: Store) -> None:
+    async with tasks(store, 20) as collection:
+        await collection.update_one({"_id": "0"}, {"$set": {"kind": "other"}})
+        started, other, let_go = list[str](), asyncio.Event(), asyncio.Event()
+
+        async def process(claimed: Task) -> None:
+            started.append(claimed.id)
+            if claimed.kind == "other":
+                other.set()
+            else:
+                await let_go.wait()
+            await work_on(collection).write(claimed, DONE)
+
+        worker = DueWorker(
+            work_on(collection),
+            process,
+            configure("tests", "error"),
+            name="task",
+            poll_interval_s=0.05,
+            backoff=BACKOFF,
+            max_concurrent=6,
+            workspace_of=lambda claimed: claimed.kind,
+        )
+        await worker.start()
+        async with asyncio.timeout(30):
+            await other.wait()
+        assert (len(started), started[-1]) == (4, "0"), "half of the slots are for one workspace"
+        query = {"_id": {"$nin": started}, "due_at": {"$gt": utcnow(), "$lt": utcnow() + HOUR / 2}}
+        async with asyncio.timeout(30):
+            while len(waiting := await collection.distinct("due_at", query)) < 16:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert max(waiting) < utcnow() + timedelta(seconds=30), "soon, and not all at once"
+        let_go.set()
+        await worker.stop()
+
+
 async def test_a_worker_that_stops_finishes_its_work_and_starts_no_more(store: Store) -> None:
     async with tasks(store, 2) as collection:
         work, started, may_end = work_on(collection), asyncio.Event(), asyncio.Event()

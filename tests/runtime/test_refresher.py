@@ -97,6 +97,11 @@ class StoredGrant:
     def stored(self) -> Integration:
         return Integration.from_document(self._collection.find_one({"_id": "int_1"}) or {})
 
+    def copy(self, *ids: str, **fields: Any) -> None:
+        """Store the same integration under other ids, as accounts of their own."""
+        document = self._collection.find_one({"_id": "int_1"}) or {}
+        self._collection.insert_many([{**document, **fields, "_id": item_id} for item_id in ids])
+
     def set(self, **fields: Any) -> None:
         """As another process does it."""
         self._collection.update_one({"_id": "int_1"}, {"$set": fields})
@@ -281,6 +286,39 @@ async def test_a_lost_lease_sends_no_request(keep: Keep) -> None:
     done = await first.ensure_newer("int_1", 1)
     assert [b"refresh_token=r-1" in body for body in asked] == [True], "once, with the third claim"
     assert done.fence == 3
+
+
+async def test_accounts_whose_server_hangs_hold_up_those_of_no_other_workspace(keep: Keep) -> None:
+    """A server that a workspace chose answers none of its refreshes; the others' are due later."""
+    due = utcnow() - timedelta(minutes=1)
+    grant = keep("jira", {"access_token": "a-1", "refresh_token": "r-1"}, open=True, due_at=due)
+    grant.copy(*(f"int_of_1_{number}" for number in range(30)))
+    grant.copy("int_of_2", workspace="ws_2", due_at=utcnow())
+    hanging, refreshed, let_go = set[str](), asyncio.Event(), asyncio.Event()
+
+    class Tokens:
+        """The server of one workspace answers, that of the other one does not."""
+
+        async def refresh(self, integration_id: str, *, than: int) -> None:
+            assert than
+            if integration_id == "int_of_2":
+                refreshed.set()
+                return
+            hanging.add(integration_id)
+            await let_go.wait()
+
+    tokens, nobody = cast("TokenSource", Tokens()), cast("Disconnector", None)
+    maintenance = Maintenance(
+        grant.integrations, registry().connectors, tokens, nobody, structlog.get_logger(), interval_s=0.05
+    )
+    await maintenance.start()
+    try:
+        async with asyncio.timeout(30):
+            await refreshed.wait()
+        assert 1 < len(hanging) <= 10
+    finally:
+        let_go.set()
+        await maintenance.stop()
 
 
 async def test_of_two_processes_one_warns_that_a_grant_ends(keep: Keep) -> None:

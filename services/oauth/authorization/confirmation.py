@@ -86,6 +86,7 @@ class GrantConfirmer:
             poll_interval_s=interval_s,
             backoff=_PAUSES,
             max_concurrent=_MAX_CONCURRENT,
+            workspace_of=lambda claimed: claimed.workspace,
             stop_timeout_s=_STOP_TIMEOUT_S,
         )
         """The part of the service that revokes grants that nobody confirms."""

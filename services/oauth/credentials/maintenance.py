@@ -1,7 +1,8 @@
 """Maintain integrations in the background: refresh tokens, expire what was not completed, publish events.
 
 Due integrations are found by one partial index, so the cost does not grow with those that are not due. All
-processes do it side by side: the lease of the credential decides which one refreshes.
+processes do it side by side: the lease of the credential decides which one refreshes. Integrations of one
+workspace, whose server may hang, have at most half of the slots of a process.
 
 This is no due work in the sense of `shared/runtime/due_work.py`. A claim there raises the record's `fence`,
 which here belongs to the lease of the refresh: a fence that rises without a refresh looks like a refresh that
@@ -24,11 +25,16 @@ from shared.connections.tokens import TokenSource
 from shared.contracts.errors import Conflict, DatabaseUnavailable, NotFound, RetryLater
 from shared.manifests.connector import Connector
 from shared.runtime.clock import utcnow
+from shared.runtime.limits import WorkspaceLimits
 from shared.runtime.logs import Log
 from shared.runtime.periodic_task import PeriodicTask
 
 _MAX_CONCURRENT: Final = 20
+_MAX_CONCURRENT_PER_WORKSPACE: Final = 10
+_MAX_OPEN_PER_WORKSPACE: Final = 100
+"""These, and those that wait for their turn. Further ones are postponed."""
 _BATCH_SIZE: Final = 200
+_BUSY_DELAY: Final = timedelta(seconds=10)
 _SHORT_DELAY: Final = timedelta(minutes=1)
 _LONG_DELAY: Final = timedelta(hours=1)
 _MAX_LOGGED_LENGTH: Final = 200
@@ -52,7 +58,11 @@ class Maintenance:
         self._tokens = tokens
         self._disconnector = disconnector
         self._log = log
+        self._interval_s = interval_s
         self._periodic_task = PeriodicTask(self.run_due, interval_s, log)
+        self._limits = WorkspaceLimits(_MAX_CONCURRENT_PER_WORKSPACE)
+        self._semaphore = asyncio.Semaphore(_MAX_CONCURRENT)
+        self._running: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
 
     async def start(self) -> None:
@@ -65,22 +75,40 @@ class Maintenance:
         """
         self._stopping = True
         await self._periodic_task.stop()
+        await asyncio.gather(*self._running.values())
 
     async def run_due(self) -> None:
-        """Publish pending events, then process up to 200 due integrations, the oldest first.
+        """Publish pending events, then process up to 200 more due integrations, the oldest first.
 
+        Wait until they are done, but no longer than an interval: what hangs goes on beside the next ones.
         Failures of one integration are logged. Raises `DatabaseUnavailable`.
         """
         await self._integrations.publish_pending()
-        integration_ids = await self._integrations.due_ids(_BATCH_SIZE)
-        semaphore = asyncio.Semaphore(_MAX_CONCURRENT)
+        for integration_id in await self._integrations.due_ids(_BATCH_SIZE + len(self._running)):
+            if integration_id not in self._running and not self._stopping:
+                self._running[integration_id] = asyncio.create_task(self._take_turn(integration_id))
+        if self._running:
+            await asyncio.wait(set(self._running.values()), timeout=self._interval_s)
 
-        async def process(integration_id: str) -> None:
-            async with semaphore:
+    async def _take_turn(self, integration_id: str) -> None:
+        """Process one integration when there is a slot for its workspace. Never raise."""
+        try:
+            workspace = (await self._integrations.find(integration_id)).workspace
+            if self._limits.users(workspace) >= _MAX_OPEN_PER_WORKSPACE:
+                await self._postpone(integration_id, _BUSY_DELAY)
+                return
+            async with self._limits.hold(workspace), self._semaphore:
                 if not self._stopping:
                     await self._process(integration_id)
-
-        await asyncio.gather(*(process(integration_id) for integration_id in integration_ids))
+        except (NotFound, DatabaseUnavailable):
+            pass  # it was deleted, or is due at the next search
+        except Exception as error:  # noqa: BLE001 -- an unreadable document must not stay at the head
+            self._log.error(
+                "maintenance.failed", integration_id=integration_id, error=repr(error)[:_MAX_LOGGED_LENGTH]
+            )
+            await self._postpone(integration_id, _LONG_DELAY)
+        finally:
+            del self._running[integration_id]
 
     async def _process(self, integration_id: str) -> None:
         """Do what is due for one integration; postpone it if that fails. Never raise."""

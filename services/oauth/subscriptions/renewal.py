@@ -66,6 +66,7 @@ class SubscriptionRenewal:
             poll_interval_s=interval_s,
             backoff=_UNSTORED_FAILURE_PAUSES,
             max_concurrent=_MAX_CONCURRENT,
+            workspace_of=lambda claimed: claimed.workspace,
             before_search=self._detect_app_changes,
             # What a provider has created, and nobody has stored, cannot be cancelled any more.
             stop_timeout_s=LEASE.total_seconds(),
