@@ -332,6 +332,7 @@ def test_twenty_views_are_saved_and_nobody_else_sees_them(hub: Hub, admin: Perso
     deleted = admin.send(again, next(form.action for form in again.forms if "/delete" in form.action))
     assert len([form for form in deleted.forms if "/delete" in form.action]) == 19
     assert admin.send(page, "/console/views", name="one more").status == 200
+    assert admin.post(f"/console/views/{'9' * 4400}/delete").status == 404
     stranger = admin.client.post("/console/views", data={"name": "x", "path": "deliveries"})
     assert stranger.status_code == 403
 

@@ -170,14 +170,14 @@ class ListPages:
 
     async def delete_view(self, request: Request, visit: Visit, _form: Form) -> Response:
         """Delete a view of the member."""
-        key, slot = visit.member.key, request.path_params["slot"]
+        key = visit.member.key
         if self._views is None:
             return self._frame.missing(visit)
-        views = {view.slot: view for view in await self._views.list_all(key.workspace, key.id)}
-        view: SavedView | None = views.get(slot)
+        views = {str(view.slot): view for view in await self._views.list_all(key.workspace, key.id)}
+        view: SavedView | None = views.get(request.path_params["slot"])
         if view is None:
             return self._frame.missing(visit)
-        await self._views.delete(key.workspace, key.id, slot)
+        await self._views.delete(key.workspace, key.id, view.slot)
         return see_other("/console/" + quote(view.path))
 
 

@@ -122,7 +122,7 @@ class Site:
             *self._import_routes(forms),
             *self._catalogue_routes(forms),
             Route("/console/views", self._form(lists.save_view), methods=["POST"]),
-            Route("/console/views/{slot:int}/delete", self._form(lists.delete_view), methods=["POST"]),
+            Route("/console/views/{slot}/delete", self._form(lists.delete_view), methods=["POST"]),
             Route("/console/sessions", self._page(sessions.show)),
             Route("/console/retention", self._page(retention.show)),
             Route("/console/sessions/key", self._form(sessions.rotate_key), methods=["POST"]),
