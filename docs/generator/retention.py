@@ -15,10 +15,11 @@ _WORK: Final = "until it is done"
 _TOMBSTONE: Final = "until it is deleted, and a day more as a mark for the other processes"
 _SESSION: Final = "until the session ends"
 _IMPORT: Final = "30 days after the import finished"
+_LEDGER: Final = "until the workspace is deleted"
 _COLLECTIONS: Final = {
     "api_keys": ("API keys", _TOMBSTONE),
     "audit_entries": ("who changed what", "`INTERLINK_AUDIT_DAYS` (365)"),
-    "chat_users": ("people that imports created in the chat", _FOR_EVER),
+    "chat_users": ("users of the chat, as `user.updated` names them, to match people of imports", _LEDGER),
     "configuration_version": ("the version of the configuration, one document", "for ever"),
     "console_embedded_sessions": ("sessions of embedded pages", _SESSION),
     "console_sessions": ("sessions of people", _SESSION),
@@ -40,10 +41,10 @@ _COLLECTIONS: Final = {
     "import_file_sets": ("stored files of imports, each once", "`INTERLINK_IMPORT_FILE_DAYS` (365)"),
     "import_files": ("files of imports", "`INTERLINK_IMPORT_FILE_DAYS` (365)"),
     "import_issues": ("records that an import could not take", _IMPORT),
-    "import_marks": ("where an import stands", _IMPORT),
+    "import_marks": ("up to when conversations of connected accounts are imported", _LEDGER),
     "import_people": ("people of an import", _IMPORT),
     "import_report_rows": ("an import's counts by channel and day", _IMPORT),
-    "import_units": ("parts of an import", _IMPORT),
+    "import_units": ("parts of imports with the ids of their messages", f"{_LEDGER}; of a dry run {_IMPORT}"),
     "imports": ("imports", _IMPORT),
     "inbound_endpoints": ("endpoints, with sealed secrets", _TOMBSTONE),
     "integrations": ("connected accounts, with sealed tokens", _TOMBSTONE),

@@ -163,7 +163,7 @@ async def build(runtime: Runtime) -> Service:
         users,
         files.cleanup,
     )
-    expiry = Expiry(imports, stores.issues, stores.contents, reports)
+    expiry = Expiry(imports, stores.units, stores.issues, stores.contents, reports)
 
     async def consume(batch: Sequence[ConsumedEvent]) -> None:
         await late.handle(batch)

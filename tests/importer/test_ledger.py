@@ -1,12 +1,23 @@
-"""The ledger of imports on a real store: what is found of many messages with the same time."""
+"""The ledger of imports on a real store: what is found of many messages at one time, and what stays."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from bench.log import mongo_at
+from services.importer.jobs.expiry import Expiry
+from services.importer.jobs.import_job import dry_run_id
+from services.importer.jobs.imports import Imports
+from services.importer.publish.broker_memory import BrokerMemory
+from services.importer.store.issues import IssueRecord, Issues
 from services.importer.store.unit_record import MARK_BYTES, UnitRecord, split_ids
 from services.importer.store.units import COLLECTION, INDEXES, Units
+from services.importer.uploads.folder import UploadFolder
+from services.importer.uploads.records import Uploads
+from shared.runtime.clock import utcnow
+from shared.runtime.mongo import Mongo
 from tests.support.backends import Store
 
 WORKSPACE, SOURCE = "w", "slack:T1:C1"
@@ -14,13 +25,18 @@ NOON = 1_704_110_400.0
 
 
 @pytest.fixture
-async def units(store: Store) -> AsyncIterator[Units]:
+async def mongo(store: Store) -> AsyncIterator[Mongo]:
     mongo = mongo_at(store.uri())
     try:
         await mongo.ensure_indexes({COLLECTION: INDEXES[COLLECTION]})
-        yield Units(mongo)
+        yield mongo
     finally:
         mongo.close()
+
+
+@pytest.fixture
+def units(mongo: Mongo) -> Units:
+    return Units(mongo)
 
 
 def ids(*numbers: int) -> list[bytes]:
@@ -58,3 +74,30 @@ async def test_only_messages_that_were_asked_for_are_found(units: Units) -> None
     assert sorted(item for found in parts for item in found) == ids(1, 2, 3, 4, 5)
     (stored, _) = await units.read("imp_1", after="")
     assert split_ids(stored.ids) == ids(1, 2, 3)
+
+
+async def test_of_imports_that_expire_only_their_ledgers_stay(
+    mongo: Mongo, units: Units, tmp_path: Path
+) -> None:
+    """However many of them end within a day."""
+    folder, count = UploadFolder(tmp_path), 30
+    uploads = Uploads(mongo, folder, max_bytes=1, bytes_per_workspace=1, days=1)
+    imports = Imports(mongo, uploads, folder, BrokerMemory(None), running_per_workspace=1, per_workspace=1)
+    issues = Issues(mongo)
+    soon, later = utcnow() + timedelta(hours=1), utcnow() + timedelta(days=3)
+    for number in range(count):
+        expires_at = later if number == 0 else soon
+        await mongo.collection("imports").insert_one({"_id": f"imp_{number}", "expires_at": expires_at})
+        for run in (f"imp_{number}", dry_run_id(f"imp_{number}")):
+            await units.store([part(run, 0, 1)])
+            issue = IssueRecord(id=run, import_id=run, workspace=WORKSPACE, place="", reason="", position=0)
+            await issues.store([issue])
+    expiry = Expiry(imports, units, issues)
+    for _ in range(2):
+        await expiry.sweep()
+    left = await mongo.collection("import_issues").find({}, {"import_id": 1}).to_list(None)
+    assert {item["import_id"] for item in left} == {"imp_0", dry_run_id("imp_0")}
+    found = {f"imp_{number}" for number in range(count) if await units.count_added(f"imp_{number}")}
+    assert found == {f"imp_{number}" for number in range(count)}
+    trials = [number for number in range(count) if await units.count_added(dry_run_id(f"imp_{number}"))]
+    assert trials == [0]

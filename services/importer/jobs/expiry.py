@@ -5,7 +5,7 @@ from typing import Final, Protocol
 from services.importer.jobs.import_job import dry_run_id
 from services.importer.jobs.imports import Imports
 
-_AT_ONCE: Final = 20
+_AT_ONCE: Final = 500
 
 
 class ImportStore(Protocol):
@@ -16,15 +16,28 @@ class ImportStore(Protocol):
 
 
 class Expiry:
-    """Deletes contents, issues and reports of imports that the database is about to delete."""
+    """Deletes contents, issues and reports of imports that the database is about to delete.
 
-    def __init__(self, imports: Imports, *stores: ImportStore) -> None:
+    Of the ledger, only the parts of dry runs are deleted.
+    """
+
+    def __init__(self, imports: Imports, ledger: ImportStore, *stores: ImportStore) -> None:
         self._imports = imports
+        self._ledger = ledger
         self._stores = stores
+        self._swept: set[str] = set()
+        """Imports that expire, and have nothing left."""
 
     async def sweep(self) -> None:
-        """Delete what is left of some imports that are about to expire. Raises `DatabaseUnavailable`."""
-        for import_id in await self._imports.expiring(_AT_ONCE):
+        """Delete what is left of imports that are about to expire, at most 500 at a time.
+
+        Raises `DatabaseUnavailable`.
+        """
+        expiring = await self._imports.expiring()
+        self._swept.intersection_update(expiring)
+        for import_id in [item for item in expiring if item not in self._swept][:_AT_ONCE]:
+            await self._ledger.delete_run(dry_run_id(import_id))
             for store in self._stores:
                 await store.delete_run(import_id)
                 await store.delete_run(dry_run_id(import_id))
+            self._swept.add(import_id)

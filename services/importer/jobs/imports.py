@@ -354,12 +354,15 @@ class Imports:
         with translate_errors():
             return [document["_id"] async for document in self._collection.find(query, {"_id": 1})]
 
-    async def expiring(self, limit: int) -> list[str]:
-        """Return ids of imports that are about to be deleted, because they ended long ago."""
+    async def expiring(self) -> list[str]:
+        """Return ids of imports that are deleted within a day, because they ended long ago; first ones first.
+
+        These are many: all imports that ended on one day.
+        """
         query = {"expires_at": {"$lt": utcnow() + _DAY}}
         with translate_errors():
-            documents = await self._collection.find(query, {"_id": 1}).limit(limit).to_list(limit)
-        return [document["_id"] for document in documents]
+            found = self._collection.find(query, {"_id": 1}).sort("expires_at", 1)
+            return [document["_id"] async for document in found]
 
     async def delete_all(self, workspace: str) -> None:
         """Delete every import of a workspace."""
