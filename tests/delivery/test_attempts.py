@@ -612,6 +612,20 @@ def test_deleted_is_gone_and_what_waits_is_cancelled(hub: Hub) -> None:
         assert len(subscriber.got) == 1
 
 
+def test_deleted_gets_nothing_of_what_waits_in_memory(hub: Hub) -> None:
+    with Subscriber(delay_s=0.1) as subscriber:
+        kind = new_type()
+        webhook = hub.outgoing_webhook(subscriber.url, events=[kind], max_in_flight=1)
+        publish(hub, kind, 12)
+        subscriber.wait_for(1)
+        hub.call("DELETE", f"/api/outgoing-webhooks/{webhook['id']}", expect=204)
+        got = len(subscriber.got) + subscriber.in_progress
+        sleep(2)
+        ends = {delivery["status"] for delivery in hub.deliveries(webhook_id=webhook["id"])}
+        assert ends <= {"delivered", "cancelled"}
+        assert len(subscriber.got) <= got + 1  # one may have been on its way
+
+
 def test_a_test_event_takes_the_same_way(hub: Hub) -> None:
     with Subscriber() as subscriber:
         webhook = hub.outgoing_webhook(subscriber.url, events=[new_type()])

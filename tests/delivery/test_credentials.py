@@ -8,13 +8,16 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
+from threading import Barrier
 from time import time
 from typing import Any
 
 import bson
+import httpx
 import pymongo
 import pytest
 from nacl.exceptions import BadSignatureError
@@ -205,6 +208,32 @@ def test_a_rotation_that_would_end_a_valid_secret_early_is_refused(hub: Hub) -> 
         assert len(got.headers["webhook-signature"].split(" ")) == 1
         Webhook(newest).verify(got.body, got.headers)
         hub.call("POST", rotate, {"overlap_hours": 1})
+
+
+def test_rotations_at_the_same_time_lose_no_secret(hub: Hub) -> None:
+    with Subscriber() as subscriber:
+        webhook, _, _ = sent(hub, subscriber)
+        headers = {"authorization": f"Bearer {hub.admin_key}"}
+
+        def rotate(client: httpx.Client) -> httpx.Response:
+            client.get(path_of(webhook))
+            ready.wait(60)
+            return client.post(f"{path_of(webhook)}/rotate-secret", json={"overlap_hours": 1})
+
+        ready = Barrier(4)
+        with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
+            clients = [
+                stack.enter_context(httpx.Client(base_url=hub.url("delivery"), headers=headers, timeout=60))
+                for _ in range(4)
+            ]
+            answers = list(pool.map(rotate, clients))
+        assert {answer.status_code for answer in answers} <= {200, 409}
+        secrets = [answer.json()["secret"] for answer in answers if answer.is_success]
+        assert secrets
+        numbered(hub, webhook["events"][0])
+        got = subscriber.wait_for(2)[1]
+    for secret in (webhook["secret"], *secrets):
+        assert Webhook(secret).verify(got.body, got.headers)
 
 
 def test_no_profile_signs_nothing_and_has_no_secret_to_rotate(hub: Hub) -> None:

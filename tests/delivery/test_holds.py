@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from time import monotonic, sleep
 from typing import Any
 
@@ -12,6 +13,7 @@ from services.delivery.log.deliveries import DELIVERIES
 from tests.support.backends import Bus, Store
 from tests.support.eventually import eventually
 from tests.support.hub import Hub, hub_with
+from tests.support.misbehaving_server import MisbehavingServer
 from tests.support.outgoing import (
     ONCE,
     Moody,
@@ -106,6 +108,30 @@ def test_a_retry_after_is_bounded_and_shown(hub: Hub, settings: dict[str, Any], 
             assert max_s - 20 < in_s(delivery["next_attempt_at"]) <= max_s + 1
             assert read(hub, delivery["id"])["waiting_reason"] == "held"
         assert len(subscriber.got) == 1
+
+
+@pytest.mark.parametrize("status", [410, 429])
+def test_the_response_of_an_earlier_url_decides_nothing(hub: Hub, status: int) -> None:
+    """It came after the change: neither is the webhook disabled, nor are its deliveries held back."""
+
+    def answer_late(connection: Any) -> None:
+        changed.wait(60)
+        connection.sendall(b"HTTP/1.1 %d X\r\nRetry-After: 900\r\nContent-Length: 0\r\n\r\n" % status)
+
+    changed = Event()
+    with MisbehavingServer(answer_late) as earlier, Subscriber() as subscriber:
+        kind = new_type()
+        webhook = hub.outgoing_webhook(earlier.url, events=[kind], retry=SOON, ordering="strict")
+        numbered(hub, kind)
+        eventually(lambda: earlier.requests == 1)
+        hub.call("PATCH", path_of(webhook), {"url": subscriber.url})
+        changed.set()
+        eventually(lambda: stats(hub, webhook)["active"] == 0)
+        numbered(hub, kind, first=1)
+        subscriber.wait_for(1 if status == 410 else 2)
+        sleep(1)
+        shown = hub.call("GET", path_of(webhook))
+    assert (shown["enabled"], shown["health"]["held_until"]) == (True, None)
 
 
 def test_what_is_held_back_is_not_given_up_behind_the_circuit(hub: Hub) -> None:

@@ -282,7 +282,8 @@ class WebhooksApi:
             "delivery", "webhook.secret_rotated", record.workspace, record.id, fields, overlap
         )
         await self._producer.publish(event, timeout_s=PUBLISH_TIMEOUT_S)
-        changed = await self._webhooks.update(webhook_id, {"secrets": rotated})
+        # Of two rotations at the same time one must fail: its secret would be shown and lost.
+        changed = await self._webhooks.update(webhook_id, {"secrets": rotated}, read_at=record.changed_at)
         return await self._out_with_health(changed, secret)
 
     async def enable(self, webhook_id: str, key: CustomerWriter) -> WebhookOut:

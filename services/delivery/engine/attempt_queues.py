@@ -146,6 +146,7 @@ class AttemptQueues:
             (queue.webhook.strict and queue.goes_to_log)
             or queue.webhook.policy.schedule[0] > 0
             or not self._webhooks.may_send(queue.webhook)  # disabled or paused after fan-out
+            or self._webhooks.loaded(queue.webhook.id) is None  # deleted: the scheduler cancels what is there
         )
 
     def _start(self, queue: EndpointQueue, delivery: OpenDelivery) -> None:

@@ -82,8 +82,8 @@ class FailureMonitor:
         manual: bool = False,
     ) -> None:
         """Record an attempt at a request. The success of a manual one also ends the hold."""
-        # Failures that say nothing about the endpoint only free the probe.
-        if attempt.is_hub_failure:
+        # What says nothing about the endpoint only frees the probe. So does the response of an earlier URL.
+        if attempt.is_hub_failure or webhook.url != endpoint_state.url:
             endpoint_state.breaker.release()
             return
         if attempt.response.failure == CONDITION_TOO_EXPENSIVE:
@@ -217,9 +217,10 @@ class FailureMonitor:
 
         If the process dies in between, the next failure publishes the event again under the same id.
         """
+        await self._webhooks.ensure_current()
         current = self._webhooks.loaded(webhook.id)
-        # A person deleted, disabled or enabled the webhook since the failures began.
-        if current is None or not current.enabled or current.enabled_at > since:
+        # A person deleted, disabled or enabled the webhook since the failures began, or changed its URL.
+        if current is None or not current.enabled or current.enabled_at > since or current.url != webhook.url:
             return
         await self._publish_notice(
             webhook, "webhook.disabled", since, {"reason": reason, "last_error": error}

@@ -7,7 +7,7 @@ decrypts.
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -179,14 +179,12 @@ class OutgoingWebhooks:
         *,
         reset: bool = False,
         version: int | None = None,
+        read_at: datetime | None = None,
     ) -> WebhookRecord:
-        """Change fields, given by their names in `WebhookRecord`, and return the new record.
-
-        With `reset`, the owning process ends the endpoint's hold and closes its circuit. With `version`, only
-        that one is changed. Raises `NotFound`; `Outdated`; `Conflict` if another webhook of the workspace
-        claims the URL; `DatabaseUnavailable`.
-        """
-        record = await self._repository.update(webhook_id, changes, reset=reset, version=version)
+        """Change a webhook as `WebhookRepository.update` does, and announce it. Raises what that raises."""
+        record = await self._repository.update(
+            webhook_id, changes, reset=reset, version=version, read_at=read_at
+        )
         await self._snapshot.announce(webhook_id)
         return record
 

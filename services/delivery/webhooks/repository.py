@@ -348,14 +348,16 @@ class WebhookRepository:
         *,
         reset: bool = False,
         version: int | None = None,
+        read_at: datetime | None = None,
     ) -> WebhookRecord:
         """Change fields, given by their names in `WebhookRecord`, and return the new record.
 
         With `reset`, the owning process ends the endpoint's hold and closes its circuit. With `version`, only
-        that one is changed. Raises `NotFound`, `Outdated`, and `Conflict` if another webhook of the workspace
-        claims the URL.
+        that one is changed; with `read_at`, only the record with this `changed_at`. Raises `NotFound`,
+        `Outdated`, and `Conflict` if it has changed since, or another webhook of the workspace claims the
+        URL.
         """
-        document = await self._update(webhook_id, changes, reset=reset, version=version)
+        document = await self._update(webhook_id, changes, reset=reset, version=version, read_at=read_at)
         return WebhookRecord.from_document(document)
 
     async def _update(
@@ -365,6 +367,7 @@ class WebhookRepository:
         *,
         reset: bool = False,
         version: int | None = None,
+        read_at: datetime | None = None,
     ) -> Document:
         fields = WebhookRecord.stored_fields({**changes, "changed_at": utcnow()})
         increments = {"version": 1} if changes.keys() - _STATE else {}
@@ -372,14 +375,17 @@ class WebhookRepository:
             increments[WebhookRecord.stored_name("stored_resets")] = 1
         update: Document = {"$set": fields} | ({"$inc": increments} if increments else {})
         query = {"_id": webhook_id, "deleted_at": None}
+        as_read = {} if read_at is None else {"changed_at": read_at}
         try:
             with translate_errors():
-                document = await self._collection.find_one_and_update(
-                    {**query, **version_query(version)}, update, return_document=True
+                document: Document | None = await self._collection.find_one_and_update(
+                    {**query, **version_query(version), **as_read}, update, return_document=True
                 )
         except Duplicate:
             raise _url_taken() from None
         if document is None:
+            if read_at is not None and await self.exists(webhook_id):
+                raise Conflict("the webhook was changed at the same time: try again")
             raise await why_unchanged(self._collection, query, version, _not_found())
         return document
 
