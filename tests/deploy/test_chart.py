@@ -287,11 +287,16 @@ def test_the_init_job_has_arguments_that_the_command_takes(
         assert done.exit_code == 0, done.output
 
 
-def test_one_disk_means_one_pod(rendered: Mapping[str, Sequence[Object]]) -> None:
+def test_one_disk_means_one_pod(helm: Helm, rendered: Mapping[str, Sequence[Object]], tmp_path: Path) -> None:
     small, large = (of_kind(rendered[name], "Deployment")["importer"]["spec"] for name in ("small", "large"))
     assert (small["replicas"], small["strategy"]["type"]) == (1, "Recreate")
     assert large["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
     assert "replicas" not in large, "KEDA decides"
+    own = {"existingClaim": "exports", "accessMode": "ReadWriteOnce"}
+    changed = with_values(helm, tmp_path, "large", {"services": {"importer": {"volume": own}}})
+    claimed = of_kind(changed, "Deployment")["importer"]["spec"]
+    assert (claimed["replicas"], claimed["strategy"]["type"]) == (1, "Recreate")
+    assert set(of_kind(changed, "ScaledObject")) == {"delivery", "sync"}
 
 
 # The network
@@ -393,6 +398,7 @@ def test_services_scale_by_what_waits_for_them(rendered: Mapping[str, Sequence[O
         spec = scaled[service]["spec"]
         limits = properties[service]["properties"]["autoscaling"]["properties"]["partitions"]
         partitions = example_values("large")["services"][service]["autoscaling"]["partitions"]
+        assert spec["fallback"]["behavior"] == "currentReplicasIfHigher", "also without monitoring"
         assert spec["maxReplicaCount"] == partitions == limits["minimum"] == topic.partitions
         groups = _groups(service)
         for trigger in spec["triggers"]:
