@@ -277,8 +277,14 @@ class IntegrationRepository:
         return changed
 
     async def delete(self, integration: Integration, **changes: Any) -> Integration | None:
-        """Mark an integration as deleted. Parameters and result are those of `change`."""
-        return await self.change(integration, deleted_at=utcnow(), needs_maintenance=False, **changes)
+        """Mark an integration as deleted. Parameters and result are those of `change`.
+
+        Its record loses the account: whoever looks for the integrations of an account reads a limited number
+        of records, and any number can be connected and deleted.
+        """
+        return await self.change(
+            integration, deleted_at=utcnow(), needs_maintenance=False, account=None, **changes
+        )
 
     async def record_use(self, integration_id: str) -> None:
         """Store that an integration is used now. Raises `DatabaseUnavailable`."""
