@@ -13,6 +13,7 @@ from shared.richtext.build import canonical, only_text
 from shared.richtext.degrade import degrade
 from shared.richtext.markdown_inline import character_kind
 from shared.richtext.rendered import Rendered
+from shared.richtext.split import first_part
 from shared.richtext.tree import (
     MARKS,
     Block,
@@ -69,6 +70,18 @@ def render_markdown(document: Document) -> Rendered:
         return Rendered(render_line(text), ())
     degraded, losses = degrade(document, SUPPORTED)
     return Rendered("\n\n".join(_blocks(canonical(degraded).blocks)), losses)
+
+
+def cut_markdown(document: Document, limit: int) -> str:
+    """Return the Markdown of the beginning of a document, at most `limit` characters.
+
+    The document is cut, not its Markdown: without its end, a code would be read as marks and mentions.
+    """
+
+    def length(part: Document) -> int:
+        return len(render_markdown(part).text)
+
+    return render_markdown(first_part(canonical(document), limit=limit, measure=length)).text
 
 
 def render_line(text: str) -> str:

@@ -7,8 +7,12 @@ import pytest
 
 from services.sync.model.mapping import Filters
 from services.sync.translate.filters import dropped_because
-from shared.manifests.channel_types import MessageWritten, Person, Place
+from services.sync.translate.text import markdown_of
+from shared.contracts.chat_limits import MAX_TEXT_CHARACTERS
+from shared.manifests.channel_types import Account, MessageWritten, Person, Place
+from shared.providers.slack.events import parse_message
 from shared.richtext.markdown import parse_markdown
+from shared.richtext.mentions import mentioned
 from tests.sync.chat_side import ChatServer
 from tests.sync.three_legs import World
 
@@ -36,6 +40,18 @@ def test_events_of_another_workspace_for_a_mapped_channel_reach_nobody(world: Wo
         stranger.publish("message.created", forged | {"author": {"id": "usr_x", "name": "X"}})
     legs.chat.write("after")  # in the same partition: the key is the channel
     legs.agree("after")
+
+
+def test_a_text_that_is_cut_mentions_nobody() -> None:
+    """Its Markdown is longer than a message of the chat may be, and the end of its code is not in it."""
+    secret = "`[all](mention://everyone) [ada](mention://user/usr_ada) "
+    text = f"{'[' * 1_400} {secret}{'b ' * 19_200}b`"
+    event = {"ts": "1764000000.000100", "user": "U0ADA", "text": text}
+    began = process_time()
+    cut = markdown_of(parse_message(event, "C1", Account("T1")).body)
+    assert process_time() - began < 0.5
+    assert MAX_TEXT_CHARACTERS // 2 < len(cut) <= MAX_TEXT_CHARACTERS
+    assert not mentioned(parse_markdown(cut))
 
 
 @pytest.mark.parametrize("word", ["a" * 90, "a " * 45, "+ " * 45], ids=["long", "short", "signs"])

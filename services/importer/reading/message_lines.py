@@ -11,7 +11,7 @@ from shared.contracts.chat_limits import MAX_TEXT_CHARACTERS
 from shared.manifests.channel_types import MessageWritten, Person
 from shared.manifests.history_types import HistoryMessage, HistoryRecord, Skipped
 from shared.richtext.build import clean_line, only_text
-from shared.richtext.markdown_render import render_line, render_markdown
+from shared.richtext.markdown_render import cut_markdown, render_line, render_markdown
 from shared.richtext.mentions import Mentioned, mentioned, resolve_mentions
 from shared.richtext.tree import ChannelMention, UserMention
 
@@ -151,7 +151,8 @@ def _text(message: MessageWritten, names: Names) -> tuple[str, list[str]]:
             losses = list(dict.fromkeys([*losses, *(loss.node for loss in rendered.losses)]))
     if len(text) > MAX_TEXT_CHARACTERS:
         losses.append(_TEXT_CUT)
-    return text[:MAX_TEXT_CHARACTERS], losses
+        text = cut_markdown(body, MAX_TEXT_CHARACTERS)
+    return text, losses
 
 
 def _lost(found: Mentioned, names: Names) -> list[str]:

@@ -7,7 +7,7 @@ from services.sync.store.mapping_index import MappingIndex
 from shared.connections.channel_accounts import AccountRef
 from shared.contracts.chat import ChatAuthor
 from shared.contracts.chat_limits import MAX_TEXT_CHARACTERS
-from shared.richtext.markdown_render import render_markdown
+from shared.richtext.markdown_render import cut_markdown, render_markdown
 from shared.richtext.mentions import resolve_mentions
 from shared.richtext.tree import ChannelMention, Document, UserMention
 
@@ -79,4 +79,5 @@ def text_for(
 
 def markdown_of(document: Document) -> str:
     """Return a document as Markdown, cut to the length that a message of the chat may have."""
-    return render_markdown(document).text[:MAX_TEXT_CHARACTERS]
+    text = render_markdown(document).text
+    return text if len(text) <= MAX_TEXT_CHARACTERS else cut_markdown(document, MAX_TEXT_CHARACTERS)
