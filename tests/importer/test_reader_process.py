@@ -44,7 +44,12 @@ def everything(
     return asyncio.run(read_all())
 
 
-def test_an_export_is_described_and_read(tmp_path: Path) -> None:
+def test_an_export_is_described_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the hub was started beside modules with the names of its own."""
+    for name in ("services/__init__.py", "orjson.py"):
+        (tmp_path / "started" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "started" / name).write_text("raise SystemExit", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "started")
     days = {"general/2024-01-02": [slack_message("1704153600.000100", "hello <@U00000002>")]}
     contents, lines = everything(written(tmp_path, slack_export(days)), users={"U00000002": "user_7"})
     assert (contents.kind, contents.provider, contents.account) == ("a Slack export", "slack", "T00000001")

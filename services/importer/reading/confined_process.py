@@ -57,6 +57,7 @@ class ConfinedProcess:
     async def _start(self, *arguments: str, descriptors: Sequence[int] = ()) -> None:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # nothing is imported from the folder that the hub was started in
             "-m",
             self._module,
             *arguments,
