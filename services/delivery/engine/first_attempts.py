@@ -20,7 +20,7 @@ from services.delivery.model.delivery import DUE_TYPE, DeliveryRequest, read_req
 from services.delivery.webhooks.outgoing_webhooks import OutgoingWebhooks
 from shared.contracts.envelope import Event
 from shared.contracts.ids import DeliveryId
-from shared.runtime.clock import now_ms, utcnow
+from shared.runtime.clock import now_ms
 from shared.runtime.failpoints import failpoint
 from shared.runtime.kafka.batch import Batch, ConsumedEvent
 from shared.runtime.logs import Log
@@ -208,8 +208,8 @@ class FirstAttemptHandler:
         for request in requests.values():
             if open_by_id.get(request.delivery_id):
                 # The partition's previous owner wrote it after this process loaded the partition: a strict
-                # webhook's later deliveries must wait behind it.
-                self._endpoint_states.state(request.webhook_id, request.partition).note_due(utcnow())
+                # webhook's later deliveries must wait behind it. It may have been due before the last search.
+                self._endpoint_states.state(request.webhook_id, request.partition).note_external_change()
                 self._results.wake.set()
             # Kafka delivers at least once: what is in the log was handled before.
             if request.delivery_id in open_by_id or self._erasures.is_erased(

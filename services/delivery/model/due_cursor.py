@@ -23,8 +23,10 @@ _SPARSE_MS: Final = 1000
 _WIDENING_FACTOR: Final = 16
 _MAX_LOOKAHEAD: Final = timedelta(days=8)
 """Deliveries wait no longer than this unless a clock is wrong; everything later is one window."""
-_CLOCK_SKEW: Final = timedelta(seconds=60)
-"""Time by which the clock of another process may be behind when it makes a delivery due."""
+_MAX_DELAY: Final = timedelta(hours=1)
+"""The longest time from when another process makes a delivery due until that is in the database.
+
+It repeats the write while MongoDB is unavailable to it, and its clock may be behind."""
 
 
 class DueCursor:
@@ -57,9 +59,9 @@ class DueCursor:
             self._lower(position_of("due_at", due_at))
 
     def note_external_change(self, now: datetime) -> None:
-        """Note that another process just opened a delivery, possibly with an old order."""
+        """Note that another process has opened a delivery, possibly with an old order or due time."""
         if self.field == "due_at":
-            self._lower(position_of("due_at", now - _CLOCK_SKEW))
+            self._lower(position_of("due_at", now - _MAX_DELAY))
         else:
             self._reset("order")
 
