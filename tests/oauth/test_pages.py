@@ -112,6 +112,22 @@ def test_a_page_that_is_connected_again_is_subscribed_again(oauth_hub: OAuthHub)
     assert used(oauth_hub, fake, shown["id"]).role == page.id
 
 
+def test_a_page_with_manual_credentials_is_subscribed_again(oauth_hub: OAuthHub) -> None:
+    """Disconnecting it has removed the subscription."""
+    fake = facebook(oauth_hub)
+    page = fake.accounts[0].place
+    token = used(oauth_hub, fake, oauth_hub.connect("facebook")["id"])
+    body = {"provider": "messenger", "kind": "page_token", "fields": {"access_token": token.value}}
+    integration = oauth_hub.ask("POST", "/api/integrations", body, expect=201)["id"]
+    assert subscription(oauth_hub, integration)["status"] == "active"
+    oauth_hub.do(integration, "disconnect")
+    assert oauth_hub.ask("GET", f"/api/integrations/{integration}/watches")["items"] == []
+    fake.subscribed.clear()
+    assert oauth_hub.ask("POST", "/api/integrations", body, expect=201)["id"] == integration
+    assert subscription(oauth_hub, integration)["status"] == "active"
+    assert fake.subscribed == {page.id: MESSAGES}
+
+
 def test_two_providers_of_one_page_keep_each_others_fields(oauth_hub: OAuthHub) -> None:
     fake = facebook(oauth_hub)
     page = fake.accounts[0].place

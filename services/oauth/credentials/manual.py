@@ -240,6 +240,8 @@ class ManualCredentials:
         change = {**self._change(integration, provider_account, values, user), **(labels or {})}
         is_unchanged = all(getattr(integration, field) == change[field] for field in ("status", "user"))
         is_same_account = integration.account is not None and integration.account.id == provider_account.id
+        # Disconnecting has removed them, or a process died before it added them.
+        await self._subscriptions.prepare_automatic(integration)
         changed = await self._integrations.change(
             integration,
             publish=() if is_unchanged and is_same_account else CONNECTED_EVENTS[taken_over],
