@@ -1,5 +1,7 @@
 """The steps of an import over a real hub, as a person without script goes through them."""
 
+import os
+import signal
 from collections.abc import Iterator
 from secrets import token_hex
 from typing import Any
@@ -102,9 +104,15 @@ def test_an_import_goes_from_the_file_to_the_undo_without_script(
     assert stored.path.startswith(f"{path}/channels")
     refused = chosen(admin, stored, "/channels", "save", C00000001=("existing", ""))
     assert (refused.status, "channel_id is required" in refused.text) == (422, True)
-    done = chosen(
-        admin, refused, "/channels", "save", C00000001=("leave_out", ""), C00000002=("new", "renamed")
-    )
+    os.kill(hub.pid("importer"), signal.SIGSTOP)
+    try:
+        late = chosen(
+            admin, refused, "/channels", "save", C00000001=("leave_out", ""), C00000002=("new", "renamed")
+        )
+    finally:
+        os.kill(hub.pid("importer"), signal.SIGCONT)
+    assert (late.status, "The service importer does not answer" in late.text) == (503, True)
+    done = admin.send(late, "/channels")
     assert "Your choices are stored" in done.text
     api = f"/api/imports/{path.rpartition('/')[2]}"
     plan = hub.call("GET", f"{api}/plan")

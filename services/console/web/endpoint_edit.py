@@ -106,7 +106,7 @@ class EndpointEdit:
         try:
             item, fields = await self._read(request, visit)
         except Refusal as refusal:
-            return self._frame.refused(visit, refusal, _LIST)
+            return self._frame.unsent(visit, refusal, _LIST, form)
         version = based_on(form)
         try:
             await self._hub.call(

@@ -8,6 +8,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from services.console.hub_api import Refusal
 from services.console.pages.registry import GROUPS, KINDS
 from services.console.pages.rendering import Renderer
+from services.console.web.forms import Form
 from services.console.web.static_files import StaticFiles
 from services.console.web.visits import Visit
 from services.console.web.workspace_addresses import base_of, html_in
@@ -54,12 +55,37 @@ class Frame:
     def problem(self, visit: Visit | None, status: int, title: str, text: str, back: str = "") -> Response:
         """Return a page that says what went wrong and what to do; `back` is where to go on."""
         return self.page(
-            "problem.html", visit, status, title=title, text=text, back=back or "/console", here=None
+            "problem.html",
+            visit,
+            status,
+            title=title,
+            text=text,
+            back=back or "/console",
+            again=(),
+            here=None,
         )
 
     def refused(self, visit: Visit, refusal: Refusal, back: str = "") -> Response:
         """Return the page of a refused call."""
         return self.problem(visit, refusal.status, refusal.title, refusal.detail, back)
+
+    def unsent(self, visit: Visit, refusal: Refusal, back: str, form: Form) -> Response:
+        """Return the page of a form that could not be shown again; if a service is away, to send it again.
+
+        The form must not have a secret.
+        """
+        if not refusal.is_outage:
+            return self.refused(visit, refusal, back)
+        return self.page(
+            "problem.html",
+            visit,
+            refusal.status,
+            title=refusal.title,
+            text=f"{refusal.detail} What you entered is in this page.",
+            back=back,
+            again=[(name, value) for name, values in form.items() for value in values],
+            here=None,
+        )
 
     def missing(self, visit: Visit | None) -> Response:
         """Return the page for an address that leads nowhere."""

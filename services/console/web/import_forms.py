@@ -145,7 +145,7 @@ class ImportForms:
                 once=first(form, "once"),
             )
         except Refusal as refusal:
-            return self._frame.refused(visit, refusal, import_path(request))
+            return self._frame.unsent(visit, refusal, import_path(request), form)
         return see_other(f"{import_path(request)}?done=answers")
 
     # Options

@@ -100,7 +100,7 @@ class ImportPlanPages:
                 return await self._show(choices, request, visit, mine=mine, refusal=conflict)
         except Refusal as refusal:
             if refusal.is_outage:
-                return self._frame.refused(visit, refusal, import_path(request))
+                return self._frame.unsent(visit, refusal, import_path(request), form)
             return await self._show(choices, request, visit, mine=_sent(form), refusal=refusal)
         query = dict(_params(choices, request)) | {"done": "1"}
         query.pop("limit")
