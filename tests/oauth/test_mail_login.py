@@ -145,6 +145,11 @@ def test_a_certificate_of_another_host_is_refused(servers: MailServers) -> None:
     assert "for another host" in error.detail
 
 
+def test_a_server_cannot_choose_an_expensive_key_exchange() -> None:
+    offered = [cipher["name"] for cipher in logins()._tls.get_ciphers()]
+    assert [name for name in offered if name.startswith("DHE")] == []
+
+
 @pytest.mark.parametrize(
     ("protocol", "lines"),
     [

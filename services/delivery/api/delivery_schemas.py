@@ -83,9 +83,10 @@ class DeliveryOut(PayloadOut):
     circuit, or `stopped` if it waited too long for a webhook that was paused, disabled or unreadable. An
     erased delivery has `erased_at` and no `body`. A waiting delivery is not attempted before
     `next_attempt_at`, because of `waiting_reason` (null: its schedule). `next_attempt_at` is null if a person
-    has to act first (`paused`, `disabled`, `unreadable`). `occurred_at` is when the hub received the event;
-    the body has the provider's own time. If it is `masked`, because the caller lacks the scope
-    `payloads:read`, there are no bodies, and most headers have no values.
+    has to act first (`paused`, `disabled`, `unreadable`). `occurred_at` is the time that the publisher gave
+    the event, else when the hub received it; of a provider's event always the latter, and the body has the
+    provider's own time. If it is `masked`, because the caller lacks the scope `payloads:read`, there are no
+    bodies, and most headers have no values.
     """
 
     id: str

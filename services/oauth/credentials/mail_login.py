@@ -16,7 +16,7 @@ from services.oauth.credentials.mail_imap import log_in_imap
 from services.oauth.credentials.mail_server import MailLogin, protocol_error
 from services.oauth.credentials.mail_smtp import log_in_smtp
 from shared.manifests.provider_response import ProviderRejected, ProviderUnavailable
-from shared.runtime.egress.certificates import describe_tls_error
+from shared.runtime.egress.certificates import describe_tls_error, tls_context
 from shared.runtime.egress.checked_resolver import PrivateNetworks
 from shared.runtime.egress.checked_socket import CheckedSockets, ProxyFailed
 from shared.runtime.egress.client import WEB_PORTS
@@ -60,10 +60,7 @@ class MailLoginChecker:
     ) -> None:
         self._sockets = CheckedSockets(allow, proxy=proxy, resolver=resolver)
         self._ports = ports
-        # Not the TLS context for HTTP: mail servers close the connection when it offers HTTP by ALPN.
-        self._tls = ssl.create_default_context()
-        if authorities is not None:
-            self._tls.load_verify_locations(cadata=authorities)
+        self._tls = tls_context(authorities, for_http=False)
         self._timeout_s = timeout_s
         self._semaphore = asyncio.Semaphore(_MAX_CONCURRENT)
         self._limits = WorkspaceLimits(_MAX_CONCURRENT_PER_WORKSPACE)

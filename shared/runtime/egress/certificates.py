@@ -96,15 +96,19 @@ def read_ca_file(path: Path | str) -> str:
     return text
 
 
-def tls_context(trusted: str | None, certificate: ClientCertificate | None = None) -> ssl.SSLContext:
+def tls_context(
+    trusted: str | None, certificate: ClientCertificate | None = None, *, for_http: bool = True
+) -> ssl.SSLContext:
     """Return a TLS context that trusts the system's authorities.
 
-    `trusted` has further authorities, as PEM. `certificate` is shown to servers that ask for one.
+    `trusted` has further authorities, as PEM. `certificate` is shown to servers that ask for one. Only
+    `for_http`, the protocol is offered: mail servers close a connection that offers HTTP.
     """
     context = ssl.create_default_context()
     context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(("http/1.1",))
+    if for_http:
+        context.set_alpn_protocols(("http/1.1",))
     if trusted is not None:
         context.load_verify_locations(cadata=trusted)
     if certificate is not None:
