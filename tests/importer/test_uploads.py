@@ -1,6 +1,7 @@
 """Uploads by tus 1.0, header by header: https://tus.io/protocols/resumable-upload."""
 
 import base64
+import errno
 import hashlib
 import os
 import socket
@@ -232,6 +233,19 @@ def test_received_bytes_of_a_broken_line_count_without_a_checksum(hub: Hub, clie
             eventually(lambda: offset(client, address) > 0)  # noqa: B023 -- asked at once
         expected = 0 if with_checksum else 3_000_000
         assert eventually(lambda: offset(client, address) == expected)  # noqa: B023 -- asked at once
+
+
+def test_a_disk_without_hard_links_has_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Volumes that several machines mount often have none: those of SMB."""
+
+    def link(_source: Path, _name: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", link)
+    first = UploadFolder(tmp_path)
+    assert first.id.startswith("fld_")
+    assert UploadFolder(tmp_path).id == first.id
+    assert [file.name for file in tmp_path.iterdir()] == ["folder-id"]
 
 
 def test_bytes_stop_at_the_reserve_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

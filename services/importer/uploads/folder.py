@@ -7,16 +7,20 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import ENOSPC
+from errno import ENOSPC, EOPNOTSUPP, EPERM
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from secrets import token_hex
+from time import sleep
 from typing import BinaryIO, Final
 
 from shared.contracts.errors import Conflict, Misconfigured, RetryLater
 
 _ID_FILE: Final = "folder-id"
 _MODE: Final = 0o600
+_NO_LINKS: Final = frozenset({EPERM, EOPNOTSUPP})
+"""The errors of disks without hard links, such as those of SMB."""
+_SETTLED_S: Final = 1.0
 _RESERVE_BYTES: Final = 1024**3
 """Bytes of the disk that uploads leave free."""
 
@@ -108,7 +112,15 @@ def _read_or_create_id(path: Path) -> str:
         # Linked when it is whole: of two processes that start together, both read the id of the first.
         draft = path / f"{_ID_FILE}.{token_hex(8)}"
         draft.write_text(f"fld_{token_hex(16)}", "ascii")
-        with suppress(FileExistsError):
+        try:
             os.link(draft, file)
-        draft.unlink()
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # The last one gives the file its content: processes that start together wait for it.
+            draft.replace(file)
+            sleep(_SETTLED_S)
+        draft.unlink(missing_ok=True)
     return file.read_text("ascii").strip()
