@@ -377,7 +377,9 @@ def test_callbacks_that_a_website_makes_a_browser_send_use_up_no_attempts(
     answers = [httpx.get(forged, headers=person.client.headers).status_code for _ in range(11)]
     assert answers == [401] * 11
     assert server.stats().called.get("authorization_code", 0) == before, "the provider is not asked"
-    assert person.client.get(returning(hub, person)).status_code == 303
+    back = returning(hub, person)
+    assert person.client.get(forged).status_code == 401, "by a link, with the cookie of what was started"
+    assert person.client.get(back).status_code == 303
 
 
 # An identity provider that attacks

@@ -31,6 +31,10 @@ _RECORD, _FIELD = "sign-in", "cookie"
 _START_AGAIN: Final = "this sign-in was not started in this browser, or has expired: sign in again"
 
 
+class NotStarted(Unauthenticated):
+    """The callback is of no sign-in that the browser's cookie has: the one that it has can still end."""
+
+
 class OpenIdSignIn:
     """Starts sign-ins at the identity provider, and creates sessions from its callbacks."""
 
@@ -113,15 +117,15 @@ class OpenIdSignIn:
         return started, next_path
 
     def _opened(self, cookie: str, state: str) -> tuple[str, str, str, str]:
-        """Return state, nonce, verifier and next page of the cookie. Raises `Unauthenticated`."""
+        """Return state, nonce, verifier and next page of the cookie. Raises `NotStarted`."""
         try:
             text = self._vault.open(unpack(cookie + "=="), workspace="", record=_RECORD, field=_FIELD)
             issuer, started, nonce, verifier, next_path, ends_at = orjson.loads(text)
         except (InterlinkError, ValueError, TypeError, KeyError):
-            raise Unauthenticated(_START_AGAIN) from None
+            raise NotStarted(_START_AGAIN) from None
         is_own = issuer == self.configuration.issuer and compare_digest(started.encode(), state.encode())
         if not is_own or ends_at <= time.time():
-            raise Unauthenticated(_START_AGAIN)
+            raise NotStarted(_START_AGAIN)
         return started, nonce, verifier, next_path
 
     async def _admitted(

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.console.hub_api import page_timeout
-from services.console.openid.sign_in import MAX_AGE_S, OpenIdSignIn
+from services.console.openid.sign_in import MAX_AGE_S, NotStarted, OpenIdSignIn
 from services.console.web.frame import see_other
 from services.console.web.visits import Visits, address_of, local_path
 from shared.contracts.errors import InterlinkError, Rejected
@@ -54,6 +54,8 @@ class OpenIdPages:
             reason = error.reason if isinstance(error, Rejected) else "unavailable"
             self._log.warning("console.sign_in_refused", client=client, reason=reason, detail=str(error))
             response = self._ask(status, "/console", str(error))
+            if isinstance(error, NotStarted):
+                return response  # with the cookie: another site, or an earlier tab, has sent this
         else:
             self._log.info("console.signed_in", client=client, openid=True)
             async with page_timeout():
