@@ -113,11 +113,14 @@ def test_a_page_that_is_connected_again_is_subscribed_again(oauth_hub: OAuthHub)
 
 
 def test_a_page_with_manual_credentials_is_subscribed_again(oauth_hub: OAuthHub) -> None:
-    """Disconnecting it has removed the subscription."""
-    fake = facebook(oauth_hub)
-    page = fake.accounts[0].place
-    token = used(oauth_hub, fake, oauth_hub.connect("facebook")["id"])
-    body = {"provider": "messenger", "kind": "page_token", "fields": {"access_token": token.value}}
+    """Disconnecting it has removed the subscription, and another Page has none."""
+    fake = facebook(oauth_hub, pages=2)
+    first, second = fake.accounts[0].places
+    shown, tokens = oauth_hub.connect("facebook"), dict[str, str]()
+    for page in (first, second):
+        oauth_hub.do(shown["id"], "choose", {"choice": page.id})
+        tokens[page.id] = used(oauth_hub, fake, shown["id"]).value
+    body = {"provider": "messenger", "kind": "page_token", "fields": {"access_token": tokens[first.id]}}
     integration = oauth_hub.ask("POST", "/api/integrations", body, expect=201)["id"]
     assert subscription(oauth_hub, integration)["status"] == "active"
     oauth_hub.do(integration, "disconnect")
@@ -125,7 +128,10 @@ def test_a_page_with_manual_credentials_is_subscribed_again(oauth_hub: OAuthHub)
     fake.subscribed.clear()
     assert oauth_hub.ask("POST", "/api/integrations", body, expect=201)["id"] == integration
     assert subscription(oauth_hub, integration)["status"] == "active"
-    assert fake.subscribed == {page.id: MESSAGES}
+    assert fake.subscribed == {first.id: MESSAGES}
+    other = {"fields": {"access_token": tokens[second.id]}, "any_account": True}
+    oauth_hub.do(integration, "fields", other)
+    eventually(lambda: fake.subscribed.get(second.id) == MESSAGES)
 
 
 def test_two_providers_of_one_page_keep_each_others_fields(oauth_hub: OAuthHub) -> None:

@@ -251,6 +251,8 @@ class ManualCredentials:
         self._tokens.forget(integration.id)
         if changed is not None:
             await self._subscriptions.resume(changed.id)
+            if not is_same_account:
+                await self._subscriptions.recreate_for_choice(changed)
         return changed
 
     def _change(
