@@ -57,10 +57,11 @@ class GuardedProtocol(ResponseHandler):
         A close of TLS would read on until the server ends it too, for up to 30 s, and any other would wait
         until the server has read the request. A WebSocket's close frame is sent before.
         """
-        if self.upgraded:
-            super().close()
-        else:
+        websocket: Any = self._payload_parser
+        if websocket is None:  # not `upgraded`: a server can answer 101 to any request
             self.abort()
+        else:
+            super().close()
 
 
 class PeerAwareResponse(aiohttp.ClientResponse):
