@@ -13,8 +13,10 @@ from services.sync.model.synced_message import PersonReaction, SyncedMessage, Ta
 from services.sync.store.messages import SyncedMessages, field_update, insertion, target_update
 from services.sync.translate.batch_state import BatchState
 from services.sync.translate.echoes import Echoes
+from services.sync.translate.reactions import Reactions
 from shared.connections.channel_accounts import AccountRef
-from shared.manifests.channel_types import MessageWritten, Person, Place
+from shared.contracts.chat import ChatAuthor
+from shared.manifests.channel_types import MessageWritten, Person, Place, ReactionChanged
 from shared.richtext.tree import Document
 from shared.runtime.clock import utcnow
 from shared.runtime.mongo import Mongo
@@ -101,3 +103,31 @@ async def test_the_id_of_a_part_replaces_nothing_that_was_stored_meanwhile(
     await state.save()
     stored = (await read(messages, sent.id)).targets["slack"]
     assert (stored.parts, stored.permalink) == (expected, "https://slack.test/1")
+
+
+@pytest.mark.parametrize("added", [False, True])
+async def test_reactions_that_were_removed_make_room_for_others(
+    messages: SyncedMessages, added: bool
+) -> None:
+    """One person can set and remove as many emoji as they like."""
+    reactions = {
+        f"k{number}": PersonReaction(leg="slack", person="U1", emoji=f"e{number}", added=added, at=number)
+        for number in range(200)
+    }
+    stored = message(reactions=reactions)
+    await messages.write([insertion(stored)])
+    state = await loaded(messages, stored.id)
+    context = SimpleNamespace(
+        state=state,
+        locate=lambda *_: (stored.id, None),
+        author=lambda _, person: ChatAuthor(id=person.id, name=person.name),
+    )
+    mapping = SimpleNamespace(options=SimpleNamespace(reactions=True), legs=())
+    mapped = cast("Any", (mapping, SimpleNamespace(id="slack", sends=True)))
+    change = ReactionChanged("m", "C1", Person("U2"), "new", True, 300.0)
+    incoming = SimpleNamespace(ref=AccountRef("ws", "slack", "T1"))
+    Reactions(cast("Any", context)).react(cast("Any", incoming), change, mapped)
+    await state.save()
+    found = (await read(messages, stored.id)).reactions
+    assert len(found) == 200
+    assert ("k0" in found, "new" in {reaction.emoji for reaction in found.values()}) == (added, not added)

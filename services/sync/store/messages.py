@@ -300,6 +300,11 @@ def field_update(synced_id: str, fields: Mapping[str, Any]) -> Write:
     return UpdateOne({"_id": synced_id}, {"$set": dict(fields)})
 
 
+def field_removal(synced_id: str, field: str) -> Write:
+    """Return the write that removes a field, by its path in the document."""
+    return UpdateOne({"_id": synced_id}, {"$unset": {field: ""}})
+
+
 def part_update(synced_id: str, leg: str, part: int, external_id: str) -> Write:
     """Return the write of the id of a part at a target, if the part is still there and has no id."""
     field = f"targets.{leg}.parts.{part}"

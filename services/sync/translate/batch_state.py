@@ -7,6 +7,7 @@ from services.sync.model.synced_message import MessageLink, SyncedMessage, Trace
 from services.sync.store.messages import (
     SyncedMessages,
     completion,
+    field_removal,
     field_update,
     insertion,
     part_update,
@@ -97,6 +98,14 @@ class BatchState:
         changed = message.model_copy(update={"reactions": {**message.reactions, key: reaction}})
         self._messages[message.id] = changed
         self._writes.append(field_update(message.id, {f"reactions.{key}": reaction.document()}))
+        return changed
+
+    def remove_reaction(self, message: SyncedMessage, key: str) -> SyncedMessage:
+        """Remove what is stored of one person's reaction."""
+        reactions = {name: state for name, state in message.reactions.items() if name != key}
+        changed = message.model_copy(update={"reactions": reactions})
+        self._messages[message.id] = changed
+        self._writes.append(field_removal(message.id, f"reactions.{key}"))
         return changed
 
     def add_link(self, link: MessageLink) -> None:

@@ -46,10 +46,14 @@ class Reactions:
             return
         key = derive(leg.id, change.person.id, change.emoji)[:16]
         known = message.reactions.get(key)
-        if (known is not None and known.at > change.at) or (
-            known is None and len(message.reactions) >= _MAX_REACTIONS
-        ):
+        if known is not None and known.at > change.at:
             return
+        if known is None and len(message.reactions) >= _MAX_REACTIONS:
+            # Removed ones are stored only to recognize earlier events that come late.
+            removed = [(it.at, name) for name, it in message.reactions.items() if not it.added]
+            if not removed:
+                return
+            message = state.remove_reaction(message, min(removed)[1])
         author = self._context.author(incoming.ref, change.person)
         reaction = PersonReaction(
             leg=leg.id,
