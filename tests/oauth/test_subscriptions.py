@@ -10,6 +10,7 @@ from tests.support.eventually import eventually
 from tests.support.fakes.channels import GoogleChannels, GraphSubscriptions
 from tests.support.fakes.google import Google
 from tests.support.fakes.microsoft import Microsoft
+from tests.support.person import Person
 from tests.support.subscription_hub import CALLBACK, SubscriptionHub, among, subscription_hub_process
 
 SHORT_S = 6.0
@@ -57,6 +58,26 @@ def test_a_channel_is_created_on_connect_delivers_is_renewed_and_stopped(world: 
     assert not calendar.live
     assert world.watches(integration) == []
     hub.call("GET", f"/api/inbound-endpoints/{watch['endpoint_id']}", expect=404)
+
+
+def test_another_account_is_subscribed_in_place_of_the_one_before(world: World) -> None:
+    """At once, not when the earlier one's subscription would be renewed."""
+    calendar, google = world.calendar, world.calendar.fake
+    calendar.lifetime_s, accounts = 3600.0, google.accounts
+    try:
+        integration = world.connected("google-calendar")
+        world.active(integration)
+        made = calendar.made
+        google.accounts = [google.account(77)]
+        with Person(world.hub, "ada") as ada:
+            started = ada.reconnect(integration, any_account=True)
+            ada.through(world.platforms, started["authorization_url"])
+        assert world.hub.call("GET", f"/api/integrations/{integration}")["account"]["id"] != accounts[0].id
+        eventually(lambda: calendar.made == made + 1)
+        world.hub.call("POST", f"/api/integrations/{integration}/disconnect")
+    finally:
+        calendar.lifetime_s, google.accounts = SHORT_S, accounts
+        calendar.live.clear()
 
 
 def test_subscriptions_are_renewed_and_removed(world: World) -> None:

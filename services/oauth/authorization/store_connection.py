@@ -118,7 +118,8 @@ class ConnectionWriter:
         if changed.id != integration.id:
             await self._integrations.delete(integration, merged_into=changed.id)
         await self._subscriptions.resume(changed.id)
-        await self._subscriptions.recreate_for_choice(changed)
+        is_other = target.account is not None and target.account.id != provider_account.id
+        await self._subscriptions.recreate_for_choice(changed, is_other_account=is_other)
         return changed
 
     async def revoke_unused(

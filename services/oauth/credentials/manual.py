@@ -252,7 +252,7 @@ class ManualCredentials:
         if changed is not None:
             await self._subscriptions.resume(changed.id)
             if not is_same_account:
-                await self._subscriptions.recreate_for_choice(changed)
+                await self._subscriptions.recreate_for_choice(changed, is_other_account=True)
         return changed
 
     def _change(

@@ -103,12 +103,14 @@ class SubscriptionLifecycle:
         """
         await self._subscriptions.make_waiting_due(integration)
 
-    async def recreate_for_choice(self, integration: Integration) -> None:
+    async def recreate_for_choice(self, integration: Integration, *, is_other_account: bool = False) -> None:
         """Make the subscriptions of the selected resource due: another one was selected, or connected again.
 
-        Raises `DatabaseUnavailable`.
+        With `is_other_account`, make all due: they are of the account before. Raises `DatabaseUnavailable`.
         """
-        types = [item.id for item in self._types.of(integration.provider) if item.of_choice]
+        types = [
+            item.id for item in self._types.of(integration.provider) if item.of_choice or is_other_account
+        ]
         if types:
             await self._subscriptions.make_active_due(integration.id, types)
 
