@@ -11,6 +11,7 @@ from services.importer.jobs.expiry import Expiry
 from services.importer.jobs.import_job import dry_run_id
 from services.importer.jobs.imports import Imports
 from services.importer.publish.broker_memory import BrokerMemory
+from services.importer.store.contents import ChannelRecord, ContentCriteria, Contents
 from services.importer.store.issues import IssueRecord, Issues
 from services.importer.store.unit_record import MARK_BYTES, UnitRecord, split_ids
 from services.importer.store.units import COLLECTION, INDEXES, Units
@@ -101,3 +102,39 @@ async def test_of_imports_that_expire_only_their_ledgers_stay(
     assert found == {f"imp_{number}" for number in range(count)}
     trials = [number for number in range(count) if await units.count_added(dry_run_id(f"imp_{number}"))]
     assert trials == [0]
+
+
+async def test_a_page_of_channels_with_samples_is_short(mongo: Mongo) -> None:
+    """500 channels with ten samples of 8 KB each would take 150 MB of memory in a call."""
+    contents = Contents(mongo)
+    records = [
+        ChannelRecord(
+            id=f"imp_1:{number}",
+            import_id="imp_1",
+            workspace=WORKSPACE,
+            position=number,
+            conversation=f"C{number}",
+            name="general",
+            kind="channel",
+            archived=False,
+            members=1,
+            units=1,
+            size=1,
+            first="",
+            last="",
+            samples=[{"text": "hello"}] * 10,
+        )
+        for number in range(120)
+    ]
+    await contents.add_channels(records)
+    for criteria in (ContentCriteria(), ContentCriteria(text="general")):
+        cursor, sizes, found = None, [], []
+        while True:
+            page = await contents.channels("imp_1", criteria, limit=500, cursor=cursor)
+            sizes.append(len(page.items))
+            found += [record.position for record in page.items]
+            if (cursor := page.next_cursor) is None:
+                break
+        assert (sizes, found) == ([50, 50, 20], [*range(120)])
+    few = await contents.channels("imp_1", ContentCriteria(), limit=30, cursor="90")
+    assert (len(few.items), few.next_cursor) == (30, None)

@@ -196,8 +196,8 @@ class ImportsApi:
     ) -> Page[ImportChannelOut]:
         """List the conversations of the export, in its order.
 
-        With `query` or `kind`, a page may have fewer items than `limit`, or none; the list ends where
-        `next_cursor` is null.
+        With `query` or `kind`, or after a dry run, a page may have fewer items than `limit`, or none; the
+        list ends where `next_cursor` is null.
         """
         await self._imports.find(key.workspace, import_id)
         criteria = ContentCriteria(text, "kind", kind)

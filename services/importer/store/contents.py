@@ -20,6 +20,8 @@ INDEXES: Final[Mapping[str, tuple[Index, ...]]] = {CHANNELS: _BY_POSITION, PEOPL
 _BATCH: Final = 500
 _MAX_BATCHES: Final = 20
 """Batches that a search reads for one page."""
+_MAX_SAMPLES: Final = 300
+"""Samples of a dry run in one page of conversations: they have 8 KB each."""
 _MAX_IDS_PER_QUERY: Final = 50
 _SEARCHED: Final = {"position": 1, "name": 1, "conversation": 1, "person_id": 1, "kind": 1, "matched_by": 1}
 _MAX_CREATED: Final = 20_000
@@ -278,15 +280,37 @@ async def _page(
 ) -> Page[R]:
     start = decode_position(cursor)
     if criteria.is_empty:
-        query = {"import_id": import_id, "position": {"$gte": start, "$lte": start + limit}}
-        with translate_errors():
-            documents = await collection.find(query).sort("position", 1).limit(limit + 1).to_list(limit + 1)
-        more = documents[limit]["position"] if len(documents) > limit else None
+        documents, more = await _following(collection, import_id, start, limit)
     else:
         ids, more = await _search(collection, import_id, criteria, start, limit)
         documents = await _documents(collection, ids)
-    records = [model.from_document(document) for document in documents[:limit]]
+        if len(documents) < len(ids):
+            more = documents[-1]["position"] + 1
+    records = [model.from_document(document) for document in documents]
     return Page(items=records, next_cursor=None if more is None else str(more))
+
+
+async def _following(
+    collection: DriverCollection, import_id: str, start: int, limit: int
+) -> tuple[list[Document], int | None]:
+    """Return documents from a position on, and the position to go on at; None at the end."""
+    found: list[Document] = []
+    while len(found) < limit and not _is_large(found):
+        size = min(_MAX_IDS_PER_QUERY, limit - len(found))
+        # Positions have no gaps. One more than is wanted, to know whether there is more.
+        query = {"import_id": import_id, "position": {"$gte": start, "$lte": start + size}}
+        with translate_errors():
+            documents = await collection.find(query).sort("position", 1).limit(size + 1).to_list(size + 1)
+        found += documents[:size]
+        if len(documents) <= size:
+            return found, None
+        start += size
+    return found, start
+
+
+def _is_large(documents: Sequence[Document]) -> bool:
+    """Return whether a page ends with these documents, for the memory of their samples."""
+    return sum(len(document.get("samples", ())) for document in documents) >= _MAX_SAMPLES
 
 
 async def _search(
@@ -310,9 +334,12 @@ async def _search(
 
 
 async def _documents(collection: DriverCollection, ids: Sequence[str]) -> list[Document]:
+    """Return documents in their order, the first ones if they are large."""
     found: list[Document] = []
     for at in range(0, len(ids), _MAX_IDS_PER_QUERY):
         query = {"_id": {"$in": list(ids[at : at + _MAX_IDS_PER_QUERY])}}
         with translate_errors():
             found += await collection.find(query).to_list(_MAX_IDS_PER_QUERY)
+        if _is_large(found):
+            break
     return sorted(found, key=lambda document: document["position"])
