@@ -186,3 +186,9 @@ def test_the_api_of_a_list_knows_its_filters_and_orders(kind: Kind) -> None:
     if kind.orders:
         schema = known["order"]["schema"]
         assert (set(kind.orders), kind.orders[0]) == (set(schema["enum"]), schema["default"])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.path)
+def test_what_cannot_be_taken_back_is_asked_first(kind: Kind) -> None:
+    for action in (*kind.actions, *kind.list_actions):
+        assert action.asks or not action.is_destructive, action.name
