@@ -210,8 +210,17 @@ def test_what_waits_for_its_turn_says_so(hub: Hub) -> None:
 
 
 def test_another_process_and_the_next_owner_know_it(hub: Hub, tmp_path: Path, bus: Bus, store: Store) -> None:
-    with Subscriber() as held_subscriber, Subscriber() as broken_subscriber, Subscriber() as third_subscriber:
+    with (
+        Subscriber() as held_subscriber,
+        Subscriber() as broken_subscriber,
+        Subscriber() as third_subscriber,
+        Subscriber() as limited_subscriber,
+    ):
         quiet, broken = held(hub, held_subscriber), opened(hub, broken_subscriber)
+        limit = {"requests": 2, "period_s": 600}
+        limited = hub.outgoing_webhook(limited_subscriber.url, events=[new_type()], rate_limit=limit)
+        numbered(hub, limited["events"][0], 3)
+        waiting(hub, limited, "rate_limited", 1)
         paused = hub.outgoing_webhook(third_subscriber.url, events=[new_type()])
         hub.call("POST", f"{path_of(paused)}/pause")
         numbered(hub, paused["events"][0], 2)
@@ -231,10 +240,19 @@ def test_another_process_and_the_next_owner_know_it(hub: Hub, tmp_path: Path, bu
         assert in_s(health(hub, quiet)["held_until"]) > 500
         assert health(hub, broken)["circuit"] == "open"
         # What comes now waits too, and is not tried because a process is new.
-        for webhook, reason in ((quiet, "held"), (broken, "circuit_open")):
+        for webhook, reason, count in (
+            (quiet, "held", 4),
+            (broken, "circuit_open", 4),
+            (limited, "rate_limited", 2),
+        ):
             numbered(hub, webhook["events"][0], first=3)
-            waiting(hub, webhook, reason, 4)
+            waiting(hub, webhook, reason, count)
         assert (len(held_subscriber.got), len(broken_subscriber.got)) == (1, 1)
+        assert len(limited_subscriber.got) == 2
+        # A higher limit holds at once.
+        hub.call("PATCH", path_of(limited), {"rate_limit": limit | {"requests": 3}})
+        limited_subscriber.wait_for(3)
+        waiting(hub, limited, "rate_limited", 1)
         # What has waited for a month is given up; a person can still send it.
         [waits] = waiting(hub, paused, "paused", 1)
         assert waits["id"] == recent["id"]

@@ -179,6 +179,16 @@ def test_a_full_period_says_when_there_is_room_again_and_what_was_not_used_is_gi
     assert (limiter.available_permits(None, 110.0), limiter.next_permit_at(None)) == (inf, 0.0)
 
 
+def test_a_limit_is_taken_over_for_no_longer_than_its_period() -> None:
+    limit = RateLimit(2, 10.0)
+    for until, free_at in ((104.0, 104.0), (5_000.0, 110.0), (50.0, 100.0)):
+        limiter = RateLimiter()
+        limiter.restore(until)
+        assert limiter.available_permits(limit, 100.0) == (2 if free_at == 100.0 else 0)
+        assert limiter.available_permits(RateLimit(3, 10.0), 100.0) == (3 if free_at == 100.0 else 1)
+        assert limiter.available_permits(limit, free_at) == 2
+
+
 def test_a_limit_that_was_made_smaller_holds_for_what_was_sent_before() -> None:
     limiter = RateLimiter()
     limiter.acquire(RateLimit(10, 10.0), 5, 100.0)

@@ -148,6 +148,8 @@ class EndpointState:
         self.resets = health.resets
         if health.held_until:
             self.held_until = max(0.0, to_loop_time(health.held_until))
+        if health.limited_until:
+            self.rate_limiter.restore(to_loop_time(health.limited_until))
         # An open circuit stays open in the next process, with the pause that it had.
         if health.circuit == "open" and health.next_probe_at and health.opened_at:
             opened_at, probe_at = to_loop_time(health.opened_at), to_loop_time(health.next_probe_at)

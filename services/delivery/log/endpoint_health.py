@@ -51,8 +51,14 @@ class EndpointHealthRecords:
         self._collection: Collection = mongo.collection(HEALTH)
 
     async def unhealthy(self, partitions: Iterable[int]) -> list[EndpointHealthRecord]:
-        """Return the records of endpoints that fail, are held or have an open circuit."""
-        conditions = [{"since": {"$ne": None}}, {"circuit": "open"}, {"held_until": {"$gt": utcnow()}}]
+        """Return the records of endpoints that fail, are held or limited, or have an open circuit."""
+        now = utcnow()
+        conditions = [
+            {"since": {"$ne": None}},
+            {"circuit": "open"},
+            {"held_until": {"$gt": now}},
+            {"limited_until": {"$gt": now}},
+        ]
         with translate_errors():
             documents = await self._collection.find(
                 {"partition": {"$in": list(partitions)}, "$or": conditions}

@@ -19,15 +19,25 @@ class RateLimit:
 class RateLimiter:
     """The start times of the requests in the last period."""
 
-    __slots__ = ("_starts",)
+    __slots__ = ("_restored_until", "_starts")
 
     def __init__(self) -> None:
         self._starts: deque[float] = deque()
+        self._restored_until: float | None = None
+
+    def restore(self, until: float) -> None:
+        """Take over that another limiter gives no permit before this time."""
+        self._restored_until = until
 
     def available_permits(self, limit: RateLimit | None, now: float) -> float:
         """Return how many requests may start now; infinite without a limit."""
         if limit is None:
             return inf
+        if self._restored_until is not None:
+            # When each request started is not known: all count as long as the first one.
+            first = min(self._restored_until - limit.period_s, now)
+            self._starts.extendleft([first] * limit.requests)
+            self._restored_until = None
         while self._starts and self._starts[0] <= now - limit.period_s:
             self._starts.popleft()
         return max(0, limit.requests - len(self._starts))
