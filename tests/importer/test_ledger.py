@@ -4,21 +4,33 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 
 from bench.log import mongo_at
+from services.importer.api.import_schemas import Estimate
+from services.importer.api.reports import ReportsApi
+from services.importer.files.records import ImportFiles
 from services.importer.jobs.expiry import Expiry
-from services.importer.jobs.import_job import dry_run_id
+from services.importer.jobs.import_job import ImportJob, dry_run_id
 from services.importer.jobs.imports import Imports
+from services.importer.jobs.run_context import Stores
+from services.importer.jobs.source import UploadSource
+from services.importer.jobs.verify_step import COUNTS, ReportRows
 from services.importer.publish.broker_memory import BrokerMemory
+from services.importer.publish.confirmations import Confirmations
 from services.importer.store.contents import ChannelRecord, ContentCriteria, Contents
 from services.importer.store.issues import IssueRecord, Issues
+from services.importer.store.marks import Marks
+from services.importer.store.reports import ROWS, Reports
 from services.importer.store.unit_record import MARK_BYTES, UnitRecord, split_ids
 from services.importer.store.units import COLLECTION, INDEXES, Units
 from services.importer.uploads.folder import UploadFolder
 from services.importer.uploads.records import Uploads
+from shared.contracts.ids import WorkspaceId
 from shared.runtime.clock import utcnow
 from shared.runtime.mongo import Mongo
+from shared.runtime.web.access import ApiKey
 from tests.support.backends import Store
 
 WORKSPACE, SOURCE = "w", "slack:T1:C1"
@@ -81,10 +93,7 @@ async def test_of_imports_that_expire_only_their_ledgers_stay(
     mongo: Mongo, units: Units, tmp_path: Path
 ) -> None:
     """However many of them end within a day."""
-    folder, count = UploadFolder(tmp_path), 30
-    uploads = Uploads(mongo, folder, max_bytes=1, bytes_per_workspace=1, days=1)
-    imports = Imports(mongo, uploads, folder, BrokerMemory(None), running_per_workspace=1, per_workspace=1)
-    issues = Issues(mongo)
+    imports, issues, count = imports_of(mongo, tmp_path), Issues(mongo), 30
     soon, later = utcnow() + timedelta(hours=1), utcnow() + timedelta(days=3)
     for number in range(count):
         expires_at = later if number == 0 else soon
@@ -138,3 +147,42 @@ async def test_a_page_of_channels_with_samples_is_short(mongo: Mongo) -> None:
         assert (sizes, found) == ([50, 50, 20], [*range(120)])
     few = await contents.channels("imp_1", ContentCriteria(), limit=30, cursor="90")
     assert (len(few.items), few.next_cursor) == (30, None)
+
+
+def imports_of(mongo: Mongo, path: Path) -> Imports:
+    folder = UploadFolder(path)
+    uploads = Uploads(mongo, folder, max_bytes=1, bytes_per_workspace=1, days=1)
+    return Imports(mongo, uploads, folder, BrokerMemory(None), running_per_workspace=1, per_workspace=1)
+
+
+async def test_a_report_of_many_channels_shows_the_first_ones_and_sums_all(
+    mongo: Mongo, tmp_path: Path
+) -> None:
+    imports, reports, documents = imports_of(mongo, tmp_path), Reports(mongo), 21
+    row = dict.fromkeys(COUNTS, 1) | {"conversation": "C1", "name": "<general>", "channel_id": None}
+    row |= {"left_out": None, "days": 1, "first": None, "last": None, "digest": None, "without_parent": 0}
+    for number in range(documents):
+        await reports.store("imp_1", WORKSPACE, "channels", number, [orjson.dumps(row)] * ROWS)
+    job = ImportJob(
+        id="imp_1",
+        workspace=WORKSPACE,
+        kind="import",
+        status="done",
+        stage="completed",
+        created_at=utcnow(),
+        queued_at=utcnow(),
+        source=UploadSource(folder="fld_1", upload_id="upl_1", name="export.zip", size=1),
+    )
+    await mongo.collection("imports").insert_one(job.document())
+    files, contents = ImportFiles(mongo), Contents(mongo)
+    marks, confirmations = Marks(mongo), Confirmations(mongo)
+    stores = Stores(Units(mongo), Issues(mongo), contents, confirmations, files, marks)
+    estimate = Estimate(1, BrokerMemory(None))
+    api = ReportsApi(imports, contents, reports, ReportRows(stores, reports), files, estimate)
+    key = ApiKey("key_1", WorkspaceId(WORKSPACE), frozenset({"imports:read"}), None)
+    page = bytes((await api.report("imp_1", key, "html")).body).decode()
+    assert page.count("&lt;general&gt;") == 20 * ROWS
+    assert f"<td>{documents * ROWS}</td>" in page
+    assert "(the first 10000)" in page
+    report = orjson.loads((await api.report("imp_1", key)).body)
+    assert (len(report["channels"]), report["has_more_channels"]) == (20 * ROWS, True)

@@ -1,5 +1,7 @@
 """The report of an import: for each channel and day, what was found and what became of it."""
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +23,7 @@ from services.importer.jobs.imports import Imports
 from services.importer.jobs.source import AccountSource
 from services.importer.jobs.verify_step import COUNTS, ReportRows
 from services.importer.store.contents import Contents
-from services.importer.store.reports import Kind, Reports
+from services.importer.store.reports import ROWS, Kind, Reports
 from shared.runtime.cached_reads import CachedReads
 from shared.runtime.clock import utcnow
 from shared.runtime.web.paging import Cursor, Limit, Page
@@ -29,10 +31,8 @@ from shared.runtime.web.routes import Routes
 
 _PAGE_DOCUMENTS: Final = 20
 """Documents of 500 rows that a page has."""
-_MAX_CHANNELS: Final = 200
-"""Documents with the rows of channels: an import has at most 100,000 conversations."""
-_MAX_SHOWN: Final = 10_000
-"""Rows of channels on the page for people: writing more takes seconds."""
+_MAX_SHOWN: Final = _PAGE_DOCUMENTS * ROWS
+"""Rows of channels in one response. An import has up to 100,000, which take 200 MB of memory and seconds."""
 _MAX_FILES: Final = 1_000
 """Files on the page for people."""
 _CSV_ROWS: Final = 500
@@ -94,7 +94,8 @@ class ReportsApi:
     ) -> Response:
         """Return the report of the last run, which may be a dry run.
 
-        As JSON, it has a row for each channel, and for each channel and day; of these 10,000 at a time, and
+        As JSON, it has a row for each channel, the first 10,000 of them (`has_more_channels`; all are in
+        `.../report/channels`), and for each channel and day; of these 10,000 at a time, and
         `next_cursor` for the next ones. Of each row, found = imported + duplicate + skipped + failed.
         `files` has the addresses of the list of files, each with its bytes and its hash, and of the same as
         CSV; the page has the first 1,000 of them.
@@ -107,17 +108,17 @@ class ReportsApi:
         people = await self._people.get(key.workspace, job.id, lambda: self._contents.count_people(job.id))
         if form == "json" and not rows:
             return Response(orjson.dumps(self._summary(job, people)), media_type="application/json")
-        channels, _ = await self._reports.page(job.run_id, "channels", documents=_MAX_CHANNELS)
         if form == "html":
-            shown = [orjson.loads(row) for row in channels]
+            shown, total, number = await self._channels(job)
             days, has_more = await self._reports.page(job.run_id, "days", documents=_PAGE_DOCUMENTS)
             files = await self._files.page(job.id, state=None, limit=_MAX_FILES, cursor=None)
-            page = _TEMPLATE.render(
+            page = await asyncio.to_thread(  # it may take a second
+                _TEMPLATE.render,
                 job=ImportOut.of(job, self._estimate),
                 columns=COUNTS,
-                channels=shown[:_MAX_SHOWN],
-                has_more_channels=len(shown) > _MAX_SHOWN,
-                total=_total(shown),
+                channels=shown,
+                has_more_channels=number > _MAX_SHOWN,
+                total=total,
                 days=[orjson.loads(row) for row in days],
                 has_more_days=has_more is not None,
                 files=[ImportFileOut.of(item) for item in files.items],
@@ -127,16 +128,30 @@ class ReportsApi:
                 notes=_not_determined(job),
             )
             return Response(page, media_type="text/html; charset=utf-8", headers=_PAGE_HEADERS)
+        channels, further = await self._reports.page(job.run_id, "channels", documents=_PAGE_DOCUMENTS)
         days, next_cursor = await self._reports.page(
             job.run_id, "days", documents=_PAGE_DOCUMENTS, cursor=cursor
         )
         body = {
             **self._summary(job, people),
             "channels": list(map(orjson.Fragment, channels)),
+            "has_more_channels": further is not None,
             "days": list(map(orjson.Fragment, days)),
             "next_cursor": next_cursor,
         }
         return Response(orjson.dumps(body), media_type="application/json")
+
+    async def _channels(self, job: ImportJob) -> tuple[Sequence[Row], Mapping[str, int], int]:
+        """Return the rows of channels to show, the sums of all rows, and their number."""
+        shown: list[Row] = []
+        total, number = Counter[str](), 0
+        async for encoded in self._reports.each(job.run_id, "channels"):
+            row = orjson.loads(encoded)
+            number += 1
+            total.update({name: row[name] for name in COUNTS})
+            if number <= _MAX_SHOWN:
+                shown.append(row)
+        return shown, total, number
 
     def _summary(self, job: ImportJob, people: Mapping[str, int]) -> dict[str, Any]:
         """Return the report without its rows."""
@@ -235,7 +250,3 @@ def _not_determined(job: ImportJob) -> list[str]:
     read = "the account was read" if is_account else "the export was made"
     notes.append(f"what was deleted before {read}, and earlier texts of edited messages")
     return notes
-
-
-def _total(rows: Sequence[Row]) -> Mapping[str, int]:
-    return {name: sum(row[name] for row in rows) for name in COUNTS}
