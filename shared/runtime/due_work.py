@@ -94,18 +94,21 @@ class DueWork(Generic[C]):
         *,
         lease: timedelta,
         claim_fields: Mapping[str, Any] | None = None,
+        release_fields: Mapping[str, Any] | None = None,
         condition: Mapping[str, Any] | None = None,
     ) -> None:
         """Set the collection, and how to parse a claimed document.
 
-        `lease` is the lease of a claim that names no other, `claim_fields` is written with each claim. Only
-        documents with the values in `condition` are found, by an index that begins with them.
+        `lease` is the lease of a claim that names no other, `claim_fields` is written with each claim, and
+        `release_fields` with each release. Only documents with the values in `condition` are found, by an
+        index that begins with them.
         """
         self._condition = dict(condition or {})
         self._collection = collection
         self._parse = parse
         self._lease = lease
         self._claim_fields = dict(claim_fields or {})
+        self._release_fields = dict(release_fields or {})
 
     async def find_due(self, limit: int, *, within_s: float = 0.0) -> list[DueItem]:
         """Return up to `limit` open documents that are due now or in `within_s` seconds, oldest first.
@@ -178,14 +181,14 @@ class DueWork(Generic[C]):
 
         Raises `DatabaseUnavailable`.
         """
-        return await self.release(claimed, utcnow() + (lease or self._lease))
+        return await self.write(claimed, {"$set": {"due_at": utcnow() + (lease or self._lease)}})
 
     async def release(self, claimed: C, due_at: datetime) -> bool:
         """Make a claimed document due at this time: now to release it, later to postpone it.
 
         Return False if the document ended or another process claimed it. Raises `DatabaseUnavailable`.
         """
-        return await self.write(claimed, {"$set": {"due_at": due_at}})
+        return await self.write(claimed, {"$set": {**self._release_fields, "due_at": due_at}})
 
     async def write(self, claimed: C, update: Mapping[str, Any]) -> bool:
         """Write an outcome while the fence is still that of the claim, and the document is open.
@@ -301,10 +304,7 @@ class DueWorker(Generic[C]):
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Start nothing more, and finish what was started; cancel what takes too long.
-
-        Another process takes cancelled work over when its lease ends.
-        """
+        """Start nothing more, and finish what was started. What takes too long is cancelled: due later."""
         self._stopping = True
         self._wake.set()
         if self._task:

@@ -30,7 +30,8 @@ class Task(Record):
 
 
 def work_on(collection: Collection, lease: timedelta = HOUR) -> DueWork[Task]:
-    return DueWork(collection, Task.from_document, lease=lease, claim_fields={"working": True})
+    claim, release = {"working": True}, {"working": False}
+    return DueWork(collection, Task.from_document, lease=lease, claim_fields=claim, release_fields=release)
 
 
 @asynccontextmanager
@@ -275,7 +276,8 @@ async def test_work_of_one_workspace_that_hangs_holds_up_no_other(store: Store) 
         async with asyncio.timeout(30):
             await other.wait()
         assert (len(started), started[-1]) == (4, "0"), "half of the slots are for one workspace"
-        query = {"_id": {"$nin": started}, "due_at": {"$gt": utcnow(), "$lt": utcnow() + HOUR / 2}}
+        soon = {"$gt": utcnow(), "$lt": utcnow() + HOUR / 2}
+        query = {"_id": {"$nin": started}, "due_at": soon, "working": False}
         async with asyncio.timeout(30):
             while len(waiting := await collection.distinct("due_at", query)) < 16:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

@@ -98,6 +98,7 @@ class SubscriptionRepository:
             ProviderSubscription.from_document,
             lease=LEASE,
             claim_fields=ProviderSubscription.stored_fields({"is_claimed": True}),
+            release_fields=ProviderSubscription.stored_fields({"is_claimed": False}),
         )
 
     # Reading
