@@ -55,6 +55,8 @@ __all__ = [
     "Write",
 ]
 
+_REFUSED_WRITES: Final = frozenset({2, 9, 14, 28, 52, 57, 121, 10334, 17280, 17419})
+"""Codes of writes with a wrong value, type or name of a field, and of documents that would be too large."""
 _PERMANENT_ERRORS: Final[Mapping[int, str]] = {
     13: "its user lacks the rights that the hub needs: readWrite on the database",
     18: "it does not accept the user and the password",
@@ -332,6 +334,14 @@ def translate_errors() -> Iterator[None]:
         raise DatabaseUnavailable(f"MongoDB refused: {type(error).__name__} {error.code}") from error
     except PyMongoError as error:
         raise DatabaseUnavailable(f"MongoDB did not answer: {type(error).__name__}") from error
+
+
+def is_refused(error: DatabaseUnavailable) -> bool:
+    """Return whether MongoDB refused a write of a bulk for what it is, and would refuse it again."""
+    cause = error.__cause__
+    return isinstance(cause, BulkWriteError) and any(
+        write_error.get("code") in _REFUSED_WRITES for write_error in cause.details.get("writeErrors", ())
+    )
 
 
 async def write_increments(

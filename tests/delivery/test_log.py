@@ -31,7 +31,8 @@ from bench.log import (
 from interlink import embedded
 from interlink.supervise import ProcessGroup
 from services.delivery.app import INDEXES
-from services.delivery.log.deliveries import DELIVERIES
+from services.delivery.engine.results import ResultWriter, WriteRefused
+from services.delivery.log.deliveries import DELIVERIES, Deliveries
 from services.delivery.log.delivery_changes import DeliveryChanges
 from services.delivery.log.erasures import Erasures
 from services.delivery.log.key_search import DeliveryQuery, search_keys
@@ -42,9 +43,10 @@ from services.delivery.settings import DeliverySettings
 from shared.contracts.errors import Malformed
 from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
+from shared.runtime.daily_usage import DailyUsage
 from shared.runtime.hourly_counts import hour_of
 from shared.runtime.logs import Log, configure
-from shared.runtime.mongo import Document, Mongo
+from shared.runtime.mongo import Document, InsertOne, Mongo, UpdateOne
 from tests.support.backends import Store
 from tests.support.eventually import eventually
 from tests.support.expiry import stored_ttls
@@ -445,6 +447,28 @@ def test_what_was_under_way_is_erased_afterwards(store: Store, log: Log) -> None
         assert (found["status"], found["fence"]) == ("cancelled", second["fence"] + 1)
 
     run(store.uri(), late)
+
+
+def test_a_write_that_the_database_refuses_for_good_fails_alone(store: Store, log: Log) -> None:
+    """Repeated for ever, it would hold up the results of all workspaces."""
+    entry, other = filling(2, NOW)
+
+    async def write_both(mongo: Mongo) -> None:
+        settings, statistics = DeliverySettings(), Statistics(mongo, log)
+        deliveries = Deliveries(mongo, settings, statistics, DailyUsage(mongo, log), log, instance="i")
+        await mongo.collection(DELIVERIES).insert_one(entry)
+        results = ResultWriter(deliveries, log)
+        await results.start()
+        refused = UpdateOne({"_id": entry["_id"]}, {"$inc": {"status": 1}})  # it is a text
+        async with asyncio.timeout(30):
+            first = asyncio.create_task(results.write(refused))
+            await results.write(InsertOne(other))
+            with pytest.raises(WriteRefused):
+                await first
+        await results.stop()
+        assert await mongo.collection(DELIVERIES).find_one({"_id": other["_id"]})
+
+    run(store.uri(), write_both)
 
 
 # Statistics

@@ -13,7 +13,7 @@ from shared.contracts.errors import DatabaseUnavailable
 from shared.runtime import metrics, tracing
 from shared.runtime.failpoints import failpoint
 from shared.runtime.logs import Log
-from shared.runtime.mongo import Write
+from shared.runtime.mongo import Write, is_refused
 from shared.runtime.retry import Backoff
 
 _GATHER_DELAY_S: Final = 0.04
@@ -25,6 +25,10 @@ _ENOUGH: Final = 64
 _MAX_BULK: Final = 200
 """Writes of one bulk: encoding them holds up the event loop."""
 _RETRY: Final = Backoff(first_s=0.2, max_s=5.0)
+
+
+class WriteRefused(Exception):
+    """MongoDB refuses this write, and would refuse it again."""
 
 
 class LostPartition(Exception):
@@ -139,7 +143,7 @@ class ResultWriter:
         metrics.UNACKNOWLEDGED_RESULTS.set(len(self._pending) + self._bulk_size)
 
     async def _write(self, bulk: Sequence[_PendingWrite]) -> None:
-        """Write these. One that the driver rejects fails alone."""
+        """Write these. One that the driver or MongoDB rejects fails alone."""
         try:
             await self._write_with_retry([item.write for item in bulk])
         except Exception as error:  # noqa: BLE001 -- passed on
@@ -156,7 +160,7 @@ class ResultWriter:
     async def _write_with_retry(self, writes: Sequence[Write]) -> None:
         """Write, however long MongoDB is unavailable.
 
-        Raises `DatabaseUnavailable` only while the service stops.
+        Raises `WriteRefused`, and `DatabaseUnavailable` only while the service stops.
         """
         attempts = 0
         while True:
@@ -164,6 +168,8 @@ class ResultWriter:
             try:
                 return await self._deliveries.write(writes)
             except DatabaseUnavailable as error:
+                if is_refused(error):
+                    raise WriteRefused(str(error)) from error
                 if self._stopping.is_set():
                     raise
                 self._log.warning("delivery.write_retried", error=str(error))
