@@ -131,10 +131,12 @@ def test_an_ended_session_is_refused(
     end(hub, member, sessions)
     cookies, base = {COOKIE: own}, hub.url("gateway")
     assert httpx.get(f"{base}/console/webhooks", cookies=cookies).status_code == 401
-    answer = httpx.post(
-        f"{base}/console/sign-out", data={"token": token}, cookies=cookies, headers={"origin": base}
-    )
-    assert answer.status_code == 401
+    page = "/console/mappings/do/create?place=chat"
+    for referrer, following in ((base + page, page), ("http://[", "/console")):
+        headers = {"origin": base, "referer": referrer}
+        sent = httpx.post(f"{base}/console/sign-out", data={"token": token}, cookies=cookies, headers=headers)
+        answer = Answer(sent)
+        assert (answer.status, answer.form("/sign-in").fields["next"]) == (401, following)
 
 
 def test_a_removed_member_is_signed_out_and_a_role_counts_at_once(hub: Hub, person: Person) -> None:

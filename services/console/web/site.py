@@ -290,7 +290,8 @@ class Site:
             async with page_timeout():
                 visit = await self._visits.of(request)
                 if visit is None:
-                    return self._ask(401, "/console", "the session has ended: sign in, and do it again")
+                    text = "the session has ended: sign in, and do it again"
+                    return self._ask(401, self._visits.page_of_form(request), text)
                 if not visit.has_token(first(form, "token")):
                     text = "The form has expired, and nothing was changed. Open the page, and do it again."
                     return self._frame.problem(visit, 403, "Refused", text)

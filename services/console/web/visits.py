@@ -196,6 +196,15 @@ class Visits:
         query = f"?{request.url.query}" if request.url.query else ""
         return address_in(base_of(workspace) if workspace else "", local_path(request.url.path + query))
 
+    @staticmethod
+    def page_of_form(request: Request) -> str:
+        """Return the address of the page that sent a form, to go on there after signing in."""
+        try:
+            page = urlsplit(request.headers.get("referer", ""))
+        except ValueError:
+            return "/console"
+        return local_path(f"{page.path}?{page.query}" if page.query else page.path)
+
     def sign_in_problem(self, request: Request) -> str:
         """Return why a page asks for a key although the browser has sessions; empty if it has none.
 
