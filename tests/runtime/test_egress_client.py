@@ -584,7 +584,7 @@ async def test_a_name_with_an_allowed_and_a_refused_address(bad: str, bad_first:
                 answer = await post(client, url)
             assert (answer.failure, seen.hosts) == ("address_refused", [])
             assert server.count("hooks.example") == 1
-            assert answer.detail == f"hooks.example resolves to the internal address {bad}"
+            assert answer.detail == "hooks.example resolves to an internal address", "not to which one"
         with resolving(["127.0.0.1"]) as (_, names):  # the control
             async with calling(resolver=names) as client:
                 assert (await post(client, url)).status == 200
