@@ -139,6 +139,15 @@ def test_an_ended_session_is_refused(
         assert (answer.status, answer.form("/sign-in").fields["next"]) == (401, following)
 
 
+def test_a_list_of_sessions_says_that_it_is_cut(member: Person, sessions: Any) -> None:
+    assert "newest 200" not in member.open("/console/sessions").text
+    stored = sessions.find_one({"_id": digest_of(session_id(member))})
+    others = [stored | {"_id": token_hex(32)} for _ in range(200)]
+    sessions.insert_many(others)
+    assert "These are the newest 200" in member.open("/console/sessions").text
+    sessions.delete_many({"_id": {"$in": [other["_id"] for other in others]}})
+
+
 def test_a_removed_member_is_signed_out_and_a_role_counts_at_once(hub: Hub, person: Person) -> None:
     made = hub.call("POST", "/api/members", {"name": "Ada", "role": "viewer"}, expect=201)
     webhook = hub.outgoing_webhook("http://127.0.0.1:9/")["id"]

@@ -45,6 +45,7 @@ class SessionPages:
             title="Sessions",
             here="sessions",
             sessions=[(record, owner) for record, owner in keys if owner],
+            max_sessions=_MAX_SESSIONS if len(found) == _MAX_SESSIONS else None,
             own=visit.record_id,
             idle_hours=int(self._sessions.idle.total_seconds() // 3600),
             done="The session has ended." if request.query_params.get("done") else "",
