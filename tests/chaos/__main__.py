@@ -238,6 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=50, help="webhooks a second (default: 50)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--only", action="append", choices=list(FAULTS), help="this fault; can be repeated")
+    parser.add_argument(
+        "--without", action="append", choices=list(FAULTS), help="not this one; can be repeated"
+    )
+    parser.add_argument("--recovery", type=float, default=_RECOVERY_S, help="s to recover in (default: 180)")
     parser.add_argument("--disk-mb", type=int, default=2048, help="size of the disks that are filled")
     parser.add_argument("--broken", action="store_true", help="a build that loses: the run has to fail")
     parser.add_argument("--folder", type=Path, help="where journals and logs stay (default: temporary)")
@@ -249,10 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         return chaos(
             folder,
-            faults=given.only or list(FAULTS),
+            faults=[name for name in given.only or FAULTS if name not in (given.without or ())],
             minutes=given.minutes,
             webhooks=given.webhooks,
             per_hub=given.per_hub,
+            recovery_s=given.recovery,
             rate=given.rate,
             seed=given.seed,
             disk_mb=given.disk_mb,
