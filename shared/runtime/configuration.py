@@ -13,15 +13,18 @@ without the hub, is found by a poll of `changed_at` every ten seconds, or by the
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
+from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, PyMongoError
 
 from shared.contracts.errors import DatabaseUnavailable, InterlinkError
 from shared.runtime import metrics
+from shared.runtime.bounded_call import bounded_call
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, Duplicate, Mongo, translate_errors
 from shared.runtime.shared_check import SharedCheck
@@ -40,6 +43,10 @@ _ANNOUNCE_S: Final = 0.06
 """From a write until all processes have read it before they use configuration: longer than `_CHECK_VALID_S`,
 because the clocks of two machines do not run at exactly the same rate."""
 _READ_TIMEOUT_S: Final = 2.0
+_CATCH_UP_TIMEOUT_S: Final = 60.0
+"""For a check with all that it loads."""
+_CLIENT_TIMEOUT_S: Final = 10.0
+"""Checks that fail for so long get a new client."""
 _IDLE_INTERVAL_S: Final = 5.0
 _RETRY_INTERVAL_S: Final = 0.25
 
@@ -70,6 +77,11 @@ async def announce_changes(mongo: Mongo, collection: str, *ids: str) -> None:
         await asyncio.sleep(remaining)
 
 
+async def _close(client: AsyncMongoClient[Document]) -> None:
+    with suppress(TimeoutError, PyMongoError):
+        await bounded_call(client.close(), _READ_TIMEOUT_S)
+
+
 class Configuration:
     """The version of all configuration, and the followers of each collection in this process."""
 
@@ -86,6 +98,10 @@ class Configuration:
             late=lambda: self._mark_stale(f"MongoDB did not answer within {_CHECK_TIMEOUT_S:.0f} s"),
         )
         self._stale = False
+        self._client_until = 0.0
+        """By the clock `monotonic`: while checks fail, when the client is replaced."""
+        self._closing: asyncio.Task[None] | None = None
+        """The end of the client that was replaced last."""
         self._confirmed = asyncio.Event()
         """Set while `is_stale` is False."""
         self._confirmed.set()
@@ -101,8 +117,10 @@ class Configuration:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._check.stop()
+        if self._closing:
+            await self._closing
         if self._database is not None:
-            await self._database.client.close()
+            await _close(self._database.client)
 
     def collection(self, name: str) -> AsyncCollection[Document]:
         """Return a collection to read configuration from, over a client without threads.
@@ -156,9 +174,11 @@ class Configuration:
 
     async def _run_check(self) -> bool:
         try:
-            await self._catch_up()
+            await bounded_call(self._catch_up(), _CATCH_UP_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 -- after any error, callers go on with what is in memory
             self._mark_stale(str(error) if isinstance(error, InterlinkError) else type(error).__name__)
+            if monotonic() >= self._client_until:
+                self._replace_client()
             return False
         if self._stale:
             self._stale = False
@@ -166,6 +186,14 @@ class Configuration:
             metrics.CONFIGURATION_UNCHECKED.set(0)
             self._log.info("configuration.check_recovered")
         return True
+
+    def _replace_client(self) -> None:
+        """Let the next check open a new client: one may answer nothing after its connections were reset."""
+        self._client_until = monotonic() + _CLIENT_TIMEOUT_S
+        old, self._database = self._database, None
+        if old is not None:
+            self._closing = asyncio.create_task(_close(old.client))
+            self._log.warning("configuration.client_replaced")
 
     async def _catch_up(self) -> None:
         version = await self._read_version()
@@ -211,6 +239,7 @@ class Configuration:
     def _mark_stale(self, reason: str) -> None:
         if not self._stale:
             self._stale = True
+            self._client_until = monotonic() + _CLIENT_TIMEOUT_S
             self._confirmed.clear()
             metrics.CONFIGURATION_UNCHECKED.set(1)
             self._log.warning("configuration.check_failed", error=reason)

@@ -9,11 +9,13 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from shared.contracts.errors import InterlinkError
 from shared.runtime import mongo
+from shared.runtime.bounded_call import bounded_call
 from shared.runtime.clock import utcnow
 from shared.runtime.configuration import Configuration
 from shared.runtime.logs import Log
 from shared.runtime.mongo import Document, translate_errors
 
+_POLL_TIMEOUT_S: Final = 120.0
 _POLL_INTERVAL_S: Final = 10.0
 _RELOAD_INTERVAL_S: Final = 600.0
 _CLOCK_SKEW: Final = timedelta(seconds=30)
@@ -177,10 +179,11 @@ class Snapshot(Generic[T]):
             await asyncio.sleep(_POLL_INTERVAL_S)
             try:
                 if loop.time() >= reload_at:
-                    await self._poll({})
+                    await bounded_call(self._poll({}), _POLL_TIMEOUT_S)
                     reload_at = loop.time() + _RELOAD_INTERVAL_S
                 else:
-                    await self._poll({"changed_at": {"$gte": self._latest - _CLOCK_SKEW}})
+                    changed = {"changed_at": {"$gte": self._latest - _CLOCK_SKEW}}
+                    await bounded_call(self._poll(changed), _POLL_TIMEOUT_S)
             except Exception as error:  # noqa: BLE001 -- one failed poll must not be the last
                 self._log.warning(
                     "snapshot.poll_failed",

@@ -403,3 +403,37 @@ async def test_deleted_documents_take_no_memory(store: Store) -> None:
         await process.snapshot.load(None)
         assert process.snapshot.items == {"stays": 1}
         assert set(process.snapshot._seen) == {"stays"}
+
+
+async def test_a_check_that_never_ends_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it waits for, cancelled or not: else the process would not be current any more."""
+    monkeypatch.setattr(configuration, "_CATCH_UP_TIMEOUT_S", 0.5)
+    async with processes(store.uri(), 2) as [first, second]:
+        hung = asyncio.Event()
+
+        async def hang(_: Collection[str] | None) -> None:
+            if hung.is_set():
+                return
+            hung.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+            await asyncio.sleep(3600)  # as the driver does that closes a connection
+
+        second.configuration.follow("things", hang)
+        await first.set("a", 1)
+        assert not await second.configuration.current()
+        assert hung.is_set()
+        await second.configuration.ensure_current()
+        assert await second.get("a") == 1
+
+
+async def test_a_client_that_stays_broken_is_replaced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "_CLIENT_TIMEOUT_S", 0.5)
+    async with processes(store.uri(), 2) as [first, second]:
+        await second.configuration.collection("things").database.client.close()
+        assert not await second.configuration.current()
+        await first.set("a", 1)
+        async with asyncio.timeout(30):
+            while not await second.configuration.current():  # noqa: ASYNC110 -- it answers at once
+                await asyncio.sleep(0.05)
+        assert await second.get("a") == 1
