@@ -35,7 +35,8 @@ from shared.manifests.token_response import TokenResponse
 from shared.runtime.clock import utcnow
 from shared.runtime.mongo import Duplicate
 
-_MAX_ATTEMPTS: Final = 5
+_MAX_ATTEMPTS: Final = 10
+"""To store a connection while others change the integration: of several at once, one succeeds each time."""
 
 
 class ConnectionWriter:
