@@ -243,6 +243,6 @@ def test_a_stop_ends_the_phase_of_files_and_a_kill_repeats_no_file(world: World)
     assert done["counts"]["files"] == {
         "found": 60, "selected": 60, "imported": 60, "bytes": 60 * KIB
     }  # fmt: skip
-    assert len(world.hosts.requests(FILES)) - before <= 60 + 2 * 4 + 15, "few files are fetched again"
+    assert len(world.hosts.requests(FILES)) - before <= 60 + 2 * 4 + 10, "few files are fetched again"
     assert get(hub, item["url"]).content == data[name]
     undone(hub, done)
