@@ -1,7 +1,7 @@
 """Count what each workspace uses by UTC day, in memory and written every 5 s, for quotas and the API.
 
 There is one document for each workspace and day, which processes increment. It is deleted after 90 days.
-A killed process loses at most the counts of 5 s. A write whose response is lost is not repeated, because that
+A killed process loses at most the counts of 5 s. A write without a response is not repeated, because that
 could count twice: it loses at most the counts of 5 s too. What is counted within 5 s of midnight may count on
 the next day, and so does what MongoDB does not take until then.
 """

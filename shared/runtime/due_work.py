@@ -253,8 +253,8 @@ class DueWorker(Generic[C]):
     """Works on due documents: a part of a service, beside those of other processes.
 
     Up to `max_concurrent` documents are worked on at a time, the longest overdue first; a slow one holds up
-    no other. With `workspace_of`, documents of one workspace have at most half of the slots. A document whose
-    work fails is postponed: at once for `RetryLater`, and logged as an error for anything else.
+    no other. With `workspace_of`, documents of one workspace have at most half of the slots. A document is
+    postponed if its work fails: at once for `RetryLater`, and logged as an error for anything else.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Count events and refusals of a workspace by hour and name, in memory, for statistics.
 
 There is one document for each workspace, kind of count and UTC hour. It is deleted after 90 days. Counts are
-written every 5 s, so a killed process loses at most those of 5 s. A write whose response is lost is not
+written every 5 s, so a killed process loses at most those of 5 s. A write without a response is not
 repeated, because that could count twice: it loses at most the counts of 5 s too. Names are untrusted: a
 process counts at most 200 names of a workspace in each kind and hour, and further ones as `OTHER`.
 """

@@ -21,7 +21,7 @@ from tests.support.subscriber import Subscriber
 
 GROUPS = {"delivery-fanout": CHAT_EVENTS.name, "delivery-attempt": DELIVERY_REQUESTED.name}
 MARGIN_S = 3600
-"""How far before the backup the groups are set back: a record may be handled later than it was stored."""
+"""Seconds before the backup to which the groups are set back: a record may be handled after it is stored."""
 Dump = Mapping[str, Sequence[RawBSONDocument]]
 
 

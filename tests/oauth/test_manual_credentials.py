@@ -521,7 +521,7 @@ def test_a_deleted_integration_releases_its_account(world: World, account: Accou
     world.ask("GET", f"/api/integrations/{integration}", expect=404)
     world.ask("DELETE", f"/api/integrations/{integration}", expect=404)
     world.do(integration, "fields", {"fields": fields}, expect=404)
-    # Else a thousand of these hide the others of the account, whose grant is then revoked at the provider.
+    # A thousand deleted records with the account would hide its others, and their grant would be revoked.
     assert (world.stored(integration)["credential"], world.stored(integration)["account"]) == (None, None)
     assert world.enter("email", fields, kind="imap")["id"] != integration
     eventually(lambda: world.events(integration) == ["connected", "disconnected"])

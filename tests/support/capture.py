@@ -44,7 +44,7 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _READ_S: Final = 90.0
 _NOTHING_MS: Final = 150
 _REST_S: Final = 5.0
-"""How long what comes after the ends is read, if it never stops: a service may still publish."""
+"""Time to read records behind the end offsets: a service may still publish, without an end."""
 _OF_THE_STORE: Final = frozenset({"admin", "config", "local"})
 
 _others: set[int] = set()

@@ -76,9 +76,9 @@ def first(form: Form, name: str) -> str:
 
 
 def once_of(form: Form) -> str:
-    """Return the value of `once` for the page of a form: that of one that was sent, else a new one.
+    """Return the idempotency key for the page of a form: that of the form that was sent, else a new one.
 
-    After a call whose response is late or lost, the same form does the work once.
+    If no response came in time, the form can be sent again, and its call takes effect only once.
     """
     return first(form, "once") or secrets.token_urlsafe(16)
 

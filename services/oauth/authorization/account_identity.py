@@ -21,7 +21,7 @@ from shared.manifests.connector import Connector
 from shared.wire.request_template import RequestTemplate
 
 _SERVER_OF_SETTINGS: Final = re.compile(r"(https://)?[^/]*\{setting:")
-"""Matches a token URL whose host comes from the settings of an app."""
+"""Matches a token URL with a host from the settings of an app."""
 CONNECTED_EVENTS: Final[Mapping[bool, Sequence[IntegrationEventType]]] = {
     False: ("integration.connected",),
     True: ("integration.connected", "integration.taken_over"),

@@ -2,7 +2,7 @@
 
 Due integrations are found by one partial index, so the cost does not grow with those that are not due. All
 processes do it side by side: the lease of the credential decides which one refreshes. Integrations of one
-workspace, whose server may hang, have at most half of the slots of a process.
+workspace have at most half of the slots of a process, because their provider's server may hang.
 
 This is no due work in the sense of `shared/runtime/due_work.py`. A claim there raises the record's `fence`,
 which here belongs to the lease of the refresh: a fence that rises without a refresh looks like a refresh that

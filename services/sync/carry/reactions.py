@@ -54,8 +54,8 @@ class ReactionSetter:
         gone = [emoji for emoji in possible if emoji not in result]
         losses: list[Loss] = [Loss("reaction", f"not shown: {emoji}") for emoji in left]
         if gone or new:
-            # The provider may apply a call whose response is lost, and people may change the reaction before
-            # the next attempt.
+            # The provider may apply a call without a response, and people may change the reaction before the
+            # next attempt.
             await self._store(scene, staying, [*gone, *new])
             if target:
                 external_id, thread = await self._calls.part_id(scene, target.parts, 0), target.thread

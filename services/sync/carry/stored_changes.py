@@ -39,7 +39,7 @@ class StoredChanges:
         return await self._records.of_partitions(partitions)
 
     async def store(self, lane: Lane, changes: Iterable[Change]) -> None:
-        """Store those changes of a lane whose Kafka records are not complete, and complete the records.
+        """Store the changes of a lane that have no complete Kafka records, and complete the records.
 
         The changes are inserted in their order. If the write fails, the first of them may be stored.
         """
