@@ -23,6 +23,7 @@ from shared.contracts.errors import OverLimit, RetryLater
 from shared.contracts.topics import CHAT_EVENTS, DEAD_LETTERS, Topic
 from shared.runtime import health
 from shared.runtime.health import HealthChecks
+from shared.runtime.kafka import consumer as consumer_module
 from shared.runtime.kafka import watermark
 from shared.runtime.kafka.admin import ensure_topics
 from shared.runtime.kafka.batch import Batch, BatchHandler, Completion, ConsumedEvent
@@ -527,6 +528,42 @@ def test_a_rebalance_with_open_records_commits_what_is_complete_and_repeats_the_
     asyncio.run(run())
     assert seam.letters() == [], "completions of the earlier assignment have no effect"
     assert [seam.next_of(partition) for partition in (0, 1)] == [first[0][-1] + 1, first[1][-1] + 1]
+
+
+def test_a_member_without_answers_to_its_commits_joins_again(
+    seam: Seam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_COMMIT_TIMEOUT_S", "_FINAL_COMMIT_TIMEOUT_S", "_LEAVE_TIMEOUT_S"):
+        monkeypatch.setattr(consumer_module, name, 0.3)
+    handled: list[int] = []
+
+    async def handle(batch: Batch) -> None:
+        handled.extend(offsets_of(batch))
+
+    async def put_one() -> int:
+        [offset] = await asyncio.to_thread(seam.put, raw("t"))
+        return offset
+
+    async def run() -> int:
+        async with seam.member(handle) as one:
+            first = await put_one()
+            await until_true(lambda: first in handled)
+            lost = one._client
+            assert lost is not None
+            # Its look-up of the coordinator never ends, as after the end of the task that updates metadata.
+            await lost._coordinator._coordinator_lookup_lock.acquire()
+            lost._coordinator.coordinator_dead()
+            while one._client in (lost, None):
+                await put_one()
+                await asyncio.sleep(0.2)
+            last = await put_one()
+            await until_true(lambda: last in handled)
+            tasks = (lost._coordinator._coordination_task, lost._fetcher._fetch_task, lost._client._sync_task)
+            assert all(task is None or task.done() for task in tasks), "the lost client goes on"
+            return last
+
+    last = asyncio.run(run())
+    assert seam.next == last + 1
 
 
 def test_a_batch_that_waits_for_a_retry_at_the_stop_is_not_lost(seam: Seam) -> None:

@@ -6,10 +6,13 @@ from typing import Any, Final
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from shared.contracts.errors import Misconfigured
+from shared.runtime.kafka import closed_connections
 from shared.runtime.settings import KafkaSettings, read_secret_file
 
 _COMMON: Final = {"retry_backoff_ms": 100, "metadata_max_age_ms": 60_000}
 _SASL_CLASSES: Final = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
+
+closed_connections.install()
 
 
 def connection(settings: KafkaSettings) -> dict[str, Any]:

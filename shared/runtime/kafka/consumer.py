@@ -44,10 +44,14 @@ _OFFSET_TIMEOUT_S: Final = 10.0
 _COMMIT_INTERVAL_S: Final = 0.2
 """Of one member. A killed process handles again what it completed in this time."""
 _COMMIT_TIMEOUT_S: Final = 10.0
+_MAX_UNANSWERED_COMMITS: Final = 3
+"""After so many timeouts in a row, a member takes itself for lost. It may be out of the group, and handle
+records beside the owners of its partitions."""
 _FINAL_COMMIT_TIMEOUT_S: Final = 3.0
 _MAX_OPEN_BYTES: Final = 64 << 20
 """Bytes of open records of one member. Each partition has an equal part of them."""
 _START_TIMEOUT_S: Final = 60.0
+_LEAVE_TIMEOUT_S: Final = 5.0
 
 
 Drain = Callable[[], Awaitable[None]]
@@ -101,6 +105,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._assignments = 0
         self._committing: asyncio.Task[None] | None = None
         self._commit_at_once = asyncio.Event()
+        self._unanswered_commits = 0
         self._client: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -230,6 +235,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             heartbeat_interval_ms=max(500, self._settings.session_timeout_ms // 5),
             max_poll_interval_ms=_MAX_POLL_INTERVAL_MS,
         )
+        self._unanswered_commits = 0
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 await self._join(broker)
@@ -242,11 +248,14 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             self._assignments += 1
             self.assigned = set()
             self._release(list(self._trackers))
+            client = subscriber.consumer
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(_LEAVE_TIMEOUT_S):
                     await broker.stop()
             except (TimeoutError, KafkaError, OSError) as error:
                 self._log.warning("consumer.leave_failed", error=type(error).__name__)
+                if client is not None:
+                    _abandon(client)
 
     async def _join(self, broker: KafkaBroker) -> None:
         """Join the group. At the first join, remove the member that a killed process left behind.
@@ -267,6 +276,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             if polled:
                 await self._process_polled(polled)
             await self._handling.handle_due()
+            if self._unanswered_commits >= _MAX_UNANSWERED_COMMITS:
+                raise KafkaError("no answer to its commits")
             self._progress.set()  # `_commit_all` does not wait for what is held by now
             for tracker in self._trackers.values():
                 self._pause_or_resume(client, tracker)
@@ -332,6 +343,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 # Complete, but not committed: the partition's next owner handles the events again, which is
                 # harmless because handlers are idempotent.
                 self._log.warning("consumer.commit_failed", error=str(error) or type(error).__name__)
+                self._unanswered_commits += isinstance(error, TimeoutError)
+            else:
+                self._unanswered_commits = 0
             await _wait(self._commit_at_once, _COMMIT_INTERVAL_S)
 
     async def _commit_all(self) -> None:
@@ -384,6 +398,24 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
             consumed.event.headers(),
         )
         await self._dead_letters.write(record, *reason_and_error(error))
+
+
+def _abandon(client: AIOKafkaConsumer) -> None:
+    """End what a client goes on with that could not be stopped: its heartbeats and fetches."""
+    coordinator, fetcher, connections = client._coordinator, client._fetcher, client._client
+    tasks = [connections._sync_task]
+    if coordinator is not None:
+        tasks += [
+            coordinator._coordination_task,
+            coordinator._heartbeat_task,
+            coordinator._commit_refresh_task,
+        ]
+    if fetcher is not None:
+        tasks.append(fetcher._fetch_task)
+    for task in filter(None, tasks):
+        task.cancel()
+    for connection in list(connections._conns.values()):
+        connection.close()
 
 
 async def _wait(event: asyncio.Event, max_s: float) -> None:
