@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import socket
 
+from shared.runtime.egress.line_connection import check_open
 from shared.wire.dns import (
     MAX_MESSAGE_BYTES,
     Addresses,
@@ -72,6 +73,7 @@ async def _query_tcp(server: ServerAddress, name: str, kind: AddressType, query_
     reader, writer = await asyncio.open_connection(*server, limit=MAX_MESSAGE_BYTES)
     try:
         query = encode_query(name, kind, query_id)
+        check_open(writer)
         writer.write(len(query).to_bytes(2) + query)
         length = int.from_bytes(await reader.readexactly(2))
         if length > MAX_MESSAGE_BYTES:

@@ -37,6 +37,8 @@ class LineConnection:
             raise TooManyLines("it sends a line that is too long") from None
 
     async def send(self, line: bytes) -> None:
+        """Send a line. Raises `OSError`."""
+        check_open(self._writer)
         self._writer.write(line + b"\r\n")
         await self._writer.drain()
 
@@ -59,6 +61,12 @@ class LineConnection:
     def close(self) -> None:
         """Close the connection at once, without waiting for the server to answer the end of TLS."""
         self._writer.transport.abort()
+
+
+def check_open(writer: asyncio.StreamWriter) -> None:
+    """Raise `ConnectionResetError` if a connection is closed: to uvloop, writing then is a defect."""
+    if writer.transport.is_closing():
+        raise ConnectionResetError("the server closed the connection")
 
 
 async def open_line_connection(opened: socket.socket) -> LineConnection:
