@@ -47,12 +47,12 @@ def test_an_error_of_an_open_connection_is_not_hidden(settings: KafkaSettings) -
             [node] = [broker.nodeId for broker in client.cluster.brokers()]
             open_one = await client._get_conn(node)
 
-            class Faulty(MetadataRequest):
+            class Faulty:
                 def prepare(self, _: object) -> object:
                     raise RuntimeError("a defect")
 
             with pytest.raises(RuntimeError, match="a defect"):
-                open_one.send(Faulty([]))
+                open_one.send(Faulty())
         finally:
             await client.close()
 
