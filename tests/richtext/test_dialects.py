@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
@@ -158,6 +158,14 @@ def test_what_a_dialect_has_comes_back(document: Document, through: Hop) -> None
 
 
 @bounded
+@example(
+    Document(
+        (
+            ListBlock(((Paragraph((Text("one"),)), CodeBlock("\n")), (Paragraph((Text("two"),)),))),
+            Paragraph((Text("end"),)),
+        )
+    )
+)
 @given(documents(SLACK | {EveryoneMention}))
 def test_what_slack_showed_once_comes_back_the_same(document: Document) -> None:
     shown = through_slack(document)

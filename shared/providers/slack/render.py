@@ -105,7 +105,9 @@ class Renderer:
     def _code_block(self, block: CodeBlock, *, border: bool) -> None:
         if block.language:
             self._lose("language", "code without its language")
-        element: Element = {"type": "rich_text_preformatted", "elements": [_text(block.text or " ")]}
+        # Without text, Slack's element would be none: two lists beside it would become one.
+        text = block.text if block.text.removesuffix("\n") else " "
+        element: Element = {"type": "rich_text_preformatted", "elements": [_text(text)]}
         self._elements.append(element | ({"border": 1} if border else {}))
 
     def _list(self, block: ListBlock, indent: int, *, border: bool) -> None:
