@@ -18,11 +18,9 @@ _SENDS: Final = ("send", "_send_sasl_token")
 
 
 def install() -> None:
-    """Let every connection of this process raise `KafkaConnectionError` instead. Can be repeated."""
+    """Make a write to a closed Kafka connection of this process raise `KafkaConnectionError`."""
     for name in _SENDS:
-        send = getattr(AIOKafkaConnection, name)
-        if not hasattr(send, "__wrapped__"):
-            setattr(AIOKafkaConnection, name, _checked(send))
+        setattr(AIOKafkaConnection, name, _checked(getattr(AIOKafkaConnection, name)))
 
 
 def _checked(send: Callable[..., Any]) -> Callable[..., Any]:

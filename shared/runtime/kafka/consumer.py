@@ -45,7 +45,7 @@ _COMMIT_INTERVAL_S: Final = 0.2
 """Of one member. A killed process handles again what it completed in this time."""
 _COMMIT_TIMEOUT_S: Final = 10.0
 _MAX_UNANSWERED_COMMITS: Final = 3
-"""After so many timeouts in a row, a member takes itself for lost. It may be out of the group, and handle
+"""After so many timeouts in a row, a member joins its group again. It may be out of the group, and handle
 records beside the owners of its partitions."""
 _FINAL_COMMIT_TIMEOUT_S: Final = 3.0
 _MAX_OPEN_BYTES: Final = 64 << 20
@@ -277,7 +277,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 await self._process_polled(polled)
             await self._handling.handle_due()
             if self._unanswered_commits >= _MAX_UNANSWERED_COMMITS:
-                raise KafkaError("no answer to its commits")
+                raise KafkaError(f"the last {self._unanswered_commits} commits got no answer")
             self._progress.set()  # `_commit_all` does not wait for what is held by now
             for tracker in self._trackers.values():
                 self._pause_or_resume(client, tracker)
@@ -343,7 +343,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
                 # Complete, but not committed: the partition's next owner handles the events again, which is
                 # harmless because handlers are idempotent.
                 self._log.warning("consumer.commit_failed", error=str(error) or type(error).__name__)
-                self._unanswered_commits += isinstance(error, TimeoutError)
+                is_answered = not isinstance(error, TimeoutError)
+                self._unanswered_commits = 0 if is_answered else self._unanswered_commits + 1
             else:
                 self._unanswered_commits = 0
             await _wait(self._commit_at_once, _COMMIT_INTERVAL_S)
@@ -401,7 +402,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
 
 
 def _abandon(client: AIOKafkaConsumer) -> None:
-    """End what a client goes on with that could not be stopped: its heartbeats and fetches."""
+    """Cancel the tasks and close the connections of a client that could not be stopped."""
     coordinator, fetcher, connections = client._coordinator, client._fetcher, client._client
     tasks = [connections._sync_task]
     if coordinator is not None:
