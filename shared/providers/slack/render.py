@@ -105,7 +105,7 @@ class Renderer:
     def _code_block(self, block: CodeBlock, *, border: bool) -> None:
         if block.language:
             self._lose("language", "code without its language")
-        # Without text, Slack's element would be none: two lists beside it would become one.
+        # Code without text is dropped when it is read: the lists before and after it would become one.
         text = block.text if block.text.removesuffix("\n") else " "
         element: Element = {"type": "rich_text_preformatted", "elements": [_text(text)]}
         self._elements.append(element | ({"border": 1} if border else {}))
