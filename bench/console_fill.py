@@ -32,7 +32,7 @@ _FAILED_IN: Final = 1_000
 def fill(hub: System, endpoints: int, rows: int) -> list[str]:
     """Store `rows` deliveries and as many messages, and return the pages to open.
 
-    The full size takes the embedded database about 20 minutes of CPU, and its server in Rust two.
+    The full size takes the embedded database about 20 minutes, and SecantusDB's server in Rust two.
     """
     endpoint = hub.github_endpoint(name="first")["id"]
     webhooks = [
